@@ -1,0 +1,1 @@
+"""The contract: what the author of a step imports."""

@@ -1,0 +1,54 @@
+"""Errors a user can act on: each says what was wrong, where, and what to do.
+
+The command line prints the message of a `PrefactoryError` without a traceback and leaves with its
+`exit_code`; any other exception is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PrefactoryError(Exception):
+    """Base of every error that the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(PrefactoryError, ValueError):
+    """A recipe, an override or an option is wrong. `problems` lists all of them at once."""
+
+    def __init__(self, problems: str | list[str]) -> None:
+        """Keep the list of problems and join them for the message.
+
+        Args:
+            problems: one sentence, or one sentence per mistake.
+        """
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(PrefactoryError, ValueError):
+    """A source or a table does not have the form that was asked of it."""
+
+
+class StoreError(PrefactoryError, RuntimeError):
+    """The store can't hold or return an object (full disk, damaged file)."""
+
+
+class CatalogError(PrefactoryError, ValueError):
+    """A dataset version is missing, damaged, or would be overwritten."""
+
+
+class MissingPackageError(PrefactoryError, ImportError):
+    """An optional package is not installed; the message is the command that installs it."""
+
+
+class GateError(PrefactoryError, RuntimeError):
+    """A gate of a recipe or an audit failed."""
+
+    exit_code = 1
+
+
+class StoppedError(PrefactoryError, RuntimeError):
+    """The run stopped cleanly before its end and can be resumed by the same command."""
+
+    exit_code = 3

@@ -1,0 +1,96 @@
+"""Identity of configurations: canonical JSON, fingerprints, and the difference between two of them.
+
+An identity is everything that changes the data. `NOT_IDENTITY` is the one table of fields that do
+not, with the reason for each; they are left out of every fingerprint, whatever object holds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SCHEME = 1
+"""Version of the hash scheme: bumping it gives every stored object a new address."""
+
+NOT_IDENTITY: dict[str, str] = {
+    "batch_tokens": "rows are padded to fixed shapes, so a vector does not depend on its batch",
+    "device": "where a model runs; the precision, which changes numbers, is identity",
+    "threads": "how many cores a step uses",
+    "workers": "how many shards are in work at a time",
+    "shard_rows": "how the table is cut; rows are ordered by id, never by shard",
+    "timeout_s": "how long we wait, not what we get",
+    "retries": "how often we ask again after a fault",
+    "max_concurrency": "how many requests are in flight",
+}
+
+
+def canonical_json(value: object) -> str:
+    """Serialise plain data to one canonical JSON text (sorted keys, no spaces, UTF-8).
+
+    Args:
+        value: dicts, lists, strings, finite numbers, booleans, None.
+
+    Raises:
+        TypeError: for a value with no stable form (a callable, an object, NaN or infinity).
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{value!r} has no canonical JSON form; use null or a finite number")
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(canonical_json(v) for v in value)
+    raise TypeError(f"{type(value).__name__} has no canonical JSON form: {value!r}")
+
+
+def fingerprint(value: object) -> str:
+    """Return the BLAKE2b-128 hex digest of a value's canonical JSON, under the current scheme."""
+    text = canonical_json([SCHEME, value])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def identity_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the fields named in `NOT_IDENTITY`, at every depth."""
+    return {k: _identity_value(v) for k, v in fields.items() if k not in NOT_IDENTITY}
+
+
+def _identity_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return identity_of(value)
+    if isinstance(value, list | tuple):
+        return [_identity_value(v) for v in value]
+    return value
+
+
+def differences(old: object, new: object, path: str = "") -> list[str]:
+    """List where two plain values differ, as `path: old -> new`, in reading order."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines: list[str] = []
+        for key in sorted({*old, *new}, key=str):
+            here = f"{path}.{key}" if path else str(key)
+            if key not in old:
+                lines.append(f"{here}: (absent) -> {new[key]!r}")
+            elif key not in new:
+                lines.append(f"{here}: {old[key]!r} -> (absent)")
+            else:
+                lines.extend(differences(old[key], new[key], here))
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for i, (a, b) in enumerate(zip(old, new, strict=True))
+            for line in differences(a, b, f"{path}.{i}" if path else str(i))
+        ]
+    return [] if old == new else [f"{path or 'value'}: {old!r} -> {new!r}"]

@@ -1,0 +1,166 @@
+"""Steps: one frozen model whose fields are its identity, in three shapes of promise.
+
+An author subclasses `Filter`, `Labeler` or `Generator` and writes one method on columns. A step
+holds no run state: what it learns from the whole dataset is a `State`, made by `fit` and stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from prefactory.context import Context
+from prefactory.identity import fingerprint, identity_of
+from prefactory.tables import ROW_ID, Shape
+
+Scope = Literal["row", "prompt", "dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a dataset step learned: Arrow tables by name, and JSON-able facts for the report."""
+
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a generator made: new rows, and why input rows became nobody's parent.
+
+    `dropped` has `row_id`, `reason` and `detail` (String), one row per input row without a child.
+    """
+
+    rows: pl.DataFrame
+    dropped: pl.DataFrame
+
+
+class Step(BaseModel):
+    """Base of all steps. Fields are identity; bump `version` when the same fields act differently.
+
+    Class attributes:
+        shapes: table shapes that the step takes.
+        scope: `row` (any shard), `prompt` (all rows of a prompt are together) or `dataset`
+            (`fit_shard` and `fit` see everything first).
+        version: of the behaviour; part of the identity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
+    scope: ClassVar[Scope] = "row"
+    version: ClassVar[int] = 1
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Columns, beyond those of the shape, that the step reads from a table of this shape."""
+        return {}
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Columns that the step adds to a table of this shape."""
+        return {}
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """Shape of the table after the step."""
+        return shape
+
+    def identity(self) -> dict[str, Any]:
+        """Class, version and every field that changes the data, as plain JSON data."""
+        cls = type(self)
+        return {
+            "step": step_name(cls),
+            "version": cls.version,
+            "fields": identity_of(self.model_dump(mode="json")),
+        }
+
+    def fingerprint(self) -> str:
+        """Digest of the identity."""
+        return fingerprint(self.identity())
+
+    def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Map of a dataset step: reduce a shard to ids, hashes, numbers or float32 vectors.
+
+        The first column must be the row id; the run hands all parts, sorted by it, to `fit`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has scope 'dataset' and no fit_shard")
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """Reduce of a dataset step: all `fit_shard` rows, sorted by row id, to one state."""
+        raise NotImplementedError(f"{type(self).__name__} has scope 'dataset' and no fit")
+
+
+def step_name(cls: type[Step]) -> str:
+    """Name of a step in recipes: its import path without private modules (`filters.Length`)."""
+    package = cls.__module__.split(".", 1)[0]
+    return f"{package}.{cls.__name__}"
+
+
+class Filter(Step):
+    """Rows leave, with a reason. Promise: a subset, unchanged, in order.
+
+    A row-scope filter on RESPONSES also runs on PAIRS: both sides are checked, and the pair goes
+    if either side does (the detail names the side).
+    """
+
+    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Judge every row: a table of the same height and order with `reason` and `detail`.
+
+        Both are String; a null `reason` keeps the row. See `verdict` for the usual case.
+        """
+        raise NotImplementedError
+
+
+class Labeler(Step):
+    """Columns arrive. Promise: the same rows; only the columns of `adds`.
+
+    A labeler on RESPONSES also runs on PAIRS: each distinct response is labelled once and its
+    columns come back as `chosen_<column>` and `rejected_<column>`.
+    """
+
+    def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Return the new columns only, same height and order as the table."""
+        raise NotImplementedError
+
+
+class Generator(Step):
+    """Rows arrive. Promise: unique ids, and every row names its parents.
+
+    Class attributes:
+        parents: columns of the new rows that hold parent row ids.
+        new_prompts: whether new rows have other prompt ids than their parents.
+    """
+
+    parents: ClassVar[tuple[str, ...]] = ()
+    new_prompts: ClassVar[bool] = False
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Make new rows from a table, and account for input rows that got no child."""
+        raise NotImplementedError
+
+
+def verdict(table: pl.DataFrame, *rules: tuple[pl.Expr, str, pl.Expr]) -> pl.DataFrame:
+    """Build a filter's answer from rules, the first that fires giving the reason.
+
+    Args:
+        table: the table that is judged.
+        rules: (fires, reason, detail): a boolean expression that is true where the row goes (null
+            counts as false), the reason code, and a String expression for the detail.
+
+    Returns:
+        A table of `reason` and `detail`, null where the row stays.
+    """
+    reason: pl.Expr = pl.lit(None, dtype=pl.String)
+    detail: pl.Expr = pl.lit(None, dtype=pl.String)
+    for fires, code, text in reversed(rules):
+        hit = fires.fill_null(value=False)
+        reason = pl.when(hit).then(pl.lit(code)).otherwise(reason)
+        detail = pl.when(hit).then(text.cast(pl.String)).otherwise(detail)
+    return table.select(reason=reason, detail=detail)
+
+
+def row_id_of(shape: Shape) -> str:
+    """Name of the row id column of a shape."""
+    return ROW_ID[shape]

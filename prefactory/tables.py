@@ -1,0 +1,245 @@
+"""The three tables that flow: PROMPTS, RESPONSES and PAIRS; their checks, ids and views.
+
+Messages are always lists of `{role, content}`. A score is a Float64 column `score_<objective>`
+(`chosen_score_<objective>` and `rejected_score_<objective>` on pairs); null means not scored.
+Ids are BLAKE2b-128 hex digests of content, so the same prompt has the same id everywhere.
+Every table is kept in one canonical order: by `prompt_id`, then by its row id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+
+import polars as pl
+
+from prefactory.errors import DataError
+
+MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+"""Dtype of a conversation: a list of messages, first message first."""
+
+SCORE = "score_"
+SIDES = ("chosen", "rejected")
+
+
+class Shape(StrEnum):
+    """What one row of a table is."""
+
+    PROMPTS = "prompts"
+    RESPONSES = "responses"
+    PAIRS = "pairs"
+
+
+ROW_ID = {Shape.PROMPTS: "prompt_id", Shape.RESPONSES: "response_id", Shape.PAIRS: "pair_id"}
+
+_PROMPT = {"prompt_id": pl.String, "prompt": MESSAGES, "source": pl.String, "source_id": pl.String}
+COLUMNS: dict[Shape, dict[str, pl.DataType]] = {
+    Shape.PROMPTS: _PROMPT,
+    Shape.RESPONSES: {
+        **_PROMPT,
+        "response_id": pl.String,
+        "response": MESSAGES,
+        "model": pl.String,
+        "origin": pl.String,
+    },
+    Shape.PAIRS: {
+        "pair_id": pl.String,
+        **_PROMPT,
+        "chosen": MESSAGES,
+        "rejected": MESSAGES,
+        "chosen_id": pl.String,
+        "rejected_id": pl.String,
+        "chosen_model": pl.String,
+        "rejected_model": pl.String,
+        "label_source": pl.String,
+    },
+}
+"""Columns that a table of each shape must have. More columns may follow; they pass through."""
+
+OPTIONAL: dict[str, pl.DataType] = {"margin": pl.Float64()}
+ORIGINS = ("human", "closed_model", "open_model", "rule", "self")
+LABEL_SOURCES = ("human", "judge", "reward_model", "rule", "relabel")
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def shape_of(table: pl.DataFrame) -> Shape:
+    """Return the shape whose columns the table has (pairs before responses before prompts)."""
+    for shape in (Shape.PAIRS, Shape.RESPONSES, Shape.PROMPTS):
+        if ROW_ID[shape] in table.columns and set(COLUMNS[shape]) <= set(table.columns):
+            return shape
+    raise DataError(
+        f"the table is none of prompts, responses, pairs; its columns are {sorted(table.columns)}"
+    )
+
+
+def check(table: pl.DataFrame, shape: Shape, where: str = "table") -> pl.DataFrame:
+    """Check columns, dtypes, unique ids and canonical order of a table, and return it.
+
+    Args:
+        table: the table to check.
+        shape: the shape it must have.
+        where: how to name the table in the error.
+
+    Raises:
+        DataError: with every mistake that was found.
+    """
+    expected = dict(COLUMNS[shape])
+    expected |= {c: d for c, d in OPTIONAL.items() if c in table.columns}
+    expected |= {c: pl.Float64() for c in table.columns if is_score(c)}
+    problems = [
+        f"column {name!r} is missing"
+        if name not in table.columns
+        else f"column {name!r} is {table.schema[name]}, expected {dtype}"
+        for name, dtype in expected.items()
+        if table.schema.get(name) != dtype
+    ]
+    if not problems:
+        problems = _value_problems(table, shape)
+    if problems:
+        raise DataError(f"{where} is not a {shape} table: " + "; ".join(problems))
+    return table
+
+
+def _value_problems(table: pl.DataFrame, shape: Shape) -> list[str]:
+    row_id = ROW_ID[shape]
+    problems = [
+        f"column {name!r} has {table[name].null_count()} nulls"
+        for name in {"prompt_id", row_id, "prompt"}
+        if table[name].null_count()
+    ]
+    if table[row_id].n_unique() != table.height:
+        problems.append(f"{row_id!r} is not unique")
+    if "margin" in table.columns and 0 < table["margin"].null_count() < table.height:
+        problems.append("'margin' is null on some rows; it must be set on all rows or on none")
+    return problems
+
+
+def is_score(column: str) -> bool:
+    """Tell whether a column holds an objective's score, on responses or on either side of pairs."""
+    return column.removeprefix("chosen_").removeprefix("rejected_").startswith(SCORE)
+
+
+def objectives(columns: list[str]) -> list[str]:
+    """List the objectives that a table's columns score, in column order, each once."""
+    names = (
+        c.removeprefix("chosen_").removeprefix("rejected_").removeprefix(SCORE)
+        for c in columns
+        if is_score(c)
+    )
+    return list(dict.fromkeys(names))
+
+
+def canonical_order(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
+    """Sort by `prompt_id`, then row id: the order that no shard size or input order changes."""
+    return table.sort("prompt_id", ROW_ID[shape]) if shape != Shape.PROMPTS else table.sort("prompt_id")
+
+
+def text_of(messages: pl.Expr, role: str | None = None) -> pl.Expr:
+    """Join the contents of a conversation with blank lines; of one role only if it is named."""
+    element = pl.element()
+    if role is not None:
+        element = pl.element().filter(pl.element().struct.field("role") == role)
+    return messages.list.eval(element.struct.field("content")).list.join("\n\n", ignore_nulls=True)
+
+
+def last_user_text(messages: pl.Expr) -> pl.Expr:
+    """Return the content of the last user message ('' if there is none)."""
+    users = messages.list.eval(
+        pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content")
+    )
+    return users.list.last().fill_null("")
+
+
+def canonical_text(messages: pl.Expr) -> pl.Expr:
+    """Canonical JSON of a conversation: NFC contents, keys sorted, no spaces. Null stays null."""
+    element = pl.element().struct
+    canonical = messages.list.eval(
+        pl.struct(
+            content=element.field("content").str.normalize("NFC"),
+            role=element.field("role"),
+        )
+    )
+    return pl.when(messages.is_not_null()).then(pl.struct(m=canonical).struct.json_encode())
+
+
+def digests(texts: pl.Series) -> pl.Series:
+    """BLAKE2b-128 hex digest of each text (String -> String, null stays null)."""
+    blake = hashlib.blake2b
+    return pl.Series(
+        texts.name,
+        [None if t is None else blake(t.encode(), digest_size=16).hexdigest() for t in texts],
+        dtype=pl.String,
+    )
+
+
+def _id(table: pl.DataFrame, name: str, *parts: pl.Expr) -> pl.Series:
+    return digests(table.select(pl.concat_str(parts, separator="\n").alias(name)).to_series())
+
+
+def with_prompt_id(table: pl.DataFrame) -> pl.DataFrame:
+    """Add or replace `prompt_id` from `prompt`."""
+    return table.with_columns(_id(table, "prompt_id", canonical_text(pl.col("prompt"))))
+
+
+def with_ids(table: pl.DataFrame, shape: Shape, keep_side_ids: bool = False) -> pl.DataFrame:
+    """Add or replace the content ids of a table (prompt, then response or sides, then pair).
+
+    Args:
+        table: has `prompt` and, by shape, `response`, or `chosen` and `rejected`.
+        shape: which ids to make.
+        keep_side_ids: keep `chosen_id` and `rejected_id` as they are (for pairs whose prompt was
+            rewritten but whose answers still are the rows of the response table).
+    """
+    table = with_prompt_id(table)
+    if shape == Shape.RESPONSES:
+        return table.with_columns(
+            _id(table, "response_id", pl.col("prompt_id"), canonical_text(pl.col("response")))
+        )
+    if shape == Shape.PAIRS:
+        if not keep_side_ids:
+            table = table.with_columns(
+                _id(table, f"{side}_id", pl.col("prompt_id"), canonical_text(pl.col(side)))
+                for side in SIDES
+            )
+        parts = (pl.col("prompt_id"), pl.col("chosen_id"), pl.col("rejected_id"))
+        table = table.with_columns(_id(table, "pair_id", *parts))
+    return table
+
+
+def unpair(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Turn pairs into their responses, each distinct response once, in canonical order.
+
+    Score columns lose their side prefix; of two copies of a response the first in pair order stays.
+    """
+    sides = []
+    for side in SIDES:
+        scores = {
+            c: c.removeprefix(f"{side}_") for c in pairs.columns if c.startswith(f"{side}_{SCORE}")
+        }
+        origin = pl.col(f"{side}_origin") if f"{side}_origin" in pairs.columns else pl.lit(None)
+        sides.append(
+            pairs.select(
+                "prompt_id",
+                "prompt",
+                "source",
+                "source_id",
+                pl.col(f"{side}_id").alias("response_id"),
+                pl.col(side).alias("response"),
+                pl.col(f"{side}_model").alias("model"),
+                origin.cast(pl.String).alias("origin"),
+                *[pl.col(c).alias(new) for c, new in scores.items()],
+            )
+        )
+    responses = pl.concat(sides).unique("response_id", keep="first", maintain_order=True)
+    return canonical_order(responses, Shape.RESPONSES)
+
+
+def join_sides(pairs: pl.DataFrame, scored: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """Bring response columns back to pairs, as `chosen_<column>` and `rejected_<column>`, by id."""
+    for side in SIDES:
+        names = {c: f"{side}_{c}" for c in columns}
+        right = scored.select("response_id", *columns).rename(names)
+        pairs = pairs.join(
+            right, left_on=f"{side}_id", right_on="response_id", how="left", maintain_order="left"
+        )
+    return pairs
