@@ -37,7 +37,9 @@ class Context:
         """One uniform number in [0, 1) per id, from (seed, step, salt, id) and nothing else."""
         prefix = f"{self.seed}\n{self.step}\n{salt}\n".encode()
         blake = hashlib.blake2b
-        bits = [int.from_bytes(blake(prefix + i.encode(), digest_size=8).digest()) >> 11 for i in ids]
+        bits = [
+            int.from_bytes(blake(prefix + i.encode(), digest_size=8).digest()) >> 11 for i in ids
+        ]
         return pl.Series("uniform", np.asarray(bits, dtype=np.float64) / 2.0**53)
 
     def rng(self, salt: str = "") -> np.random.Generator:

@@ -15,7 +15,7 @@ def lazy_names(package: str, names: dict[str, str]) -> Callable[[str], Any]:
         names: public name -> module that defines it, relative to the package.
     """
 
-    def __getattr__(name: str) -> Any:  # noqa: ANN401, N807 - the module protocol asks for this
+    def __getattr__(name: str) -> Any:  # noqa: ANN401 - the module protocol asks for this
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{names[name]}"), name)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from prefactory.context import Context
 from prefactory.identity import fingerprint, identity_of
-from prefactory.tables import ROW_ID, Shape
+from prefactory.tables import Shape
 
 Scope = Literal["row", "prompt", "dataset"]
 
@@ -159,8 +159,3 @@ def verdict(table: pl.DataFrame, *rules: tuple[pl.Expr, str, pl.Expr]) -> pl.Dat
         reason = pl.when(hit).then(pl.lit(code)).otherwise(reason)
         detail = pl.when(hit).then(text.cast(pl.String)).otherwise(detail)
     return table.select(reason=reason, detail=detail)
-
-
-def row_id_of(shape: Shape) -> str:
-    """Name of the row id column of a shape."""
-    return ROW_ID[shape]

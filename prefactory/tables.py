@@ -15,7 +15,7 @@ import polars as pl
 
 from prefactory.errors import DataError
 
-MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 """Dtype of a conversation: a list of messages, first message first."""
 
 SCORE = "score_"
@@ -32,26 +32,32 @@ class Shape(StrEnum):
 
 ROW_ID = {Shape.PROMPTS: "prompt_id", Shape.RESPONSES: "response_id", Shape.PAIRS: "pair_id"}
 
-_PROMPT = {"prompt_id": pl.String, "prompt": MESSAGES, "source": pl.String, "source_id": pl.String}
+_TEXT: pl.DataType = pl.String()
+_PROMPT: dict[str, pl.DataType] = {
+    "prompt_id": _TEXT,
+    "prompt": MESSAGES,
+    "source": _TEXT,
+    "source_id": _TEXT,
+}
 COLUMNS: dict[Shape, dict[str, pl.DataType]] = {
     Shape.PROMPTS: _PROMPT,
     Shape.RESPONSES: {
         **_PROMPT,
-        "response_id": pl.String,
+        "response_id": _TEXT,
         "response": MESSAGES,
-        "model": pl.String,
-        "origin": pl.String,
+        "model": _TEXT,
+        "origin": _TEXT,
     },
     Shape.PAIRS: {
-        "pair_id": pl.String,
+        "pair_id": _TEXT,
         **_PROMPT,
         "chosen": MESSAGES,
         "rejected": MESSAGES,
-        "chosen_id": pl.String,
-        "rejected_id": pl.String,
-        "chosen_model": pl.String,
-        "rejected_model": pl.String,
-        "label_source": pl.String,
+        "chosen_id": _TEXT,
+        "rejected_id": _TEXT,
+        "chosen_model": _TEXT,
+        "rejected_model": _TEXT,
+        "label_source": _TEXT,
     },
 }
 """Columns that a table of each shape must have. More columns may follow; they pass through."""
@@ -131,7 +137,11 @@ def objectives(columns: list[str]) -> list[str]:
 
 def canonical_order(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
     """Sort by `prompt_id`, then row id: the order that no shard size or input order changes."""
-    return table.sort("prompt_id", ROW_ID[shape]) if shape != Shape.PROMPTS else table.sort("prompt_id")
+    return (
+        table.sort("prompt_id", ROW_ID[shape])
+        if shape != Shape.PROMPTS
+        else table.sort("prompt_id")
+    )
 
 
 def text_of(messages: pl.Expr, role: str | None = None) -> pl.Expr:

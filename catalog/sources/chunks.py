@@ -1,0 +1,54 @@
+"""What file readers hand to layouts: raw records with their line numbers, or a table of columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+Record = dict[str, Any]
+
+MAX_CHUNK_BYTES = 64 * 1024 * 1024
+"""A chunk of lines ends here, however few rows it has: a bound on memory for very long texts."""
+
+
+@dataclass(slots=True)
+class Rejects:
+    """Records that could not even be parsed: parallel lists of number, reason and detail."""
+
+    lines: list[int] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+
+    def add(self, line: int, reason: str, detail: str) -> None:
+        """Enter one record."""
+        self.lines.append(line)
+        self.reasons.append(reason)
+        self.details.append(detail)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive records of one file.
+
+    Attributes:
+        records: parsed objects, or None where `table` holds the records as columns.
+        table: columns as the file types them (Parquet, Arrow, hub).
+        lines: 1-based line or record number of each record.
+        repairs: line number -> reason, of records that were mended while parsing.
+        rejects: records that could not be parsed.
+        texts_only: values are texts, whatever they mean (csv).
+    """
+
+    lines: list[int]
+    records: list[Record] | None = None
+    table: pl.DataFrame | None = None
+    repairs: dict[int, str] = field(default_factory=dict)
+    rejects: Rejects = field(default_factory=Rejects)
+    texts_only: bool = False
+
+    @property
+    def size(self) -> int:
+        """Records that could be parsed, and those that could not."""
+        return len(self.lines) + len(self.rejects.lines)

@@ -1,0 +1,76 @@
+"""What a reader is asked for (`SourceSpec`), and what it hands out (`SourceFile`, `Block`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+LEDGER = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
+"""Columns of `Block.rejected` and `Block.notes`."""
+
+
+class SourceSpec(BaseModel):
+    """The `source:` of a recipe: where preference data lies and how to read it.
+
+    Attributes:
+        path: a file, a folder, a glob, an fsspec URL, a `datasets` folder made by `save_to_disk`,
+            or a hub dataset: `hf://datasets/owner/name`, or `owner/name` when no such path exists.
+        layout: name of a layout (see `LAYOUTS`), or `auto` to recognise it.
+        mapping: our column <- their column, dots for nested values (`metadata.score_chosen`,
+            `turns.0`). A name that the layout doesn't know is carried along as an extra column.
+        name: value of the `source` column; by default the stem of the file or folder.
+        license: licence of the rows, for the card of the dataset.
+        label_source: who chose (`human`, `judge`, ...); by default what the layout implies.
+        split: a split of a hub dataset or `datasets` folder; by default all of them.
+        config: a configuration of a hub dataset, or a folder inside `path`.
+        revision: commit or tag of a hub dataset; by default its newest commit.
+        limit: first n records of each file only, for previews.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(min_length=1)
+    layout: str = "auto"
+    mapping: dict[str, str] = {}
+    name: str | None = None
+    license: str | None = None
+    label_source: str | None = None
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    limit: int | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file (or hub split) of a source.
+
+    Attributes:
+        name: file name; for folders and globs the path below the folder, with `/`.
+        url: path or fsspec URL that opens it; the dataset's id for a hub split.
+        size: bytes; -1 where the filesystem doesn't tell.
+    """
+
+    name: str
+    url: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some consecutive records of a file, read.
+
+    Attributes:
+        rows: table of the source's shape and schema, ids made, in reading order.
+        rejected: `row_id` ("file:line"), `reason`, `detail` of records that became no row.
+        notes: same columns, of rows that were kept but repaired or are odd.
+        n_records: records of the block; always `rows.height + rejected.height`. A record that
+            holds several answers counts once for each of them.
+    """
+
+    rows: pl.DataFrame
+    rejected: pl.DataFrame
+    notes: pl.DataFrame
+    n_records: int

@@ -1,0 +1,130 @@
+"""Applying one step to one table, and holding it to its promise."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from prefactory import ledger
+from prefactory.context import Context
+from prefactory.errors import DataError
+from prefactory.step import Filter, Generator, Labeler, Step
+from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, check, join_sides, unpair
+
+
+def table_for(step: Step, table: pl.DataFrame, shape: Shape) -> tuple[pl.DataFrame, Shape]:
+    """The table that a step sees: the table itself, or the responses of pairs."""
+    if shape in step.shapes:
+        return table, shape
+    return unpair(table), Shape.RESPONSES
+
+
+def accepts(step: Step, shape: Shape) -> bool:
+    """Tell whether a step can run on tables of a shape, directly or by unpairing."""
+    by_unpairing = (
+        shape == Shape.PAIRS
+        and Shape.RESPONSES in step.shapes
+        and isinstance(step, Filter | Labeler)
+    )
+    return shape in step.shapes or by_unpairing
+
+
+def columns_added(step: Step, shape: Shape) -> dict[str, pl.DataType]:
+    """Columns that a labeler adds to a table of this shape (with side prefixes if unpaired)."""
+    if shape in step.shapes:
+        return step.adds(shape)
+    adds = step.adds(Shape.RESPONSES)
+    return {f"{side}_{name}": dtype for side in SIDES for name, dtype in adds.items()}
+
+
+def columns_needed(step: Step, shape: Shape) -> dict[str, pl.DataType]:
+    """Columns that a step reads from a table of this shape (with side prefixes if unpaired)."""
+    if shape in step.shapes:
+        return step.needs(shape)
+    needs = step.needs(Shape.RESPONSES)
+    return {f"{side}_{name}": dtype for side in SIDES for name, dtype in needs.items()}
+
+
+def apply_filter(
+    step: Filter, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
+) -> pl.DataFrame:
+    """Return the ledger rows of the rows that a filter drops from a table, in table order."""
+    seen, seen_shape = table_for(step, table, shape)
+    answer = step.keep(seen, ctx)
+    if answer.height != seen.height or not {"reason", "detail"} <= set(answer.columns):
+        raise DataError(
+            f"{label} judged {answer.height} of {seen.height} rows, with columns "
+            f"{answer.columns}; a filter returns `reason` and `detail` for every row"
+        )
+    row_id = seen[ROW_ID[seen_shape]].alias("row_id")
+    judged = answer.select("reason", "detail").with_columns(row_id)
+    dropped = judged.filter(pl.col("reason").is_not_null())
+    if seen_shape != shape:
+        dropped = _pairs_dropped(table, dropped)
+    return ledger.entries(dropped, label)
+
+
+def _pairs_dropped(pairs: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
+    found = pairs.select("pair_id", "chosen_id", "rejected_id")
+    for side in SIDES:
+        right = dropped.select(
+            pl.col("row_id").alias(f"{side}_id"),
+            pl.col("reason").alias(f"{side}_reason"),
+            pl.concat_str(pl.lit(f"{side}: "), pl.col("detail").fill_null("")).alias(
+                f"{side}_detail"
+            ),
+        )
+        found = found.join(right, on=f"{side}_id", how="left", maintain_order="left")
+    hit = pl.coalesce("chosen_reason", "rejected_reason")
+    return found.filter(hit.is_not_null()).select(
+        pl.col("pair_id").alias("row_id"),
+        hit.alias("reason"),
+        pl.coalesce("chosen_detail", "rejected_detail").alias("detail"),
+    )
+
+
+def apply_labeler(
+    step: Labeler, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
+) -> pl.DataFrame:
+    """Return the row id and the new columns of a labeler, in table order."""
+    seen, seen_shape = table_for(step, table, shape)
+    new = step.label(seen, ctx)
+    adds = step.adds(seen_shape)
+    if new.height != seen.height or dict(new.schema) != adds:
+        raise DataError(
+            f"{label} returned {new.height} rows of {dict(new.schema)}; it promised "
+            f"{seen.height} rows of {adds}"
+        )
+    if seen_shape == shape:
+        return table.select(ROW_ID[shape]).hstack(new.get_columns())
+    scored = seen.select("response_id").hstack(new.get_columns())
+    ids = table.select("pair_id", "chosen_id", "rejected_id")
+    return join_sides(ids, scored, list(adds)).drop("chosen_id", "rejected_id")
+
+
+def apply_generator(
+    step: Generator, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return a generator's new rows, checked and in canonical order, and its ledger rows.
+
+    Raises:
+        DataError: if ids repeat, or an input row is neither a parent nor accounted for.
+    """
+    made = step.generate(table, ctx)
+    out = step.out_shape(shape)
+    rows = check(canonical_order(made.rows, out), out, f"the output of {label}")
+    ids = table[ROW_ID[shape]]
+    parents = pl.concat([rows[c] for c in step.parents]).unique() if step.parents else ids.clear()
+    fate = pl.DataFrame({"row_id": ids}).with_columns(
+        parent=pl.col("row_id").is_in(parents.implode())
+    )
+    fate = fate.join(made.dropped, on="row_id", how="left", maintain_order="left")
+    lost = fate.filter(~pl.col("parent") & pl.col("reason").is_null())
+    strangers = parents.filter(~parents.is_in(ids.implode()))
+    if lost.height or strangers.len() or fate.height != ids.len():
+        example = lost["row_id"].head(3).to_list()
+        raise DataError(
+            f"{label} does not account for every row: {lost.height} of {ids.len()} rows are "
+            f"neither a parent nor dropped with a reason (for example {example})"
+        )
+    dropped = fate.filter(~pl.col("parent")).select("row_id", "reason", "detail")
+    return rows, ledger.entries(dropped, label)

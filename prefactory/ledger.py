@@ -1,0 +1,42 @@
+"""The ledger: one row for every row that a step drops or fails, with the reason."""
+
+from __future__ import annotations
+
+import polars as pl
+
+SCHEMA: dict[str, pl.DataType] = {
+    "row_id": pl.String(),
+    "step": pl.String(),
+    "reason": pl.String(),
+    "detail": pl.String(),
+}
+
+
+def entries(table: pl.DataFrame, step: str) -> pl.DataFrame:
+    """Make ledger rows of a step from a table with `row_id`, `reason` and `detail`."""
+    return table.select(
+        pl.col("row_id").cast(pl.String),
+        pl.lit(step).alias("step"),
+        pl.col("reason").cast(pl.String),
+        pl.col("detail").cast(pl.String),
+    )
+
+
+def empty() -> pl.DataFrame:
+    """A ledger without rows."""
+    return pl.DataFrame(schema=SCHEMA)
+
+
+def count(ledger: pl.DataFrame) -> dict[str, int]:
+    """Rows per reason, by reason name."""
+    counts = ledger.group_by("reason").len().sort("reason")
+    return dict(zip(counts["reason"], counts["len"], strict=True))
+
+
+def add_counts(counts: list[dict[str, int]]) -> dict[str, int]:
+    """Sum several counts by reason."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for reason, n in one.items():
+            total[reason] = total.get(reason, 0) + n
+    return dict(sorted(total.items()))

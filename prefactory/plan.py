@@ -1,0 +1,144 @@
+"""Checking a recipe against its source before anything runs: shapes and columns along the steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from prefactory.apply import accepts, columns_added, columns_needed
+from prefactory.errors import ConfigError
+from prefactory.recipe import Placed, Recipe, nearest
+from prefactory.shards import score_columns_after
+from prefactory.step import Filter, Generator, Labeler, step_name
+from prefactory.tables import COLUMNS, Shape, is_score
+
+Columns = dict[str, pl.DataType]
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step as it will run.
+
+    Attributes:
+        placed: the step, its label and line.
+        kind: filter, labeler or generator.
+        shape: of the table it gets.
+        out_shape: of the table it leaves.
+        columns: names after the step.
+        adds: columns that arrive.
+    """
+
+    placed: Placed
+    kind: str
+    shape: Shape
+    out_shape: Shape
+    columns: tuple[str, ...]
+    adds: tuple[str, ...]
+
+
+def kind_of(placed: Placed) -> str:
+    """Name of the shape of promise of a step."""
+    for cls, name in ((Filter, "filter"), (Labeler, "labeler"), (Generator, "generator")):
+        if isinstance(placed.step, cls):
+            return name
+    raise ConfigError(f"{placed.label} is neither a Filter, a Labeler nor a Generator")
+
+
+def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
+    """Walk the steps and check each one's shape and columns.
+
+    Args:
+        recipe: the recipe.
+        shape: what the source yields.
+        columns: of the source.
+
+    Raises:
+        ConfigError: with one line per mistake, its line in the file and the nearest right name.
+    """
+    problems: list[str] = []
+    planned: list[PlannedStep] = []
+    columns = dict(columns)
+    for i, placed in enumerate(recipe.steps):
+        where = f"{recipe.path.name}: line {placed.line}: {placed.label}"
+        if not accepts(placed.step, shape):
+            wanted = " or ".join(s.value for s in placed.step.shapes)
+            problems.append(
+                f"{where} works on {wanted}, but gets {shape.value} here{_bridge(placed, shape)}"
+            )
+            break
+        problems += [
+            f"{where} {text}" for text in _column_problems(recipe, i, placed, shape, columns)
+        ]
+        done = _after(placed, shape, columns)
+        columns = done[0]
+        planned.append(
+            PlannedStep(placed, kind_of(placed), shape, done[1], tuple(columns), tuple(done[2]))
+        )
+        shape = done[1]
+    if problems:
+        raise ConfigError(problems)
+    return planned
+
+
+def _after(placed: Placed, shape: Shape, columns: Columns) -> tuple[Columns, Shape, Columns]:
+    step = placed.step
+    if isinstance(step, Labeler):
+        adds = columns_added(step, shape)
+        return {**columns, **adds}, shape, adds
+    if isinstance(step, Generator):
+        out = step.out_shape(shape)
+        carried = score_columns_after(tuple(columns), shape, out)
+        types = {c: columns.get(c, pl.Float64()) for c in carried}
+        new = {**COLUMNS[out], **types, **step.adds(shape)}
+        return new, out, {c: d for c, d in new.items() if c not in columns}
+    return columns, shape, {}
+
+
+def _column_problems(
+    recipe: Recipe, i: int, placed: Placed, shape: Shape, columns: Columns
+) -> list[str]:
+    problems = []
+    for name, dtype in columns_needed(placed.step, shape).items():
+        if name not in columns:
+            problems.append(f"needs column {name!r}, {_missing(recipe, i, name, shape, columns)}")
+        elif columns[name] != dtype:
+            problems.append(f"needs column {name!r} as {dtype}, but it is {columns[name]}")
+    if isinstance(placed.step, Labeler):
+        problems += [
+            f"adds column {name!r}, which is already there; give it another name"
+            for name in columns_added(placed.step, shape)
+            if name in columns
+        ]
+    return problems
+
+
+def _missing(recipe: Recipe, i: int, name: str, shape: Shape, columns: Columns) -> str:
+    for later in recipe.steps[i + 1 :]:
+        labels = isinstance(later.step, Labeler) and accepts(later.step, shape)
+        if labels and name in columns_added(later.step, shape):
+            return f"which {later.label} (line {later.line}) makes only later: move it up"
+    scores = [c for c in columns if is_score(c)]
+    known = ", ".join(scores) if scores else "no scores at all"
+    return f"which nobody makes before it (there are: {known}){nearest(name, list(columns))}"
+
+
+def _bridge(placed: Placed, shape: Shape) -> str:
+    if shape == Shape.RESPONSES and Shape.PAIRS in placed.step.shapes:
+        return "; put labelers.Pairs before it"
+    return ""
+
+
+def describe(planned: list[PlannedStep]) -> list[dict[str, str]]:
+    """The plan as rows of text, for `prefactory plan`."""
+    return [
+        {
+            "step": p.placed.label,
+            "kind": p.kind,
+            "scope": p.placed.step.scope,
+            "table": p.shape.value + (f" -> {p.out_shape.value}" if p.out_shape != p.shape else ""),
+            "adds": ", ".join(p.adds),
+            "name": step_name(type(p.placed.step)),
+        }
+        for p in planned
+    ]

@@ -1,0 +1,338 @@
+"""Recipes: strict YAML to frozen steps, with every mistake found at once.
+
+A step is named by its import path (`filters.Length`, `their_package.TheirStep`): there is no
+registry. A recipe can name any importable step, so read a stranger's recipe as you read code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefactory import yamllines
+from prefactory.errors import ConfigError
+from prefactory.identity import fingerprint, identity_of
+from prefactory.step import Step
+
+M = TypeVar("M", bound=BaseModel)
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What a dataset or version may be called: no slash, no leading dot, so no path traversal."""
+
+
+class Publish(BaseModel):
+    """How the result is published.
+
+    Attributes:
+        test_fraction: share of prompt groups in the test split, in [0, 1).
+        report_rows: how many pairs the report shows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    test_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    report_rows: int = Field(default=60, ge=0, le=1000)
+
+
+class Head(BaseModel):
+    """The fields of a recipe beside its source, steps and training, which have their own models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str | None = None
+    description: str = ""
+    license: str | None = None
+    seed: int = Field(default=0, ge=0)
+    publish: Publish = Publish()
+
+    @pydantic.field_validator("name", "version")
+    @classmethod
+    def _safe(cls, value: str | None) -> str | None:
+        if value is not None and (not NAME.fullmatch(value) or ".." in value):
+            raise ValueError(
+                f"{value!r} must be lower-case letters, digits, '.', '_' or '-', at most 64, "
+                "starting with a letter or digit"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A step at its place: its label in this recipe (unique) and its line in the file."""
+
+    label: str
+    step: Step
+    line: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        head: name, version, seed, publishing.
+        sources: validated source models, in order.
+        steps: the steps in order.
+        train: (method, validated config) pairs, in order.
+        path: the file it came from; relative source paths resolve against its folder.
+        data: the plain document after overrides, as published with a version.
+        lines: line of every value.
+    """
+
+    head: Head
+    sources: tuple[BaseModel, ...]
+    steps: tuple[Placed, ...]
+    train: tuple[tuple[str, BaseModel], ...]
+    path: Path
+    data: dict[str, Any]
+    lines: dict[yamllines.Path, int] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset that the recipe makes."""
+        return self.head.name
+
+    def payload(self, source_identities: list[dict[str, Any]]) -> dict[str, Any]:
+        """Everything that decides the published rows, as plain data (the recipe's identity)."""
+        return {
+            "name": self.head.name,
+            "seed": self.head.seed,
+            "publish": {"test_fraction": self.head.publish.test_fraction},
+            "sources": sorted(source_identities, key=fingerprint),
+            "steps": [{"label": p.label, **p.step.identity()} for p in self.steps],
+        }
+
+    def to_yaml(self) -> str:
+        """The document after overrides, without fields that are not identity."""
+        return yaml.safe_dump(identity_of(self.data), sort_keys=False, allow_unicode=True)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest known word, or an empty text."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def find_step(name: str) -> type[Step]:
+    """Import a step class by its dotted name.
+
+    Raises:
+        ConfigError: if there is no such step, naming the nearest one.
+    """
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{name!r} is not an import path such as filters.Length")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        packages = ["filters", "labelers", "generators"]
+        hint = nearest(module_name, packages)
+        raise ConfigError(f"no module {error.name!r} for the step {name!r}{hint}") from error
+    names = [str(n) for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
+    found = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
+    if not (isinstance(found, type) and issubclass(found, Step)):
+        hint = nearest(attribute, names).replace("'", f"'{module_name}.", 1)
+        raise ConfigError(f"no step {name!r}{hint}")
+    return found
+
+
+@dataclass
+class Sections:
+    """Models of the parts of a recipe that live above this package.
+
+    Attributes:
+        source: model of one source.
+        train: training method -> model of its options.
+    """
+
+    source: type[BaseModel]
+    train: dict[str, type[BaseModel]]
+
+
+def load(path: Path, overrides: list[str], sections: Sections) -> Recipe:
+    """Read, override and validate a recipe file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` words; a key is a dotted path into the document, or a step's name
+            and field (`filters.ISA.fraction=0.1`, `filters.Length#2.min_words=3`).
+        sections: models for the source and training parts.
+
+    Raises:
+        ConfigError: with one line per mistake, each with its line in the file.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} can't be read: {error}") from error
+    data, lines = yamllines.load(text, path.name)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path.name}: a recipe is a mapping with name, source and steps")
+    reader = _Reader(path.name, lines)
+    reader.override(data, overrides)
+    known = [*Head.model_fields, "source", "steps", "train"]
+    for key in [k for k in data if k not in known]:
+        reader.problem((key,), f"unknown key {key!r}{nearest(key, known)}")
+    head = reader.model(Head, {k: v for k, v in data.items() if k in Head.model_fields}, ())
+    sources = reader.sources(data, sections.source)
+    steps = reader.steps(data.get("steps"))
+    train = reader.train(data.get("train"), sections.train)
+    if reader.problems or head is None:
+        raise ConfigError(reader.problems)
+    return Recipe(head, sources, steps, train, path, data, lines)
+
+
+class _Reader:
+    """Collects problems while the parts of a document are validated."""
+
+    def __init__(self, name: str, lines: dict[yamllines.Path, int]) -> None:
+        self.name = name
+        self.lines = lines
+        self.problems: list[str] = []
+
+    def problem(self, path: yamllines.Path, text: str) -> None:
+        self.problems.append(f"{self.name}: line {yamllines.line_of(self.lines, path)}: {text}")
+
+    def model(self, cls: type[M], data: object, path: yamllines.Path) -> M | None:
+        if not isinstance(data, dict):
+            self.problem(path, f"expected a mapping of fields, found {data!r}")
+            return None
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            for item in error.errors(include_url=False):
+                self.problem((*path, *item["loc"]), _sentence(cls, dict(item)))
+            return None
+
+    def sources(self, data: dict[str, Any], cls: type[BaseModel]) -> tuple[BaseModel, ...]:
+        source = data.get("source")
+        if source is None:
+            self.problem((), "'source' is missing: say where the rows come from")
+            return ()
+        many = source if isinstance(source, list) else [source]
+        found = []
+        for i, item in enumerate(many):
+            path: yamllines.Path = ("source", i) if isinstance(source, list) else ("source",)
+            item = {"path": item} if isinstance(item, str) else item
+            model = self.model(cls, item, path)
+            found += [model] if model is not None else []
+        return tuple(found)
+
+    def named(self, item: object, path: yamllines.Path) -> tuple[str, dict[str, Any]] | None:
+        if isinstance(item, str):
+            return item, {}
+        if isinstance(item, dict) and len(item) == 1:
+            ((name, fields),) = item.items()
+            if fields is None or isinstance(fields, dict):
+                return name, fields or {}
+        self.problem(path, f"expected 'name: {{fields}}', found {item!r}")
+        return None
+
+    def steps(self, items: object) -> tuple[Placed, ...]:
+        if not isinstance(items, list):
+            self.problem(("steps",), "'steps' must be a list of steps")
+            return ()
+        placed: list[Placed] = []
+        seen: dict[str, int] = {}
+        for i, item in enumerate(items):
+            named = self.named(item, ("steps", i))
+            if named is None:
+                continue
+            name, fields = named
+            seen[name] = seen.get(name, 0) + 1
+            label = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            try:
+                cls = find_step(name)
+            except ConfigError as error:
+                self.problem(("steps", i), str(error))
+                continue
+            step = self.model(cls, fields, ("steps", i, name))
+            if step is not None:
+                line = yamllines.line_of(self.lines, ("steps", i))
+                placed.append(Placed(label, step, line))
+        return tuple(placed)
+
+    def train(
+        self, items: object, models: dict[str, type[BaseModel]]
+    ) -> tuple[tuple[str, BaseModel], ...]:
+        if items is None:
+            return ()
+        if not isinstance(items, list):
+            self.problem(("train",), "'train' must be a list of methods")
+            return ()
+        found = []
+        for i, item in enumerate(items):
+            named = self.named(item, ("train", i))
+            if named is None:
+                continue
+            name, fields = named
+            if name not in models:
+                hint = nearest(name, list(models))
+                self.problem(("train", i), f"no training method {name!r}{hint}")
+                continue
+            model = self.model(models[name], fields, ("train", i, name))
+            found += [(name, model)] if model is not None else []
+        return tuple(found)
+
+    def override(self, data: dict[str, Any], overrides: list[str]) -> None:
+        for word in overrides:
+            key, equals, text = word.partition("=")
+            if not equals or not key:
+                self.problems.append(f"override {word!r}: write key=value")
+                continue
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                value = text
+            target, last = _target(data, key)
+            if target is None:
+                self.problems.append(f"override {word!r}: no {key!r} in {self.name}")
+                continue
+            target[last] = value
+
+
+def _target(data: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """Find the mapping and key that an override means."""
+    counts: dict[str, int] = {}
+    for group in ("steps", "train"):
+        found = data.get(group)
+        items = found if isinstance(found, list) else []
+        for i, item in enumerate(items):
+            name = item if isinstance(item, str) else next(iter(item), "")
+            counts[name] = counts.get(name, 0) + 1
+            label = name if counts[name] == 1 else f"{name}#{counts[name]}"
+            if not key.startswith(f"{label}."):
+                continue
+            if isinstance(item, str) or item[name] is None:
+                items[i] = item = {name: {}}
+            return _descend(item[name], key.removeprefix(f"{label}.").split("."))
+    return _descend(data, key.split("."))
+
+
+def _descend(data: dict[str, Any], keys: list[str]) -> tuple[dict[str, Any] | None, str]:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {}) if isinstance(data, dict) else {}
+        if not isinstance(data, dict):
+            return None, ""
+    return (data, keys[-1]) if isinstance(data, dict) else (None, "")
+
+
+def _sentence(cls: type[BaseModel], item: dict[str, Any]) -> str:
+    loc = [str(part) for part in item["loc"]]
+    where = ".".join(loc)
+    if item["type"] == "extra_forbidden":
+        fields = list(cls.model_fields) if len(loc) == 1 else []
+        return f"unknown key {where!r}{nearest(loc[-1], fields)}"
+    if item["type"] == "missing":
+        return f"{where!r} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where!r}: {message}" if where else message

@@ -1,0 +1,320 @@
+"""Executing a recipe: source -> shards -> steps, every output in the store, every drop in a ledger.
+
+`execute` is a plain loop. What runs the shards of a stage is a `Mapper`: a thread pool here, a
+Prefect flow in `pipelines`. A finished output is never made again, whatever ended the run before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import PurePath
+
+import polars as pl
+
+from prefactory import ledger
+from prefactory.apply import apply_filter, apply_generator, apply_labeler, table_for
+from prefactory.context import Context
+from prefactory.errors import DataError
+from prefactory.identity import fingerprint
+from prefactory.plan import PlannedStep, plan
+from prefactory.recipe import Recipe
+from prefactory.shards import Delta, Part, Shard, View, cut, gather, load, without_copies
+from prefactory.stages import (
+    Mapper,
+    Options,
+    RunResult,
+    Source,
+    SourceFile,
+    Stage,
+    columns_key,
+    common_schema,
+    with_columns,
+)
+from prefactory.step import Filter, Generator, Labeler, State, Step
+from prefactory.store import Record, Store
+from prefactory.tables import Shape
+
+
+def execute(
+    recipe: Recipe, sources: list[Source], store: Store, mapper: Mapper, options: Options
+) -> RunResult:
+    """Run a recipe to its end, reusing every output that the store already holds.
+
+    Args:
+        recipe: what to do.
+        sources: opened sources, all of one shape.
+        store: where outputs live.
+        mapper: what runs the shards of a stage.
+        options: settings that change no data.
+
+    Raises:
+        ConfigError: if the steps do not fit the source; before anything runs.
+        DataError: if a step breaks its promise, or rows do not add up.
+    """
+    shape, columns = common_schema(sources)
+    planned = plan(recipe, shape, columns)
+    run = _Run(recipe, store, mapper, options)
+    table = run.read_sources(sources, shape)
+    views: dict[Shape, View] = {}
+    for step in planned:
+        changes = step.out_shape != shape or _new_prompts(step.placed.step)
+        if changes and shape != Shape.PROMPTS:
+            views.setdefault(Shape.RESPONSES, _responses(store, table, shape))
+        table = run.step(step, table)
+        shape = step.out_shape
+    views[shape] = View(store, shape, tuple(table), shape)
+    if shape == Shape.PAIRS:
+        views.setdefault(Shape.RESPONSES, _responses(store, table, shape))
+    if shape == Shape.PROMPTS:
+        views.pop(Shape.RESPONSES, None)
+    identities = [s.identity() for s in sources]
+    return RunResult(recipe, views, run.stages, identities, store)
+
+
+def _new_prompts(step: Step) -> bool:
+    return isinstance(step, Generator) and step.new_prompts
+
+
+def _responses(store: Store, shards: list[Shard], shape: Shape) -> View:
+    return View(store, Shape.RESPONSES, tuple(shards), shape)
+
+
+class _Run:
+    """The state of one execution: where shards are, and the stages so far."""
+
+    def __init__(self, recipe: Recipe, store: Store, mapper: Mapper, options: Options) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.mapper = mapper
+        self.options = options
+        self.stages: list[Stage] = []
+
+    def context(self, label: str, state: State | None = None) -> Context:
+        return Context(self.recipe.head.seed, label, state, self.options.embed)
+
+    def finish(self, stage: Stage, started: float) -> None:
+        """Check the accounts of a stage and keep it."""
+        stage.seconds = time.monotonic() - started
+        dropped = sum(stage.reasons.values())
+        if stage.kind != "generator" and stage.rows_in != stage.rows_out + dropped:
+            raise DataError(
+                f"{stage.label}: {stage.rows_in} rows came in, {stage.rows_out} went out and "
+                f"{dropped} are in the ledger; this is a bug of the step"
+            )
+        self.stages.append(stage)
+        self.options.on_stage(stage)
+
+    def made(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
+        """Open an object, making it first if the store has no whole copy."""
+        record = self.store.open(key)
+        if record is not None:
+            stage.reused += 1
+            return record
+        make()
+        stage.made += 1
+        record = self.store.open(key)
+        if record is None:
+            raise DataError(f"{stage.label} wrote an object that can't be read back: {key}")
+        return record
+
+    # -- sources -------------------------------------------------------------------------------
+
+    def read_sources(self, sources: list[Source], shape: Shape) -> list[Shard]:
+        """Read every file into parts, and the parts into shards."""
+        started = time.monotonic()
+        stage = Stage("source", "source", shape)
+        columns = common_schema(sources)[1]
+        jobs = sorted(
+            ((s, f) for s in sources for f in s.files),
+            key=lambda j: (j[0].identity()["name"], j[1].name),
+        )
+        keys = [fingerprint(["part", s.identity(), f.name, columns_key(columns)]) for s, f in jobs]
+
+        def read(i: int) -> Record:
+            source, file = jobs[i]
+            return self.made(keys[i], stage, lambda: self._read(source, file, keys[i], columns))
+
+        records = self.mapper("source", read, len(jobs))
+        for key, record in zip(keys, records, strict=True):
+            stage.ledgers += [(key, t) for t in record.info["ledgers"]]
+        stage.rows_in = sum(r.info["records"] for r in records)
+        stage.reasons = ledger.add_counts([r.info["reasons"] for r in records])
+        stage.notes = ledger.add_counts([r.info["notes"] for r in records])
+        stage.info = {"files": len(jobs)}
+        parts = [
+            Part(key, name, rows)
+            for key, record in zip(keys, records, strict=True)
+            for name, rows in record.info["parts"]
+        ]
+        if sum(p.rows for p in parts) == 0:
+            raise DataError(
+                f"no row of the source could be used: {stage.rows_in} records, "
+                f"dropped for {stage.reasons or 'nothing'}; `prefactory import SOURCE --dry-run` "
+                "shows how it is read"
+            )
+        shards = self._exchange(parts, shape, stage)
+        stage.rows_out = sum(s.rows for s in shards)
+        self.finish(stage, started)
+        return shards
+
+    def _read(
+        self, source: Source, file: SourceFile, key: str, columns: dict[str, pl.DataType]
+    ) -> None:
+        records = 0
+        reasons, notes, parts, ledgers = [], [], [], []
+        with self.store.write(key) as writer:
+            for i, block in enumerate(source.read(file)):
+                records += block.n_records
+                rows = with_columns(block.rows, columns).sort("prompt_id", maintain_order=True)
+                if rows.height:
+                    writer.table(f"rows-{i:05d}", rows)
+                    parts.append([f"rows-{i:05d}", rows.height])
+                if block.rejected.height:
+                    writer.table(f"ledger-{i:05d}", ledger.entries(block.rejected, "source"))
+                    ledgers.append(f"ledger-{i:05d}")
+                    reasons.append(ledger.count(block.rejected))
+                notes.append(ledger.count(block.notes))
+            writer.info |= {
+                "records": records,
+                "parts": parts,
+                "ledgers": ledgers,
+                "reasons": ledger.add_counts(reasons),
+                "notes": ledger.add_counts(notes),
+            }
+
+    def _exchange(self, parts: list[Part], shape: Shape, stage: Stage) -> list[Shard]:
+        """Cut parts into shards by prompt id; copies of a row go to the ledger."""
+        ranges = cut(sum(p.rows for p in parts), self.options.shard_rows)
+        inputs = fingerprint([[p.key, p.table] for p in parts])
+        keys = [fingerprint(["exchange", inputs, *r]) for r in ranges]
+
+        def exchange(i: int) -> Record:
+            def make() -> None:
+                rows, copies = without_copies(
+                    gather(self.store, parts, *ranges[i], shape), shape, stage.label
+                )
+                with self.store.write(keys[i]) as writer:
+                    writer.table("rows", rows)
+                    writer.table("ledger", copies)
+                    writer.info["columns"] = rows.columns
+                    writer.info["reasons"] = ledger.count(copies)
+
+            return self.made(keys[i], stage, make)
+
+        records = self.mapper(f"{stage.label} (shards)", exchange, len(ranges))
+        stage.reasons = ledger.add_counts([stage.reasons, *(r.info["reasons"] for r in records)])
+        stage.ledgers += [(key, "ledger") for key in keys]
+        return [
+            Shard(key, r.files["rows.arrow"]["rows"], tuple(r.info["columns"]))
+            for key, r in zip(keys, records, strict=True)
+        ]
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def step(self, planned: PlannedStep, shards: list[Shard]) -> list[Shard]:
+        """Run one step on all shards."""
+        started = time.monotonic()
+        placed = planned.placed
+        stage = Stage(placed.label, planned.kind, planned.out_shape)
+        stage.rows_in = sum(s.rows for s in shards)
+        stage.fields = placed.step.model_dump(mode="json")
+        stage.adds = planned.adds
+        base = fingerprint([placed.step.identity(), placed.label, self.recipe.head.seed])
+        state, state_key = None, ""
+        if placed.step.scope == "dataset":
+            state, state_key = self._fit(placed.step, base, planned.shape, shards, stage)
+            stage.info = dict(state.info)
+        ctx = self.context(placed.label, state)
+        keys = [fingerprint([base, state_key, s.key]) for s in shards]
+
+        def work(i: int) -> Record:
+            def make() -> None:
+                table = load(self.store, shards[i], planned.shape)
+                self._apply(placed.step, table, planned.shape, ctx, keys[i])
+
+            return self.made(keys[i], stage, make)
+
+        records = self.mapper(placed.label, work, len(shards))
+        after = self._after(planned, shards, keys, records, stage)
+        stage.rows_out = sum(s.rows for s in after)
+        self.finish(stage, started)
+        return after
+
+    def _apply(self, step: Step, table: pl.DataFrame, shape: Shape, ctx: Context, key: str) -> None:
+        with self.store.write(key) as writer:
+            if isinstance(step, Filter):
+                dropped = apply_filter(step, ctx.step, table, shape, ctx)
+            elif isinstance(step, Labeler):
+                writer.table("columns", apply_labeler(step, ctx.step, table, shape, ctx))
+                return
+            elif isinstance(step, Generator):
+                rows, dropped = apply_generator(step, ctx.step, table, shape, ctx)
+                writer.table("rows", rows)
+                writer.info["columns"] = rows.columns
+            writer.table("ledger", dropped)
+            writer.info["reasons"] = ledger.count(dropped)
+
+    def _after(
+        self,
+        planned: PlannedStep,
+        shards: list[Shard],
+        keys: list[str],
+        records: list[Record],
+        stage: Stage,
+    ) -> list[Shard]:
+        if planned.kind == "labeler":
+            return [
+                s.with_delta(Delta("columns", k), s.rows, planned.adds)
+                for s, k in zip(shards, keys, strict=True)
+            ]
+        stage.ledgers += [(key, "ledger") for key in keys]
+        stage.reasons = ledger.add_counts([r.info["reasons"] for r in records])
+        if planned.kind == "filter":
+            return [
+                s.with_delta(Delta("drop", k), s.rows - r.files["ledger.arrow"]["rows"])
+                for s, k, r in zip(shards, keys, records, strict=True)
+            ]
+        made = [
+            Shard(k, r.files["rows.arrow"]["rows"], tuple(r.info["columns"]))
+            for k, r in zip(keys, records, strict=True)
+        ]
+        if _new_prompts(planned.placed.step):
+            parts = [Part(s.base, "rows", s.rows) for s in made]
+            return self._exchange(parts, planned.out_shape, stage)
+        return made
+
+    def _fit(
+        self, step: Step, base: str, shape: Shape, shards: list[Shard], stage: Stage
+    ) -> tuple[State, str]:
+        """Fit a dataset step: a map over shards, then a reduce on rows sorted by id."""
+        ctx = self.context(stage.label)
+        keys = [fingerprint(["fit", base, s.key]) for s in shards]
+
+        def part(i: int) -> Record:
+            def make() -> None:
+                table = load(self.store, shards[i], shape)
+                seen, _ = table_for(step, table, shape)
+                with self.store.write(keys[i]) as writer:
+                    writer.table("part", step.fit_shard(seen, ctx))
+
+            return self.made(keys[i], stage, make)
+
+        self.mapper(f"{stage.label} (fit)", part, len(shards))
+        state_key = fingerprint(["state", keys])
+
+        def reduce(_: int) -> Record:
+            def make() -> None:
+                rows = pl.concat([self.store.read(k, "part") for k in keys])
+                state = step.fit(rows.sort(rows.columns[0], maintain_order=True), ctx)
+                with self.store.write(state_key) as writer:
+                    for name, table in state.tables.items():
+                        writer.table(name, table)
+                    writer.info["info"] = dict(state.info)
+
+            return self.made(state_key, stage, make)
+
+        (record,) = self.mapper(f"{stage.label} (state)", reduce, 1)
+        names = [PurePath(n).stem for n in record.files]
+        tables = {name: self.store.read(state_key, name) for name in names}
+        return State(tables, record.info["info"]), state_key

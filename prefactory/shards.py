@@ -1,0 +1,153 @@
+"""Shards: a table cut by ranges of `prompt_id`, each a base object plus small deltas.
+
+A filter adds a delta of dropped ids, a labeler one of new columns: no step writes again what an
+earlier one wrote. All rows of a prompt are in one shard, and the shards in order are the table in
+canonical order, so the number of shards changes nothing but the cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import polars as pl
+
+from prefactory import ledger
+from prefactory.identity import fingerprint
+from prefactory.store import Store
+from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, unpair
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One step's change of a shard: ids that leave (`drop`) or columns that arrive (`columns`)."""
+
+    kind: Literal["drop", "columns"]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A range of the table.
+
+    Attributes:
+        base: store key of the rows (table `rows`).
+        deltas: changes since, oldest first.
+        rows: number of rows after all deltas.
+        columns: its columns after all deltas.
+    """
+
+    base: str
+    rows: int
+    columns: tuple[str, ...]
+    deltas: tuple[Delta, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Address of the shard's present content."""
+        return fingerprint([self.base, [[d.kind, d.key] for d in self.deltas]])
+
+    def with_delta(self, delta: Delta, rows: int, columns: tuple[str, ...] = ()) -> Shard:
+        """The shard after one more change."""
+        deltas = (*self.deltas, delta)
+        return replace(self, deltas=deltas, rows=rows, columns=(*self.columns, *columns))
+
+
+def load(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
+    """Read a shard: its base rows, memory-mapped, with all deltas applied."""
+    table = store.read(shard.base, "rows")
+    row_id = ROW_ID[shape]
+    for delta in shard.deltas:
+        if delta.kind == "drop":
+            gone = store.read(delta.key, "ledger", ["row_id"])["row_id"]
+            if gone.len():
+                table = table.filter(~pl.col(row_id).is_in(gone.implode()))
+        else:
+            new = store.read(delta.key, "columns")
+            if new.height != table.height or not new[row_id].equals(table[row_id]):
+                table = table.join(new, on=row_id, how="left", maintain_order="left")
+            else:
+                table = table.hstack(new.drop(row_id).get_columns())
+    return table
+
+
+@dataclass(frozen=True)
+class View:
+    """A whole table of the run, read shard by shard in canonical order.
+
+    Attributes:
+        shape: of the rows that it yields.
+        shards: the shards behind it.
+        stored: shape of the shards; pairs can be viewed as their responses.
+    """
+
+    store: Store
+    shape: Shape
+    shards: tuple[Shard, ...]
+    stored: Shape
+
+    def tables(self) -> Iterator[pl.DataFrame]:
+        """Yield the table in pieces, in canonical order."""
+        for shard in self.shards:
+            table = load(self.store, shard, self.stored)
+            yield unpair(table) if self.stored != self.shape else table
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the yielded tables."""
+        return tuple(next(self.tables()).columns)
+
+
+def cut(total: int, shard_rows: int) -> list[tuple[str, str]]:
+    """Ranges [low, high) of `prompt_id` (32 hex digits) that cut a table into shards."""
+    n = max(1, math.ceil(total / shard_rows))
+    edges = [f"{i * 2**128 // n:032x}" for i in range(n)]
+    return list(zip(edges, [*edges[1:], "g"], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows sorted by `prompt_id`, on their way into shards: table `table` of object `key`."""
+
+    key: str
+    table: str
+    rows: int
+
+
+def gather(store: Store, parts: list[Part], low: str, high: str, shape: Shape) -> pl.DataFrame:
+    """Collect the rows of one range from all parts, in canonical order (copies still in)."""
+    pieces: list[pl.DataFrame] = []
+    for part in parts:
+        ids = store.read(part.key, part.table, ["prompt_id"])["prompt_id"]
+        start = int(ids.search_sorted(low, side="left"))
+        stop = int(ids.search_sorted(high, side="left"))
+        if stop > start or not pieces:
+            pieces.append(store.read(part.key, part.table).slice(start, stop - start))
+    tie = [c for c in ("source", "source_id") if c in pieces[0].columns]
+    return pl.concat(pieces).sort("prompt_id", ROW_ID[shape], *tie)
+
+
+def without_copies(
+    table: pl.DataFrame, shape: Shape, label: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep the first of rows with the same id; the others become ledger rows `duplicate_row`."""
+    row_id = ROW_ID[shape]
+    first = pl.col(row_id).is_first_distinct()
+    copies = table.filter(~first).select(
+        pl.col("source_id").alias("row_id"),
+        pl.lit("duplicate_row").alias("reason"),
+        pl.concat_str(pl.lit("same content as "), pl.col(row_id)).alias("detail"),
+    )
+    if copies.height == 0:
+        return canonical_order(table, shape), ledger.empty()
+    return canonical_order(table.filter(first), shape), ledger.entries(copies, label)
+
+
+def score_columns_after(columns: tuple[str, ...], shape: Shape, out: Shape) -> tuple[str, ...]:
+    """Score columns that a generator carries over from its parents."""
+    scores = [c for c in columns if c.removeprefix("chosen_").startswith("score_")]
+    if shape == Shape.RESPONSES and out == Shape.PAIRS:
+        return tuple(f"{side}_{c}" for side in SIDES for c in scores)
+    return columns if shape == out else ()

@@ -1,0 +1,146 @@
+"""What a run is made of: stages, results, settings, and what it asks of sources and mappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import polars as pl
+
+from prefactory.errors import DataError
+from prefactory.recipe import Recipe
+from prefactory.shards import View
+from prefactory.store import Store
+from prefactory.tables import Shape
+
+T = TypeVar("T")
+
+
+class Mapper(Protocol):
+    """Runs `work(0) .. work(n - 1)`, in any order and number at a time; returns them in order."""
+
+    def __call__(self, name: str, work: Callable[[int], T], n: int) -> list[T]:
+        """Run the calls and return their results in order."""
+
+
+class SourceFile(Protocol):
+    """One file of a source; a task of its own."""
+
+    @property
+    def name(self) -> str:
+        """Name that is stable wherever the file lies."""
+
+
+class Source(Protocol):
+    """What `execute` needs of a source (see `catalog.sources`)."""
+
+    shape: Shape
+    schema: dict[str, pl.DataType]
+    files: list[Any]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the rows."""
+
+    def read(self, file: Any, block_rows: int = ...) -> Iterator[Any]:  # noqa: ANN401
+        """Yield blocks with `rows`, `rejected`, `notes` and `n_records`."""
+
+
+@dataclass
+class Stage:
+    """What happened at one stage; rows_in = rows_out + dropped is checked for all but generators.
+
+    Attributes:
+        label: of the step, or of the source.
+        kind: source, filter, labeler or generator.
+        shape: of the rows that came out.
+        ledgers: (store key, table) of its ledger parts, in canonical order.
+        info: facts that `fit` learned.
+        made: outputs computed now; `reused` came from the store.
+        seconds: wall time, of this run.
+    """
+
+    label: str
+    kind: str
+    shape: Shape
+    rows_in: int = 0
+    rows_out: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    ledgers: list[tuple[str, str]] = field(default_factory=list)
+    adds: tuple[str, ...] = ()
+    fields: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    made: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class RunResult:
+    """What a run leaves: the tables to publish, and what happened on the way."""
+
+    recipe: Recipe
+    views: dict[Shape, View]
+    stages: list[Stage]
+    source_identities: list[dict[str, Any]]
+    store: Store
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a run that change no data.
+
+    Attributes:
+        workers: shards in work at a time.
+        shard_rows: rows of a shard, about.
+        embed: `(encoder, texts) -> Float32[N, d]`.
+        on_stage: called after each stage.
+    """
+
+    workers: int = 4
+    shard_rows: int = 16384
+    embed: Callable[[Any, pl.Series], np.ndarray] | None = None
+    on_stage: Callable[[Stage], None] = lambda stage: None
+
+
+def thread_mapper(workers: int) -> Mapper:
+    """A mapper on a thread pool; the first error ends it."""
+
+    def mapper(name: str, work: Callable[[int], T], n: int) -> list[T]:
+        with ThreadPoolExecutor(max(1, workers), thread_name_prefix=name) as pool:
+            return list(pool.map(work, range(n)))
+
+    return mapper
+
+
+def common_schema(sources: list[Source]) -> tuple[Shape, dict[str, pl.DataType]]:
+    """Shape and columns of the sources together (columns that only some have are null elsewhere).
+
+    Raises:
+        DataError: if the sources differ in shape.
+    """
+    shapes = sorted({s.shape for s in sources})
+    if len(shapes) != 1:
+        raise DataError(f"the sources of one recipe must be of one shape; these are {shapes}")
+    columns: dict[str, pl.DataType] = {}
+    for source in sources:
+        columns |= source.schema
+    if not all("margin" in s.schema for s in sources):
+        columns.pop("margin", None)
+    return shapes[0], columns
+
+
+def columns_key(columns: dict[str, pl.DataType]) -> dict[str, str]:
+    """Columns as plain text, for keys."""
+    return {name: str(dtype) for name, dtype in columns.items()}
+
+
+def with_columns(table: pl.DataFrame, columns: dict[str, pl.DataType]) -> pl.DataFrame:
+    """Bring a block to the columns of the run, in order; absent ones are null."""
+    return table.select(
+        pl.col(name).cast(dtype) if name in table.columns else pl.lit(None, dtype=dtype).alias(name)
+        for name, dtype in columns.items()
+    )

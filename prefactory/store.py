@@ -1,0 +1,196 @@
+"""The store: immutable objects addressed by what made them, safe under `kill -9`.
+
+An object is a folder of Arrow IPC files and a `record.json` with sizes, checksums and facts. It is
+written under a temporary name, fsynced and renamed, so that it is there whole or not at all. An
+object that does not match its record (truncated, edited) counts as absent and is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from prefactory.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the store knows of an object: its files (bytes, blake2b), and the maker's facts."""
+
+    key: str
+    files: Mapping[str, Mapping[str, Any]]
+    info: Mapping[str, Any]
+
+
+class Writer:
+    """Collects the tables of one object under a temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start in an empty temporary folder."""
+        self.folder = folder
+        self.files: dict[str, dict[str, Any]] = {}
+        self.info: dict[str, Any] = {}
+
+    def table(self, name: str, table: pl.DataFrame) -> None:
+        """Write a table durably as `<name>.arrow` (uncompressed IPC, memory-mapped on reading)."""
+        path = self.folder / f"{name}.arrow"
+        with path.open("wb") as file:
+            table.write_ipc(file, compression="uncompressed")
+            file.flush()
+            os.fsync(file.fileno())
+        self.files[path.name] = {
+            "bytes": path.stat().st_size,
+            "blake2b": file_digest(path),
+            "rows": table.height,
+        }
+
+
+def file_digest(path: Path, algorithm: str = "blake2b") -> str:
+    """Hex digest of a file's bytes (blake2b is cut to 128 bits)."""
+    with path.open("rb") as file:
+        if algorithm == "blake2b":
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make a rename in this folder durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class Store:
+    """Objects under `root/objects`, temporary folders under `root/tmp`.
+
+    Attributes:
+        root: folder of the store; made on first use.
+    """
+
+    root: Path
+    _verified: dict[str, Record] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "objects" / key[:2] / key
+
+    def open(self, key: str) -> Record | None:
+        """Return the record of a whole, undamaged object, or None.
+
+        Checksums are verified the first time that this process opens the object.
+        """
+        with self._lock:
+            known = self._verified.get(key)
+        if known is not None:
+            return known
+        record = self._read_record(key)
+        if record is None:
+            return None
+        folder = self._folder(key)
+        for name, facts in record.files.items():
+            path = folder / name
+            if not path.exists() or path.stat().st_size != facts["bytes"]:
+                return None
+            if file_digest(path) != facts["blake2b"]:
+                return None
+        with self._lock:
+            self._verified[key] = record
+        return record
+
+    def _read_record(self, key: str) -> Record | None:
+        try:
+            data = json.loads((self._folder(key) / "record.json").read_text("utf-8"))
+            return Record(key, data["files"], data["info"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def read(self, key: str, table: str, columns: list[str] | None = None) -> pl.DataFrame:
+        """Memory-map one table of an object.
+
+        Raises:
+            StoreError: if the file is not there or can't be read.
+        """
+        path = self._folder(key) / f"{table}.arrow"
+        try:
+            with pa.memory_map(str(path)) as source:
+                file = pa.ipc.open_file(source)
+                if columns is not None:
+                    fields = [file.schema.get_field_index(c) for c in columns]
+                    options = pa.ipc.IpcReadOptions(included_fields=fields)
+                    file = pa.ipc.open_file(source, options=options)
+                frame = pl.from_arrow(file.read_all())
+        except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+            raise StoreError(f"{path} can't be read ({error}); run again to rebuild it") from error
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table, not a column, was read
+        return frame if columns is None else frame.select(columns)
+
+    @contextmanager
+    def write(self, key: str) -> Iterator[Writer]:
+        """Write an object: add tables and facts to the writer; it appears when the block ends.
+
+        Raises:
+            StoreError: if the disk is full or not writable; nothing is left behind.
+        """
+        tmp: Path | None = None
+        try:
+            (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+            tmp = Path(tempfile.mkdtemp(prefix=f"{key[:8]}-", dir=self.root / "tmp"))
+            writer = Writer(tmp)
+            yield writer
+            self._commit(key, writer)
+        except OSError as error:
+            raise StoreError(_disk_message(error, self.root)) from error
+        except pl.exceptions.PolarsError as error:
+            if "No space left" in str(error) or "os error 28" in str(error):
+                full = OSError(errno.ENOSPC, str(error))
+                raise StoreError(_disk_message(full, self.root)) from error
+            raise
+        finally:
+            if tmp is not None:
+                shutil.rmtree(tmp, ignore_errors=True)
+
+    def _commit(self, key: str, writer: Writer) -> None:
+        record = Record(key, writer.files, json.loads(json.dumps(writer.info)))
+        path = writer.folder / "record.json"
+        with path.open("w", encoding="utf-8") as file:
+            json.dump({"files": writer.files, "info": writer.info}, file, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(writer.folder)
+        final = self._folder(key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists() and self.open(key) is None:  # a damaged object stands in the way
+            shutil.rmtree(final)
+        try:
+            writer.folder.rename(final)
+        except OSError:
+            if self.open(key) is None:  # unless another process finished the same object first
+                raise
+        sync_folder(final.parent)
+        with self._lock:
+            self._verified[key] = record
+
+
+def _disk_message(error: OSError, root: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        return (
+            f"the disk of {root} is full; nothing finished is lost. Free some space (or set "
+            "PREFACTORY_HOME to a larger disk) and run the same command again to resume"
+        )
+    return f"the store at {root} can't be written: {error}"

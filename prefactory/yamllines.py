@@ -1,0 +1,67 @@
+"""YAML by safe load, with the line of every value and an error for duplicate keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from prefactory.errors import ConfigError
+
+Path = tuple[str | int, ...]
+
+
+def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
+    """Parse one YAML document.
+
+    Args:
+        text: the document.
+        name: of the file, for errors.
+
+    Returns:
+        The plain data, and the 1-based line of each value by its path of keys and indices.
+
+    Raises:
+        ConfigError: for a syntax error, a duplicate key or an unsafe tag, with the line.
+    """
+    loader = yaml.SafeLoader(text)
+    lines: dict[Path, int] = {}
+    try:
+        node = loader.get_single_node()
+        data = None if node is None else _build(loader, node, (), lines, name)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{name}:{line} {problem}") from error
+    finally:
+        loader.dispose()
+    return data, lines
+
+
+def _build(
+    loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Path, int], name: str
+) -> object:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise ConfigError(f"{name}: line {line}: the key {key!r} is not text")
+            if key in data:
+                raise ConfigError(f"{name}: line {line}: the key {key!r} is there twice")
+            lines[(*path, key)] = line
+            data[key] = _build(loader, value_node, (*path, key), lines, name)
+        return data
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(loader, n, (*path, i), lines, name) for i, n in enumerate(node.value)]
+    return loader.construct_object(node, deep=True)
+
+
+def line_of(lines: dict[Path, int], path: Path) -> int:
+    """Line of the value at a path, or of its nearest parent that stands in the document."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)

@@ -1,0 +1,231 @@
+"""Train a reward model on frozen sentence embeddings: minutes on a CPU, for any dataset version.
+
+A Bradley-Terry head is a logistic regression without intercept on the difference of both answers'
+features, so swapping the answers of a pair changes nothing. What it learns is a floor: a dataset
+on which it beats the length baseline carries a preference that even a frozen encoder sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize
+
+from prefactory.engines.encoder import Encoder
+from prefactory.errors import DataError
+from prefactory.tables import SIDES
+from trainers import losses
+from trainers.base import DatasetRef, hashed, margins_of, new_folder, table
+from trainers.calibration import Floats
+from trainers.embedding_model import Embed, EmbeddingRewardModel, Texts, features, read_texts
+from trainers.metrics import CONTEXT, PairMetrics, pair_metrics
+from trainers.report import TrainingReport, card, write_reports
+
+METHOD = "embedding-reward"
+PACKAGES = ["numpy", "safetensors", "scipy", "torch", "transformers"]
+
+
+class EmbeddingReward(BaseModel):
+    """Settings of the embedding reward model.
+
+    Attributes:
+        encoder: which frozen encoder reads the texts.
+        l2: grid of penalties, tried by cross-validation; one value is taken as it is.
+        folds: folds of the cross-validation; the pairs of a prompt are always in one fold.
+        length_feature: add the answer's log length. Off, because length is a shortcut.
+        margin_weight: weigh pairs by their margin; needs a margin on every pair.
+        seed: decides the folds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    encoder: Encoder = Field(default_factory=Encoder)
+    l2: tuple[float, ...] = Field((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), min_length=1)
+    folds: int = Field(5, ge=2)
+    length_feature: bool = False
+    margin_weight: bool = False
+    seed: int = 0
+
+
+def train_embedding_reward(
+    config: EmbeddingReward, data: DatasetRef, output: str | Path, embed: Embed
+) -> TrainingReport:
+    """Train, measure and save an embedding reward model.
+
+    Writes `model.safetensors`, `config.json`, `training.json` and `README.md`. The same version,
+    settings and packages give the same bytes, in whatever order the rows are.
+
+    Args:
+        config: the settings.
+        data: the dataset version.
+        output: folder of the model; must not exist, or be empty.
+        embed: `(encoder, texts) -> Float32[N, d]`; sees each distinct text once.
+
+    Raises:
+        DataError: if there are no training pairs, or a margin is asked for and missing.
+    """
+    columns = [*CONTEXT, "prompt", "margin"]
+    train, test = (table(data.pairs(s), columns).sort("pair_id") for s in ("train", "test"))
+    rows = {"train": train.height, "test": test.height}
+    train, test = (t.filter(pl.col("chosen_id") != pl.col("rejected_id")) for t in (train, test))
+    if not train.height:
+        raise DataError(f"{data} has no training pairs")
+    weights = np.ones(train.height)
+    if config.margin_weight:
+        margin = margins_of(train, data, "margin_weight").to_numpy()
+        if not margin.any():
+            raise DataError(f"margin_weight needs margins above zero; all of {data} are zero")
+        weights = margin / margin.mean()
+    texts = Texts.of(_all_texts(train, test), config.encoder, embed)
+    gaps = {name: _gaps(t, texts, config) for name, t in (("train", train), ("test", test))}
+    size = np.sqrt((gaps["train"] ** 2).mean(axis=0))
+    scale = np.where(size > 0, size, 1.0)
+    gaps = {name: gap / scale for name, gap in gaps.items()}
+    l2, notes = choose_l2(config, gaps["train"], weights, train["prompt_id"])
+    head = fit_head(gaps["train"], weights, l2)
+    if not test.height:
+        notes.append("there are no held-out pairs, so only the training accuracy is known")
+    model = EmbeddingRewardModel(config.encoder, head, scale, config.length_feature, embed)
+    report = TrainingReport(
+        method=METHOD,
+        folder=Path(output),
+        dataset=data,
+        config=config.model_dump(mode="json"),
+        train=_measure(gaps["train"] @ head, train),
+        test=_measure(gaps["test"] @ head, test),
+        dropped={"both answers are the same": sum(rows.values()) - train.height - test.height},
+        facts={"l2": l2, "distinct_texts": len(texts.row), "features": len(head)},
+        notes=tuple(notes),
+    )
+    with new_folder(report.folder) as folder:
+        model.save(folder)
+        write_reports(folder, report, _card(report), PACKAGES)
+    return report
+
+
+def _sides(pairs: pl.DataFrame) -> Iterator[tuple[pl.Series, pl.Series]]:
+    for side in SIDES:
+        yield read_texts(pairs, "prompt", side)
+
+
+def _all_texts(*tables: pl.DataFrame) -> pl.Series:
+    columns = [text.alias("text") for t in tables for texts in _sides(t) for text in texts]
+    return pl.concat(columns)
+
+
+def _gaps(pairs: pl.DataFrame, texts: Texts, config: EmbeddingReward) -> Floats:
+    (x, chosen), (_, rejected) = _sides(pairs)
+    length = config.length_feature
+    return features(x, chosen, texts, length) - features(x, rejected, texts, length)
+
+
+def _measure(margins: Floats, pairs: pl.DataFrame) -> PairMetrics | None:
+    return pair_metrics(margins, _losses(margins), pairs)
+
+
+def _losses(margins: Floats) -> Floats:
+    gap = torch.from_numpy(np.ascontiguousarray(margins))
+    values: Floats = losses.bradley_terry(gap, torch.zeros_like(gap)).numpy()
+    return values
+
+
+def fit_head(
+    gaps: Floats, weights: Floats, l2: float, start: Floats | None = None, tolerance: float = 1e-9
+) -> Floats:
+    """Minimise `sum_i weight_i * BT(w . gap_i) / sum_i weight_i + l2/2 |w|^2`, which is convex.
+
+    Args:
+        gaps: features of chosen minus features of rejected, Float64[n, D].
+        weights: weight of each pair, Float64[n], not all zero; a pair of weight zero is left out.
+        l2: the penalty, > 0.
+        start: where to start (zeros).
+        tolerance: largest component of the gradient at which to stop.
+
+    Returns:
+        Float64[D].
+    """
+    z = torch.from_numpy(np.ascontiguousarray(gaps))
+    share = torch.from_numpy(weights / weights.sum())
+
+    def objective(w: Floats) -> tuple[float, Floats]:
+        point = torch.from_numpy(w).requires_grad_()
+        margin = z @ point
+        pairs = (share * losses.bradley_terry(margin, torch.zeros_like(margin))).sum()
+        value = pairs + 0.5 * l2 * point @ point
+        (gradient,) = torch.autograd.grad(value, point)
+        return float(value.detach()), gradient.numpy()
+
+    first = np.zeros(gaps.shape[1]) if start is None else start
+    options = {"maxiter": 2000, "maxfun": 4000, "gtol": tolerance, "ftol": 0.0}
+    found: Any = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+    head: Floats = found.x
+    return head
+
+
+def choose_l2(
+    config: EmbeddingReward, gaps: Floats, weights: Floats, prompts: pl.Series
+) -> tuple[float, list[str]]:
+    """Choose the penalty of least held-out loss by cross-validation grouped by prompt.
+
+    Args:
+        config: the grid, the folds and the seed.
+        gaps: scaled feature differences, Float64[n, D].
+        weights: weight of each pair, Float64[n].
+        prompts: prompt id of each pair, length n.
+
+    Returns:
+        The penalty, and notes for the report.
+    """
+    grid = sorted(set(config.l2), reverse=True)
+    if len(grid) == 1:
+        return grid[0], []
+    fold = _folds(prompts, config.folds, config.seed)
+    used = [k for k in range(config.folds) if _splits(weights, fold == k)]
+    if not used:
+        return grid[0], ["too few prompts for cross-validation: the strongest penalty was taken"]
+    loss = np.zeros(len(grid))
+    for k in used:
+        held = fold == k
+        head: Floats | None = None
+        for i, l2 in enumerate(grid):
+            head = fit_head(gaps, np.where(held, 0.0, weights), l2, head, tolerance=1e-6)
+            loss[i] += (weights * _losses(gaps @ head))[held].sum()
+    best = int(np.argmin(loss))
+    edge = best in (0, len(grid) - 1)
+    notes = [f"the best penalty, {grid[best]:g}, is at the edge of the grid"] if edge else []
+    return grid[best], notes
+
+
+def _splits(weights: Floats, held: NDArray[np.bool_]) -> bool:
+    return bool(weights[held].sum() > 0 and weights[~held].sum() > 0)
+
+
+def _folds(prompts: pl.Series, folds: int, seed: int) -> NDArray[np.int64]:
+    order = sorted(prompts.unique(), key=lambda p: hashed(p, f"fold {seed}"))
+    fold_of = {prompt: i % folds for i, prompt in enumerate(order)}
+    return np.array([fold_of[p] for p in prompts], dtype=np.int64)
+
+
+def _card(report: TrainingReport) -> str:
+    what = (
+        "A Bradley-Terry reward model: a linear head on frozen sentence embeddings of the last user"
+        " message x and the answer y, with the features `[e(y), e(x)*e(y), |e(x)-e(y)|]`"
+        + (" and the log length of y" if report.config["length_feature"] else "")
+        + f". Encoder: `{report.config['encoder']}`."
+    )
+    use = (
+        "```python\nfrom trainers import EmbeddingRewardModel\n\n"
+        'model = EmbeddingRewardModel.load("path/of/this/folder", embed)\n'
+        "scores = model.score(prompts, responses)  # Float64[N]\n```\n\n"
+        "`embed(encoder, texts)` gives Float32[N, d]; `prompts` and `responses` are polars series of"
+        " lists of `{role, content}`. The gap of two scores for one prompt is the log odds that the"
+        " first answer is preferred; scores of different prompts are not comparable."
+    )
+    return card(report, what, use, "prefactory", ["reward-model", "preference"])

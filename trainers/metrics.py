@@ -1,0 +1,89 @@
+"""What a trained preference model achieves on pairs, next to rules that read nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from prefactory.tables import text_of
+from trainers.calibration import Floats, calibration, pairwise_accuracy
+
+CONTEXT = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "chosen", "rejected"]
+"""Columns of pairs that the metrics read."""
+
+
+@dataclass(frozen=True)
+class PairMetrics:
+    """Metrics on one set of pairs. Accuracies count a tie as one half; errors are by prompt.
+
+    Attributes:
+        pairs: number of pairs.
+        prompts: number of distinct prompts among them.
+        accuracy: share of pairs in which chosen gets the higher score.
+        accuracy_se: standard error of it, clustered by prompt.
+        loss: mean training loss, in nats.
+        margin: mean score of chosen minus score of rejected.
+        ece: expected calibration error over both orders of a pair, 10 bins.
+        ace: mean calibration error of the bins.
+        mce: largest calibration error of a bin.
+        longer_wins: accuracy of the rule that the longer answer wins.
+        longer_wins_se: standard error of it.
+        always_first: accuracy of taking the first of both answers in the order of their ids, which
+            is an order without meaning: it shows what chance looks like on these pairs.
+        always_first_se: standard error of it.
+    """
+
+    pairs: int
+    prompts: int
+    accuracy: float
+    accuracy_se: float
+    loss: float
+    margin: float
+    ece: float
+    ace: float
+    mce: float
+    longer_wins: float
+    longer_wins_se: float
+    always_first: float
+    always_first_se: float
+
+
+def pair_metrics(margins: Floats, losses: Floats, pairs: pl.DataFrame) -> PairMetrics | None:
+    """Measure a model and the baselines on the same pairs; None if there are no pairs.
+
+    Args:
+        margins: score of chosen minus score of rejected, one per pair, same order.
+        losses: training loss per pair.
+        pairs: has the columns of `CONTEXT`.
+    """
+    if not pairs.height:
+        return None
+    prompts = pairs["prompt_id"]
+    found = calibration(margins)
+    accuracy, accuracy_se = pairwise_accuracy(margins, prompts)
+    longer, longer_se = pairwise_accuracy(lengths(pairs, "chosen") - lengths(pairs, "rejected"), prompts)
+    first = np.where((pairs["chosen_id"] < pairs["rejected_id"]).to_numpy(), 1.0, -1.0)
+    always, always_se = pairwise_accuracy(first, prompts)
+    return PairMetrics(
+        pairs=pairs.height,
+        prompts=prompts.n_unique(),
+        accuracy=accuracy,
+        accuracy_se=accuracy_se,
+        loss=float(losses.mean()),
+        margin=float(margins.mean()),
+        ece=found.ece,
+        ace=found.ace,
+        mce=found.mce,
+        longer_wins=longer,
+        longer_wins_se=longer_se,
+        always_first=always,
+        always_first_se=always_se,
+    )
+
+
+def lengths(pairs: pl.DataFrame, column: str) -> Floats:
+    """Characters of the assistant's text in a column of messages, one per row."""
+    text = text_of(pl.col(column), "assistant").fill_null("")
+    return pairs.select(text.str.len_chars().cast(pl.Float64)).to_series().to_numpy()

@@ -1,0 +1,132 @@
+"""What a training run says: the report, the model card and `training.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers.base import DatasetRef, package_versions, write_json
+from trainers.metrics import PairMetrics
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Result of one training.
+
+    Attributes:
+        method: `embedding-reward`, `dpo` or `reward`.
+        folder: where the model is.
+        dataset: what it was trained on.
+        config: the settings, as plain data.
+        train: metrics on the training pairs, if they were measured.
+        test: metrics on the held-out pairs; None if there are none.
+        dropped: reason -> number of pairs that were not used.
+        facts: other numbers of the run (regularisation, loss, steps).
+        notes: what a reader must know, one sentence each.
+    """
+
+    method: str
+    folder: Path
+    dataset: DatasetRef
+    config: Mapping[str, Any]
+    train: PairMetrics | None
+    test: PairMetrics | None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without paths: the same training gives the same data everywhere."""
+        return {
+            "method": self.method,
+            "dataset": {
+                "name": self.dataset.name,
+                "version": self.dataset.version,
+                "content_digest": self.dataset.digest,
+            },
+            "config": dict(self.config),
+            "metrics": {
+                "train": asdict(self.train) if self.train else None,
+                "test": asdict(self.test) if self.test else None,
+            },
+            "dropped": dict(self.dropped),
+            "facts": dict(self.facts),
+            "notes": list(self.notes),
+        }
+
+    def text(self) -> str:
+        """A few lines for a terminal."""
+        lines = [f"{self.method} on {self.dataset} (digest {self.dataset.digest[:12]})"]
+        for name, metrics in (("train", self.train), ("held out", self.test)):
+            if metrics is not None:
+                lines += [f"  {name:<9}{row}" for row in _rows(metrics)]
+        lines += [f"  dropped  {n} pairs: {reason}" for reason, n in self.dropped.items() if n]
+        lines += [f"  {key:<9}{value:g}" for key, value in self.facts.items()]
+        lines += [f"  note     {note}" for note in self.notes]
+        return "\n".join([*lines, f"  model    {self.folder}"])
+
+
+def _rows(m: PairMetrics) -> list[str]:
+    return [
+        f"{m.pairs} pairs of {m.prompts} prompts: accuracy {m.accuracy:.3f} +- {m.accuracy_se:.3f}, "
+        f"loss {m.loss:.4f}, mean margin {m.margin:.3f}",
+        f"calibration: ECE {m.ece:.3f}, ACE {m.ace:.3f}, MCE {m.mce:.3f}",
+        f"baselines: longer wins {m.longer_wins:.3f} +- {m.longer_wins_se:.3f}, "
+        f"always the first {m.always_first:.3f} +- {m.always_first_se:.3f}",
+    ]
+
+
+_METRICS = """\
+| on | pairs | prompts | accuracy | loss | ECE | ACE | MCE | longer wins | always the first |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+"""
+
+
+def _metrics_row(name: str, m: PairMetrics) -> str:
+    return (
+        f"| {name} | {m.pairs} | {m.prompts} | {m.accuracy:.3f} ± {m.accuracy_se:.3f} | {m.loss:.4f} "
+        f"| {m.ece:.3f} | {m.ace:.3f} | {m.mce:.3f} | {m.longer_wins:.3f} ± {m.longer_wins_se:.3f} "
+        f"| {m.always_first:.3f} ± {m.always_first_se:.3f} |\n"
+    )
+
+
+def card(report: TrainingReport, what: str, use: str, library: str, tags: list[str]) -> str:
+    """Write the model card.
+
+    Args:
+        report: the run.
+        what: one paragraph: what the model is and what it was trained from.
+        use: Markdown that shows how to use it.
+        library: `library_name` of the card.
+        tags: tags of the card.
+    """
+    data = report.dataset
+    rows = [("training pairs", report.train), ("held-out pairs", report.test)]
+    table = "".join(_metrics_row(name, m) for name, m in rows if m is not None)
+    dropped = [f"{n} pairs were not used: {why}." for why, n in report.dropped.items() if n]
+    remarks = "".join(f"- {line}\n" for line in [*dropped, *report.notes])
+    settings = "".join(f"- `{k}`: `{v}`\n" for k, v in sorted(report.config.items()))
+    licenses = ", ".join(data.licenses()) or "not stated"
+    return (
+        f"---\nlibrary_name: {library}\ntags:\n"
+        + "".join(f"- {tag}\n" for tag in ["prefactory", *tags])
+        + f"---\n\n# {report.method} on {data}\n\n{what}\n\n## Data\n\n"
+        f"Dataset `{data}`, content digest `{data.digest}`. Licences of the data: {licenses}.\n\n"
+        "## Results\n\n"
+        + (_METRICS + table if table else "Not measured.\n")
+        + "\nAccuracy is the share of pairs whose chosen answer scores higher (a tie counts one half)"
+        " with its standard error by prompt. ECE, ACE and MCE are calibration errors over both orders"
+        ' of every pair, 10 bins. "Longer wins" and "always the first" are rules that read nothing, on'
+        " the same pairs.\n"
+        + (f"\n{remarks}" if remarks else "")
+        + f"\n## Use\n\n{use}\n\n## Settings\n\n{settings}"
+    )
+
+
+def write_reports(folder: Path, report: TrainingReport, text: str, packages: list[str]) -> None:
+    """Write `README.md` (the card) and `training.json` into the folder of the model."""
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    versions = package_versions("prefactory", "datasets", "polars", *packages)
+    write_json(folder / "training.json", {**report.as_dict(), "packages": versions})
