@@ -177,6 +177,18 @@ def load(path: Path, overrides: list[str], sections: Sections) -> Recipe:
     data, lines = yamllines.load(text, path.name)
     if not isinstance(data, dict):
         raise ConfigError(f"{path.name}: a recipe is a mapping with name, source and steps")
+    return parse(data, path, overrides, sections, lines)
+
+
+def parse(
+    data: dict[str, Any],
+    path: Path,
+    overrides: list[str],
+    sections: Sections,
+    lines: dict[yamllines.Path, int] | None = None,
+) -> Recipe:
+    """Override and validate a recipe document (see `load`); `lines` are for the messages."""
+    lines = lines or {}
     reader = _Reader(path.name, lines)
     reader.override(data, overrides)
     known = [*Head.model_fields, "source", "steps", "train"]
@@ -210,7 +222,7 @@ class _Reader:
             return cls.model_validate(data)
         except pydantic.ValidationError as error:
             for item in error.errors(include_url=False):
-                self.problem((*path, *item["loc"]), _sentence(cls, dict(item)))
+                self.problem((*path, *item["loc"]), sentence(cls, dict(item)))
             return None
 
     def sources(self, data: dict[str, Any], cls: type[BaseModel]) -> tuple[BaseModel, ...]:
@@ -326,7 +338,8 @@ def _descend(data: dict[str, Any], keys: list[str]) -> tuple[dict[str, Any] | No
     return (data, keys[-1]) if isinstance(data, dict) else (None, "")
 
 
-def _sentence(cls: type[BaseModel], item: dict[str, Any]) -> str:
+def sentence(cls: type[BaseModel], item: dict[str, Any]) -> str:
+    """Word one pydantic error of a model for its user, with the nearest right field name."""
     loc = [str(part) for part in item["loc"]]
     where = ".".join(loc)
     if item["type"] == "extra_forbidden":

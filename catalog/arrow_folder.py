@@ -1,0 +1,146 @@
+"""Folders that `datasets.load_from_disk` opens, written as a stream and byte for byte the same.
+
+Record batches have a fixed number of rows and files a fixed number of batches, whatever pieces the
+rows arrive in, so that neither shards nor workers change a byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import polars as pl
+import pyarrow as pa
+
+BATCH_ROWS = 1000
+FILE_ROWS = 200_000
+
+
+def arrow_type(dtype: pl.DataType) -> pa.DataType:
+    """Arrow type of a Polars dtype, with plain strings and lists (what trainers expect)."""
+    if isinstance(dtype, pl.List):
+        return pa.list_(arrow_type(dtype.inner))  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return pa.struct([(f.name, arrow_type(f.dtype)) for f in dtype.fields])  # type: ignore[arg-type]
+    if dtype == pl.String:
+        return pa.string()
+    empty = pl.Series([], dtype=dtype).to_arrow(compat_level=pl.CompatLevel.oldest())
+    return empty.type
+
+
+def arrow_schema(table: pl.DataFrame) -> pa.Schema:
+    """Arrow schema of a table."""
+    return pa.schema([(name, arrow_type(dtype)) for name, dtype in table.schema.items()])
+
+
+class SplitWriter:
+    """Writes one split: `data-00000-of-0000N.arrow` streams, `dataset_info.json`, `state.json`."""
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
+        """Start a split in a folder that does not exist yet."""
+        self.folder, self.split, self.schema = folder, split, schema
+        self.rows = 0
+        self._waiting: list[pa.Table] = []
+        self._files: list[Path] = []
+        self._writer: pa.RecordBatchStreamWriter | None = None
+        self._in_file = 0
+        folder.mkdir(parents=True)
+
+    def write(self, table: pl.DataFrame) -> None:
+        """Add rows."""
+        if table.height:
+            arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self.schema)
+            self._waiting.append(arrow)
+            self.rows += table.height
+            self._flush(whole=False)
+
+    def _flush(self, whole: bool) -> None:
+        waiting = sum(t.num_rows for t in self._waiting)
+        if waiting < BATCH_ROWS and not (whole and waiting):
+            return
+        table = pa.concat_tables(self._waiting)
+        stop = waiting if whole else waiting - waiting % BATCH_ROWS
+        for start in range(0, stop, BATCH_ROWS):
+            piece = table.slice(start, min(BATCH_ROWS, stop - start)).combine_chunks()
+            self._write_batch(piece)
+        self._waiting = [table.slice(stop)] if stop < waiting else []
+
+    def _write_batch(self, piece: pa.Table) -> None:
+        if self._writer is None or self._in_file + piece.num_rows > FILE_ROWS:
+            self._close_file()
+            self._files.append(self.folder / f"part-{len(self._files):05d}.tmp")
+            self._writer = pa.ipc.new_stream(str(self._files[-1]), self.schema)
+            self._in_file = 0
+        for batch in piece.to_batches(max_chunksize=BATCH_ROWS):
+            self._writer.write_batch(batch)
+        self._in_file += piece.num_rows
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> dict[str, Any]:
+        """Finish the split and return its `num_examples` and `num_bytes`."""
+        self._flush(whole=True)
+        if not self._files:  # an empty split still is a file with a schema
+            self._files.append(self.folder / "part-00000.tmp")
+            self._writer = pa.ipc.new_stream(str(self._files[0]), self.schema)
+        self._close_file()
+        names = []
+        for i, path in enumerate(self._files):
+            names.append(f"data-{i:05d}-of-{len(self._files):05d}.arrow")
+            path.rename(self.folder / names[-1])
+        size = sum((self.folder / n).stat().st_size for n in names)
+        info = {"num_examples": self.rows, "num_bytes": size}
+        self._describe(names, info)
+        return info
+
+    def _describe(self, names: list[str], info: dict[str, Any]) -> None:
+        features = datasets.Features.from_arrow_schema(self.schema).to_dict()
+        split = {"name": self.split, **info, "dataset_name": None}
+        _json(
+            self.folder / "dataset_info.json",
+            {
+                "citation": "",
+                "description": "",
+                "features": features,
+                "homepage": "",
+                "license": "",
+                "splits": {self.split: split},
+            },
+        )
+        _json(
+            self.folder / "state.json",
+            {
+                "_data_files": [{"filename": n} for n in names],
+                "_fingerprint": f"prefactory-{self.split}",
+                "_format_columns": None,
+                "_format_kwargs": {},
+                "_format_type": None,
+                "_output_all_columns": False,
+                "_split": self.split,
+            },
+        )
+
+
+def write_dict(folder: Path, splits: list[str]) -> None:
+    """Write `dataset_dict.json`, which names the splits of a folder."""
+    _json(folder / "dataset_dict.json", {"splits": splits})
+
+
+def _json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_batches(folder: Path, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+    """Yield a split's record batches, memory-mapped, in order."""
+    for path in sorted(folder.glob("data-*.arrow")):
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                table = pa.Table.from_batches([batch])
+                frame = pl.from_arrow(table.select(columns) if columns else table)
+                yield frame if isinstance(frame, pl.DataFrame) else frame.to_frame()

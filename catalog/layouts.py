@@ -1,0 +1,186 @@
+"""Layouts: a version's rows in the form that a trainer or tool reads.
+
+| layout | columns | read by |
+|---|---|---|
+| `trl` | prompt, chosen, rejected: lists of messages | TRL DPO, Reward, KTO (explicit prompt) |
+| `trl-implicit` | chosen, rejected: conversations; margin | TRL Reward, OpenRLHF, RewardBench |
+| `kto` | prompt, completion: lists of messages; label | TRL KTO |
+| `sft` | messages | TRL SFT, most fine-tuning tools |
+| `responses` | all columns of the response table | anything that scores |
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
+from catalog.versions import Version
+from prefactory.errors import CatalogError
+from prefactory.recipe import nearest
+
+KEEP = ("pair_id", "prompt_id", "source", "chosen_model", "rejected_model")
+
+
+def _extras(pairs: pl.DataFrame) -> list[str]:
+    scores = [c for c in pairs.columns if c.startswith(("chosen_score_", "rejected_score_"))]
+    return [c for c in (*KEEP, *scores) if c in pairs.columns]
+
+
+def _margin(pairs: pl.DataFrame) -> list[str]:
+    return ["margin"] if "margin" in pairs.columns else []
+
+
+def trl(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Explicit conversational pairs. `margin` stays out: TRL's reward loss would use it unasked."""
+    return pairs.select("prompt", "chosen", "rejected", *_extras(pairs))
+
+
+def trl_implicit(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Whole conversations on both sides; `margin` on all rows or on none."""
+    return pairs.select(
+        pl.concat_list("prompt", "chosen").alias("chosen"),
+        pl.concat_list("prompt", "rejected").alias("rejected"),
+        *_margin(pairs),
+        *_extras(pairs),
+    )
+
+
+def kto(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Unpaired rows, the chosen of a pair (label true) before its rejected (label false)."""
+    sides = pl.concat_list(
+        pl.struct(completion="chosen", label=pl.lit(True)),
+        pl.struct(completion="rejected", label=pl.lit(False)),
+    )
+    rows = pairs.select("prompt", "pair_id", "prompt_id", side=sides).explode("side")
+    return rows.unnest("side").select("prompt", "completion", "label", "pair_id", "prompt_id")
+
+
+def sft(pairs: pl.DataFrame) -> pl.DataFrame:
+    """The chosen conversations."""
+    return pairs.select(pl.concat_list("prompt", "chosen").alias("messages"), "pair_id")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A view of one table of a version."""
+
+    table: str
+    view: Callable[[pl.DataFrame], pl.DataFrame]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "trl": Layout("pairs", trl),
+    "trl-implicit": Layout("pairs", trl_implicit),
+    "kto": Layout("pairs", kto),
+    "sft": Layout("pairs", sft),
+    "responses": Layout("responses", lambda responses: responses),
+}
+FORMATS = ("arrow", "parquet", "jsonl")
+
+
+def export(version: Version, layout: str, out: Path, file_format: str = "arrow") -> dict[str, int]:
+    """Write a version in a layout to a new folder, all or nothing.
+
+    Args:
+        version: what to export.
+        layout: a name of `LAYOUTS`.
+        out: folder that does not exist yet.
+        file_format: `arrow` (for `datasets.load_from_disk`), `parquet` or `jsonl` (for
+            `load_dataset`, as `data/<split>-00000-of-00001.<format>`).
+
+    Returns:
+        Rows per split.
+
+    Raises:
+        CatalogError: for an unknown layout or format, a missing table, or an existing folder.
+    """
+    if layout not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise CatalogError(f"no layout {layout!r}{nearest(layout, list(LAYOUTS))} (of {known})")
+    if file_format not in FORMATS:
+        raise CatalogError(f"no format {file_format!r}; choose one of {', '.join(FORMATS)}")
+    view = LAYOUTS[layout]
+    if view.table not in version.manifest.tables:
+        raise CatalogError(f"{version.ref} has no {view.table}, which layout {layout!r} needs")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise CatalogError(f"{out} exists already; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        splits = version.manifest.tables[view.table].splits
+        counts = {}
+        for split in splits:
+            write = _write_arrow if file_format == "arrow" else _write_files
+            counts[split] = write(version, view, split, folder, file_format)
+        if file_format == "arrow":
+            write_dict(folder, list(splits))
+        (folder / "README.md").write_text(_card(version, layout, file_format, counts), "utf-8")
+        folder.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+        return counts
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_arrow(version: Version, view: Layout, split: str, folder: Path, _: str) -> int:
+    writer: SplitWriter | None = None
+    for batch in version.batches(view.table, split):
+        rows = view.view(batch)
+        writer = writer or SplitWriter(folder / split, split, arrow_schema(rows))
+        writer.write(rows)
+    if writer is None:  # an empty split: take the columns from a split that has rows
+        writer = SplitWriter(folder / split, split, arrow_schema(_empty(version, view)))
+    return int(writer.close()["num_examples"])
+
+
+def _write_files(version: Version, view: Layout, split: str, folder: Path, kind: str) -> int:
+    (folder / "data").mkdir(exist_ok=True)
+    path = folder / "data" / f"{split}-00000-of-00001.{kind}"
+    batches = (view.view(b) for b in version.batches(view.table, split))
+    first = next(batches, None)
+    rows = _empty(version, view) if first is None else first
+    written = 0
+    if kind == "parquet":
+        schema = arrow_schema(rows)
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for batch in itertools.chain([rows], batches):
+                writer.write_table(
+                    batch.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
+                )
+                written += batch.height
+        return written
+    with path.open("wb") as file:
+        for batch in itertools.chain([rows], batches):
+            batch.write_ndjson(file)
+            written += batch.height
+    return written
+
+
+def _empty(version: Version, view: Layout) -> pl.DataFrame:
+    for split in version.manifest.tables[view.table].splits:
+        for batch in version.batches(view.table, split):
+            return view.view(batch.clear())
+    raise CatalogError(f"{version.ref} has no {view.table} to export")
+
+
+def _card(version: Version, layout: str, file_format: str, counts: dict[str, int]) -> str:
+    load = (
+        'from datasets import load_from_disk\n\ndata = load_from_disk("THIS_FOLDER")'
+        if file_format == "arrow"
+        else 'from datasets import load_dataset\n\ndata = load_dataset("THIS_FOLDER")'
+    )
+    rows = ", ".join(f"{split} {n:,}" for split, n in counts.items())
+    return (
+        f"# {version.ref}, layout `{layout}`\n\nRows: {rows}. Content digest of the version: "
+        f"`{version.manifest.content_digest}`.\n\n```python\n{load}\n```\n"
+    )

@@ -1,0 +1,80 @@
+"""The manifest of a version: what it holds, where it came from, and how to check it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PACKAGES = ("prefactory", "polars", "pyarrow", "datasets", "torch", "transformers", "scikit-learn")
+
+
+class TableRecord(BaseModel):
+    """One table of a version: rows per split, columns, and the digest of its content."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    splits: dict[str, int]
+    bytes: dict[str, int]
+    columns: dict[str, str]
+    digest: str
+
+
+class StageRecord(BaseModel):
+    """One stage: rows in and out, and what left for which reason."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    kind: str
+    shape: str
+    rows_in: int
+    rows_out: int
+    reasons: dict[str, int]
+    notes: dict[str, int]
+    adds: list[str]
+    fields: dict[str, Any]
+    info: dict[str, Any]
+
+
+class Manifest(BaseModel):
+    """Everything about a version that is the same whenever and wherever it is made.
+
+    Attributes:
+        content_digest: of the rows of all tables, independent of files, shards and workers.
+        recipe_fingerprint: of `payload`.
+        payload: what decided the rows (sources by content, steps, seed, split).
+        files: relative path -> bytes and sha256 of every other file, but `provenance.json`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    manifest: int = 1
+    name: str
+    version: str
+    description: str
+    license: str | None
+    seed: int
+    content_digest: str
+    recipe_fingerprint: str
+    payload: dict[str, Any]
+    sources: list[dict[str, Any]]
+    stages: list[StageRecord]
+    tables: dict[str, TableRecord]
+    ledger: dict[str, int]
+    models: list[dict[str, Any]] = Field(default_factory=list)
+    software: dict[str, str]
+    files: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def software() -> dict[str, str]:
+    """Versions of Python and of the packages that shape the data."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,294 @@
+"""Publishing a run: all or nothing, immutable, and nothing at all if it is already there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
+from catalog.card import card
+from catalog.croissant import croissant
+from catalog.manifest import Manifest, StageRecord, TableRecord, software
+from catalog.splits import SPLITS, with_split
+from catalog.versions import Catalog, ContentDigest, Version, open_folder, table_digest
+from prefactory import ledger
+from prefactory.errors import CatalogError, DataError
+from prefactory.identity import differences, fingerprint
+from prefactory.shards import View
+from prefactory.stages import RunResult, Stage
+from prefactory.store import file_digest, sync_folder
+from prefactory.tables import Shape, check
+
+ORDER = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What publishing did.
+
+    Attributes:
+        version: the version that now holds the content.
+        new: False if it was there before.
+    """
+
+    version: Version
+    new: bool
+
+
+def publish(
+    result: RunResult,
+    catalog: Catalog,
+    report: Callable[[Path], str] | None = None,
+) -> Published:
+    """Publish the tables of a run as a version.
+
+    Args:
+        result: a finished run.
+        catalog: where to.
+        report: makes `report.html` from the finished folder.
+
+    Raises:
+        CatalogError: if the recipe's explicit version exists with other content or another recipe.
+        DataError: if there is nothing to publish.
+    """
+    head = result.recipe.head
+    payload = result.recipe.payload(result.source_identities)
+    catalog.root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{head.name}-", dir=catalog.root))
+    try:
+        tables = _write_tables(result, folder)
+        digest = fingerprint({name: record.digest for name, record in tables.items()})
+        existing = _existing(catalog, result, digest, payload)
+        if existing is not None:
+            return Published(existing, new=False)
+        manifest = _manifest(result, catalog, payload, digest, tables)
+        manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
+        _write_documents(result, manifest, folder, report)
+        return Published(_move(folder, catalog, manifest), new=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
+    head = result.recipe.head
+    written = {}
+    for shape in ORDER:
+        if shape in result.views:
+            view = result.views[shape]
+            written[shape.value] = _write_table(view, folder, head.publish.test_fraction, head.seed)
+    if not written or not any(sum(r.splits.values()) for r in written.values()):
+        raise DataError(
+            "no row reached the end of the recipe, so there is nothing to publish; "
+            "the counts above say which step dropped them"
+        )
+    return written
+
+
+def _write_table(view: View, folder: Path, test_fraction: float, seed: int) -> TableRecord:
+    """Stream one view to its folder, split by prompt group."""
+    target = folder / view.shape.value
+    writers: dict[str, SplitWriter] = {}
+    digests = {split: ContentDigest() for split in SPLITS}
+    nulls = {"margin": 0, "rows": 0}
+    columns: dict[str, str] = {}
+    for piece in view.tables():
+        table = check(piece, view.shape, f"the {view.shape.value} to publish")
+        if "margin" in table.columns:
+            nulls["margin"] += table["margin"].null_count()
+        nulls["rows"] += table.height
+        columns = {name: str(dtype) for name, dtype in table.schema.items()}
+        cut = with_split(table, test_fraction, seed)
+        for split in SPLITS:
+            rows = cut.filter(split=split).drop("split")
+            if split not in writers:
+                writers[split] = SplitWriter(target / split, split, arrow_schema(table))
+            writers[split].write(rows)
+            digests[split].update(rows)
+    if 0 < nulls["margin"] < nulls["rows"]:
+        raise DataError("'margin' is null on some pairs; it must be set on all rows or on none")
+    infos = {split: writers[split].close() for split in SPLITS}
+    write_dict(target, list(SPLITS))
+    return TableRecord(
+        splits={s: i["num_examples"] for s, i in infos.items()},
+        bytes={s: i["num_bytes"] for s, i in infos.items()},
+        columns=columns,
+        digest=table_digest({s: d.hexdigest() for s, d in digests.items()}),
+    )
+
+
+def _existing(
+    catalog: Catalog, result: RunResult, digest: str, payload: dict[str, Any]
+) -> Version | None:
+    """The version that already holds this content, if publishing would repeat it."""
+    head = result.recipe.head
+    for version in catalog.versions(head.name):
+        manifest = version.manifest
+        same = manifest.content_digest == digest
+        if head.version is None and same:
+            return version
+        if head.version == manifest.version:
+            if same and manifest.recipe_fingerprint == fingerprint(payload):
+                return version
+            raise CatalogError(_refusal(version, digest, payload))
+    return None
+
+
+def _refusal(version: Version, digest: str, payload: dict[str, Any]) -> str:
+    changed = differences(version.manifest.payload, json.loads(json.dumps(payload)))
+    if changed:
+        return (
+            f"{version.ref} exists and was made by another recipe. What changed: "
+            + "; ".join(changed[:8])
+            + ". Published versions are immutable: give the recipe a new `version`"
+        )
+    return (
+        f"{version.ref} exists with other content ({version.manifest.content_digest}, now "
+        f"{digest}) from the same recipe; another version of the code or of a model made it. "
+        "Give the recipe a new `version`"
+    )
+
+
+def _manifest(
+    result: RunResult,
+    catalog: Catalog,
+    payload: dict[str, Any],
+    digest: str,
+    tables: dict[str, TableRecord],
+) -> Manifest:
+    head = result.recipe.head
+    licences = {getattr(s, "license", None) for s in result.recipe.sources}
+    licence = head.license or (licences.pop() if len(licences) == 1 else None)
+    sources = [
+        {**identity, "license": getattr(spec, "license", None)}
+        for identity, spec in zip(result.source_identities, result.recipe.sources, strict=True)
+    ]
+    return Manifest(
+        name=head.name,
+        version=head.version or catalog.next_version(head.name),
+        description=head.description,
+        license=licence,
+        seed=head.seed,
+        content_digest=digest,
+        recipe_fingerprint=fingerprint(payload),
+        payload=payload,
+        sources=sources,
+        stages=[_stage(s) for s in result.stages],
+        tables=tables,
+        ledger={"rows": 0},
+        models=_models(result.stages),
+        software=software(),
+    )
+
+
+def _stage(stage: Stage) -> StageRecord:
+    return StageRecord(
+        label=stage.label,
+        kind=stage.kind,
+        shape=stage.shape.value,
+        rows_in=stage.rows_in,
+        rows_out=stage.rows_out,
+        reasons=stage.reasons,
+        notes=stage.notes,
+        adds=list(stage.adds),
+        fields=stage.fields,
+        info=stage.info,
+    )
+
+
+def _models(stages: list[Stage]) -> list[dict[str, Any]]:
+    """The models that steps name in their fields, each once."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        encoder = stage.fields.get("encoder")
+        if isinstance(encoder, dict):
+            entry = {"role": "encoder", "model": encoder["model"], "fields": encoder}
+            found[fingerprint(entry)] = entry
+    return list(found.values())
+
+
+def _write_ledger(result: RunResult, path: Path) -> int:
+    """Stream all ledger parts, in the order of the stages, to one parquet file."""
+    schema = pa.schema([(name, pa.string()) for name in ledger.SCHEMA])
+    rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for stage in result.stages:
+            for key, table in stage.ledgers:
+                part = result.store.read(key, table)
+                if part.height:
+                    writer.write_table(part.to_arrow().cast(schema))
+                    rows += part.height
+    return rows
+
+
+def _write_documents(
+    result: RunResult,
+    manifest: Manifest,
+    folder: Path,
+    report: Callable[[Path], str] | None,
+) -> None:
+    (folder / "recipe.yaml").write_text(result.recipe.to_yaml(), "utf-8")
+    (folder / "README.md").write_text(card(manifest), "utf-8")
+    _write_json(folder / "croissant.json", croissant(manifest, folder))
+    _write_manifest(manifest, folder)
+    if report is not None:  # the report reads the manifest, so it is written twice
+        (folder / "report.html").write_text(report(folder), "utf-8")
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != "manifest.json":
+            size = path.stat().st_size
+            manifest.files[name] = {"bytes": size, "sha256": file_digest(path, "sha256")}
+    _write_manifest(manifest, folder)
+    _write_json(folder / "provenance.json", _provenance(result))
+
+
+def _provenance(result: RunResult) -> dict[str, Any]:
+    """What differs from run to run, and so stays out of the manifest."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "stages": [
+            {"label": s.label, "seconds": round(s.seconds, 3), "made": s.made, "reused": s.reused}
+            for s in result.stages
+        ],
+    }
+
+
+def _write_manifest(manifest: Manifest, folder: Path) -> None:
+    _write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _move(folder: Path, catalog: Catalog, manifest: Manifest) -> Version:
+    """Make the folder durable and visible under its name in one rename."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+    final = catalog.root / manifest.name / manifest.version
+    final.parent.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    try:
+        folder.rename(final)
+    except OSError as error:
+        raise CatalogError(
+            f"{final} appeared while this run was publishing ({error}); run again to compare"
+        ) from error
+    sync_folder(final.parent)
+    return open_folder(final)

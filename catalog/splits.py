@@ -1,0 +1,33 @@
+"""Splits cut by prompt group: rows whose conversations open alike are on the same side."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from prefactory.context import Context
+from prefactory.tables import digests
+
+SPLITS = ("train", "test")
+
+
+def group_key(prompt: pl.Expr) -> pl.Expr:
+    """Text by which prompts are grouped: the first user message, folded.
+
+    NFKC, lower case, letters and digits only. Turns of one conversation, the same question under
+    another system message, and questions that differ in case or punctuation share a group.
+    """
+    users = prompt.list.eval(
+        pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content")
+    )
+    text = users.list.first().fill_null("").str.normalize("NFKC").str.to_lowercase()
+    folded = text.str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
+    return pl.when(folded != "").then(folded).otherwise(text)
+
+
+def with_split(table: pl.DataFrame, test_fraction: float, seed: int) -> pl.DataFrame:
+    """Add `split` (`train` or `test`), drawn per prompt group from (seed, group)."""
+    groups = digests(table.select(group_key(pl.col("prompt")).alias("group")).to_series())
+    draw = Context(seed, "publish").uniform(groups, "split")
+    return table.with_columns(
+        split=pl.when(pl.lit(draw) < test_fraction).then(pl.lit("test")).otherwise(pl.lit("train"))
+    )

@@ -1,0 +1,97 @@
+"""The main job: a recipe in, a published version, its report and trained models out.
+
+Plain functions; `pipelines.flows` puts them on Prefect.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog.publish import Published, publish
+from catalog.report import build as build_report
+from catalog.sources import OpenSource, SourceSpec, open_source
+from pipelines.settings import Settings
+from pipelines.training import METHODS, Trained, train
+from pipelines.vectors import embedder
+from prefactory.errors import ConfigError, PrefactoryError
+from prefactory.plan import PlannedStep, plan
+from prefactory.recipe import Recipe, Sections, load
+from prefactory.run import execute
+from prefactory.stages import Mapper, Options, Source, Stage, common_schema
+
+log = logging.getLogger("prefactory")
+
+SECTIONS = Sections(source=SourceSpec, train=METHODS)
+
+
+@dataclass
+class Outcome:
+    """What a build made.
+
+    Attributes:
+        published: the version, and whether it is new.
+        stages: what happened at each stage.
+        trained: models trained on the version, in the recipe's order.
+    """
+
+    published: Published
+    stages: list[Stage]
+    trained: list[Trained] = field(default_factory=list)
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read and check a recipe file (see `prefactory.recipe.load`)."""
+    return load(path, overrides, SECTIONS)
+
+
+def open_sources(recipe: Recipe) -> list[OpenSource]:
+    """Open the sources of a recipe; relative paths start at the recipe's folder."""
+    base = recipe.path.resolve().parent
+    opened, problems = [], []
+    for spec in recipe.sources:
+        try:
+            opened.append(open_source(SourceSpec.model_validate(spec.model_dump()), base))
+        except PrefactoryError as error:
+            problems.append(f"{recipe.path.name}: source: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return opened
+
+
+def check_recipe(
+    path: Path, overrides: list[str]
+) -> tuple[Recipe, list[OpenSource], list[PlannedStep]]:
+    """Everything that can be known before a run: the recipe, its sources, its planned steps."""
+    recipe = load_recipe(path, overrides)
+    sources = open_sources(recipe)
+    shape, columns = common_schema(list[Source](sources))
+    return recipe, sources, plan(recipe, shape, columns)
+
+
+def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper) -> Outcome:
+    """Run a recipe, publish the result with its report, and train what the recipe asks for."""
+    options = Options(
+        workers=settings.workers,
+        shard_rows=settings.shard_rows,
+        embed=embedder(settings),
+        on_stage=lambda stage: log.info(stage_line(stage)),
+    )
+    result = execute(recipe, list[Source](sources), settings.store, mapper, options)
+    published = publish(result, settings.catalog, build_report)
+    outcome = Outcome(published, result.stages)
+    for method, config in recipe.train:
+        log.info("train %s", method)
+        outcome.trained.append(train(method, config, published.version, settings))
+    return outcome
+
+
+def stage_line(stage: Stage) -> str:
+    """One line about a finished stage."""
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage.reasons.items())
+    again = " (reused)" if stage.reused and not stage.made else ""
+    text = f"{stage.label:<28} {stage.rows_in:>9,} -> {stage.rows_out:>9,} {stage.shape.value}"
+    dropped = f"; dropped: {reasons}" if reasons else ""
+    added = f"; adds {', '.join(stage.adds)}" if stage.kind == "labeler" else ""
+    return f"{text}  {stage.seconds:6.1f} s{again}{added}{dropped}"

@@ -1,0 +1,78 @@
+"""The `prefactory` command: its groups, its exit codes, and how errors are shown."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.cli import catalog as catalog_commands
+from pipelines.cli import data as data_commands
+from pipelines.cli import run as run_commands
+from pipelines.cli import train as train_commands
+from prefactory.errors import PrefactoryError
+
+app = typer.Typer(
+    name="prefactory",
+    help="The factory for preference data: curate, label, publish and train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def settings(
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder of store, versions and models [PREFACTORY_HOME or .prefactory]."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")] = False,
+) -> None:
+    """The factory for preference data: curate, label, publish and train."""
+    if home is not None:
+        os.environ["PREFACTORY_HOME"] = str(home)
+    quiet_environment(verbose)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("prefactory").setLevel(logging.INFO)
+
+
+def quiet_environment(verbose: bool) -> None:
+    """Switch off telemetry and, unless asked for, the logs of libraries; set before imports."""
+    defaults = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
+    if not verbose:
+        defaults |= {"PREFECT_LOGGING_LEVEL": "CRITICAL", "TRANSFORMERS_VERBOSITY": "error"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+run_commands.register(app)
+data_commands.register(app)
+catalog_commands.register(app)
+train_commands.register(app)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is a message and an exit code, not a traceback."""
+    try:
+        app(standalone_mode=True)
+    except PrefactoryError as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print("[bold red]error:[/] ", end="")
+        console.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; run the same command again to resume\n")
+        sys.exit(3)

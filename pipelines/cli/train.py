@@ -1,0 +1,117 @@
+"""`prefactory train reward | dpo`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value options of the method, such as beta=0.05.")
+]
+Model = Annotated[str | None, typer.Option(help="Model to start from: a folder or a hub id.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to make [in PREFACTORY_HOME/models].")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(help="Train on a published version.", no_args_is_help=True)
+    group.command()(reward)
+    group.command()(dpo)
+    app.add_typer(group, name="train")
+
+
+def reward(
+    ref: Ref,
+    overrides: Overrides = None,
+    backend: Annotated[
+        str, typer.Option(help="embedding (frozen encoder, CPU minutes) or trl (a transformer).")
+    ] = "trl",
+    model: Model = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a reward model."""
+    from prefactory.errors import ConfigError
+
+    if backend not in ("embedding", "trl"):
+        raise ConfigError(f"--backend {backend!r}: choose embedding or trl")
+    method = "embedding-reward" if backend == "embedding" else "reward"
+    if backend == "embedding" and model is not None:
+        raise ConfigError(
+            "--model goes with --backend trl; for another encoder write encoder.model=NAME"
+        )
+    _train(method, ref, overrides or [], model, out, as_json)
+
+
+def dpo(
+    ref: Ref,
+    overrides: Overrides = None,
+    model: Model = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy by direct preference optimisation."""
+    _train("dpo", ref, overrides or [], model, out, as_json)
+
+
+def _train(
+    method: str, ref: str, overrides: list[str], model: str | None, out: Path | None, as_json: bool
+) -> None:
+    from pipelines.settings import Settings
+    from pipelines.training import METHODS, train
+    from prefactory.errors import ConfigError
+
+    settings = Settings()
+    version = settings.catalog.open(ref)
+    fields = _fields(overrides)
+    if method != "embedding-reward":
+        if model is None and "model" not in fields:
+            raise ConfigError("--model is missing: the folder or hub id of the model to start from")
+        fields |= {"model": model} if model is not None else {}
+    config = _config(METHODS[method], fields)
+    trained = train(method, config, version, settings, out)
+    if as_json:
+        data = {"path": str(trained.path), **trained.facts}
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    else:
+        typer.echo(trained.summary)
+
+
+def _fields(overrides: list[str]) -> dict[str, Any]:
+    import yaml
+
+    from prefactory.errors import ConfigError
+
+    fields: dict[str, Any] = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r}: write key=value")
+        *parents, last = key.split(".")
+        target = fields
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = yaml.safe_load(text)
+    return fields
+
+
+def _config(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
+    import pydantic
+
+    from prefactory.errors import ConfigError
+    from prefactory.recipe import sentence
+
+    try:
+        return cls.model_validate(fields)
+    except pydantic.ValidationError as error:
+        items = error.errors(include_url=False)
+        raise ConfigError([sentence(cls, dict(item)) for item in items]) from error

@@ -1,0 +1,45 @@
+"""Where a run keeps its things, and how many shards it works on at a time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog.versions import Catalog
+from prefactory.store import Store
+
+
+def default_home() -> Path:
+    """`PREFACTORY_HOME`, or `.prefactory` in the working folder."""
+    return Path(os.environ.get("PREFACTORY_HOME") or ".prefactory")
+
+
+def default_workers() -> int:
+    """One shard per usable core, at most eight."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run that change no data.
+
+    Attributes:
+        home: holds `store/` (intermediate outputs), `versions/` (the catalog) and `models/`.
+        workers: shards in work at a time.
+        shard_rows: rows of a shard, about.
+    """
+
+    home: Path = field(default_factory=default_home)
+    workers: int = field(default_factory=default_workers)
+    shard_rows: int = 16384
+
+    @property
+    def store(self) -> Store:
+        """The store of intermediate outputs."""
+        return Store(self.home / "store")
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of published versions."""
+        return Catalog(self.home / "versions")

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from filters.plateau import exponential_plateau
+from prefactory.errors import DataError
+
+SIZES = [0, 250, 500, 1000, 2000, 4000, 8000, 16000]
+
+
+def curve(n, y_inf=0.62, y0=0.20, c=1 / 900):
+    return y_inf - (y_inf - y0) * np.exp(-c * np.asarray(n, dtype=float))
+
+
+def test_exact_curve_is_recovered():
+    fit = exponential_plateau(SIZES, curve(SIZES))
+    assert (fit.y_inf, fit.y0, fit.c) == pytest.approx((0.62, 0.20, 1 / 900), rel=1e-6)
+    assert fit.reached
+    assert fit.n_95 == pytest.approx(900 * np.log(20), rel=1e-6)
+    assert fit.saving == pytest.approx(1 - 2696.16 / 16000, abs=1e-5)
+    assert fit.at(1e9) == pytest.approx(0.62)
+    assert fit.rmse < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noisy_curve_of_the_specification(seed):
+    """With noise .003 the specification's run gave (.622, .421, 1/908) and n_95 = 2721."""
+    noise = np.random.default_rng(seed).normal(0, 0.003, len(SIZES))
+    fit = exponential_plateau(SIZES, curve(SIZES) + noise)
+    assert fit.y_inf == pytest.approx(0.622, abs=0.006)
+    assert fit.y_inf - fit.y0 == pytest.approx(0.421, abs=0.012)
+    assert 1 / fit.c == pytest.approx(908, rel=0.07)
+    assert fit.n_95 == pytest.approx(2721, rel=0.07)
+    assert fit.rmse < 0.005
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    truth = {"y_inf": 0.62, "y0": 0.20, "c": 1 / 900, "n_95": 900 * np.log(20)}
+    rng = np.random.default_rng(0)
+    fits = [
+        exponential_plateau(SIZES, curve(SIZES) + rng.normal(0, 0.003, len(SIZES)))
+        for _ in range(100)
+    ]
+    for name, value in truth.items():
+        covered = sum(f.intervals[name][0] <= value <= f.intervals[name][1] for f in fits)
+        assert 88 <= covered <= 100, name
+
+
+def test_rows_are_in_any_unit_and_order():
+    fit = exponential_plateau(SIZES, curve(SIZES))
+    scaled = exponential_plateau([n / 1000 for n in SIZES[::-1]], curve(SIZES)[::-1])
+    assert scaled.n_95 == pytest.approx(fit.n_95 / 1000, rel=1e-6)
+
+
+def test_falling_curve():
+    fit = exponential_plateau(SIZES, -curve(SIZES))
+    assert (fit.y_inf, fit.y0) == pytest.approx((-0.62, -0.20), rel=1e-6)
+
+
+def test_plateau_out_of_sight_is_not_extrapolated():
+    sizes = [0, 100, 200, 300, 400]
+    fit = exponential_plateau(sizes, curve(sizes))
+    assert not fit.reached
+    assert fit.n_95 is None
+    assert fit.saving is None
+    assert "n_95" not in fit.intervals
+    assert fit.at(400) == pytest.approx(curve(400))
+    with pytest.raises(DataError, match="the plateau is not in sight at 400 rows"):
+        fit.at(401)
+    straight = exponential_plateau(sizes, [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert not straight.reached
+
+
+@pytest.mark.parametrize(
+    ("n", "y", "message"),
+    [
+        ([0, 1, 2, 3], [0, 1, 2, 3], "at least 5 different sizes"),
+        ([0, 0, 1, 2, 3], [0, 0, 1, 2, 3], "at least 5 different sizes"),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], "with 0 among them"),
+        ([0, 1, 2, 3, 4], [1, 1, 1, 1, 1], "no gain to fit"),
+        ([0, 1, 2, 3, 4], [1, 2, 3, 4, np.nan], "must be finite"),
+        ([0, 1, 2, 3, -4], [1, 2, 3, 4, 5], "not negative"),
+        ([0, 1, 2, 3, 4], [1, 2], "one length"),
+    ],
+)
+def test_unfit_measurements_are_refused(n, y, message):
+    with pytest.raises(DataError, match=message):
+        exponential_plateau(n, y)

@@ -1,0 +1,115 @@
+"""Small things to train on, built on the spot: versions, a tokenizer, a Llama of 0.1 M weights."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+import hashlib
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from datasets import Dataset, DatasetDict
+
+from prefactory.tables import MESSAGES, Shape, with_ids
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def hash_embed(encoder, texts):
+    """Mean of one random vector per word: texts with common words are near each other."""
+
+    def vector(word):
+        seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+        return np.random.default_rng(seed).normal(size=24)
+
+    rows = [np.mean([vector(w) for w in t.split() or [""]], axis=0) for t in texts]
+    return np.asarray(rows, dtype=np.float32).reshape(len(texts), 24)
+
+
+def pairs_of(rows):
+    """Pairs from (prompt, chosen, rejected) texts, with ids."""
+    table = pl.DataFrame(
+        {
+            name: [[{"role": role, "content": row[i]}] for row in rows]
+            for i, (name, role) in enumerate(
+                [("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant")]
+            )
+        },
+        schema=dict.fromkeys(["prompt", "chosen", "rejected"], MESSAGES),
+    )
+    return with_ids(table, Shape.PAIRS).with_columns(
+        source=pl.lit("made"), source_id=pl.lit("0"), label_source=pl.lit("rule")
+    )
+
+
+def publish(folder, train, test=None, name="made"):
+    """Write tables of pairs as a version's folder, and return it."""
+    splits = {"train": train} | ({} if test is None else {"test": test})
+    data = DatasetDict({k: Dataset(v.to_arrow()) for k, v in splits.items()})
+    data.save_to_disk(str(folder / "pairs"))
+    digest = hashlib.blake2b(repr(sorted(train["pair_id"])).encode(), digest_size=16).hexdigest()
+    manifest = {"name": name, "version": "1", "content_digest": digest, "licenses": ["CC0-1.0"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def polite_pairs(n, seed=0, random_labels=False):
+    """Pairs in which the polite answer wins, or, with random labels, either of them."""
+    rng = np.random.default_rng(seed)
+    nouns = [f"thing{i}" for i in range(200)]
+    rows = []
+    for i in range(n):
+        a, b, c = rng.choice(nouns, 3)
+        polite, rude = f"certainly please {a} {b}", f"whatever go away {b} {c}"
+        swap = random_labels and rng.random() < 0.5
+        rows.append((f"question {i} about {a}", *((rude, polite) if swap else (polite, rude))))
+    return pairs_of(rows)
+
+
+@pytest.fixture(scope="session")
+def version(tmp_path_factory):
+    """A version of 24 training and 9 held-out pairs in which the polite answer wins."""
+    folder = tmp_path_factory.mktemp("version")
+    return publish(folder, polite_pairs(24), polite_pairs(9, seed=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a Llama with 64 dimensions and 2 layers, and its byte-level BPE tokenizer."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(["certainly please whatever go away"], 300, special_tokens=special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    set_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).save_pretrained(folder)
+    return folder
