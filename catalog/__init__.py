@@ -1,1 +1,1 @@
-"""catalog."""
+"""Sources, immutable versions, manifests, cards, layouts."""

@@ -207,14 +207,9 @@ def _stage(stage: Stage) -> StageRecord:
 
 
 def _models(stages: list[Stage]) -> list[dict[str, Any]]:
-    """The models that steps name in their fields, each once."""
-    found: dict[str, dict[str, Any]] = {}
-    for stage in stages:
-        encoder = stage.fields.get("encoder")
-        if isinstance(encoder, dict):
-            entry = {"role": "encoder", "model": encoder["model"], "fields": encoder}
-            found[fingerprint(entry)] = entry
-    return list(found.values())
+    """The models that the steps opened, each once."""
+    found = {fingerprint(m): {"role": "encoder", **m} for s in stages for m in s.models}
+    return [found[key] for key in sorted(found)]
 
 
 def _write_ledger(result: RunResult, path: Path) -> int:

@@ -1,1 +1,1 @@
-"""generators."""
+"""Steps that make rows."""

@@ -1,1 +1,1 @@
-"""pipelines."""
+"""Prefect flows and the command line: the thin top layer."""

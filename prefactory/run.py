@@ -220,7 +220,9 @@ class _Run:
         stage.rows_in = sum(s.rows for s in shards)
         stage.fields = placed.step.model_dump(mode="json")
         stage.adds = planned.adds
-        base = fingerprint([placed.step.identity(), placed.label, self.recipe.head.seed])
+        stage.models = placed.step.engines()
+        identity = [placed.step.identity(), stage.models]
+        base = fingerprint([identity, placed.label, self.recipe.head.seed])
         state, state_key = None, ""
         if placed.step.scope == "dataset":
             state, state_key = self._fit(placed.step, base, planned.shape, shards, stage)

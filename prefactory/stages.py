@@ -58,6 +58,7 @@ class Stage:
         shape: of the rows that came out.
         ledgers: (store key, table) of its ledger parts, in canonical order.
         info: facts that `fit` learned.
+        models: identities of the models that the step opens.
         made: outputs computed now; `reused` came from the store.
         seconds: wall time, of this run.
     """
@@ -73,6 +74,7 @@ class Stage:
     adds: tuple[str, ...] = ()
     fields: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
     made: int = 0
     reused: int = 0
     seconds: float = 0.0

@@ -76,6 +76,19 @@ class Step(BaseModel):
             "fields": identity_of(self.model_dump(mode="json")),
         }
 
+    def engines(self) -> list[dict[str, Any]]:
+        """Identities of the models among the fields, resolved on this machine (precision, ...).
+
+        They belong to the address of an output, but not to the recipe's fingerprint.
+        """
+        values = [getattr(self, name) for name in type(self).model_fields]
+        found = [v.identity() for v in values if hasattr(v, "identity")]
+        return found if self.opens_engines() else []
+
+    def opens_engines(self) -> bool:
+        """Tell whether the step, with these fields, opens a model at all."""
+        return True
+
     def fingerprint(self) -> str:
         """Digest of the identity."""
         return fingerprint(self.identity())

