@@ -3,5 +3,5 @@
 from prefactory.lazy import lazy_names
 
 _NAMES = {"build": "page", "SAMPLES": "page"}
-__all__ = ["SAMPLES", "build"]  # noqa: F822 - the names are resolved on first use
+__all__ = ["SAMPLES", "build"]
 __getattr__ = lazy_names(__name__, _NAMES)

@@ -51,7 +51,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Bins of one width: bin `i` is [start + i * width, start + (i + 1) * width)."""
+    """Bins: bin `i` is [start + i * width, start + (i + 1) * width); the last closed."""
 
     start: float
     width: float
@@ -124,10 +124,7 @@ def answers(table: pl.DataFrame) -> pl.DataFrame:
     if f"chosen_{LENGTH}" not in table.columns:
         return table
     return pl.concat(
-        [
-            table.select(pl.col(f"^{side}_.*$").name.replace(f"^{side}_", ""))
-            for side in SIDES
-        ],
+        [table.select(pl.col(f"^{side}_.*$").name.replace(f"^{side}_", "")) for side in SIDES],
         how="diagonal",
     )
 
@@ -166,7 +163,9 @@ def wins(table: pl.DataFrame, what: str, *, ties_lose: bool) -> Share:
     """
     chosen, rejected = pl.col(f"chosen_{what}"), pl.col(f"rejected_{what}")
     more, ties, n = table.select(
-        more=(chosen > rejected).sum(), ties=(chosen == rejected).sum(), n=(chosen == rejected).count()
+        more=(chosen > rejected).sum(),
+        ties=(chosen == rejected).sum(),
+        n=(chosen == rejected).count(),
     ).row(0)
     return share_of(more, n if ties_lose else n - ties, ties)
 
@@ -180,7 +179,7 @@ def by_gap(table: pl.DataFrame) -> list[tuple[str, Share]]:
         assert low is not None  # noqa: S101 - only the last end is open
         size = pl.col("gap").abs()
         here = diffs.filter((size >= low) & (size < high if high else pl.lit(value=True)))
-        label = f"{low}–{high - 1}" if high else f"{low}+"
+        label = f"\N{LESS-THAN OR EQUAL TO}{high - 1}" if high else f">{low - 1}"
         groups.append((label, share_of(int((here["gap"] > 0).sum()), here.height)))
     return groups
 
@@ -188,7 +187,7 @@ def by_gap(table: pl.DataFrame) -> list[tuple[str, Share]]:
 def correlation(flat: pl.DataFrame, a: str, b: str) -> float | None:
     """Pearson correlation of two columns over the rows that have both; None if undefined."""
     found = flat.select(a=a, b=b).drop_nulls()
-    if found.height < 2 or found["a"].n_unique() < 2 or found["b"].n_unique() < 2:
+    if any(found[c].min() == found[c].max() for c in found.columns):
         return None
     return _number(found.select(pl.corr("a", "b")).item())
 
@@ -202,10 +201,10 @@ def correlations(flat: pl.DataFrame, names: Sequence[str]) -> list[list[float | 
     ]
 
 
-def bins(values: pl.Series, most: int = 28) -> Bins | None:
+def bins(values: pl.Series, tail: float = 0.001, most: int = 28) -> Bins | None:
     """Choose readable bins for values: one per integer for ratings, else a round width.
 
-    The outermost 0.1% at each end may lie beyond the bins. None if there is nothing to bin.
+    A share of `tail` at each end may lie beyond the bins. None if there is nothing to bin.
     """
     values = values.drop_nulls().cast(pl.Float64)
     low, high = _number(values.min()), _number(values.max())
@@ -213,13 +212,14 @@ def bins(values: pl.Series, most: int = 28) -> Bins | None:
         return None
     if high - low <= 24 and (values == values.round()).all() and abs(low) < 2**52:
         return Bins(low - 0.5, 1.0, int(high - low) + 1)
-    low = _number(values.quantile(0.001, "lower")) or 0.0
-    high = _number(values.quantile(0.999, "higher")) or 0.0
+    low = _number(values.quantile(tail, "lower")) or 0.0
+    high = _number(values.quantile(1 - tail, "higher")) or 0.0
     width = nice((high - low) / most)
     if width is None or max(abs(low), abs(high)) > 1e12 * width:
         spread = max(abs(low), 1.0)
         return Bins(low - spread / 2, spread, 1)
-    first, last = math.floor(low / width), math.floor(high / width)
+    first = math.floor(low / width)
+    last = max(first, math.ceil(high / width - 1e-9) - 1)
     return Bins(first * width, width, last - first + 1)
 
 

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+MINUS = "\N{MINUS SIGN}"
+EN_DASH = "\N{EN DASH}"
 LONGEST = 4000
 """Characters of one text that the page shows."""
 
@@ -15,13 +17,13 @@ CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)
 
 def count(n: float | None) -> str:
     """Write a whole number with thousands separators; a dash if there is none."""
-    return "–" if n is None else f"{n:,.0f}".replace("-", "\N{MINUS SIGN}")
+    return EN_DASH if n is None else f"{n:,.0f}".replace("-", MINUS)
 
 
 def num(x: float | None) -> str:
     """Write a measured number with three or four significant digits; a dash if there is none."""
     if x is None or not math.isfinite(x):
-        return "–"
+        return EN_DASH
     size = abs(x)
     if size >= 1e7 or 0 < size < 1e-3:
         text = f"{x:.2e}"
@@ -29,7 +31,7 @@ def num(x: float | None) -> str:
         text = f"{x:,.0f}"
     else:
         text = f"{x:.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
 def tick(x: float) -> str:
@@ -41,18 +43,23 @@ def tick(x: float) -> str:
         text = f"{x / 1000:g}k"
     else:
         text = f"{x:.6g}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
 def percent(share: float | None) -> str:
     """Write a share between 0 and 1 in percent with one decimal."""
-    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.1f}%"
+    return EN_DASH if share is None or not math.isfinite(share) else f"{100 * share:.1f}%"
+
+
+def two(r: float | None) -> str:
+    """Write a correlation with two decimals, never as a negative zero."""
+    return EN_DASH if r is None else f"{round(r, 2) + 0.0:.2f}".replace("-", MINUS)
 
 
 def size(n: float | None) -> str:
     """Write a number of bytes with its unit."""
     if n is None:
-        return "–"
+        return EN_DASH
     value = float(n)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -67,7 +74,11 @@ def plain(value: Any, limit: int = LONGEST) -> str:  # noqa: ANN401 - any JSON v
         text = value
     elif isinstance(value, dict | list):
         flat = json.dumps(value, ensure_ascii=False, default=str)
-        text = flat if len(flat) <= 100 else json.dumps(value, ensure_ascii=False, default=str, indent=1)
+        text = (
+            flat
+            if len(flat) <= 100
+            else json.dumps(value, ensure_ascii=False, default=str, indent=1)
+        )
     else:
         text = json.dumps(value, ensure_ascii=False, default=str)
     if len(text) <= limit:

@@ -52,3 +52,24 @@ class Chunk:
     def size(self) -> int:
         """Records that could be parsed, and those that could not."""
         return len(self.lines) + len(self.rejects.lines)
+
+    def head(self, n: int) -> Chunk:
+        """The first n records in file order, parsed or not."""
+        if self.size <= n:
+            return self
+        last = sorted([*self.lines, *self.rejects.lines])[:n][-1] if n else 0
+        kept = [i for i, line in enumerate(self.lines) if line <= last]
+        bad = [i for i, line in enumerate(self.rejects.lines) if line <= last]
+        rejects = self.rejects
+        return Chunk(
+            lines=[self.lines[i] for i in kept],
+            records=None if self.records is None else [self.records[i] for i in kept],
+            table=None if self.table is None else self.table.head(len(kept)),
+            repairs=self.repairs,
+            rejects=Rejects(
+                [rejects.lines[i] for i in bad],
+                [rejects.reasons[i] for i in bad],
+                [rejects.details[i] for i in bad],
+            ),
+            texts_only=self.texts_only,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +21,8 @@ class SourceSpec(BaseModel):
         layout: name of a layout (see `LAYOUTS`), or `auto` to recognise it.
         mapping: our column <- their column, dots for nested values (`metadata.score_chosen`,
             `turns.0`). A name that the layout doesn't know is carried along as an extra column.
-        name: value of the `source` column; by default the stem of the file or folder.
+        name: value of the `source` column; by default the stem of the file or folder (tables of
+            ours keep the sources they have).
         license: licence of the rows, for the card of the dataset.
         label_source: who chose (`human`, `judge`, ...); by default what the layout implies.
         split: a split of a hub dataset or `datasets` folder; by default all of them.
@@ -36,7 +38,7 @@ class SourceSpec(BaseModel):
     mapping: dict[str, str] = {}
     name: str | None = None
     license: str | None = None
-    label_source: str | None = None
+    label_source: Literal["human", "judge", "reward_model", "rule", "relabel"] | None = None
     split: str | None = None
     config: str | None = None
     revision: str | None = None

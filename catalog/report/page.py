@@ -1,0 +1,167 @@
+"""Build the report page of a dataset version."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import ChainableUndefined, FileSystemLoader
+from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
+
+from catalog.report import charts, read, samples, stages, stats, wording
+from catalog.report.charts import Series
+from prefactory.tables import SCORE, SIDES, Shape
+
+HERE = Path(__file__).parent
+SAMPLES = 60
+"""Rows to read on a page."""
+MOST = 24
+"""Objectives that get a chart and a place in the correlation table."""
+
+TAIL = 0.01
+"""Share of lengths at each end that the end bins of a length chart take in."""
+
+
+def build(folder: Path, n_samples: int = SAMPLES) -> str:
+    """Return the report of a version as one HTML page that loads nothing from anywhere.
+
+    The same folder content gives the same text. Reads the tables batch by batch and keeps only
+    numeric columns and the rows shown.
+
+    Args:
+        folder: `<root>/<name>/<version>` with `manifest.json` and, where the version has them,
+            `pairs/`, `responses/`, `prompts/` and `ledger.parquet`.
+        n_samples: rows to read on the page, at most.
+
+    Raises:
+        CatalogError: if the manifest is missing or a file is damaged.
+    """
+    manifest = read.manifest(folder)
+    ledger = read.ledger(folder)
+    found = [_table(saved) for saved in read.tables(folder).values()]
+    main = next((t for t in found if t["rows"]), None)
+    texts = samples.Samples((), 0, 0)
+    if main is not None:
+        texts = samples.read(main["saved"], main["objectives"][:MOST], n_samples)
+    steps = stages.read(manifest, ledger)
+    css, js = _asset("page.css"), _asset("page.js")
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            manifest=manifest,
+            path="/".join(str(manifest.get(key) or "?") for key in ("name", "version")),
+            tables=found,
+            main=main,
+            samples=texts,
+            cut=samples.told_cut(texts),
+            stages=steps,
+            ledger_rows=int(ledger["n"].sum()),
+            missing=sum(stage.missing for stage in steps),
+            css=css,
+            js=js,
+            policy=_policy(css, js),
+        )
+    )
+    return html.translate(wording.CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def _table(saved: read.Saved) -> dict[str, Any]:
+    numbers = stats.numbers(saved)
+    flat = stats.answers(numbers)
+    rows = stats.objective_rows(numbers)
+    names = [row.name for row in rows[:MOST]]
+    pairs = saved.shape == Shape.PAIRS
+    return {
+        "saved": saved,
+        "shape": saved.shape.value,
+        "rows": numbers.height,
+        "objectives": rows,
+        "names": names,
+        "hidden": max(len(rows) - MOST, 0),
+        "heat": stats.correlations(flat, names) if names and numbers.height else [],
+        "scores": [(name, _distribution(numbers, name, saved.shape)) for name in names],
+        "margin": _margin(numbers),
+        "longer": stats.wins(numbers, stats.LENGTH, ties_lose=False) if pairs else None,
+        "lengths": _lengths(numbers) if pairs else [],
+    }
+
+
+def _distribution(numbers: pl.DataFrame, name: str, shape: Shape) -> Markup | None:
+    sides = SIDES if shape == Shape.PAIRS else ("",)
+    series = []
+    for side in sides:
+        column = f"{side}_{SCORE}{name}" if side else f"{SCORE}{name}"
+        if column in numbers.columns:
+            series.append(Series(side or "score", side or "single", numbers[column]))
+    bins = stats.bins(pl.concat([s.values for s in series])) if series else None
+    if bins is None:
+        return None
+    return charts.histogram(series, bins, f"score: {name}", "share of answers")
+
+
+def _margin(numbers: pl.DataFrame) -> Markup | None:
+    bins = stats.bins(numbers["margin"]) if "margin" in numbers.columns else None
+    if bins is None:
+        return None
+    series = [Series("margin", "single", numbers["margin"])]
+    return charts.histogram(series, bins, "margin", "share of pairs")
+
+
+def _lengths(numbers: pl.DataFrame) -> list[tuple[str, Markup]]:
+    gap = pl.col("chosen_length") - pl.col("rejected_length")
+    gaps = numbers.select(gap=gap).filter(pl.col("gap") != 0)["gap"]
+    shown = []
+    lengths = pl.concat([numbers[f"{side}_length"] for side in SIDES])
+    bins = stats.bins(lengths, TAIL)
+    if bins is not None:
+        series = [Series(side, side, numbers[f"{side}_length"]) for side in SIDES]
+        drawn = charts.histogram(series, bins, "length, characters", "share of answers")
+        shown.append(("Length of the answers", drawn))
+    bins = stats.bins(gaps, TAIL)
+    if bins is not None:
+        shown.append(("Which answer is longer", charts.differences(gaps, bins)))
+        shown.append(("When does longer win", charts.longer_wins(stats.by_gap(numbers))))
+    return shown
+
+
+def _asset(name: str) -> Markup:
+    text = (HERE / name).read_text(encoding="utf-8")
+    return Markup(text)  # noqa: S704 - a file of this package, inlined as it is
+
+
+def _policy(css: str, js: str) -> str:
+    def digest(text: str) -> str:
+        hashed = hashlib.sha256(text.encode()).digest()
+        return f"'sha256-{base64.b64encode(hashed).decode()}'"
+
+    return (
+        f"default-src 'none'; style-src {digest(css)}; script-src {digest(js)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _environment() -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("count", "num", "percent", "two", "size", "plain"):
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["level"] = _level
+    environment.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
+    environment.globals["interval"] = charts.interval
+    return environment
+
+
+def _level(r: float | None) -> str:
+    """CSS class of a correlation: `h-5` (strongly negative) to `h5`."""
+    return "h0" if r is None else f"h{round(5 * r)}"

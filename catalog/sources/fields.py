@@ -1,0 +1,192 @@
+"""Fields that layouts read: what they are called, what kind of value they hold, how it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+import polars as pl
+
+from prefactory.tables import MESSAGES
+
+
+class Kind(StrEnum):
+    """What a value must be."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    FLAG = "true or false"
+    MESSAGES = "messages"
+    PROMPT = "text or messages"
+    ANSWER = "text or messages of the answer"
+    TEXTS = "list of texts"
+    NUMBERS = "list of numbers"
+    COMPLETIONS = "list of completions"
+    CHOICES = "list of choices"
+    KEY = "text or whole number"
+    RAW = "value"
+
+
+_RATING = pl.Struct({"Rating": pl.String})
+COMPLETIONS = pl.List(
+    pl.Struct(
+        {
+            "model": pl.String,
+            "response": pl.String,
+            "overall_score": pl.Float64,
+            "annotations": pl.Struct(
+                dict.fromkeys(
+                    ("helpfulness", "honesty", "instruction_following", "truthfulness"), _RATING
+                )
+            ),
+        }
+    )
+)
+CHOICES = pl.List(pl.Struct({"turns": pl.List(pl.String)}))
+CHAT = pl.List(
+    pl.Struct({"role": pl.String, "content": pl.String, "from": pl.String, "value": pl.String})
+)
+"""Messages as found: `{role, content}`, or `{from, value}` of ShareGPT; becomes `MESSAGES`."""
+
+DTYPES: dict[Kind, pl.DataType] = {
+    Kind.TEXT: pl.String(),
+    Kind.NUMBER: pl.Float64(),
+    Kind.FLAG: pl.Float64(),
+    Kind.MESSAGES: MESSAGES,
+    Kind.PROMPT: MESSAGES,
+    Kind.ANSWER: MESSAGES,
+    Kind.TEXTS: pl.List(pl.String),
+    Kind.NUMBERS: pl.List(pl.Float64),
+    Kind.COMPLETIONS: COMPLETIONS,
+    Kind.CHOICES: CHOICES,
+    Kind.KEY: pl.String(),
+}
+CONVERSATIONS = (Kind.MESSAGES, Kind.PROMPT, Kind.ANSWER)
+SPEAKER = {Kind.PROMPT: "user", Kind.ANSWER: "assistant"}
+"""Role of a bare text, for the kinds that may be a text or messages."""
+
+_TRUE = ("true", "1", "1.0", "yes")
+_FALSE = ("false", "0", "0.0", "no")
+_NO_NUMBER = ("", "n/a", "na", "none", "null", "nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing that a layout reads.
+
+    Attributes:
+        name: name of the column that the layout's `build` sees; also the key in a mapping.
+        kind: what its values must be.
+        names: what their column may be called, best first; dots lead into nested values.
+        required: a source without it has another layout, and a record without it is rejected.
+        nullable: it may be null in a record though it is required; the layout sees to it.
+        dtype: of the column, for kind RAW only.
+    """
+
+    name: str
+    kind: Kind = Kind.TEXT
+    names: tuple[str, ...] = ()
+    required: bool = True
+    nullable: bool = False
+    dtype: pl.DataType | None = None
+
+    @property
+    def column_dtype(self) -> pl.DataType:
+        """Dtype of the column that `build` sees."""
+        return self.dtype if self.dtype is not None else DTYPES[self.kind]
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """All names to look for."""
+        return self.names or (self.name,)
+
+
+def is_messages(value: object) -> bool:
+    """Tell whether a value is a list of chat messages (the first decides)."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+        return False
+    first = value[0]
+    return isinstance(first, dict) and (
+        {"role", "content"} <= first.keys() or {"from", "value"} <= first.keys()
+    )
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a number or a text that spells one (or "N/A")."""
+    if isinstance(value, str):
+        return number_of(value) is not None or value.strip().lower() in _NO_NUMBER
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def number_of(text: str) -> float | None:
+    """Read a number from a text; None if it spells none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if number == number and abs(number) != float("inf") else None
+
+
+def flag_of(value: object) -> float | None:
+    """Read true or false, as 1.0 and 0.0, from a boolean, 0, 1, or a text of csv; else None."""
+    text = str(value).strip().lower()
+    return 1.0 if text in _TRUE else 0.0 if text in _FALSE else None
+
+
+def _list_of(*types: type) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(v, types) for v in value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _is_spoken(value: object) -> bool:
+    return isinstance(value, str) or is_messages(value)
+
+
+_ACCEPTS: dict[Kind, Callable[[object], bool]] = {
+    Kind.TEXT: _is_text,
+    Kind.NUMBER: is_number,
+    Kind.FLAG: lambda value: flag_of(value) is not None,
+    Kind.MESSAGES: is_messages,
+    Kind.PROMPT: _is_spoken,
+    Kind.ANSWER: _is_spoken,
+    Kind.TEXTS: _list_of(str),
+    Kind.NUMBERS: _list_of(int, float),
+    Kind.COMPLETIONS: _list_of(dict),
+    Kind.CHOICES: _list_of(dict),
+    Kind.KEY: _is_key,
+    Kind.RAW: lambda value: True,
+}
+
+
+def accepts(kind: Kind, value: object) -> bool:
+    """Tell whether a value, as parsed, is of a kind."""
+    return _ACCEPTS[kind](value)
+
+
+def from_text(kind: Kind, text: Any, required: bool = True) -> Any:  # noqa: ANN401 - any value
+    """Read the text of a csv cell as a value of a kind; what can't be read stays a text.
+
+    An empty cell is null, except for texts that a record must have: those are empty texts.
+    """
+    if not isinstance(text, str):
+        return text
+    if text == "":
+        return text if required and kind in (Kind.TEXT, Kind.PROMPT, Kind.ANSWER) else None
+    if kind in (Kind.TEXT, Kind.NUMBER, Kind.FLAG, Kind.RAW) or text.lstrip()[:1] not in "[{":
+        return text
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    may_be_text = kind in (Kind.PROMPT, Kind.ANSWER)
+    return text if may_be_text and not is_messages(value) else value

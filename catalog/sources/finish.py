@@ -1,0 +1,166 @@
+"""From a draft to rows: checks that every layout needs, ids, the ledger of rejects and notes."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from catalog.sources.columns import ABSENT, REPAIR, ROW, WRONG
+from catalog.sources.layouts.base import Draft, Rule, detail
+from catalog.sources.spec import LEDGER, Block
+from prefactory.step import verdict
+from prefactory.tables import ROLES, Shape, with_ids
+
+_ANSWERS = {
+    Shape.PROMPTS: (),
+    Shape.RESPONSES: ("response",),
+    Shape.PAIRS: ("chosen", "rejected"),
+}
+_EQUAL: Rule = (
+    pl.col("chosen_id") == pl.col("rejected_id"),
+    "equal_answers",
+    detail("chosen and rejected are the same"),
+)
+
+
+def finish(
+    draft: Draft, shape: Shape, schema: dict[str, pl.DataType], keep_side_ids: bool
+) -> Block:
+    """Check a draft, make its ids, and part it into rows, rejects and notes.
+
+    Args:
+        draft: with `source`, `source_id` and every other column of `schema` but the ids.
+        shape: of the rows.
+        schema: columns of the rows.
+        keep_side_ids: `chosen_id` and `rejected_id` are there and stay.
+    """
+    frame = draft.frame
+    answers = _ANSWERS[shape]
+    blank = {c: _blank(frame[c]) for c in ("prompt", *answers)}
+    rules = (
+        (pl.col(WRONG).is_not_null(), "wrong_type", pl.col(WRONG)),
+        (pl.col(ABSENT).is_not_null(), "missing_field", pl.col(ABSENT) + " is missing"),
+        *draft.rejects,
+        *_prompt_rules(frame, has_blank=blank["prompt"]),
+        *[rule for side in answers for rule in _answer_rules(frame, side)],
+        *_margin_rules(schema),
+    )
+    judged = verdict(frame, *rules)
+    stays = judged["reason"].is_null()
+    gone = _ledger(frame.filter(~stays), judged.filter(~stays))
+    kept = with_ids(frame.filter(stays), shape, keep_side_ids=keep_side_ids)
+    if shape == Shape.PAIRS:
+        judged = verdict(kept, _EQUAL)
+        stays = judged["reason"].is_null()
+        gone = pl.concat([gone, _ledger(kept.filter(~stays), judged.filter(~stays))])
+        kept = kept.filter(stays)
+    notes = (*draft.notes, *_general_notes(answers, any_blank=any(blank.values())))
+    return Block(
+        rows=kept.select(pl.col(c).cast(d) for c, d in schema.items()),
+        rejected=gone,
+        notes=_notes(kept, notes),
+        n_records=frame.height,
+    )
+
+
+def _ledger(frame: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
+    ids = frame.select(pl.col(ROW).alias("row_id"))
+    return pl.concat([ids, judged], how="horizontal").select(
+        pl.col(c).cast(d) for c, d in LEDGER.items()
+    )
+
+
+def _flat(messages: pl.Series) -> pl.Series:
+    return messages.explode(empty_as_null=False, keep_nulls=False)
+
+
+def _blank(messages: pl.Series) -> bool:
+    """Whether any message of a column has no content but white space."""
+    return bool((_flat(messages).struct.field("content").str.strip_chars() == "").any())
+
+
+def _message_rules(frame: pl.DataFrame, column: str) -> list[Rule]:
+    """Messages need a content and a role that we know; no rule where the whole column is fine."""
+    flat = _flat(frame[column]).struct
+    roles, contents = flat.field("role"), flat.field("content")
+    rules: list[Rule] = []
+    element = pl.element().struct.field
+    if contents.null_count():
+        empty = pl.col(column).list.eval(element("content").is_null()).list.any()
+        rules.append((empty, "missing_field", detail(f"a message of {column} has no content")))
+    if roles.null_count() or not roles.is_in(ROLES).all():
+        odd = pl.col(column).list.eval(~element("role").is_in(ROLES).fill_null(value=False))
+        rules.append((odd.list.any(), "wrong_type", detail(f"a message of {column} has no role")))
+    return rules
+
+
+def _prompt_rules(frame: pl.DataFrame, has_blank: bool) -> list[Rule]:
+    prompt = pl.col("prompt")
+    rules: list[Rule] = [
+        *_message_rules(frame, "prompt"),
+        (prompt.is_null(), "missing_field", detail("prompt is missing")),
+        (prompt.list.len() == 0, "empty_prompt", detail("the prompt has no message")),
+    ]
+    if has_blank:
+        text = prompt.list.eval(pl.element().struct.field("content").str.strip_chars() != "")
+        rules.append((~text.list.any(), "empty_prompt", detail("the prompt has no text")))
+    return rules
+
+
+def _answer_rules(frame: pl.DataFrame, side: str) -> list[Rule]:
+    messages = pl.col(side)
+    last = messages.list.last().struct
+    return [
+        *_message_rules(frame, side),
+        (messages.is_null(), "missing_field", detail(f"{side} is missing")),
+        (messages.list.len() == 0, "empty_answer", detail(f"{side} has no message")),
+        (
+            last.field("role") != "assistant",
+            "no_answer",
+            pl.format(f"the last message of {side} is the {{}}'s", last.field("role")),
+        ),
+        (
+            last.field("content").str.strip_chars() == "",
+            "empty_answer",
+            detail(f"{side} has no text"),
+        ),
+    ]
+
+
+def _margin_rules(schema: dict[str, pl.DataType]) -> list[Rule]:
+    if "margin" not in schema:
+        return []
+    return [(pl.col("margin").is_null(), "missing_label", detail("the margin is null"))]
+
+
+def _general_notes(answers: tuple[str, ...], any_blank: bool) -> list[Rule]:
+    conversations = ("prompt", *answers)
+    element = pl.element().struct.field
+    again = (element("role") == element("role").shift(1)).fill_null(value=False)
+    repeats = [pl.col(c).list.eval(again).list.any() for c in conversations]
+    ends = pl.col("prompt").list.last().struct.field("role")
+    repeats += [ends == pl.col(a).list.first().struct.field("role") for a in answers]
+    rules: list[Rule] = [
+        (pl.col(REPAIR).is_not_null(), "", detail()),
+        (pl.any_horizontal(repeats), "roles_repeat", detail("the same role twice in a row")),
+    ]
+    if any_blank:
+        blank = element("content").str.strip_chars() == ""
+        empty = pl.any_horizontal(pl.col(c).list.eval(blank).list.any() for c in conversations)
+        rules.append((empty, "empty_turn", detail("a turn has no text")))
+    return rules
+
+
+def _notes(kept: pl.DataFrame, rules: tuple[Rule, ...]) -> pl.DataFrame:
+    """Every note that applies, in reading order; the reason of a repair is the repair itself."""
+    parts = [
+        kept.with_columns(_at=pl.int_range(pl.len()))
+        .filter(fires.fill_null(value=False))
+        .select(
+            "_at",
+            pl.col(ROW).alias("row_id"),
+            (pl.lit(reason) if reason else pl.col(REPAIR)).cast(pl.String).alias("reason"),
+            text.cast(pl.String).alias("detail"),
+        )
+        for fires, reason, text in rules
+    ]
+    return pl.concat(parts).sort("_at", maintain_order=True).drop("_at")

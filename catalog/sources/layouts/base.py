@@ -1,0 +1,110 @@
+"""What a layout is, and the message expressions that layouts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from catalog.sources.fields import Field
+from prefactory.tables import MESSAGES, Shape
+
+Rule = tuple[pl.Expr, str, pl.Expr]
+"""(fires, reason, detail): a boolean expression, a code, a String expression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Rows on their way to a shape: `prompt` and answers are there, ids and checks are not.
+
+    Attributes:
+        frame: one row per candidate; keeps the `_row` column it came with.
+        rejects: rules for rows that can't be used, the first that fires giving the reason.
+        notes: rules for rows that are kept; each that fires is noted.
+    """
+
+    frame: pl.DataFrame
+    rejects: tuple[Rule, ...] = ()
+    notes: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a layout may look up beside its records.
+
+    Attributes:
+        questions: question id -> turns of the user (MT-bench), read from a file nearby.
+    """
+
+    questions: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+def _always(records: list[dict[str, Any]], columns: set[str]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way to write preference data down.
+
+    Attributes:
+        name: as in a recipe.
+        shape: of the rows it gives.
+        fields: what it reads. All required ones must be there for the layout to be recognised.
+        build: typed fields -> draft; columns only.
+        about: one line for people.
+        label_source: who chose, unless the recipe says.
+        when: more that the first records must fulfil to be recognised; it sees them with our field
+            names, and the set of all columns.
+        makes: score columns and `margin` that `build` makes, beside those that are fields.
+        alternatives: other forms under the same name, tried after this one.
+        keeps_side_ids: `chosen_id` and `rejected_id` come from the data.
+        wants_questions: it needs the prompts of a questions file.
+    """
+
+    name: str
+    shape: Shape
+    fields: tuple[Field, ...]
+    build: Callable[[pl.DataFrame, Surroundings], Draft]
+    about: str
+    label_source: str = "human"
+    when: Callable[[list[dict[str, Any]], set[str]], bool] = _always
+    makes: tuple[str, ...] = ()
+    alternatives: tuple[Layout, ...] = ()
+    keeps_side_ids: bool = False
+    wants_questions: bool = False
+
+
+def message(role: str, content: pl.Expr) -> pl.Expr:
+    """One message of a role, as a list; null where the content is null."""
+    one = pl.concat_list(pl.struct(role=pl.lit(role), content=content))
+    return pl.when(content.is_not_null()).then(one).cast(MESSAGES)
+
+
+def with_input(instruction: pl.Expr, extra: pl.Expr) -> pl.Expr:
+    """Instruction and its input, a blank line between them; the instruction alone if none."""
+    has_input = (extra.str.strip_chars() != "").fill_null(value=False)
+    return pl.when(has_input).then(instruction + "\n\n" + extra).otherwise(instruction)
+
+
+def detail(text: str = "") -> pl.Expr:
+    """A constant detail."""
+    return pl.lit(text, dtype=pl.String)
+
+
+def ordered(frame: pl.DataFrame, first_better: pl.Expr) -> pl.DataFrame:
+    """Make `chosen` and `rejected` (and their models) of `response_a` and `response_b`.
+
+    Args:
+        frame: has `response_a`, `response_b`, `model_a`, `model_b`.
+        first_better: boolean; null counts as false, such rows are rejected by a rule.
+    """
+    first = first_better.fill_null(value=False)
+    return frame.with_columns(
+        pl.when(first).then("response_a").otherwise("response_b").alias("chosen"),
+        pl.when(first).then("response_b").otherwise("response_a").alias("rejected"),
+        pl.when(first).then("model_a").otherwise("model_b").alias("chosen_model"),
+        pl.when(first).then("model_b").otherwise("model_a").alias("rejected_model"),
+    )

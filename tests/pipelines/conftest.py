@@ -1,0 +1,94 @@
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORDS = (
+    "river stone lamp orange quiet engine paper window garden silver carpet number yellow market "
+    "bridge winter coffee planet button island mirror rocket violin pepper basket thunder"
+).split()
+
+RECIPE = """\
+name: small
+seed: 3
+source: {path: pairs.jsonl, layout: hh, name: small, license: mit}
+steps:
+  - filters.Length: {min_words: 2}
+  - filters.Quality: {}
+  - filters.ExactDuplicates: {"on": row}
+  - labelers.R3: {objectives: [length, repetition]}
+  - labelers.Combine: {name: reward, method: linear, weights: {length: 1, repetition: 1}}
+  - labelers.Margin: {objective: reward}
+  - filters.RandomSubsample: {fraction: 0.8}
+publish: {test_fraction: 0.2}
+"""
+
+
+def hh_pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
+    rng = random.Random(seed)
+
+    def words(k: int) -> str:
+        return " ".join(rng.choice(WORDS) for _ in range(k))
+
+    pairs = []
+    for i in range(n):
+        prompt = f"\n\nHuman: question {i} about {words(5)}?\n\nAssistant:"
+        pairs.append(
+            {
+                "chosen": f"{prompt} {words(rng.randint(3, 40))}",
+                "rejected": f"{prompt} {words(rng.randint(3, 40))}",
+            }
+        )
+    return pairs
+
+
+def write_jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.fixture()
+def small(tmp_path: Path) -> Path:
+    """A folder with 200 pairs, a bad line, and a recipe that embeds nothing."""
+    write_jsonl(tmp_path / "pairs.jsonl", list[dict[str, object]](hh_pairs(200)))
+    with (tmp_path / "pairs.jsonl").open("a") as file:
+        file.write("{broken\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE, "utf-8")
+    return tmp_path
+
+
+def command(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `prefactory` as a user does, in a process of its own."""
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "prefactory"), *words],
+        cwd=cwd,
+        env={**os.environ, "PREFACTORY_HOME": str(cwd / "home"), **env},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture()
+def prefactory(small: Path):
+    """Run the command in the folder of `small`."""
+
+    def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return command(*words, cwd=small, **env)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The team's real data; skips, loudly, where it is not there."""
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    path = Path(os.environ.get("PREFACTORY_SHARED_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"NO SHARED DATA at {path}: set PREFACTORY_SHARED_DATA to test on real data")
+    return path
