@@ -6,8 +6,11 @@ Plain functions; `pipelines.flows` puts them on Prefect.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from fsspec.implementations.local import LocalFileSystem
 
 from catalog.publish import Published, publish
 from catalog.report import build as build_report
@@ -19,7 +22,7 @@ from prefactory.errors import ConfigError, PrefactoryError
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
-from prefactory.stages import Mapper, Options, Source, Stage, common_schema
+from prefactory.stages import Mapper, Options, Stage, common_schema
 
 log = logging.getLogger("prefactory")
 
@@ -41,9 +44,23 @@ class Outcome:
     trained: list[Trained] = field(default_factory=list)
 
 
+SOURCE_PATH = re.compile(r"(source(?:\.\d+)?\.path)=(?!\w+://)(.+)")
+
+
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Read and check a recipe file (see `prefactory.recipe.load`)."""
-    return load(path, overrides, SECTIONS)
+    """Read and check a recipe file (see `prefactory.recipe.load`).
+
+    A source path in an override starts at the working folder, if something is there: it was typed
+    there. A path inside a recipe starts at the recipe's folder.
+    """
+    return load(path, [_from_here(word) for word in overrides], SECTIONS)
+
+
+def _from_here(word: str) -> str:
+    found = SOURCE_PATH.fullmatch(word)
+    if found and not Path(found[2]).is_absolute() and LocalFileSystem().glob(found[2]):
+        return f"{found[1]}={Path(found[2]).absolute()}"
+    return word
 
 
 def open_sources(recipe: Recipe) -> list[OpenSource]:
@@ -66,7 +83,7 @@ def check_recipe(
     """Everything that can be known before a run: the recipe, its sources, its planned steps."""
     recipe = load_recipe(path, overrides)
     sources = open_sources(recipe)
-    shape, columns = common_schema(list[Source](sources))
+    shape, columns = common_schema(sources)
     return recipe, sources, plan(recipe, shape, columns)
 
 
@@ -78,7 +95,7 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
         embed=embedder(settings),
         on_stage=lambda stage: log.info(stage_line(stage)),
     )
-    result = execute(recipe, list[Source](sources), settings.store, mapper, options)
+    result = execute(recipe, sources, settings.store, mapper, options)
     published = publish(result, settings.catalog, build_report)
     outcome = Outcome(published, result.stages)
     for method, config in recipe.train:

@@ -81,8 +81,8 @@ _OUTCOMES: list[Outcome] = []
 def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcome:
     """Run the flow in this process, with as many shards at a time as the settings say."""
     _OUTCOMES.clear()
-    runner = ThreadPoolTaskRunner(max_workers=settings.workers)
-    curate.with_options(task_runner=runner)(
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=settings.workers)
+    curate.with_options(task_runner=runner)(  # type: ignore[arg-type] # Prefect's own stub is off
         str(recipe), overrides, str(settings.home), settings.shard_rows, settings.workers
     )
     return _OUTCOMES.pop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,10 @@ class Head(BaseModel):
                 "starting with a letter or digit"
             )
         return value
+
+
+KEYS = [*Head.model_fields, "source", "steps", "train"]
+"""The top-level keys of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def find_step(name: str) -> type[Step]:
         ConfigError: if there is no such step, naming the nearest one.
     """
     module_name, _, attribute = name.rpartition(".")
-    if not module_name:
+    if not module_name or not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{name!r} is not an import path such as filters.Length")
     try:
         module = importlib.import_module(module_name)
@@ -140,7 +145,8 @@ def find_step(name: str) -> type[Step]:
     names = [str(n) for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
     found = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
     if not (isinstance(found, type) and issubclass(found, Step)):
-        hint = nearest(attribute, names).replace("'", f"'{module_name}.", 1)
+        others = [n for n in names if n != attribute]
+        hint = nearest(attribute, others).replace("'", f"'{module_name}.", 1)
         raise ConfigError(f"no step {name!r}{hint}")
     return found
 
@@ -164,7 +170,8 @@ def load(path: Path, overrides: list[str], sections: Sections) -> Recipe:
     Args:
         path: the YAML file.
         overrides: `key=value` words; a key is a dotted path into the document, or a step's name
-            and field (`filters.ISA.fraction=0.1`, `filters.Length#2.min_words=3`).
+            and field (`filters.ISA.fraction=0.1`, `filters.Length#2.min_words=3`). A step's name
+            alone with null leaves the step out (`filters.ISA=null`).
         sections: models for the source and training parts.
 
     Raises:
@@ -191,9 +198,8 @@ def parse(
     lines = lines or {}
     reader = _Reader(path.name, lines)
     reader.override(data, overrides)
-    known = [*Head.model_fields, "source", "steps", "train"]
-    for key in [k for k in data if k not in known]:
-        reader.problem((key,), f"unknown key {key!r}{nearest(key, known)}")
+    for key in [k for k in data if k not in KEYS]:
+        reader.problem((key,), f"unknown key {key!r}{nearest(key, KEYS)}")
     head = reader.model(Head, {k: v for k, v in data.items() if k in Head.model_fields}, ())
     sources = reader.sources(data, sections.source)
     steps = reader.steps(data.get("steps"))
@@ -305,29 +311,61 @@ class _Reader:
                 value = yaml.safe_load(text)
             except yaml.YAMLError:
                 value = text
+            if value is None and _leave_out(data, key):
+                continue
             target, last = _target(data, key)
             if target is None:
-                self.problems.append(f"override {word!r}: no {key!r} in {self.name}")
+                hint = nearest(key.rpartition(".")[0], [label for label, *_ in _named(data)])
+                self.problems.append(f"override {word!r}: no {key!r} in {self.name}{hint}")
                 continue
             target[last] = value
 
 
-def _target(data: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """Find the mapping and key that an override means."""
+def _labelled(data: dict[str, Any]) -> Iterator[tuple[str, list[Any], int]]:
+    """Yield the label, list and index of every step and training method of a document."""
+    counts: dict[str, int] = {}
+    for group in ("steps", "train"):
+        found = data.get(group)
+        items = found if isinstance(found, list) else []
+        for i, item in enumerate(list(items)):
+            name = item if isinstance(item, str) else next(iter(item), "")
+            counts[name] = counts.get(name, 0) + 1
+            yield name if counts[name] == 1 else f"{name}#{counts[name]}", items, i
+
+
+def _leave_out(data: dict[str, Any], key: str) -> bool:
+    """Remove the step or training method of that label, if there is one."""
+    for label, items, i in _labelled(data):
+        if label == key:
+            items.pop(i)
+            return True
+    return False
+
+
+def _named(data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any], int]]:
+    """Yield the label, name, list and index of every step and training method."""
     counts: dict[str, int] = {}
     for group in ("steps", "train"):
         found = data.get(group)
         items = found if isinstance(found, list) else []
         for i, item in enumerate(items):
-            name = item if isinstance(item, str) else next(iter(item), "")
-            counts[name] = counts.get(name, 0) + 1
-            label = name if counts[name] == 1 else f"{name}#{counts[name]}"
-            if not key.startswith(f"{label}."):
-                continue
-            if isinstance(item, str) or item[name] is None:
-                items[i] = item = {name: {}}
-            return _descend(item[name], key.removeprefix(f"{label}.").split("."))
-    return _descend(data, key.split("."))
+            name = next(iter(item), "") if isinstance(item, dict) else item
+            if isinstance(name, str):
+                counts[name] = counts.get(name, 0) + 1
+                yield name if counts[name] == 1 else f"{name}#{counts[name]}", name, items, i
+
+
+def _target(data: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """Find the mapping and key that an override means."""
+    for label, name, items, i in _named(data):
+        if key.startswith(f"{label}."):
+            if isinstance(items[i], str) or items[i][name] is None:
+                items[i] = {name: {}}
+            return _descend(items[i][name], key.removeprefix(f"{label}.").split("."))
+    keys = key.split(".")
+    if len(keys) > 1 and keys[0] not in KEYS:
+        return None, ""
+    return _descend(data, keys)
 
 
 def _descend(data: dict[str, Any], keys: list[str]) -> tuple[dict[str, Any] | None, str]:

@@ -7,7 +7,7 @@ Prefect flow in `pipelines`. A finished output is never made again, whatever end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 import polars as pl
@@ -29,6 +29,7 @@ from prefactory.stages import (
     Stage,
     columns_key,
     common_schema,
+    file_identity,
     with_columns,
 )
 from prefactory.step import Filter, Generator, Labeler, State, Step
@@ -37,7 +38,7 @@ from prefactory.tables import Shape
 
 
 def execute(
-    recipe: Recipe, sources: list[Source], store: Store, mapper: Mapper, options: Options
+    recipe: Recipe, sources: Sequence[Source], store: Store, mapper: Mapper, options: Options
 ) -> RunResult:
     """Run a recipe to its end, reusing every output that the store already holds.
 
@@ -120,19 +121,20 @@ class _Run:
 
     # -- sources -------------------------------------------------------------------------------
 
-    def read_sources(self, sources: list[Source], shape: Shape) -> list[Shard]:
+    def read_sources(self, sources: Sequence[Source], shape: Shape) -> list[Shard]:
         """Read every file into parts, and the parts into shards."""
         started = time.monotonic()
         stage = Stage("source", "source", shape)
         columns = common_schema(sources)[1]
+        identities = [s.identity() for s in sources]
         jobs = sorted(
-            ((s, f) for s in sources for f in s.files),
-            key=lambda j: (j[0].identity()["name"], j[1].name),
+            ((i, s, f) for i, s in zip(identities, sources, strict=True) for f in s.files),
+            key=lambda job: (job[0]["name"], job[2].name),
         )
-        keys = [fingerprint(["part", s.identity(), f.name, columns_key(columns)]) for s, f in jobs]
+        keys = [fingerprint([file_identity(i, f.name), columns_key(columns)]) for i, _, f in jobs]
 
         def read(i: int) -> Record:
-            source, file = jobs[i]
+            _, source, file = jobs[i]
             return self.made(keys[i], stage, lambda: self._read(source, file, keys[i], columns))
 
         records = self.mapper("source", read, len(jobs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -37,9 +37,17 @@ class SourceFile(Protocol):
 class Source(Protocol):
     """What `execute` needs of a source (see `catalog.sources`)."""
 
-    shape: Shape
-    schema: dict[str, pl.DataType]
-    files: list[Any]
+    @property
+    def shape(self) -> Shape:
+        """Shape of its rows."""
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Columns of every block's rows."""
+
+    @property
+    def files(self) -> Sequence[Any]:
+        """Its files; each is read as a task of its own."""
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows."""
@@ -118,7 +126,7 @@ def thread_mapper(workers: int) -> Mapper:
     return mapper
 
 
-def common_schema(sources: list[Source]) -> tuple[Shape, dict[str, pl.DataType]]:
+def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataType]]:
     """Shape and columns of the sources together (columns that only some have are null elsewhere).
 
     Raises:
@@ -133,6 +141,12 @@ def common_schema(sources: list[Source]) -> tuple[Shape, dict[str, pl.DataType]]
     if not all("margin" in s.schema for s in sources):
         columns.pop("margin", None)
     return shapes[0], columns
+
+
+def file_identity(source: dict[str, Any], name: str) -> dict[str, Any]:
+    """What decides the rows of one file of a source: the others do not."""
+    files = [f for f in source.get("files", []) if f["name"] == name]
+    return {**source, "files": files or [{"name": name}]}
 
 
 def columns_key(columns: dict[str, pl.DataType]) -> dict[str, str]:

@@ -47,15 +47,16 @@ class Writer:
     def table(self, name: str, table: pl.DataFrame) -> None:
         """Write a table durably as `<name>.arrow` (uncompressed IPC, memory-mapped on reading)."""
         path = self.folder / f"{name}.arrow"
-        with path.open("wb") as file:
-            table.write_ipc(file, compression="uncompressed")
-            file.flush()
-            os.fsync(file.fileno())
-        self.files[path.name] = {
-            "bytes": path.stat().st_size,
-            "blake2b": file_digest(path),
-            "rows": table.height,
-        }
+        with _disk_errors(self.folder.parents[1]):
+            with path.open("wb") as file:
+                table.write_ipc(file, compression="uncompressed")
+                file.flush()
+                os.fsync(file.fileno())
+            self.files[path.name] = {
+                "bytes": path.stat().st_size,
+                "blake2b": file_digest(path),
+                "rows": table.height,
+            }
 
 
 def file_digest(path: Path, algorithm: str = "blake2b") -> str:
@@ -145,28 +146,21 @@ class Store:
         """Write an object: add tables and facts to the writer; it appears when the block ends.
 
         Raises:
-            StoreError: if the disk is full or not writable; nothing is left behind.
+            StoreError: if the disk is full or not writable; nothing is left behind. Errors of the
+                block itself pass through.
         """
-        tmp: Path | None = None
-        try:
+        with _disk_errors(self.root):
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
             tmp = Path(tempfile.mkdtemp(prefix=f"{key[:8]}-", dir=self.root / "tmp"))
+        try:
             writer = Writer(tmp)
             yield writer
-            self._commit(key, writer)
-        except OSError as error:
-            raise StoreError(_disk_message(error, self.root)) from error
-        except pl.exceptions.PolarsError as error:
-            if "No space left" in str(error) or "os error 28" in str(error):
-                full = OSError(errno.ENOSPC, str(error))
-                raise StoreError(_disk_message(full, self.root)) from error
-            raise
+            with _disk_errors(self.root):
+                self._commit(key, writer)
         finally:
-            if tmp is not None:
-                shutil.rmtree(tmp, ignore_errors=True)
+            shutil.rmtree(tmp, ignore_errors=True)
 
     def _commit(self, key: str, writer: Writer) -> None:
-        record = Record(key, writer.files, json.loads(json.dumps(writer.info)))
         path = writer.folder / "record.json"
         with path.open("w", encoding="utf-8") as file:
             json.dump({"files": writer.files, "info": writer.info}, file, sort_keys=True)
@@ -182,13 +176,27 @@ class Store:
         except OSError:
             if self.open(key) is None:  # unless another process finished the same object first
                 raise
+            return
         sync_folder(final.parent)
         with self._lock:
-            self._verified[key] = record
+            info = json.loads(json.dumps(writer.info))
+            self._verified[key] = Record(key, writer.files, info)
 
 
-def _disk_message(error: OSError, root: Path) -> str:
-    if error.errno == errno.ENOSPC:
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    """Turn errors of the disk under the store at `root` into a StoreError."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        raise StoreError(_disk_message(error, root, full)) from error
+
+
+def _disk_message(error: Exception, root: Path, full: bool) -> str:
+    if full:  # Polars raises it without an errno
         return (
             f"the disk of {root} is full; nothing finished is lost. Free some space (or set "
             "PREFACTORY_HOME to a larger disk) and run the same command again to resume"

@@ -10,6 +10,9 @@ from prefactory.errors import ConfigError
 
 Path = tuple[str | int, ...]
 
+MAX_DEPTH = 50
+COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
 
 def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     """Parse one YAML document.
@@ -24,9 +27,9 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     Raises:
         ConfigError: for a syntax error, a duplicate key or an unsafe tag, with the line.
     """
-    loader = yaml.SafeLoader(text)
     lines: dict[Path, int] = {}
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         data = None if node is None else _build(loader, node, (), lines, name)
     except yaml.YAMLError as error:
@@ -34,8 +37,6 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{name}:{line} {problem}") from error
-    finally:
-        loader.dispose()
     return data, lines
 
 
@@ -43,6 +44,9 @@ def _build(
     loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Path, int], name: str
 ) -> object:
     lines.setdefault(path, node.start_mark.line + 1)
+    problem = _refused(node, path)
+    if problem:
+        raise ConfigError(f"{name}: line {node.start_mark.line + 1}: {problem}")
     if isinstance(node, yaml.MappingNode):
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -58,6 +62,16 @@ def _build(
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, n, (*path, i), lines, name) for i, n in enumerate(node.value)]
     return loader.construct_object(node, deep=True)
+
+
+def _refused(node: yaml.Node, path: Path) -> str | None:
+    if len(path) > MAX_DEPTH:
+        return f"nested more than {MAX_DEPTH} deep; does an alias hold itself?"
+    if isinstance(node, yaml.CollectionNode) and node.tag not in COLLECTIONS:
+        return f"the tag {node.tag!r} is not allowed"
+    if isinstance(node, yaml.ScalarNode) and any("\ud800" <= c <= "\udfff" for c in node.value):
+        return "the text has half a character (a lone surrogate)"
+    return None
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetInfo, load_from_disk
 
 from prefactory.errors import CatalogError, ConfigError, DataError
 
@@ -75,13 +75,12 @@ class DatasetRef:
         folder = self.path / "pairs"
         if not folder.is_dir():
             raise CatalogError(f"{self} has no pairs: {folder} does not exist")
-        data: Any = load_from_disk(str(folder))
-        splits = data if isinstance(data, DatasetDict) else {"train": data}
+        splits = _splits(folder)
         if split in ("train", "test") and "train" in splits and "test" not in splits:
-            return _held_out(splits["train"], split == "test")
+            return _held_out(_open(splits["train"]), split == "test")
         if split not in splits:
             raise CatalogError(f"{self} has no split {split!r}; it has {sorted(splits)}")
-        return splits[split]
+        return _open(splits[split])
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -92,6 +91,21 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise CatalogError(f"{path / 'manifest.json'} is not a JSON object")
     return manifest
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    index = folder / "dataset_dict.json"
+    if not index.is_file():
+        return {"train": folder}
+    return {name: folder / name for name in json.loads(index.read_text())["splits"]}
+
+
+def _open(folder: Path) -> Dataset:
+    """Open one split; `load_from_disk` fails on an empty one that was saved in no file."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if not state["_data_files"]:
+        return Dataset(DatasetInfo.from_directory(str(folder)).features.arrow_schema.empty_table())
+    return load_from_disk(str(folder))
 
 
 def hashed(text: str, salt: str) -> float:

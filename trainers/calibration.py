@@ -61,7 +61,7 @@ def reliability(margins: Floats, bins: int = 10) -> pl.DataFrame:
     )
 
 
-def calibration(margins: Floats, bins: int = 10) -> Calibration:
+def calibration_errors(margins: Floats, bins: int = 10) -> Calibration:
     """ECE, ACE and MCE of a preference model, over both orders of every pair.
 
     Args:
@@ -89,7 +89,8 @@ def pairwise_accuracy(margins: Floats, groups: pl.Series | None = None) -> tuple
     """
     right = (np.sign(margins) + 1) / 2
     accuracy = float(right.mean())
-    off = pl.DataFrame({"off": right - accuracy})
+    off: Floats = right - accuracy
     if groups is not None:
-        off = off.group_by(groups.alias("group")).agg(pl.col("off").sum())
-    return accuracy, float(np.sqrt((off["off"].to_numpy() ** 2).sum()) / len(margins))
+        group = groups.rank("dense").to_numpy() - 1
+        off = np.bincount(group, weights=off).astype(np.float64)
+    return accuracy, float(np.sqrt((off**2).sum()) / len(margins))

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.identity import identity_of
 from prefactory.tables import last_user_text, text_of
 from trainers.base import write_json
 from trainers.calibration import Floats
@@ -118,10 +119,11 @@ class EmbeddingRewardModel:
         """Score rows of features (Float64[N, D] -> Float64[N])."""
         if phi.shape[1] != len(self.weights):
             raise ConfigError(
-                f"the encoder gives {phi.shape[1]} features; the model has {len(self.weights)} weights"
+                f"the encoder gives {phi.shape[1]} features; the model wants {len(self.weights)}"
             )
         # Row by row, so that a score does not depend on what it is computed with.
-        return np.einsum("nd,d->n", phi / self.scale, self.weights)
+        scores: Floats = np.einsum("nd,d->n", phi / self.scale, self.weights)
+        return scores
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json`; the same model gives the same bytes."""
@@ -136,7 +138,8 @@ class EmbeddingRewardModel:
             "y": "contents of the answer's assistant messages, joined by a blank line",
             "score": "sum(weights * features / scale)",
             "length_feature": self.length_feature,
-            "encoder": self.encoder.model_dump(mode="json"),
+            "encoder": identity_of(self.encoder.resolved().model_dump(mode="json")),
+            "encoder_fingerprint": self.encoder.fingerprint(),
         }
         write_json(folder / CONFIG, config)
 
@@ -149,7 +152,7 @@ class EmbeddingRewardModel:
             embed: `(encoder, texts) -> Float32[N, d]`.
 
         Raises:
-            ConfigError: if the folder holds no such model.
+            ConfigError: if the folder holds no such model, or its encoder is another one by now.
         """
         path = Path(folder)
         try:
@@ -158,6 +161,10 @@ class EmbeddingRewardModel:
             if config["format"] != FORMAT:
                 raise ConfigError(f"{path} has format {config['format']}; this reads {FORMAT}")
             encoder = Encoder.model_validate(config["encoder"])
+            if encoder.fingerprint() != config["encoder_fingerprint"]:
+                raise ConfigError(
+                    f"{path} was trained on vectors of another encoder; train it again"
+                )
             weights, scale = tensors["weights"], tensors["scale"]
             return cls(encoder, weights, scale, bool(config["length_feature"]), embed)
         except (OSError, KeyError, TypeError) as error:

@@ -15,43 +15,21 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 
-from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
+from prefactory.identity import identity_of
 from prefactory.tables import SIDES
 from trainers import losses
 from trainers.base import DatasetRef, hashed, margins_of, new_folder, table
 from trainers.calibration import Floats
 from trainers.embedding_model import Embed, EmbeddingRewardModel, Texts, features, read_texts
-from trainers.metrics import CONTEXT, PairMetrics, pair_metrics
+from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
 from trainers.report import TrainingReport, card, write_reports
+from trainers.settings import EmbeddingReward
 
 METHOD = "embedding-reward"
 PACKAGES = ["numpy", "safetensors", "scipy", "torch", "transformers"]
-
-
-class EmbeddingReward(BaseModel):
-    """Settings of the embedding reward model.
-
-    Attributes:
-        encoder: which frozen encoder reads the texts.
-        l2: grid of penalties, tried by cross-validation; one value is taken as it is.
-        folds: folds of the cross-validation; the pairs of a prompt are always in one fold.
-        length_feature: add the answer's log length. Off, because length is a shortcut.
-        margin_weight: weigh pairs by their margin; needs a margin on every pair.
-        seed: decides the folds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    encoder: Encoder = Field(default_factory=Encoder)
-    l2: tuple[float, ...] = Field((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), min_length=1)
-    folds: int = Field(5, ge=2)
-    length_feature: bool = False
-    margin_weight: bool = False
-    seed: int = 0
 
 
 def train_embedding_reward(
@@ -71,43 +49,64 @@ def train_embedding_reward(
     Raises:
         DataError: if there are no training pairs, or a margin is asked for and missing.
     """
-    columns = [*CONTEXT, "prompt", "margin"]
-    train, test = (table(data.pairs(s), columns).sort("pair_id") for s in ("train", "test"))
-    rows = {"train": train.height, "test": test.height}
-    train, test = (t.filter(pl.col("chosen_id") != pl.col("rejected_id")) for t in (train, test))
+    encoder = config.encoder.resolved()
+    dropped: dict[str, int] = {}
+    train, test = _read(data, "train", dropped), _read(data, "test", dropped)
     if not train.height:
         raise DataError(f"{data} has no training pairs")
-    weights = np.ones(train.height)
-    if config.margin_weight:
-        margin = margins_of(train, data, "margin_weight").to_numpy()
-        if not margin.any():
-            raise DataError(f"margin_weight needs margins above zero; all of {data} are zero")
-        weights = margin / margin.mean()
-    texts = Texts.of(_all_texts(train, test), config.encoder, embed)
+    weights = _weights(config, data, train)
+    texts = Texts.of(_all_texts(train, test), encoder, embed)
     gaps = {name: _gaps(t, texts, config) for name, t in (("train", train), ("test", test))}
     size = np.sqrt((gaps["train"] ** 2).mean(axis=0))
     scale = np.where(size > 0, size, 1.0)
     gaps = {name: gap / scale for name, gap in gaps.items()}
     l2, notes = choose_l2(config, gaps["train"], weights, train["prompt_id"])
     head = fit_head(gaps["train"], weights, l2)
-    if not test.height:
-        notes.append("there are no held-out pairs, so only the training accuracy is known")
-    model = EmbeddingRewardModel(config.encoder, head, scale, config.length_feature, embed)
+    model = EmbeddingRewardModel(encoder, head, scale, config.length_feature, embed)
+    measured = _measure(gaps["test"] @ head, test)
     report = TrainingReport(
         method=METHOD,
         folder=Path(output),
         dataset=data,
-        config=config.model_dump(mode="json"),
+        config=identity_of(config.model_copy(update={"encoder": encoder}).model_dump(mode="json")),
         train=_measure(gaps["train"] @ head, train),
-        test=_measure(gaps["test"] @ head, test),
-        dropped={"both answers are the same": sum(rows.values()) - train.height - test.height},
+        test=measured,
+        dropped=dropped,
         facts={"l2": l2, "distinct_texts": len(texts.row), "features": len(head)},
-        notes=tuple(notes),
+        notes=(*notes, *warnings(measured)),
     )
     with new_folder(report.folder) as folder:
         model.save(folder)
         write_reports(folder, report, _card(report), PACKAGES)
     return report
+
+
+LOW_GOAL = "relabelled for a low reward goal, which the encoder does not read"
+
+
+def _read(data: DatasetRef, split: str, dropped: dict[str, int]) -> pl.DataFrame:
+    """Pairs of a split in the order of their ids; what is left out is counted by reason."""
+    pairs = data.pairs(split)
+    goals = ["goal_kind"] if "goal_kind" in pairs.column_names else []
+    rows = table(pairs, [*CONTEXT, "prompt", "margin", *goals]).sort("pair_id")
+    rules = {"both answers are the same": pl.col("chosen_id") == pl.col("rejected_id")}
+    if goals:  # chosen there is the answer that misses the goal less, not the better one
+        rules[LOW_GOAL] = pl.col("goal_kind") == "low"
+    for reason, rule in rules.items():
+        kept = rows.filter(~rule.fill_null(value=False))
+        dropped[reason] = dropped.get(reason, 0) + rows.height - kept.height
+        rows = kept
+    return rows
+
+
+def _weights(config: EmbeddingReward, data: DatasetRef, pairs: pl.DataFrame) -> Floats:
+    if not config.margin_weight:
+        return np.ones(pairs.height)
+    margin: Floats = margins_of(pairs, data, "margin_weight").to_numpy()
+    if not margin.any():
+        raise DataError(f"margin_weight needs margins above zero; all of {data} are zero")
+    weights: Floats = margin / margin.mean()
+    return weights
 
 
 def _sides(pairs: pl.DataFrame) -> Iterator[tuple[pl.Series, pl.Series]]:
@@ -224,8 +223,8 @@ def _card(report: TrainingReport) -> str:
         "```python\nfrom trainers import EmbeddingRewardModel\n\n"
         'model = EmbeddingRewardModel.load("path/of/this/folder", embed)\n'
         "scores = model.score(prompts, responses)  # Float64[N]\n```\n\n"
-        "`embed(encoder, texts)` gives Float32[N, d]; `prompts` and `responses` are polars series of"
-        " lists of `{role, content}`. The gap of two scores for one prompt is the log odds that the"
-        " first answer is preferred; scores of different prompts are not comparable."
+        "`embed(encoder, texts)` gives Float32[N, d]; `prompts` and `responses` are polars series"
+        " of lists of `{role, content}`. The gap of two scores for one prompt is the log odds that"
+        " the first answer is preferred; scores of different prompts are not comparable."
     )
     return card(report, what, use, "prefactory", ["reward-model", "preference"])

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from prefactory.tables import text_of
-from trainers.calibration import Floats, calibration, pairwise_accuracy
+from trainers.calibration import Floats, calibration_errors, pairwise_accuracy
 
 CONTEXT = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "chosen", "rejected"]
 """Columns of pairs that the metrics read."""
@@ -61,9 +61,11 @@ def pair_metrics(margins: Floats, losses: Floats, pairs: pl.DataFrame) -> PairMe
     if not pairs.height:
         return None
     prompts = pairs["prompt_id"]
-    found = calibration(margins)
+    found = calibration_errors(margins)
     accuracy, accuracy_se = pairwise_accuracy(margins, prompts)
-    longer, longer_se = pairwise_accuracy(lengths(pairs, "chosen") - lengths(pairs, "rejected"), prompts)
+    longer, longer_se = pairwise_accuracy(
+        lengths(pairs, "chosen") - lengths(pairs, "rejected"), prompts
+    )
     first = np.where((pairs["chosen_id"] < pairs["rejected_id"]).to_numpy(), 1.0, -1.0)
     always, always_se = pairwise_accuracy(first, prompts)
     return PairMetrics(
@@ -81,6 +83,17 @@ def pair_metrics(margins: Floats, losses: Floats, pairs: pl.DataFrame) -> PairMe
         always_first=always,
         always_first_se=always_se,
     )
+
+
+def warnings(test: PairMetrics | None) -> list[str]:
+    """What a reader of the held-out metrics must be told, one sentence each."""
+    if test is None:
+        return ["there are no held-out pairs, so it is not known what was learnt"]
+    if test.accuracy <= test.longer_wins:
+        return [
+            "on the held-out pairs the model does not beat the rule that the longer answer wins"
+        ]
+    return []
 
 
 def lengths(pairs: pl.DataFrame, column: str) -> Floats:

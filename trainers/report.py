@@ -63,15 +63,15 @@ class TrainingReport:
             if metrics is not None:
                 lines += [f"  {name:<9}{row}" for row in _rows(metrics)]
         lines += [f"  dropped  {n} pairs: {reason}" for reason, n in self.dropped.items() if n]
-        lines += [f"  {key:<9}{value:g}" for key, value in self.facts.items()]
+        lines += [f"  {key}: {value:g}" for key, value in self.facts.items()]
         lines += [f"  note     {note}" for note in self.notes]
         return "\n".join([*lines, f"  model    {self.folder}"])
 
 
 def _rows(m: PairMetrics) -> list[str]:
     return [
-        f"{m.pairs} pairs of {m.prompts} prompts: accuracy {m.accuracy:.3f} +- {m.accuracy_se:.3f}, "
-        f"loss {m.loss:.4f}, mean margin {m.margin:.3f}",
+        f"{m.pairs} pairs of {m.prompts} prompts: accuracy {m.accuracy:.3f} +- "
+        f"{m.accuracy_se:.3f}, loss {m.loss:.4f}, mean margin {m.margin:.3f}",
         f"calibration: ECE {m.ece:.3f}, ACE {m.ace:.3f}, MCE {m.mce:.3f}",
         f"baselines: longer wins {m.longer_wins:.3f} +- {m.longer_wins_se:.3f}, "
         f"always the first {m.always_first:.3f} +- {m.always_first_se:.3f}",
@@ -84,12 +84,22 @@ _METRICS = """\
 """
 
 
+_LEGEND = """
+Accuracy is the share of pairs whose chosen answer scores higher (a tie counts one half), with its
+standard error by prompt. ECE, ACE and MCE are calibration errors over both orders of every pair, 10
+bins. "Longer wins" and "always the first" are rules that read nothing, on the same pairs.
+"""
+
+
 def _metrics_row(name: str, m: PairMetrics) -> str:
-    return (
-        f"| {name} | {m.pairs} | {m.prompts} | {m.accuracy:.3f} ± {m.accuracy_se:.3f} | {m.loss:.4f} "
-        f"| {m.ece:.3f} | {m.ace:.3f} | {m.mce:.3f} | {m.longer_wins:.3f} ± {m.longer_wins_se:.3f} "
-        f"| {m.always_first:.3f} ± {m.always_first_se:.3f} |\n"
-    )
+    cells = [
+        name,
+        f"{m.pairs} | {m.prompts} | {m.accuracy:.3f} ± {m.accuracy_se:.3f}",
+        f"{m.loss:.4f} | {m.ece:.3f} | {m.ace:.3f} | {m.mce:.3f}",
+        f"{m.longer_wins:.3f} ± {m.longer_wins_se:.3f}",
+        f"{m.always_first:.3f} ± {m.always_first_se:.3f}",
+    ]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def card(report: TrainingReport, what: str, use: str, library: str, tags: list[str]) -> str:
@@ -116,10 +126,7 @@ def card(report: TrainingReport, what: str, use: str, library: str, tags: list[s
         f"Dataset `{data}`, content digest `{data.digest}`. Licences of the data: {licenses}.\n\n"
         "## Results\n\n"
         + (_METRICS + table if table else "Not measured.\n")
-        + "\nAccuracy is the share of pairs whose chosen answer scores higher (a tie counts one half)"
-        " with its standard error by prompt. ECE, ACE and MCE are calibration errors over both orders"
-        ' of every pair, 10 bins. "Longer wins" and "always the first" are rules that read nothing, on'
-        " the same pairs.\n"
+        + _LEGEND
         + (f"\n{remarks}" if remarks else "")
         + f"\n## Use\n\n{use}\n\n## Settings\n\n{settings}"
     )

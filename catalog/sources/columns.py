@@ -169,33 +169,49 @@ def _texts_or_messages(values: list[Any], role: str) -> tuple[pl.Series, pl.Seri
     return messages, bad
 
 
+_MISFIT = (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError)
+
+
 def _strict(values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, pl.Series | None]:
     """Build a column; where a value doesn't fit the dtype exactly, put null and mark it."""
     try:
         return _series(values, dtype), None
-    except (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError):
-        pass
-    out: list[Any] = []
-    bad: list[bool] = []
-    for value in values:
-        try:
-            _series([value], dtype)
-        except (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError):
-            out.append(None)
-            bad.append(True)
-        else:
-            out.append(value)
-            bad.append(False)
+    except _MISFIT:
+        bad = [not _fits(value, dtype) for value in values]
+    out = [None if b else v for v, b in zip(values, bad, strict=True)]
     return _series(out, dtype), pl.Series(bad)
+
+
+def _fits(value: Any, dtype: pl.DataType) -> bool:  # noqa: ANN401 - any JSON value
+    try:
+        _series([value], dtype)
+    except _MISFIT:
+        return False
+    return True
 
 
 def _series(values: list[Any], dtype: pl.DataType) -> pl.Series:
     if not dtype.is_nested():
         return pl.Series(values, dtype=dtype, strict=True)
+    if not all(_lists_where_due(v, dtype) for v in values):
+        raise TypeError("a text can't stand for a list of texts")
     array = pa.array(values, type=arrow_type(dtype))
     column = pl.from_arrow(array)
     assert isinstance(column, pl.Series)  # noqa: S101 - an array always gives a series
     return column.cast(dtype)
+
+
+def _lists_where_due(value: Any, dtype: Any) -> bool:  # noqa: ANN401 - JSON value, Polars dtype
+    """Whether lists stand where the dtype has lists (Arrow would take a text for one)."""
+    if value is None or not dtype.is_nested():
+        return True
+    if isinstance(dtype, pl.List):
+        if not isinstance(value, list):
+            return False
+        return dtype == CHAT or all(_lists_where_due(v, dtype.inner) for v in value)
+    if isinstance(dtype, pl.Struct) and isinstance(value, dict):
+        return all(_lists_where_due(value.get(f.name), f.dtype) for f in dtype.fields)
+    return True
 
 
 def arrow_type(dtype: Any) -> pa.DataType:  # noqa: ANN401 - a Polars dtype or its class

@@ -232,7 +232,7 @@ def _unknown(sample: Sample, where: str) -> str:
         scored.append((len(missing) / max(len(required), 1), entry.name, missing))
     nearest = sorted(scored, key=lambda item: item[0])[:3]
     hints = "; ".join(
-        f"{name} ({'without ' + ', '.join(missing) if missing else 'but its values do not fit'})"
+        f"{name} ({'without ' + ', '.join(missing) if missing else 'by its columns, if you name it'})"
         for share, name, missing in nearest
         if share < 1
     )

@@ -74,20 +74,20 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
         "layout": opened.layout,
         "shape": opened.shape.value,
         "files": [f.name for f in opened.files],
-        "records": seen.records,
-        "rows": seen.rows,
-        "rejected": seen.rejected,
-        "notes": seen.notes,
+        "records": seen.n_records,
+        "rows": seen.n_rows,
+        "rejected": dict(seen.rejected),
+        "notes": dict(seen.notes),
         "columns": {name: str(dtype) for name, dtype in opened.schema.items()},
     }
-    rows = seen.first.to_dicts()
+    rows = seen.rows.to_dicts()
     if as_json:
         sys.stdout.write(json.dumps({**facts, "first": rows}, indent=2, ensure_ascii=False) + "\n")
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"layout   [bold]{opened.layout}[/]: {opened.shape.value}")
     console.print(f"files    {len(opened.files)}")
-    console.print(f"records  {seen.records:,}: {seen.rows:,} rows", end="")
+    console.print(f"records  {seen.n_records:,}: {seen.n_rows:,} rows", end="")
     console.print("".join(f", {n:,} {reason}" for reason, n in seen.rejected.items()))
     if seen.notes:
         console.print("kept, but noted: " + ", ".join(f"{r} {n:,}" for r, n in seen.notes.items()))

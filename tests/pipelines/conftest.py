@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = (
-    "river stone lamp orange quiet engine paper window garden silver carpet number yellow market "
-    "bridge winter coffee planet button island mirror rocket violin pepper basket thunder"
-).split()
+WORDS = ["river", "stone", "lamp", "orange", "quiet", "engine", "paper", "window", "garden", "silver", "carpet", "number", "yellow", "market", "bridge", "winter", "coffee", "planet", "button", "island", "mirror", "rocket", "violin", "pepper", "basket", "thunder"]
 
 RECIPE = """\
 name: small
@@ -51,7 +48,7 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A folder with 200 pairs, a bad line, and a recipe that embeds nothing."""
     write_jsonl(tmp_path / "pairs.jsonl", list[dict[str, object]](hh_pairs(200)))
@@ -74,7 +71,7 @@ def command(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def prefactory(small: Path):
     """Run the command in the folder of `small`."""
 

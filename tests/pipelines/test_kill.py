@@ -69,7 +69,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(small):
     kill_and_resume(small, 3, 1, "recipe.yaml")
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_killed_run_on_real_data_resumes_to_the_same_bytes(tmp_path, shared_data):
     recipe = Path(__file__).resolve().parents[2] / "recipes" / "hh_rlhf.yaml"

@@ -7,11 +7,11 @@ os.environ |= {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "CUDA_VISIBLE_DEVICES": "",
 }
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -75,6 +75,14 @@ def polite_pairs(n, seed=0, random_labels=False):
         swap = random_labels and rng.random() < 0.5
         rows.append((f"question {i} about {a}", *((rude, polite) if swap else (polite, rude))))
     return pairs_of(rows)
+
+
+@pytest.fixture(scope="session")
+def make():
+    """The functions above, as a test without imports between test files needs them."""
+    return SimpleNamespace(
+        hash_embed=hash_embed, pairs_of=pairs_of, polite_pairs=polite_pairs, publish=publish
+    )
 
 
 @pytest.fixture(scope="session")

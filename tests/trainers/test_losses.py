@@ -23,7 +23,10 @@ def test_margin_shifts_the_gap_and_zero_margin_changes_nothing():
     chosen, rejected = t(2.0, -1.0), t(0.5, 0.0)
     plain = losses.bradley_terry(chosen, rejected)
     assert torch.equal(losses.bradley_terry(chosen, rejected, t(0.0, 0.0)), plain)
-    assert torch.equal(losses.bradley_terry(chosen, rejected + 1, None), losses.bradley_terry(chosen, rejected, t(1.0, 1.0)))
+    assert torch.equal(
+        losses.bradley_terry(chosen, rejected + 1, None),
+        losses.bradley_terry(chosen, rejected, t(1.0, 1.0)),
+    )
 
 
 def test_huge_gaps_give_no_infinities():

@@ -1,0 +1,139 @@
+"""How much data is enough: the exponential plateau of quality against dataset size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.stats import t as student
+
+from prefactory.errors import DataError
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+
+GAIN = float(np.log(20.0))
+"""c n at 95 % of the total gain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """The curve y(n) = y_inf - (y_inf - y0) exp(-c n) fitted to measurements.
+
+    Attributes:
+        y_inf: quality at the plateau, in units of y; an extrapolation unless `reached`.
+        y0: quality without data.
+        c: rate, per row.
+        n_max: largest size that was measured, in rows.
+        reached: whether c n_max >= 1, so that the data show the bend.
+        n_95: rows that give 95 % of the total gain, ln(20) / c; null unless `reached`.
+        intervals: 95 % intervals by the delta method (of the rates on log scale) for `y_inf`, `y0`,
+            `c` and, if reached, `n_95`.
+        rmse: root mean squared residual, in units of y.
+    """
+
+    y_inf: float
+    y0: float
+    c: float
+    n_max: float
+    reached: bool
+    n_95: float | None
+    intervals: dict[str, Interval]
+    rmse: float
+
+    @property
+    def saving(self) -> float | None:
+        """Share of the largest size that 95 % of the gain does without; null unless reached."""
+        return None if self.n_95 is None else 1.0 - self.n_95 / self.n_max
+
+    def at(self, n: float) -> float:
+        """Quality at n rows.
+
+        Raises:
+            DataError: beyond `n_max` when the plateau was not reached.
+        """
+        if n > self.n_max and not self.reached:
+            raise DataError(
+                f"c n_max = {self.c * self.n_max:.2f} < 1: the plateau is not in sight at "
+                f"{self.n_max:g} rows, so nothing is said about {n:g}; measure larger sizes"
+            )
+        return float(self.y_inf - (self.y_inf - self.y0) * np.exp(-self.c * n))
+
+
+def exponential_plateau(n: Sequence[float], y: Sequence[float]) -> Plateau:
+    """Fit the exponential plateau by bounded non-linear least squares (arXiv:2411.10545).
+
+    Sizes are scaled to [0, 1]. The starts are linear fits over a grid of rates.
+
+    Args:
+        n: sizes in rows, not negative; at least 5 different ones, with 0 (the model before
+            alignment) among them. Repeated sizes are repeated measurements.
+        y: quality at each size, such as a win rate.
+
+    Returns:
+        The fitted curve with intervals.
+
+    Raises:
+        DataError: for too few sizes, no size 0, values that are not finite, or a constant y.
+    """
+    sizes, quality = np.asarray(n, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    _check(sizes, quality)
+    n_max = float(sizes.max())
+    x = sizes / n_max
+
+    def residuals(theta: Floats) -> Floats:
+        return (
+            np.asarray(theta[0] - (theta[0] - theta[1]) * np.exp(-np.exp(theta[2]) * x)) - quality
+        )
+
+    low, high = np.log(1e-3), np.log(1e4)
+    start = _start(x, quality, np.geomspace(2e-3, 5e3, 200))
+    bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
+    fit = least_squares(residuals, start, bounds=bounds, xtol=1e-14, ftol=1e-14, gtol=1e-14)
+    y_inf, y0, log_rate = (float(v) for v in fit.x)
+    freedom = max(1, x.size - 3)
+    variance = 2.0 * fit.cost / freedom * np.linalg.pinv(fit.jac.T @ fit.jac)
+    half = student.ppf(0.975, freedom) * np.sqrt(np.maximum(np.diagonal(variance), 0.0))
+    c = float(np.exp(log_rate)) / n_max
+    reached = c * n_max >= 1.0
+    n_95 = GAIN / c if reached else None
+    with np.errstate(over="ignore"):
+        factor = float(np.exp(half[2]))
+    intervals = {
+        "y_inf": (y_inf - float(half[0]), y_inf + float(half[0])),
+        "y0": (y0 - float(half[1]), y0 + float(half[1])),
+        "c": (c / factor, c * factor),
+    }
+    if n_95 is not None:
+        intervals["n_95"] = (n_95 / factor, n_95 * factor)
+    rmse = float(np.sqrt(2.0 * fit.cost / x.size))
+    return Plateau(y_inf, y0, c, n_max, reached, n_95, intervals, rmse)
+
+
+def _check(sizes: Floats, quality: Floats) -> None:
+    if sizes.shape != quality.shape or sizes.ndim != 1:
+        raise DataError(f"n and y must be lists of one length, got {sizes.shape}, {quality.shape}")
+    if not (np.isfinite(sizes).all() and np.isfinite(quality).all()) or (sizes < 0).any():
+        raise DataError("n must be finite and not negative, y must be finite")
+    if np.unique(sizes).size < 5 or 0.0 not in sizes:
+        raise DataError(
+            f"the plateau needs at least 5 different sizes with 0 among them, got "
+            f"{np.unique(sizes).tolist()}"
+        )
+    if np.ptp(quality) <= 1e-12 * max(1.0, float(np.abs(quality).max())):
+        raise DataError("y is the same at every size: there is no gain to fit")
+
+
+def _start(x: Floats, y: Floats, rates: Floats) -> Floats:
+    """Best of the linear least-squares fits at fixed rates: (y_inf, y0, log rate)."""
+    fits = []
+    for rate in rates:
+        decay = np.exp(-rate * x)
+        design = np.stack([1.0 - decay, decay], axis=1)
+        solution = np.linalg.lstsq(design, y, rcond=None)[0]
+        error = float(np.square(design @ solution - y).sum())
+        fits.append((error, float(solution[0]), float(solution[1]), float(np.log(rate))))
+    return np.asarray(min(fits)[1:])

@@ -1,0 +1,409 @@
+"""Small tables, steps, sources and recipes for the tests of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from prefactory import ledger
+from prefactory.identity import fingerprint
+from prefactory.recipe import Sections, parse
+from prefactory.run import execute
+from prefactory.shards import score_columns_after
+from prefactory.stages import Options, thread_mapper
+from prefactory.step import Filter, Generated, Generator, Labeler, State, verdict
+from prefactory.store import Store
+from prefactory.tables import (
+    COLUMNS,
+    MESSAGES,
+    Shape,
+    canonical_order,
+    text_of,
+    with_ids,
+    with_prompt_id,
+)
+
+ROOT = Path(__file__).parents[1]
+
+# -- messages and tables -----
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def messages(*lists):
+    return pl.Series(list(lists), dtype=MESSAGES)
+
+
+def prompts(*texts, source="test", first_id=0):
+    n = len(texts)
+    table = pl.DataFrame(
+        {
+            "prompt": messages(*[[user(t)] for t in texts]),
+            "source": pl.Series([source] * n, dtype=pl.String),
+            "source_id": pl.Series([f"{source}:{first_id + i}" for i in range(n)], dtype=pl.String),
+        }
+    )
+    return with_prompt_id(table).select(*COLUMNS[Shape.PROMPTS])
+
+
+def responses(*rows, source="test", first_id=0, **extra):
+    """Rows are (prompt, response); extra columns are lists."""
+    table = prompts(*[p for p, _ in rows], source=source, first_id=first_id)
+    table = table.with_columns(
+        response=messages(*[[assistant(r)] for _, r in rows]),
+        model=pl.lit("m"),
+        origin=pl.lit("self"),
+    )
+    table = with_ids(table, Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
+    return table.with_columns(pl.Series(k, v) for k, v in extra.items())
+
+
+def pairs(*rows, source="test", first_id=0, **extra):
+    """Rows are (prompt, chosen, rejected); extra columns are lists."""
+    table = prompts(*[row[0] for row in rows], source=source, first_id=first_id)
+    table = table.with_columns(
+        chosen=messages(*[[assistant(row[1])] for row in rows]),
+        rejected=messages(*[[assistant(row[2])] for row in rows]),
+        chosen_model=pl.lit("big"),
+        rejected_model=pl.lit("small"),
+        label_source=pl.lit("human"),
+    )
+    table = with_ids(table, Shape.PAIRS).select(*COLUMNS[Shape.PAIRS])
+    return table.with_columns(pl.Series(k, v) for k, v in extra.items())
+
+
+def content(table, column):
+    """The joined text of a column of conversations."""
+    return table.select(text_of(pl.col(column))).to_series().to_list()
+
+
+# -- a source in memory -----
+
+
+@dataclass(frozen=True)
+class Block:
+    rows: pl.DataFrame
+    rejected: pl.DataFrame = field(default_factory=lambda: ledger.empty().drop("step"))
+    notes: pl.DataFrame = field(default_factory=lambda: ledger.empty().drop("step"))
+    broken: int = 0
+
+    @property
+    def n_records(self):
+        return self.rows.height + self.rejected.height + self.broken
+
+
+def rejected(*row_ids, reason="no_answer"):
+    return pl.DataFrame(
+        {"row_id": list(row_ids), "reason": reason, "detail": "because"},
+        schema=ledger.empty().drop("step").schema,
+    )
+
+
+@dataclass(frozen=True)
+class MemoryFile:
+    name: str
+    blocks: tuple[Block, ...]
+
+
+class MemorySource:
+    """A source whose files are lists of blocks: `MemorySource({"a.jsonl": [table, table]})`."""
+
+    def __init__(self, files, name="memory", reads=None):
+        self.name = name
+        self.reads = reads if reads is not None else []
+        self.files = [
+            MemoryFile(n, tuple(b if isinstance(b, Block) else Block(b) for b in blocks))
+            for n, blocks in files.items()
+        ]
+        table = self.files[0].blocks[0].rows
+        self.schema = dict(table.schema)
+        self.shape = next(s for s in reversed(Shape) if set(COLUMNS[s]) <= set(table.columns))
+
+    def identity(self):
+        rows = [[f.name, [b.rows.to_dicts() for b in f.blocks]] for f in self.files]
+        return {"name": self.name, "rows": fingerprint(sorted(rows, key=lambda r: r[0]))}
+
+    def read(self, file, block_rows=1000) -> Iterator[Block]:
+        self.reads.append(file.name)
+        yield from file.blocks
+
+
+def one_file(table, name="memory"):
+    return MemorySource({"a.jsonl": [table]}, name)
+
+
+# -- steps -----
+
+
+class DropLong(Filter):
+    """Answers longer than `limit` characters leave."""
+
+    limit: int = 10
+    workers: int = 1
+
+    def keep(self, table, ctx):
+        chars = text_of(pl.col("response")).str.len_chars()
+        return verdict(table, (chars > self.limit, "too_long", pl.format("{} chars", chars)))
+
+
+class Coin(Filter):
+    """Pairs leave by chance."""
+
+    shapes: ClassVar = (Shape.PAIRS,)
+
+    rate: float = 0.5
+
+    def keep(self, table, ctx):
+        heads = pl.lit(ctx.uniform(table["pair_id"])) < self.rate
+        return verdict(table, (heads, "coin", pl.lit(None, dtype=pl.String)))
+
+
+class Above(Filter):
+    """Pairs whose chosen score is above the mean of the dataset leave."""
+
+    shapes: ClassVar = (Shape.PAIRS,)
+    scope: ClassVar = "dataset"
+
+    def needs(self, shape):
+        return {"chosen_score_length": pl.Float64()}
+
+    def fit_shard(self, table, ctx):
+        return table.select("pair_id", "chosen_score_length")
+
+    def fit(self, parts, ctx):
+        mean = parts["chosen_score_length"].mean()
+        return State({"mean": pl.DataFrame({"mean": [mean]})}, {"mean": mean})
+
+    def keep(self, table, ctx):
+        mean = ctx.state.tables["mean"].item()
+        score = pl.col("chosen_score_length")
+        return verdict(table, (score > mean, "above", pl.format("{} > {}", score, pl.lit(mean))))
+
+
+class Length(Labeler):
+    """Characters of an answer. `Length.seen` counts the answers that were measured."""
+
+    seen: ClassVar[list] = []
+
+    name: str = "length"
+
+    def adds(self, shape):
+        return {f"score_{self.name}": pl.Float64()}
+
+    def label(self, table, ctx):
+        self.seen.extend(table["response_id"])
+        chars = text_of(pl.col("response")).str.len_chars().cast(pl.Float64)
+        return table.select(chars.alias(f"score_{self.name}"))
+
+
+class Rank(Labeler):
+    """Rank of an answer's length among all answers of the dataset, 0 the shortest."""
+
+    scope: ClassVar = "dataset"
+
+    def adds(self, shape):
+        return {"score_rank": pl.Float64()}
+
+    def fit_shard(self, table, ctx):
+        chars = text_of(pl.col("response")).str.len_chars()
+        return table.select("response_id", chars=chars)
+
+    def fit(self, parts, ctx):
+        ranked = parts.select("response_id", rank=pl.col("chars").rank("ordinal") - 1)
+        return State({"ranks": ranked}, {"answers": parts.height})
+
+    def label(self, table, ctx):
+        ranks = ctx.state.tables["ranks"]
+        found = table.join(ranks, on="response_id", how="left", maintain_order="left")
+        return found.select(score_rank=pl.col("rank").cast(pl.Float64))
+
+
+class Noise(Labeler):
+    """A random score."""
+
+    def adds(self, shape):
+        return {"score_noise": pl.Float64()}
+
+    def label(self, table, ctx):
+        return pl.DataFrame({"score_noise": ctx.uniform(table["response_id"])})
+
+
+class BestWorst(Generator):
+    """Pairs of the longest and the shortest answer of a prompt."""
+
+    scope: ClassVar = "prompt"
+    parents: ClassVar = ("chosen_id", "rejected_id")
+
+    def needs(self, shape):
+        return {"score_length": pl.Float64()}
+
+    def out_shape(self, shape):
+        return Shape.PAIRS
+
+    def generate(self, table, ctx):
+        ranked = table.sort("score_length", "response_id", maintain_order=True)
+        last = pl.all().last()
+        ends = ranked.group_by("prompt_id", maintain_order=True)
+        best, worst = ends.agg(last), ends.agg(pl.all().first())
+        carried = [c for c in table.columns if c.startswith("score_")]
+        one = best.with_columns(
+            chosen="response",
+            rejected=worst["response"],
+            chosen_id="response_id",
+            rejected_id=worst["response_id"],
+            chosen_model="model",
+            rejected_model=worst["model"],
+            label_source=pl.lit("rule"),
+            **{f"chosen_{c}": c for c in carried},
+            **{f"rejected_{c}": worst[c] for c in carried},
+        ).filter(pl.col("chosen_id") != pl.col("rejected_id"))
+        one = with_ids(one, Shape.PAIRS)
+        carried = score_columns_after(tuple(table.columns), Shape.RESPONSES, Shape.PAIRS)
+        rows = one.select(*COLUMNS[Shape.PAIRS], *carried)
+        used = pl.concat([rows["chosen_id"], rows["rejected_id"]])
+        lost = table.filter(~pl.col("response_id").is_in(used.implode()))
+        return Generated(rows, _unused(lost["response_id"], "not_an_end"))
+
+
+class Shout(Generator):
+    """Pairs under a prompt in capitals: prompts that differ in case become one."""
+
+    shapes: ClassVar = (Shape.PAIRS,)
+    parents: ClassVar = ("parent",)
+    new_prompts: ClassVar = True
+
+    def adds(self, shape):
+        return {"parent": pl.String()}
+
+    def generate(self, table, ctx):
+        loud = [[{**m, "content": m["content"].upper()} for m in p] for p in table["prompt"]]
+        rows = table.with_columns(prompt=messages(*loud), parent="pair_id")
+        return Generated(with_ids(rows, Shape.PAIRS), _unused(table["pair_id"].clear(), ""))
+
+
+class Echo(Generator):
+    """One answer to each prompt; prompts that say `silent` get none."""
+
+    shapes: ClassVar = (Shape.PROMPTS,)
+    parents: ClassVar = ("prompt_id",)
+
+    def out_shape(self, shape):
+        return Shape.RESPONSES
+
+    def generate(self, table, ctx):
+        silent = text_of(pl.col("prompt")).str.contains("silent")
+        heard = table.filter(~silent)
+        answers = [[assistant(f"echo {m[-1]['content']}")] for m in heard["prompt"]]
+        rows = heard.with_columns(
+            response=messages(*answers), model=pl.lit("echo"), origin=pl.lit("rule")
+        )
+        rows = with_ids(rows, Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
+        return Generated(rows, _unused(table.filter(silent)["prompt_id"], "silent"))
+
+
+def _unused(ids, reason):
+    return pl.DataFrame({"row_id": ids}).with_columns(
+        reason=pl.lit(reason), detail=pl.lit(None, dtype=pl.String)
+    )
+
+
+# -- recipes and runs -----
+
+
+class Spec(BaseModel):
+    """A source of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    license: str | None = None
+
+
+class Epochs(BaseModel):
+    """A training method of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = 1
+
+
+SECTIONS = Sections(source=Spec, train={"dpo": Epochs})
+
+
+def recipe(*steps, **head):
+    data = {"name": "tiny", "source": {"path": "memory"}, "steps": list(steps), **head}
+    return parse(data, Path("tiny.yaml"), [], SECTIONS)
+
+
+def run(recipe, source, store, shard_rows=1000, workers=1):
+    sources = source if isinstance(source, list) else [source]
+    store = store if isinstance(store, Store) else Store(Path(store))
+    options = Options(workers=workers, shard_rows=shard_rows)
+    return execute(recipe, sources, store, thread_mapper(workers), options)
+
+
+def view(result, shape):
+    return pl.concat(result.views[shape].tables())
+
+
+def ledger_of(result):
+    """All ledger rows of a run, in the order of the stages."""
+    parts = [result.store.read(k, t) for s in result.stages for k, t in s.ledgers]
+    return pl.concat([ledger.empty(), *parts])
+
+
+def digest(result):
+    """Digest of every row that a run left, dropped and counted: all that may not depend on cuts."""
+    rows = {shape.value: view(result, shape).to_dicts() for shape in result.views}
+    counts = [[s.label, s.rows_in, s.rows_out, s.reasons, s.notes] for s in result.stages]
+    return fingerprint([rows, ledger_of(result).rows(), counts])
+
+
+def in_order(result):
+    return all(
+        view(result, shape).equals(canonical_order(view(result, shape), shape))
+        for shape in result.views
+    )
+
+
+# -- a run with everything in it -----
+
+PAIRS = pairs(
+    *[(f"question {i}", "good answer " + "x" * i, "bad " * (i % 5 + 1)) for i in range(12)],
+    ("Question 3", "good answer to a loud question", "no"),
+    ("question 4", "another answer", "bad " * 5),
+)
+STEPS = (
+    {"tests.helpers.DropLong": {"limit": 28}},
+    "tests.helpers.Length",
+    {"tests.helpers.Coin": {"rate": 0.2}},
+    "tests.helpers.Above",
+    "tests.helpers.Rank",
+    "tests.helpers.Shout",
+)
+
+
+def everything(store, shard_rows=1000, workers=1, table=PAIRS, files=2, blocks=1, seed=0):
+    """Run a recipe with every kind of step on PAIRS cut into files and blocks."""
+    cut = {}
+    for i in range(files):
+        part = table.gather_every(files, i)
+        step = -(-part.height // blocks)
+        cut[f"f{i}"] = [part[j : j + step] for j in range(0, part.height, step)]
+    source = MemorySource(cut)
+    return run(recipe(*STEPS, seed=seed), source, store, shard_rows, workers)

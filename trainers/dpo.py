@@ -1,0 +1,154 @@
+"""Direct preference optimization on a dataset version, by TRL's `DPOTrainer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from prefactory.errors import DataError, MissingPackageError
+from trainers import losses
+from trainers.base import DatasetRef, new_folder
+from trainers.metrics import warnings
+from trainers.report import TrainingReport, card, write_reports
+from trainers.settings import DPO
+from trainers.transformer import (
+    LONG,
+    PACKAGES,
+    SAME,
+    arguments,
+    check_machine,
+    considerate,
+    fit,
+    layout,
+    load_model,
+    load_tokenizer,
+    lora_config,
+    measure,
+    save,
+    tokens,
+    usable,
+)
+
+try:
+    from trl import DPOConfig, DPOTrainer
+except ModuleNotFoundError as error:
+    raise MissingPackageError(
+        f"training needs the package {error.name}: pip install 'prefactory[train]'"
+    ) from error
+
+
+def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingReport:
+    """Train, measure and save a causal language model.
+
+    The reference is the model itself before training: its log-probabilities are computed once, so
+    no second model is kept in memory. Writes the model and tokenizer, `training.json` and
+    `README.md`.
+
+    Args:
+        config: the settings.
+        data: the dataset version.
+        output: folder of the model; must not exist, or be empty.
+
+    Raises:
+        ConfigError: for a model or tokenizer that can't be used, or an impossible setting.
+        DataError: if no training pair can be used.
+    """
+    check_machine(config)
+    with new_folder(Path(output)) as folder, considerate():
+        tokenizer = load_tokenizer(config)
+
+        def fits(row: dict[str, Any]) -> bool:
+            return tokens(tokenizer, row["prompt"], answer_follows=True) < config.max_length
+
+        (train, same), (test, test_same) = layout(data, "train"), layout(data, "test")
+        if usable(train, fits) is None:
+            raise DataError(
+                f"every training pair of {data} is a tie, or its prompt fills max_length"
+            )
+        trainer = DPOTrainer(
+            model=load_model(AutoModelForCausalLM, config),
+            args=_arguments(config, folder),
+            train_dataset=train,
+            eval_dataset=usable(test, fits),
+            processing_class=tokenizer,
+            peft_config=lora_config(config.lora, "CAUSAL_LM", []) if config.lora else None,
+        )
+        facts, dropped = fit(trainer, len(train))
+        metrics = measure(trainer, data, lambda batch: _evaluate(trainer, batch, config.beta))
+        dropped += len(test) - (metrics.pairs if metrics else 0)
+        facts["truncated"] = float(_truncated(trainer.train_dataset, config.max_length))
+        report = TrainingReport(
+            method="dpo",
+            folder=Path(output),
+            dataset=data,
+            config=config.model_dump(mode="json"),
+            train=None,
+            test=metrics,
+            dropped={SAME: same + test_same, f"prompt {LONG}": dropped},
+            facts=facts,
+            notes=(*_cut(facts["truncated"]), *warnings(metrics)),
+        )
+        save(trainer, folder)
+        write_reports(folder, report, _card(report), PACKAGES)
+    return report
+
+
+def _arguments(config: DPO, folder: Path) -> Any:  # noqa: ANN401
+    return DPOConfig(
+        **arguments(config, folder),
+        beta=config.beta,
+        loss_type=[config.loss_type],
+        label_smoothing=config.label_smoothing,
+        precompute_ref_log_probs=True,
+    )
+
+
+def _evaluate(
+    trainer: Any,  # noqa: ANN401
+    batch: dict[str, torch.Tensor],
+    beta: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Margin of the implicit rewards and sigmoid loss of a batch, as the trainer computes them."""
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    log_probs = trainer.model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        labels=labels,
+        use_cache=False,
+        fused_lm_head=True,  # TRL's patch: log-probabilities without the logits of the vocabulary
+    ).log_probs
+    chosen, rejected = log_probs.sum(dim=1).chunk(2)
+    delta = losses.dpo_margin(
+        chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"]
+    )
+    return beta * delta, losses.dpo(delta, beta)
+
+
+def _truncated(rows: Any, max_length: int) -> int:  # noqa: ANN401
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    sizes = zip(*(map(len, rows[c]) for c in columns), strict=True)
+    return sum(p + max(c, r) > max_length for p, c, r in sizes)
+
+
+def _cut(pairs: float) -> list[str]:
+    return [f"{pairs:.0f} training pairs were cut at max_length"] if pairs else []
+
+
+def _card(report: TrainingReport) -> str:
+    start = report.config["model"]
+    what = (
+        f"`{start}`, trained by direct preference optimization (arXiv 2305.18290). The score of an"
+        " answer is the implicit reward `beta * (log p(y|x) - log p_ref(y|x))`, the reference being"
+        " the model before training."
+    )
+    loader = "AutoPeftModelForCausalLM" if report.config["lora"] else "AutoModelForCausalLM"
+    package = "peft" if report.config["lora"] else "transformers"
+    use = (
+        f"```python\nfrom {package} import {loader}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {loader}.from_pretrained("path/of/this/folder")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```'
+    )
+    return card(report, what, use, package, ["trl", "dpo"])

@@ -1,0 +1,140 @@
+"""A scalar reward model on a dataset version, by TRL's `RewardTrainer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from prefactory.errors import DataError, MissingPackageError
+from trainers import losses
+from trainers.base import DatasetRef, new_folder
+from trainers.metrics import warnings
+from trainers.report import TrainingReport, card, write_reports
+from trainers.settings import Reward
+from trainers.transformer import (
+    LONG,
+    PACKAGES,
+    SAME,
+    arguments,
+    check_machine,
+    considerate,
+    fit,
+    layout,
+    load_model,
+    load_tokenizer,
+    lora_config,
+    measure,
+    save,
+    tokens,
+    usable,
+)
+
+try:
+    from trl import RewardConfig, RewardTrainer
+except ModuleNotFoundError as error:
+    raise MissingPackageError(
+        f"training needs the package {error.name}: pip install 'prefactory[train]'"
+    ) from error
+
+
+def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> TrainingReport:
+    """Train, measure and save a sequence classifier with one output.
+
+    Writes the model and tokenizer, `training.json` and `README.md`. TRL leaves out pairs longer
+    than `max_length`; the report counts them.
+
+    Args:
+        config: the settings.
+        data: the dataset version.
+        output: folder of the model; must not exist, or be empty.
+
+    Raises:
+        ConfigError: for a model or tokenizer that can't be used, or an impossible setting.
+        DataError: if no training pair can be used, or `use_margin` finds pairs without a margin.
+    """
+    check_machine(config)
+    with new_folder(Path(output)) as folder, considerate():
+        tokenizer = load_tokenizer(config)
+
+        def fits(row: dict[str, Any]) -> bool:
+            sizes = (
+                tokens(tokenizer, row["prompt"] + row[s], False) for s in ("chosen", "rejected")
+            )
+            return max(sizes) <= config.max_length
+
+        train, same = layout(data, "train", config.use_margin)
+        test, test_same = layout(data, "test", config.use_margin)
+        if usable(train, fits) is None:
+            raise DataError(f"every training pair of {data} is a tie, or longer than max_length")
+        model = load_model(AutoModelForSequenceClassification, config, num_labels=1)
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        trainer = RewardTrainer(
+            model=model,
+            args=_arguments(config, folder),
+            train_dataset=train,
+            eval_dataset=usable(test, fits),
+            processing_class=tokenizer,
+            peft_config=lora_config(config.lora, "SEQ_CLS", _heads(model)) if config.lora else None,
+        )
+        facts, dropped = fit(trainer, len(train))
+        metrics = measure(trainer, data, lambda batch: _evaluate(trainer, batch))
+        dropped += len(test) - (metrics.pairs if metrics else 0)
+        report = TrainingReport(
+            method="reward",
+            folder=Path(output),
+            dataset=data,
+            config=config.model_dump(mode="json"),
+            train=None,
+            test=metrics,
+            dropped={SAME: same + test_same, LONG: dropped},
+            facts=facts,
+            notes=tuple(warnings(metrics)),
+        )
+        save(trainer, folder)
+        write_reports(folder, report, _card(report), PACKAGES)
+    return report
+
+
+def _arguments(config: Reward, folder: Path) -> Any:  # noqa: ANN401
+    return RewardConfig(
+        **arguments(config, folder), center_rewards_coefficient=config.center or None
+    )
+
+
+def _heads(model: Any) -> list[str]:  # noqa: ANN401
+    return [name for name in ("score", "classifier") if hasattr(model, name)]
+
+
+def _evaluate(
+    trainer: Any,  # noqa: ANN401
+    batch: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score gap and Bradley-Terry loss (with the margin, if it was trained with one) of a batch."""
+    scores = trainer.model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).logits
+    chosen, rejected = scores.squeeze(-1).float().chunk(2)
+    return chosen - rejected, losses.bradley_terry(chosen, rejected, batch.get("margin"))
+
+
+def _card(report: TrainingReport) -> str:
+    adapter = bool(report.config["lora"])
+    what = (
+        f"A scalar reward model: `{report.config['model']}` with one output, trained with the"
+        " Bradley-Terry loss. The gap of two scores for one prompt is the log odds that the first"
+        " answer is preferred."
+    )
+    loader = f"Auto{'Peft' if adapter else ''}ModelForSequenceClassification"
+    package = "peft" if adapter else "transformers"
+    use = (
+        f"```python\nfrom {package} import {loader}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {loader}.from_pretrained("path/of/this/folder", num_labels=1)\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n'
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    prompt + answer, return_tensors="pt", return_dict=True\n)\n'
+        "score = model(**inputs).logits[0, 0]\n```"
+    )
+    return card(report, what, use, package, ["trl", "reward-model"])

@@ -1,0 +1,1 @@
+/tmp/pwpath/typing_extensions.py
