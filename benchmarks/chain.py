@@ -94,8 +94,8 @@ def run_polars(path: Path, out: Path) -> dict[str, object]:
     started = time.monotonic()
     with gzip.open(path, "rb") as file:
         pairs = pl.read_ndjson(file.read())
-    last = [pl.col(c).str.split("\n\nAssistant: ").list.last().alias(f"{c}_a") for c in pairs.columns]
-    pairs = pairs.with_columns(last).with_columns(
+    answers = [pl.col(c).str.split("\n\nAssistant: ").list.last() for c in pairs.columns]
+    pairs = pairs.with_columns(a.name.suffix("_a") for a in answers).with_columns(
         pl.col(f"{c}_a").str.count_matches(r"\w+|[^\w\s]+").alias(f"{c}_n")
         for c in ("chosen", "rejected")
     )
@@ -137,12 +137,14 @@ def main() -> None:
             ours, plain = child(kind, path), child("polars", path)
             ratio = ours["seconds"] / plain["seconds"]
             print(
-                f"{rows:>8,} pairs: {ours['seconds']:7.2f} s, {rows / ours['seconds']:9,.0f} rows/s, "
+                f"{rows:>8,} pairs: {ours['seconds']:7.2f} s, "
+                f"{rows / ours['seconds']:9,.0f} rows/s, "
                 f"peak {ours['peak_mb']:6,.0f} MB; plain Polars {plain['seconds']:6.2f} s, "
                 f"peak {plain['peak_mb']:6,.0f} MB; ratio {ratio:.1f}"
             )
             for label, seconds in ours["stages"].items():
-                print(f"          {label:<28} {seconds:8.2f} s {rows / max(seconds, 1e-3):12,.0f} rows/s")
+                speed = rows / max(seconds, 1e-3)
+                print(f"          {label:<28} {seconds:8.2f} s {speed:12,.0f} rows/s")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class ISA(Subsample):
         select: the `top` scores, or a `sample` without replacement whose weights are the scores
             scaled to [0, 1] (Gumbel-top-k).
         pair_rule: how the scores of the two sides of a pair make one.
-        dims: principal components; `auto` is all when n >= 20 d, else at most 64 and n / 20.
+        dims: principal components; `auto` is at most 64, d and a twentieth of the answers.
         n_components: Gaussians of the mixture (fewer if there are under two answers for each).
         covariance: `full` or `diag`.
         restarts: k-means starts of which the likeliest fit stays.

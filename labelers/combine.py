@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from labelers import scoring
+from labelers.reward_goal import has_goal
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Labeler, Scope, State
@@ -23,8 +25,9 @@ class Combine(Labeler):
     """Add `score_<name>`, one score of several objectives, Float64.
 
     `linear` is the weighted sum. With `normalise: zscore` every objective is first standardised
-    by its mean and sd over this dataset; both are kept in the state, so later shards and versions
-    are measured by the same frozen reference.
+    by its mean and sd over this dataset. Both are fitted once, before any answer is combined, and
+    recorded in the state, so that every shard is measured by the same frozen reference; a run on
+    other data fits its own. An objective without spread counts 0.
 
     `logsigmoid` is `sum_k w_k log sigmoid((r_k - reference_k) / scale_k)` of "Transforming and
     Combining Rewards" (Wang et al. 2024, arXiv:2402.00742): the log probability that an answer is
@@ -42,7 +45,8 @@ class Combine(Labeler):
     - `dataset`: the 85th percentile over the dataset.
     - a mapping of objective to number.
 
-    Put it before `labelers.RewardAugmented`, which spreads the answers of one prompt over several.
+    It must come before `labelers.RewardAugmented`, which spreads the answers of one prompt over
+    several prompts.
 
     Attributes:
         name: of the new objective.
@@ -103,7 +107,16 @@ class Combine(Labeler):
         return {f"{SCORE}{self.name}": pl.Float64()}
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Reduce a shard of RESPONSES to `response_id`, `prompt_id` and the K score columns."""
+        """Reduce a shard of RESPONSES to `response_id`, `prompt_id` and the K score columns.
+
+        Raises:
+            DataError: if the prompts name goals (`labelers.RewardAugmented` ran before).
+        """
+        if table.select(has_goal(pl.col("prompt")).any()).item():
+            raise DataError(
+                "these prompts name goals, which spread the answers of one prompt over several; "
+                "put labelers.Combine before labelers.RewardAugmented"
+            )
         return table.select("response_id", "prompt_id", *self.needs(Shape.RESPONSES))
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
@@ -154,7 +167,9 @@ class Combine(Labeler):
         groups = ordered["prompt_id"].rle_id().cast(pl.Int64).to_numpy()
         return finite.to_numpy(), groups
 
-    def _combine(self, values: scoring.Floats, groups: scoring.Ints, info: Any) -> scoring.Floats:
+    def _combine(
+        self, values: scoring.Floats, groups: scoring.Ints, info: Mapping[str, Any]
+    ) -> scoring.Floats:
         objectives = list(self.weight_of())
         weights = np.array(list(self.weight_of().values()))
         facts = {

@@ -12,7 +12,10 @@ ROLE = (
     "You are an assistant that answers the instruction and, without mentioning them, meets the "
     "target scores below."
 )
-"""First sentence of every goal message; `without_goal` finds the message by it."""
+"""First sentence of every goal message; `without_goal` finds the message by it.
+
+The wording is no field: whoever changes a part of it bumps the version of `RewardAugmented`.
+"""
 SCALE = "Scores range from {low} (worst) to {high} (best)."
 LINE = "{name} score: {goal}."
 
@@ -94,6 +97,12 @@ def without_goal(prompt: pl.Expr) -> pl.Expr:
     own = content.str.extract(rf"(?s)\A(.*)\n\n{pl.escape_regex(ROLE)}", 1)
     rest = prompt.list.slice(1)
     return pl.when(own.is_null()).then(rest).otherwise(_system_before(own, rest))
+
+
+def has_goal(prompt: pl.Expr) -> pl.Expr:
+    """Tell whether a prompt's first message holds a goal message (Boolean, never null)."""
+    content = prompt.list.first().struct.field("content")
+    return content.str.contains(ROLE, literal=True).fill_null(value=False)
 
 
 def _starts_with_system(prompt: pl.Expr) -> pl.Expr:

@@ -35,19 +35,20 @@ class Groups(NamedTuple):
     """Per prompt and objective: how many scores, their mean, their sum of squared deviations.
 
     Attributes:
-        count: Float64[G, K].
+        scored: Float64[G, K].
         mean: Float64[G, K], 0 where nothing is scored.
         squares: Float64[G, K].
     """
 
-    count: Floats
+    scored: Floats
     mean: Floats
     squares: Floats
 
 
 def log_sigmoid(z: Floats) -> Floats:
     """log(1 / (1 + exp(-z))) as -log(exp(0) + exp(-z)): finite for every finite z, any shape."""
-    result: Floats = -np.logaddexp(0.0, -np.asarray(z, dtype=np.float64))
+    with np.errstate(invalid="ignore"):
+        result: Floats = -np.logaddexp(0.0, -np.asarray(z, dtype=np.float64))
     return result
 
 
@@ -71,12 +72,10 @@ def weighted_sum(values: Floats, weights: Floats, skip: bool = False) -> Floats:
         present += np.where(there, abs(weights[i]), 0.0)
     if not skip:
         return total
-    whole = np.zeros(1)
-    for weight in weights:
-        whole += abs(weight)
+    whole = sum(abs(float(weight)) for weight in weights)
     with np.errstate(invalid="ignore", divide="ignore"):
-        factor = np.where(present == whole, 1.0, whole / present)
-    return np.where(present > 0, total * factor, np.nan)
+        scaled = total * np.where(present == whole, 1.0, whole / present)
+    return np.where(present > 0, scaled, np.nan)
 
 
 def log_sigmoid_sum(
@@ -120,7 +119,7 @@ def grouped(values: Floats, groups: Ints) -> Groups:
 
 def pooled_sd(stats: Groups) -> Floats:
     """Pooled within-prompt standard deviation: Float64[K], NaN if no prompt has two scores."""
-    freedom = np.maximum(stats.count - 1.0, 0.0).sum(axis=0)
+    freedom = np.maximum(stats.scored - 1.0, 0.0).sum(axis=0)
     with np.errstate(invalid="ignore"):
         result: Floats = np.sqrt(stats.squares.sum(axis=0) / freedom)
     return result
@@ -142,8 +141,8 @@ def prompt_reference(values: Floats, groups: Ints, pooled: Floats) -> Floats:
         Float64[n, K], the reference of each answer's prompt.
     """
     stats = grouped(values, groups)
-    lacking = np.maximum(ENOUGH - np.maximum(stats.count, 1.0), 0.0)
-    freedom = np.maximum(stats.count - 1.0, 0.0) + lacking
+    lacking = np.maximum(ENOUGH - np.maximum(stats.scored, 1.0), 0.0)
+    freedom = np.maximum(stats.scored - 1.0, 0.0) + lacking
     variance = (stats.squares + lacking * pooled**2) / freedom
     result: Floats = (stats.mean + Z_QUANTILE * np.sqrt(variance))[groups]
     return result

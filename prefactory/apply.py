@@ -106,25 +106,36 @@ def apply_generator(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return a generator's new rows, checked and in canonical order, and its ledger rows.
 
+    Rows of a step with `new_prompts` may repeat: copies that meet in one shard by chance are told
+    apart from others only when the rows are cut again.
+
     Raises:
         DataError: if ids repeat, or an input row is neither a parent nor accounted for.
     """
     made = step.generate(table, ctx)
     out = step.out_shape(shape)
-    rows = check(canonical_order(made.rows, out), out, f"the output of {label}")
+    once = made.rows
+    if step.new_prompts and ROW_ID[out] in once.columns:
+        once = once.unique(ROW_ID[out], keep="first")
+    check(once, out, f"the output of {label}")
     ids = table[ROW_ID[shape]]
-    parents = pl.concat([rows[c] for c in step.parents]).unique() if step.parents else ids.clear()
+    parents = pl.concat([made.rows[c] for c in step.parents] or [ids.clear()]).unique()
+    known = parents.is_in(ids.implode())
     fate = pl.DataFrame({"row_id": ids}).with_columns(
         parent=pl.col("row_id").is_in(parents.implode())
     )
     fate = fate.join(made.dropped, on="row_id", how="left", maintain_order="left")
-    lost = fate.filter(~pl.col("parent") & pl.col("reason").is_null())
-    strangers = parents.filter(~parents.is_in(ids.implode()))
-    if lost.height or strangers.len() or fate.height != ids.len():
-        example = lost["row_id"].head(3).to_list()
-        raise DataError(
-            f"{label} does not account for every row: {lost.height} of {ids.len()} rows are "
-            f"neither a parent nor dropped with a reason (for example {example})"
-        )
+    lost = fate.filter(~pl.col("parent") & pl.col("reason").is_null())["row_id"]
+    problems = {
+        f"{lost.len()} of {ids.len()} rows are neither a parent nor dropped with a reason (for "
+        f"example {lost.head(3).to_list()})": lost.len() > 0,
+        f"{parents.len() - known.sum()} parents are not among its rows": not known.all(),
+        "it accounts for a row twice": fate.height != ids.len(),
+        "it makes new prompts and does not say so (`new_prompts`)": not step.new_prompts
+        and not made.rows["prompt_id"].is_in(table["prompt_id"].implode()).all(),
+    }
+    found = [text for text, there in problems.items() if there]
+    if found:
+        raise DataError(f"{label} does not account for every row: " + "; ".join(found))
     dropped = fate.filter(~pl.col("parent")).select("row_id", "reason", "detail")
-    return rows, ledger.entries(dropped, label)
+    return canonical_order(made.rows, out), ledger.entries(dropped, label)

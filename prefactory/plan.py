@@ -59,6 +59,7 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
     problems: list[str] = []
     planned: list[PlannedStep] = []
     columns = dict(columns)
+    rewriter = ""
     for i, placed in enumerate(recipe.steps):
         where = f"{recipe.path.name}: line {placed.line}: {placed.label}"
         if not accepts(placed.step, shape):
@@ -67,9 +68,16 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
                 f"{where} works on {wanted}, but gets {shape.value} here{_bridge(placed, shape)}"
             )
             break
+        if rewriter and shape not in placed.step.shapes:
+            problems.append(
+                f"{where} reads the answers of pairs, whose prompts {rewriter} has rewritten by "
+                f"then: put it before {rewriter}"
+            )
         problems += [
             f"{where} {text}" for text in _column_problems(recipe, i, placed, shape, columns)
         ]
+        if isinstance(placed.step, Generator) and placed.step.new_prompts:
+            rewriter = placed.label
         done = _after(placed, shape, columns)
         columns = done[0]
         planned.append(
@@ -120,7 +128,8 @@ def _missing(recipe: Recipe, i: int, name: str, shape: Shape, columns: Columns) 
             return f"which {later.label} (line {later.line}) makes only later: move it up"
     scores = [c for c in columns if is_score(c)]
     known = ", ".join(scores) if scores else "no scores at all"
-    return f"which nobody makes before it (there are: {known}){nearest(name, list(columns))}"
+    alike = scores if is_score(name) else list(columns)
+    return f"which nobody makes before it (there are: {known}){nearest(name, alike)}"
 
 
 def _bridge(placed: Placed, shape: Shape) -> str:

@@ -315,49 +315,37 @@ class _Reader:
                 continue
             target, last = _target(data, key)
             if target is None:
-                hint = nearest(key.rpartition(".")[0], [label for label, *_ in _named(data)])
+                hint = nearest(key.rpartition(".")[0], [label for label, *_ in _labelled(data)])
                 self.problems.append(f"override {word!r}: no {key!r} in {self.name}{hint}")
                 continue
             target[last] = value
 
 
-def _labelled(data: dict[str, Any]) -> Iterator[tuple[str, list[Any], int]]:
-    """Yield the label, list and index of every step and training method of a document."""
+def _labelled(data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any], int]]:
+    """Yield the label, name, list and index of every step and training method of a document."""
     counts: dict[str, int] = {}
     for group in ("steps", "train"):
         found = data.get(group)
         items = found if isinstance(found, list) else []
         for i, item in enumerate(list(items)):
-            name = item if isinstance(item, str) else next(iter(item), "")
-            counts[name] = counts.get(name, 0) + 1
-            yield name if counts[name] == 1 else f"{name}#{counts[name]}", items, i
-
-
-def _leave_out(data: dict[str, Any], key: str) -> bool:
-    """Remove the step or training method of that label, if there is one."""
-    for label, items, i in _labelled(data):
-        if label == key:
-            items.pop(i)
-            return True
-    return False
-
-
-def _named(data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any], int]]:
-    """Yield the label, name, list and index of every step and training method."""
-    counts: dict[str, int] = {}
-    for group in ("steps", "train"):
-        found = data.get(group)
-        items = found if isinstance(found, list) else []
-        for i, item in enumerate(items):
             name = next(iter(item), "") if isinstance(item, dict) else item
             if isinstance(name, str):
                 counts[name] = counts.get(name, 0) + 1
                 yield name if counts[name] == 1 else f"{name}#{counts[name]}", name, items, i
 
 
+def _leave_out(data: dict[str, Any], key: str) -> bool:
+    """Remove the step or training method of that label, if there is one."""
+    for label, _, items, i in _labelled(data):
+        if label == key:
+            items.pop(i)
+            return True
+    return False
+
+
 def _target(data: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
     """Find the mapping and key that an override means."""
-    for label, name, items, i in _named(data):
+    for label, name, items, i in _labelled(data):
         if key.startswith(f"{label}."):
             if isinstance(items[i], str) or items[i][name] is None:
                 items[i] = {name: {}}

@@ -129,7 +129,7 @@ class _Run:
         identities = [s.identity() for s in sources]
         jobs = sorted(
             ((i, s, f) for i, s in zip(identities, sources, strict=True) for f in s.files),
-            key=lambda job: (job[0]["name"], job[2].name),
+            key=lambda job: (job[0]["name"], job[2].name, fingerprint(job[0])),
         )
         keys = [fingerprint([file_identity(i, f.name), columns_key(columns)]) for i, _, f in jobs]
 

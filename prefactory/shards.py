@@ -126,7 +126,7 @@ def gather(store: Store, parts: list[Part], low: str, high: str, shape: Shape) -
         if stop > start or not pieces:
             pieces.append(store.read(part.key, part.table).slice(start, stop - start))
     tie = [c for c in ("source", "source_id") if c in pieces[0].columns]
-    return pl.concat(pieces).sort("prompt_id", ROW_ID[shape], *tie)
+    return pl.concat(pieces).sort("prompt_id", ROW_ID[shape], *tie, maintain_order=True)
 
 
 def without_copies(

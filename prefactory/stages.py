@@ -14,7 +14,7 @@ from prefactory.errors import DataError
 from prefactory.recipe import Recipe
 from prefactory.shards import View
 from prefactory.store import Store
-from prefactory.tables import Shape
+from prefactory.tables import COLUMNS, Shape
 
 T = TypeVar("T")
 
@@ -129,18 +129,26 @@ def thread_mapper(workers: int) -> Mapper:
 def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataType]]:
     """Shape and columns of the sources together (columns that only some have are null elsewhere).
 
+    The columns of the shape come first, then all others by name, whatever the order of the sources.
+
     Raises:
-        DataError: if the sources differ in shape.
+        DataError: if the sources differ in shape, or in the type of a column.
     """
     shapes = sorted({s.shape for s in sources})
     if len(shapes) != 1:
         raise DataError(f"the sources of one recipe must be of one shape; these are {shapes}")
     columns: dict[str, pl.DataType] = {}
     for source in sources:
-        columns |= source.schema
+        for name, dtype in source.schema.items():
+            if columns.setdefault(name, dtype) != dtype:
+                raise DataError(
+                    f"column {name!r} is {columns[name]} in one source and {dtype} in another"
+                )
     if not all("margin" in s.schema for s in sources):
         columns.pop("margin", None)
-    return shapes[0], columns
+    order = [c for c in COLUMNS[shapes[0]] if c in columns]
+    order += sorted(columns.keys() - set(order))
+    return shapes[0], {name: columns[name] for name in order}
 
 
 def file_identity(source: dict[str, Any], name: str) -> dict[str, Any]:

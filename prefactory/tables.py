@@ -137,11 +137,8 @@ def objectives(columns: list[str]) -> list[str]:
 
 def canonical_order(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
     """Sort by `prompt_id`, then row id: the order that no shard size or input order changes."""
-    return (
-        table.sort("prompt_id", ROW_ID[shape])
-        if shape != Shape.PROMPTS
-        else table.sort("prompt_id")
-    )
+    keys = list(dict.fromkeys(["prompt_id", ROW_ID[shape]]))
+    return table.sort(keys, maintain_order=True)
 
 
 def text_of(messages: pl.Expr, role: str | None = None) -> pl.Expr:
@@ -219,13 +216,17 @@ def with_ids(table: pl.DataFrame, shape: Shape, keep_side_ids: bool = False) -> 
 def unpair(pairs: pl.DataFrame) -> pl.DataFrame:
     """Turn pairs into their responses, each distinct response once, in canonical order.
 
-    Score columns lose their side prefix; of two copies of a response the first in pair order stays.
+    Score columns lose their side prefix; an objective that only one side has is null on the other.
+    Of two copies of a response the first in pair order stays.
     """
+    sided = [c for c in pairs.columns if is_score(c) and not c.startswith(SCORE)]
+    names = [f"{SCORE}{o}" for o in objectives(sided)]
     sides = []
     for side in SIDES:
-        scores = {
-            c: c.removeprefix(f"{side}_") for c in pairs.columns if c.startswith(f"{side}_{SCORE}")
-        }
+        scores = [
+            pl.col(f"{side}_{n}") if f"{side}_{n}" in pairs.columns else pl.lit(None, pl.Float64)
+            for n in names
+        ]
         origin = pl.col(f"{side}_origin") if f"{side}_origin" in pairs.columns else pl.lit(None)
         sides.append(
             pairs.select(
@@ -237,7 +238,7 @@ def unpair(pairs: pl.DataFrame) -> pl.DataFrame:
                 pl.col(side).alias("response"),
                 pl.col(f"{side}_model").alias("model"),
                 origin.cast(pl.String).alias("origin"),
-                *[pl.col(c).alias(new) for c, new in scores.items()],
+                *[score.alias(n) for n, score in zip(names, scores, strict=True)],
             )
         )
     responses = pl.concat(sides).unique("response_id", keep="first", maintain_order=True)

@@ -407,3 +407,16 @@ def everything(store, shard_rows=1000, workers=1, table=PAIRS, files=2, blocks=1
         cut[f"f{i}"] = [part[j : j + step] for j in range(0, part.height, step)]
     source = MemorySource(cut)
     return run(recipe(*STEPS, seed=seed), source, store, shard_rows, workers)
+
+
+def many_pairs(n, seed=1):
+    """Pairs with null scores, odd texts and extra columns, enough for several record batches."""
+    rows = [(f"q{i} {'x' * (i % 13)}", f"good {i}", f"bad {i % 7}") for i in range(n)]
+    return pairs(
+        *rows,
+        chosen_score_h=[None if i % 3 == seed % 3 else i / 7 for i in range(n)],
+        rejected_score_h=[None if i % 5 == 0 else -i / 3 for i in range(n)],
+        flag=[None if i % 11 == 0 else i % 2 == 0 for i in range(n)],
+        tags=[None if i % 4 == 0 else ["t"] * (i % 3) for i in range(n)],
+        margin=[float(i) for i in range(n)],
+    )

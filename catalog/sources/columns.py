@@ -291,7 +291,7 @@ def conform(expr: pl.Expr, have: Any, want: Any) -> pl.Expr | None:  # noqa: ANN
     Struct fields that are absent become null, others are dropped; texts are never made of numbers
     or booleans; numbers may be read from texts (null where they spell none).
     """
-    if have == want or have == pl.Null:
+    if have == pl.Null or (have == want and want != pl.Float64):
         return expr.cast(want)
     if isinstance(want, pl.Struct):
         return _conform_struct(expr, have, want)

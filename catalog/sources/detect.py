@@ -86,7 +86,11 @@ def plan_for(sample: Sample, layout: str, mapping: Mapping[str, str], where: str
     Raises:
         DataError: unknown layout name, or the columns don't fit.
     """
-    paths = {ours: _path(theirs, sample) for ours, theirs in mapping.items()}
+    paths = {
+        ours: _path(theirs, sample)
+        for ours, theirs in mapping.items()
+        if ours != "questions" or theirs in sample.columns
+    }
     missing = [f"{mapping[o]!r} (for {o})" for o, p in paths.items() if not _present(p, sample)]
     if missing and sample.records:
         raise DataError(
@@ -106,12 +110,13 @@ def plan_for(sample: Sample, layout: str, mapping: Mapping[str, str], where: str
 
 
 def _forced(entry: Layout, sample: Sample, paths: Mapping[str, Path], where: str) -> Plan:
-    lacks: list[str] = []
+    all_lacks: list[list[str]] = []
     for form in (entry, *entry.alternatives):
         binding = _binding(form, sample, paths)
-        lacks = _lacks(form, binding)
-        if not lacks or not sample.columns:
+        all_lacks.append(_lacks(form, binding))
+        if not all_lacks[-1]:
             return _plan(form, binding, sample, paths)
+    lacks = min(all_lacks, key=len)
     raise DataError(
         f"{where} can't be read with layout {entry.name!r}: no column for {', '.join(lacks)}; its "
         f"columns are {_list(sample.columns)}; name the columns in `mapping`, for example "
@@ -173,7 +178,7 @@ def _plan(
     known = {f.name for f in form.fields}
     extras: list[Field] = []
     for name, path in paths.items():
-        if name in known or (form.wants_questions and name == "questions"):
+        if name in known:
             continue
         extras.append(_extra(name, path, sample, form.shape))
         binding[name] = path
@@ -232,7 +237,7 @@ def _unknown(sample: Sample, where: str) -> str:
         scored.append((len(missing) / max(len(required), 1), entry.name, missing))
     nearest = sorted(scored, key=lambda item: item[0])[:3]
     hints = "; ".join(
-        f"{name} ({'without ' + ', '.join(missing) if missing else 'by its columns, if you name it'})"
+        f"{name} ({'without ' + ', '.join(missing) if missing else 'if you name it'})"
         for share, name, missing in nearest
         if share < 1
     )

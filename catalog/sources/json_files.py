@@ -14,6 +14,8 @@ from catalog.sources.pieces import Pieces
 from prefactory.errors import DataError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+WRAPPERS = ("data", "rows", "records", "examples", "train")
+"""Keys under which an object may hold all the records of a file."""
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -34,12 +36,12 @@ def parse_json(text: bytes) -> tuple[Any, str | None]:
     decoded, repair = _decode(text)
     not_finite: list[str] = []
     try:
-        value = json.loads(decoded, parse_constant=not_finite.append)
+        value = mended(json.loads(decoded, parse_constant=not_finite.append))
     except (ValueError, RecursionError):
         raise ValueError(message) from None
     if not_finite:
         repair = repair or "not_finite"
-    return mended(value), repair or "lone_surrogate"
+    return value, repair or "lone_surrogate"
 
 
 def _decode(text: bytes) -> tuple[str, str | None]:
@@ -108,7 +110,7 @@ def enter_value(chunk: Chunk, line: int, value: Any) -> None:  # noqa: ANN401 - 
 
 
 def read_json(raw: IO[bytes], rows: int) -> Iterator[Chunk]:
-    """Read a `.json` file: an array, an object with one array of records, or JSON lines.
+    """Read a `.json` file: an array of records, an object that wraps one, or JSON lines.
 
     An array is read whole; JSON lines under this name are streamed.
 
@@ -124,8 +126,10 @@ def read_json(raw: IO[bytes], rows: int) -> Iterator[Chunk]:
     try:
         values = _records_of(orjson.loads(text))
     except orjson.JSONDecodeError as error:
-        if text.strip():
+        if text.lstrip()[:1] == b"[":
             yield from _by_element(text, rows, pieces.cut, str(error))
+        else:
+            yield from read_jsonl(raw, rows)
         return
     for start in range(0, len(values), rows):
         chunk = Chunk(lines=[], records=[])
@@ -135,29 +139,35 @@ def read_json(raw: IO[bytes], rows: int) -> Iterator[Chunk]:
 
 
 def _holds_lines(raw: IO[bytes]) -> bool:
+    """Whether the first line that is not blank is a record by itself."""
     for _, lines in Pieces(raw).lines():
         for line in lines:
-            text = line.strip()
-            if text:
+            if line.strip():
                 try:
-                    return text[:1] == b"{" and isinstance(parse_json(text)[0], dict)
+                    value = parse_json(line)[0]
                 except ValueError:
                     return False
+                return isinstance(value, dict) and _wrapped(value) is None
     return False
+
+
+def _wrapped(value: dict[str, Any]) -> list[Any] | None:
+    """The records that an object holds under one of the usual keys."""
+    for key in WRAPPERS:
+        inner = value.get(key)
+        if isinstance(inner, list) and inner and all(isinstance(v, dict) for v in inner):
+            return inner
+    return None
 
 
 def _records_of(value: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
     if isinstance(value, list):
         return value
     if isinstance(value, dict):
-        arrays = [v for v in value.values() if isinstance(v, list) and v and type(v[0]) is dict]
-        if len(arrays) == 1:
-            return list(arrays[0])
-        if not arrays:
-            return [value]
+        return _wrapped(value) or [value]
     raise DataError(
-        "a JSON file must be an array of objects, one object a line, or one object that holds a "
-        "single array of objects"
+        f"a JSON file must hold objects, and this one is a {type(value).__name__}; write an array "
+        "of objects, or one object a line"
     )
 
 

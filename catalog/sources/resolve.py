@@ -82,9 +82,9 @@ def resolve(spec: SourceSpec, base: Path | None) -> Resolved:
     try:
         fs, path = fsspec.core.url_to_fs(url)
         found = _find(spec, fs, path)
-    except (ImportError, ValueError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # every filesystem has errors of its own
         raise DataError(f"source {spec.path!r} can't be opened: {error}") from error
     if found is not None:
         return found

@@ -1,4 +1,4 @@
-"""The readers on the real slices in shared/data: the structural truth of hh, and the known traps."""
+"""The readers on the real slices in shared/data: the truth about hh, and the known traps."""
 
 import gzip
 import hashlib
@@ -44,7 +44,9 @@ def test_hh_rows_agree_with_the_truth(truth, name):
     both = rows.join(facts, on="row", how="inner")
     assert both.height == rows.height
     sizes = both.select(
-        p=pl.col("prompt").list.len(), c=pl.col("chosen").list.len(), r=pl.col("rejected").list.len()
+        p=pl.col("prompt").list.len(),
+        c=pl.col("chosen").list.len(),
+        r=pl.col("rejected").list.len(),
     )
     assert (sizes["p"] + sizes["c"]).equals(both["chosen_turns"].cast(pl.UInt32), check_names=False)
     assert (sizes["p"] + sizes["r"]).equals(both["rejected_turns"].cast(pl.UInt32))
@@ -66,7 +68,9 @@ def test_hh_odd_rows_are_all_named(truth):
 
     def rows(entries, reason):
         return {
-            (name, int(r["row_id"].split(":")[1]) - 1) for name, r in entries if r["reason"] == reason
+            (name, int(r["row_id"].split(":")[1]) - 1)
+            for name, r in entries
+            if r["reason"] == reason
         }
 
     def facts(*rules):
@@ -111,7 +115,11 @@ EXPECTED = {
     ),
     "preference_judge/tutoring_accuracy_pairs.jsonl.gz": ("pairs-text", 402, {"equal_answers": 1}),
     "preference_judge/mt_bench_reference_gpt-4.jsonl": ("mt-bench-answers", 60, {}),
-    "preference_judge/arena_bench_answers.parquet": ("mt-bench-answers", 1411, {"missing_field": 20}),
+    "preference_judge/arena_bench_answers.parquet": (
+        "mt-bench-answers",
+        1411,
+        {"missing_field": 20},
+    ),
     "noise/noisy_pairs.jsonl.gz": ("pairs-text", 1305, {"empty_answer": 26, "equal_answers": 39}),
     "instructions/alpaca_random.json.gz": ("alpaca", 5596, {"empty_answer": 1}),
     "values/flames_prompts.jsonl": ("prompts", 347, {}),
@@ -141,7 +149,9 @@ def test_the_same_rows_in_two_formats_have_the_same_ids():
 
 
 def test_scores_of_ultrafeedback_binarized():
-    looked = peek(SourceSpec(path=str(SHARED / "preference_judge/ultrafeedback_binarized.jsonl.gz")))
+    looked = peek(
+        SourceSpec(path=str(SHARED / "preference_judge/ultrafeedback_binarized.jsonl.gz"))
+    )
     assert looked.notes["equal_scores"] == 91
     row = looked.rows.row(0, named=True)
     assert (row["chosen_score_overall"], row["rejected_score_overall"]) == (9.0, 8.0)

@@ -73,7 +73,7 @@ def test_a_seed_gives_the_same_bits():
 
 @pytest.mark.parametrize(
     ("n", "d", "dims"),
-    [(7680, 384, 384), (7679, 384, 64), (640, 384, 32), (30, 384, 2), (2, 384, 1), (1, 8, 1)],
+    [(50_000, 384, 64), (7679, 16, 16), (640, 384, 32), (30, 384, 2), (2, 384, 1), (1, 8, 1)],
 )
 def test_auto_dims(n, d, dims):
     assert auto_dims(n, d) == dims

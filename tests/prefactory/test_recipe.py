@@ -353,3 +353,11 @@ def test_find_step_reads_lazy_packages():
 def test_nearest():
     assert nearest("treshold", ["threshold", "x"]) == "; did you mean 'threshold'?"
     assert nearest("zzz", ["threshold"]) == ""
+
+
+def test_null_leaves_a_step_out(read):
+    found = read(GOOD, "tests.helpers.DropLong=null", "tests.helpers.Length=null", "dpo=null")
+    assert [p.label for p in found.steps] == ["tests.helpers.DropLong", "tests.helpers.Coin"]
+    assert limits(found) == [10]
+    assert found.train == ()
+    assert "Length" not in found.to_yaml()

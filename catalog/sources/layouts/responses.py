@@ -103,7 +103,9 @@ HELPSTEER2 = Layout(
     shape=Shape.RESPONSES,
     fields=(
         *_prompt_response(("prompt",), ("response",)),
-        Field("score_helpfulness", Kind.NUMBER, ("score_helpfulness", "helpfulness"), nullable=True),
+        Field(
+            "score_helpfulness", Kind.NUMBER, ("score_helpfulness", "helpfulness"), nullable=True
+        ),
         *[Field(f"score_{a}", Kind.NUMBER, (f"score_{a}", a), False) for a in HELPSTEER[1:]],
     ),
     build=_plain,

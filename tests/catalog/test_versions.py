@@ -1,0 +1,175 @@
+import shutil
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.versions import Catalog, ContentDigest, Version, open_folder, verify, version_key
+from prefactory.errors import CatalogError
+from tests.helpers import PAIRS, many_pairs
+
+
+@pytest.fixture
+def copy(version, tmp_path):
+    """A copy of the version whose files a test may change."""
+    shutil.copytree(version.path, tmp_path / "copy")
+    return open_folder(tmp_path / "copy")
+
+
+def pairs_file(copy):
+    return copy.path / "pairs" / "train" / "data-00000-of-00001.arrow"
+
+
+# -- verify -----
+
+
+def test_a_changed_byte(copy):
+    path = pairs_file(copy)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    name = path.relative_to(copy.path).as_posix()
+    assert verify(copy) == [f"{name}: its sha256 does not match"]
+
+
+def test_a_truncated_file(copy):
+    path = pairs_file(copy)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-8])
+    name = path.relative_to(copy.path).as_posix()
+    assert verify(copy) == [f"{name}: {size - 8} bytes, not {size}"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "ledger.parquet", "pairs/test/state.json"])
+def test_a_missing_file(copy, name):
+    (copy.path / name).unlink()
+    assert verify(copy) == [f"{name}: missing"]
+
+
+def test_an_extra_file(copy):
+    (copy.path / "pairs" / "notes.txt").write_text("")
+    assert verify(copy) == ["pairs/notes.txt: not in the manifest"]
+
+
+def test_a_changed_ledger(copy):
+    path = copy.path / "ledger.parquet"
+    row = dict.fromkeys(("row_id", "step", "reason", "detail"), "x")
+    pl.concat([pl.read_parquet(path), pl.DataFrame([row])]).write_parquet(path)
+    (problem,) = verify(copy)
+    assert problem.startswith("ledger.parquet: ")
+
+
+def test_several_changes_are_all_told(copy):
+    (copy.path / "README.md").unlink()
+    (copy.path / "extra").write_text("")
+    assert len(verify(copy)) == 2
+
+
+def test_a_manifest_that_lies_about_the_content(copy):
+    def lie(**update):
+        tables = copy.manifest.tables
+        pairs = {**tables, "pairs": tables["pairs"].model_copy(update=update)}
+        return Version(copy.path, copy.manifest.model_copy(update={"tables": pairs}))
+
+    assert verify(lie(digest="0" * 32)) == ["pairs: the content does not match its digest"]
+    (problem,) = verify(lie(splits={"train": 1, "test": copy.manifest.tables["pairs"].splits["test"]}))
+    assert problem.endswith("rows, the manifest says 1")
+    fewer = copy.manifest.model_copy(update={"ledger": {"rows": 9}})
+    assert verify(Version(copy.path, fewer)) == ["ledger: 0 rows, not 9"]
+
+
+# -- content digest -----
+
+
+@given(st.lists(st.integers(0, 20), max_size=4))
+def test_the_digest_does_not_depend_on_the_pieces_or_column_order(cuts):
+    table = many_pairs(20)
+    whole, pieces = ContentDigest(), ContentDigest()
+    whole.update(table)
+    edges = [0, *sorted(cuts), 20]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        pieces.update(table[start:stop].select(reversed(table.columns)))
+    assert pieces.hexdigest() == whole.hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.reverse(),
+        lambda t: t.head(3),
+        lambda t: t.with_columns(margin=pl.col("margin") + 1e-9),
+        lambda t: t.with_columns(chosen_score_h=pl.col("chosen_score_h").fill_null(0)),
+        lambda t: t.with_columns(extra=pl.lit(None, dtype=pl.String)),
+        lambda t: t.rename({"flag": "mark"}),
+        lambda t: t.with_columns(chosen="rejected", rejected="chosen"),
+    ],
+)
+def test_the_digest_sees_every_change(change):
+    def digest(table):
+        found = ContentDigest()
+        found.update(table)
+        return found.hexdigest()
+
+    table = many_pairs(4)
+    assert digest(change(table)) != digest(table)
+
+
+# -- the catalog -----
+
+
+def test_open_by_name_version_and_folder(make, tmp_path):
+    catalog = Catalog(tmp_path / "catalog")
+    old, new = make(PAIRS.head(3), version="v2").version, make(PAIRS, version="v10").version
+    assert catalog.names() == ["tiny"]
+    assert catalog.open("tiny") == new  # v10 comes after v2
+    assert catalog.open("tiny@v2") == old
+    assert catalog.open(str(old.path)) == old
+
+
+@pytest.mark.parametrize(
+    ("ref", "words"),
+    [
+        ("tinny", "no dataset 'tinny' in .*; did you mean 'tiny'?"),
+        ("zzz", "no dataset 'zzz' in .*; there are: tiny"),
+        ("tiny@v9", "tiny has no version 'v9'; it has: v1"),
+        ("UPPER", "'UPPER' is not a dataset name"),
+        ("", "'' is not a dataset name"),
+        ("../catalog", "is no dataset version"),
+        ("./nowhere", "is no dataset version: it has no manifest.json"),
+    ],
+)
+def test_what_is_not_there(make, tmp_path, ref, words):
+    make(PAIRS, version="v1")
+    with pytest.raises(CatalogError, match=words):
+        Catalog(tmp_path / "catalog").open(ref)
+
+
+def test_an_empty_catalog(tmp_path):
+    catalog = Catalog(tmp_path / "no")
+    assert catalog.names() == []
+    with pytest.raises(CatalogError, match="the catalog is empty"):
+        catalog.open("tiny")
+    assert not catalog.root.exists()
+
+
+def test_a_damaged_manifest(copy):
+    for text in ("", "{", "[]", '{"name": "x"}'):
+        (copy.path / "manifest.json").write_text(text)
+        with pytest.raises(CatalogError, match="is damaged"):
+            open_folder(copy.path)
+
+
+def test_versions_are_ordered_as_numbers():
+    names = ["1.10", "1.9", "1", "1.9.1", "v2", "v10", "2026.01.02", "2026.01.02.10", "2026.01.02.9"]
+    assert sorted(names, key=version_key) == [
+        "1",
+        "1.9",
+        "1.9.1",
+        "1.10",
+        "2026.01.02",
+        "2026.01.02.9",
+        "2026.01.02.10",
+        "v2",
+        "v10",
+    ]

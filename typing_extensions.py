@@ -1,1 +1,0 @@
-/tmp/pwpath/typing_extensions.py
