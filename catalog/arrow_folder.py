@@ -64,8 +64,9 @@ class SplitWriter:
         table = pa.concat_tables(self._waiting)
         stop = waiting if whole else waiting - waiting % BATCH_ROWS
         for start in range(0, stop, BATCH_ROWS):
-            rows = pa.array(range(start, min(start + BATCH_ROWS, stop)))
-            self._write_batch(table.take(rows).combine_chunks())  # a slice would keep its neighbours
+            piece = table.slice(start, min(BATCH_ROWS, stop - start)).combine_chunks()
+            whole_copy = pa.array(range(piece.num_rows))  # a slice's buffers hold its neighbours
+            self._write_batch(piece.take(whole_copy))
         self._waiting = [table.slice(stop)] if stop < waiting else []
 
     def _write_batch(self, piece: pa.Table) -> None:

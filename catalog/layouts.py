@@ -26,7 +26,9 @@ from catalog.versions import Version
 from prefactory.errors import CatalogError
 from prefactory.recipe import nearest
 
-KEEP = ("pair_id", "prompt_id", "source", "chosen_model", "rejected_model")
+KEEP = (
+    "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind"
+)  # fmt: skip
 
 
 def _extras(pairs: pl.DataFrame) -> list[str]:
@@ -86,7 +88,13 @@ LAYOUTS: dict[str, Layout] = {
 FORMATS = ("arrow", "parquet", "jsonl")
 
 
-def export(version: Version, layout: str, out: Path, file_format: str = "arrow") -> dict[str, int]:
+def export(
+    version: Version,
+    layout: str,
+    out: Path,
+    file_format: str = "arrow",
+    table: str | None = None,
+) -> dict[str, int]:
     """Write a version in a layout to a new folder, all or nothing.
 
     Args:
@@ -94,7 +102,9 @@ def export(version: Version, layout: str, out: Path, file_format: str = "arrow")
         layout: a name of `LAYOUTS`.
         out: folder that does not exist yet.
         file_format: `arrow` (for `datasets.load_from_disk`), `parquet` or `jsonl` (for
-            `load_dataset`, as `data/<split>-00000-of-00001.<format>`).
+            `load_dataset`, as `data/<split>-00000-of-00001.<format>`; a split without rows gets no
+            file, because `load_dataset` fails on one).
+        table: which table, if not the layout's own (`goal_pairs` instead of `pairs`).
 
     Returns:
         Rows per split.
@@ -107,19 +117,17 @@ def export(version: Version, layout: str, out: Path, file_format: str = "arrow")
         raise CatalogError(f"no layout {layout!r}{nearest(layout, list(LAYOUTS))} (of {known})")
     if file_format not in FORMATS:
         raise CatalogError(f"no format {file_format!r}; choose one of {', '.join(FORMATS)}")
-    view = LAYOUTS[layout]
-    if view.table not in version.manifest.tables:
-        raise CatalogError(f"{version.ref} has no {view.table}, which layout {layout!r} needs")
+    view = _of_table(version, LAYOUTS[layout], layout, table)
+    splits = version.manifest.tables[view.table].splits
+    if not any(splits.values()):
+        raise CatalogError(f"{version.ref} has no {view.table} to export")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise CatalogError(f"{out} exists already; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        splits = version.manifest.tables[view.table].splits
-        counts = {}
-        for split in splits:
-            write = _write_arrow if file_format == "arrow" else _write_files
-            counts[split] = write(version, view, split, folder, file_format)
+        write = _write_arrow if file_format == "arrow" else _write_files
+        counts = {s: write(version, view, s, folder, file_format) for s in splits}
         if file_format == "arrow":
             write_dict(folder, list(splits))
         (folder / "README.md").write_text(_card(version, layout, file_format, counts), "utf-8")
@@ -130,6 +138,21 @@ def export(version: Version, layout: str, out: Path, file_format: str = "arrow")
         return counts
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _of_table(version: Version, view: Layout, layout: str, table: str | None) -> Layout:
+    """The layout on the table that was asked for, if that is of the right shape."""
+    name, tables = table or view.table, version.manifest.tables
+    if name not in tables:
+        raise CatalogError(
+            f"{version.ref} has no {name}, which layout {layout!r} needs; it has: "
+            + ", ".join(tables)
+        )
+    if tables[name].shape != view.table:
+        raise CatalogError(
+            f"layout {layout!r} needs {view.table}; {name} holds {tables[name].shape}"
+        )
+    return Layout(name, view.view)
 
 
 def _write_arrow(version: Version, view: Layout, split: str, folder: Path, _: str) -> int:
@@ -147,8 +170,9 @@ def _write_files(version: Version, view: Layout, split: str, folder: Path, kind:
     (folder / "data").mkdir(exist_ok=True)
     path = folder / "data" / f"{split}-00000-of-00001.{kind}"
     batches = (view.view(b) for b in version.batches(view.table, split))
-    first = next(batches, None)
-    rows = _empty(version, view) if first is None else first
+    rows = next(batches, None)
+    if rows is None:
+        return 0
     written = 0
     if kind == "parquet":
         schema = arrow_schema(rows)

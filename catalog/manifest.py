@@ -12,10 +12,11 @@ PACKAGES = ("prefactory", "polars", "pyarrow", "datasets", "torch", "transformer
 
 
 class TableRecord(BaseModel):
-    """One table of a version: rows per split, columns, and the digest of its content."""
+    """One table of a version: shape, rows and bytes per split, columns, digest of its content."""
 
     model_config = ConfigDict(extra="forbid")
 
+    shape: str
     splits: dict[str, int]
     bytes: dict[str, int]
     columns: dict[str, str]

@@ -30,7 +30,7 @@ from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest, sync_folder
 from prefactory.tables import Shape, check
 
-ORDER = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+ORDER = [s.value for s in (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)]
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def publish(
 
 def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     head = result.recipe.head
-    written = {}
-    for shape in ORDER:
-        if shape in result.views:
-            view = result.views[shape]
-            written[shape.value] = _write_table(view, folder, head.publish.test_fraction, head.seed)
+    names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+    written = {
+        name: _write_table(result.views[name], folder / name, head.publish.test_fraction, head.seed)
+        for name in names
+    }
     if not written or not any(sum(r.splits.values()) for r in written.values()):
         raise DataError(
             "no row reached the end of the recipe, so there is nothing to publish; "
@@ -95,9 +95,8 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     return written
 
 
-def _write_table(view: View, folder: Path, test_fraction: float, seed: int) -> TableRecord:
+def _write_table(view: View, target: Path, test_fraction: float, seed: int) -> TableRecord:
     """Stream one view to its folder, split by prompt group."""
-    target = folder / view.shape.value
     writers: dict[str, SplitWriter] = {}
     digests = {split: ContentDigest() for split in SPLITS}
     nulls = {"margin": 0, "rows": 0}
@@ -120,6 +119,7 @@ def _write_table(view: View, folder: Path, test_fraction: float, seed: int) -> T
     infos = {split: writers[split].close() for split in SPLITS}
     write_dict(target, list(SPLITS))
     return TableRecord(
+        shape=view.shape.value,
         splits={s: i["num_examples"] for s, i in infos.items()},
         bytes={s: i["num_bytes"] for s, i in infos.items()},
         columns=columns,

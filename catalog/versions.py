@@ -20,7 +20,6 @@ from prefactory.errors import CatalogError
 from prefactory.recipe import NAME, nearest
 from prefactory.store import file_digest
 
-TABLES = ("prompts", "responses", "pairs")
 UNLISTED = ("manifest.json", "provenance.json")
 
 

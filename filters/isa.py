@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from filters import information as info
-from filters.mixture import Covariance, Mixture, auto_dims, fit_mixture, project
+from filters.mixture import Covariance, Mixture, auto_dims, fit_mixture, one_blas_thread, project
 from filters.subsample import Subsample, decided, numbered
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
@@ -140,6 +140,7 @@ class ISA(Subsample):
         desirable = pl.col(labels[0]).fill_nan(None) > 0.5 if labels else pl.lit(None, pl.Boolean)
         return table.select(ROW_ID[shape], desirable=desirable).with_columns(embedded)
 
+    @one_blas_thread()
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Fit the mixture, score every row and choose the budget.
 

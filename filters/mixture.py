@@ -1,22 +1,40 @@
 """Gaussian mixtures by expectation-maximisation, in float64 NumPy.
 
 Written here and not taken from scikit-learn because its k-means adds floats in the order in which
-threads finish: the last bits, and with them a selection, would change from run to run.
+threads finish: the last bits, and with them a selection, would change from run to run. For the
+same reason callers hold `one_blas_thread`.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 Covariance = Literal["full", "diag"]
 
-BLOCK = 8192
-"""Rows that are in float64 at a time while vectors are centred and projected."""
+BLOCK = 1024
+"""Rows in work at a time: their temporary arrays fit into the cache of a core."""
+
+
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread: its last bits depend on how many it has, and ours must not.
+
+    The limit belongs to the process, so only one thread holds it at a time.
+    """
+    with _one_at_a_time, threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +62,15 @@ class Mixture:
             self.weights, self.means, self.covariances, strict=True
         ):
             factor = np.linalg.cholesky(covariance)
-            white = (points - mean) @ np.linalg.inv(factor).T
+            whiten = np.linalg.inv(factor).T
+            distance = np.empty(len(points))
+            for block in _blocks(len(points)):
+                white = (points[block] - mean) @ whiten
+                distance[block] = np.einsum("ij,ij->i", white, white)
             log_det = 2.0 * np.log(np.diagonal(factor)).sum()
             constant = points.shape[1] * np.log(2.0 * np.pi) + log_det
             with np.errstate(divide="ignore"):
-                columns.append(np.log(weight) - 0.5 * (constant + np.square(white).sum(axis=1)))
+                columns.append(np.log(weight) - 0.5 * (constant + distance))
         return np.stack(columns, axis=1)
 
     def loglik(self, points: Floats) -> Floats:
@@ -130,11 +152,13 @@ def _maximise(points: Floats, resp: Floats, covariance: Covariance, reg: float) 
     dims = points.shape[1]
     covariances = np.zeros((mass.size, dims, dims))
     for k, mean in enumerate(means):
-        centred = points - mean
-        if covariance == "full":
-            covariances[k] = (centred * resp[:, k : k + 1]).T @ centred / mass[k]
-        else:
-            np.fill_diagonal(covariances[k], resp[:, k] @ np.square(centred) / mass[k])
+        for block in _blocks(len(points)):
+            centred = points[block] - mean
+            if covariance == "full":
+                covariances[k] += (centred * resp[block, k : k + 1]).T @ centred
+            else:
+                covariances[k].flat[:: dims + 1] += resp[block, k] @ np.square(centred)
+        covariances[k] /= mass[k]
         covariances[k].flat[:: dims + 1] += reg
     return Mixture(mass / mass.sum(), means, covariances, False, 0)
 
@@ -167,6 +191,10 @@ def _squared_distances(points: Floats, centres: Floats) -> Floats:
     return np.stack([np.square(points - c).sum(axis=1) for c in centres], axis=1)
 
 
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
+
+
 def _logsumexp(values: Floats) -> Floats:
     top = values.max(axis=1)
     return np.asarray(top + np.log(np.exp(values - top[:, None]).sum(axis=1)))
@@ -195,7 +223,7 @@ def project(vectors: NDArray[np.float32], dims: int) -> tuple[Floats, float]:
     n, d = vectors.shape
     if dims >= d:
         return _unit(vectors), 1.0
-    blocks = [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
+    blocks = _blocks(n)
     total = np.zeros(d)
     square = np.zeros((d, d))
     for block in blocks:

@@ -88,6 +88,7 @@ class RewardAugmented(Generator):
     scope: ClassVar[Scope] = "dataset"
     parents: ClassVar[tuple[str, ...]] = ("source_pair_id",)
     new_prompts: ClassVar[bool] = True
+    beside: ClassVar[str | None] = "goal_pairs"
 
     objective: str | None = Field(default=None, min_length=1)
     attributes: tuple[str, ...] = ()

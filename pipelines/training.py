@@ -46,6 +46,7 @@ def train(
     version: Version,
     settings: Settings,
     out: Path | None = None,
+    table: str = "pairs",
 ) -> Trained:
     """Train on a version.
 
@@ -55,6 +56,7 @@ def train(
         version: the dataset.
         settings: where models go if `out` is None (`models/<name>-<version>-<method>`).
         out: folder of the model, new or empty.
+        table: which table of the version holds the pairs.
 
     Raises:
         ConfigError: for an unknown method.
@@ -62,7 +64,7 @@ def train(
     manifest = version.manifest
     from trainers.base import DatasetRef  # datasets, torch: only when something is trained
 
-    data = DatasetRef(manifest.name, manifest.version, version.path, manifest.content_digest)
+    data = DatasetRef(manifest.name, manifest.version, version.path, manifest.content_digest, table)
     folder = out or _default_folder(settings, version, method)
     trainer = _trainer(method, settings)
     report = trainer(config, data, folder)

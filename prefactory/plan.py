@@ -107,7 +107,11 @@ def _column_problems(
     recipe: Recipe, i: int, placed: Placed, shape: Shape, columns: Columns
 ) -> list[str]:
     problems = []
-    for name, dtype in columns_needed(placed.step, shape).items():
+    try:
+        needed = columns_needed(placed.step, shape)
+    except ConfigError as error:  # options that do not go with this shape
+        return [f"can't run on {shape.value}: {text}" for text in error.problems]
+    for name, dtype in needed.items():
         if name not in columns:
             problems.append(f"needs column {name!r}, {_missing(recipe, i, name, shape, columns)}")
         elif columns[name] != dtype:
@@ -138,6 +142,15 @@ def _bridge(placed: Placed, shape: Shape) -> str:
     return ""
 
 
+def _adds(planned: PlannedStep) -> str:
+    """New columns in short: both sides of a score as one, scores that pairs carry over as one."""
+    own = planned.placed.step.adds(planned.shape)
+    carried = planned.kind == "generator" and planned.shape != planned.out_shape
+    names = list(own) if carried else list(planned.adds)
+    short = [n.replace("chosen_", "*_", 1) for n in names if not n.startswith("rejected_")]
+    return ", ".join([*short, "all scores as *_score_*"] if carried else short)
+
+
 def describe(planned: list[PlannedStep]) -> list[dict[str, str]]:
     """The plan as rows of text, for `prefactory plan`."""
     return [
@@ -146,7 +159,7 @@ def describe(planned: list[PlannedStep]) -> list[dict[str, str]]:
             "kind": p.kind,
             "scope": p.placed.step.scope,
             "table": p.shape.value + (f" -> {p.out_shape.value}" if p.out_shape != p.shape else ""),
-            "adds": ", ".join(p.adds),
+            "adds": _adds(p),
             "name": step_name(type(p.placed.step)),
         }
         for p in planned

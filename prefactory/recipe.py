@@ -311,7 +311,7 @@ class _Reader:
                 value = yaml.safe_load(text)
             except yaml.YAMLError:
                 value = text
-            if value is None and _leave_out(data, key):
+            if value is None and _leave_out(data, key, self.lines):
                 continue
             target, last = _target(data, key)
             if target is None:
@@ -334,11 +334,13 @@ def _labelled(data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any], int]]
                 yield name if counts[name] == 1 else f"{name}#{counts[name]}", name, items, i
 
 
-def _leave_out(data: dict[str, Any], key: str) -> bool:
+def _leave_out(data: dict[str, Any], key: str, lines: dict[yamllines.Path, int]) -> bool:
     """Remove the step or training method of that label, if there is one."""
     for label, _, items, i in _labelled(data):
         if label == key:
             items.pop(i)
+            group = "steps" if items is data.get("steps") else "train"
+            yamllines.remove(lines, (group, i))
             return True
     return False
 

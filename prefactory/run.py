@@ -57,16 +57,21 @@ def execute(
     planned = plan(recipe, shape, columns)
     run = _Run(recipe, store, mapper, options)
     table = run.read_sources(sources, shape)
-    views: dict[Shape, View] = {}
+    views: dict[str, View] = {}
+    name = shape.value
     for step in planned:
         changes = step.out_shape != shape or _new_prompts(step.placed.step)
         if changes and shape != Shape.PROMPTS:
-            views.setdefault(Shape.RESPONSES, _responses(store, table, shape))
+            views.setdefault(Shape.RESPONSES, View(store, Shape.RESPONSES, tuple(table), shape))
+        beside = _beside(step.placed.step)
+        if beside is not None:
+            views.setdefault(shape, View(store, shape, tuple(table), shape))
         table = run.step(step, table)
         shape = step.out_shape
-    views[shape] = View(store, shape, tuple(table), shape)
+        name = beside or (shape.value if name in set(Shape) else name)
+    views[name] = View(store, shape, tuple(table), shape)
     if shape == Shape.PAIRS:
-        views.setdefault(Shape.RESPONSES, _responses(store, table, shape))
+        views.setdefault(Shape.RESPONSES, View(store, Shape.RESPONSES, tuple(table), shape))
     if shape == Shape.PROMPTS:
         views.pop(Shape.RESPONSES, None)
     identities = [s.identity() for s in sources]
@@ -77,8 +82,8 @@ def _new_prompts(step: Step) -> bool:
     return isinstance(step, Generator) and step.new_prompts
 
 
-def _responses(store: Store, shards: list[Shard], shape: Shape) -> View:
-    return View(store, Shape.RESPONSES, tuple(shards), shape)
+def _beside(step: Step) -> str | None:
+    return step.beside if isinstance(step, Generator) else None
 
 
 class _Run:

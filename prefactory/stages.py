@@ -90,10 +90,10 @@ class Stage:
 
 @dataclass
 class RunResult:
-    """What a run leaves: the tables to publish, and what happened on the way."""
+    """What a run leaves: the tables to publish by name, and what happened on the way."""
 
     recipe: Recipe
-    views: dict[Shape, View]
+    views: dict[str, View]
     stages: list[Stage]
     source_identities: list[dict[str, Any]]
     store: Store

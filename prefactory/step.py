@@ -144,10 +144,13 @@ class Generator(Step):
     Class attributes:
         parents: columns of the new rows that hold parent row ids.
         new_prompts: whether new rows have other prompt ids than their parents.
+        beside: name of the table that the new rows become, published beside the rows that they
+            were made from. None: the new rows take their place.
     """
 
     parents: ClassVar[tuple[str, ...]] = ()
     new_prompts: ClassVar[bool] = False
+    beside: ClassVar[str | None] = None
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make new rows from a table, and account for input rows that got no child."""
@@ -171,4 +174,5 @@ def verdict(table: pl.DataFrame, *rules: tuple[pl.Expr, str, pl.Expr]) -> pl.Dat
         hit = fires.fill_null(value=False)
         reason = pl.when(hit).then(pl.lit(code)).otherwise(reason)
         detail = pl.when(hit).then(text.cast(pl.String)).otherwise(detail)
-    return table.select(reason=reason, detail=detail)
+    judged = table.with_columns(reason=reason, detail=detail)  # keeps the height of literals
+    return judged.select("reason", "detail")

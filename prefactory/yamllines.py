@@ -79,3 +79,17 @@ def line_of(lines: dict[Path, int], path: Path) -> int:
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
+
+
+def remove(lines: dict[Path, int], item: tuple[str, int]) -> None:
+    """Forget an item of a top-level list; the items after it move up and keep their lines."""
+    group, i = item
+    kept = {}
+    for path, line in lines.items():
+        index = path[1] if len(path) > 1 and path[0] == group else None
+        if isinstance(index, int) and index > i:
+            kept[(group, index - 1, *path[2:])] = line
+        elif index != i:
+            kept[path] = line
+    lines.clear()
+    lines.update(kept)

@@ -30,12 +30,14 @@ class DatasetRef:
         version: its version.
         path: folder of the version (`pairs/` and `manifest.json`).
         digest: content digest of its manifest.
+        table: which of its tables holds the pairs to train on.
     """
 
     name: str
     version: str
     path: Path
     digest: str
+    table: str = "pairs"
 
     def __str__(self) -> str:
         """`name@version`."""
@@ -72,9 +74,9 @@ class DatasetRef:
         Raises:
             CatalogError: if there are no pairs, or no such split.
         """
-        folder = self.path / "pairs"
+        folder = self.path / self.table
         if not folder.is_dir():
-            raise CatalogError(f"{self} has no pairs: {folder} does not exist")
+            raise CatalogError(f"{self} has no {self.table}: {folder} does not exist")
         splits = _splits(folder)
         if split in ("train", "test") and "train" in splits and "test" not in splits:
             return _held_out(_open(splits["train"]), split == "test")

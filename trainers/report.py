@@ -45,6 +45,7 @@ class TrainingReport:
                 "name": self.dataset.name,
                 "version": self.dataset.version,
                 "content_digest": self.dataset.digest,
+                "table": self.dataset.table,
             },
             "config": dict(self.config),
             "metrics": {

@@ -104,6 +104,9 @@ def export(
     ref: Ref,
     layout: Annotated[str, typer.Option(help="trl, trl-implicit, kto, sft or responses.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
+    table: Annotated[
+        str | None, typer.Option(help="Another table than the layout's own, such as goal_pairs.")
+    ] = None,
     file_format: Annotated[
         str, typer.Option("--format", help="arrow (load_from_disk), parquet or jsonl.")
     ] = "arrow",
@@ -113,6 +116,6 @@ def export(
     from pipelines.settings import Settings
 
     version = Settings().catalog.open(ref)
-    counts = export_version(version, layout, out, file_format)
+    counts = export_version(version, layout, out, file_format, table)
     rows = ", ".join(f"{split} {n:,}" for split, n in counts.items())
     typer.echo(f"{version.ref} as {layout} in {out}: {rows}")

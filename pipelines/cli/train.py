@@ -17,6 +17,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value options of the method, such as beta=0.05.")
 ]
 Model = Annotated[str | None, typer.Option(help="Model to start from: a folder or a hub id.")]
+Table = Annotated[str, typer.Option(help="Table with the pairs, such as goal_pairs.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to make [in PREFACTORY_HOME/models].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -36,6 +37,7 @@ def reward(
         str, typer.Option(help="embedding (frozen encoder, CPU minutes) or trl (a transformer).")
     ] = "trl",
     model: Model = None,
+    table: Table = "pairs",
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,22 +51,29 @@ def reward(
         raise ConfigError(
             "--model goes with --backend trl; for another encoder write encoder.model=NAME"
         )
-    _train(method, ref, overrides or [], model, out, as_json)
+    _train(method, ref, overrides or [], model, table, out, as_json)
 
 
 def dpo(
     ref: Ref,
     overrides: Overrides = None,
     model: Model = None,
+    table: Table = "pairs",
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a policy by direct preference optimisation."""
-    _train("dpo", ref, overrides or [], model, out, as_json)
+    _train("dpo", ref, overrides or [], model, table, out, as_json)
 
 
 def _train(
-    method: str, ref: str, overrides: list[str], model: str | None, out: Path | None, as_json: bool
+    method: str,
+    ref: str,
+    overrides: list[str],
+    model: str | None,
+    table: str,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     from pipelines.settings import Settings
     from pipelines.training import METHODS, train
@@ -78,7 +87,7 @@ def _train(
             raise ConfigError("--model is missing: the folder or hub id of the model to start from")
         fields |= {"model": model} if model is not None else {}
     config = _config(METHODS[method], fields)
-    trained = train(method, config, version, settings, out)
+    trained = train(method, config, version, settings, out, table)
     if as_json:
         data = {"path": str(trained.path), **trained.facts}
         sys.stdout.write(json.dumps(data, indent=2) + "\n")

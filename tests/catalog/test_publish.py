@@ -22,7 +22,7 @@ from tests.helpers import (
     run,
 )
 
-LIMIT = {"tests.helpers.DropLong": {"limit": 20}}
+LIMIT = {"tests.steps.DropLong": {"limit": 20}}
 
 
 def rows_of(version, table):
@@ -80,7 +80,7 @@ def test_the_ledger_is_published_in_the_order_of_the_stages(make):
     assert ledger["reason"].to_list() == reasons
     assert published.version.manifest.ledger == {"rows": ledger.height}
     stages = published.version.manifest.stages
-    assert [s.label for s in stages] == ["source", "tests.helpers.DropLong"]
+    assert [s.label for s in stages] == ["source", "tests.steps.DropLong"]
     assert stages[0].rows_in == PAIRS.height + 1
     assert stages[1].rows_out == PAIRS.height + 1 - ledger.height
 
@@ -88,7 +88,7 @@ def test_the_ledger_is_published_in_the_order_of_the_stages(make):
 @pytest.mark.parametrize("n", [5, 1203])
 def test_files_are_byte_for_byte_the_same_for_every_cut(make, n):
     found = [
-        make(many_pairs(n), "tests.helpers.Rank", root=str(size), shard_rows=size).version
+        make(many_pairs(n), "tests.steps.Rank", root=str(size), shard_rows=size).version
         for size in (max(1, n // 12), n // 2, 10_000)
     ]
     assert {v.manifest.content_digest for v in found} == {found[0].manifest.content_digest}
@@ -124,7 +124,7 @@ def test_test_fraction_zero_gives_an_empty_test_split_that_loads(make):
 
 def test_an_empty_result_is_refused_and_leaves_nothing(make, tmp_path):
     with pytest.raises(DataError, match="no row reached the end of the recipe"):
-        make(PAIRS, {"tests.helpers.DropLong": {"limit": 0}})
+        make(PAIRS, {"tests.steps.DropLong": {"limit": 0}})
     assert list((tmp_path / "catalog").iterdir()) == []
 
 
@@ -151,10 +151,10 @@ def test_the_same_content_is_published_once(make):
     assert (first.new, second.new) == (True, False)
     assert second.version == first.version
     # another recipe with the same outcome is the same content
-    assert not make(PAIRS, {"tests.helpers.DropLong": {"limit": 999}}).new
+    assert not make(PAIRS, {"tests.steps.DropLong": {"limit": 999}}).new
 
 
-def test_versions_are_dates_with_a_counter(make, monkeypatch, tmp_path):
+def test_versions_are_dates_with_a_counter(make, tmp_path):
     tables = [PAIRS.head(n) for n in (5, 6, 7)]
     found = [make(table).version.manifest.version for table in tables]
     assert found == [found[0], f"{found[0]}.1", f"{found[0]}.2"]
@@ -174,7 +174,7 @@ def test_an_explicit_version(make):
 @pytest.mark.parametrize(
     ("steps", "head", "change"),
     [
-        ([{"tests.helpers.DropLong": {"limit": 12}}], {}, "steps.0.fields.limit: 20 -> 12"),
+        ([{"tests.steps.DropLong": {"limit": 12}}], {}, "steps.0.fields.limit: 20 -> 12"),
         ([LIMIT], {"seed": 4}, "seed: 0 -> 4"),
         ([LIMIT], {"publish": {"test_fraction": 0.5}}, "publish.test_fraction: 0.1 -> 0.5"),
         ([], {}, "steps: "),
@@ -182,7 +182,9 @@ def test_an_explicit_version(make):
 )
 def test_a_version_of_another_recipe_is_refused(make, steps, head, change, tmp_path):
     first = make(PAIRS, LIMIT, version="v1").version
-    with pytest.raises(CatalogError, match="tiny@v1 exists and was made by another recipe") as error:
+    with pytest.raises(
+        CatalogError, match="tiny@v1 exists and was made by another recipe"
+    ) as error:
         make(PAIRS, *steps, version="v1", **head)
     assert change in str(error.value)
     assert "give the recipe a new `version`" in str(error.value)
@@ -190,12 +192,17 @@ def test_a_version_of_another_recipe_is_refused(make, steps, head, change, tmp_p
     assert [p.name for p in (tmp_path / "catalog").iterdir()] == ["tiny"]
 
 
-def test_other_content_of_the_same_recipe_is_refused(make, monkeypatch):
-    make(PAIRS, version="v1")
-    monkeypatch.setattr("tests.helpers.MemorySource.identity", lambda self: {"name": "memory"})
-    make(PAIRS, version="v2")
-    with pytest.raises(CatalogError, match=r"tiny@v2 exists with other content .* same recipe"):
-        make(PAIRS.with_columns(source_id=pl.lit("x")), version="v2", shard_rows=999)
+def test_other_content_of_the_same_recipe_is_refused(tmp_path):
+    """A step that was changed without a new `version` number: only the digest tells."""
+    catalog, same = Catalog(tmp_path / "catalog"), recipe(version="v1")
+    for i, table in enumerate((PAIRS, PAIRS.head(3))):
+        source = one_file(table)
+        source.identity = lambda: {"name": "memory"}
+        result = run(same, source, tmp_path / str(i))
+        if i == 0:
+            publish(result, catalog)
+    with pytest.raises(CatalogError, match=r"tiny@v1 exists with other content .* same recipe"):
+        publish(result, catalog)
 
 
 def test_one_name_in_two_catalogs(make):
@@ -233,7 +240,7 @@ def test_what_a_killed_publish_leaves_is_no_version(make, tmp_path):
     assert Catalog(tmp_path / "catalog").names() == ["tiny"]
 
 
-def test_a_version_that_appears_meanwhile_is_not_overwritten(make, monkeypatch, tmp_path):
+def test_a_version_that_appears_meanwhile_is_not_overwritten(make, tmp_path):
     other = tmp_path / "catalog" / "tiny" / "v1"
     other.mkdir(parents=True)
     (other / "theirs").write_text("x")
@@ -249,7 +256,7 @@ ODD = ["", "🙂👩‍👩‍👧", "שלום \u202eabc", "\x00\x1b\x7f", "\u20
 
 def test_odd_texts_are_published_and_verified(make):
     table = pairs(*[(t, f"c{t}", t) for t in ODD])
-    version = make(table, "tests.helpers.Length", shard_rows=2).version
+    version = make(table, "tests.steps.Length", shard_rows=2).version
     assert verify(version) == []
     loaded = load_from_disk(str(version.path / "pairs"))
     found = {r["prompt"][0]["content"] for split in loaded.values() for r in split}
@@ -263,7 +270,7 @@ def test_lone_surrogates_of_a_file_are_mended_and_noted(tmp_path):
         '{"prompt": "whole \\ud83d\\ude42", "chosen": "c", "rejected": "r"}\n'
     )
     source = open_source(SourceSpec(path=str(path)), tmp_path)
-    result = run(recipe("tests.helpers.Length"), source, tmp_path / "store")
+    result = run(recipe("tests.steps.Length"), source, tmp_path / "store")
     version = publish(result, Catalog(tmp_path / "catalog")).version
     assert verify(version) == []
     assert version.manifest.stages[0].notes == {"lone_surrogate": 1}

@@ -1,4 +1,5 @@
 import shutil
+from itertools import pairwise
 
 import polars as pl
 import pytest
@@ -73,7 +74,9 @@ def test_a_manifest_that_lies_about_the_content(copy):
         return Version(copy.path, copy.manifest.model_copy(update={"tables": pairs}))
 
     assert verify(lie(digest="0" * 32)) == ["pairs: the content does not match its digest"]
-    (problem,) = verify(lie(splits={"train": 1, "test": copy.manifest.tables["pairs"].splits["test"]}))
+    (problem,) = verify(
+        lie(splits={"train": 1, "test": copy.manifest.tables["pairs"].splits["test"]})
+    )
     assert problem.endswith("rows, the manifest says 1")
     fewer = copy.manifest.model_copy(update={"ledger": {"rows": 9}})
     assert verify(Version(copy.path, fewer)) == ["ledger: 0 rows, not 9"]
@@ -88,7 +91,7 @@ def test_the_digest_does_not_depend_on_the_pieces_or_column_order(cuts):
     whole, pieces = ContentDigest(), ContentDigest()
     whole.update(table)
     edges = [0, *sorted(cuts), 20]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         pieces.update(table[start:stop].select(reversed(table.columns)))
     assert pieces.hexdigest() == whole.hexdigest()
 
@@ -120,10 +123,10 @@ def test_the_digest_sees_every_change(change):
 
 def test_open_by_name_version_and_folder(make, tmp_path):
     catalog = Catalog(tmp_path / "catalog")
-    old, new = make(PAIRS.head(3), version="v2").version, make(PAIRS, version="v10").version
+    old, new = make(PAIRS.head(3), version="1.2").version, make(PAIRS, version="1.10").version
     assert catalog.names() == ["tiny"]
-    assert catalog.open("tiny") == new  # v10 comes after v2
-    assert catalog.open("tiny@v2") == old
+    assert catalog.open("tiny") == new  # 1.10 comes after 1.2
+    assert catalog.open("tiny@1.2") == old
     assert catalog.open(str(old.path)) == old
 
 
@@ -161,7 +164,17 @@ def test_a_damaged_manifest(copy):
 
 
 def test_versions_are_ordered_as_numbers():
-    names = ["1.10", "1.9", "1", "1.9.1", "v2", "v10", "2026.01.02", "2026.01.02.10", "2026.01.02.9"]
+    names = [
+        "1.10",
+        "1.9",
+        "1",
+        "1.9.1",
+        "v.2",
+        "v.10",
+        "2026.01.02",
+        "2026.01.02.10",
+        "2026.01.02.9",
+    ]
     assert sorted(names, key=version_key) == [
         "1",
         "1.9",
@@ -170,6 +183,6 @@ def test_versions_are_ordered_as_numbers():
         "2026.01.02",
         "2026.01.02.9",
         "2026.01.02.10",
-        "v2",
-        "v10",
+        "v.2",
+        "v.10",
     ]

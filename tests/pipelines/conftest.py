@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-WORDS = ["river", "stone", "lamp", "orange", "quiet", "engine", "paper", "window", "garden", "silver", "carpet", "number", "yellow", "market", "bridge", "winter", "coffee", "planet", "button", "island", "mirror", "rocket", "violin", "pepper", "basket", "thunder"]
+WORDS = """
+    river stone lamp orange quiet engine paper window garden silver carpet number yellow market
+    bridge winter coffee planet button island mirror rocket violin pepper basket thunder
+""".split()
 
 RECIPE = """\
 name: small

@@ -48,7 +48,8 @@ def test_every_row_is_published_or_in_the_ledger(prefactory, small):
 
 def test_a_second_run_computes_and_publishes_nothing(prefactory):
     first, second = run_json(prefactory), run_json(prefactory)
-    assert first["new"] and not second["new"]
+    assert first["new"]
+    assert not second["new"]
     assert first["path"] == second["path"]
     assert sum(s["made"] for s in second["stages"]) == 0
 

@@ -6,19 +6,8 @@ from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Filter, Generated, Generator, Labeler
 from prefactory.tables import Shape, canonical_order, with_prompt_id
-from tests.helpers import (
-    DropLong,
-    Echo,
-    Length,
-    Shout,
-    assistant,
-    content,
-    messages,
-    pairs,
-    prompts,
-    responses,
-    user,
-)
+from tests.helpers import assistant, content, messages, pairs, prompts, responses, user
+from tests.steps import DropLong, Echo, Length, Shout
 
 CTX = Context()
 ANSWERS = responses(("p", "short"), ("p", "much too long"), ("q", "short"))

@@ -12,7 +12,8 @@ from prefactory.identity import (
     fingerprint,
     identity_of,
 )
-from tests.helpers import ROOT, DropLong
+from tests.helpers import ROOT
+from tests.steps import DropLong
 
 PLAIN = st.recursive(
     st.none()

@@ -5,18 +5,19 @@ from pydantic import ValidationError
 
 from prefactory.errors import ConfigError
 from prefactory.recipe import Head, find_step, load, nearest
-from tests.helpers import SECTIONS, DropLong, recipe
+from tests.helpers import SECTIONS, recipe
+from tests.steps import DropLong
 
 GOOD = """\
 name: tiny
 seed: 7
 source: {path: data.jsonl, license: MIT}
 steps:
-  - tests.helpers.Length
-  - tests.helpers.DropLong:
+  - tests.steps.Length
+  - tests.steps.DropLong:
       limit: 20
-  - tests.helpers.DropLong:
-  - tests.helpers.Coin: {rate: 0.25}
+  - tests.steps.DropLong:
+  - tests.steps.Coin: {rate: 0.25}
 publish:
   test_fraction: 0.2
 train:
@@ -57,10 +58,10 @@ def test_a_good_recipe(read, tmp_path):
     found = read(GOOD)
     assert (found.name, found.head.seed, found.head.publish.test_fraction) == ("tiny", 7, 0.2)
     assert [(p.label, p.line) for p in found.steps] == [
-        ("tests.helpers.Length", 5),
-        ("tests.helpers.DropLong", 6),
-        ("tests.helpers.DropLong#2", 8),
-        ("tests.helpers.Coin", 9),
+        ("tests.steps.Length", 5),
+        ("tests.steps.DropLong", 6),
+        ("tests.steps.DropLong#2", 8),
+        ("tests.steps.Coin", 9),
     ]
     assert found.steps[1].step == DropLong(limit=20)
     assert found.steps[2].step == DropLong()
@@ -83,7 +84,7 @@ def test_forms_of_a_source(read, source, paths):
 
 
 def test_models_are_frozen():
-    made = recipe("tests.helpers.DropLong")
+    made = recipe("tests.steps.DropLong")
     with pytest.raises(ValidationError):
         made.steps[0].step.limit = 3
     with pytest.raises(ValidationError):
@@ -91,7 +92,7 @@ def test_models_are_frozen():
 
 
 def test_published_yaml_reads_back_to_the_same_recipe(read):
-    found = read(GOOD + "description: é\n", "tests.helpers.DropLong.workers=8")
+    found = read(GOOD + "description: é\n", "tests.steps.DropLong.workers=8")
     again = read(found.to_yaml())
     assert "workers" not in found.to_yaml()
     assert "é" in found.to_yaml()
@@ -100,8 +101,8 @@ def test_published_yaml_reads_back_to_the_same_recipe(read):
 
 def test_payload_is_what_decides_the_rows(read):
     base = read(GOOD).payload([])
-    same = ["tests.helpers.DropLong.workers=3", "description=x", "license=mit", "version=v1"]
-    other = ["seed=8", "name=b", "tests.helpers.Coin.rate=0.5", "publish.test_fraction=0.3"]
+    same = ["tests.steps.DropLong.workers=3", "description=x", "license=mit", "version=v1"]
+    other = ["seed=8", "name=b", "tests.steps.Coin.rate=0.5", "publish.test_fraction=0.3"]
     assert read(GOOD, *same, "publish.report_rows=1").payload([]) == base
     assert all(read(GOOD, word).payload([]) != base for word in other)
 
@@ -136,44 +137,44 @@ def test_payload_does_not_depend_on_the_order_of_sources(read):
         ),
         ("rate: 0.25", "rate: .nan", "line 9: 'rate': Input should be a finite number"),
         (
-            "helpers.Coin:",
-            "helpers.Coyn:",
-            "line 9: no step 'tests.helpers.Coyn'; did you mean 'tests.helpers.Coin'?",
+            "steps.Coin:",
+            "steps.Coyn:",
+            "line 9: no step 'tests.steps.Coyn'; did you mean 'tests.steps.Coin'?",
         ),
         (
-            "- tests.helpers.Coin",
+            "- tests.steps.Coin",
             "- filter.Length",
             "line 9: no module 'filter' for the step 'filter.Length'; did you mean 'filters'?",
         ),
         (
-            "- tests.helpers.Length",
+            "- tests.steps.Length",
             "- Length",
             "line 5: 'Length' is not an import path such as filters.Length",
         ),
         (
-            "- tests.helpers.Length",
-            "- tests.helpers.pairs",
-            "line 5: no step 'tests.helpers.pairs'",
+            "- tests.steps.Length",
+            "- tests.steps.pairs",
+            "line 5: no step 'tests.steps.pairs'",
         ),
         (
-            "- tests.helpers.Length",
+            "- tests.steps.Length",
             "- ..helpers.Length",
             "line 5: '..helpers.Length' is not an import path such as filters.Length",
         ),
         (
-            "- tests.helpers.Length",
+            "- tests.steps.Length",
             "- .Length",
             "line 5: '.Length' is not an import path such as filters.Length",
         ),
         (
-            "- tests.helpers.Length",
+            "- tests.steps.Length",
             "- 3",
             "line 5: expected 'name: {fields}', found 3",
         ),
         (
-            "- tests.helpers.Length",
-            "- tests.helpers.Length: 3",
-            "line 5: expected 'name: {fields}', found {'tests.helpers.Length': 3}",
+            "- tests.steps.Length",
+            "- tests.steps.Length: 3",
+            "line 5: expected 'name: {fields}', found {'tests.steps.Length': 3}",
         ),
         ("test_fraction: 0.2", "test_fraction: 1", "'publish.test_fraction': Input should be less"),
         ("- dpo: {epochs: 2}", "- dpp", "line 13: no training method 'dpp'; did you mean 'dpo'?"),
@@ -203,7 +204,7 @@ def test_all_mistakes_are_told_at_once(problems):
         nam: tiny
         source: {pth: data.jsonl}
         steps:
-          - tests.helpers.DropLong: {limt: 1, limit: x}
+          - tests.steps.DropLong: {limt: 1, limit: x}
           - filters.Lenght
         train: [pdo]
         """,
@@ -270,8 +271,8 @@ def test_aliases_are_allowed(read):
         name: x
         source: a
         steps:
-          - tests.helpers.DropLong: &limit {limit: 3}
-          - tests.helpers.DropLong: *limit
+          - tests.steps.DropLong: &limit {limit: 3}
+          - tests.steps.DropLong: *limit
         """
     )
     assert [p.step.limit for p in found.steps] == [3, 3]
@@ -288,9 +289,9 @@ def test_overrides(read):
     found = read(
         GOOD,
         "seed=11",
-        "tests.helpers.DropLong.limit=5",
-        "tests.helpers.DropLong#2.limit=6",
-        "tests.helpers.Length.name=chars",
+        "tests.steps.DropLong.limit=5",
+        "tests.steps.DropLong#2.limit=6",
+        "tests.steps.Length.name=chars",
         "publish.test_fraction=0",
         "publish.report_rows=3",
         "source.path=other.jsonl",
@@ -307,7 +308,7 @@ def test_overrides(read):
 
 
 def test_the_last_override_wins(read):
-    words = [f"tests.helpers.DropLong.limit={n}" for n in (1, 2)]
+    words = [f"tests.steps.DropLong.limit={n}" for n in (1, 2)]
     assert limits(read(GOOD, *words)) == [2, 10]
 
 
@@ -321,13 +322,13 @@ def test_the_last_override_wins(read):
         ("train.0.epochs=3", "override 'train.0.epochs=3': no 'train.0.epochs' in r.yaml"),
         ("sed=3", "r.yaml: line 1: unknown key 'sed'; did you mean 'seed'?"),
         (
-            "tests.helpers.DropLong.limt=3",
+            "tests.steps.DropLong.limt=3",
             "r.yaml: line 6: unknown key 'limt'; did you mean 'limit'?",
         ),
         (
-            "tests.helpers.DropLong#3.limit=3",
-            "override 'tests.helpers.DropLong#3.limit=3': no 'tests.helpers.DropLong#3.limit' in "
-            "r.yaml; did you mean 'tests.helpers.DropLong#2'?",
+            "tests.steps.DropLong#3.limit=3",
+            "override 'tests.steps.DropLong#3.limit=3': no 'tests.steps.DropLong#3.limit' in "
+            "r.yaml; did you mean 'tests.steps.DropLong#2'?",
         ),
         ("version=2026.1", "r.yaml: line 1: 'version': Input should be a valid string"),
     ],
@@ -338,7 +339,7 @@ def test_bad_overrides(problems, word, problem):
 
 
 def test_an_override_of_a_document_that_is_wrong_elsewhere(problems):
-    found = problems("name: x\nsource: a\nsteps: [null, 3, [a]]\n", "tests.helpers.Coin.rate=1")
+    found = problems("name: x\nsource: a\nsteps: [null, 3, [a]]\n", "tests.steps.Coin.rate=1")
     assert any("expected 'name: {fields}', found None" in line for line in found)
 
 
@@ -347,7 +348,7 @@ def test_an_override_of_a_document_that_is_wrong_elsewhere(problems):
 
 def test_find_step_reads_lazy_packages():
     assert find_step("filters.Length").__name__ == "Length"
-    assert find_step("tests.helpers.DropLong") is DropLong
+    assert find_step("tests.steps.DropLong") is DropLong
 
 
 def test_nearest():
@@ -356,8 +357,9 @@ def test_nearest():
 
 
 def test_null_leaves_a_step_out(read):
-    found = read(GOOD, "tests.helpers.DropLong=null", "tests.helpers.Length=null", "dpo=null")
-    assert [p.label for p in found.steps] == ["tests.helpers.DropLong", "tests.helpers.Coin"]
+    found = read(GOOD, "tests.steps.DropLong=null", "tests.steps.Length=null", "dpo=null")
+    assert [p.label for p in found.steps] == ["tests.steps.DropLong", "tests.steps.Coin"]
     assert limits(found) == [10]
     assert found.train == ()
     assert "Length" not in found.to_yaml()
+    assert [p.line for p in found.steps] == [8, 9]

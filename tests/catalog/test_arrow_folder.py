@@ -1,0 +1,109 @@
+import json
+from itertools import pairwise
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from datasets import load_from_disk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalog import arrow_folder
+from catalog.arrow_folder import SplitWriter, arrow_schema, arrow_type, read_batches, write_dict
+from prefactory.tables import MESSAGES
+from tests.helpers import many_pairs
+
+TABLE = many_pairs(50)
+
+
+def write(folder, pieces, split="train"):
+    writer = SplitWriter(folder / split, split, arrow_schema(TABLE))
+    for piece in pieces:
+        writer.write(piece)
+    info = writer.close()
+    write_dict(folder, [split])
+    return info
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted((folder / "train").iterdir())}
+
+
+@pytest.fixture
+def tiny_files(monkeypatch):
+    monkeypatch.setattr(arrow_folder, "BATCH_ROWS", 7)
+    monkeypatch.setattr(arrow_folder, "FILE_ROWS", 21)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (pl.String(), pa.string()),
+        (pl.Float64(), pa.float64()),
+        (pl.Boolean(), pa.bool_()),
+        (pl.List(pl.String()), pa.list_(pa.string())),
+        (MESSAGES, pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        (pl.Date(), pa.date32()),
+    ],
+)
+def test_types_are_the_plain_ones(dtype, expected):
+    assert arrow_type(dtype) == expected
+
+
+def test_files_and_batches_have_a_fixed_number_of_rows(tmp_path, tiny_files):
+    info = write(tmp_path, [TABLE])
+    names = [f"data-{i:05d}-of-00003.arrow" for i in range(3)]
+    assert sorted(contents(tmp_path)) == [*names, "dataset_info.json", "state.json"]
+    assert [b.height for b in read_batches(tmp_path / "train")] == [7] * 7 + [1]
+    assert info == {
+        "num_examples": 50,
+        "num_bytes": sum((tmp_path / "train" / n).stat().st_size for n in names),
+    }
+    state = json.loads((tmp_path / "train" / "state.json").read_text())
+    assert [f["filename"] for f in state["_data_files"]] == names
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 50), max_size=6))
+def test_the_pieces_do_not_change_a_byte(tmp_path_factory, cuts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_folder, "BATCH_ROWS", 7)
+        patch.setattr(arrow_folder, "FILE_ROWS", 21)
+        whole, cut = (tmp_path_factory.mktemp("split") for _ in range(2))
+        write(whole, [TABLE])
+        edges = [0, *sorted(cuts), 50]
+        pieces = [TABLE[a:b] for a, b in pairwise(edges)]
+        write(cut, pieces)
+        assert contents(whole) == contents(cut)
+
+
+def test_what_is_written_is_read(tmp_path, tiny_files):
+    write(tmp_path, [TABLE[:20], TABLE[20:]])
+    assert pl.concat(read_batches(tmp_path / "train")).equals(TABLE)
+    some = pl.concat(read_batches(tmp_path / "train", ["flag", "pair_id"]))
+    assert some.equals(TABLE.select("flag", "pair_id"))
+    loaded = load_from_disk(str(tmp_path))["train"]
+    assert loaded.num_rows == 50
+    assert loaded["prompt"][:] == TABLE["prompt"].to_list()
+    assert loaded["chosen_score_h"][:] == TABLE["chosen_score_h"].to_list()
+    assert loaded["tags"][:] == TABLE["tags"].to_list()
+
+
+def test_an_empty_split_is_a_file_with_a_schema(tmp_path):
+    assert write(tmp_path, [TABLE.clear()])["num_examples"] == 0
+    assert list(read_batches(tmp_path / "train")) == []
+    loaded = load_from_disk(str(tmp_path))["train"]
+    assert loaded.num_rows == 0
+    assert loaded.column_names == TABLE.columns
+
+
+def test_rows_of_other_columns_are_refused(tmp_path):
+    writer = SplitWriter(tmp_path / "train", "train", arrow_schema(TABLE))
+    with pytest.raises((ValueError, pa.ArrowException)):
+        writer.write(TABLE.drop("flag"))
+
+
+def test_a_split_is_never_written_over(tmp_path):
+    write(tmp_path, [TABLE])
+    with pytest.raises(FileExistsError):
+        write(tmp_path, [TABLE])
