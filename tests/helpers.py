@@ -179,8 +179,8 @@ def run(recipe, source, store, shard_rows=1000, workers=1):
     return execute(recipe, sources, store, thread_mapper(workers), options)
 
 
-def view(result, shape):
-    return pl.concat(result.views[shape].tables())
+def view(result, name):
+    return pl.concat(result.views[name].tables())
 
 
 def ledger_of(result):
@@ -191,16 +191,14 @@ def ledger_of(result):
 
 def digest(result):
     """Digest of every row that a run left, dropped and counted: all that may not depend on cuts."""
-    rows = {shape.value: view(result, shape).to_dicts() for shape in result.views}
+    rows = {str(name): view(result, name).to_dicts() for name in result.views}
     counts = [[s.label, s.rows_in, s.rows_out, s.reasons, s.notes] for s in result.stages]
     return fingerprint([rows, ledger_of(result).rows(), counts])
 
 
 def in_order(result):
-    return all(
-        view(result, shape).equals(canonical_order(view(result, shape), shape))
-        for shape in result.views
-    )
+    tables = [(view(result, name), found.shape) for name, found in result.views.items()]
+    return all(table.equals(canonical_order(table, shape)) for table, shape in tables)
 
 
 # -- a run with everything in it -----

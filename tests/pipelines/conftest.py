@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-WORDS = """
-    river stone lamp orange quiet engine paper window garden silver carpet number yellow market
-    bridge winter coffee planet button island mirror rocket violin pepper basket thunder
-""".split()
+WORDS = [
+    *("river", "stone", "lamp", "orange", "quiet", "engine", "paper", "window", "garden"),
+    *("silver", "carpet", "number", "yellow", "market", "bridge", "winter", "coffee", "planet"),
+    *("button", "island", "mirror", "rocket", "violin", "pepper", "basket", "thunder"),
+]
 
 RECIPE = """\
 name: small
