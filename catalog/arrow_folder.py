@@ -36,6 +36,11 @@ def arrow_schema(table: pl.DataFrame) -> pa.Schema:
     return pa.schema([(name, arrow_type(dtype)) for name, dtype in table.schema.items()])
 
 
+def to_arrow(table: pl.DataFrame) -> pa.Table:
+    """A table with the types of `arrow_schema`."""
+    return table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(arrow_schema(table))
+
+
 class SplitWriter:
     """Writes one split: `data-00000-of-0000N.arrow` streams, `dataset_info.json`, `state.json`."""
 
@@ -49,12 +54,12 @@ class SplitWriter:
         self._in_file = 0
         folder.mkdir(parents=True)
 
-    def write(self, table: pl.DataFrame) -> None:
+    def write(self, table: pl.DataFrame | pa.Table) -> None:
         """Add rows."""
-        if table.height:
-            arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self.schema)
-            self._waiting.append(arrow)
-            self.rows += table.height
+        arrow = to_arrow(table) if isinstance(table, pl.DataFrame) else table
+        if arrow.num_rows:
+            self._waiting.append(arrow.cast(self.schema))
+            self.rows += arrow.num_rows
             self._flush(whole=False)
 
     def _flush(self, whole: bool) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
 from catalog.versions import Version
 from prefactory.errors import CatalogError
-from prefactory.recipe import nearest
+from prefactory.overrides import nearest
 
 KEEP = (
     "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind"
@@ -110,7 +110,8 @@ def export(
         Rows per split.
 
     Raises:
-        CatalogError: for an unknown layout or format, a missing table, or an existing folder.
+        CatalogError: for an unknown layout or format, a missing table, or a folder that exists or
+            can't be made.
     """
     if layout not in LAYOUTS:
         known = ", ".join(LAYOUTS)
@@ -123,8 +124,11 @@ def export(
         raise CatalogError(f"{version.ref} has no {view.table} to export")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise CatalogError(f"{out} exists already; name a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise CatalogError(f"{out} can't be made ({error.strerror}); name another") from error
     try:
         write = _write_arrow if file_format == "arrow" else _write_files
         counts = {s: write(version, view, s, folder, file_format) for s in splits}

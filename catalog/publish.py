@@ -13,15 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
+from catalog.arrow_folder import SplitWriter, to_arrow, write_dict
 from catalog.card import card
 from catalog.croissant import croissant
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
 from catalog.splits import SPLITS, with_split
-from catalog.versions import Catalog, ContentDigest, Version, open_folder, table_digest
+from catalog.versions import Catalog, ContentDigest, Version, canonical_rows, open_folder, table_digest
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
 from prefactory.identity import differences, fingerprint
@@ -95,25 +96,41 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     return written
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows ready to be written: of each split the Arrow table and its canonical text."""
+
+    splits: dict[str, tuple[pa.Table, bytes]]
+    columns: dict[str, str]
+    nulls: int
+
+
+def _piece(table: pl.DataFrame, shape: Shape, test_fraction: float, seed: int) -> _Piece:
+    table = check(table, shape, f"the {shape.value} to publish")
+    cut = with_split(table, test_fraction, seed)
+    parts = {split: cut.filter(split=split).drop("split") for split in SPLITS}
+    return _Piece(
+        {split: (to_arrow(rows), canonical_rows(rows)) for split, rows in parts.items()},
+        {name: str(dtype) for name, dtype in table.schema.items()},
+        table["margin"].null_count() if "margin" in table.columns else 0,
+    )
+
+
 def _write_table(view: View, target: Path, test_fraction: float, seed: int) -> TableRecord:
     """Stream one view to its folder, split by prompt group."""
     writers: dict[str, SplitWriter] = {}
     digests = {split: ContentDigest() for split in SPLITS}
     nulls = {"margin": 0, "rows": 0}
     columns: dict[str, str] = {}
-    for piece in view.tables():
-        table = check(piece, view.shape, f"the {view.shape.value} to publish")
-        if "margin" in table.columns:
-            nulls["margin"] += table["margin"].null_count()
-        nulls["rows"] += table.height
-        columns = {name: str(dtype) for name, dtype in table.schema.items()}
-        cut = with_split(table, test_fraction, seed)
-        for split in SPLITS:
-            rows = cut.filter(split=split).drop("split")
+    for piece in view.map(lambda table: _piece(table, view.shape, test_fraction, seed)):
+        nulls["margin"] += piece.nulls
+        nulls["rows"] += sum(rows.num_rows for rows, _ in piece.splits.values())
+        columns = piece.columns
+        for split, (rows, text) in piece.splits.items():
             if split not in writers:
-                writers[split] = SplitWriter(target / split, split, arrow_schema(table))
+                writers[split] = SplitWriter(target / split, split, rows.schema)
             writers[split].write(rows)
-            digests[split].update(rows)
+            digests[split].add(text)
     if 0 < nulls["margin"] < nulls["rows"]:
         raise DataError("'margin' is null on some pairs; it must be set on all rows or on none")
     infos = {split: writers[split].close() for split in SPLITS}

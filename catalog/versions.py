@@ -17,7 +17,8 @@ from catalog.arrow_folder import read_batches
 from catalog.manifest import Manifest
 from catalog.splits import SPLITS
 from prefactory.errors import CatalogError
-from prefactory.recipe import NAME, nearest
+from prefactory.overrides import nearest
+from prefactory.recipe import NAME
 from prefactory.store import file_digest
 
 UNLISTED = ("manifest.json", "provenance.json")
@@ -126,6 +127,13 @@ def version_key(version: str) -> list[tuple[int, int | str]]:
     ]
 
 
+def canonical_rows(table: pl.DataFrame) -> bytes:
+    """The canonical JSON of each row, columns by name, one a line."""
+    row = pl.struct(sorted(table.columns)).struct.json_encode()
+    lines = table.select((row + "\n").str.join("").cast(pl.Binary))
+    return bytes(lines.item()) if table.height else b""
+
+
 class ContentDigest:
     """Digest of a table's rows in canonical order, whatever pieces they arrive in."""
 
@@ -134,13 +142,12 @@ class ContentDigest:
         self._hash = hashlib.blake2b(digest_size=16)
 
     def update(self, table: pl.DataFrame) -> None:
-        """Add rows: the canonical JSON of each, columns by name, one a line."""
-        if table.height:
-            columns = sorted(table.columns)
-            rows = table.select(pl.struct(columns).struct.json_encode().alias("row"))
-            text = rows.select(pl.col("row").str.join("\n")).item()
-            self._hash.update(text.encode())
-            self._hash.update(b"\n")
+        """Add rows."""
+        self.add(canonical_rows(table))
+
+    def add(self, rows: bytes) -> None:
+        """Add the `canonical_rows` of a table."""
+        self._hash.update(rows)
 
     def hexdigest(self) -> str:
         """The digest so far."""

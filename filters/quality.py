@@ -35,6 +35,10 @@ UNFINISHED = (
 Share = Annotated[float | None, Field(ge=0, le=1)]
 Count = Annotated[int | None, Field(ge=1)]
 Rule = tuple[pl.Expr, str, pl.Expr]
+Suspects = Callable[[pl.DataFrame], np.ndarray]
+
+_ASCII_ALPHANUMERIC = np.array([b < 128 and chr(b).isalnum() for b in range(256)], dtype=np.uint8)
+_WINDOW = 20
 
 
 class Quality(Filter):
@@ -107,22 +111,77 @@ class Quality(Filter):
             text=text_of(pl.col("response")).fill_null("").str.strip_chars(),
             question=last_user_text(pl.col("prompt")),
         )
-        if self.max_run is not None:
-            texts = texts.with_columns(run=longest_runs(texts["text"]))
-        return verdict(texts, *(rule() for rule in self._active()))
+        found = np.zeros(texts.height, dtype=bool)
+        for suspects, rule in self._active():
+            at = np.flatnonzero(suspects(texts))
+            if at.size:
+                found[at] |= _fires(texts[at], rule())
+        at = np.flatnonzero(found)
+        rules = [rule() for _, rule in self._active()]
+        judged = verdict(texts[at], *rules).with_columns(row=pl.Series(at))
+        rows = pl.DataFrame({"row": np.arange(texts.height)})
+        judged = rows.join(judged, on="row", how="left", maintain_order="left")
+        return judged.select("reason", "detail")
 
-    def _active(self) -> list[Callable[[], Rule]]:
-        switches: list[tuple[float | None, Callable[[], Rule]]] = [
-            (self.no_text or None, self._no_text),
-            (self.max_control, self._control),
-            (self.max_run, self._run),
-            (self.min_alphanumeric, self._alphanumeric),
-            (self.max_duplicate_lines, self._duplicate_lines),
-            (self.max_repeated_trigrams, self._trigrams),
-            (self.echo_from, self._echo),
-            (self.truncated_from, self._truncated),
+    def _active(self) -> list[tuple[Suspects, Callable[[], Rule]]]:
+        """The rules that are switched on, each with a cheap test that no row it hits can pass."""
+        switches: list[tuple[float | None, Suspects, Callable[[], Rule]]] = [
+            (self.no_text or None, _everyone, self._no_text),
+            (self.max_control, _has_control, self._control),
+            (self.max_run, self._may_run, self._run),
+            (self.min_alphanumeric, self._may_lack_letters, self._alphanumeric),
+            (self.max_duplicate_lines, self._has_lines, self._duplicate_lines),
+            (self.max_repeated_trigrams, self._may_repeat, self._trigrams),
+            (self.echo_from, self._may_echo, self._echo),
+            (self.truncated_from, _everyone, self._truncated),
         ]
-        return [rule for limit, rule in switches if limit is not None]
+        return [(suspects, rule) for limit, suspects, rule in switches if limit is not None]
+
+    def _may_run(self, texts: pl.DataFrame) -> np.ndarray:
+        return may_run(texts["text"], self.max_run or 0)
+
+    def _may_lack_letters(self, texts: pl.DataFrame) -> np.ndarray:
+        """ASCII letters and digits alone are no share of the bytes that would do."""
+        data, ends = utf8(texts["text"])
+        sums = np.concatenate(([0], np.cumsum(_ASCII_ALPHANUMERIC[data], dtype=np.int64)))
+        found = np.diff(sums[ends])
+        size = np.diff(ends)
+        few: np.ndarray = found <= (self.min_alphanumeric or 0) * size
+        return few & (size >= self.alphanumeric_from)
+
+    def _has_lines(self, texts: pl.DataFrame) -> np.ndarray:
+        ends = texts["text"].str.count_matches("\n", literal=True)
+        return (ends >= self.lines_from - 1).to_numpy()
+
+    def _may_repeat(self, texts: pl.DataFrame) -> np.ndarray:
+        """Enough words, and few of them distinct: every distinct word but two opens a trigram."""
+        found: np.ndarray = (texts["text"].str.len_bytes() >= 2 * self.words_from - 1).to_numpy()
+        at = np.flatnonzero(found)
+        words = texts["text"].gather(at).str.to_lowercase().str.extract_all(WORD)
+        total = words.list.len().to_numpy().astype(np.int64)
+        distinct = words.list.n_unique().to_numpy().astype(np.int64)
+        least = (1 - (self.max_repeated_trigrams or 0)) * (total - 2)
+        found[at] = (total >= self.words_from) & (distinct - 2 <= least)
+        return found
+
+    def _may_echo(self, texts: pl.DataFrame) -> np.ndarray:
+        """A question that is long enough, whose opening is the answer's when folded.
+
+        Only ASCII is sure to keep its length and place, so what is not counts as suspect. The last
+        character of an opening is only looked at: a mark might follow the one before it.
+        """
+        question = pl.col("question")
+        beyond = question.str.len_bytes() != question.str.len_chars()
+        opening = {c: pl.col(c).str.strip_chars().str.head(17) for c in ("text", "question")}
+        odd = [o.str.len_bytes() != o.str.len_chars() for o in opening.values()]
+        heads = texts.select(
+            long=beyond | (question.str.len_chars() >= self.echo_from),
+            odd=pl.any_horizontal(odd),
+            **opening,
+        ).with_columns(normalised(pl.col(c).str.head(16), False, True, True) for c in opening)
+        text = pl.col("text")
+        same = text.str.starts_with(question) | question.str.starts_with(text)
+        return heads.select(pl.col("long") & (pl.col("odd") | same)).to_series().to_numpy()
 
     def _no_text(self) -> Rule:
         length = pl.col("text").str.len_chars()
@@ -134,8 +193,8 @@ class Quality(Filter):
         return share > self.max_control, "control_characters", _percent(share)
 
     def _run(self) -> Rule:
-        detail = pl.format("{} characters", pl.col("run"))
-        return pl.col("run") > self.max_run, "long_run", detail
+        run = pl.col("text").map_batches(longest_runs, return_dtype=pl.Int64)
+        return run > self.max_run, "long_run", pl.format("{} characters", run)
 
     def _alphanumeric(self) -> Rule:
         visible = pl.col("text").str.count_matches(r"\S")
@@ -168,6 +227,46 @@ class Quality(Filter):
         length = pl.col("text").str.len_chars()
         fires = (length > self.truncated_from) & pl.col("text").str.contains(UNFINISHED)
         return fires, "truncated", pl.format("ends in {}", pl.col("text").str.tail(20))
+
+
+def _fires(texts: pl.DataFrame, rule: Rule) -> np.ndarray:
+    return texts.select(rule[0].fill_null(value=False).alias("fires"))["fires"].to_numpy()
+
+
+def _everyone(texts: pl.DataFrame) -> np.ndarray:
+    return np.ones(texts.height, dtype=bool)
+
+
+def _has_control(texts: pl.DataFrame) -> np.ndarray:
+    return texts["text"].str.contains(CONTROL).to_numpy()
+
+
+def utf8(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of all texts in a row (UInt8), and where each text starts, with the end (Int64)."""
+    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    if data is None or ends.size == 0:
+        return np.empty(0, dtype=np.uint8), np.zeros(len(array) + 1, dtype=np.int64)
+    return np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]], ends - ends[0]
+
+
+def may_run(texts: pl.Series, limit: int) -> np.ndarray:
+    """Tell which texts may hold one character more than `limit` times in a row (String -> bool).
+
+    Inside such a run of 1, 2, 3 or 4 byte characters every byte is that 12 places further on. So a
+    run covers a place, of those looked at, where 8 bytes are the 8 bytes 12 further on.
+    """
+    step = limit - _WINDOW + 1
+    if step < 1:
+        return np.ones(texts.len(), dtype=bool)
+    data, ends = utf8(texts)
+    found = np.zeros(texts.len(), dtype=bool)
+    at = np.arange(0, max(0, data.size - _WINDOW + 1), step)
+    for i in range(8):
+        at = at[data[at + i] == data[at + i + 12]]
+    found[np.searchsorted(ends, at, side="right") - 1] = True
+    return found
 
 
 def longest_runs(texts: pl.Series) -> pl.Series:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from pydantic import Field, field_validator
 
 from prefactory.context import Context
@@ -21,6 +22,9 @@ from prefactory.tables import Shape, last_user_text, text_of
 TOKEN = r"\w+|[^\w\s]+"  # noqa: S105 - a pattern, not a secret
 CUT = r"(?s)(?:\n[ \t]*(?:Human|User|Assistant|System|AI)[ \t]*:|\n{4}|\n[ \t]*\n[ \t]*[-_]{2,}).*"
 """Where a model went on talking to itself: the rest of the text is not part of the answer."""
+
+_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+_SHIFT = np.uint64(29)
 
 Objective = Literal["relevance", "length", "repetition", "r3"]
 
@@ -70,9 +74,12 @@ class R3(Labeler):
         texts = table.select(
             query=last_user_text(pl.col("prompt")), text=cut_answer(text) if self.cut else text
         )
-        scores = texts.select(
-            length=length_incentive(pl.col("text"), self.length_cap),
-            repetition=repetition(pl.col("text")),
+        tokens = texts["text"].str.extract_all(TOKEN)
+        scores = pl.DataFrame(
+            {
+                "length": _hundreds(tokens.list.len(), self.length_cap),
+                "repetition": _distinct_share(tokens),
+            }
         )
         if {"relevance", "r3"} & set(self.objectives):
             scores = scores.with_columns(relevance=self._relevance(texts, ctx))
@@ -95,18 +102,43 @@ def cut_answer(text: pl.Expr) -> pl.Expr:
 
 def length_incentive(text: pl.Expr, cap: int | None = None) -> pl.Expr:
     """Tokens / 100 of a String, tokens counted up to `cap`: Float64."""
-    tokens = text.str.count_matches(TOKEN).cast(pl.Float64)
-    return (tokens if cap is None else tokens.clip(upper_bound=cap)) / 100
+    return text.str.count_matches(TOKEN).map_batches(
+        lambda tokens: _hundreds(tokens, cap), return_dtype=pl.Float64, is_elementwise=True
+    )
 
 
 def repetition(text: pl.Expr) -> pl.Expr:
     """Distinct trigrams / trigrams of a String's tokens, in (0, 1]; 1 if it has none: Float64."""
-    token = pl.element()
-    joined = pl.concat_str(token, token.shift(-1), token.shift(-2), separator=" ")
-    trigrams = text.str.extract_all(TOKEN).list.eval(joined.drop_nulls())
-    total = trigrams.list.len()
-    share = trigrams.list.n_unique().cast(pl.Float64) / total
-    return pl.when(total > 0).then(share).otherwise(1.0)
+    return text.str.extract_all(TOKEN).map_batches(
+        _distinct_share, return_dtype=pl.Float64, is_elementwise=True
+    )
+
+
+def _hundreds(tokens: pl.Series, cap: int | None) -> pl.Series:
+    counted = tokens.cast(pl.Float64)
+    return (counted if cap is None else counted.clip(upper_bound=cap)) / 100
+
+
+def _distinct_share(tokens: pl.Series) -> pl.Series:
+    """`repetition` of lists of tokens. Trigrams are told apart by 64 bits each."""
+    counts = tokens.list.len().fill_null(0).to_numpy().astype(np.int64)
+    flat = tokens.explode(empty_as_null=False, keep_nulls=False).hash().to_numpy()
+    last = flat.size - 2
+    if last < 1:
+        return pl.Series([1.0] * counts.size, dtype=pl.Float64)
+    first, second, third = (flat[i : last + i] for i in range(3))
+    mixed = (first * _ODD[0] ^ (second >> _SHIFT)) + second * _ODD[1] ^ (third * _ODD[2])
+    ends = np.cumsum(counts)
+    opens = np.ones(flat.size, dtype=bool)
+    opens[ends[counts > 0] - 1] = False  # the last two tokens of a text open no trigram
+    opens[ends[counts > 1] - 2] = False
+    total = np.maximum(counts - 2, 0)
+    places = np.concatenate(([0], np.cumsum(total)))
+    lists = pl.from_arrow(pa.LargeListArray.from_arrays(places, mixed[opens[:last]]))
+    assert isinstance(lists, pl.Series)  # noqa: S101 - an array always gives a series
+    distinct = lists.list.n_unique().to_numpy().astype(np.float64)
+    share = np.divide(distinct, total, out=np.ones(counts.size), where=total > 0)
+    return pl.Series(tokens.name, share, dtype=pl.Float64)
 
 
 def constrained_reward(

@@ -5,6 +5,7 @@ Plain functions; `pipelines.flows` puts them on Prefect.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from catalog.sources import OpenSource, SourceSpec, open_source
 from pipelines.settings import Settings
 from pipelines.training import METHODS, Trained, train
 from pipelines.vectors import embedder
-from prefactory.errors import ConfigError, PrefactoryError
+from prefactory.errors import CatalogError, ConfigError, PrefactoryError
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
@@ -45,6 +46,7 @@ class Outcome:
 
 
 SOURCE_PATH = re.compile(r"(source(?:\.\d+)?\.path)=(?!\w+://)(.+)")
+TEXT = re.compile(r"(name|version)=(?!null$)([^\s'\"]+)")
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
@@ -53,7 +55,13 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     A source path in an override starts at the working folder, if something is there: it was typed
     there. A path inside a recipe starts at the recipe's folder.
     """
-    return load(path, [_from_here(word) for word in overrides], SECTIONS)
+    return load(path, [_as_text(_from_here(word)) for word in overrides], SECTIONS)
+
+
+def _as_text(word: str) -> str:
+    """`version=1.10` is a version, no number."""
+    found = TEXT.fullmatch(word)
+    return f"{found[1]}={json.dumps(found[2])}" if found else word
 
 
 def _from_here(word: str) -> str:
@@ -96,7 +104,13 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
         on_stage=lambda stage: log.info(stage_line(stage)),
     )
     result = execute(recipe, sources, settings.store, mapper, options)
-    published = publish(result, settings.catalog, build_report)
+    try:
+        published = publish(result, settings.catalog, build_report)
+    except OSError as error:
+        raise CatalogError(
+            f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "
+            "is kept, and the same command publishes it"
+        ) from error
     outcome = Outcome(published, result.stages)
     for method, config in recipe.train:
         log.info("train %s", method)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipelines.build import Outcome, build, check_recipe
 from pipelines.settings import Settings, default_home, default_workers
+from prefactory.errors import ConfigError
 from prefactory.stages import Mapper
 
 T = TypeVar("T")
@@ -52,6 +57,7 @@ def curate(
     Returns:
         Name, version, digest and folder of the version.
     """
+    _STARTED.append(recipe)
     settings = Settings(
         Path(home) if home else default_home(), workers or default_workers(), shard_rows
     )
@@ -76,20 +82,70 @@ def curate(
 
 
 _OUTCOMES: list[Outcome] = []
+_STARTED: list[str] = []
 
 
 def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcome:
-    """Run the flow in this process, with as many shards at a time as the settings say."""
+    """Run the flow in this process, with as many shards at a time as the settings say.
+
+    Raises:
+        ConfigError: if there is no Prefect server to run it on.
+    """
+    _check_prefect_home()
     _OUTCOMES.clear()
+    _STARTED.clear()
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=settings.workers)
-    curate.with_options(task_runner=runner)(  # type: ignore[arg-type] # Prefect's own stub is off
-        str(recipe), overrides, str(settings.home), settings.shard_rows, settings.workers
-    )
+    job = curate.with_options(task_runner=runner)  # type: ignore[arg-type] # Prefect's own stub
+    try:
+        job(str(recipe), overrides, str(settings.home), settings.shard_rows, settings.workers)
+    except (RuntimeError, OSError, httpx.HTTPError) as error:
+        if _STARTED:
+            raise
+        raise ConfigError(_no_server(error)) from error
     return _OUTCOMES.pop()
 
 
+def _check_prefect_home() -> None:
+    """Refuse a folder in which the server that Prefect starts for a run could not start."""
+    home = PREFECT_HOME.value()
+    if PREFECT_API_URL.value() or os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL"):
+        return
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(home, os.W_OK | os.X_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise ConfigError(
+            f"Prefect can't write in {home} ({reason}); set PREFECT_HOME to another folder, or run"
+            " with --runner threads"
+        )
+
+
+def _no_server(error: Exception) -> str:
+    url = PREFECT_API_URL.value()
+    hint = f"PREFECT_API_URL is {url}: start that server or unset the variable, " if url else ""
+    return f"no Prefect server ({error}); {hint}or run with --runner threads"
+
+
 def serve(recipe: Path, overrides: list[str], home: Path, cron: str, name: str) -> None:
-    """Serve the flow as a deployment with a schedule, until the process is stopped."""
+    """Serve the flow as a deployment with a schedule, until the process is stopped.
+
+    Raises:
+        ConfigError: if `cron` is not a schedule, or no Prefect server is set: a temporary one keeps
+            no schedules.
+    """
+    try:
+        CronSchedule(cron=cron)
+    except ValueError as error:
+        raise ConfigError(
+            f"--cron {cron!r} is no schedule: minute, hour, day, month, weekday, as in '0 3 * * *'"
+        ) from error
+    if not PREFECT_API_URL.value():
+        raise ConfigError(
+            "a schedule needs a Prefect server. Start one with `prefect server start`, set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api, and run this command again"
+        )
     curate.serve(
         name=name,
         cron=cron,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -13,7 +14,11 @@ from catalog.versions import Version
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
+from prefactory.identity import fingerprint, identity_fields
 from trainers.settings import DPO, EmbeddingReward, Reward
+
+if TYPE_CHECKING:
+    from trainers.base import DatasetRef
 
 METHODS: dict[str, type[BaseModel]] = {
     "embedding-reward": EmbeddingReward,
@@ -54,30 +59,45 @@ def train(
         method: a name of `METHODS`.
         config: its options.
         version: the dataset.
-        settings: where models go if `out` is None (`models/<name>-<version>-<method>`).
+        settings: where models go if `out` is None; a model that is there already is returned.
         out: folder of the model, new or empty.
         table: which table of the version holds the pairs.
 
     Raises:
-        ConfigError: for an unknown method.
+        ConfigError: for an unknown method, or a table without pairs.
     """
     manifest = version.manifest
+    usable = [name for name, record in manifest.tables.items() if record.shape == "pairs"]
+    if table not in usable:
+        if not usable:
+            raise ConfigError(f"{version.ref} holds no pairs, only {', '.join(manifest.tables)}")
+        have = ", ".join(usable)
+        raise ConfigError(f"{version.ref} has no table of pairs {table!r}; it has: {have}")
     from trainers.base import DatasetRef  # datasets, torch: only when something is trained
 
     data = DatasetRef(manifest.name, manifest.version, version.path, manifest.content_digest, table)
-    folder = out or _default_folder(settings, version, method)
-    trainer = _trainer(method, settings)
-    report = trainer(config, data, folder)
+    folder = out or _default_folder(settings, data, method, config)
+    if out is None and folder.exists():  # complete: trainers make a folder whole or not at all
+        return _earlier(method, folder)
+    report = _trainer(method, settings)(config, data, folder)
     return Trained(method, Path(report.folder), report.text(), report.as_dict())
 
 
-def _default_folder(settings: Settings, version: Version, method: str) -> Path:
-    """A folder that no earlier training used: `-2`, `-3`, ... are added."""
-    manifest = version.manifest
-    base = f"{manifest.name}-{manifest.version}-{method}"
-    models = settings.home / "models"
-    names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
-    return next(models / n for n in names if not (models / n).exists())
+def _default_folder(settings: Settings, data: DatasetRef, method: str, config: BaseModel) -> Path:
+    """Folder of a model by what it is trained on and how, so that nothing is trained twice."""
+    made_from = [method, identity_fields(config), data.digest, data.table]
+    name = f"{data.name}-{data.version}-{method}-{fingerprint(made_from)[:8]}"
+    return settings.home / "models" / name
+
+
+def _earlier(method: str, folder: Path) -> Trained:
+    facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+    test = (facts.get("metrics") or {}).get("test") or {}
+    score = f", held-out accuracy {test['accuracy']:.3f}" if "accuracy" in test else ""
+    summary = (
+        f"{method}: already trained on this version with these options{score}\n  model    {folder}"
+    )
+    return Trained(method, folder, summary, facts)
 
 
 def _trainer(method: str, settings: Settings) -> Callable[[Any, Any, Path], Any]:

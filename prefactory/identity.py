@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 SCHEME = 1
 """Version of the hash scheme: bumping it gives every stored object a new address."""
 
@@ -72,6 +74,23 @@ def _identity_value(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_identity_value(v) for v in value]
     return value
+
+
+def identity_fields(model: BaseModel) -> dict[str, Any]:
+    """Fields of a model, and of the models in it, that change the data, as plain JSON data.
+
+    Only fields are left out by name, never the keys of a mapping that the user wrote.
+    """
+    data = model.model_dump(mode="json")
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if name in NOT_IDENTITY:
+            del data[name]
+        elif isinstance(value, BaseModel):
+            data[name] = identity_fields(value)
+        elif isinstance(value, list | tuple) and any(isinstance(v, BaseModel) for v in value):
+            data[name] = [identity_fields(v) if isinstance(v, BaseModel) else v for v in value]
+    return data
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

@@ -8,7 +8,8 @@ import polars as pl
 
 from prefactory.apply import accepts, columns_added, columns_needed
 from prefactory.errors import ConfigError
-from prefactory.recipe import Placed, Recipe, nearest
+from prefactory.overrides import nearest
+from prefactory.recipe import Placed, Recipe
 from prefactory.shards import score_columns_after
 from prefactory.step import Filter, Generator, Labeler, step_name
 from prefactory.tables import COLUMNS, Shape, is_score

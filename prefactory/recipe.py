@@ -6,10 +6,8 @@ registry. A recipe can name any importable step, so read a stranger's recipe as 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory import yamllines
 from prefactory.errors import ConfigError
-from prefactory.identity import fingerprint, identity_of
+from prefactory.identity import NOT_IDENTITY, fingerprint
+from prefactory.overrides import apply_overrides, nearest
 from prefactory.step import Step
 
 M = TypeVar("M", bound=BaseModel)
@@ -117,14 +116,26 @@ class Recipe:
         }
 
     def to_yaml(self) -> str:
-        """The document after overrides, without fields that are not identity."""
-        return yaml.safe_dump(identity_of(self.data), sort_keys=False, allow_unicode=True)
+        """The document after overrides, without step fields that change no data."""
+        steps = zip(self.data["steps"], self.steps, strict=True)
+        items = [
+            item if isinstance(item, str) else {n: _published(f, p.step) for n, f in item.items()}
+            for item, p in steps
+        ]
+        data = {**self.data, "steps": items}
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known word, or an empty text."""
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+def _published(fields: dict[str, Any] | None, model: BaseModel) -> dict[str, Any] | None:
+    """Fields as written, without those of `NOT_IDENTITY`, in a model and the models in it."""
+    if fields is None:
+        return None
+    return {
+        key: _published(value, inner) if isinstance(inner, BaseModel) else value
+        for key, value in fields.items()
+        if key not in NOT_IDENTITY
+        for inner in [getattr(model, key, None)]
+    }
 
 
 def find_step(name: str) -> type[Step]:
@@ -197,7 +208,7 @@ def parse(
     """Override and validate a recipe document (see `load`); `lines` are for the messages."""
     lines = lines or {}
     reader = _Reader(path.name, lines)
-    reader.override(data, overrides)
+    reader.problems += apply_overrides(data, overrides, lines, path.name, KEYS)
     for key in [k for k in data if k not in KEYS]:
         reader.problem((key,), f"unknown key {key!r}{nearest(key, KEYS)}")
     head = reader.model(Head, {k: v for k, v in data.items() if k in Head.model_fields}, ())
@@ -300,70 +311,6 @@ class _Reader:
             model = self.model(models[name], fields, ("train", i, name))
             found += [(name, model)] if model is not None else []
         return tuple(found)
-
-    def override(self, data: dict[str, Any], overrides: list[str]) -> None:
-        for word in overrides:
-            key, equals, text = word.partition("=")
-            if not equals or not key:
-                self.problems.append(f"override {word!r}: write key=value")
-                continue
-            try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError:
-                value = text
-            if value is None and _leave_out(data, key, self.lines):
-                continue
-            target, last = _target(data, key)
-            if target is None:
-                hint = nearest(key.rpartition(".")[0], [label for label, *_ in _labelled(data)])
-                self.problems.append(f"override {word!r}: no {key!r} in {self.name}{hint}")
-                continue
-            target[last] = value
-
-
-def _labelled(data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any], int]]:
-    """Yield the label, name, list and index of every step and training method of a document."""
-    counts: dict[str, int] = {}
-    for group in ("steps", "train"):
-        found = data.get(group)
-        items = found if isinstance(found, list) else []
-        for i, item in enumerate(list(items)):
-            name = next(iter(item), "") if isinstance(item, dict) else item
-            if isinstance(name, str):
-                counts[name] = counts.get(name, 0) + 1
-                yield name if counts[name] == 1 else f"{name}#{counts[name]}", name, items, i
-
-
-def _leave_out(data: dict[str, Any], key: str, lines: dict[yamllines.Path, int]) -> bool:
-    """Remove the step or training method of that label, if there is one."""
-    for label, _, items, i in _labelled(data):
-        if label == key:
-            items.pop(i)
-            group = "steps" if items is data.get("steps") else "train"
-            yamllines.remove(lines, (group, i))
-            return True
-    return False
-
-
-def _target(data: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """Find the mapping and key that an override means."""
-    for label, name, items, i in _labelled(data):
-        if key.startswith(f"{label}."):
-            if isinstance(items[i], str) or items[i][name] is None:
-                items[i] = {name: {}}
-            return _descend(items[i][name], key.removeprefix(f"{label}.").split("."))
-    keys = key.split(".")
-    if len(keys) > 1 and keys[0] not in KEYS:
-        return None, ""
-    return _descend(data, keys)
-
-
-def _descend(data: dict[str, Any], keys: list[str]) -> tuple[dict[str, Any] | None, str]:
-    for key in keys[:-1]:
-        data = data.setdefault(key, {}) if isinstance(data, dict) else {}
-        if not isinstance(data, dict):
-            return None, ""
-    return (data, keys[-1]) if isinstance(data, dict) else (None, "")
 
 
 def sentence(cls: type[BaseModel], item: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ canonical order, so the number of shards changes nothing but the cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import polars as pl
 
@@ -18,6 +20,9 @@ from prefactory import ledger
 from prefactory.identity import fingerprint
 from prefactory.store import Store
 from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, unpair
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,35 @@ def load(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
     return table
 
 
+_END = object()
+
+
+def in_order(items: Iterator[T], work: Callable[[T], R], ahead: int) -> Iterator[R]:
+    """`map(work, items)` in threads, in order.
+
+    Args:
+        items: drawn in a thread as well, one at a time.
+        work: what is done with each.
+        ahead: results that are made before they are asked for; the bound on memory. 0: no threads.
+    """
+    if ahead < 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(ahead + 1)
+    waiting: deque[Future[R]] = deque()
+    try:
+        drawn = pool.submit(next, items, _END)
+        while (item := drawn.result()) is not _END:
+            waiting.append(pool.submit(work, cast("T", item)))
+            drawn = pool.submit(next, items, _END)
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @dataclass(frozen=True)
 class View:
     """A whole table of the run, read shard by shard in canonical order.
@@ -90,9 +124,15 @@ class View:
 
     def tables(self) -> Iterator[pl.DataFrame]:
         """Yield the table in pieces, in canonical order."""
-        for shard in self.shards:
-            table = load(self.store, shard, self.stored)
-            yield unpair(table) if self.stored != self.shape else table
+        yield from map(self._table, self.shards)
+
+    def map(self, work: Callable[[pl.DataFrame], R], ahead: int = 2) -> Iterator[R]:
+        """Yield `work` of each piece, in canonical order, some pieces ahead in threads."""
+        return in_order(iter(self.shards), lambda shard: work(self._table(shard)), ahead)
+
+    def _table(self, shard: Shard) -> pl.DataFrame:
+        table = load(self.store, shard, self.stored)
+        return unpair(table) if self.stored != self.shape else table
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ holds no run state: what it learns from the whole dataset is a `State`, made by 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from prefactory.context import Context
-from prefactory.identity import fingerprint, identity_of
+from prefactory.identity import fingerprint, identity_fields
 from prefactory.tables import Shape
 
 Scope = Literal["row", "prompt", "dataset"]
@@ -73,7 +74,7 @@ class Step(BaseModel):
         return {
             "step": step_name(cls),
             "version": cls.version,
-            "fields": identity_of(self.model_dump(mode="json")),
+            "fields": identity_fields(self),
         }
 
     def engines(self) -> list[dict[str, Any]]:
@@ -106,9 +107,10 @@ class Step(BaseModel):
 
 
 def step_name(cls: type[Step]) -> str:
-    """Name of a step in recipes: its import path without private modules (`filters.Length`)."""
+    """Name of a step in recipes: its import path, from its package if that exports it."""
     package = cls.__module__.split(".", 1)[0]
-    return f"{package}.{cls.__name__}"
+    exported = getattr(importlib.import_module(package), cls.__name__, None) is cls
+    return f"{package if exported else cls.__module__}.{cls.__name__}"
 
 
 class Filter(Step):

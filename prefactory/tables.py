@@ -9,6 +9,7 @@ Every table is kept in one canonical order: by `prompt_id`, then by its row id.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import StrEnum
 
 import polars as pl
@@ -157,26 +158,65 @@ def last_user_text(messages: pl.Expr) -> pl.Expr:
     return users.list.last().fill_null("")
 
 
+def change_where(
+    texts: pl.Series, mask: pl.Series, change: Callable[[pl.Series], pl.Series]
+) -> pl.Series:
+    """Put `change` of the texts where a mask is true (null is false), at the cost of those only."""
+    at = mask.arg_true()
+    if at.len() == 0:
+        return texts
+    return texts.clone().scatter(at, change(texts.gather(at)))
+
+
+_MAY_COMPOSE = (
+    r"[^\x00-\x{2FF}\x{400}-\x{482}\x{2010}-\x{2027}\x{2030}-\x{205E}\x{20A0}-\x{20BF}"
+    r"\x{3001}-\x{3029}\x{3041}-\x{3096}\x{30A1}-\x{30FA}\x{4E00}-\x{9FFF}\x{AC00}-\x{D7A3}"
+    r"\x{FF01}-\x{FF9D}\x{1F300}-\x{1FAFF}]"
+)
+"""Not of the common characters that are in form NFC already, whatever of them stands beside."""
+
+
+def nfc(text: pl.Expr) -> pl.Expr:
+    """Unicode form NFC of a String; only texts that may not have it yet are composed."""
+
+    def compose(texts: pl.Series) -> pl.Series:
+        odd = texts.str.contains(_MAY_COMPOSE)
+        return change_where(texts, odd, lambda t: t.str.normalize("NFC"))
+
+    return text.map_batches(compose, return_dtype=pl.String, is_elementwise=True)
+
+
 def canonical_text(messages: pl.Expr) -> pl.Expr:
     """Canonical JSON of a conversation: NFC contents, keys sorted, no spaces. Null stays null."""
     element = pl.element().struct
     canonical = messages.list.eval(
-        pl.struct(
-            content=element.field("content").str.normalize("NFC"),
-            role=element.field("role"),
-        )
+        pl.struct(content=nfc(element.field("content")), role=element.field("role"))
     )
     return pl.when(messages.is_not_null()).then(pl.struct(m=canonical).struct.json_encode())
 
 
 def digests(texts: pl.Series) -> pl.Series:
     """BLAKE2b-128 hex digest of each text (String -> String, null stays null)."""
-    blake = hashlib.blake2b
-    return pl.Series(
-        texts.name,
-        [None if t is None else blake(t.encode(), digest_size=16).hexdigest() for t in texts],
-        dtype=pl.String,
-    )
+    distinct = texts.unique()
+    if 2 * distinct.len() < texts.len():  # a prompt with many answers is hashed once
+        known = pl.DataFrame({"text": distinct, "digest": _digests(distinct)})
+        found = texts.alias("text").to_frame()
+        found = found.join(known, on="text", how="left", maintain_order="left", nulls_equal=True)
+        return found["digest"].alias(texts.name)
+    return _digests(texts)
+
+
+def _digests(texts: pl.Series) -> pl.Series:
+    start = hashlib.blake2b(digest_size=16).copy
+    out: list[str | None] = []
+    for text in texts.cast(pl.Binary).to_list():
+        if text is None:
+            out.append(None)
+        else:
+            digest = start()
+            digest.update(text)
+            out.append(digest.hexdigest())
+    return pl.Series(texts.name, out, dtype=pl.String)
 
 
 def _id(table: pl.DataFrame, name: str, *parts: pl.Expr) -> pl.Series:

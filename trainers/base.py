@@ -162,13 +162,16 @@ def new_folder(output: Path) -> Iterator[Path]:
     After an exception nothing is left.
 
     Raises:
-        ConfigError: if `output` exists and is not an empty folder.
+        ConfigError: if `output` exists and is not an empty folder, or can't be made.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} already exists; name another folder, or remove it first")
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{output} can't be made ({error.strerror}); name another") from error
     try:
         yield partial
         if output.exists():

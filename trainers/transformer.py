@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,19 @@ def _load(auto: Any, settings: TransformerSettings, **options: Any) -> Any:  # n
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"can't load {settings.model} as {auto.__name__}: {error}") from error
+        reason = _why_not(settings.model) or error
+        raise ConfigError(f"can't load {settings.model} as {auto.__name__}: {reason}") from error
+
+
+def _why_not(model: str) -> str | None:
+    """What a user should know first, where the library's own words are about something else."""
+    path = Path(model)
+    if path.is_dir():
+        known = any((path / f).is_file() for f in ("config.json", "adapter_config.json"))
+        return None if known else "the folder has no config.json, so it holds no model"
+    if path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2:
+        return "there is no such folder"
+    return None
 
 
 def layout(data: DatasetRef, split: str, margin: bool = False) -> tuple[Any, int]:
@@ -198,12 +211,20 @@ def considerate() -> Iterator[None]:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     constants.HF_HUB_DISABLE_TELEMETRY = True
     cached, silent = datasets.is_caching_enabled(), datasets.are_progress_bars_disabled()
+    bars = os.environ.get("TQDM_DISABLE")
     datasets.disable_caching()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+        os.environ["TQDM_DISABLE"] = "1"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the libraries, to each other
+            yield
     finally:
+        if bars is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = bars
         if cached:
             datasets.enable_caching()
         if not silent:

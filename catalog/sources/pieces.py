@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 READ_BYTES = 4 * 1024 * 1024
+PACKED_BYTES = 512 * 1024
 _BOM = b"\xef\xbb\xbf"
 _CUT = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+class _Wide:
+    """Gives more than it is asked for: `gzip` asks for 8 kB, and unpacks what it got at once."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+
+    def read(self, size: int = -1) -> bytes:
+        whole = size >= io.DEFAULT_BUFFER_SIZE  # the fields of a header are read as asked
+        return self._raw.read(PACKED_BYTES if whole else size)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the file has
+        return getattr(self._raw, name)
 
 
 class Pieces:
@@ -29,7 +45,8 @@ class Pieces:
         head = raw.read(2)
         raw.seek(0)
         self.cut: str | None = None
-        self._read = gzip.GzipFile(fileobj=raw).read1 if head == b"\x1f\x8b" else raw.read
+        packed = head == b"\x1f\x8b"
+        self._read = gzip.GzipFile(fileobj=_Wide(raw)).read1 if packed else raw.read
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes; a byte order mark at the start is left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from catalog.sources.questions import question_files, read_questions
 from catalog.sources.resolve import resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
 from prefactory.errors import DataError
+from prefactory.shards import in_order
 from prefactory.tables import Shape
 
 READER_VERSION = 1
@@ -79,7 +81,9 @@ class OpenSource:
         }
 
     def read(self, file: SourceFile, block_rows: int = 16384) -> Iterator[Block]:
-        """Read one file of the source, a block at a time.
+        """Read one file of the source, a block at a time, in order.
+
+        Where there are fewer files than processors, the next blocks are made while one is used.
 
         Memory is bounded by the block, except for a file that is one JSON array: it is read whole.
 
@@ -87,6 +91,12 @@ class OpenSource:
             file: one of `files`.
             block_rows: records per block at most; very long texts make it fewer.
         """
+        ahead = min(2, (os.cpu_count() or 1) // max(1, len(self.files)) - 1)
+        chunks = self._limited(file, block_rows)
+        return in_order(chunks, lambda chunk: self._block(chunk, file), ahead)
+
+    def _limited(self, file: SourceFile, block_rows: int) -> Iterator[Chunk]:
+        """The chunks of a file, up to the limit of the spec."""
         columns = {path[0] for path in self.plan.binding.values()}
         limit = self.spec.limit
         rows = block_rows if limit is None else max(1, min(block_rows, limit))
@@ -94,7 +104,7 @@ class OpenSource:
         for chunk in _chunks(self.spec, file, rows, columns, self.commit):
             part = chunk if left is None else chunk.head(left)
             if part.size:
-                yield self._block(part, file)
+                yield part
             if left is not None:
                 left -= part.size
                 if left <= 0:

@@ -46,6 +46,10 @@ def import_source(
     from prefactory.recipe import sentence
 
     pairs = [word.partition("=") for word in mapping or []]
+    if wrong := [
+        word for word, (a, _, b) in zip(mapping or [], pairs, strict=True) if not (a and b)
+    ]:
+        raise ConfigError([f"--map {word!r}: write our_column=their.column" for word in wrong])
     fields: dict[str, Any] = {
         "path": source,
         "layout": layout,

@@ -109,7 +109,12 @@ def _fields(overrides: list[str]) -> dict[str, Any]:
         target = fields
         for parent in parents:
             target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(text)
+            if not isinstance(target, dict):
+                raise ConfigError(f"{word!r}: {parent} has a value already, and so no {last}")
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word!r}: {text!r} is no YAML value; quote it") from error
     return fields
 
 
@@ -123,4 +128,7 @@ def _config(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
         return cls.model_validate(fields)
     except pydantic.ValidationError as error:
         items = error.errors(include_url=False)
-        raise ConfigError([sentence(cls, dict(item)) for item in items]) from error
+        problems = [sentence(cls, dict(item)) for item in items]
+        if any(p.startswith("unknown key") and "did you mean" not in p for p in problems):
+            problems.append("options are: " + ", ".join(cls.model_fields))
+        raise ConfigError(problems) from error

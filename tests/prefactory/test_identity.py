@@ -99,7 +99,7 @@ def test_settings_that_change_no_data_are_left_out_at_every_depth(name):
 
 def test_identity_of_a_step():
     assert DropLong(limit=3, workers=8).identity() == {
-        "step": "tests.DropLong",
+        "step": "tests.steps.DropLong",
         "version": 1,
         "fields": {"limit": 3},
     }

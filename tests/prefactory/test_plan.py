@@ -45,7 +45,7 @@ def test_columns_and_shapes_along_the_steps():
         "kind": "generator",
         "scope": "prompt",
         "table": "responses -> pairs",
-        "name": "tests.BestWorst",
+        "name": "tests.steps.BestWorst",
     }
 
 
