@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 SHARED = Path(os.environ.get("PREFACTORY_SHARED_DATA", "../shared/data")).resolve()
 FILES = ("hh_helpful_base.jsonl.gz", "hh_harmless_base.jsonl.gz")
@@ -107,7 +108,7 @@ def run_polars(path: Path, out: Path) -> dict[str, object]:
     return {"seconds": time.monotonic() - started, "peak_mb": peak_mb(), "stages": {}}
 
 
-def child(kind: str, path: Path) -> dict[str, object]:
+def child(kind: str, path: Path) -> dict[str, Any]:
     """Measure in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.chain", "--child", kind, "--data", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,14 @@ from catalog.card import card
 from catalog.croissant import croissant
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
 from catalog.splits import SPLITS, with_split
-from catalog.versions import Catalog, ContentDigest, Version, canonical_rows, open_folder, table_digest
+from catalog.versions import (
+    Catalog,
+    ContentDigest,
+    Version,
+    canonical_rows,
+    open_folder,
+    table_digest,
+)
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
 from prefactory.identity import differences, fingerprint
@@ -84,10 +92,13 @@ def publish(
 def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     head = result.recipe.head
     names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
-    written = {
-        name: _write_table(result.views[name], folder / name, head.publish.test_fraction, head.seed)
-        for name in names
-    }
+
+    def write(name: str) -> TableRecord:
+        view, test_fraction = result.views[name], head.publish.test_fraction
+        return _write_table(view, folder / name, test_fraction, head.seed)
+
+    with ThreadPoolExecutor(2) as pool:
+        written = dict(zip(names, pool.map(write, names), strict=True))
     if not written or not any(sum(r.splits.values()) for r in written.values()):
         raise DataError(
             "no row reached the end of the recipe, so there is nothing to publish; "

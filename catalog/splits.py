@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from prefactory.context import Context
-from prefactory.tables import digests
+from prefactory.tables import change_where, digests
 
 SPLITS = ("train", "test")
 
@@ -19,15 +19,25 @@ def group_key(prompt: pl.Expr) -> pl.Expr:
     users = prompt.list.eval(
         pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content")
     )
-    text = users.list.first().fill_null("").str.normalize("NFKC").str.to_lowercase()
+    first = users.list.first().fill_null("")
+    first = first.map_batches(_compatible, return_dtype=pl.String, is_elementwise=True)
+    text = first.str.to_lowercase()
     folded = text.str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
     return pl.when(folded != "").then(folded).otherwise(text)
 
 
+def _compatible(texts: pl.Series) -> pl.Series:
+    beyond_ascii = texts.str.len_bytes() != texts.str.len_chars()
+    return change_where(texts, beyond_ascii, lambda t: t.str.normalize("NFKC"))
+
+
 def with_split(table: pl.DataFrame, test_fraction: float, seed: int) -> pl.DataFrame:
     """Add `split` (`train` or `test`), drawn per prompt group from (seed, group)."""
-    groups = digests(table.select(group_key(pl.col("prompt")).alias("group")).to_series())
-    draw = Context(seed, "publish").uniform(groups, "split")
+    groups = table.select(group_key(pl.col("prompt")).alias("group"))
+    distinct = groups["group"].unique()
+    draw = Context(seed, "publish").uniform(digests(distinct), "split")
+    drawn = pl.DataFrame({"group": distinct, "draw": draw})
+    draws = groups.join(drawn, on="group", how="left", maintain_order="left")["draw"]
     return table.with_columns(
-        split=pl.when(pl.lit(draw) < test_fraction).then(pl.lit("test")).otherwise(pl.lit("train"))
+        split=pl.when(draws < test_fraction).then(pl.lit("test")).otherwise(pl.lit("train"))
     )

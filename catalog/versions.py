@@ -129,9 +129,10 @@ def version_key(version: str) -> list[tuple[int, int | str]]:
 
 def canonical_rows(table: pl.DataFrame) -> bytes:
     """The canonical JSON of each row, columns by name, one a line."""
+    if not table.height:
+        return b""
     row = pl.struct(sorted(table.columns)).struct.json_encode()
-    lines = table.select((row + "\n").str.join("").cast(pl.Binary))
-    return bytes(lines.item()) if table.height else b""
+    return bytes(table.select(row.str.join("\n").cast(pl.Binary)).item()) + b"\n"
 
 
 class ContentDigest:

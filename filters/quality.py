@@ -124,7 +124,7 @@ class Quality(Filter):
         return judged.select("reason", "detail")
 
     def _active(self) -> list[tuple[Suspects, Callable[[], Rule]]]:
-        """The rules that are switched on, each with a cheap test that no row it hits can pass."""
+        """The rules that are switched on, each with a cheap test that all rows it fires on meet."""
         switches: list[tuple[float | None, Suspects, Callable[[], Rule]]] = [
             (self.no_text or None, _everyone, self._no_text),
             (self.max_control, _has_control, self._control),
@@ -143,7 +143,7 @@ class Quality(Filter):
     def _may_lack_letters(self, texts: pl.DataFrame) -> np.ndarray:
         """ASCII letters and digits alone are no share of the bytes that would do."""
         data, ends = utf8(texts["text"])
-        sums = np.concatenate(([0], np.cumsum(_ASCII_ALPHANUMERIC[data], dtype=np.int64)))
+        sums = np.concatenate(([0], np.cumsum(_ASCII_ALPHANUMERIC[data], dtype=np.int32)))
         found = np.diff(sums[ends])
         size = np.diff(ends)
         few: np.ndarray = found <= (self.min_alphanumeric or 0) * size
@@ -238,7 +238,9 @@ def _everyone(texts: pl.DataFrame) -> np.ndarray:
 
 
 def _has_control(texts: pl.DataFrame) -> np.ndarray:
-    return texts["text"].str.contains(CONTROL).to_numpy()
+    """Some control character, or no character at all, of which there is no share."""
+    text = pl.col("text")
+    return texts.select((text == "") | text.str.contains(CONTROL)).to_series().to_numpy()
 
 
 def utf8(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ length incentive x a penalty on repetition.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -64,6 +64,14 @@ class R3(Labeler):
         """One `score_<objective>` per objective, Float64."""
         return {f"score_{name}": pl.Float64() for name in self.objectives}
 
+    def opens_engines(self) -> bool:
+        """Only relevance needs the encoder."""
+        return bool({"relevance", "r3"} & set(self.objectives))
+
+    def engines(self) -> list[dict[str, Any]]:
+        """The encoder, looked at (which imports torch) only if it is opened."""
+        return super().engines() if self.opens_engines() else []
+
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score every response.
 
@@ -81,7 +89,7 @@ class R3(Labeler):
                 "repetition": _distinct_share(tokens),
             }
         )
-        if {"relevance", "r3"} & set(self.objectives):
+        if self.opens_engines():
             scores = scores.with_columns(relevance=self._relevance(texts, ctx))
             product = pl.col("relevance") / self.relevance_scale * pl.col("length")
             scores = scores.with_columns(r3=product * pl.col("repetition") + 0.0)

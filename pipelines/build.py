@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from catalog.publish import Published, publish
 from catalog.report import build as build_report
 from catalog.sources import OpenSource, SourceSpec, open_source
+from pipelines.engines import engines
 from pipelines.settings import Settings
 from pipelines.training import METHODS, Trained, train
 from pipelines.vectors import embedder
@@ -97,13 +98,15 @@ def check_recipe(
 
 def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper) -> Outcome:
     """Run a recipe, publish the result with its report, and train what the recipe asks for."""
-    options = Options(
-        workers=settings.workers,
-        shard_rows=settings.shard_rows,
-        embed=embedder(settings),
-        on_stage=lambda stage: log.info(stage_line(stage)),
-    )
-    result = execute(recipe, sources, settings.store, mapper, options)
+    with engines(settings) as engine:
+        options = Options(
+            workers=settings.workers,
+            shard_rows=settings.shard_rows,
+            embed=embedder(settings),
+            engine=engine,
+            on_stage=lambda stage: log.info(stage_line(stage)),
+        )
+        result = execute(recipe, sources, settings.store, mapper, options)
     try:
         published = publish(result, settings.catalog, build_report)
     except OSError as error:

@@ -91,7 +91,10 @@ def _default_folder(settings: Settings, data: DatasetRef, method: str, config: B
 
 
 def _earlier(method: str, folder: Path) -> Trained:
-    facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+    try:
+        facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} is not whole ({error}); remove it to train again") from error
     test = (facts.get("metrics") or {}).get("test") or {}
     score = f", held-out accuracy {test['accuracy']:.3f}" if "accuracy" in test else ""
     summary = (

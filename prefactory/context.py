@@ -24,6 +24,7 @@ class Context:
         step: label of the step in the recipe; part of every random draw.
         state: what `fit` returned (dataset steps only).
         embed: `(encoder, texts) -> Float32[N, d]`, each distinct text computed once per store.
+        engine: `(engine config) -> Engine`, opened once per process, behind its journal.
         options: run settings that are not identity (`workers`, `device`, ...).
     """
 
@@ -31,6 +32,7 @@ class Context:
     step: str = "step"
     state: State | None = None
     embed: Callable[[Encoder, pl.Series], np.ndarray] | None = None
+    engine: Callable[[Any], Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def uniform(self, ids: pl.Series, salt: str = "") -> pl.Series:

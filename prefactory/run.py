@@ -97,7 +97,7 @@ class _Run:
         self.stages: list[Stage] = []
 
     def context(self, label: str, state: State | None = None) -> Context:
-        return Context(self.recipe.head.seed, label, state, self.options.embed)
+        return Context(self.recipe.head.seed, label, state, self.options.embed, self.options.engine)
 
     def finish(self, stage: Stage, started: float) -> None:
         """Check the accounts of a stage and keep it."""

@@ -107,12 +107,14 @@ class Options:
         workers: shards in work at a time.
         shard_rows: rows of a shard, about.
         embed: `(encoder, texts) -> Float32[N, d]`.
+        engine: `(engine config) -> Engine`.
         on_stage: called after each stage.
     """
 
     workers: int = 4
     shard_rows: int = 16384
     embed: Callable[[Any, pl.Series], np.ndarray] | None = None
+    engine: Callable[[Any], Any] | None = None
     on_stage: Callable[[Stage], None] = lambda stage: None
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 Record = dict[str, Any]
 
-MAX_CHUNK_BYTES = 64 * 1024 * 1024
+MAX_CHUNK_BYTES = 32 * 1024 * 1024
 """A chunk of lines ends here, however few rows it has: a bound on memory for very long texts."""
 
 

@@ -91,7 +91,7 @@ class OpenSource:
             file: one of `files`.
             block_rows: records per block at most; very long texts make it fewer.
         """
-        ahead = min(2, (os.cpu_count() or 1) // max(1, len(self.files)) - 1)
+        ahead = min(3, (os.cpu_count() or 1) // max(1, len(self.files)) - 1)
         chunks = self._limited(file, block_rows)
         return in_order(chunks, lambda chunk: self._block(chunk, file), ahead)
 

@@ -15,7 +15,6 @@ from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import data as data_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import train as train_commands
-from prefactory.errors import PrefactoryError
 
 app = typer.Typer(
     name="prefactory",
@@ -69,7 +68,11 @@ def main() -> None:
     """Run the command line; a user's mistake is a message and an exit code, not a traceback."""
     try:
         app(standalone_mode=True)
-    except PrefactoryError as error:
+    except Exception as error:
+        from prefactory.errors import PrefactoryError  # brings polars, which --help can do without
+
+        if not isinstance(error, PrefactoryError):
+            raise
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False)

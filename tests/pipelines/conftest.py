@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import tiny_llama
+
 WORDS = [
     *("river", "stone", "lamp", "orange", "quiet", "engine", "paper", "window", "garden"),
     *("silver", "carpet", "number", "yellow", "market", "bridge", "winter", "coffee", "planet"),
@@ -52,14 +54,18 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
+def write_small(folder: Path) -> Path:
+    write_jsonl(folder / "pairs.jsonl", list[dict[str, object]](hh_pairs(200)))
+    with (folder / "pairs.jsonl").open("a") as file:
+        file.write("{broken\n")
+    (folder / "recipe.yaml").write_text(RECIPE, "utf-8")
+    return folder
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A folder with 200 pairs, a bad line, and a recipe that embeds nothing."""
-    write_jsonl(tmp_path / "pairs.jsonl", list[dict[str, object]](hh_pairs(200)))
-    with (tmp_path / "pairs.jsonl").open("a") as file:
-        file.write("{broken\n")
-    (tmp_path / "recipe.yaml").write_text(RECIPE, "utf-8")
-    return tmp_path
+    return write_small(tmp_path)
 
 
 def command(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -83,6 +89,63 @@ def prefactory(small: Path):
         return command(*words, cwd=small, **env)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory):
+    """Run the command in a folder in which `small` is published already; tests share it."""
+    folder = write_small(tmp_path_factory.mktemp("published"))
+
+    def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return command(*words, cwd=folder, **env)
+
+    run.folder = folder
+    done = run("run", "recipe.yaml", "--runner", "threads")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Llama of 0.1 M weights and its tokenizer."""
+    return tiny_llama(tmp_path_factory.mktemp("tiny_model"))
+
+
+def one_trl_step(name, rows, model, folder, **options):
+    """Loss of one real step of one of TRL's trainers."""
+    import torch
+    import trl
+
+    torch.set_num_threads(1)  # a step is short, and other tests run beside it
+
+    options = {"per_device_train_batch_size": 8, "max_length": 512, **options}
+    config = getattr(trl, f"{name}Config")(
+        output_dir=str(folder),
+        max_steps=1,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+        **options,
+    )
+    trainer = getattr(trl, f"{name}Trainer")(model=str(model), args=config, train_dataset=rows)
+    assert len(trainer.train_dataset) == len(rows)
+    trainer.train()
+    return trainer.state.log_history[0]["loss"]
+
+
+@pytest.fixture(scope="session")
+def one_step():
+    """Take one real step of one of TRL's trainers: (DPO, rows, model, folder, options) -> loss."""
+    return one_trl_step
+
+
+@pytest.fixture(scope="session")
+def prefactory_in():
+    """Run the command in a folder: (folder, words)."""
+    return lambda folder, *words, **env: command(*words, cwd=folder, **env)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,126 @@
+"""What an engine call costs: against a server with 100 ms latency, at 8, 64 and 256 in flight.
+
+    python benchmarks/engine_overhead.py [--seconds 4] [--compare]
+
+The ideal is concurrency / latency. "warm" leaves out the first second, in which the limiter finds
+its level; "journal" writes and fsyncs every answer. `--compare` does the same requests with a bare
+httpx client. The server is another process of this machine and takes its own share of the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from prefactory.engines.base import Request, Result, Sampling
+from prefactory.engines.server import Server
+from prefactory.engines.session import Session
+
+LATENCY_S = 0.1
+MOCK = Path(__file__).parents[1] / "tests" / "engines" / "mock_server.py"
+SAMPLING = Sampling(seed=1, max_tokens=64)
+
+
+def conversation(i: int) -> list[dict[str, str]]:
+    """A prompt of about 60 words."""
+    return [{"role": "user", "content": f"Question {i}: " + "what do you think of it? " * 10}]
+
+
+def measure(config: Server, seconds: float, journal: bool) -> dict[str, float]:
+    """Calls per second and CPU milliseconds per call, in all and without the first second."""
+    marks: list[tuple[float, float]] = []
+    started = time.monotonic(), time.process_time()
+
+    def requests() -> Iterator[Request]:
+        for i in count():
+            if time.monotonic() - started[0] > seconds:
+                return
+            yield Request(conversation(i), SAMPLING)
+
+    def done(place: int, result: Result) -> None:
+        marks.append((time.monotonic(), time.process_time()))
+
+    if journal:
+        # the journal looks keys up before it asks, so it gets a list of the right length
+        amount = int(config.max_concurrency / LATENCY_S * seconds)
+        batch = [Request(conversation(i), SAMPLING) for i in range(amount)]
+        with tempfile.TemporaryDirectory() as folder, Session(Path(folder)) as session:
+            engine = session.engine(config)
+            started = time.monotonic(), time.process_time()
+            engine.run(batch, done)
+            ended = time.monotonic(), time.process_time()
+    else:
+        with config.open() as bare:
+            bare.run(requests(), done)
+            ended = time.monotonic(), time.process_time()
+    warm = [m for m in marks if m[0] - started[0] >= 1.0]
+    span = marks[-1][0] - warm[0][0]
+    return {
+        "rate": len(marks) / (ended[0] - started[0]),
+        "warm": (len(warm) - 1) / span,
+        "cpu_ms": 1000 * (ended[1] - started[1]) / len(marks),
+    }
+
+
+async def bare_httpx(url: str, width: int, seconds: float) -> dict[str, float]:
+    """The same requests with httpx alone, its pool without limits."""
+    import httpx
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+        calls = 0
+        end = time.monotonic() + seconds
+
+        async def worker() -> None:
+            nonlocal calls
+            while time.monotonic() < end:
+                body = {"model": "m", "messages": conversation(calls), "seed": 1}
+                (await client.post(f"{url}/chat/completions", json=body)).json()
+                calls += 1
+
+        started = time.monotonic(), time.process_time()
+        await asyncio.gather(*[worker() for _ in range(width)])
+        wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]
+    return {"rate": calls / wall, "warm": calls / wall, "cpu_ms": 1000 * cpu / calls}
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--compare", action="store_true")
+    options = parser.parse_args()
+    command = [sys.executable, str(MOCK), str(LATENCY_S)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()}")
+        print("client            in flight   calls/s   of ideal   warm: of ideal   CPU ms/call")
+        for width in (8, 64, 256):
+            config = Server(base_url=url, model="m", max_concurrency=width)
+            rows = {
+                "engine": measure(config, options.seconds, journal=False),
+                "engine + journal": measure(config, options.seconds, journal=True),
+            }
+            if options.compare:
+                rows["bare httpx"] = asyncio.run(bare_httpx(url, width, options.seconds))
+            ideal = width / LATENCY_S
+            for name, found in rows.items():
+                print(
+                    f"{name:<17} {width:>9} {found['rate']:>9.0f} {found['rate'] / ideal:>10.1%} "
+                    f"{found['warm'] / ideal:>16.1%} {found['cpu_ms']:>13.3f}"
+                )
+        server.terminate()
+
+
+if __name__ == "__main__":
+    main()

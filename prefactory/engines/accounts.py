@@ -1,0 +1,247 @@
+"""Accounts of tokens and money, and budgets that stop a run before they are exceeded."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefactory.engines.base import Completion, Request, Result
+from prefactory.errors import ConfigError, StoppedError
+
+_LOG = logging.getLogger(__name__)
+_SHIPPED = Path(__file__).with_name("prices.yaml")
+_TURN_TOKENS = 8
+
+
+class Budget(BaseModel):
+    """What the new calls of one command may use; journalled answers cost nothing.
+
+    Attributes:
+        usd: money, US dollars, by the price files.
+        tokens: prompt and completion tokens together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    usd: float | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+
+
+_NO_LIMIT = Budget()
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Cost of a call, US dollars."""
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+@dataclass
+class Usage:
+    """What one model was used for.
+
+    Attributes:
+        calls: answered now; `reused` came from the journal.
+        failures: rows that got no answer.
+        prompt_tokens, completion_tokens: of the calls answered now.
+        usd: their cost, US dollars.
+        priced: whether a price file has the model; 0 dollars mean nothing without.
+    """
+
+    calls: int = 0
+    reused: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    priced: bool = True
+
+
+@dataclass(slots=True)
+class Hold:
+    """Money and tokens that a call in flight may use at most."""
+
+    model: str
+    tokens: int
+    usd: float
+
+
+def read_prices(path: Path | None = None) -> dict[str, Price]:
+    """Read the prices that come with prefactory, and a file of the user's over them.
+
+    Args:
+        path: YAML of `model: [input, output]`, US dollars per million tokens.
+
+    Raises:
+        ConfigError: the file has another form.
+    """
+    prices: dict[str, Price] = {}
+    for file in (_SHIPPED, path):
+        if file is None:
+            continue
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            prices |= {str(k): _price(v) for k, v in dict(found).items()}
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise ConfigError(
+                f"prices {file}: {error}; each line is `model: [input, output]`, US dollars per "
+                "million tokens"
+            ) from error
+    return prices
+
+
+def _price(value: object) -> Price:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{value!r} is no pair [input, output]")
+    pair = [float(v) for v in value]
+    if not all(0 <= v < float("inf") for v in pair):
+        raise ValueError(f"{value!r} is no pair of prices")
+    return Price(*pair)
+
+
+@dataclass
+class Accounts:
+    """Usage of all engines of a session, under one budget. Safe for threads."""
+
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing used."""
+        self._changed = threading.Condition()
+        self._usage: dict[str, Usage] = {}
+        self._held = Hold("", 0, 0.0)
+        self._holds = 0
+
+    def admit(self, model: str, request: Request) -> Hold | None:
+        """Reserve what a call may use at most; None if the budget might be exceeded by it.
+
+        Args:
+            model: name in the price files.
+            request: the call. A prompt has at most as many tokens as UTF-8 bytes, and 8 per turn.
+        """
+        hold = Hold(model, 0, 0.0)
+        if self.budget != _NO_LIMIT:
+            hold = self._most(model, request)
+        with self._changed:
+            if not self._fits(hold):
+                return None
+            self._held.tokens += hold.tokens
+            self._held.usd += hold.usd
+            self._holds += 1
+            return hold
+
+    def settle(self, hold: Hold, result: Result | None) -> None:
+        """Replace a reservation by what the call used; None: it was never answered."""
+        with self._changed:
+            self._held.tokens -= hold.tokens
+            self._held.usd -= hold.usd
+            self._holds -= 1
+            usage = self._of(hold.model, metered=False)
+            if isinstance(result, Completion):
+                price = self.prices.get(hold.model, Price())
+                usage.calls += 1
+                usage.prompt_tokens += result.prompt_tokens
+                usage.completion_tokens += result.completion_tokens
+                usage.usd += price.usd(result.prompt_tokens, result.completion_tokens)
+            elif result is not None:
+                usage.failures += 1
+            self._changed.notify_all()
+
+    def begin(self, model: str, reused: int, metered: bool) -> None:
+        """Note what the journal answered of a batch, before the rest of it is asked.
+
+        Args:
+            model: name in the price files.
+            reused: calls that the journal answered.
+            metered: somebody bills for this model; it is said if there is no price.
+        """
+        with self._changed:
+            self._of(model, metered).reused += reused
+
+    def wait_or_stop(self, left: int) -> None:
+        """Wait until other threads' calls end; with none in flight, stop the run.
+
+        Args:
+            left: calls that are still to be made, for the message.
+
+        Raises:
+            StoppedError: the budget has no room for one more call.
+        """
+        with self._changed:
+            if self._holds:
+                self._changed.wait(60.0)
+                return
+            used = self.total()
+        parts = (
+            [f"{used.usd:.4f} of {self.budget.usd:g} US dollars"]
+            if self.budget.usd is not None
+            else []
+        )
+        if self.budget.tokens is not None:
+            tokens = used.prompt_tokens + used.completion_tokens
+            parts.append(f"{tokens:,} of {self.budget.tokens:,} tokens")
+        raise StoppedError(
+            f"the budget is spent ({', '.join(parts) or 'nothing is allowed'}); {left:,} calls of "
+            "this step are left, and all answers are kept: run the same command again with a "
+            "budget for the rest"
+        )
+
+    def total(self) -> Usage:
+        """All models together."""
+        with self._changed:
+            whole = Usage(priced=all(u.priced for u in self._usage.values()))
+            for usage in self._usage.values():
+                for name in ("calls", "reused", "failures", "prompt_tokens", "completion_tokens"):
+                    setattr(whole, name, getattr(whole, name) + getattr(usage, name))
+                whole.usd += usage.usd
+            return whole
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Usage per model, by name, as plain JSON data."""
+        with self._changed:
+            return {model: asdict(self._usage[model]) for model in sorted(self._usage)}
+
+    def _most(self, model: str, request: Request) -> Hold:
+        prompt = sum(
+            len(m["content"].encode("utf-8", "surrogatepass")) + _TURN_TOKENS
+            for m in request.conversation
+        )
+        most = request.sampling.max_tokens
+        return Hold(model, prompt + most, self.prices.get(model, Price()).usd(prompt, most))
+
+    def _of(self, model: str, metered: bool) -> Usage:
+        if model not in self._usage:
+            priced = model in self.prices or not metered
+            self._usage[model] = Usage(priced=priced)
+            if not priced:
+                _LOG.warning(
+                    "no price is known for %r: its calls count as 0 US dollars; name a file in "
+                    "`prices` to change that",
+                    model,
+                )
+        return self._usage[model]
+
+    def _fits(self, hold: Hold) -> bool:
+        if self.budget == _NO_LIMIT:
+            return True
+        used = self.total()
+        tokens = used.prompt_tokens + used.completion_tokens + self._held.tokens + hold.tokens
+        usd = used.usd + self._held.usd + hold.usd
+        limit = self.budget
+        return (limit.tokens is None or tokens <= limit.tokens) and (
+            limit.usd is None or usd <= limit.usd + 1e-12
+        )

@@ -1,0 +1,303 @@
+"""What every text engine offers: conversations in, completions out, a `Failure` where a row failed.
+
+An engine implements `run`, which hands over each finished call at once, so that the journal makes
+it durable before anything else happens; `generate` is built on it here, once for all engines.
+This module loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefactory.errors import PrefactoryError
+from prefactory.identity import canonical_json, fingerprint, identity_of
+
+Message = dict[str, str]
+"""One turn: `role` (system, user or assistant) and `content`."""
+
+Conversation = Sequence[Message]
+
+CAPABILITIES = frozenset({"generate", "logprobs", "embed"})
+
+NOT_ENGINE_IDENTITY: dict[str, str] = {
+    "api_key_env": "the name of the variable that holds a secret; the secret changes no answer",
+    "headers_env": "names of variables that hold headers",
+    "gpu_memory": "how much memory a model may take",
+}
+"""Fields of engine configurations, beside `identity.NOT_IDENTITY`, that change no answer."""
+
+
+class EngineError(PrefactoryError, RuntimeError):
+    """An engine can't work at all: no rights, no such model, an unknown scripted request."""
+
+
+class Sampling(BaseModel):
+    """How answers are drawn. All of it is identity.
+
+    Attributes:
+        n: samples per conversation.
+        temperature: 0 takes the likeliest token.
+        top_p: share of probability that is drawn from.
+        max_tokens: of one answer.
+        stop: texts that end an answer; they are not part of it.
+        seed: each sample's own seed derives from it, the row and the sample's index. None sends no
+            seed to a server; engines in process take 0.
+        json_schema: the answer must be JSON of this schema, where the engine can enforce it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    n: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    json_schema: dict[str, Any] | None = None
+
+    def one(self) -> dict[str, Any]:
+        """What decides one sample, as plain JSON data: all but their number."""
+        return self.model_dump(mode="json", exclude={"n"})
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer.
+
+    Attributes:
+        text: without the stop text.
+        finish_reason: `stop`, `length`, or what the server said.
+        prompt_tokens, completion_tokens: counts; 0 where the engine does not tell.
+        logprob: sum over the answer's tokens, natural log; None where not offered.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a row has no answer: a reason code for the ledger, and a sentence."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities (natural log) of the tokens of a conversation's last assistant message."""
+
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """Sum over the tokens."""
+        return math.fsum(self.logprobs)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call: one sample for one conversation.
+
+    Attributes:
+        conversation: messages, oldest first.
+        sampling: how the answer is drawn.
+        sample: index of the sample, 0 to n - 1.
+        row_id: makes rows with the same text draw apart; None: the same text, the same answer.
+    """
+
+    conversation: Conversation
+    sampling: Sampling
+    sample: int = 0
+    row_id: str | None = None
+
+    @cached_property
+    def content_key(self) -> str:
+        """Digest of what decides the answer, beside the engine: 32 hex digits."""
+        parts = [list(self.conversation), self.sampling.one(), self.sample, self.row_id]
+        return fingerprint(parts)
+
+    @cached_property
+    def draw_seed(self) -> int:
+        """Seed of this sample, 31 bits, from (sampling.seed or 0, row id or messages, sample)."""
+        row = canonical_json(list(self.conversation)) if self.row_id is None else self.row_id
+        text = f"{self.sampling.seed or 0}\n{self.sample}\n{row}"
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+        return int.from_bytes(digest) >> 1
+
+    @property
+    def seed(self) -> int | None:
+        """Seed to send to a server: None where the sampling has none."""
+        return None if self.sampling.seed is None else self.draw_seed
+
+
+Result = Completion | Failure
+Done = Callable[[int, Result], None]
+"""Called once per request, at once when it is finished, from any thread: (place, result)."""
+
+
+class Engine(ABC):
+    """An opened model. Close it, or use it as a context manager; safe for several threads.
+
+    Attributes:
+        capabilities: which of `generate`, `logprobs`, `embed` it offers.
+    """
+
+    capabilities: frozenset[str] = frozenset({"generate"})
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        row_ids: Sequence[str] | None = None,
+    ) -> list[list[Result]]:
+        """Answer N conversations n times each.
+
+        Args:
+            conversations: N conversations; the last message is the one to answer.
+            sampling: how answers are drawn; `sampling.n` samples each.
+            row_ids: N ids; rows with the same text but other ids draw apart. None: rows with the
+                same text get the same answer.
+
+        Returns:
+            N lists of n results in the order of the input; a row that failed after all retries is
+            a `Failure`.
+
+        Raises:
+            EngineError: nothing can be answered (rights, unknown model, wrong settings).
+            StoppedError: the budget is spent, or the server is gone; finished calls are kept.
+        """
+        if row_ids is not None and len(row_ids) != len(conversations):
+            raise ValueError(f"{len(conversations)} conversations but {len(row_ids)} row ids")
+        ids: Sequence[str | None] = row_ids or [None] * len(conversations)
+        requests = [
+            Request(conversation, sampling, sample, row_id)
+            for conversation, row_id in zip(conversations, ids, strict=True)
+            for sample in range(sampling.n)
+        ]
+        results: list[Result | None] = [None] * len(requests)
+
+        def done(place: int, result: Result) -> None:
+            results[place] = result
+
+        self.run(requests, done)
+        whole = [r if r is not None else Failure("no_answer", "never answered") for r in results]
+        return [whole[i : i + sampling.n] for i in range(0, len(whole), sampling.n)]
+
+    @abstractmethod
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Answer requests and return when all are done.
+
+        Args:
+            requests: taken one by one as there is room, perhaps from another thread; the place of
+                a request is its number in this order.
+            done: called with each result at once; what it raises ends the run.
+        """
+
+    def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        """Log-probabilities of the tokens of each conversation's last message, an assistant's.
+
+        Raises:
+            EngineError: the engine does not offer them.
+        """
+        raise EngineError(f"{type(self).__name__} offers no log-probabilities")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts, float32 [N, d].
+
+        Raises:
+            EngineError: the engine does not offer them.
+        """
+        raise EngineError(f"{type(self).__name__} makes no vectors; use an Encoder")
+
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing
+        """Free what the engine holds."""
+
+    def __enter__(self) -> Self:
+        """Return the engine itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+
+class EngineConfig(BaseModel):
+    """Base of engine configurations: light, frozen, without secrets; `open` loads the model.
+
+    Attributes:
+        model: name of the model, as the engine knows it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    numerics: ClassVar[int] = 1
+    """Version of the engine's own behaviour: bumped when the same request may be answered
+    otherwise."""
+
+    metered: ClassVar[bool] = False
+    """Whether somebody may bill for its tokens."""
+
+    model: str
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the opened engine will offer."""
+        return frozenset({"generate"})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides an answer beside the request, resolved, as plain JSON data; no secrets."""
+        fields = identity_of(self.model_dump(mode="json"))
+        kept = {k: v for k, v in fields.items() if k not in NOT_ENGINE_IDENTITY}
+        return {**kept, "numerics": type(self).numerics}
+
+    def fingerprint(self) -> str:
+        """Digest of the identity."""
+        return fingerprint(self.identity())
+
+    def open(self) -> Engine:
+        """Load the model, or connect to it.
+
+        Raises:
+            ConfigError: the model can't be loaded with these settings.
+            MissingPackageError: an optional package is not installed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no open()")
+
+
+def last_user_text(conversation: Conversation) -> str:
+    """Content of the last user message, or of the last message if there is none."""
+    for message in reversed(conversation):
+        if message["role"] == "user":
+            return message["content"]
+    return conversation[-1]["content"] if conversation else ""
+
+
+def require(engine: Engine, capability: str, what: str) -> None:
+    """Check that an engine offers a capability.
+
+    Raises:
+        EngineError: it does not.
+    """
+    if capability not in engine.capabilities:
+        have = ", ".join(sorted(engine.capabilities))
+        raise EngineError(f"{what} needs an engine with {capability!r}; this one offers {have}")

@@ -1,0 +1,269 @@
+"""The journal: every finished call is on disk before its answer is used, and is never made twice.
+
+`<root>/<engine fingerprint>/<time>-<pid>-<random>.calls` are segments, one per process that wrote,
+of lines `crc32 key json`. Each line is written by one `write` the moment the call ends, so that
+`kill -9` loses only calls in flight; it is fsynced, many lines at a time, before `run` returns and
+once a second meanwhile, so that a power cut loses nothing that was used. A torn or damaged line
+fails its checksum and is ignored.
+
+Why not sqlite: writers of several processes would wait for each other, its shared-memory WAL does
+not work on network file systems, and a commit per call costs more than the line. Appending to a
+file of one's own needs no lock. The index keeps 16-byte keys and places, never answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefactory.errors import StoreError
+
+_SUFFIX = ".calls"
+_SYNC_S = 1.0
+_LENGTH_BITS, _OFFSET_BITS = 28, 40
+
+
+class Journal:
+    """Finished calls of one engine. Safe for threads, and for processes with a journal each."""
+
+    def __init__(self, root: Path, fingerprint: str, identity: Mapping[str, Any]) -> None:
+        """Read what is there.
+
+        Args:
+            root: folder of all journals.
+            fingerprint: of the engine; names its folder.
+            identity: written beside the segments, for people.
+
+        Raises:
+            StoreError: the folder can't be read.
+        """
+        self.folder = root / fingerprint
+        self._identity = dict(identity)
+        self._lock = threading.RLock()
+        self._sync_lock = threading.Lock()
+        self._index: dict[bytes, int] = {}
+        self._paths: list[Path] = []
+        self._read_to: dict[Path, int] = {}
+        self._handles: dict[int, int] = {}
+        self._file: int | None = None
+        self._pid = 0
+        self._number = -1
+        self._size = 0
+        self._synced = 0
+        self._torn = False
+        self._closing = threading.Event()
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def refresh(self) -> None:
+        """Take in what other processes have written since the last look.
+
+        Raises:
+            StoreError: a segment can't be read.
+        """
+        with self._lock:
+            for path in self._segments():
+                if path not in self._read_to:
+                    self._paths.append(path)
+                    self._read_to[path] = 0
+            for number, path in enumerate(self._paths):
+                if number != self._number:
+                    self._take_in(number, path)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What was answered to a key (32 hex digits); None if nothing was.
+
+        Raises:
+            StoreError: the segment can't be read any more.
+        """
+        with self._lock:
+            place = self._index.get(bytes.fromhex(key))
+            if place is None:
+                return None
+            length = place & ((1 << _LENGTH_BITS) - 1)
+            offset = place >> _LENGTH_BITS & ((1 << _OFFSET_BITS) - 1)
+            line = self._pread(place >> (_LENGTH_BITS + _OFFSET_BITS), length, offset)
+        found = json.loads(line[42:])
+        return found if isinstance(found, dict) else None
+
+    def put(self, key: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Write an answer; `commit` makes it durable.
+
+        Returns:
+            What was answered to the key before, which stays, or None.
+
+        Raises:
+            StoreError: it can't be written (full disk).
+        """
+        payload = f"{key} {json.dumps(value, separators=(',', ':'))}".encode()
+        line = b"%08x %b\n" % (zlib.crc32(payload), payload)
+        with self._lock:
+            raw = bytes.fromhex(key)
+            if raw in self._index:
+                return self.get(key)
+            if len(line) >= 1 << _LENGTH_BITS:
+                raise StoreError(f"an answer of {len(line)} bytes is too long for the journal")
+            offset = self._append(line)
+            self._index[raw] = _packed(self._number, offset, len(line))
+            return None
+
+    def commit(self) -> None:
+        """Return when all that was put before is on the disk; threads share one fsync.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        with self._lock:
+            wanted, file = self._size, self._file
+        if file is None or self._synced >= wanted:
+            return
+        with self._sync_lock:
+            if self._synced >= wanted:
+                return  # another thread's fsync covered it
+            with self._lock:
+                size = self._size
+            try:
+                os.fsync(file)
+            except OSError as error:
+                raise StoreError(f"can't write the journal in {self.folder}: {error}") from error
+            self._synced = size
+
+    def close(self) -> None:
+        """Make all durable and close the files."""
+        self._closing.set()
+        self.commit()
+        with self._lock:
+            for handle in {*self._handles.values(), *([] if self._file is None else [self._file])}:
+                with contextlib.suppress(OSError):
+                    os.close(handle)
+            self._handles, self._file, self._number = {}, None, -1
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def _append(self, line: bytes) -> int:
+        """Write a line whole and return its offset; after a torn one, begin on a new line."""
+        file = self._own()
+        data = b"\n" + line if self._torn else line
+        offset = self._size + len(data) - len(line)
+        try:
+            written = os.write(file, data)
+            self._size += written
+            while written < len(data):
+                more = os.write(file, data[written:])
+                written += more
+                self._size += more
+        except OSError as error:
+            self._torn = True
+            with contextlib.suppress(OSError):
+                self._size = os.fstat(file).st_size
+            raise StoreError(
+                f"can't write the journal in {self.folder}: {error}; free some space and run the "
+                "same command again: what was answered is kept"
+            ) from error
+        self._torn = False
+        return offset
+
+    def _own(self) -> int:
+        """This process's segment, begun at its first answer."""
+        if self._file is not None and self._pid == os.getpid():
+            return self._file
+        self._pid = os.getpid()  # a forked process begins a segment of its own
+        name = f"{time.time_ns():019d}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        path = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._describe()
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+            self._file = os.open(path, flags, 0o600)
+            _sync_folder(self.folder)
+        except OSError as error:
+            raise StoreError(f"can't begin a journal in {self.folder}: {error}") from error
+        self._number, self._size, self._synced = len(self._paths), 0, 0
+        self._paths.append(path)
+        self._read_to[path] = 0
+        self._handles[self._number] = self._file
+        threading.Thread(target=self._sync_often, daemon=True, name="journal").start()
+        return self._file
+
+    def _sync_often(self) -> None:
+        while not self._closing.wait(_SYNC_S):
+            with contextlib.suppress(StoreError):  # the next commit tells
+                self.commit()
+
+    def _describe(self) -> None:
+        path = self.folder / "engine.json"
+        if not path.exists():
+            text = json.dumps(self._identity, indent=1, sort_keys=True)
+            path.write_text(text, encoding="utf-8")
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _segments(self) -> list[Path]:
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted(Path(e.path) for e in entries if e.name.endswith(_SUFFIX))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"can't read the journal in {self.folder}: {error}") from error
+
+    def _take_in(self, number: int, path: Path) -> None:
+        """Index the whole lines after what was read; the last may still be in the writing."""
+        start = self._read_to[path]
+        try:
+            if path.stat().st_size <= start:
+                return
+            with path.open("rb") as file:
+                file.seek(start)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    if _sound(line):
+                        key = bytes.fromhex(line[9:41].decode())
+                        self._index.setdefault(key, _packed(number, start, len(line)))
+                    start += len(line)
+        except OSError as error:
+            raise StoreError(f"can't read the journal at {path}: {error}") from error
+        self._read_to[path] = start
+
+    def _pread(self, number: int, length: int, offset: int) -> bytes:
+        try:
+            if number not in self._handles:
+                flags = os.O_RDONLY | os.O_CLOEXEC
+                self._handles[number] = os.open(self._paths[number], flags)
+            line = os.pread(self._handles[number], length, offset)
+        except OSError as error:
+            raise StoreError(f"can't read the journal in {self.folder}: {error}") from error
+        if not _sound(line):
+            raise StoreError(f"the journal at {self._paths[number]} changed under us; run again")
+        return line
+
+
+def _sound(line: bytes) -> bool:
+    """Tell whether a line is whole: checksum, key, JSON."""
+    try:
+        return len(line) > 43 and int(line[:8], 16) == zlib.crc32(line[9:-1])
+    except ValueError:
+        return False
+
+
+def _packed(number: int, offset: int, length: int) -> int:
+    return (number << _OFFSET_BITS | offset) << _LENGTH_BITS | length
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,135 @@
+"""An engine whose answers are written down: for tests, examples and dry runs. A full member."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from prefactory.engines.base import (
+    Completion,
+    Conversation,
+    Done,
+    Engine,
+    EngineConfig,
+    EngineError,
+    Failure,
+    Request,
+    Result,
+    TokenLogprobs,
+    last_user_text,
+)
+from prefactory.errors import ConfigError
+
+Answers = dict[str, str | list[str]] | list[str]
+
+
+class Scripted(EngineConfig):
+    """Answers from a table or a function; an unknown request is an error, never a guess.
+
+    Attributes:
+        answers: by the text of the last user message, one answer or one per sample; or a list that
+            is used up in the order of the requests (for tests with one thread).
+        function: import path (`package.module.name`) of `(Request) -> str | Completion | Failure`,
+            asked where `answers` has nothing. Bump `version` when it acts differently.
+        logprob_function: import path of `(conversation) -> [(token, logprob), ...]`.
+        version: of the functions; identity.
+    """
+
+    engine: Literal["scripted"] = "scripted"
+    model: str = "scripted"
+    answers: Answers | None = None
+    function: str | None = None
+    logprob_function: str | None = None
+    version: int = 1
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """`logprobs` only with a `logprob_function`."""
+        return frozenset({"generate", *(["logprobs"] if self.logprob_function else [])})
+
+    def open(self) -> ScriptedEngine:
+        """Import the functions.
+
+        Raises:
+            ConfigError: neither answers nor a function, or a path that leads nowhere.
+        """
+        if self.answers is None and self.function is None and self.logprob_function is None:
+            raise ConfigError("a scripted engine needs `answers` or a `function`")
+        return ScriptedEngine(self)
+
+
+class ScriptedEngine(Engine):
+    """The opened script. Tokens are counted as words."""
+
+    def __init__(self, config: Scripted) -> None:
+        """Import what the configuration names."""
+        self.config = config
+        self.capabilities = config.capabilities
+        self.calls = 0
+        self._function = _imported(config.function)
+        self._logprobs = _imported(config.logprob_function)
+        self._lock = threading.Lock()
+        self._next = iter(config.answers if isinstance(config.answers, list) else [])
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Look up or compute each answer, in order."""
+        for place, request in enumerate(requests):
+            with self._lock:
+                self.calls += 1
+                found = self._table(request)
+            if found is None:
+                if self._function is None:
+                    raise EngineError(self._unknown(request))
+                found = self._function(request)
+            done(place, _completion(found, request))
+
+    def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        """Ask the function for each conversation."""
+        if self._logprobs is None:
+            return super().logprobs(conversations)
+        pairs = [self._logprobs(c) for c in conversations]
+        return [TokenLogprobs(tuple(t for t, _ in p), tuple(float(x) for _, x in p)) for p in pairs]
+
+    def _table(self, request: Request) -> str | None:
+        answers = self.config.answers
+        if isinstance(answers, list):
+            return next(self._next, None)
+        found = (answers or {}).get(last_user_text(request.conversation))
+        if isinstance(found, list):
+            return found[request.sample] if request.sample < len(found) else None
+        return found
+
+    def _unknown(self, request: Request) -> str:
+        text = last_user_text(request.conversation)
+        answers = self.config.answers
+        if isinstance(answers, list):
+            return f"the {len(answers)} scripted answers are used up; request: {text[:200]!r}"
+        near = difflib.get_close_matches(text[:500], [k[:500] for k in answers or {}], 1, 0.0)
+        hint = f"; the nearest that it knows is {near[0][:200]!r}" if near else ""
+        which = f"sample {request.sample} of " if request.sample else ""
+        return f"the scripted engine has no answer to {which}{text[:200]!r}{hint}"
+
+
+def _completion(found: str | Result, request: Request) -> Result:
+    if not isinstance(found, str):
+        return found
+    cuts = [found.index(stop) for stop in request.sampling.stop if stop and stop in found]
+    text = found[: min(cuts)] if cuts else found
+    asked = sum(len(m["content"].split()) for m in request.conversation)
+    return Completion(text, "stop", asked, len(text.split()))
+
+
+def _imported(path: str | None) -> Callable[..., Any] | None:
+    if path is None:
+        return None
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"scripted engine: can't import {path!r}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"scripted engine: {path!r} is no function")
+    return found  # type: ignore[no-any-return]

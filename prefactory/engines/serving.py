@@ -1,0 +1,305 @@
+"""The opened server engine: attempts, retries, backoff, and what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefactory.engines import wire
+from prefactory.engines.base import (
+    Conversation,
+    Done,
+    Engine,
+    EngineError,
+    Failure,
+    Request,
+    TokenLogprobs,
+)
+from prefactory.engines.http import Client, Reply, TransportError
+from prefactory.engines.limiter import Limiter
+from prefactory.errors import StoppedError
+
+if TYPE_CHECKING:
+    from prefactory.engines.server import Server
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_OVERLOAD = (429, 503, 504, 529)
+_FATAL = {
+    401: "the server refuses the key",
+    403: "the key has no rights there",
+    404: "the server knows no such address or model",
+    405: "the address takes no requests of this kind",
+}
+_MIN_SECRET = 6
+
+BACKOFF_S = 0.5
+"""Mean of the first wait; each further one is twice as long, up to `BACKOFF_MAX_S`."""
+BACKOFF_MAX_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """An attempt that failed and may be made again."""
+
+    failure: Failure
+    wait_s: float = 0.0
+    final: bool = False
+
+
+class ServerEngine(Engine):
+    """Requests to one server. All threads share its connections and its limiter."""
+
+    def __init__(self, config: Server, headers: dict[str, str]) -> None:
+        """Start the event loop.
+
+        Args:
+            config: what to ask, and how.
+            headers: with secrets; kept in the client only.
+        """
+        self.config = config
+        self.capabilities = config.capabilities
+        self.limiter = Limiter(config.max_concurrency)
+        self.attempts = 0
+        self._client = Client(config.base_url, headers)
+        words = {word for value in headers.values() for word in (value, value.split(" ")[-1])}
+        self._secrets = sorted((w for w in words if len(w) >= _MIN_SECRET), key=len, reverse=True)
+        self._answered = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="server")
+        self._thread.start()
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Ask the server; requests are taken as slots become free."""
+        self._wait(self._run(iter(enumerate(requests)), done))
+
+    def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        """Score last messages by vLLM's `prompt_logprobs`."""
+        if "logprobs" not in self.capabilities:
+            return super().logprobs(conversations)
+        found: list[TokenLogprobs | Failure] = self._wait(self._score(conversations))
+        return found
+
+    def close(self) -> None:
+        """Stop the event loop."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._client.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    # -- in the event loop ---------------------------------------------------------------------
+
+    async def _run(self, requests: Iterator[tuple[int, Request]], done: Done) -> None:
+        """Start a task per request. The first error cancels the others and is raised."""
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+        over: asyncio.Future[None] = loop.create_future()
+        taken = False
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not over.done():
+                over.set_exception(error)
+            elif taken and not tasks and not over.done():
+                over.set_result(None)
+
+        broken: Exception | None = None
+        try:
+            groups = self._groups(requests)
+            while not over.done():
+                began = await self.limiter.acquire()
+                try:
+                    group = next(groups, None)
+                except Exception as error:  # the caller's, raised when all in flight has ended
+                    broken, group = error, None
+                if group is None:
+                    self.limiter.release()
+                    break
+                task = loop.create_task(self._ask(group, done, began))
+                tasks.add(task)
+                task.add_done_callback(ended)
+            taken = True
+            if tasks or over.done():
+                await over
+        finally:
+            left = list(tasks)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        if broken is not None:
+            raise broken
+
+    def _groups(
+        self, requests: Iterator[tuple[int, Request]]
+    ) -> Iterator[list[tuple[int, Request]]]:
+        if not self.config.n_in_one:
+            return ([pair] for pair in requests)
+        same = groupby(requests, lambda pair: (id(pair[1].conversation), pair[1].row_id))
+        return (list(group) for _, group in same)
+
+    async def _ask(self, group: list[tuple[int, Request]], done: Done, began: float) -> None:
+        body = wire.body(self.config, [request for _, request in group])
+
+        def finish(raw: bytes) -> None:
+            for (place, _), result in zip(group, wire.results(raw, len(group)), strict=True):
+                done(place, result)
+
+        failure = await self._attempts(body, finish, began)
+        if failure is not None:
+            for place, _ in group:
+                done(place, failure)
+
+    async def _attempts(
+        self, body: bytes, finish: Callable[[bytes], None], began: float
+    ) -> Failure | None:
+        """Ask until `finish` takes the answer, holding a slot only while the server works.
+
+        `finish` is called before the slot is given back, so what is in flight is never more than
+        the slots.
+
+        Args:
+            body: the request.
+            finish: takes the body of an answer, or raises BadAnswerError.
+            began: when the first slot was got.
+
+        Returns:
+            Why there is no answer, after the last attempt.
+        """
+        before = self._answered
+        attempt = 0
+        while True:
+            try:
+                fault = await self._attempt(body, finish, began)
+            finally:
+                self.limiter.release()
+            if fault is None:
+                return None
+            if fault.final or attempt >= self.config.retries:
+                if fault.failure.reason == "unreachable" and self._answered == before:
+                    raise self._gone(fault.failure)
+                return fault.failure
+            _LOG.debug("attempt %d: %s", attempt + 1, fault.failure)
+            ceiling = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2.0**attempt)
+            await asyncio.sleep(max(fault.wait_s, random.uniform(0, ceiling)))  # noqa: S311
+            attempt += 1
+            began = await self.limiter.acquire()
+
+    async def _attempt(
+        self, body: bytes, finish: Callable[[bytes], None], began: float
+    ) -> _Fault | None:
+        self.attempts += 1
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                reply = await self._client.post(wire.PATH, body)
+        except TimeoutError:
+            self.limiter.overload(began)
+            return _Fault(Failure("timeout", f"no answer within {self.config.timeout_s:g} s"))
+        except TransportError as error:
+            reason = "connection" if error.sent else "unreachable"
+            return _Fault(Failure(reason, self._clean(str(error))))
+        if reply.status != 200:
+            return self._refused(reply, began)
+        try:
+            finish(self._clean_bytes(reply.body))
+        except wire.BadAnswerError as error:
+            return _Fault(Failure("bad_answer", str(error)))
+        self._answered += 1
+        self.limiter.success()
+        return None
+
+    def _refused(self, reply: Reply, began: float) -> _Fault:
+        """Sort an answer that is no success: raise, give up, or try again."""
+        said = self._clean(_said(reply.body))
+        if reply.status in _FATAL or 300 <= reply.status < 400:
+            why = _FATAL.get(reply.status, "the server sends us elsewhere")
+            raise EngineError(
+                f"{self.config.base_url}: {why} (HTTP {reply.status}, model "
+                f"{self.config.model!r}): {said}"
+            )
+        failure = Failure(f"http_{reply.status}", said)
+        if reply.status in _OVERLOAD:
+            wait = _retry_after(reply.headers)
+            self.limiter.overload(began, wait)
+            return _Fault(failure, wait)
+        final = 400 <= reply.status < 500 and reply.status not in (408, 409, 425)
+        return _Fault(failure, _retry_after(reply.headers), final)
+
+    def _gone(self, failure: Failure) -> StoppedError:
+        return StoppedError(
+            f"the server at {self.config.base_url} can't be reached ({failure.detail}); what was "
+            "answered is kept: start the server and run the same command again"
+        )
+
+    async def _score(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        return list(await asyncio.gather(*(self._score_one(c) for c in conversations)))
+
+    async def _score_one(self, conversation: Conversation) -> TokenLogprobs | Failure:
+        found: list[Any] = []
+        before, whole = wire.scoring_bodies(self.config, conversation)
+        began = await self.limiter.acquire()
+        failure = await self._attempts(
+            before, lambda raw: found.append(wire.prompt_length(raw)), began
+        )
+        if failure is None:
+            began = await self.limiter.acquire()
+            failure = await self._attempts(
+                whole, lambda raw: found.append(wire.token_logprobs(raw, found[0])), began
+            )
+        return failure or found[1]
+
+    # -- secrets -------------------------------------------------------------------------------
+
+    def _clean(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def _clean_bytes(self, raw: bytes) -> bytes:
+        for secret in self._secrets:
+            raw = raw.replace(secret.encode(), b"***")
+        return raw
+
+
+def _said(body: bytes) -> str:
+    """The message of an error answer, in one line."""
+    text = body[:4000].decode("utf-8", "replace")
+    try:
+        answer = json.loads(body)
+        error = answer.get("error", answer)
+        text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text.split())[:300]
+
+
+def _retry_after(headers: dict[str, str]) -> float:
+    """Seconds that the server asks us to wait, at most ten minutes; 0 if it does not say."""
+    value = headers.get("retry-after", "")
+    try:
+        wait = float(value)
+    except ValueError:
+        try:
+            wait = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(wait, 0.0), 600.0)

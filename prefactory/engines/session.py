@@ -1,0 +1,229 @@
+"""Engines of a run: each opened once per process, behind its journal and the accounts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from prefactory.engines.accounts import Accounts, Budget, Hold, read_prices
+from prefactory.engines.base import (
+    Completion,
+    Conversation,
+    Done,
+    Engine,
+    EngineConfig,
+    Failure,
+    Request,
+    Result,
+    TokenLogprobs,
+)
+from prefactory.engines.journal import Journal
+from prefactory.identity import fingerprint
+
+_LOG = logging.getLogger(__name__)
+
+
+class Session:
+    """Opens each engine once, by its identity; safe for threads.
+
+    Attributes:
+        accounts: what was used so far.
+    """
+
+    def __init__(
+        self, root: Path, prices: Path | None = None, budget: Budget | None = None
+    ) -> None:
+        """Read the prices; nothing is opened yet.
+
+        Args:
+            root: folder of the journals.
+            prices: a YAML file over the prices that come with prefactory.
+            budget: what new calls may use.
+
+        Raises:
+            ConfigError: the price file has the wrong form.
+        """
+        self.root = root
+        self.accounts = Accounts(read_prices(prices), budget or Budget())
+        self._lock = threading.Lock()
+        self._engines: dict[str, JournaledEngine] = {}
+
+    def engine(self, config: EngineConfig) -> Engine:
+        """The engine of a configuration; its model is loaded at the first unanswered call."""
+        identity = config.identity()
+        key = fingerprint(identity)
+        with self._lock:
+            if key not in self._engines:
+                journal = Journal(self.root, key, identity)
+                self._engines[key] = JournaledEngine(config, journal, self.accounts)
+            return self._engines[key]
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Usage per model, as plain JSON data."""
+        return self.accounts.report()
+
+    def close(self) -> None:
+        """Close all engines and journals."""
+        with self._lock:
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
+
+    def __enter__(self) -> Self:
+        """Return the session itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+        self.close()
+
+
+class JournaledEngine(Engine):
+    """An engine behind its journal: a call that was ever answered is not made again.
+
+    Failures are not kept: the next run asks again. Rows with the same key share one call.
+    """
+
+    def __init__(self, config: EngineConfig, journal: Journal, accounts: Accounts) -> None:
+        """Put a journal before an engine that is opened when it is needed.
+
+        Args:
+            config: of the engine.
+            journal: of the same identity.
+            accounts: where usage goes, and what the budget is.
+        """
+        self.config = config
+        self.capabilities = config.capabilities
+        self.journal = journal
+        self._accounts = accounts
+        self._inner: Engine | None = None
+        self._lock = threading.Lock()
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Answer from the journal, ask the engine for the rest; all is durable at the return."""
+        self.journal.refresh()
+        places: dict[str, list[int]] = {}
+        missing: deque[tuple[str, Request]] = deque()
+        reused = 0
+        for place, request in enumerate(requests):
+            key = request.content_key
+            if key in places:
+                places[key].append(place)
+                continue
+            found = self.journal.get(key)
+            if found is not None:
+                reused += 1
+                done(place, Completion(**found))
+                continue
+            places[key] = [place]
+            missing.append((key, request))
+        self._accounts.begin(self.config.model, reused, self.config.metered)
+        try:
+            while missing:
+                before = len(missing)
+                self._wave(missing, places, done)
+                if len(missing) == before:
+                    self._accounts.wait_or_stop(before)
+        finally:
+            self.journal.commit()
+
+    def _wave(
+        self,
+        missing: deque[tuple[str, Request]],
+        places: dict[str, list[int]],
+        done: Done,
+    ) -> None:
+        """Ask for as many as the budget has room for."""
+        asked: list[str] = []
+        holds: dict[int, Hold] = {}
+
+        def admitted() -> Iterator[Request]:
+            while missing:
+                key, request = missing[0]
+                hold = self._accounts.admit(self.config.model, request)
+                if hold is None:
+                    return
+                missing.popleft()
+                holds[len(asked)] = hold
+                asked.append(key)
+                yield request
+
+        def finished(number: int, result: Result) -> None:
+            if isinstance(result, Completion):
+                kept = self.journal.put(asked[number], _record(result))
+                result = result if kept is None else Completion(**kept)
+            self._accounts.settle(holds.pop(number), result)
+            for place in places[asked[number]]:
+                done(place, result)
+
+        first = admitted()
+        head = next(first, None)
+        if head is None:
+            return
+        try:
+            self._opened().run(_chain(head, first), finished)
+        finally:
+            for hold in holds.values():
+                self._accounts.settle(hold, None)
+
+    def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        """Answer from the journal, ask the engine for the rest. Not under the budget."""
+        self.journal.refresh()
+        keys = [fingerprint(["logprobs", list(c)]) for c in conversations]
+        found = {key: self.journal.get(key) for key in dict.fromkeys(keys)}
+        missing = {k: c for k, c in zip(keys, conversations, strict=True) if found[k] is None}
+        fresh: dict[str, TokenLogprobs | Failure] = {}
+        if missing:
+            fresh = dict(zip(missing, self._opened().logprobs(list(missing.values())), strict=True))
+        for key, scored in fresh.items():
+            if isinstance(scored, TokenLogprobs):
+                self.journal.put(
+                    key, {"tokens": list(scored.tokens), "logprobs": list(scored.logprobs)}
+                )
+        self.journal.commit()
+        return [fresh[k] if k in fresh else _scored(found[k] or {}) for k in keys]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors straight from the engine; the cache of vectors is `engines.vectors`."""
+        return self._opened().embed(texts)
+
+    def close(self) -> None:
+        """Close the engine, if it was opened, and the journal."""
+        with self._lock:
+            if self._inner is not None:
+                self._inner.close()
+            self._inner = None
+        self.journal.close()
+
+    def _opened(self) -> Engine:
+        with self._lock:
+            if self._inner is None:
+                _LOG.debug("open %s", self.config.model)
+                self._inner = self.config.open()
+            return self._inner
+
+
+def _record(completion: Completion) -> dict[str, Any]:
+    names = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
+    return {name: getattr(completion, name) for name in names}
+
+
+def _scored(found: dict[str, Any]) -> TokenLogprobs:
+    return TokenLogprobs(tuple(found["tokens"]), tuple(found["logprobs"]))
+
+
+def _chain(head: Request, rest: Iterator[Request]) -> Iterator[Request]:
+    yield head
+    yield from rest

@@ -1,0 +1,161 @@
+"""OpenAI's chat-completions format: the body of a request, and what an answer must look like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefactory.engines.base import (
+    Completion,
+    Conversation,
+    Failure,
+    Request,
+    Result,
+    TokenLogprobs,
+)
+
+if TYPE_CHECKING:
+    from prefactory.engines.server import Server
+
+PATH = "/chat/completions"
+
+
+class BadAnswerError(ValueError):
+    """The server's answer does not have the form that it must have."""
+
+
+def body(config: Server, group: Sequence[Request]) -> bytes:
+    """The request for one conversation and one or more of its samples, as JSON."""
+    request = group[0]
+    sampling = request.sampling
+    fields: dict[str, Any] = {
+        "model": config.model,
+        "messages": list(request.conversation),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        config.token_field: sampling.max_tokens,
+        **config.extra,
+    }
+    if sampling.stop:
+        fields["stop"] = list(sampling.stop)
+    if request.seed is not None:
+        fields["seed"] = request.seed
+    if len(group) > 1:
+        fields["n"] = len(group)
+    if config.completion_logprobs:
+        fields["logprobs"] = True
+    if sampling.json_schema is not None:
+        named = {"name": "answer", "schema": sampling.json_schema, "strict": True}
+        fields["response_format"] = {"type": "json_schema", "json_schema": named}
+    return json.dumps(fields).encode()
+
+
+def results(raw: bytes, count: int) -> list[Result]:
+    """Read an answer.
+
+    Args:
+        raw: body of the answer.
+        count: how many choices it must hold.
+
+    Raises:
+        BadAnswerError: no JSON, no choices, another number of them, no text.
+    """
+    answer = _object(raw)
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or len(choices) != count:
+        have = len(choices) if isinstance(choices, list) else "no"
+        raise BadAnswerError(f"the answer has {have} choices, not {count}: {_short(raw)}")
+    if not all(isinstance(c, dict) for c in choices):
+        raise BadAnswerError(f"the answer's choices are no objects: {_short(raw)}")
+    order = [c.get("index", i) for i, c in enumerate(choices)]
+    if sorted(map(str, order)) != sorted(map(str, range(count))):
+        raise BadAnswerError(f"the answer's choices are numbered {order}")
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    asked, made = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    shares = [made // count + (i < made % count) for i in range(count)]
+    ranked = [c for _, c in sorted(zip(order, choices, strict=True), key=lambda pair: pair[0])]
+    return [
+        _result(choice, asked if i == 0 else 0, shares[i], raw) for i, choice in enumerate(ranked)
+    ]
+
+
+def _result(choice: dict[str, Any], asked: int, made: int, raw: bytes) -> Result:
+    reason = choice.get("finish_reason") or "stop"
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else None
+    if reason == "content_filter":
+        return Failure("content_filter", "the server withheld the answer")
+    if text is None and reason == "length":
+        text = ""  # a reasoning model that spent all its tokens before the answer
+    if not isinstance(text, str):
+        raise BadAnswerError(f"the answer has no text: {_short(raw)}")
+    return Completion(text, str(reason), asked, made, _logprob(choice.get("logprobs")))
+
+
+def _logprob(found: object) -> float | None:
+    content = found.get("content") if isinstance(found, dict) else None
+    if not isinstance(content, list):
+        return None
+    try:
+        return float(sum(token["logprob"] for token in content))
+    except (TypeError, KeyError) as error:
+        raise BadAnswerError(f"log-probabilities of an unknown form: {error!r}") from error
+
+
+def scoring_bodies(config: Server, conversation: Conversation) -> tuple[bytes, bytes]:
+    """Two requests that score the last message: the prompt alone (its length), then all of it."""
+    common = {"model": config.model, "max_tokens": 1, "temperature": 0.0, **config.extra}
+    before = {**common, "messages": list(conversation[:-1]), "add_generation_prompt": True}
+    whole = {
+        **common,
+        "messages": list(conversation),
+        "add_generation_prompt": False,
+        "prompt_logprobs": 0,
+    }
+    return json.dumps(before).encode(), json.dumps(whole).encode()
+
+
+def prompt_length(raw: bytes) -> int:
+    """Tokens of the prompt, from the usage of an answer."""
+    usage = _object(raw).get("usage")
+    length = _count(usage if isinstance(usage, dict) else {}, "prompt_tokens")
+    if not length:
+        raise BadAnswerError("the answer does not count the prompt's tokens")
+    return length
+
+
+def token_logprobs(raw: bytes, skip: int) -> TokenLogprobs:
+    """Log-probabilities of the prompt's tokens after the first `skip`, as vLLM writes them."""
+    answer = _object(raw)
+    found = answer.get("prompt_logprobs")
+    if not isinstance(found, list):
+        raise BadAnswerError("the answer has no prompt_logprobs; is the server vLLM?")
+    try:
+        pairs = [next(iter(entry.values())) for entry in found[skip:]]
+        tokens = [(str(p["decoded_token"]), float(p["logprob"])) for p in pairs]
+    except (AttributeError, KeyError, TypeError, StopIteration) as error:
+        raise BadAnswerError(f"prompt_logprobs of an unknown form: {error!r}") from error
+    while tokens and not tokens[-1][0].strip():
+        tokens.pop()  # the template's line break after the end of the turn
+    return TokenLogprobs(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(raw)
+    except ValueError as error:
+        raise BadAnswerError(f"the answer is no JSON: {_short(raw)}") from error
+    if not isinstance(answer, dict):
+        raise BadAnswerError(f"the answer is no JSON object: {_short(raw)}")
+    return answer
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    found = usage.get(name)
+    return found if isinstance(found, int) and found >= 0 else 0
+
+
+def _short(raw: bytes) -> str:
+    return repr(raw[:160].decode("utf-8", "replace"))

@@ -1,0 +1,180 @@
+"""The interface, and `ask`: order, seeds, keys, corrections."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from prefactory.engines.ask import ask
+from prefactory.engines.base import (
+    Completion,
+    Engine,
+    EngineError,
+    Failure,
+    Request,
+    Sampling,
+    TokenLogprobs,
+    last_user_text,
+    require,
+)
+from tests.helpers import assistant, system, user
+
+
+class Backwards(Engine):
+    """Answers last requests first; fails what says so."""
+
+    def run(self, requests, done):
+        for place, request in reversed(list(enumerate(requests))):
+            text = last_user_text(request.conversation)
+            if text == "fail":
+                done(place, Failure("http_500", "no"))
+            elif text != "silent":
+                done(place, Completion(f"{text}/{request.sample}/{request.row_id}"))
+
+
+def texts(rows):
+    return [[getattr(r, "text", r) for r in row] for row in rows]
+
+
+def test_order_is_kept_and_failures_have_their_place():
+    found = Backwards().generate([[user("a")], [user("fail")], [user("b")]], Sampling(n=2), "xyz")
+    failure = Failure("http_500", "no")
+    assert texts(found) == [["a/0/x", "a/1/x"], [failure, failure], ["b/0/z", "b/1/z"]]
+
+
+def test_nothing_to_do_and_what_was_forgotten():
+    assert Backwards().generate([], Sampling()) == []
+    assert texts(Backwards().generate([[user("silent")]], Sampling())) == [
+        [Failure("no_answer", "never answered")]
+    ]
+
+
+def test_row_ids_must_match():
+    with pytest.raises(ValueError, match="2 conversations but 1 row ids"):
+        Backwards().generate([[user("a")], [user("b")]], Sampling(), ["x"])
+
+
+def test_seeds_derive_from_seed_row_and_sample():
+    def seed(text="a", row_id="r", sample=0, seed=1):
+        return Request([user(text)], Sampling(seed=seed), sample, row_id).seed
+
+    assert seed() == seed(text="b")  # the row decides, not its text
+    assert len({seed(), seed(row_id="s"), seed(sample=1), seed(seed=2)}) == 4
+    assert seed(row_id=None) != seed("b", row_id=None)
+    assert 0 <= seed() < 2**31
+    assert seed(seed=None) is None
+    assert Request([user("a")], Sampling(), 0, "r").draw_seed == seed(seed=0)
+
+
+def test_keys_leave_out_the_number_of_samples_only():
+    def key(text="a", sample=0, row_id=None, **sampling):
+        return Request([user(text)], Sampling(**sampling), sample, row_id).content_key
+
+    same = key()
+    assert key(n=5) == same
+    others = [key("b"), key(sample=1), key(row_id="r"), key(temperature=0.5), key(top_p=0.5)]
+    others += [key(max_tokens=1), key(stop=("x",)), key(seed=1), key(json_schema={"type": "array"})]
+    assert len({same, *others}) == 10
+    assert Request([user("\ud800 😀")], Sampling()).content_key
+
+
+def test_sampling_is_checked():
+    for wrong in ({"n": 0}, {"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"heat": 1}):
+        with pytest.raises(ValidationError):
+            Sampling(**wrong)
+    with pytest.raises(ValidationError):
+        Sampling(temperature=float("nan"))
+
+
+def test_capabilities_are_asked_for():
+    require(Backwards(), "generate", "a judge")
+    with pytest.raises(EngineError, match="a scorer needs an engine with 'logprobs'"):
+        require(Backwards(), "logprobs", "a scorer")
+    with pytest.raises(EngineError, match="no log-probabilities"):
+        Backwards().logprobs([[user("a")]])
+    with pytest.raises(EngineError, match="no vectors"):
+        Backwards().embed(["a"])
+    assert TokenLogprobs(("a", "b"), (-0.5, -1.0)).total == -1.5
+
+
+def test_last_user_text():
+    assert last_user_text([system("s"), user("a"), assistant("b")]) == "a"
+    assert last_user_text([system("s")]) == "s"
+    assert last_user_text([]) == ""
+
+
+def test_configurations_load_nothing_heavy():
+    code = (
+        "import sys; import prefactory.engines.server, prefactory.engines.scripted,"
+        "prefactory.engines.transformers, prefactory.engines.vllm, prefactory.engines.session;"
+        "print([m for m in ('torch', 'transformers', 'httpx', 'vllm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# -- ask -----
+
+
+class Learner(Engine):
+    """Says `bad` until it was corrected often enough: the number in the first message."""
+
+    def __init__(self):
+        self.rounds = []
+
+    def run(self, requests, done):
+        batch = list(requests)
+        self.rounds.append(batch)
+        for place, request in enumerate(batch):
+            first = request.conversation[0]["content"]
+            corrections = sum(m["role"] == "assistant" for m in request.conversation)
+            if first == "fail":
+                done(place, Failure("timeout", "late"))
+            else:
+                good = corrections >= int(first)
+                done(place, Completion(str(10 * corrections) if good else "bad"))
+
+
+def number(text):
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is no number; answer with digits only")
+    return int(text)
+
+
+def test_ask_corrects_what_cannot_be_parsed():
+    engine = Learner()
+    asked = [[user(t)] for t in ("0", "1", "9", "fail", "2")]
+    found = [row[0] for row in ask(engine, asked, Sampling(), number, list("abcde"))]
+    assert [(a.value, a.attempts) for a in (found[0], found[1], found[4])] == [
+        (0, 1),
+        (10, 2),
+        (20, 3),
+    ]
+    assert found[2].reason == "unparseable"
+    assert "asked 3 times" in found[2].detail
+    assert "'bad'" in found[2].detail
+    assert found[3] == Failure("timeout", "late")
+    assert [len(batch) for batch in engine.rounds] == [5, 3, 2]
+    assert engine.rounds[1][0].conversation == [
+        user("1"),
+        assistant("bad"),
+        user("'bad' is no number; answer with digits only"),
+    ]
+    assert asked[1] == [user("1")]  # the caller's own lists stay as they were
+
+
+def test_ask_corrects_each_sample_for_itself():
+    engine = Learner()
+    found = ask(engine, [[user("1")], [user("1")]], Sampling(n=2), number)
+    assert [[a.value for a in row] for row in found] == [[10, 10], [10, 10]]
+    first, second = engine.rounds[1][:2]
+    assert first.row_id != second.row_id  # so that they draw apart
+    assert all(r.sample == 0 for r in engine.rounds[1])
+
+
+def test_ask_once():
+    engine = Learner()
+    (row,) = ask(engine, [[user("1")]], Sampling(), number, attempts=1)
+    assert row[0].reason == "unparseable"
+    assert len(engine.rounds) == 1
