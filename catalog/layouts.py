@@ -37,7 +37,9 @@ def _extras(pairs: pl.DataFrame) -> list[str]:
 
 
 def _margin(pairs: pl.DataFrame) -> list[str]:
-    return ["margin"] if "margin" in pairs.columns else []
+    """The margin, but not of goal pairs: theirs is a squared distance, no difference of rewards."""
+    goals = "goal" in pairs.columns
+    return ["margin"] if "margin" in pairs.columns and not goals else []
 
 
 def trl(pairs: pl.DataFrame) -> pl.DataFrame:

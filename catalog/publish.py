@@ -99,10 +99,11 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
 
     with ThreadPoolExecutor(2) as pool:
         written = dict(zip(names, pool.map(write, names), strict=True))
-    if not written or not any(sum(r.splits.values()) for r in written.values()):
+    empty = [name for name, record in written.items() if not sum(record.splits.values())]
+    if empty or not written:
         raise DataError(
-            "no row reached the end of the recipe, so there is nothing to publish; "
-            "the counts above say which step dropped them"
+            f"no row reached the end of the recipe ({', '.join(empty)} would be empty), so "
+            "nothing is published; the counts above say which step dropped them"
         )
     return written
 

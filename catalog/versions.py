@@ -20,6 +20,7 @@ from prefactory.errors import CatalogError
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.store import file_digest
+from prefactory.tables import digests
 
 UNLISTED = ("manifest.json", "provenance.json")
 
@@ -57,7 +58,7 @@ def open_folder(path: Path) -> Version:
     try:
         data = json.loads((path / "manifest.json").read_text("utf-8"))
         return Version(path, Manifest.model_validate(data))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CatalogError(f"{path} is no dataset version: it has no manifest.json") from error
     except (ValueError, OSError, pydantic.ValidationError) as error:
         raise CatalogError(f"the manifest of {path} is damaged: {error}") from error
@@ -131,6 +132,11 @@ def canonical_rows(table: pl.DataFrame) -> bytes:
     """The canonical JSON of each row, columns by name, one a line."""
     if not table.height:
         return b""
+    table = table.with_columns(
+        digests(pl.Series(name, [repr(v) for v in table[name].to_list()]))
+        for name, dtype in table.schema.items()
+        if "Binary" in str(dtype)  # images: JSON has no bytes
+    )
     row = pl.struct(sorted(table.columns)).struct.json_encode()
     return bytes(table.select(row.str.join("\n").cast(pl.Binary)).item()) + b"\n"
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 from jsonschema import exceptions, validators  # type: ignore[import-untyped]
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 FENCE = r"(?s)^\s*```[A-Za-z]*\s*\n?(.*?)\s*```\s*$"
 _NO_RUN = ("patternProperties",)
@@ -54,13 +55,15 @@ def validator(schema: Any) -> Any:  # noqa: ANN401 - jsonschema has no types
     point into the schema itself. `format` is an annotation, not checked.
 
     Raises:
-        ValueError: it is no valid schema, or uses `patternProperties`.
+        ValueError: it is no valid schema, refers to another, or uses `patternProperties`.
     """
     if not isinstance(schema, dict | bool):
         raise ValueError("a JSON schema is an object or a boolean")
     for key, value in _walk(schema):
         if key in _NO_RUN:
             raise ValueError(f"the JSON schema uses {key}, which is not supported")
+        if key in ("$ref", "$dynamicRef") and not str(value).startswith("#"):
+            raise ValueError(f"the JSON schema refers to {value!r}, which is outside of it")
         if key == "pattern" and isinstance(value, str):
             try:
                 pl.Series([""]).str.contains(value)
@@ -120,6 +123,6 @@ def _row(text: str | None, check: Any, known: bool) -> dict[str, bool | None]:  
         return {"right": None, "read": False, "known": known}
     try:
         right = None if not known else check is None or bool(check.is_valid(value))
-    except (exceptions.ValidationError, RecursionError, LookupError):
+    except (Unresolvable, RecursionError):
         right, known = None, False
     return {"right": right, "read": True, "known": known}

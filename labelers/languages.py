@@ -4,6 +4,8 @@ Our own rule, no paper's: the script decides where it can (Hangul, Thai, Tamil, 
 share a script are told apart by the shares of their most frequent function words.
 """
 
+# ruff: noqa: RUF001 - words of many scripts
+
 from __future__ import annotations
 
 import polars as pl
@@ -35,7 +37,7 @@ WORDS: dict[str, dict[str, str]] = {
         "de": "der die das und ist nicht ein eine zu mit auf den von ich sich für es dem auch wie",
         "fr": "le la les des et est une un que pour dans qui du sur pas vous avec ce au il",
         "es": "el la los las de y que en un una por con para es no se del su al lo",
-        "it": "il la di che e un una per non con del sono è i gli della nel si da più",
+        "it": "il la di che e un una per non con del sono è gli nel si da più in sul alla al le ma",
         "pt": "o a os as de e que em um uma para com não por do da no na se é",
         "nl": "de het een en van is dat op te in voor met niet zijn aan er om ook je ik",
         "sv": "och att det som en är på för av med den till inte jag ett har de om vi",
@@ -43,7 +45,7 @@ WORDS: dict[str, dict[str, str]] = {
         "fi": "ja on ei se että hän oli mutta kun niin kuin myös joka ovat tai jos olen hänen",
         "pl": "i w na z się nie do to że jest o jak po co ale od przez dla są tak",
         "vi": "và là của có không được cho một các những trong người này với để đã tôi bạn khi ở",
-        "sw": "na ya wa kwa ni katika la za kuwa hii yake cha kama watu au lakini hiyo sana pia yangu",
+        "sw": "na ya wa kwa ni katika la za kuwa hii yake cha kama watu au lakini hiyo sana pia",
         "tr": "ve bir bu da de için ile çok ne ama daha gibi var olarak ben o mi kadar sonra",
         "id": "yang dan di dengan untuk ini itu dari pada tidak adalah dalam ke akan saya atau",
         "ro": "și de la în este nu cu pentru un o care că din mai sunt pe se au ca",
@@ -89,8 +91,12 @@ def language_of(text: pl.Expr) -> pl.Expr:
 def languages(texts: pl.Series) -> pl.Series:
     """`language_of` of a String series."""
     text = pl.col("text")
-    frame = texts.alias("text").to_frame().with_columns(
-        text.str.count_matches(pattern).alias(name) for name, pattern in SCRIPTS.items()
+    frame = (
+        texts.alias("text")
+        .to_frame()
+        .with_columns(
+            text.str.count_matches(pattern).alias(name) for name, pattern in SCRIPTS.items()
+        )
     )
     most = pl.max_horizontal(*SCRIPTS)
     script = pl.coalesce(pl.when(pl.col(s) == most).then(pl.lit(s)) for s in SCRIPTS)
@@ -105,9 +111,9 @@ def languages(texts: pl.Series) -> pl.Series:
 def _by_words(found: pl.DataFrame) -> pl.DataFrame:
     """Add `language` to `text` and `script`: the one with most function words, null if unshared."""
     known = pl.concat(
-        pl.DataFrame({"word": words.split()}).unique().with_columns(
-            script=pl.lit(script), language=pl.lit(code), rank=pl.lit(rank)
-        )
+        pl.DataFrame({"word": words.split()})
+        .unique()
+        .with_columns(script=pl.lit(script), language=pl.lit(code), rank=pl.lit(rank))
         for script, lists in WORDS.items()
         for rank, (code, words) in enumerate(lists.items())
     )

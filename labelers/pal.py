@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 from labelers.scoring import Floats, Ints
 from prefactory.errors import DataError
@@ -88,8 +89,7 @@ def fit_pal(
 ) -> PALModel:
     """Fit PAL-A by Adam in float64 (arXiv:2406.08469).
 
-    The result depends on the set of pairs up to rounding, not on chance: starts are drawn from
-    `seed`.
+    The starts are drawn from `seed`; the order of the pairs changes the result by rounding only.
 
     Args:
         users: id of the annotator of each of n pairs.
@@ -116,10 +116,9 @@ def fit_pal(
     sides = torch.tensor(np.stack([left, right]), dtype=torch.float64)
     sign = torch.tensor(np.asarray(y), dtype=torch.float64)
     rng = np.random.default_rng(seed)
-    fits = [
-        _fit_once(who, sides, sign, (len(names), prototypes, linear, steps), rng)
-        for _ in range(starts)
-    ]
+    sizes = (len(names), prototypes, linear, steps)
+    with threadpool_limits(1):  # bits must not depend on the cores
+        fits = [_fit_once(who, sides, sign, sizes, rng) for _ in range(starts)]
     loss, logits, points, projection = min(fits, key=lambda fit: fit[0])
     return PALModel(names, logits, points, projection, loss)
 
@@ -131,7 +130,7 @@ def fit_user(
     y: Ints,
     steps: int = 200,
 ) -> Floats:
-    """Weights of a new user, Float64[k], with prototypes and map as they are (few pairs are enough).
+    """Weights of a new user, Float64[k], with prototypes and map as they are.
 
     Args:
         model: the fit.
@@ -158,13 +157,12 @@ def _fit_once(
     sizes: tuple[int, int, bool, int],
     rng: np.random.Generator,
 ) -> tuple[float, Floats, Floats, Floats]:
-    """One start: loss, logits, prototypes and projection. Prototypes start at answers."""
+    """One start: loss, logits, prototypes and projection."""
     users, k, linear, steps = sizes
     d = sides.shape[2]
     unit = float(sides.std()) or 1.0
-    answers = sides.reshape(-1, d)
-    chosen = torch.tensor(rng.integers(len(answers), size=k))
-    points = (answers[chosen] / unit).clone().requires_grad_()
+    middle = sides.mean(dim=(0, 1)) / unit
+    points = (middle + torch.tensor(rng.standard_normal((k, d)))).requires_grad_()
     logits = torch.tensor(0.1 * rng.standard_normal((users, k))).requires_grad_()
     scale = torch.tensor(-np.log(unit)).requires_grad_()
     matrix = torch.eye(d, dtype=torch.float64).requires_grad_(linear)
@@ -202,6 +200,6 @@ def _descend(groups: list[dict[str, Any]], steps: int, loss: Callable[[], torch.
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         adam.zero_grad()
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
         adam.step()
         falling.step()

@@ -6,7 +6,7 @@ length incentive x a penalty on repetition.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -67,10 +67,6 @@ class R3(Labeler):
     def opens_engines(self) -> bool:
         """Only relevance needs the encoder."""
         return bool({"relevance", "r3"} & set(self.objectives))
-
-    def engines(self) -> list[dict[str, Any]]:
-        """The encoder, looked at (which imports torch) only if it is opened."""
-        return super().engines() if self.opens_engines() else []
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score every response.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import polars as pl
@@ -239,9 +239,9 @@ class Weigh(Labeler):
             raise ValueError(f"floor: at most 1/{len(self.objectives)}")
         return self
 
-    def engines(self) -> list[dict[str, Any]]:
-        """The encoder, looked at (which imports torch) only for `pro`."""
-        return super().engines() if self.method == "pro" else []
+    def opens_engines(self) -> bool:
+        """Only `pro` needs the encoder."""
+        return self.method == "pro"
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The scores of the objectives, and of `preference` (Float64)."""

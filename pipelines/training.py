@@ -85,9 +85,16 @@ def train(
 
 def _default_folder(settings: Settings, data: DatasetRef, method: str, config: BaseModel) -> Path:
     """Folder of a model by what it is trained on and how, so that nothing is trained twice."""
-    made_from = [method, identity_fields(config), data.digest, data.table]
+    weights = _weights(getattr(config, "model", ""))
+    made_from = [method, identity_fields(config), data.digest, data.table, weights]
     name = f"{data.name}-{data.version}-{method}-{fingerprint(made_from)[:8]}"
     return settings.home / "models" / name
+
+
+def _weights(model: str) -> list[list[Any]]:
+    """What tells the model in a folder from another one there: names, sizes and times of files."""
+    files = sorted(Path(model).glob("*")) if model and Path(model).is_dir() else []
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
 
 
 def _earlier(method: str, folder: Path) -> Trained:

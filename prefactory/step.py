@@ -82,9 +82,10 @@ class Step(BaseModel):
 
         They belong to the address of an output, but not to the recipe's fingerprint.
         """
+        if not self.opens_engines():
+            return []
         values = [getattr(self, name) for name in type(self).model_fields]
-        found = [v.identity() for v in values if hasattr(v, "identity")]
-        return found if self.opens_engines() else []
+        return [v.identity() for v in values if hasattr(v, "identity")]
 
     def opens_engines(self) -> bool:
         """Tell whether the step, with these fields, opens a model at all."""

@@ -125,8 +125,9 @@ def _folder(spec: SourceSpec, fs: Any, path: str) -> Resolved:  # noqa: ANN401 -
             raise DataError(f"source {spec.path!r} has no folder {spec.config!r} (its `config`)")
         path = f"{path}/{spec.config}"
     elif fs.isfile(f"{path}/manifest.json"):
-        found = fs.glob(f"{path}/*/dataset_dict.json")
-        tables = sorted(PurePosixPath(f).parent.name for f in found)
+        marks = ("dataset_dict.json", "state.json")  # of a saved DatasetDict, or Dataset
+        found = [f for mark in marks for f in fs.glob(f"{path}/*/{mark}")]
+        tables = sorted({PurePosixPath(f).parent.name for f in found})
         if len(tables) > 1:
             raise DataError(
                 f"source {spec.path!r} is a published version with {' and '.join(tables)}; say "

@@ -53,7 +53,12 @@ def quiet_environment(verbose: bool) -> None:
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }
     if not verbose:
-        defaults |= {"PREFECT_LOGGING_LEVEL": "CRITICAL", "TRANSFORMERS_VERBOSITY": "error"}
+        defaults |= {
+            "PREFECT_LOGGING_LEVEL": "CRITICAL",
+            "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",  # the database pool of a stopping server
+            "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+            "TRANSFORMERS_VERBOSITY": "error",
+        }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

@@ -12,6 +12,23 @@ from collections import deque
 START = 8
 
 
+class Slot:
+    """The right to have one request in flight; giving it back twice does nothing."""
+
+    __slots__ = ("_limiter", "began")
+
+    def __init__(self, limiter: Limiter, began: float) -> None:
+        """Keep when it was got (seconds of the loop's clock)."""
+        self._limiter: Limiter | None = limiter
+        self.began = began
+
+    def release(self) -> None:
+        """Give the slot back."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter.give_back()
+
+
 class Limiter:
     """Hands out slots, first come, first served.
 
@@ -34,13 +51,13 @@ class Limiter:
         self._cut_at = -1.0
         self._paused_until = 0.0
 
-    async def acquire(self) -> float:
-        """Wait for a slot; returns the time of the loop's clock, seconds."""
+    async def acquire(self) -> Slot:
+        """Wait for a slot; release it."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if not self._waiting and self._free(now):
             self.in_flight += 1
-            return now
+            return Slot(self, now)
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
         self._wake()
@@ -48,17 +65,17 @@ class Limiter:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.release()
+                self.give_back()
             raise
-        return loop.time()
+        return Slot(self, loop.time())
 
-    def release(self) -> None:
-        """Give a slot back."""
+    def give_back(self) -> None:
+        """Take a slot back and hand it on; `Slot.release` calls it once."""
         self.in_flight -= 1
         self._wake()
 
     def success(self) -> None:
-        """Note an answer; call it before `release`. Grows only if the slots were in use."""
+        """Note an answer; call it before the slot is released. Grows only if the slots were in use."""
         if self.in_flight < int(self.limit):
             return
         step = 1.0 if self._doubling else 1.0 / self.limit

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +26,7 @@ from prefactory.engines.base import (
     TokenLogprobs,
 )
 from prefactory.engines.http import Client, Reply, TransportError
-from prefactory.engines.limiter import Limiter
+from prefactory.engines.limiter import Limiter, Slot
 from prefactory.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ class ServerEngine(Engine):
         over: asyncio.Future[None] = loop.create_future()
         taken = False
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Task[None], slot: Slot) -> None:
+            slot.release()  # of a task that was cancelled before its first step
             tasks.discard(task)
             error = None if task.cancelled() else task.exception()
             if error is not None and not over.done():
@@ -127,17 +129,17 @@ class ServerEngine(Engine):
         try:
             groups = self._groups(requests)
             while not over.done():
-                began = await self.limiter.acquire()
+                slot = await self.limiter.acquire()
                 try:
                     group = next(groups, None)
                 except Exception as error:  # the caller's, raised when all in flight has ended
                     broken, group = error, None
                 if group is None:
-                    self.limiter.release()
+                    slot.release()
                     break
-                task = loop.create_task(self._ask(group, done, began))
+                task = loop.create_task(self._ask(group, done, slot))
                 tasks.add(task)
-                task.add_done_callback(ended)
+                task.add_done_callback(partial(ended, slot=slot))
             taken = True
             if tasks or over.done():
                 await over
@@ -157,20 +159,20 @@ class ServerEngine(Engine):
         same = groupby(requests, lambda pair: (id(pair[1].conversation), pair[1].row_id))
         return (list(group) for _, group in same)
 
-    async def _ask(self, group: list[tuple[int, Request]], done: Done, began: float) -> None:
+    async def _ask(self, group: list[tuple[int, Request]], done: Done, slot: Slot) -> None:
         body = wire.body(self.config, [request for _, request in group])
 
         def finish(raw: bytes) -> None:
             for (place, _), result in zip(group, wire.results(raw, len(group)), strict=True):
                 done(place, result)
 
-        failure = await self._attempts(body, finish, began)
+        failure = await self._attempts(body, finish, slot)
         if failure is not None:
             for place, _ in group:
                 done(place, failure)
 
     async def _attempts(
-        self, body: bytes, finish: Callable[[bytes], None], began: float
+        self, body: bytes, finish: Callable[[bytes], None], slot: Slot
     ) -> Failure | None:
         """Ask until `finish` takes the answer, holding a slot only while the server works.
 
@@ -180,7 +182,7 @@ class ServerEngine(Engine):
         Args:
             body: the request.
             finish: takes the body of an answer, or raises BadAnswerError.
-            began: when the first slot was got.
+            slot: for the first attempt; given back here.
 
         Returns:
             Why there is no answer, after the last attempt.
@@ -189,9 +191,9 @@ class ServerEngine(Engine):
         attempt = 0
         while True:
             try:
-                fault = await self._attempt(body, finish, began)
+                fault = await self._attempt(body, finish, slot.began)
             finally:
-                self.limiter.release()
+                slot.release()
             if fault is None:
                 return None
             if fault.final or attempt >= self.config.retries:
@@ -202,7 +204,7 @@ class ServerEngine(Engine):
             ceiling = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2.0**attempt)
             await asyncio.sleep(max(fault.wait_s, random.uniform(0, ceiling)))  # noqa: S311
             attempt += 1
-            began = await self.limiter.acquire()
+            slot = await self.limiter.acquire()
 
     async def _attempt(
         self, body: bytes, finish: Callable[[bytes], None], began: float
@@ -256,14 +258,14 @@ class ServerEngine(Engine):
     async def _score_one(self, conversation: Conversation) -> TokenLogprobs | Failure:
         found: list[Any] = []
         before, whole = wire.scoring_bodies(self.config, conversation)
-        began = await self.limiter.acquire()
+        slot = await self.limiter.acquire()
         failure = await self._attempts(
-            before, lambda raw: found.append(wire.prompt_length(raw)), began
+            before, lambda raw: found.append(wire.prompt_length(raw)), slot
         )
         if failure is None:
-            began = await self.limiter.acquire()
+            slot = await self.limiter.acquire()
             failure = await self._attempts(
-                whole, lambda raw: found.append(wire.token_logprobs(raw, found[0])), began
+                whole, lambda raw: found.append(wire.token_logprobs(raw, found[0])), slot
             )
         return failure or found[1]
 

@@ -8,7 +8,7 @@ import pytest
 
 from labelers import Combine, Margin, Pairs, RewardAugmented
 from labelers.reward_augmented import revert
-from prefactory.errors import ConfigError, DataError
+from prefactory.errors import ConfigError
 from prefactory.recipe import Head, Placed, Recipe
 from prefactory.run import execute
 from prefactory.stages import Options, thread_mapper
@@ -109,7 +109,7 @@ def test_tables_are_the_same_at_any_shard_size(tmp_path, combine, relabel):
         RewardAugmented(objective="all", **relabel),
     ]
     runs = [run(tmp_path / str(n), steps, n) for n in (1, 3, 1000)]
-    pairs, responses = (table(runs[-1], s) for s in (Shape.PAIRS, Shape.RESPONSES))
+    pairs, responses = (table(runs[-1], s) for s in ("goal_pairs", Shape.RESPONSES))
     assert pairs.height > 10
     assert pairs["pair_id"].n_unique() == pairs.height
     assert pairs.columns[-5:] == [
@@ -125,7 +125,8 @@ def test_tables_are_the_same_at_any_shard_size(tmp_path, combine, relabel):
     back = revert(pairs)
     assert (back["margin"] == back["chosen_score_all"] - back["rejected_score_all"]).all()
     for result in runs[:-1]:
-        assert table(result, Shape.PAIRS).equals(pairs)
+        assert table(result, "goal_pairs").equals(pairs)
+        assert table(result, Shape.PAIRS).equals(table(runs[-1], Shape.PAIRS))
         assert table(result, Shape.RESPONSES).equals(responses)
         assert [dict(s.info) for s in result.stages[1:]] == [
             dict(s.info) for s in runs[-1].stages[1:]
@@ -155,5 +156,5 @@ def test_combining_after_relabelling_is_refused(tmp_path):
         RewardAugmented(objective="y", rescale="quantile"),
         Combine(name="all", weights={"y": 1}),
     ]
-    with pytest.raises(DataError, match=r"put labelers.Combine before labelers.RewardAugmented"):
+    with pytest.raises(ConfigError, match=r"put it before labelers.RewardAugmented"):
         run(tmp_path, steps, 1000)

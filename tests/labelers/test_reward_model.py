@@ -7,8 +7,14 @@ import polars as pl
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, set_seed
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    set_seed,
+)
 
 from labelers.language_models import BUCKET, Model
 from labelers.reward_model import RewardModel, activated

@@ -208,6 +208,7 @@ def test_the_card_names_dataset_digest_and_results(train, make):
         "name": "made",
         "version": "1",
         "content_digest": report.dataset.digest,
+        "table": "pairs",
     }
     assert record["packages"]["torch"]
     assert "longer wins" in report.text()

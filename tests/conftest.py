@@ -1,0 +1,12 @@
+import os
+
+from hypothesis import settings
+
+# A busy machine is not a failure: nothing here is timed.
+settings.register_profile("calm", deadline=None)
+settings.load_profile("calm")
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
