@@ -109,11 +109,12 @@ def _chat_text(tokenizer: Any, prompt: Messages, response: Messages) -> tuple[st
 
     try:
         text = str(tokenizer.apply_chat_template(prompt + response, tokenize=False))
-        head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        head = str(
+            tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        )
     except (TemplateError, ValueError, TypeError, KeyError):
         return None
-    same = (a == b for a, b in zip(text, str(head), strict=False))
-    end = next((i for i, alike in enumerate(same) if not alike), min(len(text), len(str(head))))
+    end = len(head) if text.startswith(head) else _alike(text, head)
     first = None
     for message in response:
         content = str(message["content"]).strip()
@@ -123,6 +124,12 @@ def _chat_text(tokenizer: Any, prompt: Messages, response: Messages) -> tuple[st
         first = place if first is None else first
         end = place + len(content)
     return text, end if first is None else first, end
+
+
+def _alike(text: str, head: str) -> int:
+    """Characters that two texts have in common from their start."""
+    pairs = enumerate(zip(text, head, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(text), len(head)))
 
 
 def _joined(messages: Messages) -> str:

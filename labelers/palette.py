@@ -216,7 +216,9 @@ def _answer(
     realised = share @ rewards
     short = float(((palette - realised) / unit).max())
     message = f"reached with KL {kl:.3f} nats, {ess:.0f} effective of {len(z)} pilot answers"
-    if ess < ENOUGH and len(z) > 1:
+    if not scaled.any():
+        message = "the means reach it already, so all weights are 0"
+    elif ess < ENOUGH and len(z) > 1:
         message += f"; fewer than {ENOUGH}, so the weights are not to be relied upon"
     if short > 1e-4:
         message += f"; not converged, {short:.2g} sd short"

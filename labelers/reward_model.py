@@ -28,8 +28,9 @@ class RewardModel(Labeler):
     weighs it later). Range: all real numbers; (0, 1) with an activation. Direction: higher is
     better, unless the head measures something bad (toxicity, verbosity): then weigh it negatively.
 
-    The score is read at the conversation's last token, whatever the padding token. It depends on
-    the conversation and the model only, not on the batch. `reason_<name>` (String) says why scores
+    A decoder's score is read at the conversation's last token, whatever the padding token; models
+    with another head, or with code of their own, pool as they do. It depends on the conversation
+    and the model only, not on the batch. `reason_<name>` (String) says why scores
     are null: `too_long`, or `template` (the chat template refuses or changes the conversation);
     null where there are scores.
 
@@ -141,8 +142,9 @@ def _outputs(net: Any, tensors: dict[str, Any], counts: list[int], output: str) 
     """Outputs float64 [b, K]; a decoder's head is read at the last token by its place."""
     import torch
 
-    ours = type(net).__module__.startswith("transformers.")
+    ours = type(net).__module__.startswith("transformers.") and not net.config.is_encoder_decoder
     if ours and output == "logits" and isinstance(getattr(net, "score", None), torch.nn.Linear):
+        tensors.pop("token_type_ids", None)  # a decoder's tokenizer may make some all the same
         hidden = net.base_model(**tensors).last_hidden_state
         places = torch.tensor(counts, device=hidden.device) - 1
         last = hidden[torch.arange(len(counts), device=hidden.device), places]

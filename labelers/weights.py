@@ -23,7 +23,6 @@ from prefactory.step import Labeler, Scope, State
 from prefactory.tables import SCORE, SIDES, Shape, last_user_text
 
 Name = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
 _SIDES = {Shape.RESPONSES: ("",), Shape.PAIRS: tuple(f"{side}_" for side in SIDES)}
 _OWN = {
     "pro": {"target", "preference", "mixing", "penalty", "folds", "encoder"},
@@ -223,7 +222,7 @@ class Weigh(Labeler):
     folds: int = Field(default=5, ge=1)
     encoder: Encoder = Encoder()
     goals: dict[Name, float] = Field(default={})
-    risk: dict[Name, Positive] = Field(default={})
+    risk: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={})
     floor: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")

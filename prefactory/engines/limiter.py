@@ -75,7 +75,7 @@ class Limiter:
         self._wake()
 
     def success(self) -> None:
-        """Note an answer; call it before the slot is released. Grows only if the slots were in use."""
+        """Note an answer, before its slot is released; grow if all slots were in use."""
         if self.in_flight < int(self.limit):
             return
         step = 1.0 if self._doubling else 1.0 / self.limit

@@ -6,7 +6,7 @@ from datasets import List, Value, load_dataset, load_from_disk
 
 from catalog import layouts
 from catalog.layouts import LAYOUTS, export
-from prefactory.errors import CatalogError
+from prefactory.errors import CatalogError, DataError
 from prefactory.tables import MESSAGES
 from tests.helpers import PAIRS, many_pairs, pairs, responses
 
@@ -174,11 +174,7 @@ def test_an_export_is_all_or_nothing(version, tmp_path, monkeypatch, file_format
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_a_version_whose_pairs_were_all_dropped(make, tmp_path):
+def test_a_version_whose_pairs_were_all_dropped_is_not_published(make):
     table = responses(("p", "a"), ("q", "b"))  # one answer each: no pair
-    version = make(table, "tests.steps.Length", "tests.steps.BestWorst").version
-    assert version.manifest.tables["pairs"].splits == {"train": 0, "test": 0}
-    for file_format in FORMATS:
-        with pytest.raises(CatalogError, match="has no pairs to export"):
-            export(version, "trl", tmp_path / "out", file_format)
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="pairs would be empty"):
+        make(table, "tests.steps.Length", "tests.steps.BestWorst")

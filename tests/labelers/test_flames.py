@@ -53,7 +53,9 @@ def test_overall_is_the_mean_of_dimensions_not_of_answers():
     found = metrics(pl.Series(["a", "a", "a", "b"]), pl.Series([3, 3, 3, 1]))
     assert overall_rate(found) == 0.5
     assert found["harmless_score"].to_list() == [100, pytest.approx(100 / 3)]
-    assert overall_rate(metrics(pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Int64))) is None
+    assert (
+        overall_rate(metrics(pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Int64))) is None
+    )
 
 
 @pytest.mark.skipif(not PROMPTS.is_file(), reason=f"real data is not here: {PROMPTS}")

@@ -137,12 +137,13 @@ def test_logistic_scales_in_a_step():
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"method": "logistic", "target": "t"}, {"reference": {"x": {"mean": 1, "sd": 0}}}]
+    "fields",
+    [{}, {"method": "logistic", "target": "t"}, {"reference": {"x": {"mean": 1, "sd": 0}}}],
 )
 @pytest.mark.parametrize("x", [[0.1, 0.1, 0.1], [None, None, None], [0.7, None, math.inf]])
 def test_no_spread_is_an_error_or_dropped(fields, x):
     table = answers(x=x, t=[0.0, 1, 0])
-    with pytest.raises(DataError, match="'x' have no spread.*on_constant: drop"):
+    with pytest.raises(DataError, match=r"'x' have no spread.*on_constant: drop"):
         fitted(Normalise(objectives=("x",), **fields), table)
     step = Normalise(objectives=("x",), on_constant="drop", **fields)
     assert normalised(step, table) == [None] * 3

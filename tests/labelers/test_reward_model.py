@@ -178,7 +178,9 @@ def test_an_encoder_takes_text_pairs(tmp_path):
 
 def _ids(tokenizer, prompt, response):
     coded = tokenizer(prompt, response, return_tensors="pt")
-    return {k: v for k, v in coded.items() if k in ("input_ids", "attention_mask", "token_type_ids")}
+    return {
+        k: v for k, v in coded.items() if k in ("input_ids", "attention_mask", "token_type_ids")
+    }
 
 
 def test_mistakes_are_named(one, many, tmp_path):
@@ -187,7 +189,7 @@ def test_mistakes_are_named(one, many, tmp_path):
         label(RewardModel(model=model(many)), table)
     with pytest.raises(ConfigError, match=r"score.weight.*random"):
         label(RewardModel(model=model(tiny_llama(tmp_path / "lm"))), table)
-    with pytest.raises(ConfigError, match="^model: there is no folder"):
+    with pytest.raises(ConfigError, match=r"^model: there is no folder"):
         label(RewardModel(model=model(tmp_path / "nothing")), table)
     with pytest.raises(ConfigError, match="takes 512 at most"):
         label(RewardModel(model=model(one, max_tokens=999)), table)

@@ -41,10 +41,10 @@ def test_markdown():
 
 
 def test_words_of_any_script():
-    assert count("Don't stop, don’t!")["words"] == 3
+    assert count("Don't stop, don\u2019t!")["words"] == 3
     assert count("你好 world")["words"] == 3
     assert count("The cat the CAT sat")["type_token_ratio"] == pytest.approx(3 / 5)
-    assert count("真的吗？真的！")["questions"] == 1
+    assert count("真的吗\uff1f真的\uff01")["questions"] == 1
     assert count("🙂")["characters"] == 1
 
 
