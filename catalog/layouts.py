@@ -121,6 +121,8 @@ def export(
     if file_format not in FORMATS:
         raise CatalogError(f"no format {file_format!r}; choose one of {', '.join(FORMATS)}")
     view = _of_table(version, LAYOUTS[layout], layout, table)
+    if layout == "trl-implicit" and _contradicts(version, view.table):
+        view = Layout(view.table, lambda pairs: trl_implicit(pairs.drop("margin")))
     splits = version.manifest.tables[view.table].splits
     if not any(splits.values()):
         raise CatalogError(f"{version.ref} has no {view.table} to export")
@@ -144,6 +146,18 @@ def export(
         return counts
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _contradicts(version: Version, table: str) -> bool:
+    """Tell whether some margin is below zero: as a target for a reward model it would be wrong."""
+    record = version.manifest.tables[table]
+    if "margin" not in record.columns:
+        return False
+    return any(
+        (batch["margin"] < 0).any()
+        for split in record.splits
+        for batch in version.batches(table, split, ["margin"])
+    )
 
 
 def _of_table(version: Version, view: Layout, layout: str, table: str | None) -> Layout:

@@ -48,6 +48,7 @@ class Manifest(BaseModel):
         recipe_fingerprint: of `payload`.
         payload: what decided the rows (sources by content, steps, seed, split).
         files: relative path -> bytes and sha256 of every other file, but `provenance.json`.
+        digest: of everything else in the manifest.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,6 +69,7 @@ class Manifest(BaseModel):
     models: list[dict[str, Any]] = Field(default_factory=list)
     software: dict[str, str]
     files: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    digest: str = ""
 
 
 def software() -> dict[str, str]:

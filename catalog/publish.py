@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,17 +27,21 @@ from catalog.versions import (
     ContentDigest,
     Version,
     canonical_rows,
+    content_digest,
+    manifest_digest,
     open_folder,
     table_digest,
 )
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
 from prefactory.identity import differences, fingerprint
+from prefactory.leftovers import sweep, temporary_folder
 from prefactory.shards import View
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest, sync_folder
 from prefactory.tables import Shape, check
 
+GROUP_ROWS = 65_536
 ORDER = [s.value for s in (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)]
 
 
@@ -74,10 +77,11 @@ def publish(
     head = result.recipe.head
     payload = result.recipe.payload(result.source_identities)
     catalog.root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{head.name}-", dir=catalog.root))
+    sweep(catalog.root)
+    folder = temporary_folder(catalog.root, f".{head.name}")
     try:
         tables = _write_tables(result, folder)
-        digest = fingerprint({name: record.digest for name, record in tables.items()})
+        digest = content_digest(tables)
         existing = _existing(catalog, result, digest, payload)
         if existing is not None:
             return Published(existing, new=False)
@@ -199,8 +203,10 @@ def _manifest(
     licences = {getattr(s, "license", None) for s in result.recipe.sources}
     licence = head.license or (licences.pop() if len(licences) == 1 else None)
     sources = [
-        {**identity, "license": getattr(spec, "license", None)}
-        for identity, spec in zip(result.source_identities, result.recipe.sources, strict=True)
+        {**identity, "license": getattr(spec, "license", None), **counts}
+        for identity, spec, counts in zip(
+            result.source_identities, result.recipe.sources, result.source_counts, strict=True
+        )
     ]
     return Manifest(
         name=head.name,
@@ -242,17 +248,27 @@ def _models(stages: list[Stage]) -> list[dict[str, Any]]:
 
 
 def _write_ledger(result: RunResult, path: Path) -> int:
-    """Stream all ledger parts, in the order of the stages, to one parquet file."""
+    """Stream all ledger parts, in the order of the stages, to one parquet file.
+
+    Row groups have a fixed size, so that shards do not change the bytes of the file.
+    """
     schema = pa.schema([(name, pa.string()) for name in ledger.SCHEMA])
-    rows = 0
+    rows, waiting = 0, pl.DataFrame(schema=ledger.SCHEMA)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for stage in result.stages:
             for key, table in stage.ledgers:
-                part = result.store.read(key, table)
-                if part.height:
-                    writer.write_table(part.to_arrow().cast(schema))
-                    rows += part.height
-    return rows
+                waiting = pl.concat([waiting, result.store.read(key, table)])
+                while waiting.height >= GROUP_ROWS:
+                    writer.write_table(to_plain(waiting.head(GROUP_ROWS), schema))
+                    rows, waiting = rows + GROUP_ROWS, waiting.slice(GROUP_ROWS)
+        if waiting.height:
+            writer.write_table(to_plain(waiting, schema))
+    return rows + waiting.height
+
+
+def to_plain(table: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """An Arrow table of plain types in one chunk."""
+    return table.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
 
 
 def _write_documents(
@@ -272,6 +288,7 @@ def _write_documents(
         if name != "manifest.json":
             size = path.stat().st_size
             manifest.files[name] = {"bytes": size, "sha256": file_digest(path, "sha256")}
+    manifest.digest = manifest_digest(manifest)
     _write_manifest(manifest, folder)
     _write_json(folder / "provenance.json", _provenance(result))
 

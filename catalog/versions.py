@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +15,16 @@ import polars as pl
 import pydantic
 
 from catalog.arrow_folder import read_batches
-from catalog.manifest import Manifest
+from catalog.manifest import Manifest, TableRecord
 from catalog.splits import SPLITS
 from prefactory.errors import CatalogError
+from prefactory.identity import fingerprint
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.store import file_digest
 from prefactory.tables import digests
 
+log = logging.getLogger("prefactory.catalog")
 UNLISTED = ("manifest.json", "provenance.json")
 
 
@@ -85,7 +88,13 @@ class Catalog:
             return []
         paths = [p for p in folder.iterdir() if (p / "manifest.json").is_file()]
         paths = [p for p in paths if NAME.fullmatch(p.name)]
-        return [open_folder(p) for p in sorted(paths, key=lambda p: version_key(p.name))]
+        found = []
+        for path in sorted(paths, key=lambda p: version_key(p.name)):
+            try:
+                found.append(open_folder(path))
+            except CatalogError as error:  # one damaged version must not hide the others
+                log.warning("skipped: %s", error)
+        return found
 
     def open(self, ref: str) -> Version:
         """Open `name`, `name@version`, or a version folder by its path.
@@ -96,6 +105,10 @@ class Catalog:
         if "/" in ref or ref.startswith("."):
             return open_folder(Path(ref))
         name, _, wanted = ref.partition("@")
+        folder = self.root / name / wanted
+        names = wanted and NAME.fullmatch(name) and NAME.fullmatch(wanted)
+        if names and (folder / "manifest.json").is_file():
+            return open_folder(folder)
         versions = self.versions(name)
         if not versions:
             known = self.names()
@@ -163,7 +176,7 @@ class ContentDigest:
 
 def verify(version: Version) -> list[str]:
     """Check a version's files, content digests and counts; return what is wrong (nothing: [])."""
-    problems = _file_problems(version)
+    problems = _manifest_problems(version) + _file_problems(version)
     if problems:
         return problems
     for name, record in version.manifest.tables.items():
@@ -188,6 +201,30 @@ def table_digest(splits: dict[str, str]) -> str:
     """Digest of a table from the digests of its splits."""
     text = "\n".join(f"{s} {splits[s]}" for s in SPLITS if s in splits)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Digest of a manifest but for its own digest."""
+    return fingerprint(manifest.model_dump(mode="json", exclude={"digest"}))
+
+
+def content_digest(tables: dict[str, TableRecord]) -> str:
+    """Content digest of a version from the digests of its tables."""
+    return fingerprint({name: record.digest for name, record in tables.items()})
+
+
+def _manifest_problems(version: Version) -> list[str]:
+    manifest = version.manifest
+    checks = {
+        "it was changed after publishing": manifest.digest == manifest_digest(manifest),
+        "content_digest is not that of the tables": (
+            manifest.content_digest == content_digest(manifest.tables)
+        ),
+        "recipe_fingerprint is not that of the payload": (
+            manifest.recipe_fingerprint == fingerprint(manifest.payload)
+        ),
+    }
+    return [f"manifest.json: {problem}" for problem, holds in checks.items() if not holds]
 
 
 def _file_problems(version: Version) -> list[str]:

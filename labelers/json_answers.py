@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import polars as pl
-from jsonschema import exceptions, validators  # type: ignore[import-untyped]
+from jsonschema import exceptions, validators
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 

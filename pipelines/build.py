@@ -107,8 +107,9 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
             on_stage=lambda stage: log.info(stage_line(stage)),
         )
         result = execute(recipe, sources, settings.store, mapper, options)
+    shown = recipe.head.publish.report_rows
     try:
-        published = publish(result, settings.catalog, build_report)
+        published = publish(result, settings.catalog, lambda folder: build_report(folder, shown))
     except OSError as error:
         raise CatalogError(
             f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "

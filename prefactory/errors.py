@@ -34,6 +34,12 @@ class StoreError(PrefactoryError, RuntimeError):
     """The store can't hold or return an object (full disk, damaged file)."""
 
 
+class DiskFullError(StoreError):
+    """No space left; what is finished is kept, and the same command resumes."""
+
+    exit_code = 3
+
+
 class CatalogError(PrefactoryError, ValueError):
     """A dataset version is missing, damaged, or would be overwritten."""
 

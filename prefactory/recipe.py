@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from prefactory import yamllines
 from prefactory.errors import ConfigError
 from prefactory.identity import NOT_IDENTITY, fingerprint
 from prefactory.overrides import apply_overrides, nearest
-from prefactory.step import Step
+from prefactory.step import Filter, Generator, Labeler, Step
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -150,12 +151,20 @@ def find_step(name: str) -> type[Step]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        packages = ["filters", "labelers", "generators"]
-        hint = nearest(module_name, packages)
-        raise ConfigError(f"no module {error.name!r} for the step {name!r}{hint}") from error
+        hint = nearest(module_name, ["filters", "labelers", "generators"])
+        raise ConfigError(
+            f"no module {error.name!r} for the step {name!r}{hint}; a module of your own must "
+            "lie beside the recipe or be installed"
+        ) from error
+    except Exception as error:  # whatever the author's module does when it is imported
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"the module of the step {name!r} can't be imported ({problem})"
+        ) from error
     names = [str(n) for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
     found = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
-    if not (isinstance(found, type) and issubclass(found, Step)):
+    bare = found in (Step, Filter, Labeler, Generator)
+    if not (isinstance(found, type) and issubclass(found, Step)) or bare:
         others = [n for n in names if n != attribute]
         hint = nearest(attribute, others).replace("'", f"'{module_name}.", 1)
         raise ConfigError(f"no step {name!r}{hint}")
@@ -207,6 +216,9 @@ def parse(
 ) -> Recipe:
     """Override and validate a recipe document (see `load`); `lines` are for the messages."""
     lines = lines or {}
+    beside = str(path.resolve().parent)
+    if beside not in sys.path:  # steps of one's own lie beside the recipe; ours come first
+        sys.path.append(beside)
     reader = _Reader(path.name, lines)
     reader.problems += apply_overrides(data, overrides, lines, path.name, KEYS)
     for key in [k for k in data if k not in KEYS]:

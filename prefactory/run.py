@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import polars as pl
 
 from prefactory import ledger
 from prefactory.apply import apply_filter, apply_generator, apply_labeler, table_for
 from prefactory.context import Context
-from prefactory.errors import DataError
+from prefactory.errors import DataError, PrefactoryError
 from prefactory.identity import fingerprint
+from prefactory.leftovers import sweep
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import Delta, Part, Shard, View, cut, gather, load, without_copies
@@ -30,6 +32,7 @@ from prefactory.stages import (
     columns_key,
     common_schema,
     file_identity,
+    source_counts,
     with_columns,
 )
 from prefactory.step import Filter, Generator, Labeler, State, Step
@@ -55,7 +58,7 @@ def execute(
     """
     shape, columns = common_schema(sources)
     planned = plan(recipe, shape, columns)
-    run = _Run(recipe, store, mapper, options)
+    run = _Run(recipe, store, mapper, options, [s.identity() for s in sources])
     table = run.read_sources(sources, shape)
     views: dict[str, View] = {}
     name = shape.value
@@ -74,8 +77,7 @@ def execute(
         views.setdefault(Shape.RESPONSES, View(store, Shape.RESPONSES, tuple(table), shape))
     if shape == Shape.PROMPTS:
         views.pop(Shape.RESPONSES, None)
-    identities = [s.identity() for s in sources]
-    return RunResult(recipe, views, run.stages, identities, store)
+    return RunResult(recipe, views, run.stages, run.identities, run.source_counts, store)
 
 
 def _new_prompts(step: Step) -> bool:
@@ -89,12 +91,22 @@ def _beside(step: Step) -> str | None:
 class _Run:
     """The state of one execution: where shards are, and the stages so far."""
 
-    def __init__(self, recipe: Recipe, store: Store, mapper: Mapper, options: Options) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        mapper: Mapper,
+        options: Options,
+        identities: list[dict[str, Any]],
+    ) -> None:
         self.recipe = recipe
         self.store = store
         self.mapper = mapper
         self.options = options
+        self.identities = identities
+        self.source_counts: list[dict[str, Any]] = []
         self.stages: list[Stage] = []
+        sweep(store.root / "tmp")
 
     def context(self, label: str, state: State | None = None) -> Context:
         return Context(self.recipe.head.seed, label, state, self.options.embed, self.options.engine)
@@ -110,6 +122,11 @@ class _Run:
             )
         self.stages.append(stage)
         self.options.on_stage(stage)
+        if stage.rows_out == 0:
+            raise DataError(
+                f"no row is left after {stage.label}, so nothing is published; it dropped "
+                + (", ".join(f"{n:,} for {r}" for r, n in stage.reasons.items()) or "nothing")
+            )
 
     def made(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
         """Open an object, making it first if the store has no whole copy."""
@@ -117,7 +134,15 @@ class _Run:
         if record is not None:
             stage.reused += 1
             return record
-        make()
+        try:
+            make()
+        except PrefactoryError:
+            raise
+        except Exception as error:  # a bug in a step: name the step; the cause stays attached
+            problem = f"{type(error).__name__}: {error}"
+            raise DataError(
+                f"{stage.label} failed with {problem}; `prefactory --verbose run` shows where"
+            ) from error
         stage.made += 1
         record = self.store.open(key)
         if record is None:
@@ -131,16 +156,19 @@ class _Run:
         started = time.monotonic()
         stage = Stage("source", "source", shape)
         columns = common_schema(sources)[1]
-        identities = [s.identity() for s in sources]
+        marks = [fingerprint(i) for i in self.identities]
         jobs = sorted(
-            ((i, s, f) for i, s in zip(identities, sources, strict=True) for f in s.files),
-            key=lambda job: (job[0]["name"], job[2].name, fingerprint(job[0])),
+            ((n, f) for n, source in enumerate(sources) for f in source.files),
+            key=lambda job: (self.identities[job[0]]["name"], job[1].name, marks[job[0]]),
         )
-        keys = [fingerprint([file_identity(i, f.name), columns_key(columns)]) for i, _, f in jobs]
+        keys = [
+            fingerprint([file_identity(self.identities[n], f.name), columns_key(columns)])
+            for n, f in jobs
+        ]
 
         def read(i: int) -> Record:
-            _, source, file = jobs[i]
-            return self.made(keys[i], stage, lambda: self._read(source, file, keys[i], columns))
+            n, file = jobs[i]
+            return self.made(keys[i], stage, lambda: self._read(sources[n], file, keys[i], columns))
 
         records = self.mapper("source", read, len(jobs))
         for key, record in zip(keys, records, strict=True):
@@ -149,6 +177,10 @@ class _Run:
         stage.reasons = ledger.add_counts([r.info["reasons"] for r in records])
         stage.notes = ledger.add_counts([r.info["notes"] for r in records])
         stage.info = {"files": len(jobs)}
+        self.source_counts = [
+            source_counts([r for (m, _), r in zip(jobs, records, strict=True) if m == n])
+            for n in range(len(sources))
+        ]
         parts = [
             Part(key, name, rows)
             for key, record in zip(keys, records, strict=True)

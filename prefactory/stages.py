@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import polars as pl
 
+from prefactory import ledger
 from prefactory.errors import DataError
 from prefactory.recipe import Recipe
 from prefactory.shards import View
-from prefactory.store import Store
+from prefactory.store import Record, Store
 from prefactory.tables import COLUMNS, Shape
 
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class RunResult:
     views: dict[str, View]
     stages: list[Stage]
     source_identities: list[dict[str, Any]]
+    source_counts: list[dict[str, Any]]
     store: Store
 
 
@@ -157,6 +159,16 @@ def file_identity(source: dict[str, Any], name: str) -> dict[str, Any]:
     """What decides the rows of one file of a source: the others do not."""
     files = [f for f in source.get("files", []) if f["name"] == name]
     return {**source, "files": files or [{"name": name}]}
+
+
+def source_counts(records: list[Record]) -> dict[str, Any]:
+    """What was read of one source: records, rows (copies still in), rejected and noted ones."""
+    return {
+        "records": sum(r.info["records"] for r in records),
+        "rows": sum(rows for r in records for _, rows in r.info["parts"]),
+        "rejected": ledger.add_counts([r.info["reasons"] for r in records]),
+        "notes": ledger.add_counts([r.info["notes"] for r in records]),
+    }
 
 
 def columns_key(columns: dict[str, pl.DataType]) -> dict[str, str]:

@@ -6,9 +6,12 @@ holds no run state: what it learns from the whole dataset is a `State`, made by 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
@@ -74,6 +77,7 @@ class Step(BaseModel):
         return {
             "step": step_name(cls),
             "version": cls.version,
+            **source_mark(cls),
             "fields": identity_fields(self),
         }
 
@@ -105,6 +109,22 @@ class Step(BaseModel):
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Reduce of a dataset step: all `fit_shard` rows, sorted by row id, to one state."""
         raise NotImplementedError(f"{type(self).__name__} has scope 'dataset' and no fit")
+
+
+OURS = frozenset({"filters", "generators", "labelers", "prefactory"})
+
+
+def source_mark(cls: type[Step]) -> dict[str, str]:
+    """Digest of the module of a step that is not ours: an edited step is another step.
+
+    Ours bump `version` when their behaviour changes, so that a new comment costs no rerun.
+    """
+    if cls.__module__.split(".", 1)[0] in OURS:
+        return {}
+    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if path is None or not Path(path).is_file():
+        return {}
+    return {"source": hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()}
 
 
 def step_name(cls: type[Step]) -> str:

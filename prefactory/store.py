@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from prefactory.errors import StoreError
+from prefactory.errors import DiskFullError, StoreError
+from prefactory.leftovers import temporary_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,7 @@ class Store:
                 block itself pass through.
         """
         with _disk_errors(self.root):
-            (self.root / "tmp").mkdir(parents=True, exist_ok=True)
-            tmp = Path(tempfile.mkdtemp(prefix=f"{key[:8]}-", dir=self.root / "tmp"))
+            tmp = temporary_folder(self.root / "tmp", key[:8])
         try:
             writer = Writer(tmp)
             yield writer
@@ -162,8 +161,9 @@ class Store:
 
     def _commit(self, key: str, writer: Writer) -> None:
         path = writer.folder / "record.json"
+        text = json.dumps({"files": writer.files, "info": writer.info}, sort_keys=True)
         with path.open("w", encoding="utf-8") as file:
-            json.dump({"files": writer.files, "info": writer.info}, file, sort_keys=True)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         sync_folder(writer.folder)
@@ -178,9 +178,9 @@ class Store:
                 raise
             return
         sync_folder(final.parent)
+        data = json.loads(text)  # as it will be read back, key order and all
         with self._lock:
-            info = json.loads(json.dumps(writer.info))
-            self._verified[key] = Record(key, writer.files, info)
+            self._verified[key] = Record(key, data["files"], data["info"])
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def _disk_errors(root: Path) -> Iterator[None]:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if not full and not isinstance(error, OSError):
             raise
-        raise StoreError(_disk_message(error, root, full)) from error
+        raise (DiskFullError if full else StoreError)(_disk_message(error, root, full)) from error
 
 
 def _disk_message(error: Exception, root: Path, full: bool) -> str:

@@ -53,7 +53,7 @@ def _build(
             key = loader.construct_object(key_node)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise ConfigError(f"{name}: line {line}: the key {key!r} is not text")
+                raise ConfigError(f"{name}: line {line}: the key {key!r} is not text; quote it")
             if key in data:
                 raise ConfigError(f"{name}: line {line}: the key {key!r} is there twice")
             lines[(*path, key)] = line

@@ -61,9 +61,9 @@ class DatasetRef:
 
     def licenses(self) -> list[str]:
         """Licences of the version's sources, as its manifest names them, sorted, each once."""
-        found = _manifest(self.path).get("licenses") or []
-        values = found.values() if isinstance(found, dict) else found
-        return sorted({str(v) for v in ([values] if isinstance(values, str) else values)})
+        manifest = _manifest(self.path)
+        sources = [source.get("license") for source in manifest.get("sources") or []]
+        return sorted({str(v) for v in [manifest.get("license"), *sources] if v})
 
     def pairs(self, split: str) -> Dataset:
         """Open the pairs of a split, memory-mapped.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,11 +79,18 @@ def _sniff(raw: IO[bytes]) -> str | None:
     return "json" if head[:1] in (b"{", b"[") else None
 
 
+@lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a local file, computed once for each size and time that it had."""
+    with Path(path).open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
 def evidence(file: SourceFile) -> dict[str, Any]:
     """Name, size and a digest of the content: SHA-256, or what a remote filesystem offers."""
     if "://" not in file.url:
-        with Path(file.url).open("rb") as raw:
-            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+        stat = Path(file.url).stat()
+        digest = _sha256(file.url, stat.st_size, stat.st_mtime_ns)
         return {"name": file.name, "size": file.size, "sha256": digest}
     fs, path = fsspec.core.url_to_fs(file.url)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -79,9 +80,9 @@ def main() -> None:
         if not isinstance(error, PrefactoryError):
             raise
         console = Console(stderr=True, highlight=False, soft_wrap=True)
+        if error.__cause__ is not None and {"--verbose", "-v"} & set(sys.argv):
+            trace = traceback.format_exception(error.__cause__)
+            console.print("".join(trace), markup=False)
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; run the same command again to resume\n")
-        sys.exit(3)

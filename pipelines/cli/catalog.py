@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
@@ -70,16 +71,18 @@ def show(ref: Ref, as_json: AsJson = False) -> None:
         sys.stdout.write(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
         return
     console = Console(highlight=False)
-    console.print(f"[bold]{version.ref}[/]  {manifest.description}")
-    console.print(f"digest {manifest.content_digest}, licence {manifest.license or 'not stated'}")
-    console.print(f"folder {version.path}", soft_wrap=True)
+    console.print(f"[bold]{version.ref}[/]  {escape(manifest.description)}")
+    console.print(
+        f"digest {manifest.content_digest}, licence {escape(manifest.license or 'not stated')}"
+    )
+    console.print(f"folder {version.path}", soft_wrap=True, markup=False)
     for name, record in manifest.tables.items():
         splits = ", ".join(f"{split} {rows:,}" for split, rows in record.splits.items())
         console.print(f"{name}: {splits}; {len(record.columns)} columns")
     table = Table("stage", "in", "out", "dropped", box=None)
     for stage in manifest.stages:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage.reasons.items())
-        table.add_row(stage.label, f"{stage.rows_in:,}", f"{stage.rows_out:,}", reasons)
+        table.add_row(stage.label, f"{stage.rows_in:,}", f"{stage.rows_out:,}", escape(reasons))
     console.print(table)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -96,7 +97,7 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
     if seen.notes:
         console.print("kept, but noted: " + ", ".join(f"{r} {n:,}" for r, n in seen.notes.items()))
     for i, row in enumerate(rows):
-        console.print(f"\n[bold]row {i + 1}[/] {row['source_id']}")
+        console.print(f"\n[bold]row {i + 1}[/] {escape(str(row['source_id']))}")
         for column, value in row.items():
             if column.endswith("_id") or column == "source" or value is None:
                 continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
+    from pipelines.cli.interrupt import end_at_interrupt
     from pipelines.settings import Settings, default_home, default_workers
     from prefactory.errors import ConfigError
 
+    end_at_interrupt()
     if runner not in ("prefect", "threads"):
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
     settings = Settings(default_home(), workers or default_workers(), shard_rows)
@@ -148,7 +151,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     for source in sources:
         size = sum(f.get("size") or 0 for f in source.identity()["files"])
         console.print(
-            f"source {source.identity()['name']}: layout {source.layout}, {source.shape.value}, "
+            f"source {escape(source.identity()['name'])}: layout {source.layout}, {source.shape.value}, "
             f"{len(source.files)} file(s), {size / 1e6:,.1f} MB"
         )
     table = Table("step", "kind", "scope", "table", "adds", box=None)

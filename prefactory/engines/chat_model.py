@@ -66,7 +66,7 @@ class ChatModel(Engine):
         self._lock = threading.Lock()
         self._device = torch.device(config.device or default_device())
         try:
-            self._tokenizer, self._model = _load(config, folder)
+            self._tokenizer, self._model = _load(config, folder, self._device)
             self._model.to(self._device).eval()
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             if isinstance(error, ConfigError):
@@ -271,7 +271,7 @@ def _padding_rows(drawer: Drawer, dummies: int) -> Callable[[Any, torch.Tensor],
     return processor
 
 
-def _load(config: Transformers, folder: Path) -> tuple[Any, Any]:
+def _load(config: Transformers, folder: Path, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
@@ -289,7 +289,12 @@ def _load(config: Transformers, folder: Path) -> tuple[Any, Any]:
             "are loaded, so convert them with save_pretrained first"
         )
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=_DTYPES[config.precision], use_safetensors=True, **common
+        folder,
+        dtype=_DTYPES[config.precision],
+        use_safetensors=True,
+        # on the CPU, torch's fused attention rounds by a row's place in the batch
+        attn_implementation="eager" if device.type == "cpu" else "sdpa",
+        **common,
     )
     return tokenizer, model
 

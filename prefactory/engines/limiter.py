@@ -75,8 +75,11 @@ class Limiter:
         self._wake()
 
     def success(self) -> None:
-        """Note an answer, before its slot is released; grow if all slots were in use."""
-        if self.in_flight < int(self.limit):
+        """Note an answer, before its slot is released; grow if the slots are in use.
+
+        Half of them are enough: answers that come together free many slots at once.
+        """
+        if 2 * self.in_flight < int(self.limit):
             return
         step = 1.0 if self._doubling else 1.0 / self.limit
         self.limit = min(float(self.most), self.limit + step)

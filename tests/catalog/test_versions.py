@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.versions import Catalog, ContentDigest, Version, open_folder, verify, version_key
+from catalog.versions import (
+    Catalog,
+    ContentDigest,
+    Version,
+    content_digest,
+    manifest_digest,
+    open_folder,
+    verify,
+    version_key,
+)
 from prefactory.errors import CatalogError
 from tests.helpers import PAIRS, many_pairs
 
@@ -67,19 +76,32 @@ def test_several_changes_are_all_told(copy):
     assert len(verify(copy)) == 2
 
 
+def told(manifest):
+    """A manifest with digests that fit what it says now."""
+    update = {"content_digest": content_digest(manifest.tables), "digest": ""}
+    manifest = manifest.model_copy(update=update)
+    return manifest.model_copy(update={"digest": manifest_digest(manifest)})
+
+
 def test_a_manifest_that_lies_about_the_content(copy):
     def lie(**update):
         tables = copy.manifest.tables
         pairs = {**tables, "pairs": tables["pairs"].model_copy(update=update)}
-        return Version(copy.path, copy.manifest.model_copy(update={"tables": pairs}))
+        return Version(copy.path, told(copy.manifest.model_copy(update={"tables": pairs})))
 
     assert verify(lie(digest="0" * 32)) == ["pairs: the content does not match its digest"]
     (problem,) = verify(
         lie(splits={"train": 1, "test": copy.manifest.tables["pairs"].splits["test"]})
     )
     assert problem.endswith("rows, the manifest says 1")
-    fewer = copy.manifest.model_copy(update={"ledger": {"rows": 9}})
-    assert verify(Version(copy.path, fewer)) == ["ledger: 0 rows, not 9"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("license", "mit"), ("seed", 99), ("content_digest", "0" * 32)]
+)
+def test_a_manifest_that_was_edited(copy, field, value):
+    edited = Version(copy.path, copy.manifest.model_copy(update={field: value}))
+    assert "manifest.json: it was changed after publishing" in verify(edited)
 
 
 # -- content digest -----

@@ -107,7 +107,8 @@ def test_last_user_text():
 def test_configurations_load_nothing_heavy():
     code = (
         "import sys; import prefactory.engines.server, prefactory.engines.scripted,"
-        "prefactory.engines.transformers, prefactory.engines.vllm, prefactory.engines.session;"
+        "prefactory.engines.transformers, prefactory.engines.vllm, prefactory.engines.session,"
+        "prefactory.engines.configs;"
         "print([m for m in ('torch', 'transformers', 'httpx', 'vllm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -166,14 +166,15 @@ def test_mistakes_are_found_before_anything_is_read(tmp_path):
 def test_an_error_of_the_source_is_not_blamed_on_the_store(tmp_path):
     source = one_file(PAIRS)
     source.read = lambda file: (_ for _ in ()).throw(FileNotFoundError("the file is gone"))
-    with pytest.raises(FileNotFoundError, match="the file is gone"):
+    with pytest.raises(DataError, match="source failed with FileNotFoundError: the file is gone"):
         run(recipe(), source, tmp_path)
 
 
-def test_nothing_left_is_a_result(tmp_path):
-    result = run(recipe({"tests.steps.DropLong": {"limit": 0}}), one_file(PAIRS), tmp_path, 3)
-    assert view(result, Shape.PAIRS).height == 0
-    assert result.stages[-1].reasons == {"too_long": PAIRS.height}
+def test_a_run_ends_where_no_row_is_left_and_says_what_dropped_them(tmp_path):
+    steps = ({"tests.steps.DropLong": {"limit": 0}}, "tests.steps.Length")
+    told = f"no row is left after tests.steps.DropLong.*{PAIRS.height} for too_long"
+    with pytest.raises(DataError, match=told):
+        run(recipe(*steps), one_file(PAIRS), tmp_path, 3)
 
 
 # -- several sources -----

@@ -23,7 +23,7 @@ def whole(tmp_path_factory):
     return everything(tmp_path_factory.mktemp("whole"))
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The power went."""
 
 

@@ -200,7 +200,7 @@ def test_a_full_disk_at_any_call(tmp_path, monkeypatch, call):
         patch.setattr(os, call, full)
         with pytest.raises(StoreError, match=r"is full; nothing finished is lost") as error:
             put(store)
-    assert error.value.exit_code == 2
+    assert error.value.exit_code == 3
     assert "run the same command again" in str(error.value)
     assert files(tmp_path) == []
     put(store)
@@ -236,7 +236,7 @@ for table in (large, pl.DataFrame({"x": range(60_000)})):
         put("b" * 32, table)
         sys.exit("the disk was not full")
     except StoreError as error:
-        assert error.exit_code == 2 and "is full" in str(error), str(error)
+        assert error.exit_code == 3 and "is full" in str(error), str(error)
     assert list((root / "store" / "tmp").iterdir()) == []
     assert store.open("b" * 32) is None
 ballast.unlink()

@@ -55,7 +55,7 @@ def publish(folder, train, test=None, name="made"):
     data = DatasetDict({k: Dataset(v.to_arrow()) for k, v in splits.items()})
     data.save_to_disk(str(folder / "pairs"))
     digest = hashlib.blake2b(repr(sorted(train["pair_id"])).encode(), digest_size=16).hexdigest()
-    manifest = {"name": name, "version": "1", "content_digest": digest, "licenses": ["CC0-1.0"]}
+    manifest = {"name": name, "version": "1", "content_digest": digest, "license": "CC0-1.0"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

@@ -1,0 +1,209 @@
+"""vLLM in this process: offline batches, JSON schemas, prefix caching. For throughput on GPUs.
+
+Untested here: vLLM is not installed where this was written. The calls follow its documentation and
+source as of 0.22 (`LLM.chat`, `SamplingParams.structured_outputs`). It wants transformers < 5.20,
+so install it in an environment of its own, or run `vllm serve` and use a `Server`.
+
+Seeds are given per sample, but vLLM's batches may round otherwise in other company: unlike with
+`Transformers`, an answer may depend on its batch. What is in the journal stays as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prefactory.engines.base import (
+    Completion,
+    Conversation,
+    Done,
+    Engine,
+    EngineConfig,
+    Failure,
+    Request,
+    Result,
+    TokenLogprobs,
+)
+from prefactory.errors import ConfigError, MissingPackageError
+
+_CHUNK = 1024
+"""Requests given to vLLM at a time: what is finished is journalled after each chunk."""
+
+
+class VLLM(EngineConfig):
+    """A model that vLLM runs in this process.
+
+    Attributes:
+        model: a folder, or a Hugging Face name.
+        revision: of a Hugging Face model.
+        precision: of weights and activations; "auto" is the checkpoint's own.
+        quantization: as vLLM names it (`awq`, `gptq`, `fp8`), or None.
+        max_model_len: tokens of prompt and answer together; None takes the model's own limit.
+        tensor_parallel: GPUs that share the model.
+        trust_remote_code: run code that the model's repository brings.
+        gpu_memory: share of the GPU's memory to take, 0 to 1. Not identity.
+    """
+
+    engine: Literal["vllm"] = "vllm"
+    revision: str | None = None
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantization: str | None = None
+    max_model_len: int | None = Field(default=None, ge=16)
+    tensor_parallel: int = Field(default=1, ge=1)
+    trust_remote_code: bool = False
+    gpu_memory: float = Field(default=0.9, gt=0, le=1)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """It generates and scores."""
+        return frozenset({"generate", "logprobs"})
+
+    def open(self) -> VLLMEngine:
+        """Load the model.
+
+        Raises:
+            MissingPackageError: vLLM is not installed.
+            ConfigError: the model can't be loaded with these settings.
+        """
+        return VLLMEngine(self)
+
+
+class VLLMEngine(Engine):
+    """The loaded model. One caller at a time uses it; others wait."""
+
+    def __init__(self, config: VLLM) -> None:
+        """Load the model; see `VLLM.open`."""
+        self.config = config
+        self.capabilities = config.capabilities
+        self._lock = threading.Lock()
+        self._vllm = _package()
+        try:
+            self._llm: Any = self._vllm.LLM(
+                model=config.model,
+                revision=config.revision,
+                tokenizer_revision=config.revision,
+                dtype=config.precision,
+                quantization=config.quantization,
+                max_model_len=config.max_model_len,
+                tensor_parallel_size=config.tensor_parallel,
+                trust_remote_code=config.trust_remote_code,
+                gpu_memory_utilization=config.gpu_memory,
+                enable_prefix_caching=True,
+                load_format="safetensors",
+                generation_config="vllm",  # not the sampling that the repository suggests
+                seed=0,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"model {config.model!r} can't be loaded by vLLM: {reason}"
+            ) from error
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Generate in chunks; a chunk that vLLM refuses is tried again row by row."""
+        chunk: list[tuple[int, Request]] = []
+        for pair in enumerate(requests):
+            chunk.append(pair)
+            if len(chunk) == _CHUNK:
+                self._chunk(chunk, done)
+                chunk = []
+        if chunk:
+            self._chunk(chunk, done)
+
+    def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        """Score each last message, with the token that ends the turn where there is one."""
+        return [self._score(conversation) for conversation in conversations]
+
+    def close(self) -> None:
+        """Let go of the model; vLLM frees its memory when nothing refers to it."""
+        with self._lock:
+            self._llm = None
+
+    def _chunk(self, chunk: Sequence[tuple[int, Request]], done: Done) -> None:
+        try:
+            found = self._chat([request for _, request in chunk])
+        except (ValueError, TypeError) as error:
+            if len(chunk) == 1:
+                done(chunk[0][0], Failure("refused", " ".join(str(error).split())[:300]))
+                return
+            for pair in chunk:
+                self._chunk([pair], done)
+            return
+        for (place, _), result in zip(chunk, found, strict=True):
+            done(place, result)
+
+    def _chat(self, requests: Sequence[Request]) -> list[Result]:
+        params = [self._params(request) for request in requests]
+        messages = [list(request.conversation) for request in requests]
+        with self._lock:
+            outputs = self._llm.chat(messages, params, use_tqdm=False)
+        return [_completion(output) for output in outputs]
+
+    def _params(self, request: Request) -> Any:  # noqa: ANN401 - vLLM's own class
+        sampling = request.sampling
+        schema = None
+        if sampling.json_schema is not None:
+            package = importlib.import_module("vllm.sampling_params")
+            schema = package.StructuredOutputsParams(json=sampling.json_schema)
+        return self._vllm.SamplingParams(
+            n=1,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop) or None,
+            seed=request.draw_seed,
+            logprobs=0,
+            structured_outputs=schema,
+        )
+
+    def _score(self, conversation: Conversation) -> TokenLogprobs | Failure:
+        if not conversation or conversation[-1]["role"] != "assistant":
+            return Failure("no_answer", "the last message is not an assistant's")
+        one = self._vllm.SamplingParams(max_tokens=1, temperature=0.0)
+        scored = self._vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        try:
+            with self._lock:
+                (before,) = self._llm.chat([list(conversation[:-1])], one, use_tqdm=False)
+                (whole,) = self._llm.chat(
+                    [list(conversation)], scored, use_tqdm=False, add_generation_prompt=False
+                )
+        except (ValueError, TypeError) as error:
+            return Failure("refused", " ".join(str(error).split())[:300])
+        skip = len(before.prompt_token_ids)
+        if whole.prompt_token_ids[:skip] != before.prompt_token_ids:
+            return Failure("template", "the chat template writes an answer not after its prompt")
+        return _scored(whole.prompt_token_ids[skip:], whole.prompt_logprobs[skip:])
+
+
+def _completion(output: Any) -> Result:  # noqa: ANN401 - vLLM's RequestOutput
+    answer = output.outputs[0]
+    logprob = answer.cumulative_logprob
+    return Completion(
+        answer.text,
+        answer.finish_reason or "stop",
+        len(output.prompt_token_ids),
+        len(answer.token_ids),
+        None if logprob is None else float(logprob),
+    )
+
+
+def _scored(ids: Sequence[int], entries: Sequence[Any]) -> TokenLogprobs:
+    found = [entry[token] for token, entry in zip(ids, entries, strict=True)]
+    tokens = [(f.decoded_token or "", float(f.logprob)) for f in found]
+    while tokens and not tokens[-1][0].strip():
+        tokens.pop()  # the template's line break after the end of the turn
+    return TokenLogprobs(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))
+
+
+def _package() -> Any:  # noqa: ANN401 - a module
+    try:
+        return importlib.import_module("vllm")
+    except ImportError as error:
+        raise MissingPackageError(
+            "the engine 'vllm' needs its package, in an environment of its own: "
+            "pip install 'prefactory[vllm]'"
+        ) from error
