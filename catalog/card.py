@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ def card(manifest: Manifest) -> str:
     parts = [
         "---\n" + yaml.safe_dump(_front(manifest, main), sort_keys=False) + "---\n",
         f"# {manifest.name} {manifest.version}\n",
-        manifest.description,
+        html.escape(manifest.description, quote=False),
         f"Content digest `{manifest.content_digest}`, recipe `{manifest.recipe_fingerprint}`, "
         f"seed {manifest.seed}.\n",
         "## Load\n",

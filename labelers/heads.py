@@ -2,12 +2,13 @@
 
 Source: MULTI-TAP stage 2 (arXiv 2510.00766), with a sentence encoder in place of the vision model,
 standardised features, and the penalty chosen by cross-validation (its code uses training error,
-which always picks the smallest).
+which always picks the smallest). Human labels of pairs are learned from differences, as by a
+Bradley-Terry model, which the source does not do.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,9 +23,9 @@ from prefactory.errors import ConfigError, DataError
 from prefactory.step import Labeler, Scope, State
 from prefactory.tables import SCORE, SIDES, Shape, last_user_text, text_of
 
-ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 LABEL = "label"
-"""Objective whose target, on pairs, is 1 for the chosen and 0 for the rejected answer."""
+"""Objective that, on pairs, is learned from which answer was chosen."""
 
 _ALL = -1  # the "fold" of the model that saw every labelled row
 
@@ -36,12 +37,17 @@ class RidgeHeads(Labeler):
     fitted on the rows that have its objective's score, with the penalty of least squared error in
     K-fold cross-validation grouped by prompt. A constant target gives its constant.
 
+    "label" on pairs has no absolute target: what is learned is the difference of the features,
+    chosen minus rejected, with target 1 and no intercept, since the pair in the other order has
+    the negative of both. A prompt whose answers are all good then pulls on nothing. The score
+    w . (features - mean features of the training pairs) means something only against other
+    answers to the same prompt; a gap of 1 is what the head aims at.
+
     Scores are cross-fitted: all answers to a prompt with a labelled row come from the fold's model
     that did not see that prompt, so they compare; other prompts get the model of all rows.
 
     Attributes:
-        objectives: existing scores to learn. "label" on pairs means chosen 1, rejected 0 (an
-            answer on both sides of pairs gets the mean).
+        objectives: existing scores to learn; "label" on pairs is which answer was chosen.
         prefix: names the new columns `score_<prefix>_<objective>`.
         encoder: of the vectors.
         alphas: ridge penalties to choose from, on standardised features.
@@ -51,6 +57,7 @@ class RidgeHeads(Labeler):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
     scope: ClassVar[Scope] = "dataset"
+    version: ClassVar[int] = 2
 
     objectives: tuple[str, ...] = Field(min_length=1)
     prefix: str = Field(default="ridge", min_length=1)
@@ -83,7 +90,8 @@ class RidgeHeads(Labeler):
 
         Returns:
             `row_id` (the response id), `prompt_id`, `features` (Array(Float32, 2d)) and
-            `target_<objective>` (Float64, null where not scored); on pairs two rows per pair.
+            `target_<objective>` (Float64, null where not scored; "label" on pairs: 1 chosen, 0
+            rejected); on pairs two rows per pair, with `pair_id`.
         """
         pairs = "pair_id" in table.columns
         shape = Shape.PAIRS if pairs else Shape.RESPONSES
@@ -93,7 +101,8 @@ class RidgeHeads(Labeler):
             targets = [self._target(o, prefix).alias(f"target_{o}") for o in self.objectives]
             row_id = pl.col(f"{prefix}id" if pairs else "response_id").alias("row_id")
             vectors = pl.Series("features", features, dtype=pl.Array(pl.Float32, features.shape[1]))
-            rows = table.select(row_id, "prompt_id", *targets)
+            pair_id = ["pair_id"] if pairs else []
+            rows = table.select(row_id, "prompt_id", *targets, *pair_id)
             parts.append(rows.insert_column(2, vectors))
         return pl.concat(parts)
 
@@ -102,28 +111,25 @@ class RidgeHeads(Labeler):
 
         Returns:
             tables `weights` (objective, fold or -1 for all rows, intercept, weights) and `folds`
-            (prompt_id, `fold_<objective>`); info by objective: n, prompts, folds, alpha,
-            cv_mse by alpha, r2 (cross-validated) and for "label" the accuracy.
+            (prompt_id, `fold_<objective>`); info by objective: n (answers; "label" on pairs:
+            pairs), prompts, folds, alpha, cv_mse by alpha, r2 (cross-validated, against the mean;
+            "label" on pairs: against no opinion), for "label" the held-out accuracy, and notes,
+            sentences on what makes the head doubtful.
 
         Raises:
             DataError: an objective has no scored row.
         """
-        names = [f"target_{o}" for o in self.objectives]
-        rows = parts.sort("row_id", *names).group_by("row_id", maintain_order=True)
-        data = rows.agg(pl.col("prompt_id", "features").first(), pl.col(names).mean())
-        features = data["features"].to_numpy()
         weights, info = [], {}
-        folds = data.select("prompt_id").unique().sort("prompt_id")
-        for objective, name in zip(self.objectives, names, strict=True):
-            labelled = data[name].is_not_null()
-            if not labelled.any():
+        folds = parts.select("prompt_id").unique().sort("prompt_id")
+        for objective in self.objectives:
+            by_pair = objective == LABEL and "pair_id" in parts.columns
+            rows = _differences(parts) if by_pair else _answers(parts, f"target_{objective}")
+            if not len(rows.targets):
                 raise DataError(
                     f"labelers.RidgeHeads: no row has a finite score of {objective!r} to learn from"
                 )
-            where = np.flatnonzero(labelled.to_numpy())
-            chosen = data.select("prompt_id", name)[where]
-            assigned = self._assign(chosen["prompt_id"], ctx)
-            head = _Head(self, features[where], chosen[name].to_numpy(), assigned, chosen)
+            assigned = self._assign(rows.prompts, ctx)
+            head = _Head(self, rows, assigned)
             with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
                 table, facts = head.fit(classify=objective == LABEL)
             weights.append(table.insert_column(0, pl.Series("objective", [objective] * len(table))))
@@ -180,23 +186,54 @@ class RidgeHeads(Labeler):
         return pl.DataFrame({"prompt_id": prompts, "fold": folds})
 
 
-class _Head:
-    """The fit of one objective: features Float32[n, h], targets Float64[n], folds of prompts."""
+class _Rows(NamedTuple):
+    """What one head is fitted on.
 
-    def __init__(
-        self,
-        step: RidgeHeads,
-        features: np.ndarray,
-        targets: Floats,
-        assigned: pl.DataFrame,
-        rows: pl.DataFrame,
-    ) -> None:
+    Attributes:
+        features: Float32[n, h]; of pairs the difference, chosen minus rejected.
+        targets: Float64[n]; of pairs 1.
+        prompts: prompt ids, length n.
+        middles: of pairs the mean features of both answers, Float32[n, h].
+    """
+
+    features: np.ndarray
+    targets: Floats
+    prompts: pl.Series
+    middles: np.ndarray | None = None
+
+
+def _answers(parts: pl.DataFrame, target: str) -> _Rows:
+    """Every distinct answer with a target; of several targets the mean."""
+    known = parts.filter(pl.col(target).is_not_null()).sort("row_id", target)
+    groups = known.group_by("row_id", maintain_order=True)
+    data = groups.agg(pl.col("prompt_id", "features").first(), pl.col(target).mean())
+    return _Rows(data["features"].to_numpy(), data[target].to_numpy(), data["prompt_id"])
+
+
+def _differences(parts: pl.DataFrame) -> _Rows:
+    """Every pair, chosen minus rejected."""
+    rows = parts.sort("pair_id")
+    chosen, rejected = (rows.filter(pl.col(f"target_{LABEL}") == side) for side in (1, 0))
+    a, b = chosen["features"].to_numpy(), rejected["features"].to_numpy()
+    return _Rows(a - b, np.ones(len(a)), chosen["prompt_id"], (a + b) / np.float32(2))
+
+
+class _Head:
+    """The fit of one objective on some rows, with the folds of their prompts."""
+
+    def __init__(self, step: RidgeHeads, rows: _Rows, assigned: pl.DataFrame) -> None:
         self.alphas = np.sort(np.asarray(step.alphas, np.float64))
-        self.features, self.targets = features, targets
-        joined = rows.join(assigned, on="prompt_id", how="left", maintain_order="left")
+        self.features, self.targets, prompts, self.middles = rows
+        joined = pl.DataFrame({"prompt_id": prompts}).join(
+            assigned, on="prompt_id", how="left", maintain_order="left"
+        )
         self.fold = joined["fold"].fill_null(_ALL).to_numpy()
         self.folds = [int(f) for f in np.unique(self.fold) if f != _ALL]
         self.prompts = assigned.height
+
+    @property
+    def by_pair(self) -> bool:
+        return self.middles is not None
 
     def fit(self, classify: bool) -> tuple[pl.DataFrame, dict[str, Any]]:
         """Return the models (fold, intercept, weights) and the facts for the report."""
@@ -208,11 +245,12 @@ class _Head:
         models = {
             fold: (p.weights[best, :, 0], float(p.intercepts[best, 0])) for fold, p in paths.items()
         }
-        constant = bool(np.ptp(self.targets) == 0)
+        constant = bool(np.ptp(self.features if self.by_pair else self.targets) == 0)
         if constant:
             zero = np.zeros(self.features.shape[1])
-            models = {fold: (zero, float(self.targets[0])) for fold in models}
-        variance = float(np.var(self.targets))
+            level = 0.0 if self.by_pair else float(self.targets[0])
+            models = dict.fromkeys(models, (zero, level))
+        variance = 1.0 if self.by_pair else float(np.var(self.targets))
         facts: dict[str, Any] = {
             "n": len(self.targets),
             "prompts": self.prompts,
@@ -224,8 +262,12 @@ class _Head:
             else {str(a): float(mse[i]) for i, a in enumerate(self.alphas)},
             "r2": None if mse is None or constant else 1 - float(mse[best]) / variance,
         }
+        judged = 0
         if classify:
-            facts["accuracy"] = self._accuracy(models)
+            facts["accuracy"], judged = self._accuracy(models)
+        facts["notes"] = self._notes(facts, best, judged)
+        if self.middles is not None and not constant:
+            models = {fold: (w, self._level(fold, w)) for fold, (w, _) in models.items()}
         table = pl.DataFrame(
             {
                 "fold": list(models),
@@ -243,14 +285,17 @@ class _Head:
         """Solutions by left-out fold (-1: none), and squared errors Float64[folds, A] on it."""
         y = self.targets[:, None]
         errors = np.zeros((len(self.folds), len(self.alphas)))
+        centred = not self.by_pair
         if len(y) <= self.features.shape[1]:
-            paths = {_ALL: ridge.solve_dual(self.features, y, self.alphas)}
+            paths = {_ALL: ridge.solve_dual(self.features, y, self.alphas, centred)}
             for i, fold in enumerate(self.folds):
                 out = self.fold == fold
-                paths[fold] = ridge.solve_dual(self.features[~out], y[~out], self.alphas)
+                paths[fold] = ridge.solve_dual(self.features[~out], y[~out], self.alphas, centred)
                 errors[i] = self._row_errors(out, paths[fold])
             return paths, errors
         stats = {f: ridge.moments(self.features[at], y[at]) for f, at in self._members()}
+        if self.by_pair:
+            stats = {f: ridge.symmetric(s) for f, s in stats.items()}
         paths = {_ALL: ridge.solve(ridge.total(list(stats.values())), self.alphas)}
         for i, fold in enumerate(self.folds):
             others = [s for f, s in stats.items() if f != fold]
@@ -266,15 +311,46 @@ class _Head:
         errors: Floats = ((fitted + path.intercepts[:, 0] - self.targets[rows, None]) ** 2).sum(0)
         return errors
 
-    def _accuracy(self, models: dict[int, tuple[Floats, float]]) -> float | None:
-        """Share of answers on the right side of 0.5, each scored by a model that left it out."""
-        right = total = 0
+    def _level(self, fold: int, weights: Floats) -> float:
+        """Intercept of a head on pairs: a mean answer of the pairs that it saw scores 0."""
+        seen = self.middles[self.fold != fold] if fold != _ALL else self.middles
+        return -float((seen.mean(0, dtype=np.float64) * weights).sum())
+
+    def _accuracy(self, models: dict[int, tuple[Floats, float]]) -> tuple[float | None, int]:
+        """Share of right sides, each scored by a model that left it out, and of how many.
+
+        Of pairs the sign of the gap counts, no gap as half; of answers the side of 0.5.
+        """
+        right, total = 0.0, 0
+        middle = 0.0 if self.by_pair else 0.5
         for fold, at in self._members():
-            scores = ridge.predict(self.features[at], *models[fold])
-            clear = self.targets[at] != 0.5
-            right += int(((scores > 0.5) == (self.targets[at] > 0.5))[clear].sum())
+            scores = ridge.predict(self.features[at], *models[fold]) - middle
+            clear = self.targets[at] != middle
+            same = np.sign(scores) == np.sign(self.targets[at] - middle)
+            right += float((same + 0.5 * (scores == 0))[clear].sum())
             total += int(clear.sum())
-        return right / total if total and self.folds else None
+        return (right / total, total) if total and self.folds else (None, 0)
+
+    def _notes(self, facts: dict[str, Any], best: int, judged: int) -> list[str]:
+        """What makes the head doubtful, in sentences."""
+        if facts["constant"]:
+            return ["There is no difference to learn: every answer gets the same score."]
+        if not self.folds:
+            return ["One prompt allows no cross-validation: the largest alpha was taken."]
+        notes = []
+        last = len(self.alphas) - 1
+        if last and best in (0, last):
+            side = "largest" if best else "smallest"
+            notes.append(f"The chosen alpha, {facts['alpha']:g}, is the {side} of the grid.")
+        if facts["r2"] <= 0:
+            notes.append(f"The head explains nothing of held-out rows (r2 {facts['r2']:.3f}).")
+        accuracy = facts.get("accuracy")
+        if accuracy is not None and accuracy <= 0.5 + 0.5 / judged**0.5:
+            notes.append(
+                f"The held-out accuracy, {accuracy:.3f} on {judged}, is no better than chance "
+                "by one standard error."
+            )
+        return notes
 
 
 def _sides(shape: Shape) -> tuple[str, ...]:

@@ -66,6 +66,11 @@ def total(parts: list[Moments]) -> Moments:
     return Moments(*(sum(values[1:], values[0]) for values in zip(*parts, strict=True)))
 
 
+def symmetric(stats: Moments) -> Moments:
+    """Moments as if every row were there with both signs: `solve` then gives no intercept."""
+    return stats._replace(x=np.zeros_like(stats.x), y=np.zeros_like(stats.y))
+
+
 def solve(stats: Moments, alphas: Floats) -> Path:
     """Primal solution from moments, for penalties above 0 (Float64[A])."""
     mean_x, mean_y = stats.x / stats.n, stats.y / stats.n
@@ -78,11 +83,16 @@ def solve(stats: Moments, alphas: Floats) -> Path:
     return _path(vectors @ shrunk, scale, mean_x, mean_y)
 
 
-def solve_dual(features: NDArray[np.float32], targets: Floats, alphas: Floats) -> Path:
-    """Dual solution from rows (features [n, h], targets [n, M]); cheaper where n < h."""
+def solve_dual(
+    features: NDArray[np.float32], targets: Floats, alphas: Floats, centred: bool = True
+) -> Path:
+    """Dual solution from rows (features [n, h], targets [n, M]); cheaper where n < h.
+
+    `centred=False` is the solution of `symmetric` moments.
+    """
     x = features.astype(np.float64)
     n = float(len(x))
-    mean_x, mean_y = x.mean(0), targets.mean(0)
+    mean_x, mean_y = x.mean(0) * centred, targets.mean(0) * centred
     scale = _scales(((x - mean_x) ** 2).sum(0), (x**2).sum(0), n)
     x = (x - mean_x) / scale
     values, vectors = np.linalg.eigh(x @ x.T)
