@@ -245,7 +245,7 @@ class _Head:
         models = {
             fold: (p.weights[best, :, 0], float(p.intercepts[best, 0])) for fold, p in paths.items()
         }
-        constant = bool(np.ptp(self.features if self.by_pair else self.targets) == 0)
+        constant = not self.features.any() if self.by_pair else bool(np.ptp(self.targets) == 0)
         if constant:
             zero = np.zeros(self.features.shape[1])
             level = 0.0 if self.by_pair else float(self.targets[0])
@@ -266,8 +266,9 @@ class _Head:
         if classify:
             facts["accuracy"], judged = self._accuracy(models)
         facts["notes"] = self._notes(facts, best, judged)
-        if self.middles is not None and not constant:
-            models = {fold: (w, self._level(fold, w)) for fold, (w, _) in models.items()}
+        if self.middles is not None:
+            seen = {f: self.middles[(self.fold != f) | (f == _ALL)] for f in models}
+            models = {fold: (w, _level(seen[fold], w)) for fold, (w, _) in models.items()}
         table = pl.DataFrame(
             {
                 "fold": list(models),
@@ -311,11 +312,6 @@ class _Head:
         errors: Floats = ((fitted + path.intercepts[:, 0] - self.targets[rows, None]) ** 2).sum(0)
         return errors
 
-    def _level(self, fold: int, weights: Floats) -> float:
-        """Intercept of a head on pairs: a mean answer of the pairs that it saw scores 0."""
-        seen = self.middles[self.fold != fold] if fold != _ALL else self.middles
-        return -float((seen.mean(0, dtype=np.float64) * weights).sum())
-
     def _accuracy(self, models: dict[int, tuple[Floats, float]]) -> tuple[float | None, int]:
         """Share of right sides, each scored by a model that left it out, and of how many.
 
@@ -351,6 +347,11 @@ class _Head:
                 "by one standard error."
             )
         return notes
+
+
+def _level(middles: np.ndarray, weights: Floats) -> float:
+    """Intercept of a head on pairs: the mean answer of the pairs that it saw scores 0."""
+    return 0.0 - float((middles.mean(0, dtype=np.float64) * weights).sum())
 
 
 def _sides(shape: Shape) -> tuple[str, ...]:

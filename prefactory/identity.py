@@ -26,6 +26,9 @@ NOT_IDENTITY: dict[str, str] = {
     "timeout_s": "how long we wait, not what we get",
     "retries": "how often we ask again after a fault",
     "max_concurrency": "how many requests are in flight",
+    "gpu_memory": "how much of a GPU a model may take",
+    "api_key_env": "where a secret is found; who pays does not change the answer",
+    "headers_env": "where more secrets are found",
 }
 
 

@@ -150,8 +150,9 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     console = Console(highlight=False)
     for source in sources:
         size = sum(f.get("size") or 0 for f in source.identity()["files"])
+        name = escape(source.identity()["name"])
         console.print(
-            f"source {escape(source.identity()['name'])}: layout {source.layout}, {source.shape.value}, "
+            f"source {name}: layout {source.layout}, {source.shape.value}, "
             f"{len(source.files)} file(s), {size / 1e6:,.1f} MB"
         )
     table = Table("step", "kind", "scope", "table", "adds", box=None)

@@ -2,8 +2,10 @@
 
 Why not httpx: with 256 requests in flight its connection pool took 14 ms of CPU per call and gave
 3 % of what a server with 100 ms latency can do; the whole engine on this client takes 0.1 ms and
-gives 97 % (`benchmarks/engine_overhead.py --compare`, on 4 cores that others used too). TLS is verified with the system's certificates (`SSL_CERT_FILE` is honoured), and
-`HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are obeyed. No redirects, no compression.
+gives 97 % (`benchmarks/engine_overhead.py --compare`, on 4 cores that others used too).
+
+TLS is verified with the system's certificates (`SSL_CERT_FILE` is honoured); `HTTP_PROXY`,
+`HTTPS_PROXY` and `NO_PROXY` are obeyed. No redirects, no compression.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 _OVERLOAD = (429, 503, 504, 529)
 _FATAL = {
     401: "the server refuses the key",
+    402: "the account has no money",
     403: "the key has no rights there",
     404: "the server knows no such address or model",
     405: "the address takes no requests of this kind",
@@ -232,8 +233,10 @@ class ServerEngine(Engine):
     def _refused(self, reply: Reply, began: float) -> _Fault:
         """Sort an answer that is no success: raise, give up, or try again."""
         said = self._clean(_said(reply.body))
-        if reply.status in _FATAL or 300 <= reply.status < 400:
-            why = _FATAL.get(reply.status, "the server sends us elsewhere")
+        spent = reply.status == 429 and b"insufficient_quota" in reply.body  # OpenAI's 402
+        if spent or reply.status in _FATAL or 300 <= reply.status < 400:
+            elsewhere = "the server sends us elsewhere"
+            why = _FATAL.get(402 if spent else reply.status, elsewhere)
             raise EngineError(
                 f"{self.config.base_url}: {why} (HTTP {reply.status}, model "
                 f"{self.config.model!r}): {said}"

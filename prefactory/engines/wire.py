@@ -145,7 +145,7 @@ def token_logprobs(raw: bytes, skip: int) -> TokenLogprobs:
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"the answer is no JSON: {_short(raw)}") from error
     if not isinstance(answer, dict):
         raise BadAnswerError(f"the answer is no JSON object: {_short(raw)}")

@@ -145,7 +145,12 @@ def test_noise_gets_a_large_penalty():
     )
     facts = state.info["good"]
     assert facts["alpha"] >= 100
-    assert list(facts["cv_mse"]) == ["0.001", "0.01", "0.1", "1.0", "10.0", "100.0", "1000.0"]
+    assert list(facts["cv_mse"])[-5:] == ["100.0", "1000.0", "10000.0", "100000.0", "1000000.0"]
+    assert list(map(float, facts["cv_mse"]))[:5] == [0.001, 0.01, 0.1, 1.0, 10.0]
+    assert facts["notes"] == [f"The head explains nothing of held-out rows (r2 {facts['r2']:.3f})."]
+    small = RidgeHeads(objectives=("good",), alphas=(0.01, 0.1))
+    state, _ = fitted(small, [responses(score=lambda text: noise.normal())])
+    assert "The chosen alpha, 0.1, is the largest of the grid." in state.info["good"]["notes"]
 
 
 def test_scores_come_from_a_model_that_did_not_see_the_prompt():
@@ -203,7 +208,10 @@ def test_constant_target_and_few_prompts():
     assert out["score_ridge_good"].to_list() == [0.1] * 120
     assert (state.info["good"]["r2"], state.info["good"]["constant"]) == (None, True)
     state, out = fitted(step, [responses(prompts=1)])
-    assert (state.info["good"]["folds"], state.info["good"]["alpha"]) == (0, 1000.0)
+    assert (state.info["good"]["folds"], state.info["good"]["alpha"]) == (0, 1e6)
+    assert state.info["good"]["notes"] == [
+        "One prompt allows no cross-validation: the largest alpha was taken."
+    ]
     assert out["score_ridge_good"].null_count() == 0
     _, one = fitted(step, [responses(prompts=1, each=1, score=lambda text: 2.5)])
     assert one["score_ridge_good"].to_list() == [2.5]
@@ -244,11 +252,102 @@ def test_label_on_pairs():
     assert dict(out.schema) == step.adds(Shape.PAIRS)
     assert out.columns == ["chosen_score_r_label", "rejected_score_r_label"]
     assert (out["chosen_score_r_label"] > out["rejected_score_r_label"]).all()
-    assert (state.info["label"]["accuracy"], state.info["label"]["n"]) == (1.0, 50)
+    assert (state.info["label"]["accuracy"], state.info["label"]["n"]) == (1.0, 25)
+    assert state.info["label"]["r2"] > 0.99
     assert step.needs(Shape.PAIRS) == {}
 
 
-def test_a_response_on_both_sides_gets_the_mean():
+def offset_pairs(count, signal):
+    """Pairs whose answers share a prompt's large offset; the better one is `signal` above it."""
+    known = {}
+
+    def offset_embed(encoder, texts):
+        return np.asarray([known.get(t, np.ones(DIM)) for t in texts], np.float32).reshape(-1, DIM)
+
+    rng = np.random.default_rng(2)
+    rows = []
+    for i in range(count):
+        base = rng.normal(size=DIM) * 10
+        for side, sign in (("good", 1), ("bad", -1)):
+            known[f"{side} {i}"] = (
+                base + rng.normal(size=DIM) * 0.3 + sign * signal * np.eye(DIM)[0]
+            )
+        rows.append((f"q{i}", f"good {i}", f"bad {i}"))
+    return pairs(rows), Context(seed=1, embed=offset_embed)
+
+
+@pytest.mark.parametrize("count", [7, 200])  # fewer rows than features, and more
+def test_pairs_are_learned_from_differences_whatever_the_prompt(count):
+    table, ctx = offset_pairs(count, 1.0)
+    step = RidgeHeads(objectives=("label",))
+    state, out = fitted(step, [table], ctx)
+    right = (out["chosen_score_ridge_label"] > out["rejected_score_ridge_label"]).mean()
+    assert right == state.info["label"]["accuracy"]
+    assert right > 0.85
+    if count == 200:
+        assert state.info["label"]["notes"] == []
+        # the same labels as absolute scores drown in the prompts' offsets
+        scored = table.with_columns(
+            chosen_score_label=pl.lit(1.0), rejected_score_label=pl.lit(0.0)
+        ).rename({f"{s}_score_label": f"{s}_score_absolute" for s in ("chosen", "rejected")})
+        plain = step.model_copy(update={"objectives": ("absolute",)})
+        facts = fitted(plain, [scored], ctx)[0].info["absolute"]
+        assert facts["r2"] < 0.01 < 0.5 < state.info["label"]["r2"]
+
+
+def test_pairs_have_no_order_and_no_leak():
+    table, ctx = offset_pairs(40, 0.5)
+    step = RidgeHeads(objectives=("label",), alphas=(1.0,))
+    _, out = fitted(step, [table], ctx)
+    swap = {"chosen": "rejected", "rejected": "chosen"}
+    names = {
+        a + end: b + end
+        for a, b in swap.items()
+        for end in ("", "_id", "_model")
+        if a + end in table
+    }
+    turned = table.rename(names).select(table.columns)
+    _, against = fitted(step, [turned], ctx)
+    for a, b in swap.items():  # every label turned round: the scores change their sign
+        np.testing.assert_allclose(
+            against[f"{a}_score_ridge_label"], -out[f"{b}_score_ridge_label"], atol=1e-9
+        )
+    first = pl.col("pair_id") == table["pair_id"][0]
+    mixed = pl.concat([turned.filter(first), table.filter(~first)])
+    _, again = fitted(step, [mixed], ctx)
+    for a, b in swap.items():  # one label turned round: its own scores don't move
+        assert again[f"{a}_score_ridge_label"][0] == out[f"{b}_score_ridge_label"][0]
+    assert again[1:].to_numpy().tolist() != out[1:].to_numpy().tolist()
+    both = out.select(pl.mean_horizontal(pl.all())).to_series()
+    assert abs(both.mean()) < 0.5 * both.std()
+
+
+def test_bytes_of_pairs_do_not_depend_on_shards_or_order():
+    table, ctx = offset_pairs(40, 0.2)
+    step = RidgeHeads(objectives=("label",))
+    state, whole = fitted(step, [table], ctx)
+    shuffled = table.sample(fraction=1, shuffle=True, seed=1)
+    other, out = fitted(step, [shuffled[:1], shuffled[1:9], shuffled[9:]], ctx)
+    expected = table.select("pair_id").hstack(whole).sort("pair_id")
+    assert shuffled.select("pair_id").hstack(out).sort("pair_id").equals(expected)
+    assert other.info == state.info
+    assert all(other.tables[k].equals(state.tables[k]) for k in state.tables)
+
+
+def test_labels_of_chance_are_noted():
+    rng = np.random.default_rng(4)
+    rows = [(f"q{i}", *rng.permutation([f"a {i}", f"b {i}"]).tolist()) for i in range(80)]
+    state, _ = fitted(RidgeHeads(objectives=("label",)), [pairs(rows)])
+    assert any("no better than chance" in note for note in state.info["label"]["notes"])
+    same = pairs([(f"q{i}", "same", "same") for i in range(4)])
+    state, out = fitted(RidgeHeads(objectives=("label",)), [same])
+    assert out.to_numpy().tolist() == [[0.0, 0.0]] * 4
+    assert state.info["label"]["notes"] == [
+        "There is no difference to learn: every answer gets the same score."
+    ]
+
+
+def test_a_response_on_both_sides_of_pairs():
     table = pairs([("q", "a", "b"), ("q", "b", "c"), ("q", "b", "d"), ("p", "x", "y")])
     step = RidgeHeads(objectives=("label",))
     parts = step.fit_shard(table, CTX)
@@ -256,7 +355,7 @@ def test_a_response_on_both_sides_gets_the_mean():
     targets = parts.filter(pl.col("row_id") == b)["target_label"]
     assert sorted(targets) == [0.0, 1.0, 1.0]
     state, out = fitted(step, [table[:1], table[1:]])
-    assert (state.info["label"]["n"], out.height) == (6, 4)
+    assert (state.info["label"]["n"], out.height) == (4, 4)
     assert parts["features"].dtype == pl.Array(pl.Float32, 2 * DIM)
 
 

@@ -27,6 +27,7 @@ steps:
   - labelers.Combine: {name: reward, method: linear, weights: {length: 1, repetition: 1}}
   - labelers.Margin: {objective: reward}
   - filters.RandomSubsample: {fraction: 0.8}
+  - filters.Margin: {objective: reward}
 publish: {test_fraction: 0.2}
 """
 
