@@ -36,7 +36,7 @@ try:
     from trl import DPOConfig, DPOTrainer
 except ModuleNotFoundError as error:
     raise MissingPackageError(
-        f"training needs the package {error.name}: pip install 'prefactory[train]'"
+        f"training needs the package {error.name}: pip install -e '.[train]' in the checkout"
     ) from error
 
 

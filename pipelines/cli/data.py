@@ -153,7 +153,7 @@ def doctor() -> None:
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            hint = f"pip install 'prefactory[{extra}]'" if extra else "pip install prefactory"
+            hint = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
             found = f"not installed ({hint})"
         console.print(f"{package:<22} {found}", markup=False)
     import torch

@@ -205,5 +205,5 @@ def _package() -> Any:  # noqa: ANN401 - a module
     except ImportError as error:
         raise MissingPackageError(
             "the engine 'vllm' needs its package, in an environment of its own: "
-            "pip install 'prefactory[vllm]'"
+            "pip install -e '.[vllm]' in the checkout"
         ) from error

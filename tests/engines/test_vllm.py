@@ -36,7 +36,7 @@ def test_memory_is_not_identity():
 
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'prefactory\[vllm\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install -e '.\[vllm\]'"):
         VLLM(model="m").open()
 
 

@@ -208,7 +208,7 @@ def test_lora_without_peft_names_the_command(tmp_path, version, monkeypatch):
 def test_without_trl_the_error_is_the_command(module, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", None)
     monkeypatch.delitem(sys.modules, f"trainers.{module}")
-    with pytest.raises(MissingPackageError, match=r"pip install 'prefactory\[train\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install -e '.\[train\]'"):
         importlib.import_module(f"trainers.{module}")
 
 
