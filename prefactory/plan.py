@@ -113,6 +113,8 @@ def _column_problems(
     except ConfigError as error:  # options that do not go with this shape
         return [f"can't run on {shape.value}: {text}" for text in error.problems]
     for name, dtype in needed.items():
+        if name.startswith("rejected_") and name.replace("rejected_", "chosen_", 1) in needed:
+            continue  # said once, for the chosen side
         if name not in columns:
             problems.append(f"needs column {name!r}, {_missing(recipe, i, name, shape, columns)}")
         elif columns[name] != dtype:

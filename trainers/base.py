@@ -174,6 +174,10 @@ def new_folder(output: Path) -> Iterator[Path]:
         raise ConfigError(f"{output} can't be made ({error.strerror}); name another") from error
     try:
         yield partial
+        for file in partial.rglob(
+            "*.safetensors"
+        ):  # the library makes it readable by its owner only
+            file.chmod(0o644)
         if output.exists():
             output.rmdir()
         partial.rename(output)
