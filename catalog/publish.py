@@ -243,7 +243,10 @@ def _stage(stage: Stage) -> StageRecord:
 
 def _models(stages: list[Stage]) -> list[dict[str, Any]]:
     """The models that the steps opened, each once."""
-    found = {fingerprint(m): {"role": "encoder", **m} for s in stages for m in s.models}
+    found = {}
+    for model in (m for s in stages for m in s.models):
+        role = "engine" if "engine" in model else "encoder"
+        found[fingerprint(model)] = {"role": role, **model}
     return [found[key] for key in sorted(found)]
 
 

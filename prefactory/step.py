@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from prefactory.context import Context
 from prefactory.identity import fingerprint, identity_fields
+from prefactory.prompts import Prompted
 from prefactory.tables import Shape
 
 Scope = Literal["row", "prompt", "dataset"]
@@ -30,6 +31,22 @@ class State:
 
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """What a step will ask of one text engine at most, for `plan`.
+
+    Attributes:
+        engine: its configuration.
+        calls: number of calls, all samples and rounds, without corrections.
+        prompt_tokens, completion_tokens: of one call, about; completions at most.
+    """
+
+    engine: Any
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +95,7 @@ class Step(BaseModel):
             "step": step_name(cls),
             "version": cls.version,
             **source_mark(cls),
+            **({"prompts": self.texts()} if isinstance(self, Prompted) else {}),
             "fields": identity_fields(self),
         }
 
@@ -89,11 +107,20 @@ class Step(BaseModel):
         if not self.opens_engines():
             return []
         values = [getattr(self, name) for name in type(self).model_fields]
-        return [v.identity() for v in values if hasattr(v, "identity")]
+        return [found for v in values for found in _engine_identities(v)]
 
     def opens_engines(self) -> bool:
         """Tell whether the step, with these fields, opens a model at all."""
         return True
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """What the step will ask of text engines at most, for `plan` (steps that ask override it).
+
+        Args:
+            rows: rows of the table that it gets, about.
+            prompts: distinct prompts among them, about.
+        """
+        return []
 
     def fingerprint(self) -> str:
         """Digest of the identity."""
@@ -109,6 +136,19 @@ class Step(BaseModel):
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Reduce of a dataset step: all `fit_shard` rows, sorted by row id, to one state."""
         raise NotImplementedError(f"{type(self).__name__} has scope 'dataset' and no fit")
+
+
+def _engine_identities(value: object) -> list[dict[str, Any]]:
+    """Identities of the engines in a field, also in lists, mappings and nested models."""
+    if hasattr(value, "identity"):
+        return [value.identity()]
+    if isinstance(value, BaseModel):
+        return [i for n in type(value).model_fields for i in _engine_identities(getattr(value, n))]
+    if isinstance(value, Mapping):
+        return [i for v in value.values() for i in _engine_identities(v)]
+    if isinstance(value, list | tuple):
+        return [i for v in value for i in _engine_identities(v)]
+    return []
 
 
 OURS = frozenset({"filters", "generators", "labelers", "prefactory"})

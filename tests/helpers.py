@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from prefactory import ledger
+from prefactory.context import Context
 from prefactory.identity import fingerprint
 from prefactory.recipe import Sections, parse
 from prefactory.run import execute
@@ -142,6 +143,22 @@ class MemorySource:
 
 def one_file(table, name="memory"):
     return MemorySource({"a.jsonl": [table]}, name)
+
+
+# -- a step that asks an engine -----
+
+
+def asking(seed=0, step="step", **more):
+    """A context that opens every engine config plainly: no journal, each opened once."""
+    opened = {}
+
+    def engine(config):
+        key = config.fingerprint()
+        if key not in opened:
+            opened[key] = config.open()
+        return opened[key]
+
+    return Context(seed=seed, step=step, engine=engine, **more)
 
 
 # -- recipes and runs -----

@@ -6,7 +6,6 @@ from prefactory.lazy import lazy_names
 
 if TYPE_CHECKING:
     from trainers.base import DatasetRef
-    from trainers.calibration import Calibration, calibration_errors, pairwise_accuracy, reliability
     from trainers.dpo import train_dpo
     from trainers.embedding_model import EmbeddingRewardModel
     from trainers.embedding_reward import train_embedding_reward
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DPO",
-    "Calibration",
     "DatasetRef",
     "EmbeddingReward",
     "EmbeddingRewardModel",
@@ -25,10 +23,7 @@ __all__ = [
     "PairMetrics",
     "Reward",
     "TrainingReport",
-    "calibration_errors",
     "pair_metrics",
-    "pairwise_accuracy",
-    "reliability",
     "train_dpo",
     "train_embedding_reward",
     "train_reward",
@@ -37,7 +32,6 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Calibration": "calibration",
         "DPO": "settings",
         "DatasetRef": "base",
         "EmbeddingReward": "settings",
@@ -46,10 +40,7 @@ __getattr__ = lazy_names(
         "PairMetrics": "metrics",
         "Reward": "settings",
         "TrainingReport": "report",
-        "calibration_errors": "calibration",
         "pair_metrics": "metrics",
-        "pairwise_accuracy": "calibration",
-        "reliability": "calibration",
         "train_dpo": "dpo",
         "train_embedding_reward": "embedding_reward",
         "train_reward": "reward",

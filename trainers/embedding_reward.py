@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from catalog.calibration import Floats
 from prefactory.errors import DataError
 from prefactory.identity import identity_of
 from prefactory.tables import SIDES
 from trainers import losses
 from trainers.base import DatasetRef, hashed, margins_of, new_folder, table
-from trainers.calibration import Floats
 from trainers.embedding_model import Embed, EmbeddingRewardModel, Texts, features, read_texts
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
 from trainers.report import TrainingReport, card, write_reports

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from catalog.calibration import Floats, calibration_errors, pairwise_accuracy
 from prefactory.tables import text_of
-from trainers.calibration import Floats, calibration_errors, pairwise_accuracy
 
 CONTEXT = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "chosen", "rejected"]
 """Columns of pairs that the metrics read."""

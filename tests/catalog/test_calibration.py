@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from scipy.special import expit
 
-from trainers.calibration import calibration_errors, pairwise_accuracy, reliability
+from catalog.calibration import calibration_errors, pairwise_accuracy, reliability
 
 
 def calibrated(n=20_000, seed=0):

@@ -1,0 +1,129 @@
+"""Prompt texts: Jinja files that come with a step, rendered in a sandbox, replaceable by a recipe.
+
+A step that asks a model inherits `Prompted` beside its base, and names its texts in `templates`. In
+a recipe `prompts: {system: "Be brief."}` replaces a text, `prompts: {system: "@mine.j2"}` reads it
+from a file. The texts themselves are identity: they stand in the manifest, and a changed text is
+another step. Dataset text only ever enters as a value, never as a template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.nodes import Template as Parsed
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, Field, field_validator
+
+from prefactory.errors import ConfigError
+from prefactory.overrides import nearest
+
+
+@dataclass(frozen=True)
+class Text:
+    """One prompt text of a step.
+
+    Attributes:
+        path: `package/folder/file.j2`, inside an importable package; or, with a space or a line
+            break in it, the text itself.
+        gives: the variables that the text may use.
+    """
+
+    path: str
+    gives: tuple[str, ...] = ()
+
+    def read(self) -> str:
+        """The text as it comes with the step."""
+        if any(c in self.path for c in " \n"):
+            return self.path
+        package, _, rest = self.path.partition("/")
+        return resources.files(package).joinpath(rest).read_text("utf-8")
+
+
+class Prompted(BaseModel):
+    """Mixin of steps with prompt texts; write it before the base: `class X(Prompted, Labeler)`.
+
+    Attributes:
+        templates: the texts by name (class attribute).
+        prompts: texts that replace those of the step, by name; `@path` reads a file.
+    """
+
+    templates: ClassVar[Mapping[str, Text]] = {}
+
+    prompts: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("prompts")
+    @classmethod
+    def _check_prompts(cls, value: dict[str, str]) -> dict[str, str]:
+        found = {}
+        for name, text in value.items():
+            if name not in cls.templates:
+                known = ", ".join(cls.templates)
+                hint = nearest(name, list(cls.templates))
+                raise ValueError(f"there is no prompt text {name!r} (there are: {known}){hint}")
+            found[name] = _from_file(text)
+            _check(name, found[name], cls.templates[name].gives)
+        return found
+
+    def texts(self) -> dict[str, str]:
+        """All prompt texts by name, as they are used; part of the step's identity."""
+        return {n: self.prompts.get(n) or t.read() for n, t in self.templates.items()}
+
+    def render(self, name: str, **values: Any) -> str:  # noqa: ANN401 - what a template may show
+        """Fill a text.
+
+        Args:
+            name: of the text, as in `templates`.
+            values: the variables, all of `templates[name].gives`.
+
+        Raises:
+            ConfigError: the text fails on these values.
+        """
+        text = self.prompts.get(name) or self.templates[name].read()
+        try:
+            return str(compiled(text).render(values)).strip()
+        except (TemplateError, TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"{type(self).__name__}.prompts.{name}: {error}") from error
+
+
+def _from_file(text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the prompt text {text[1:]} can't be read: {error}") from error
+
+
+def _check(name: str, text: str, gives: tuple[str, ...]) -> None:
+    try:
+        tree: Parsed = _environment().parse(text)
+    except TemplateError as error:
+        raise ValueError(f"prompt text {name!r}: {error}") from error
+    for variable in sorted(meta.find_undeclared_variables(tree) - set(gives)):
+        raise ValueError(
+            f"prompt text {name!r} uses {variable!r}, but is given {', '.join(gives) or 'nothing'}"
+            f"{nearest(variable, list(gives))}"
+        )
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+
+
+@cache
+def compiled(text: str) -> Any:  # noqa: ANN401 - a jinja2 template
+    """Compile a template in the sandbox.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is none.
+    """
+    return _environment().from_string(text)
