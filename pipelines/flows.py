@@ -17,6 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipelines.build import Outcome, build, check_recipe
 from pipelines.settings import Settings, default_home, default_workers
+from prefactory.engines.accounts import Budget
 from prefactory.errors import ConfigError
 from prefactory.stages import Mapper
 
@@ -44,6 +45,9 @@ def curate(
     home: str | None = None,
     shard_rows: int = 16384,
     workers: int | None = None,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    prices: str | None = None,
 ) -> dict[str, Any]:
     """Run a recipe file and publish what it makes.
 
@@ -53,13 +57,20 @@ def curate(
         home: `PREFACTORY_HOME` of the run.
         shard_rows: rows of a shard, about.
         workers: shards in work at a time.
+        budget_usd: US dollars that new calls of text engines may cost.
+        budget_tokens: tokens that they may use.
+        prices: a YAML file over the prices that come with prefactory.
 
     Returns:
         Name, version, digest and folder of the version.
     """
     _STARTED.append(recipe)
     settings = Settings(
-        Path(home) if home else default_home(), workers or default_workers(), shard_rows
+        Path(home) if home else default_home(),
+        workers or default_workers(),
+        shard_rows,
+        Budget(usd=budget_usd, tokens=budget_tokens),
+        Path(prices) if prices else None,
     )
     checked, sources, _ = check_recipe(Path(recipe), overrides or [])
     outcome = build(checked, sources, settings, prefect_mapper())
@@ -97,7 +108,16 @@ def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcom
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=settings.workers)
     job = curate.with_options(task_runner=runner)  # type: ignore[arg-type] # Prefect's own stub
     try:
-        job(str(recipe), overrides, str(settings.home), settings.shard_rows, settings.workers)
+        job(
+            str(recipe),
+            overrides,
+            str(settings.home),
+            settings.shard_rows,
+            settings.workers,
+            settings.budget.usd,
+            settings.budget.tokens,
+            str(settings.prices) if settings.prices else None,
+        )
     except (RuntimeError, OSError, httpx.HTTPError) as error:
         if _STARTED:
             raise

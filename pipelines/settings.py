@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.versions import Catalog
+from prefactory.engines.accounts import Budget
 from prefactory.store import Store
 
 
@@ -28,11 +29,15 @@ class Settings:
         home: holds `store/` (intermediate outputs), `versions/` (the catalog) and `models/`.
         workers: shards in work at a time.
         shard_rows: rows of a shard, about.
+        budget: what new calls of text engines may use; a run stops, resumable, before it is passed.
+        prices: a YAML file over the prices that come with prefactory.
     """
 
     home: Path = field(default_factory=default_home)
     workers: int = field(default_factory=default_workers)
     shard_rows: int = 16384
+    budget: Budget = field(default_factory=Budget)
+    prices: Path | None = None
 
     @property
     def store(self) -> Store:

@@ -122,6 +122,10 @@ class Step(BaseModel):
         """
         return []
 
+    def grows(self, rows: int, prompts: int) -> tuple[int, int]:
+        """Rows and prompts after the step, at most and about, for `plan` (Generators override)."""
+        return rows, prompts
+
     def fingerprint(self) -> str:
         """Digest of the identity."""
         return fingerprint(self.identity())

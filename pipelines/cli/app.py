@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import data as data_commands
+from pipelines.cli import preview as preview_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import train as train_commands
 
@@ -65,6 +66,7 @@ def quiet_environment(verbose: bool) -> None:
 
 
 run_commands.register(app)
+preview_commands.register(app)
 data_commands.register(app)
 catalog_commands.register(app)
 train_commands.register(app)

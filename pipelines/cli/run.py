@@ -15,12 +15,17 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from pipelines.build import Outcome
+    from pipelines.estimate import Estimate
     from pipelines.settings import Settings
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key=value words, such as filters.ISA.fraction=0.2 or seed=3."),
+]
+Prices = Annotated[
+    Path | None,
+    typer.Option(help="YAML of `model: [input, output]`, US dollars per million tokens."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -39,17 +44,27 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Shards in work at a time.", min=1)] = None,
     shard_rows: Annotated[int, typer.Option(help="Rows of a shard, about.", min=1)] = 16384,
     runner: Annotated[str, typer.Option(help="prefect, or threads (no server).")] = "prefect",
+    budget_usd: Annotated[
+        float | None, typer.Option(help="US dollars that new model calls may cost.", min=0)
+    ] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that new model calls may use.", min=0)
+    ] = None,
+    prices: Prices = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
     from pipelines.cli.interrupt import end_at_interrupt
     from pipelines.settings import Settings, default_home, default_workers
+    from prefactory.engines.accounts import Budget
     from prefactory.errors import ConfigError
 
     end_at_interrupt()
     if runner not in ("prefect", "threads"):
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
-    settings = Settings(default_home(), workers or default_workers(), shard_rows)
+    budget = Budget(usd=budget_usd, tokens=budget_tokens)
+    at_a_time = workers or default_workers()
+    settings = Settings(default_home(), at_a_time, shard_rows, budget, prices)
     started = time.monotonic()
     outcome = _run(recipe, overrides or [], settings, runner)
     if as_json:
@@ -136,15 +151,27 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     )
 
 
-def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Show what a recipe will do: sources, steps, tables and columns."""
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    prices: Prices = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a recipe will do: sources, steps, tables, columns, and what models will cost."""
     from pipelines.build import check_recipe
+    from pipelines.estimate import estimate
     from prefactory.plan import describe
 
     checked, sources, planned = check_recipe(recipe, overrides or [])
     rows = describe(planned)
+    estimates = estimate(planned, sources, prices)
     if as_json:
-        data = {"name": checked.name, "sources": [s.identity() for s in sources], "steps": rows}
+        data = {
+            "name": checked.name,
+            "sources": [s.identity() for s in sources],
+            "steps": rows,
+            "calls": [e.__dict__ for e in estimates],
+        }
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
         return
     console = Console(highlight=False)
@@ -159,8 +186,23 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     for row in rows:
         table.add_row(row["step"], row["kind"], row["scope"], row["table"], row["adds"])
     console.print(table)
+    _show_estimates(console, estimates)
     for method, _ in checked.train:
         console.print(f"then train {method}")
+
+
+def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
+    if not estimates:
+        return
+    table = Table("step", "model", "calls", "tokens in", "tokens out", "US dollars", box=None)
+    for e in estimates:
+        usd = f"{e.usd:.2f}" if e.usd is not None else "no price"
+        counts = (f"{n:,}" for n in (e.calls, e.prompt_tokens, e.completion_tokens))
+        table.add_row(e.step, e.model, *counts, usd)
+    console.print("\nmodels, at most (before anything is dropped; answered calls cost nothing):")
+    console.print(table)
+    if all(e.usd is not None for e in estimates):
+        console.print(f"in all at most {sum(e.usd or 0 for e in estimates):,.2f} US dollars")
 
 
 def deploy(
