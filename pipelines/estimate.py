@@ -70,7 +70,8 @@ def _priced(label: str, asked: Asks, known: dict[str, Price]) -> Estimate:
 
 def _counted(sources: Sequence[OpenSource]) -> tuple[int, int]:
     """Rows and distinct prompts of the sources."""
-    rows, seen = 0, set()
+    rows = 0
+    seen: set[str] = set()
     for source in sources:
         for file in source.files:
             for block in source.read(file):

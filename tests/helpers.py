@@ -267,7 +267,7 @@ TEMPLATE = (
 )
 
 
-def tiny_llama(folder):
+def tiny_llama(folder, heads=4):
     """Write a Llama with 64 dimensions and 2 layers, and its byte-level BPE tokenizer."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
@@ -287,8 +287,8 @@ def tiny_llama(folder):
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )

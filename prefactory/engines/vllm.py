@@ -1,8 +1,7 @@
 """vLLM in this process: offline batches, JSON schemas, prefix caching. For throughput on GPUs.
 
-Untested here: vLLM is not installed where this was written. The calls follow its documentation and
-source as of 0.22 (`LLM.chat`, `SamplingParams.structured_outputs`). It wants transformers < 5.20,
-so install it in an environment of its own, or run `vllm serve` and use a `Server`.
+Tested with vLLM 0.32 on a CPU (`make test-vllm`), not on a GPU. It wants transformers < 5.20, so
+install it in an environment of its own, or run `vllm serve` and use a `Server`.
 
 Seeds are given per sample, but vLLM's batches may round otherwise in other company: unlike with
 `Transformers`, an answer may depend on its batch. What is in the journal stays as it is.
@@ -44,6 +43,7 @@ class VLLM(EngineConfig):
         quantization: as vLLM names it (`awq`, `gptq`, `fp8`), or None.
         max_model_len: tokens of prompt and answer together; None takes the model's own limit.
         tensor_parallel: GPUs that share the model.
+        enforce_eager: run without compiled graphs: slower, but up at once; CPUs want it.
         trust_remote_code: run code that the model's repository brings.
         gpu_memory: share of the GPU's memory to take, 0 to 1. Not identity.
     """
@@ -54,6 +54,7 @@ class VLLM(EngineConfig):
     quantization: str | None = None
     max_model_len: int | None = Field(default=None, ge=16)
     tensor_parallel: int = Field(default=1, ge=1)
+    enforce_eager: bool = False
     trust_remote_code: bool = False
     gpu_memory: float = Field(default=0.9, gt=0, le=1)
 
@@ -81,6 +82,7 @@ class VLLMEngine(Engine):
         self.capabilities = config.capabilities
         self._lock = threading.Lock()
         self._vllm = _package()
+        self._refusals = _refusals()
         try:
             self._llm: Any = self._vllm.LLM(
                 model=config.model,
@@ -90,6 +92,7 @@ class VLLMEngine(Engine):
                 quantization=config.quantization,
                 max_model_len=config.max_model_len,
                 tensor_parallel_size=config.tensor_parallel,
+                enforce_eager=config.enforce_eager,
                 trust_remote_code=config.trust_remote_code,
                 gpu_memory_utilization=config.gpu_memory,
                 enable_prefix_caching=True,
@@ -126,7 +129,7 @@ class VLLMEngine(Engine):
     def _chunk(self, chunk: Sequence[tuple[int, Request]], done: Done) -> None:
         try:
             found = self._chat([request for _, request in chunk])
-        except (ValueError, TypeError) as error:
+        except self._refusals as error:
             if len(chunk) == 1:
                 done(chunk[0][0], Failure("refused", " ".join(str(error).split())[:300]))
                 return
@@ -171,7 +174,7 @@ class VLLMEngine(Engine):
                 (whole,) = self._llm.chat(
                     [list(conversation)], scored, use_tqdm=False, add_generation_prompt=False
                 )
-        except (ValueError, TypeError) as error:
+        except self._refusals as error:
             return Failure("refused", " ".join(str(error).split())[:300])
         skip = len(before.prompt_token_ids)
         if whole.prompt_token_ids[:skip] != before.prompt_token_ids:
@@ -197,6 +200,15 @@ def _scored(ids: Sequence[int], entries: Sequence[Any]) -> TokenLogprobs:
     while tokens and not tokens[-1][0].strip():
         tokens.pop()  # the template's line break after the end of the turn
     return TokenLogprobs(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it will not take; its own base since 0.30."""
+    try:
+        own = importlib.import_module("vllm.exceptions").VLLMClientError
+    except (ImportError, AttributeError):
+        return (ValueError, TypeError)
+    return (ValueError, TypeError, own)
 
 
 def _package() -> Any:  # noqa: ANN401 - a module
