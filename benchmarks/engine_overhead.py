@@ -1,16 +1,21 @@
 """What an engine call costs: against a server with 100 ms latency, at 8, 64 and 256 in flight.
 
     python benchmarks/engine_overhead.py [--seconds 4] [--compare]
+        [--curator PYTHON] [--distilabel PYTHON]
 
 The ideal is concurrency / latency. "warm" leaves out the first second, in which the limiter finds
 its level; "journal" writes and fsyncs every answer. `--compare` does the same requests with a bare
-httpx client. The server is another process of this machine and takes its own share of the cores.
+httpx client; `--curator` and `--distilabel` name the Python of an environment that has
+`bespokelabs-curator`, or `distilabel[openai] requests`, and let them make as many calls as the
+ideal makes in those seconds, start-up of their pipeline included. The server is another process of
+this machine and takes its own share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import subprocess
@@ -27,6 +32,7 @@ from prefactory.engines.session import Session
 
 LATENCY_S = 0.1
 MOCK = Path(__file__).parents[1] / "tests" / "engines" / "mock_server.py"
+PEERS = Path(__file__).parent / "peers"
 SAMPLING = Sampling(seed=1, max_tokens=64)
 
 
@@ -93,11 +99,24 @@ async def bare_httpx(url: str, width: int, seconds: float) -> dict[str, float]:
     return {"rate": calls / wall, "warm": calls / wall, "cpu_ms": 1000 * cpu / calls}
 
 
+def peer(python: str, script: str, url: str, width: int, seconds: float) -> dict[str, float]:
+    """What another library makes of the calls that the ideal makes in these seconds."""
+    calls = max(width, int(width / LATENCY_S * seconds))
+    words = [python, str(PEERS / script), url, str(width), str(calls)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
+    if done.returncode:
+        raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"rate": found["rate"], "warm": found["rate"], "cpu_ms": found["cpu_ms"]}
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--curator", metavar="PYTHON")
+    parser.add_argument("--distilabel", metavar="PYTHON")
     options = parser.parse_args()
     command = [sys.executable, str(MOCK), str(LATENCY_S)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -113,6 +132,10 @@ def main() -> None:
             }
             if options.compare:
                 rows["bare httpx"] = asyncio.run(bare_httpx(url, width, options.seconds))
+            for name in ("curator", "distilabel"):
+                if python := getattr(options, name):
+                    script = f"calls_{name}.py"
+                    rows[name] = peer(python, script, url, width, options.seconds)
             ideal = width / LATENCY_S
             for name, found in rows.items():
                 print(

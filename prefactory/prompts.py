@@ -39,10 +39,7 @@ class Text:
 
     def read(self) -> str:
         """The text as it comes with the step."""
-        if any(c in self.path for c in " \n"):
-            return self.path
-        package, _, rest = self.path.partition("/")
-        return resources.files(package).joinpath(rest).read_text("utf-8")
+        return _shipped(self.path)
 
 
 class Prompted(BaseModel):
@@ -89,6 +86,14 @@ class Prompted(BaseModel):
             return str(compiled(text).render(values)).strip()
         except (TemplateError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"{type(self).__name__}.prompts.{name}: {error}") from error
+
+
+@cache
+def _shipped(path: str) -> str:
+    if any(c in path for c in " \n"):
+        return path
+    package, _, rest = path.partition("/")
+    return resources.files(package).joinpath(rest).read_text("utf-8")
 
 
 def _from_file(text: str) -> str:

@@ -132,7 +132,9 @@ class MockServer:
         size = len(data) + (100 if kind == "cut" else 0)
         lines = "".join(f"{k}: {v}\r\n" for k, v in headers.items())
         writer.write(
-            f"HTTP/1.1 {status} X\r\n{lines}Content-Length: {size}\r\n\r\n".encode() + data
+            f"HTTP/1.1 {status} X\r\n{lines}Content-Type: application/json\r\n"
+            f"Content-Length: {size}\r\n\r\n".encode()
+            + data
         )
         await writer.drain()
         return kind != "cut"

@@ -30,7 +30,7 @@ class Grade(Labeler):
         return {"score_grade": pl.Float64()}
 
     def asks(self, rows, prompts):
-        return [Asks(self.judge, 2 * rows, 10, 5)]
+        return [Asks(self.judge, rows, 10, 5)]
 
     def label(self, table, ctx):
         texts = table.select(text_of(pl.col("response"))).to_series()

@@ -1,0 +1,128 @@
+"""Pairs after a judgement: what the judges contradict is dropped, turned round, or kept."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import polars as pl
+from pydantic import Field
+
+from prefactory.context import Context
+from prefactory.step import Generated, Generator, Scope, verdict
+from prefactory.tables import Shape, canonical_order, with_ids
+
+Fate = Literal["drop", "flip", "keep"]
+
+
+class Relabel(Generator):
+    """Act on what `labelers.JudgePairs` found: drop or turn the pairs that the judges contradict.
+
+    A pair that is turned exchanges every `chosen_...` column with its `rejected_...`, its `margin`
+    changes sign, its `label_source` becomes `judge`, and in every `..._prefers` the sides change
+    names, so that `<name>_prefers` becomes `chosen`. If the same two answers are there in the
+    turned order already, that pair stays and the turned one leaves.
+
+    New columns: `relabelled_from` (the pair's id before) and `relabelled` (Boolean, it was turned).
+
+    Reasons: `judge_disagrees`, `judge_tie`, and for undecided pairs the reason of the judgement
+    (`abstained`, `no_valid_vote`, `same_text`, `http_500`, ...; `weak_agreement` below
+    `min_agreement`); `turned_copy`.
+
+    Attributes:
+        on_disagree: pairs whose rejected answer the judges prefer.
+        on_tie: pairs that the judges find equal.
+        on_undecided: pairs on which the votes decide nothing.
+        min_agreement: a preference of less agreement counts as undecided.
+        name: prefix of the judgement's columns.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
+    scope: ClassVar[Scope] = "prompt"
+    parents: ClassVar[tuple[str, ...]] = ("relabelled_from",)
+
+    on_disagree: Fate = "drop"
+    on_tie: Literal["drop", "keep"] = "drop"
+    on_undecided: Literal["drop", "keep"] = "drop"
+    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    name: str = Field(default="judge", min_length=1)
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Verdict, its reason and its agreement."""
+        types = {"prefers": pl.String(), "reason": pl.String(), "agreement": pl.Float64()}
+        return {f"{self.name}_{column}": dtype for column, dtype in types.items()}
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Where the pair comes from, and whether it was turned."""
+        return {"relabelled_from": pl.String(), "relabelled": pl.Boolean()}
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Relabel the pairs of a table.
+
+        Args:
+            table: PAIRS with a judgement; all pairs of a prompt are in it.
+            ctx: not used.
+
+        Returns:
+            PAIRS in canonical order, and the pairs left out.
+        """
+        prefers, reason, agreement = (pl.col(c) for c in self.needs(Shape.PAIRS))
+        weak = prefers.is_in(["chosen", "rejected"]) & (agreement < self.min_agreement)
+        against = ((prefers == "rejected") & ~weak).fill_null(value=False)
+        shown = pl.format("{}% of the votes", (100 * agreement).round().cast(pl.Int64))
+        undecided = pl.lit(self.on_undecided == "drop")
+        judged = verdict(
+            table,
+            (against & (self.on_disagree == "drop"), "judge_disagrees", shown),
+            ((prefers == "tie") & (self.on_tie == "drop"), "judge_tie", shown),
+            (weak & undecided, "weak_agreement", shown),
+            (prefers.is_null() & undecided, "undecided", pl.lit("the votes decide nothing")),
+        )
+        said = table.select(row_id="pair_id", said=reason, turn=against)
+        fate = said.hstack(judged).with_columns(
+            reason=pl.when(pl.col("reason") == "undecided")
+            .then(pl.coalesce("said", "reason"))
+            .otherwise("reason")
+        )
+        stays = fate["reason"].is_null()
+        turn = fate["turn"] if self.on_disagree == "flip" else fate["turn"] & False
+        rows = self._turned(table.filter(stays), turn.filter(stays))
+        first = pl.col("pair_id").is_first_distinct()
+        late = rows.filter(~first).select(
+            row_id="relabelled_from",
+            reason=pl.lit("turned_copy"),
+            detail=pl.format("turned round it is {}", "pair_id"),
+        )
+        dropped = pl.concat([fate.filter(~stays).select("row_id", "reason", "detail"), late])
+        return Generated(canonical_order(rows.filter(first), Shape.PAIRS), dropped)
+
+    def _turned(self, table: pl.DataFrame, turn: pl.Series) -> pl.DataFrame:
+        """The pairs with some turned round, after those with the same id that were not."""
+        turned = pl.col("relabelled")
+        table = table.with_columns(turn.alias("relabelled"), relabelled_from=pl.col("pair_id"))
+        new: dict[str, pl.Expr] = {"label_source": pl.lit("judge")}
+        new |= {one: pl.col(other) for one, other in _sides(table.columns)}
+        new |= {name: _other(pl.col(name)) for name in table.columns if name.endswith("_prefers")}
+        if "margin" in table.columns:
+            new["margin"] = 0.0 - pl.col("margin")
+        rows = table.with_columns(
+            pl.when(turned).then(value).otherwise(column).alias(column)
+            for column, value in new.items()
+        )
+        ids = with_ids(rows, Shape.PAIRS, keep_side_ids=True)["pair_id"]
+        rows = rows.with_columns(pair_id=pl.when(turned).then(ids).otherwise("pair_id"))
+        return rows.sort("pair_id", "relabelled", "relabelled_from")
+
+
+def _other(side: pl.Expr) -> pl.Expr:
+    """`rejected` for `chosen` and the other way round; all else stays."""
+    return side.replace({"chosen": "rejected", "rejected": "chosen"})
+
+
+def _sides(columns: list[str]) -> list[tuple[str, str]]:
+    """Columns of one side with their names on the other: both directions."""
+    found = []
+    for column in columns:
+        other = "rejected" + column.removeprefix("chosen")
+        if column.startswith("chosen") and other in columns:
+            found += [(column, other), (other, column)]
+    return found
