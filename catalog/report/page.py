@@ -13,7 +13,7 @@ from jinja2 import ChainableUndefined, FileSystemLoader
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from catalog.report import charts, read, samples, stages, stats, wording
+from catalog.report import charts, judges, read, samples, scores, stages, stats, wording
 from catalog.report.charts import Series
 from prefactory.tables import SCORE, SIDES, Shape
 
@@ -49,7 +49,8 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
     if main is not None:
         texts = samples.read(main["saved"], main["objectives"][:MOST], n_samples)
     steps = stages.read(manifest, ledger)
-    css, js = _asset("page.css"), _asset("page.js")
+    css = _asset("page.css") + _asset("scores.css")
+    js = _asset("page.js") + _asset("pareto.js")
     html = (
         _environment()
         .get_template("page.html.j2")
@@ -58,6 +59,8 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
             path="/".join(str(manifest.get(key) or "?") for key in ("name", "version")),
             tables=found,
             main=main,
+            scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
+            judges=judges.read(main["saved"]) if main else [],
             samples=texts,
             cut=samples.told_cut(texts),
             stages=steps,
@@ -81,6 +84,7 @@ def _table(saved: read.Saved) -> dict[str, Any]:
         "saved": saved,
         "shape": saved.shape.value,
         "rows": numbers.height,
+        "numbers": numbers,
         "objectives": rows,
         "names": names,
         "hidden": max(len(rows) - MOST, 0),

@@ -20,6 +20,11 @@ LENGTH = "length"
 STEPS = (1, 26, 51, 101, 201, 401, 801)
 """Where the groups of `by_gap` begin, in characters of length difference."""
 _Z = 1.959963984540054
+_IDS = {
+    Shape.PAIRS: ("prompt_id", "chosen_id", "rejected_id"),
+    Shape.RESPONSES: ("prompt_id", "response_id"),
+    Shape.PROMPTS: (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ def numbers(saved: Saved) -> pl.DataFrame:
 
     Returns:
         For pairs `margin` (if saved) and, for both sides, `<side>_length` and `<side>_score_<o>`;
-        for responses `length` and `score_<o>`; for prompts `length` of the prompt.
+        for responses `length` and `score_<o>`; for prompts `length` of the prompt. Of pairs and
+        responses also `prompt_id` and the ids of the answers, as hashes of 64 bits (UInt64).
     """
     texts = {
         Shape.PAIRS: {f"{side}_{LENGTH}": side for side in SIDES},
@@ -91,16 +97,19 @@ def numbers(saved: Saved) -> pl.DataFrame:
         Shape.PROMPTS: {LENGTH: "prompt"},
     }[saved.shape]
     scores = [c for c in saved.columns if _numeric(c, saved.shape)]
+    ids = [c for c in saved.columns if c in _IDS[saved.shape]]
     wanted = [
         *(_length(column).alias(name) for name, column in texts.items()),
         *(_finite(pl.col(name)) for name in scores),
+        *(pl.col(name).hash() for name in ids),
     ]
-    columns = [*texts.values(), *scores]
+    columns = [*texts.values(), *scores, *ids]
     parts = [batch.select(wanted) for batch in saved.batches(columns)]
     if parts:
         return pl.concat(parts, rechunk=True)
-    schema = {name: pl.Int64() for name in texts} | {name: pl.Float64() for name in scores}
-    return pl.DataFrame(schema=schema)
+    kinds: dict[str, pl.DataType] = {name: pl.Int64() for name in texts}
+    kinds |= {name: pl.Float64() for name in scores} | {name: pl.UInt64() for name in ids}
+    return pl.DataFrame(schema=kinds)
 
 
 def _numeric(column: str, shape: Shape) -> bool:

@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 
 from pipelines.cli import catalog as catalog_commands
+from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import train as train_commands
+from pipelines.cli import values as values_commands
 
 app = typer.Typer(
     name="prefactory",
@@ -69,7 +71,9 @@ run_commands.register(app)
 preview_commands.register(app)
 data_commands.register(app)
 catalog_commands.register(app)
+compare_commands.register(app)
 train_commands.register(app)
+values_commands.register(app)
 
 
 def main() -> None:

@@ -130,6 +130,10 @@ def test_hostile_text_stays_text_everywhere(tmp_path):
         )
     )
     body = re.sub(r"<script>\n?\"use strict\".*?</script>", "", page, flags=re.DOTALL)
+    data = re.search(r'<script type="application/json" id="disagreement">(.*?)</script>', body)
+    assert not set(data[1]) & set("<>&")
+    assert json.loads(data[1])["disagreement"]["objectives"] == ["<b>x"]
+    body = body.replace(data[0], "")
     assert "<script" not in body
     assert "<!--" not in page
     assert "<b>x" not in page
@@ -315,7 +319,12 @@ def test_in_a_browser(tmp_path):
         pytest.skip(reason)
     rows = [*scored(5), pair(7, EVIL + "n" * 500, EVIL, chosen_score_x=1.0, rejected_score_x=2.0)]
     page_file = tmp_path / "report.html"
-    rows = [{"margin": 0.1} | r for r in rows]
+    ups = [(1.0, 2.0), (3.0, 1.0), (2.0, 2.0), (0.0, None), (2.0, 5.0), (5.0, 0.0)]
+    rows = [
+        {"margin": 0.1} | r | {"chosen_score_y": c, "rejected_score_y": d, "chosen_score_z": 1.0}
+        | {"rejected_score_z": float(i)}
+        for i, (r, (c, d)) in enumerate(zip(rows, ups, strict=True))
+    ]  # fmt: skip
     page_file.write_text(build(version(tmp_path / "v", {"test": rows})), encoding="utf-8")
     quiet = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
              "--disable-background-networking --disable-component-update")  # fmt: skip
@@ -372,5 +381,29 @@ def drive(page):
     assert page.evaluate(paper) != dark
     page.click("#theme")
     assert page.evaluate(paper) == dark
+    pareto(page)
     page.click("#copy")
     page.locator("#copy:text-is('Copied')").wait_for()
+
+
+def pareto(page):
+    """The script draws what is there without it, and other objectives by keyboard alone."""
+    told, marks = "#pareto-told", "#pareto-picture .mark"
+    drawn = "[...document.querySelectorAll('#pareto-picture .mark')].map(n => [n.tagName, "
+    drawn += "n.classList.value, n.textContent, n.getAttribute('cx')?.slice(0, 5)].join())"
+    before = page.inner_text(told), page.inner_text("#pareto-front"), page.evaluate(drawn)
+    page.dispatch_event("#pareto-x", "change")
+    after = page.inner_text(told), page.inner_text("#pareto-front"), page.evaluate(drawn)
+    assert [sorted(w) if isinstance(w, list) else w for w in after] == [
+        sorted(w) if isinstance(w, list) else w for w in before
+    ]
+    assert page.locator(marks).count() > 3
+    axes = "['x', 'y'].map(a => document.getElementById(`pareto-${a}`).selectedOptions[0].text)"
+    first = page.evaluate(axes)
+    page.focus("#pareto-x")
+    assert page.evaluate("document.activeElement.id") == "pareto-x"
+    page.select_option("#pareto-x", label=first[1])
+    assert page.evaluate(axes) == first[::-1]  # swapped, never the same twice
+    heads = page.evaluate("[...document.querySelectorAll('#pareto-front th[scope=col]')].length")
+    assert heads == 3
+    assert page.inner_text("#pareto-front th").strip() == first[1]
