@@ -148,7 +148,7 @@ def _bridge(placed: Placed, shape: Shape) -> str:
 def _adds(planned: PlannedStep) -> str:
     """New columns in short: both sides of a score as one, scores that pairs carry over as one."""
     own = planned.placed.step.adds(planned.shape)
-    carried = planned.kind == "generator" and planned.shape != planned.out_shape
+    carried = planned.kind == "generator" and planned.out_shape == Shape.PAIRS != planned.shape
     names = list(own) if carried else list(planned.adds)
     short = [n.replace("chosen_", "*_", 1) for n in names if not n.startswith("rejected_")]
     return ", ".join([*short, "all scores as *_score_*"] if carried else short)

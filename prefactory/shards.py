@@ -78,6 +78,18 @@ def load(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
     return table
 
 
+def load_prompts(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
+    """The column `prompt` of a shard, each distinct `prompt_id` once: reads nothing else."""
+    row_id = ROW_ID[shape]
+    columns = list(dict.fromkeys(["prompt_id", row_id, "prompt"]))
+    table = store.read(shard.base, "rows", columns)
+    for delta in shard.deltas:
+        if delta.kind == "drop":
+            gone = store.read(delta.key, "ledger", ["row_id"])["row_id"]
+            table = table.filter(~pl.col(row_id).is_in(gone.implode())) if gone.len() else table
+    return table.unique("prompt_id", keep="first", maintain_order=True).select("prompt")
+
+
 _END = object()
 
 
@@ -186,8 +198,8 @@ def without_copies(
 
 
 def score_columns_after(columns: tuple[str, ...], shape: Shape, out: Shape) -> tuple[str, ...]:
-    """Score columns that a generator carries over from its parents."""
+    """Columns that a generator carries over: all of prompts, only scores from answers to pairs."""
     scores = [c for c in columns if c.removeprefix("chosen_").startswith("score_")]
     if shape == Shape.RESPONSES and out == Shape.PAIRS:
         return tuple(f"{side}_{c}" for side in SIDES for c in scores)
-    return columns if shape == out else ()
+    return columns if shape in (out, Shape.PROMPTS) else ()

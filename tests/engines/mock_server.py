@@ -19,6 +19,7 @@ def chat(text, index=0, **extra):
 
 def answer(*choices, prompt_tokens=5, completion_tokens=2):
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    usage["total_tokens"] = prompt_tokens + completion_tokens
     return {"id": "x", "choices": list(choices), "usage": usage}
 
 
@@ -43,6 +44,7 @@ class MockServer:
         self.seen = Counter()
         self.finished = []
         self.headers = []
+        self.paths = []
         self.bodies = []
         self.in_flight = self.most_in_flight = 0
         self._ready = threading.Event()
@@ -98,6 +100,7 @@ class MockServer:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.seen[raw] += 1
         self.headers.append(lines)
+        self.paths.append(head.split(" ", 2)[1])
         self.bodies.append(body)
         try:
             if self.latency_s:
@@ -145,7 +148,11 @@ class Fast(asyncio.Protocol):
 
     latency_s = 0.1
     body = json.dumps(answer(chat("hello there"))).encode()
-    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    reply = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+        + body
+    )
 
     def connection_made(self, transport):
         self.transport, self.waiting = transport, b""

@@ -156,4 +156,5 @@ def test_scores_that_a_generator_carries_over():
     sides = ("chosen_score_a", "rejected_score_a")
     assert score_columns_after(columns, Shape.RESPONSES, Shape.PAIRS) == sides
     assert score_columns_after(columns, Shape.RESPONSES, Shape.RESPONSES) == columns
-    assert score_columns_after(columns, Shape.PROMPTS, Shape.RESPONSES) == ()
+    assert score_columns_after(columns, Shape.PROMPTS, Shape.RESPONSES) == columns
+    assert score_columns_after(columns, Shape.RESPONSES, Shape.PROMPTS) == ()

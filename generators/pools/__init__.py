@@ -1,0 +1,31 @@
+"""Data that generators compose texts from, and their safe reading."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from prefactory.errors import ConfigError
+from prefactory.yamllines import load
+
+
+def read(name_or_path: str) -> Any:  # noqa: ANN401 - a YAML document
+    """Read a pool by its name, or a file of the user's (its path ends in .yaml, .yml or .json).
+
+    Raises:
+        ConfigError: there is no such pool or file, or it is no YAML.
+    """
+    if name_or_path.lower().endswith((".yaml", ".yml", ".json")):
+        try:
+            text = Path(name_or_path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name_or_path} can't be read: {error}") from error
+        return load(text, Path(name_or_path).name)[0]
+    file = resources.files("generators.pools").joinpath(f"{name_or_path}.yaml")
+    if not file.is_file():
+        raise ConfigError(
+            f"there is no pool {name_or_path!r}; a file of your own is named with its ending, such "
+            "as ./mine.yaml"
+        )
+    return load(file.read_text("utf-8"), f"{name_or_path}.yaml")[0]

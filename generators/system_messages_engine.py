@@ -1,0 +1,204 @@
+"""System messages written by a model: preference sets, their descriptions, and their merging.
+
+The steps of Janus / Multifaceted Collection (arXiv:2405.17977, 3.2 of our notes); the authors'
+generation prompts are not public, so the texts are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefactory.engines.ask import Answer, ask
+from prefactory.engines.base import Conversation, Engine, Failure, Sampling
+
+PREFERENCES_TOKENS, MESSAGE_TOKENS = 700, 350
+"""Tokens of the two questions, about."""
+
+MOST_WORDS = 200
+_LIST = re.compile(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s")
+_FENCE = re.compile(r"(?s)^\s*```(?:json)?\s*(.*?)\s*```\s*$")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one message shall ask for.
+
+    Attributes:
+        row_id: from content ids.
+        dimensions: one mapping per value: what the text `preferences` shows of it.
+        question: the filled text `preferences`.
+    """
+
+    row_id: str
+    dimensions: tuple[Mapping[str, Any], ...]
+    question: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model made of it.
+
+    Attributes:
+        preferences, descriptions: one per dimension, in order.
+        message: the system message.
+    """
+
+    preferences: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    message: str
+
+
+def schema(size: int) -> dict[str, Any]:
+    """JSON schema of a preference set of `size` entries."""
+    fields = ("dimension", "preference", "description")
+    entry = {
+        "type": "object",
+        "properties": {f: {"type": "string", "minLength": 1} for f in fields},
+        "required": list(fields),
+        "additionalProperties": False,
+    }
+    entries = {"type": "array", "items": entry, "minItems": size, "maxItems": size}
+    return {
+        "type": "object",
+        "properties": {"preferences": entries},
+        "required": ["preferences"],
+        "additionalProperties": False,
+    }
+
+
+def write(
+    engine: Engine,
+    wanted: Sequence[Wanted],
+    merge: Callable[[Sequence[str]], str],
+    sampling: Sampling,
+    attempts: int,
+) -> list[Written | Failure]:
+    """Write the messages of a shard: two batches of questions, with corrections.
+
+    Args:
+        engine: what answers.
+        wanted: one per message.
+        merge: fills the text `message` with descriptions.
+        sampling: of both questions; the first gets a JSON schema besides.
+        attempts: how often an answer of the wrong form is asked for in all.
+
+    Returns:
+        One result per message, in order. Failures are the engine's, or `unparseable`.
+    """
+    if not wanted:
+        return []
+    size = len(wanted[0].dimensions)
+    found: list[Written | Failure | None] = [None] * len(wanted)
+    replies = ask(
+        engine,
+        [_asked(w.question) for w in wanted],
+        sampling.model_copy(update={"n": 1, "json_schema": schema(size)}),
+        lambda text: parse_preferences(text, _expected(wanted)),
+        [f"{w.row_id}/preferences" for w in wanted],
+        attempts,
+    )
+    sets: dict[int, list[tuple[str, str]]] = {}
+    for i, (reply,) in enumerate(replies):
+        if isinstance(reply, Answer):
+            names = [str(d["dimension"]).lower() for d in wanted[i].dimensions]
+            missing = [n for n in names if n not in reply.value]
+            if missing:
+                found[i] = Failure("unparseable", f"nothing about {', '.join(missing)}")
+            else:
+                sets[i] = [reply.value[n] for n in names]
+        else:
+            found[i] = reply
+    merged = ask(
+        engine,
+        [_asked(merge([description for _, description in one])) for one in sets.values()],
+        sampling.model_copy(update={"n": 1}),
+        parse_message,
+        [f"{wanted[i].row_id}/message" for i in sets],
+        attempts,
+    )
+    for (i, one), (text,) in zip(sets.items(), merged, strict=True):
+        if isinstance(text, Failure):
+            found[i] = text
+        else:
+            keywords, descriptions = (tuple(column) for column in zip(*one, strict=True))
+            found[i] = Written(keywords, descriptions, text.value)
+    return [f if f is not None else Failure("no_answer", "never answered") for f in found]
+
+
+def _asked(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+def _expected(wanted: Sequence[Wanted]) -> tuple[int, frozenset[str]]:
+    """Entries of each set, and all dimensions that may be named."""
+    known = {str(d["dimension"]).lower() for w in wanted for d in w.dimensions}
+    return len(wanted[0].dimensions), frozenset(known)
+
+
+def parse_preferences(
+    text: str, expected: tuple[int, frozenset[str]]
+) -> dict[str, tuple[str, str]]:
+    """Read a preference set.
+
+    Args:
+        text: JSON, perhaps in a code fence.
+        expected: number of entries, and the dimensions that there are, in lower case.
+
+    Returns:
+        Dimension in lower case -> (key words, description).
+
+    Raises:
+        ValueError: a sentence for the model.
+    """
+    size, known = expected
+    fenced = _FENCE.match(text)
+    try:
+        data = json.loads(fenced.group(1) if fenced else text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"That is no JSON ({error.msg}). Return the JSON only.") from error
+    entries = data.get("preferences") if isinstance(data, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise ValueError('Return an object with a list "preferences" of objects.')
+    found: dict[str, tuple[str, str]] = {}
+    for entry in entries:
+        fields = [entry.get(k) for k in ("dimension", "preference", "description")]
+        if not all(isinstance(f, str) and f.strip() for f in fields):
+            raise ValueError(
+                'Each entry needs "dimension", "preference" and "description", none empty.'
+            )
+        dimension, preference, description = (str(f).strip() for f in fields)
+        if dimension.lower() not in known:
+            raise ValueError(f"{dimension!r} is none of the dimensions {', '.join(sorted(known))}.")
+        found[dimension.lower()] = (preference, description)
+    if len(found) != size or len(entries) != size:
+        raise ValueError(f"Return {size} entries, one per dimension; these are {len(entries)}.")
+    return found
+
+
+def parse_message(text: str) -> str:
+    """Read a system message.
+
+    Returns:
+        The paragraph, without the quotation marks around it.
+
+    Raises:
+        ValueError: a sentence for the model.
+    """
+    message = text.strip()
+    if len(message) > 1 and message[0] in "\"'\u201c" and message[-1] in "\"'\u201d":
+        message = message[1:-1].strip()
+    if not message:
+        raise ValueError("The answer is empty. Return the system message.")
+    if _LIST.search(message) or "\n\n" in message:
+        raise ValueError("Return one paragraph of prose, without lists or headings.")
+    if not re.search(r"(?i)\byou(?:r|'re)?\b", message):
+        raise ValueError('Address the assistant in the second person ("You are ...").')
+    if named := re.search(r"(?i)\b(?:dimension|preference)s?\b", message):
+        raise ValueError(f"Don't use the word {named.group(0)!r}.")
+    if len(message.split()) > MOST_WORDS:
+        raise ValueError(f"That is too long. Use at most {MOST_WORDS} words.")
+    return message
