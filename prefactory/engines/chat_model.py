@@ -18,12 +18,14 @@ from prefactory.engines.base import (
     Done,
     Engine,
     Failure,
+    Message,
     Request,
     TokenLogprobs,
 )
 from prefactory.engines.drawing import Drawer, Ending
 from prefactory.engines.encoder import default_device
 from prefactory.engines.transformers import Transformers
+from prefactory.engines.turns import text_to_continue
 from prefactory.errors import ConfigError
 
 BUCKET = 32
@@ -152,12 +154,28 @@ class ChatModel(Engine):
         except (TemplateError, ValueError, TypeError) as error:
             return Failure("template", f"the chat template refuses the messages: {error}"[:300])
 
+    def _read(self, request: Request) -> str | Failure:
+        """What the model reads: the prompt in its template, or what `writes` asks for."""
+        if request.sampling.writes == "answer":
+            return self._render(request.conversation, prompt=True)
+
+        def render(messages: Sequence[Message]) -> str:
+            text = self._render(messages, prompt=False)
+            if isinstance(text, Failure):
+                raise ValueError(text.detail)
+            return text
+
+        try:
+            return text_to_continue(request, render)
+        except ValueError as error:
+            return Failure("template", str(error))
+
     def _ids(self, text: str) -> list[int]:
         safe = text.encode("utf-8", "replace").decode()  # the tokenizer takes no lone surrogates
         return list(self._tokenizer(safe, add_special_tokens=False)["input_ids"])
 
     def _prompt(self, request: Request) -> list[int] | Failure:
-        text = self._render(request.conversation, prompt=True)
+        text = self._read(request)
         if isinstance(text, Failure):
             return text
         ids = self._ids(text)
@@ -243,10 +261,19 @@ def _pool(threads: int | None) -> ThreadPoolExecutor:
     before = torch.get_num_threads()
     count = threads or before
     together = threading.Barrier(count)
-    pool = ThreadPoolExecutor(count, "model", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(count, "model", initializer=_alone)
     list(pool.map(lambda _: together.wait(), range(count)))
     torch.set_num_threads(before)
     return pool
+
+
+def _alone() -> None:
+    """Let this thread compute on one core.
+
+    Its first question for the number starts OpenMP there, which would forget an earlier answer.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 def _batches(rows: Sequence[_Row], size: Callable[[int], int]) -> Iterator[list[_Row]]:

@@ -1,13 +1,5 @@
 """A real OpenAI-compatible server that is not ours: `transformers serve` with a tiny model."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
-
 import pytest
 
 from prefactory.engines.base import Completion, EngineError, Sampling
@@ -15,6 +7,7 @@ from prefactory.engines.server import Server
 from prefactory.engines.session import Session
 from prefactory.engines.transformers import Transformers
 from tests.helpers import system, tiny_llama, user
+from tests.servers import transformers_serve
 
 ASKED = [[user(f"please go {i}")] for i in range(4)] + [[system("whatever"), user("certainly")]]
 
@@ -27,36 +20,8 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(model):
     """Address of a server of the tiny model, in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            str(Path(sys.executable).parent / "transformers"),
-            *("serve", model, "--port", str(port), "--device", "cpu", "--dtype", "float32"),
-        ],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        end = time.monotonic() + 180
-        while not _up(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, "transformers serve ended"
-            assert time.monotonic() < end, "transformers serve never came up"
-            time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _up(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
+    with transformers_serve(model) as url:
+        yield url
 
 
 def texts(found):

