@@ -23,7 +23,12 @@ CONTEXT: dict[str, Any] = {
     "recordSet": "cr:recordSet",
     "source": "cr:source",
 }
-TYPES = {"String": "sc:Text", "Float64": "sc:Float", "Boolean": "sc:Boolean", "Int64": "sc:Integer"}
+TYPES = {
+    "String": "sc:Text",
+    "Float64": "sc:Float",
+    "Boolean": "sc:Boolean",
+    **dict.fromkeys(("Int8", "Int16", "Int32", "Int64"), "sc:Integer"),
+}
 
 
 def croissant(manifest: Manifest, folder: Path) -> dict[str, Any]:

@@ -27,13 +27,17 @@ from prefactory.errors import CatalogError
 from prefactory.overrides import nearest
 
 KEEP = (
-    "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind"
+    "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind",
+    "dimension", "objective", "beta", "weight",
 )  # fmt: skip
+"""Columns that are carried along; the last four are for trainers of several objectives."""
+KEEP_LIKE = ("sign_", "margin_", "chosen_score_", "rejected_score_")
+"""Beginnings of more such columns."""
 
 
 def _extras(pairs: pl.DataFrame) -> list[str]:
-    scores = [c for c in pairs.columns if c.startswith(("chosen_score_", "rejected_score_"))]
-    return [c for c in (*KEEP, *scores) if c in pairs.columns]
+    more = [c for c in pairs.columns if c.startswith(KEEP_LIKE)]
+    return [c for c in (*KEEP, *more) if c in pairs.columns]
 
 
 def _margin(pairs: pl.DataFrame) -> list[str]:

@@ -11,7 +11,8 @@ a language model; all pairs are one batch; of several starts the one of least lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from threadpoolctl import threadpool_limits
 
 from labelers.scoring import Floats, Ints
 from prefactory.errors import DataError
@@ -51,6 +51,23 @@ class PALModel:
         result: Floats = softmax(self.logits, axis=1)
         return result
 
+    def rewards(self, vectors: Floats, weights: Floats, prompts: Floats | None = None) -> Floats:
+        """Reward of each answer for its own mixture of prototypes.
+
+        A row's result is made of that row alone, so that tables of any size give the same bits.
+
+        Args:
+            vectors: of the answers, [n, d].
+            weights: shares, [n, k] (one prototype alone: 1 and zeros).
+            prompts: not used.
+
+        Returns:
+            Float64[n], at most 0.
+        """
+        gap = rowwise(vectors, self.projection) - rowwise(weights, self.prototypes)
+        result: Floats = -np.sqrt((gap**2).sum(axis=1))
+        return result
+
     def weights_of(self, user: str | None) -> Floats:
         """Weights of one user, Float64[k]; of the mean of W for a user who was never seen."""
         if user is not None and user in self.users:
@@ -74,6 +91,16 @@ class PALModel:
         gap = vectors.astype(np.float64) @ self.projection - ideal
         result: Floats = -np.sqrt((gap**2).sum(axis=1))
         return result
+
+
+def rowwise(rows: NDArray[np.floating], matrix: Floats) -> Floats:
+    """`rows @ matrix`, [n, d] and [d, r] -> Float64[n, r], each row from itself alone (no BLAS)."""
+    rows = np.ascontiguousarray(rows, dtype=np.float64)
+    if len(matrix) == matrix.shape[1] and (matrix == matrix[0, 0] * np.eye(len(matrix))).all():
+        scaled: Floats = rows * matrix[0, 0]
+        return scaled
+    columns = [(rows * np.ascontiguousarray(column)).sum(axis=1) for column in matrix.T]
+    return np.stack(columns, axis=1)
 
 
 def fit_pal(
@@ -105,22 +132,51 @@ def fit_pal(
     Raises:
         DataError: shapes that do not fit, no pair, or a label that is neither +1 nor -1.
     """
+    checked(users, left, right, y)
+    names, who = numbered(users)
+    sides = torch.tensor(np.stack([left, right]), dtype=torch.float64)
+    sign = torch.tensor(np.asarray(y), dtype=torch.float64)
+    rng = np.random.default_rng(seed)
+    sizes = (len(names), prototypes, linear, steps)
+    with one_thread():
+        fits = [_fit_once(who, sides, sign, sizes, rng) for _ in range(starts)]
+    loss, logits, points, projection = min(fits, key=lambda fit: fit[0])
+    return PALModel(names, logits, points, projection, loss)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread, so that bits do not depend on the cores.
+
+    Limits from outside do not reach the BLAS inside torch once somebody has set torch's threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def checked(
+    users: Sequence[str], left: NDArray[np.floating], right: NDArray[np.floating], y: Ints
+) -> None:
+    """Refuse pairs that do not fit together (the arguments of `fit_pal`).
+
+    Raises:
+        DataError: shapes that do not fit, no pair, or a label that is neither +1 nor -1.
+    """
     n = len(users)
     if not n or not (len(left) == len(right) == len(y) == n) or left.shape != right.shape:
         raise DataError(f"{n} users, {left.shape} and {right.shape} vectors, {len(y)} labels")
     if not np.isin(y, (-1, 1)).all():
         raise DataError("labels are +1 (right preferred) or -1 (left preferred)")
-    names = tuple(sorted(set(users)))
-    place = {name: i for i, name in enumerate(names)}
-    who = torch.tensor([place[user] for user in users])
-    sides = torch.tensor(np.stack([left, right]), dtype=torch.float64)
-    sign = torch.tensor(np.asarray(y), dtype=torch.float64)
-    rng = np.random.default_rng(seed)
-    sizes = (len(names), prototypes, linear, steps)
-    with threadpool_limits(1):  # bits must not depend on the cores
-        fits = [_fit_once(who, sides, sign, sizes, rng) for _ in range(starts)]
-    loss, logits, points, projection = min(fits, key=lambda fit: fit[0])
-    return PALModel(names, logits, points, projection, loss)
+
+
+def numbered(users: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Distinct users, sorted, and the number of each pair's user."""
+    names, who = np.unique(np.asarray(users, dtype=object), return_inverse=True)
+    return tuple(names.tolist()), torch.tensor(who)
 
 
 def fit_user(
@@ -143,7 +199,7 @@ def fit_user(
     points, projection = torch.tensor(model.prototypes), torch.tensor(model.projection)
     sides = torch.tensor(np.stack([left, right]), dtype=torch.float64) @ projection
     who, sign = torch.zeros(len(y), dtype=torch.int64), torch.tensor(np.asarray(y))
-    _descend(
+    descend(
         [{"params": [logits], "lr": 0.05}], steps, lambda: _hinge(sides, logits, points, who, sign)
     )
     result: Floats = softmax(logits.detach().numpy()[0])
@@ -175,7 +231,7 @@ def _fit_once(
     def loss() -> torch.Tensor:
         return _hinge(sides @ (matrix * scale.exp()), logits, points, who, sign)
 
-    _descend([g for g in groups if g["params"]], steps, loss)
+    descend([g for g in groups if g["params"]], steps, loss)
     with torch.no_grad():
         projection = (matrix * scale.exp()).numpy()
         return float(loss()), logits.numpy(), points.numpy(), projection
@@ -194,9 +250,9 @@ def _hinge(
     return (1 - sign * (far[0] - far[1])).clamp_min(0).mean()
 
 
-def _descend(groups: list[dict[str, Any]], steps: int, loss: Callable[[], torch.Tensor]) -> None:
-    """Adam with a rate that falls to 0 along a cosine."""
-    adam = torch.optim.Adam(groups)
+def descend(groups: list[dict[str, Any]], steps: int, loss: Callable[[], torch.Tensor]) -> None:
+    """Adam (with the groups' weight decay) with a rate that falls to 0 along a cosine."""
+    adam = torch.optim.AdamW(groups, weight_decay=0.0)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         adam.zero_grad()

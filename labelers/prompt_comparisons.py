@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 
 from labelers import anchors
-from labelers.json_objects import all_of, fields
 from labelers.questions import ask_each, mark, opened
 from labelers.scoring import Floats
 from prefactory.context import Context
 from prefactory.engines.ask import Answer
 from prefactory.engines.base import Failure, Message
+from prefactory.engines.json_objects import all_of, fields
 
 if TYPE_CHECKING:
     from labelers.prompt_quality import PromptQuality

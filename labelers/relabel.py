@@ -102,8 +102,8 @@ class Relabel(Generator):
         new: dict[str, pl.Expr] = {"label_source": pl.lit("judge")}
         new |= {one: pl.col(other) for one, other in _sides(table.columns)}
         new |= {name: _other(pl.col(name)) for name in table.columns if name.endswith("_prefers")}
-        if "margin" in table.columns:
-            new["margin"] = 0.0 - pl.col("margin")
+        oriented = [c for c in table.columns if c == "margin" or c.startswith(_ORIENTED)]
+        new |= {c: (0 - pl.col(c)).cast(table.schema[c]) for c in oriented}
         rows = table.with_columns(
             pl.when(turned).then(value).otherwise(column).alias(column)
             for column, value in new.items()
@@ -111,6 +111,10 @@ class Relabel(Generator):
         ids = with_ids(rows, Shape.PAIRS, keep_side_ids=True)["pair_id"]
         rows = rows.with_columns(pair_id=pl.when(turned).then(ids).otherwise("pair_id"))
         return rows.sort("pair_id", "relabelled", "relabelled_from")
+
+
+_ORIENTED = ("sign_", "margin_")
+"""Beginnings of columns that change their sign with the sides."""
 
 
 def _other(side: pl.Expr) -> pl.Expr:

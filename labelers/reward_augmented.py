@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from labelers import reward_goal
+from labelers.pairs import pair_ids
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Generated, Generator, Scope, State, verdict
 from prefactory.tables import SCORE, SIDES, Shape, canonical_order, with_ids
 
 _IDS = ("pair_id", "prompt_id", "chosen_id", "rejected_id")
+_ORIENTED = ("sign_", "margin_")
+"""Columns that say by their sign which answer is better: they turn when the sides do."""
 _FINE = 9
 """Decimals that gaps are rounded to, so that float noise decides neither a tie nor `min_gap`."""
 
@@ -64,7 +67,8 @@ class RewardAugmented(Generator):
     New columns: `goal` (Float64, of the first attribute), `goal_kind`, `source_pair_id`, `margin`
     (R(chosen, g) - R(rejected, g) = squared gap of the goals, always above 0) and
     `source_label_source`; `label_source` becomes `relabel`, and a margin that was there moves to
-    `source_margin`. Sides carry their ids, models and scores with them. `revert` undoes it all.
+    `source_margin`. Sides carry their ids, models and scores with them; columns `sign_<...>` and
+    `margin_<...>` change their sign with the sides. `revert` undoes it all.
 
     Reasons: `null_score`, `out_of_scale` (beyond `scale`), `tie` (no gap, equal goals, or twice
     the same answer), `conflict`, `small_gap`, `half_left_out`.
@@ -89,6 +93,7 @@ class RewardAugmented(Generator):
     parents: ClassVar[tuple[str, ...]] = ("source_pair_id",)
     new_prompts: ClassVar[bool] = True
     beside: ClassVar[str | None] = "goal_pairs"
+    version: ClassVar[int] = 2
 
     objective: str | None = Field(default=None, min_length=1)
     attributes: tuple[str, ...] = ()
@@ -344,9 +349,11 @@ class RewardAugmented(Generator):
 
 
 def _swapped(columns: list[str], swap: pl.Expr) -> list[pl.Expr]:
-    """Exchange the two sides of every column pair where `swap` is true."""
+    """Exchange the two sides of every column pair where `swap` is true, and turn signs round."""
     found = []
     for column in columns:
+        if column.startswith(_ORIENTED):
+            found.append(pl.when(swap).then(-pl.col(column)).otherwise(column).alias(column))
         other = "rejected" + column.removeprefix("chosen")
         if column.startswith("chosen") and other in columns:
             for one, two in ((column, other), (other, column)):
@@ -366,9 +373,10 @@ def revert(pairs: pl.DataFrame) -> pl.DataFrame:
     rows = pairs.unique("source_pair_id", keep="first", maintain_order=True)
     rows = rows.with_columns(prompt=reward_goal.without_goal(pl.col("prompt")))
     rows = with_ids(rows, Shape.PAIRS, keep_side_ids=True)
-    turned = pl.col("pair_id") != pl.col("source_pair_id")
+    source = rows["source_pair_id"]  # of pairs for one objective it covers that too
+    turned = (source != rows["pair_id"]) & (source != pair_ids(rows))
     rows = rows.with_columns(
-        *_swapped(rows.columns, turned),
+        *_swapped(rows.columns, pl.lit(turned)),
         pair_id=pl.col("source_pair_id"),
         label_source=pl.col("source_label_source"),
     )

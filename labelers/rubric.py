@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from labelers.json_objects import folded
 from labelers.questions import Asking, opened, tokens_of
 from labelers.rubric_calls import Grader, Question, Rated
 from labelers.rubric_items import Attribute, Criterion, Item, Name, of_row, read_criteria
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
+from prefactory.engines.json_objects import folded
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler
 from prefactory.tables import SCORE, Shape

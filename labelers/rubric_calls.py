@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelers import rubric_parse
-from labelers.json_objects import after_thoughts
 from labelers.questions import answer_text, ask_each, mark, storable, transcript
 from labelers.rubric_items import Item
 from labelers.rubric_parse import Reading
 from prefactory.engines.ask import Answer
 from prefactory.engines.base import Engine, Failure, Message
+from prefactory.engines.json_objects import after_thoughts
 from prefactory.identity import fingerprint
 
 if TYPE_CHECKING:

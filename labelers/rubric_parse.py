@@ -12,9 +12,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from labelers.json_objects import after_thoughts, all_of, folded, objects, repeated, without
 from labelers.questions import storable
 from labelers.rubric_items import Item
+from prefactory.engines.json_objects import (
+    after_thoughts,
+    all_of,
+    folded,
+    objects,
+    repeated,
+    without,
+)
 
 FEW = 12
 """Ratings that a schema lists one by one."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +27,10 @@ Message = dict[str, str]
 
 Conversation = Sequence[Message]
 
-CAPABILITIES = frozenset({"generate", "logprobs", "embed"})
+CAPABILITIES = frozenset({"generate", "logprobs", "embed", "text", "user_turn"})
+"""`text` and `user_turn` are the other things that `Sampling.writes` may ask for."""
+
+Writes = Literal["answer", "user_turn", "text"]
 
 NOT_ENGINE_IDENTITY: dict[str, str] = {
     "api_key_env": "the name of the variable that holds a secret; the secret changes no answer",
@@ -53,6 +56,10 @@ class Sampling(BaseModel):
         seed: each sample's own seed derives from it, the row and the sample's index. None sends no
             seed to a server; engines in process take 0.
         json_schema: the answer must be JSON of this schema, where the engine can enforce it.
+        writes: what the model writes. `answer`: the assistant's turn. `user_turn`: what the next
+            user says, after the chat template's header of a user turn; the conversation may be
+            empty. `text`: what follows the contents of the messages, joined, without any template
+            (no token is put before them either, unless a server does).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,10 +71,12 @@ class Sampling(BaseModel):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     json_schema: dict[str, Any] | None = None
+    writes: Writes = "answer"
 
     def one(self) -> dict[str, Any]:
         """What decides one sample, as plain JSON data: all but their number."""
-        return self.model_dump(mode="json", exclude={"n"})
+        usual = {"writes"} if self.writes == "answer" else set()
+        return self.model_dump(mode="json", exclude={"n", *usual})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,7 @@ class Engine(ABC):
     """An opened model. Close it, or use it as a context manager; safe for several threads.
 
     Attributes:
-        capabilities: which of `generate`, `logprobs`, `embed` it offers.
+        capabilities: which of `CAPABILITIES` it offers.
     """
 
     capabilities: frozenset[str] = frozenset({"generate"})

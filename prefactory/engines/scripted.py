@@ -48,7 +48,8 @@ class Scripted(EngineConfig):
     @property
     def capabilities(self) -> frozenset[str]:
         """`logprobs` only with a `logprob_function`."""
-        return frozenset({"generate", *(["logprobs"] if self.logprob_function else [])})
+        scores = ["logprobs"] if self.logprob_function else []
+        return frozenset({"generate", "text", "user_turn", *scores})
 
     def open(self) -> ScriptedEngine:
         """Import the functions.

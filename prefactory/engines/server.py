@@ -25,8 +25,8 @@ class Server(EngineConfig):
     """A model behind an OpenAI-compatible HTTP server.
 
     Attributes:
-        base_url: up to and with `/v1`; `/chat/completions` is appended. No user, no query: secrets
-            go by `api_key_env` and `headers_env`.
+        base_url: up to and with `/v1`; `/chat/completions` is appended, or `/completions` for what
+            continues a text. No user, no query: secrets go by `api_key_env` and `headers_env`.
         api_key_env: name of the environment variable that holds the key. Not identity.
         headers_env: further headers: header name -> name of the variable. Not identity.
         extra: further fields of the request's body, as the server knows them (`top_k`, ...).
@@ -78,8 +78,9 @@ class Server(EngineConfig):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """`logprobs` only with `prompt_logprobs`."""
-        return frozenset({"generate", *(["logprobs"] if self.prompt_logprobs else [])})
+        """`logprobs` only with `prompt_logprobs`; no `user_turn`, as the template is not known."""
+        scores = ["logprobs"] if self.prompt_logprobs else []
+        return frozenset({"generate", "text", *scores})
 
     def open(self) -> ServerEngine:
         """Read the secrets and start the event loop; nothing is asked yet.

@@ -161,19 +161,20 @@ class ServerEngine(Engine):
         return (list(group) for _, group in same)
 
     async def _ask(self, group: list[tuple[int, Request]], done: Done, slot: Slot) -> None:
+        path = wire.path(group[0][1])
         body = wire.body(self.config, [request for _, request in group])
 
         def finish(raw: bytes) -> None:
             for (place, _), result in zip(group, wire.results(raw, len(group)), strict=True):
                 done(place, result)
 
-        failure = await self._attempts(body, finish, slot)
+        failure = await self._attempts(body, finish, slot, path)
         if failure is not None:
             for place, _ in group:
                 done(place, failure)
 
     async def _attempts(
-        self, body: bytes, finish: Callable[[bytes], None], slot: Slot
+        self, body: bytes, finish: Callable[[bytes], None], slot: Slot, path: str = wire.PATH
     ) -> Failure | None:
         """Ask until `finish` takes the answer, holding a slot only while the server works.
 
@@ -184,6 +185,7 @@ class ServerEngine(Engine):
             body: the request.
             finish: takes the body of an answer, or raises BadAnswerError.
             slot: for the first attempt; given back here.
+            path: where the request goes.
 
         Returns:
             Why there is no answer, after the last attempt.
@@ -192,7 +194,7 @@ class ServerEngine(Engine):
         attempt = 0
         while True:
             try:
-                fault = await self._attempt(body, finish, slot.began)
+                fault = await self._attempt(body, finish, slot.began, path)
             finally:
                 slot.release()
             if fault is None:
@@ -208,12 +210,12 @@ class ServerEngine(Engine):
             slot = await self.limiter.acquire()
 
     async def _attempt(
-        self, body: bytes, finish: Callable[[bytes], None], began: float
+        self, body: bytes, finish: Callable[[bytes], None], began: float, path: str
     ) -> _Fault | None:
         self.attempts += 1
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                reply = await self._client.post(wire.PATH, body)
+                reply = await self._client.post(path, body)
         except TimeoutError:
             self.limiter.overload(began)
             return _Fault(Failure("timeout", f"no answer within {self.config.timeout_s:g} s"))

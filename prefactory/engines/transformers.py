@@ -54,8 +54,8 @@ class Transformers(EngineConfig):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """It generates and scores."""
-        return frozenset({"generate", "logprobs"})
+        """It generates, continues and scores."""
+        return frozenset({"generate", "logprobs", "text", "user_turn"})
 
     def resolved(self) -> Transformers:
         """Replace "auto" and an open revision by what they mean on this machine.

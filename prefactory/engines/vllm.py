@@ -23,10 +23,12 @@ from prefactory.engines.base import (
     Engine,
     EngineConfig,
     Failure,
+    Message,
     Request,
     Result,
     TokenLogprobs,
 )
+from prefactory.engines.turns import text_to_continue
 from prefactory.errors import ConfigError, MissingPackageError
 
 _CHUNK = 1024
@@ -60,8 +62,8 @@ class VLLM(EngineConfig):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """It generates and scores."""
-        return frozenset({"generate", "logprobs"})
+        """It generates, continues and scores."""
+        return frozenset({"generate", "logprobs", "text", "user_turn"})
 
     def open(self) -> VLLMEngine:
         """Load the model.
@@ -128,7 +130,7 @@ class VLLMEngine(Engine):
 
     def _chunk(self, chunk: Sequence[tuple[int, Request]], done: Done) -> None:
         try:
-            found = self._chat([request for _, request in chunk])
+            found = self._answer([request for _, request in chunk])
         except self._refusals as error:
             if len(chunk) == 1:
                 done(chunk[0][0], Failure("refused", " ".join(str(error).split())[:300]))
@@ -139,12 +141,31 @@ class VLLMEngine(Engine):
         for (place, _), result in zip(chunk, found, strict=True):
             done(place, result)
 
-    def _chat(self, requests: Sequence[Request]) -> list[Result]:
+    def _answer(self, requests: Sequence[Request]) -> list[Result]:
+        """Answers by the chat template, all else by token ids: two calls at most."""
+        found: list[Any] = [None] * len(requests)
+        chats = [i for i, r in enumerate(requests) if r.sampling.writes == "answer"]
+        others = [i for i, r in enumerate(requests) if r.sampling.writes != "answer"]
         params = [self._params(request) for request in requests]
-        messages = [list(request.conversation) for request in requests]
         with self._lock:
-            outputs = self._llm.chat(messages, params, use_tqdm=False)
-        return [_completion(output) for output in outputs]
+            if chats:
+                messages = [list(requests[i].conversation) for i in chats]
+                outputs = self._llm.chat(messages, [params[i] for i in chats], use_tqdm=False)
+                _put(found, chats, outputs)
+            if others:
+                prompts = [{"prompt_token_ids": self._ids(requests[i])} for i in others]
+                outputs = self._llm.generate(prompts, [params[i] for i in others], use_tqdm=False)
+                _put(found, others, outputs)
+        return [_completion(output) for output in found]
+
+    def _ids(self, request: Request) -> list[int]:
+        tokenizer = self._llm.get_tokenizer()
+
+        def render(messages: Sequence[Message]) -> str:
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+
+        text = text_to_continue(request, render)
+        return list(tokenizer.encode(text, add_special_tokens=False))
 
     def _params(self, request: Request) -> Any:  # noqa: ANN401 - vLLM's own class
         sampling = request.sampling
@@ -180,6 +201,11 @@ class VLLMEngine(Engine):
         if whole.prompt_token_ids[:skip] != before.prompt_token_ids:
             return Failure("template", "the chat template writes an answer not after its prompt")
         return _scored(whole.prompt_token_ids[skip:], whole.prompt_logprobs[skip:])
+
+
+def _put(found: list[Any], places: Sequence[int], outputs: Sequence[Any]) -> None:
+    for place, output in zip(places, outputs, strict=True):
+        found[place] = output
 
 
 def _completion(output: Any) -> Result:  # noqa: ANN401 - vLLM's RequestOutput

@@ -1,4 +1,4 @@
-"""OpenAI's chat-completions format: the body of a request, and what an answer must look like."""
+"""OpenAI's formats, chat and plain completions: bodies of requests, and what answers look like."""
 
 from __future__ import annotations
 
@@ -9,32 +9,54 @@ from typing import TYPE_CHECKING, Any
 from prefactory.engines.base import (
     Completion,
     Conversation,
+    EngineError,
     Failure,
     Request,
     Result,
     TokenLogprobs,
 )
+from prefactory.engines.turns import raw_text
 
 if TYPE_CHECKING:
     from prefactory.engines.server import Server
 
 PATH = "/chat/completions"
+TEXT_PATH = "/completions"
 
 
 class BadAnswerError(ValueError):
     """The server's answer does not have the form that it must have."""
 
 
+def path(request: Request) -> str:
+    """Where a request goes.
+
+    Raises:
+        EngineError: it wants a user's turn, which no server of this kind can be asked for.
+    """
+    if request.sampling.writes == "user_turn":
+        raise EngineError(
+            "a server knows no turns but the assistant's: give the text of its chat template up to "
+            "the user's words and let it be continued, or use an engine in this process"
+        )
+    return TEXT_PATH if request.sampling.writes == "text" else PATH
+
+
 def body(config: Server, group: Sequence[Request]) -> bytes:
     """The request for one conversation and one or more of its samples, as JSON."""
     request = group[0]
     sampling = request.sampling
+    plain = sampling.writes == "text"
+    asked: dict[str, Any] = (
+        {"prompt": raw_text(request.conversation), "max_tokens": sampling.max_tokens}
+        if plain
+        else {"messages": list(request.conversation), config.token_field: sampling.max_tokens}
+    )
     fields: dict[str, Any] = {
         "model": config.model,
-        "messages": list(request.conversation),
+        **asked,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        config.token_field: sampling.max_tokens,
         **config.extra,
     }
     if sampling.stop:
@@ -43,7 +65,7 @@ def body(config: Server, group: Sequence[Request]) -> bytes:
         fields["seed"] = request.seed
     if len(group) > 1:
         fields["n"] = len(group)
-    if config.completion_logprobs:
+    if config.completion_logprobs and not plain:  # plain completions have a form of their own
         fields["logprobs"] = True
     if sampling.json_schema is not None:
         named = {"name": "answer", "schema": sampling.json_schema, "strict": True}
@@ -83,7 +105,7 @@ def results(raw: bytes, count: int) -> list[Result]:
 
 def _result(choice: dict[str, Any], asked: int, made: int, raw: bytes) -> Result:
     reason = choice.get("finish_reason") or "stop"
-    message = choice.get("message")
+    message = choice.get("message", {"content": choice.get("text")})
     text = message.get("content") if isinstance(message, dict) else None
     if reason == "content_filter":
         return Failure("content_filter", "the server withheld the answer")

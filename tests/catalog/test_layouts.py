@@ -75,6 +75,30 @@ def test_trl_implicit_holds_whole_conversations_and_the_margin():
     ]
 
 
+TRAINING = {
+    "beta": [0.1, 0.12],
+    "dimension": [0, 1],
+    "objective": ["help", "harm"],
+    "sign_harm": pl.Series([-1, 0], dtype=pl.Int8),
+    "margin_pal": [0.5, -0.25],
+}
+
+
+def test_columns_for_trainers_of_several_objectives_are_carried(make, tmp_path):
+    table = ONE.with_columns(pl.Series(name, values) for name, values in TRAINING.items())
+    for layout in ("trl", "trl-implicit"):
+        found = LAYOUTS[layout].view(table)
+        assert set(TRAINING) <= set(found.columns)
+        assert found.select(*TRAINING).equals(table.select(*TRAINING))
+    version = make(table, publish={"test_fraction": 0}).version
+    for file_format in FORMATS:
+        out = tmp_path / file_format
+        export(version, "trl", out, file_format)
+        data = load(out, file_format, tmp_path / "cache")["train"].with_format("arrow")[:]
+        assert sorted(data["sign_harm"].to_pylist()) == [-1, 0]
+        assert sorted(data["dimension"].to_pylist()) == [0, 1]
+
+
 def test_kto_has_two_rows_a_pair_the_chosen_first():
     found = LAYOUTS["kto"].view(ONE)
     assert [c[0]["content"] for c in found["completion"]] == ["c", "r", "d", "s"]

@@ -166,6 +166,15 @@ def test_turn_what_the_judge_contradicts():
     assert (rest["relabelled_from"] == rest["pair_id"]).all()
 
 
+def test_signs_turn_with_the_sides():
+    table = PAIRS.with_columns(sign_help=pl.lit(1, pl.Int8), margin_ann=pl.lit(2.5))
+    rows, _ = relabelled(table, on_disagree="flip", on_tie="keep", on_undecided="keep")
+    for turned, sign, margin in rows.select("relabelled", "sign_help", "margin_ann").iter_rows():
+        assert (sign, margin) == ((-1, -2.5) if turned else (1, 2.5))
+    assert rows["relabelled"].any()
+    assert rows.schema["sign_help"] == pl.Int8
+
+
 def test_a_judge_that_inverts_inverts_every_label():
     rows, reasons = relabelled(MANY, j.bad, on_disagree="flip")
     assert reasons == {}

@@ -77,9 +77,9 @@ def test_strategies(fields, pairs):
     assert {*"abcd"} == {c for pair in found for c in pair} | set(reasons)
 
 
-def test_best_random_takes_any_lower_answer_but_none_too_close():
+def test_best_random_lower_takes_any_lower_answer_but_none_too_close():
     table = answers(**{f"q{i}": [("a", 4), ("b", 3.5), ("c", 2), ("d", 1)] for i in range(60)})
-    step = Pairs(objective="help", strategy="best_random", min_margin=1)
+    step = Pairs(objective="help", strategy="best_random_lower", min_margin=1)
     rows, _ = apply_generator(step, "pairs", table, Shape.RESPONSES, Context(seed=1))
     assert rows.height == 60
     assert set(text(rows, "chosen")) == {"a"}
@@ -88,6 +88,18 @@ def test_best_random_takes_any_lower_answer_but_none_too_close():
     assert 15 <= drawn.count("c") <= 45
     again, _ = apply_generator(step, "pairs", table, Shape.RESPONSES, Context(seed=2))
     assert not rows.equals(again)
+
+
+def test_best_random_draws_among_all_others_and_a_drawn_tie_makes_no_pair():
+    table = answers(**{f"q{i}": [("a", 4), ("b", 4), ("c", 2)] for i in range(60)})
+    rows, dropped = apply_generator(
+        Pairs(objective="help", strategy="best_random"), "p", table, Shape.RESPONSES, Context()
+    )
+    assert set(text(rows, "rejected")) == {"c"}
+    assert 15 <= rows.height <= 45
+    assert set(dropped["reason"]) == {"not_selected"}
+    lower = Pairs(objective="help", strategy="best_random_lower")
+    assert apply_generator(lower, "p", table, Shape.RESPONSES, Context())[0].height == 60
 
 
 def test_row_of_a_pair():
@@ -169,13 +181,23 @@ def test_columns():
         ({"label_source": "guess"}, "'guess' is none of human, judge"),
         ({"strategy": "top_bottom_k"}, "needs k"),
         ({"k": 2}, "no other strategy takes it"),
-        ({"on_tie": "keep"}, "Input should be 'drop'"),
+        ({"on_tie": "keep"}, "Input should be 'drop' or 'drop_prompt'"),
         ({"min_margin": -1}, "greater than or equal to 0"),
+        ({"objective": None}, "needs one objective"),
+        ({"objectives": ("a",)}, "no objectives"),
+        ({"order": "pareto"}, "needs objectives, and no objective"),
+        ({"objective": None, "order": "each", "objectives": ("a", "a")}, "name each once"),
+        ({"on_policy": "chosen"}, "go together"),
+        ({"min_margin": 2, "max_margin": 1}, "above max_margin"),
+        (
+            {"objective": None, "order": "pareto", "objectives": ("a",), "on_tie": "drop_prompt"},
+            "not for pareto",
+        ),
     ],
 )
 def test_wrong_fields_are_refused(fields, problem):
     with pytest.raises(ValidationError, match=problem):
-        Pairs(objective="help", **fields)
+        Pairs(**{"objective": "help", **fields})
 
 
 SCORES = st.sampled_from([None, 0.0, 0.5, 1.0, 2.0])
@@ -184,6 +206,7 @@ STEPS = st.sampled_from(
     [
         Pairs(objective="help"),
         Pairs(objective="help", strategy="best_random"),
+        Pairs(objective="help", strategy="best_random_lower", max_margin=1.5),
         Pairs(objective="help", strategy="all", max_pairs=3, min_margin=0.5),
         Pairs(objective="help", strategy="top_bottom_k", k=2),
     ]
