@@ -351,6 +351,7 @@ def test_the_question_shows_all_that_the_judge_must_know():
         "stop": (),
         "seed": 4,
         "json_schema": seen[0].sampling.json_schema,
+        "writes": "answer",
     }
     assert seen[0].sampling.json_schema["properties"]["ratings"]["required"] == [
         "helpful",
