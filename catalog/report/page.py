@@ -13,8 +13,10 @@ from jinja2 import ChainableUndefined, FileSystemLoader
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
+from catalog import tree_page
 from catalog.report import charts, judges, read, samples, scores, stages, stats, wording
 from catalog.report.charts import Series
+from prefactory.errors import PrefactoryError
 from prefactory.tables import SCORE, SIDES, Shape
 
 HERE = Path(__file__).parent
@@ -49,7 +51,8 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
     if main is not None:
         texts = samples.read(main["saved"], main["objectives"][:MOST], n_samples)
     steps = stages.read(manifest, ledger)
-    css = _asset("page.css") + _asset("scores.css")
+    trees = _trees(folder, manifest)
+    css = _asset("page.css") + _asset("scores.css") + (tree_page.section_css() if trees else "")
     js = _asset("page.js") + _asset("pareto.js")
     html = (
         _environment()
@@ -61,6 +64,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
             main=main,
             scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
             judges=judges.read(main["saved"]) if main else [],
+            trees=trees,
             samples=texts,
             cut=samples.told_cut(texts),
             stages=steps,
@@ -72,6 +76,17 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         )
     )
     return html.translate(wording.CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def _trees(folder: Path, manifest: dict[str, Any]) -> Markup | None:
+    """The search trees of a version that keeps some."""
+    tables = (manifest.get("tables") or {}).values()
+    if not any("tree" in (table.get("columns") or {}) for table in tables):
+        return None
+    try:
+        return tree_page.tree_section(folder)
+    except PrefactoryError:  # somebody's own column `tree`
+        return None
 
 
 def _table(saved: read.Saved) -> dict[str, Any]:

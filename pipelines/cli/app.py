@@ -12,12 +12,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipelines.cli import audit as audit_commands
 from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
+from pipelines.cli import explain as explain_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import train as train_commands
+from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
 
 app = typer.Typer(
@@ -70,9 +73,12 @@ def quiet_environment(verbose: bool) -> None:
 run_commands.register(app)
 preview_commands.register(app)
 data_commands.register(app)
+audit_commands.register(app)
 catalog_commands.register(app)
+explain_commands.register(app)
 compare_commands.register(app)
 train_commands.register(app)
+tree_commands.register(app)
 values_commands.register(app)
 
 

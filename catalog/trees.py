@@ -1,0 +1,206 @@
+"""Search trees of a version: the column `tree` of what `generators.InstructionSearch` made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import polars as pl
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from catalog.versions import Version
+from prefactory.errors import CatalogError, DataError
+
+COLUMN = "tree"
+
+
+class TreeNode(BaseModel):
+    """One instruction of a tree.
+
+    Attributes:
+        parent: place of its parent; None for the root.
+        action: the principle that made it.
+        text: the instruction.
+        visits: iterations that went through it.
+        mean: of its scores in the search; None if it was never measured.
+        scores, fresh: of the answers to it, in the search and measured again.
+        responses: the answers, if they were kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    parent: int | None
+    action: str
+    text: str
+    visits: int = Field(ge=0)
+    mean: float | None = None
+    scores: tuple[float, ...] = ()
+    fresh: tuple[float, ...] = ()
+    responses: tuple[str, ...] = ()
+
+    @property
+    def fresh_mean(self) -> float | None:
+        """Mean of the fresh scores."""
+        return sum(self.fresh) / len(self.fresh) if self.fresh else None
+
+
+class SearchTree(BaseModel):
+    """A finished tree, as it was published.
+
+    Attributes:
+        nodes: the root first, each after its parent.
+        best: place of the best node by the search.
+        chosen, rejected: places of the tree's first pair, if it has one.
+        pairs: all of them.
+        sd: standard deviation of one score within its node.
+        iterations: that worked out.
+        failed: action, reason and detail of those that did not.
+        output: what the tree was grown for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    nodes: tuple[TreeNode, ...] = Field(min_length=1)
+    best: int
+    chosen: int | None = None
+    rejected: int | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
+    sd: float | None = None
+    iterations: int = 0
+    failed: tuple[tuple[str, str, str], ...] = ()
+    output: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for place, node in enumerate(self.nodes):
+            before = node.parent is not None and 0 <= node.parent < place
+            if not (node.parent is None if place == 0 else before):
+                raise ValueError(f"node {place} does not come after its parent")
+        named = [self.best, self.chosen, self.rejected, *(p for pair in self.pairs for p in pair)]
+        if any(place is not None and not 0 <= place < len(self.nodes) for place in named):
+            raise ValueError("it names a node that it does not have")
+        return self
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """Places of the children of each node."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for place, node in enumerate(self.nodes):
+            if node.parent is not None:
+                found[node.parent].append(place)
+        return found
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """Steps from the root to each node."""
+        found: list[int] = []
+        for node in self.nodes:
+            found.append(0 if node.parent is None else found[node.parent] + 1)
+        return found
+
+    @cached_property
+    def marked(self) -> frozenset[int]:
+        """The way from the root to the chosen node, or to the best one if none was chosen."""
+        place: int | None = self.best if self.chosen is None else self.chosen
+        found = []
+        while place is not None:
+            found.append(place)
+            place = self.nodes[place].parent
+        return frozenset(found)
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest mean."""
+        means = [node.mean for node in self.nodes if node.mean is not None] or [0.0]
+        return min(means), max(means)
+
+    def share(self, place: int) -> float:
+        """Where a node's mean lies between the lowest (0) and the highest (1) of the tree."""
+        low, high = self.range
+        mean = self.nodes[place].mean
+        return 0.0 if mean is None or high <= low else (mean - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tree and the prompt that it grew from."""
+
+    prompt_id: str
+    source_id: str
+    tree: SearchTree
+
+
+def has_trees(version: Version) -> bool:
+    """Tell whether a version keeps search trees."""
+    return _table(version) is not None
+
+
+def read_trees(version: Version, prompt: str | None = None, most: int | None = None) -> list[Kept]:
+    """Read the trees of a version, by prompt id.
+
+    Args:
+        version: of a recipe with `generators.InstructionSearch`.
+        prompt: only trees whose raw or new prompt's id begins so.
+        most: only the first ones.
+
+    Raises:
+        CatalogError: the version keeps no trees, or none of that prompt.
+        DataError: what it keeps is no tree.
+    """
+    table = _table(version)
+    if table is None:
+        raise CatalogError(
+            f"{version.ref} keeps no search trees: none of its tables has the columns `{COLUMN}` "
+            "and `parent_id`, which generators.InstructionSearch makes"
+        )
+    found: pl.DataFrame | None = None
+    for rows in _rows(version, table, prompt):
+        both = rows if found is None else pl.concat([found, rows])
+        found = both.sort("parent_id", "prompt_id")
+        found = found if most is None else found.head(most)
+    if found is None or not found.height:
+        of = f" of a prompt {prompt!r}" if prompt else ""
+        raise CatalogError(f"{version.ref} has no tree{of}; without --prompt all are listed")
+    return [
+        Kept(parent, source or "", _parsed(text, parent))
+        for parent, source, text in found.select("parent_id", "source_id", COLUMN).iter_rows()
+    ]
+
+
+def count_trees(version: Version) -> int:
+    """Number of trees that a version keeps."""
+    table = _table(version)
+    return 0 if table is None else sum(rows.height for rows in _rows(version, table, None))
+
+
+def _table(version: Version) -> str | None:
+    for name, record in version.manifest.tables.items():
+        if {COLUMN, "parent_id"} <= set(record.columns):
+            return name
+    return None
+
+
+def _rows(version: Version, table: str, prompt: str | None) -> Iterator[pl.DataFrame]:
+    columns = ["parent_id", "prompt_id", "source_id", COLUMN]
+    for split in version.manifest.tables[table].splits:
+        for batch in version.batches(table, split, columns):
+            kept = batch.filter(pl.col(COLUMN).is_not_null())
+            if prompt is not None:
+                begins = [pl.col(c).str.starts_with(prompt) for c in ("parent_id", "prompt_id")]
+                kept = kept.filter(pl.any_horizontal(begins))
+            yield kept
+
+
+def _parsed(text: str, prompt_id: str) -> SearchTree:
+    try:
+        return SearchTree.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        told = error.errors(include_url=False)[0]
+        where = ".".join(map(str, told["loc"]))
+        raise DataError(
+            f"the column `{COLUMN}` of prompt {prompt_id} holds no search tree: "
+            f"{where + ': ' if where else ''}{told['msg'].removeprefix('Value error, ')}"
+        ) from error
