@@ -1,0 +1,148 @@
+"""`prefactory audit`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from filters.audit import Audit, Gates
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        help="File, folder, glob, URL or hub id; or NAME[@VERSION] or the folder of a version.",
+        metavar="DATASET",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(audit)
+
+
+def audit(
+    dataset: Dataset,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for audit.html and audit.json [audit-NAME].")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the JSON; write no files unless --out is given.")
+    ] = False,
+    gates: Annotated[
+        Path | None, typer.Option(help="Gates (YAML): exit code 1 if one fails.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Benchmark whose prompts must not be in the data; repeatable."),
+    ] = None,
+    embeddings: Annotated[
+        bool, typer.Option(help="Embed a sample: separability, topics, diversity.")
+    ] = True,
+    rows: Annotated[
+        int | None, typer.Option(help="Audit about so many rows, drawn by prompt.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    table: Annotated[
+        str | None, typer.Option(help="Table of a version [pairs, responses or prompts].")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="Layout, if the detected one is wrong.")] = "auto",
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+) -> None:
+    """Look for faults in preference data: a page for people, JSON for machines, gates."""
+    from filters.audit import build_page, load_gates, summary
+
+    loaded_gates = load_gates(gates) if gates is not None else None
+    fields = {"layout": layout, "mapping": _mapping(mapping or []), "split": split}
+    found = _audited(
+        dataset, {**fields, "config": config}, loaded_gates, against or [],
+        embeddings=embeddings, rows=rows, seed=seed, table=table,
+    )  # fmt: skip
+    text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    folder = out if out is not None or as_json else Path(f"audit-{_slug(found.name)}")
+    if folder is not None:
+        _write(folder, {"audit.json": text, "audit.html": build_page(found)})
+    if as_json:
+        sys.stdout.write(text)
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(summary(found, min(console.width, 120)), markup=False)
+        console.print(f"\npage  {folder / 'audit.html'}", markup=False)  # type: ignore[operator]
+        console.print(f"json  {folder / 'audit.json'}", markup=False)  # type: ignore[operator]
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def _audited(
+    dataset: str,
+    fields: dict[str, object],
+    gates: Gates | None,
+    against: list[str],
+    *,
+    embeddings: bool,
+    rows: int | None,
+    seed: int,
+    table: str | None,
+) -> Audit:
+    from filters.audit import Options, load
+    from filters.audit import audit as run_audit
+    from filters.benchmarks import read_benchmark
+    from pipelines.settings import Settings
+    from pipelines.vectors import embedder
+    from prefactory.engines.encoder import Encoder
+
+    settings = Settings()
+    benchmarks = tuple(read_benchmark(path) for path in against)
+    loaded = load(dataset, settings.catalog, rows, seed, table, **fields)
+    encoder = Encoder()
+    embed = embedder(settings)
+    options = Options(
+        seed=seed,
+        embeddings=embeddings,
+        embed=lambda texts: embed(encoder, texts),
+        encoder=encoder.model,
+        against=benchmarks,
+    )
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        return run_audit(loaded.table, options, loaded.intake, gates)
+    with console.status("audit") as status:
+        return run_audit(
+            loaded.table, options, loaded.intake, gates, progress=lambda title: status.update(title)
+        )
+
+
+def _mapping(words: list[str]) -> dict[str, str]:
+    from prefactory.errors import ConfigError
+
+    pairs = [word.partition("=") for word in words]
+    wrong = [w for w, (a, _, b) in zip(words, pairs, strict=True) if not (a and b)]
+    if wrong:
+        raise ConfigError([f"--map {word!r}: write our_column=their.column" for word in wrong])
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.@-]+", "-", name).strip("-.") or "data"
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    from prefactory.errors import ConfigError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, "utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(f"--out {str(folder)!r} can't be written: {error.strerror}") from error

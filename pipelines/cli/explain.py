@@ -1,0 +1,94 @@
+"""`prefactory explain`: why a row of a version is there, or is not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipelines.cli.catalog import AsJson, Ref
+
+if TYPE_CHECKING:
+    from pipelines.explain import Explained, Verdict
+
+_TEXT, _RULE = 300, 160
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(explain)
+
+
+def explain(
+    ref: Ref,
+    row: Annotated[
+        str,
+        typer.Argument(
+            help="Id of a row or its beginning, FILE:LINE of a source, or a piece of its text."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what every stage said of a row: kept or dropped, by which rule and limit, and why."""
+    from pipelines.explain import explain as look
+    from pipelines.settings import Settings
+
+    settings = Settings()
+    version = settings.catalog.open(ref)
+    found, total = look(version, settings.home / "store", row)
+    if as_json:
+        data = {"version": version.ref, "found": total, "rows": [asdict(one) for one in found]}
+        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for one in found:
+        _show(console, version.ref, one)
+    if total > len(found):
+        console.print(f"... and {total - len(found):,} more rows: give more of the text, or an id")
+
+
+def _show(console: Console, ref: str, one: Explained) -> None:
+    console.print(f"[bold]{one.shape.removesuffix('s')} {one.row_id}[/] of {ref}: ", end="")
+    console.print(one.fate, markup=False)
+    if one.source:
+        console.print(f"  from {one.source}", markup=False)
+    for name, text in one.texts.items():
+        console.print(f"  {name:9} {_cut(text, _TEXT)}", markup=False)
+    if not one.texts:
+        console.print("  its text is neither in the version nor in the store", markup=False)
+    width = max((len(v.stage) for v in one.verdicts), default=0)
+    for verdict in one.verdicts:
+        style = "bold red" if verdict.verdict == "dropped" else ""
+        line = f"  {verdict.stage:{width}}  {verdict.verdict:11} {_why(verdict)}"
+        console.print(line.rstrip(), style=style, markup=False)
+    for relative in one.relatives:
+        console.print(f"  {relative.relation} {relative.row_id}: {relative.fate}", markup=False)
+    console.print()
+
+
+def _why(verdict: Verdict) -> str:
+    parts = []
+    if verdict.reason:
+        parts.append(f"{verdict.reason}: {verdict.detail or ''}".rstrip(": "))
+    if verdict.adds:
+        parts.append(", ".join(f"{n} {_value(v)}" for n, v in verdict.adds.items()))
+    if verdict.verdict in ("kept", "dropped", "made") and verdict.rule:
+        said = {name: _value(value) for name, value in verdict.rule.items()}
+        rule = ", ".join(f"{n}={said[n]}" for n in sorted(said, key=lambda n: len(said[n]) > 40))
+        parts.append(f"[{_cut(rule, _RULE)}]")
+    return "  ".join(parts)
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - whatever a field or a column holds
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(text: str, most: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most]}..."
