@@ -21,7 +21,7 @@ from catalog.arrow_folder import SplitWriter, to_arrow, write_dict
 from catalog.card import card
 from catalog.croissant import croissant
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
-from catalog.splits import SPLITS, with_split
+from catalog.splits import SPLITS, cluster_groups, reduce_prompts, with_split
 from catalog.versions import (
     Catalog,
     ContentDigest,
@@ -36,7 +36,7 @@ from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
 from prefactory.identity import differences, fingerprint
 from prefactory.leftovers import sweep, temporary_folder
-from prefactory.shards import View
+from prefactory.shards import Shard, View, in_order, load_prompts
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest, sync_folder
 from prefactory.tables import Shape, check
@@ -97,9 +97,10 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     head = result.recipe.head
     names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
+    cut = _Cut(head.publish.test_fraction, head.seed, _near_prompts(result))
+
     def write(name: str) -> TableRecord:
-        view, test_fraction = result.views[name], head.publish.test_fraction
-        return _write_table(view, folder / name, test_fraction, head.seed)
+        return _write_table(result.views[name], folder / name, cut)
 
     with ThreadPoolExecutor(2) as pool:
         written = dict(zip(names, pool.map(write, names), strict=True))
@@ -113,6 +114,32 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """How rows are split (see `catalog.splits.with_split`)."""
+
+    test_fraction: float
+    seed: int
+    near: pl.DataFrame | None
+
+
+def _near_prompts(result: RunResult) -> pl.DataFrame | None:
+    """Clusters of near-duplicate prompts over all tables, if the recipe wants them together."""
+    settings = result.recipe.head.publish
+    if not settings.near_duplicates or settings.test_fraction == 0:
+        return None
+    jobs = {
+        (shard.base, *(d.key for d in shard.deltas if d.kind == "drop")): (view, shard)
+        for view in result.views.values()
+        for shard in view.shards
+    }
+
+    def reduce(job: tuple[View, Shard]) -> pl.DataFrame:
+        return reduce_prompts(load_prompts(result.store, job[1], job[0].stored))
+
+    return cluster_groups(in_order(iter(jobs.values()), reduce, 2), settings.test_fraction)
+
+
+@dataclass(frozen=True)
 class _Piece:
     """Some rows ready to be written: of each split the Arrow table and its canonical text."""
 
@@ -121,10 +148,10 @@ class _Piece:
     nulls: int
 
 
-def _piece(table: pl.DataFrame, shape: Shape, test_fraction: float, seed: int) -> _Piece:
+def _piece(table: pl.DataFrame, shape: Shape, cut: _Cut) -> _Piece:
     table = check(table, shape, f"the {shape.value} to publish")
-    cut = with_split(table, test_fraction, seed)
-    parts = {split: cut.filter(split=split).drop("split") for split in SPLITS}
+    rows = with_split(table, cut.test_fraction, cut.seed, cut.near)
+    parts = {split: rows.filter(split=split).drop("split") for split in SPLITS}
     return _Piece(
         {split: (to_arrow(rows), canonical_rows(rows)) for split, rows in parts.items()},
         {name: str(dtype) for name, dtype in table.schema.items()},
@@ -132,13 +159,13 @@ def _piece(table: pl.DataFrame, shape: Shape, test_fraction: float, seed: int) -
     )
 
 
-def _write_table(view: View, target: Path, test_fraction: float, seed: int) -> TableRecord:
+def _write_table(view: View, target: Path, cut: _Cut) -> TableRecord:
     """Stream one view to its folder, split by prompt group."""
     writers: dict[str, SplitWriter] = {}
     digests = {split: ContentDigest() for split in SPLITS}
     nulls = {"margin": 0, "rows": 0}
     columns: dict[str, str] = {}
-    for piece in view.map(lambda table: _piece(table, view.shape, test_fraction, seed)):
+    for piece in view.map(lambda table: _piece(table, view.shape, cut)):
         nulls["margin"] += piece.nulls
         nulls["rows"] += sum(rows.num_rows for rows, _ in piece.splits.values())
         columns = piece.columns

@@ -1,13 +1,31 @@
-"""Splits cut by prompt group: rows whose conversations open alike are on the same side."""
+"""Splits cut by prompt group: rows whose conversations open alike are on the same side.
+
+Groups whose texts are near-duplicates (by `prefactory.near`, the defaults of
+`filters.NearDuplicates`) are clusters, and a cluster is on one side as a whole.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import polars as pl
 
 from prefactory.context import Context
+from prefactory.near.minhash import banding
+from prefactory.near.pairs import Rule, clusters, near_edges, read_rows, reduce_texts
 from prefactory.tables import change_where, digests
 
 SPLITS = ("train", "test")
+THRESHOLD, RECALL, SHINGLE = 0.35, 0.95, 2
+"""Of the near-duplicates among prompts; see `filters.near_duplicates.Shingled`."""
+LARGE = 0.5
+"""A cluster with more groups than this share of the test split's is always in train: a template
+that fills half of the test split is no sample of the data."""
+
+CLUSTERS = pl.Schema({"group": pl.String, "cluster": pl.String, "large": pl.Boolean})
+"""Schema of the groups that have near-duplicates: digest of the group's text, the least digest of
+its cluster, whether the cluster is too large for the test split. Other groups are not in it."""
 
 
 def group_key(prompt: pl.Expr) -> pl.Expr:
@@ -31,13 +49,65 @@ def _compatible(texts: pl.Series) -> pl.Series:
     return change_where(texts, beyond_ascii, lambda t: t.str.normalize("NFKC"))
 
 
-def with_split(table: pl.DataFrame, test_fraction: float, seed: int) -> pl.DataFrame:
-    """Add `split` (`train` or `test`), drawn per prompt group from (seed, group)."""
+def reduce_prompts(table: pl.DataFrame) -> pl.DataFrame:
+    """Reduce the distinct groups of a table with `prompt` to digests and hashes (no texts).
+
+    Returns:
+        `group` (String, digest) and the columns of `prefactory.near.pairs.reduce_texts`.
+    """
+    groups = table.select(group_key(pl.col("prompt"))).to_series().unique()
+    hashes = reduce_texts({"prompt": groups}, SHINGLE, banding(THRESHOLD, RECALL))
+    return hashes.insert_column(0, digests(groups).alias("group"))
+
+
+def cluster_groups(parts: Iterable[pl.DataFrame], test_fraction: float) -> pl.DataFrame:
+    """Find the clusters of near-duplicates among the groups of all tables of a version.
+
+    Args:
+        parts: what `reduce_prompts` made; groups may repeat.
+        test_fraction: share of the groups in the test split.
+
+    Returns:
+        The clusters of more than one group (see `CLUSTERS`), sorted by group.
+    """
+    found = list(parts)
+    if not found:
+        return CLUSTERS.to_frame()
+    groups = pl.concat(found).unique("group").sort("group")
+    edges = near_edges(read_rows(groups), Rule(THRESHOLD))
+    number = clusters(edges, groups.height)
+    size = np.bincount(number, minlength=1)[number]
+    table = groups.select("group", number=pl.Series(number), size=pl.Series(size))
+    most = max(2.0, LARGE * test_fraction * groups.height)
+    return (
+        table.filter(pl.col("size") > 1)
+        .with_columns(cluster=pl.col("group").min().over("number"), large=pl.col("size") > most)
+        .select(list(CLUSTERS))
+    )
+
+
+def with_split(
+    table: pl.DataFrame, test_fraction: float, seed: int, near: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Add `split` (`train` or `test`), drawn per prompt group from (seed, group).
+
+    Args:
+        table: has `prompt`.
+        test_fraction: share of the groups in the test split.
+        seed: of the draw.
+        near: clusters of near-duplicate groups (see `CLUSTERS`), each drawn as its first group.
+    """
     groups = table.select(group_key(pl.col("prompt")).alias("group"))
     distinct = groups["group"].unique()
-    draw = Context(seed, "publish").uniform(digests(distinct), "split")
-    drawn = pl.DataFrame({"group": distinct, "draw": draw})
-    draws = groups.join(drawn, on="group", how="left", maintain_order="left")["draw"]
-    return table.with_columns(
-        split=pl.when(draws < test_fraction).then(pl.lit("test")).otherwise(pl.lit("train"))
+    drawn = pl.DataFrame({"group": distinct, "key": digests(distinct)})
+    large = pl.lit(value=False)
+    if near is not None:
+        drawn = drawn.join(near, left_on="key", right_on="group", how="left", maintain_order="left")
+        drawn = drawn.with_columns(key=pl.coalesce("cluster", "key"))
+        large = pl.col("large").fill_null(value=False)
+    draw = Context(seed, "publish").uniform(drawn["key"], "split")
+    drawn = drawn.with_columns(draw=draw).with_columns(
+        test=(pl.col("draw") < test_fraction) & ~large
     )
+    test = groups.join(drawn, on="group", how="left", maintain_order="left")["test"]
+    return table.with_columns(split=pl.when(test).then(pl.lit("test")).otherwise(pl.lit("train")))

@@ -60,7 +60,7 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
     problems: list[str] = []
     planned: list[PlannedStep] = []
     columns = dict(columns)
-    rewriter = ""
+    rewriter, publisher = "", ""
     for i, placed in enumerate(recipe.steps):
         where = f"{recipe.path.name}: line {placed.line}: {placed.label}"
         if not accepts(placed.step, shape):
@@ -77,9 +77,16 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
         problems += [
             f"{where} {text}" for text in _column_problems(recipe, i, placed, shape, columns)
         ]
-        if isinstance(placed.step, Generator) and placed.step.new_prompts:
-            rewriter = placed.label
         done = _after(placed, shape, columns)
+        if isinstance(placed.step, Generator) and placed.step.replaces:
+            if publisher:
+                problems.append(
+                    f"{where} must stand before {publisher}, which publishes rows as they were"
+                )
+        elif isinstance(placed.step, Generator):
+            rewriter = placed.label if placed.step.new_prompts else rewriter
+            leaves = done[1] != shape or placed.step.new_prompts or placed.step.beside
+            publisher = placed.label if leaves and shape != Shape.PROMPTS else publisher
         columns = done[0]
         planned.append(
             PlannedStep(placed, kind_of(placed), shape, done[1], tuple(columns), tuple(done[2]))

@@ -34,12 +34,14 @@ class Publish(BaseModel):
 
     Attributes:
         test_fraction: share of prompt groups in the test split, in [0, 1).
+        near_duplicates: keep near-duplicate prompts on one side of the split.
         report_rows: how many pairs the report shows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     test_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    near_duplicates: bool = True
     report_rows: int = Field(default=60, ge=0, le=1000)
 
 
@@ -111,7 +113,7 @@ class Recipe:
         return {
             "name": self.head.name,
             "seed": self.head.seed,
-            "publish": {"test_fraction": self.head.publish.test_fraction},
+            "publish": self.head.publish.model_dump(exclude={"report_rows"}),
             "sources": sorted(source_identities, key=fingerprint),
             "steps": [{"label": p.label, **p.step.identity()} for p in self.steps],
         }

@@ -64,7 +64,7 @@ def execute(
     name = shape.value
     for step in planned:
         changes = step.out_shape != shape or _new_prompts(step.placed.step)
-        if changes and shape != Shape.PROMPTS:
+        if changes and not _replaces(step.placed.step) and shape != Shape.PROMPTS:
             views.setdefault(Shape.RESPONSES, View(store, Shape.RESPONSES, tuple(table), shape))
         beside = _beside(step.placed.step)
         if beside is not None:
@@ -82,6 +82,10 @@ def execute(
 
 def _new_prompts(step: Step) -> bool:
     return isinstance(step, Generator) and step.new_prompts
+
+
+def _replaces(step: Step) -> bool:
+    return isinstance(step, Generator) and step.replaces
 
 
 def _beside(step: Step) -> str | None:

@@ -213,11 +213,14 @@ class Generator(Step):
         new_prompts: whether new rows have other prompt ids than their parents.
         beside: name of the table that the new rows become, published beside the rows that they
             were made from. None: the new rows take their place.
+        replaces: the rows that they were made from must not be published at all (they hold what
+            was to be masked), not even as the `responses` beside pairs.
     """
 
     parents: ClassVar[tuple[str, ...]] = ()
     new_prompts: ClassVar[bool] = False
     beside: ClassVar[str | None] = None
+    replaces: ClassVar[bool] = False
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make new rows from a table, and account for input rows that got no child."""

@@ -62,7 +62,7 @@ class OpenEncoder:
         self._device = torch.device(encoder.device or default_device())
         self._tokens = BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cpu"])
         try:
-            loaded = _load(encoder, folder, self._device)
+            loaded = self._load(folder, self._device)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -76,6 +76,10 @@ class OpenEncoder:
         self._pad = int(self._tokenizer.pad_token_id or 0)
         self._pool = self._open_pool()
         self.dim = int(self.embed([""]).shape[1])
+
+    def _load(self, folder: Path, device: torch.device) -> Loaded:
+        """Load the model; other models with one vector a text (classifiers) put theirs here."""
+        return _load(self.encoder, folder, device)
 
     def _open_pool(self) -> ThreadPoolExecutor | None:
         if self._device.type != "cpu":

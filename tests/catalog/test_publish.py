@@ -122,6 +122,30 @@ def test_test_fraction_zero_gives_an_empty_test_split_that_loads(make):
     assert verify(version) == []
 
 
+TALE = "the old king had three sons and a garden of apple trees behind the tower by the sea and "
+TALE += "every autumn he asked them to bring him the ripest fruit that they could find before dusk"
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_near_duplicate_prompts_are_on_one_side_in_all_tables(make, together):
+    words = TALE.split()
+    tales = [" ".join([*words[:i], "once", *words[i + 1 :]]) for i in range(0, 30, 2)]
+    rows = [(p, f"good {i}", f"bad {i}") for i, p in enumerate(tales)]
+    rows += [(f"question {i} of {7 * i}", f"good {i}", f"bad {i}") for i in range(120)]
+    publishing = {"test_fraction": 0.5, "near_duplicates": together}
+    step = {"filters.RandomSubsample": {"fraction": 0.9}}
+    version = make(pairs(*rows), step, publish=publishing).version
+    assert version.manifest.payload["publish"] == publishing
+    for table in ("pairs", "responses"):
+        sides = {
+            split
+            for split in version.manifest.tables[table].splits
+            for batch in version.batches(table, split, ["prompt"])
+            if any("apple trees" in text for text in content(batch, "prompt"))
+        }
+        assert len(sides) == (1 if together else 2)
+
+
 def test_an_empty_result_is_refused_and_leaves_nothing(make, tmp_path):
     with pytest.raises(DataError, match=r"no row is left after tests.steps.DropLong"):
         make(PAIRS, {"tests.steps.DropLong": {"limit": 0}})

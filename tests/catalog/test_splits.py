@@ -1,9 +1,11 @@
+import itertools
+
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.splits import group_key, with_split
+from catalog.splits import cluster_groups, group_key, reduce_prompts, with_split
 from tests.helpers import assistant, content, messages, prompts, system, user
 
 
@@ -64,3 +66,73 @@ def test_a_larger_test_split_holds_the_smaller():
         set(content(with_split(table, f, 3).filter(split="test"), "prompt")) for f in (0.1, 0.4)
     )
     assert small < large
+
+
+# -- clusters of near-duplicates -----
+
+RIVER = "the river runs slowly past the old mill and then turns south to meet the grey sea again "
+RIVER += "while herons stand in the reeds and wait for the evening wind to bring some rain at last"
+
+
+def changed(text, *places):
+    words = text.split()
+    for at in places:
+        words[at] = f"new{at}"
+    return " ".join(words)
+
+
+def near(table, fraction=0.5, cuts=()):
+    edges = [0, *cuts, table.height]
+    pieces = [table[a:b] for a, b in itertools.pairwise(edges)]
+    return cluster_groups(map(reduce_prompts, pieces), fraction)
+
+
+def test_near_duplicates_are_a_cluster_and_others_are_not_listed():
+    table = prompts(RIVER, changed(RIVER, 3, 9, 20), RIVER.upper() + "!", "what is rust", "why")
+    found = near(table)
+    assert found.height == 2  # the third is the first when folded
+    assert found["cluster"].to_list() == [found["group"].min()] * 2
+    assert found["large"].to_list() == [False] * 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_cluster_does_not_straddle_splits(seed):
+    texts = [RIVER, *[changed(RIVER, i, i + 11) for i in range(5)]]
+    others = [f"question number {i} about {i * 7}" for i in range(60)]
+    table = prompts(*texts, *others)
+    cut = with_split(table, 0.5, seed, near(table))
+    assert cut["split"][: len(texts)].n_unique() == 1
+    plain = with_split(table, 0.5, seed)
+    assert cut["split"][len(texts) :].to_list() == plain["split"][len(texts) :].to_list()
+
+
+def test_clusters_land_on_both_sides():
+    texts = [RIVER, changed(RIVER, 4, 14)]
+    table = prompts(*texts, *[f"question number {i} about {i * 7}" for i in range(60)])
+    sides = {with_split(table, 0.5, s, near(table))["split"][0] for s in range(20)}
+    assert sides == {"train", "test"}
+
+
+def test_a_cluster_that_would_fill_the_test_split_is_in_train():
+    texts = [changed(RIVER, i % 30, 30 + i // 30) for i in range(90)]
+    table = prompts(*texts, *[f"question number {i} about {i * 7}" for i in range(110)])
+    found = near(table, 0.2)
+    assert found.height == 90
+    assert found["large"].all()
+    for seed in range(8):
+        cut = with_split(table, 0.2, seed, found)
+        assert set(cut["split"][:90]) == {"train"}
+        assert "test" in set(cut["split"][90:])
+
+
+@given(TEXTS, st.integers(0, 20), st.integers(0, 3))
+def test_pieces_and_order_change_no_cluster(texts, cut, seed):
+    table = prompts(RIVER, changed(RIVER, 5), *texts)
+    shuffled = table.sample(table.height, shuffle=True, seed=seed)
+    assert near(shuffled, cuts=[min(cut, table.height)]).equals(near(table))
+
+
+def test_no_groups():
+    assert cluster_groups([], 0.1).height == 0
+    assert near(prompts()).height == 0
+    assert with_split(prompts(), 0.1, 0, near(prompts())).height == 0

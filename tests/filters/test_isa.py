@@ -235,7 +235,7 @@ def test_few_vectors_are_projected():
 def test_wrong_fields_are_refused():
     with pytest.raises(ValidationError, match="n_components must be 2"):
         ISA(rows=1, init="labels", n_components=3)
-    with pytest.raises(ValidationError, match="exactly one of fraction and rows"):
+    with pytest.raises(ValidationError, match="exactly one of fraction, rows and tokens"):
         ISA()
     with pytest.raises(ConfigError, match="need the field label"):
         ISA(rows=1, quotas="label").needs(Shape.RESPONSES)

@@ -85,3 +85,23 @@ def test_plateau_out_of_sight_is_not_extrapolated():
 def test_unfit_measurements_are_refused(n, y, message):
     with pytest.raises(DataError, match=message):
         exponential_plateau(n, y)
+
+
+def test_the_summary_says_how_many_are_enough_or_why_not():
+    text = exponential_plateau(SIZES, curve(SIZES)).summary("pairs")
+    assert text == (
+        "95 % of the gain (0.200 to 0.620) takes 2,696 pairs (95 % interval 2,696 to 2,696) "
+        "of the 16,000 that were measured: 83% saved."
+    )
+    sizes = [0, 100, 200, 300, 400]
+    assert "can't be said: the curve is still rising at 400 rows" in (
+        exponential_plateau(sizes, curve(sizes)).summary()
+    )
+
+
+def test_a_plateau_between_the_bend_and_the_last_size_is_called_an_extrapolation():
+    sizes = [0, 300, 600, 1200, 1800]
+    fit = exponential_plateau(sizes, curve(sizes))
+    assert fit.reached
+    assert not fit.measured
+    assert "beyond the largest size that was measured (1,800)" in fit.summary()

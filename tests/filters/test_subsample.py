@@ -57,7 +57,7 @@ def test_exactly_the_budget_stays(budget, n, size):
 
 def test_exactly_one_budget():
     for budget in ({}, {"fraction": 0.5, "rows": 5}):
-        with pytest.raises(ValidationError, match="exactly one of fraction and rows"):
+        with pytest.raises(ValidationError, match="exactly one of fraction, rows and tokens"):
             RandomSubsample(**budget)
     with pytest.raises(ValidationError, match="greater than 0"):
         RandomSubsample(fraction=0)

@@ -1,0 +1,1 @@
+"""The checks of the audit, one module each; `filters.audit.registry` lists them in order."""

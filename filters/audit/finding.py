@@ -1,0 +1,189 @@
+"""What an audit says: metrics with intervals, examples, charts, and findings with a severity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+Unit = Literal["share", "count", "number"]
+
+
+class Severity(IntEnum):
+    """How bad a finding is. `SKIPPED` is no verdict: the check does not apply to this data."""
+
+    SKIPPED = -1
+    OK = 0
+    NOTE = 1
+    WARNING = 2
+    FAULT = 3
+
+    @property
+    def word(self) -> str:
+        """The severity as people read it."""
+        return "not applicable" if self is Severity.SKIPPED else self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured number.
+
+    Attributes:
+        value: the number; None where it is undefined on this data.
+        low, high: ends of its 95 % interval; None where it has none (counts of a whole table).
+        n: rows, prompts or answers that it was measured on.
+        unit: `share` (0 to 1, shown in percent), `count`, or `number`.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: Unit = "number"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; numbers keep ten significant digits, what is not finite is null."""
+        ends = None if self.low is None else [_plain(self.low), _plain(self.high)]
+        return {"value": _plain(self.value), "ci": ends, "n": self.n, "unit": self.unit}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row that shows a finding.
+
+    Attributes:
+        row: row id (`pair_id`, `response_id`, `prompt_id`), or the place in the source.
+        where: `source_id`, that is file and line where the source is a file.
+        note: what is wrong with it.
+        texts: (name, excerpt) of the prompt and the answers.
+    """
+
+    row: str
+    where: str
+    note: str
+    texts: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        texts = [{"name": name, "text": text} for name, text in self.texts]
+        return {"row": self.row, "where": self.where, "note": self.note, "texts": texts}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Data of one chart.
+
+    Attributes:
+        kind: `shares` (a dot with its interval per label, `reference` marked), `bars` (a bar per
+            label), or `sides` (two dots per label: chosen, then rejected).
+        title: what is shown.
+        rows: (label, values): `shares` (value, low, high), `bars` (value,), `sides` (chosen,
+            rejected).
+        reference: value that a healthy set has, if there is one.
+        unit: of the values.
+    """
+
+    kind: Literal["shares", "bars", "sides"]
+    title: str
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    reference: float | None = None
+    unit: Unit = "share"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        rows = [{"label": label, "values": [_plain(v) for v in vs]} for label, vs in self.rows]
+        return {
+            "kind": self.kind,
+            "title": self.title,
+            "unit": self.unit,
+            "reference": self.reference,
+            "rows": rows,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check measured, before it is judged.
+
+    Attributes:
+        headline: one sentence with the number that matters.
+        metrics: by name; the part before a colon is in the check's `metrics`.
+        examples: at most five rows.
+        charts: what to draw.
+        notes: what a reader must know to read the numbers right (samples, methods, what is ours).
+        recipe: YAML lines of steps that mend it; the check's own ones if None.
+        skipped: why the check does not apply; then nothing else counts.
+        unmeasured: metrics that could not be taken here, name -> why.
+    """
+
+    headline: str = ""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    notes: tuple[str, ...] = ()
+    recipe: tuple[str, ...] | None = None
+    skipped: str | None = None
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, judged.
+
+    Attributes:
+        check, title: its name and its heading.
+        severity: the worst of its limited metrics.
+        because: the metric that set the severity, and the limit it broke; empty if ok.
+        report: what was measured.
+        why: why it matters.
+        recipe: YAML lines that mend it; empty if there is nothing to mend.
+    """
+
+    check: str
+    title: str
+    severity: Severity
+    because: str
+    report: Report
+    why: str
+    recipe: tuple[str, ...]
+
+    @property
+    def headline(self) -> str:
+        """One sentence: what was found, or why the check does not apply."""
+        skipped = self.report.skipped
+        return self.report.headline if skipped is None else f"not applicable: {skipped}"
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """What was measured, by name."""
+        return self.report.metrics
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Rows that show it."""
+        return self.report.examples
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "check": self.check,
+            "title": self.title,
+            "severity": self.severity.word,
+            "because": self.because,
+            "headline": self.headline,
+            "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
+            "unmeasured": dict(self.report.unmeasured),
+            "examples": [example.to_dict() for example in self.examples],
+            "charts": [chart.to_dict() for chart in self.report.charts],
+            "notes": list(self.report.notes),
+            "why": self.why,
+            "recipe": list(self.recipe),
+        }
+
+
+def _plain(value: float | None) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.10g}")

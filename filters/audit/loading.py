@@ -1,0 +1,236 @@
+"""Open what is to be audited: a file, folder, glob, URL, hub id, or a version of the catalog."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from catalog.sources.spec import LEDGER, SourceSpec
+from prefactory.context import Context
+from prefactory.errors import DataError
+from prefactory.recipe import NAME
+from prefactory.tables import ROW_ID, shape_of
+
+if TYPE_CHECKING:
+    from catalog.sources import OpenSource
+    from catalog.versions import Catalog, Version
+
+SPLIT_NAME = re.compile(r"(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=[-_./]|$)", re.I)
+_TABLES = ("pairs", "responses", "prompts")
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Where rows came from, and what the reader left out or had to repair.
+
+    Attributes:
+        name: of the dataset.
+        kind: `table` (in memory), `source` (files or hub) or `version` (of the catalog).
+        layout: how a source was read.
+        records: records that were read, rows or not; None if unknown.
+        rejected: `row_id` (file and line), `reason`, `detail` of records that became no row.
+        notes: the same columns, of rows that were kept but are odd.
+        license: licence of the rows, None if none is stated.
+        sources: facts about each source of a version (name, licence, ...).
+        digest: content digest of a version.
+        total: rows of the whole dataset; None if it is not known.
+    """
+
+    name: str = "table"
+    kind: str = "table"
+    layout: str | None = None
+    records: int | None = None
+    rejected: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LEDGER), repr=False)
+    notes: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LEDGER), repr=False)
+    license: str | None = None
+    sources: tuple[dict[str, Any], ...] = ()
+    digest: str | None = None
+    total: int | None = None
+
+    def refused(self, *reasons: str) -> pl.DataFrame:
+        """Records that the reader left out for one of some reasons."""
+        return self.rejected.filter(pl.col("reason").is_in(list(reasons)))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A dataset in memory: the rows, and their intake."""
+
+    table: pl.DataFrame
+    intake: Intake
+
+
+def load(
+    dataset: str,
+    catalog: Catalog,
+    rows: int | None = None,
+    seed: int = 0,
+    table: str | None = None,
+    **fields: Any,  # noqa: ANN401 - the other fields of a SourceSpec
+) -> Loaded:
+    """Read a dataset.
+
+    Args:
+        dataset: a path, glob, URL or hub id, or `NAME[@VERSION]` or the folder of a version.
+        catalog: where versions lie.
+        rows: draw about so many rows; rows of a prompt stay together.
+        seed: of that draw.
+        table: table of a version (`pairs`, `responses`, `goal_pairs`, ...); by default the first of
+            pairs, responses and prompts that it has.
+        fields: `layout`, `mapping`, `split`, ... of a source.
+
+    Raises:
+        DataError: nothing is there, or it can't be read.
+        CatalogError: the catalog has no such version.
+    """
+    sampler = _Sampler(rows, seed)
+    version = _version(dataset, catalog)
+    if version is not None:
+        return _load_version(version, table, sampler)
+    if table is not None:
+        raise DataError(f"--table {table}: {dataset!r} is no version of the catalog")
+    return _load_source(dataset, sampler, fields)
+
+
+def _version(dataset: str, catalog: Catalog) -> Version | None:
+    """The version that a word names, or None if it names files, an URL or a hub dataset."""
+    from catalog.versions import open_folder
+
+    path = Path(dataset).expanduser()
+    if (path / "manifest.json").is_file():
+        return open_folder(path)
+    name, _, version = dataset.partition("@")
+    named = NAME.fullmatch(name) and (not version or NAME.fullmatch(version))
+    if path.exists() or not named:
+        return None
+    return catalog.open(dataset)
+
+
+def _load_version(version: Version, table: str | None, sampler: _Sampler) -> Loaded:
+    tables = version.manifest.tables
+    name = table or next((t for t in _TABLES if t in tables), next(iter(tables), ""))
+    if name not in tables:
+        raise DataError(f"{version.ref} has no table {name!r}; it has: {', '.join(tables)}")
+    for split in tables[name].splits:
+        for batch in version.batches(name, split):
+            sampler.add(batch.with_columns(split=pl.lit(split)))
+    manifest = version.manifest
+    intake = Intake(
+        name=version.ref if name == "pairs" else f"{version.ref} {name}",
+        kind="version",
+        layout=tables[name].shape,
+        records=None,
+        license=manifest.license,
+        sources=tuple(manifest.sources),
+        digest=manifest.content_digest,
+        total=sampler.total,
+    )
+    return Loaded(sampler.table(version.ref), intake)
+
+
+def _load_source(dataset: str, sampler: _Sampler, fields: dict[str, Any]) -> Loaded:
+    from catalog.sources import open_source
+
+    opened = open_source(SourceSpec(path=dataset, **fields), Path.cwd())
+    splits = _splits([file.name for file in opened.files])
+    rejected, notes, records = [pl.DataFrame(schema=LEDGER)], [pl.DataFrame(schema=LEDGER)], 0
+    for file in opened.files:
+        for block in opened.read(file):
+            rows = block.rows
+            if splits and "split" not in rows.columns:
+                rows = rows.with_columns(split=pl.lit(splits[file.name]))
+            sampler.add(rows)
+            records += block.n_records
+            rejected.append(block.rejected)
+            notes.append(block.notes)
+    if not sampler.total:
+        raise DataError(f"{dataset!r} holds no row to audit: {_reasons(rejected)}")
+    intake = Intake(
+        name=opened.name,
+        kind="source",
+        layout=opened.layout,
+        records=records,
+        rejected=pl.concat(rejected),
+        notes=pl.concat(notes),
+        license=fields.get("license") or _card_license(dataset, opened),
+        total=sampler.total,
+    )
+    return Loaded(sampler.table(dataset), intake)
+
+
+def _reasons(rejected: list[pl.DataFrame]) -> str:
+    counts = pl.concat(rejected)["reason"].value_counts(sort=True)
+    return ", ".join(f"{reason} {n:,}" for reason, n in counts.iter_rows()) or "it is empty"
+
+
+def _splits(names: list[str]) -> dict[str, str]:
+    """Split of each file by its name; nothing unless there are two and every file has one."""
+    found = {name: SPLIT_NAME.findall(name) for name in names}
+    if not all(found.values()):
+        return {}
+    named = {name: words[-1].lower() for name, words in found.items()}
+    return named if len(set(named.values())) > 1 else {}
+
+
+def _card_license(dataset: str, opened: OpenSource) -> str | None:
+    """Licence in the front matter of the README.md beside the data (a Hugging Face card)."""
+    import fsspec
+    import yaml
+
+    if opened.commit is not None:
+        url = f"hf://datasets/{opened.files[0].url}@{opened.commit}/README.md"
+    elif Path(dataset).is_dir():
+        url = str(Path(dataset) / "README.md")
+    else:
+        return None
+    try:
+        with fsspec.open(url, "rt", encoding="utf-8") as file:
+            text = file.read(100_000)
+        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        stated = front.get("license")
+    except Exception:  # no card, no network, no YAML: then no licence is stated
+        return None
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+
+
+class _Sampler:
+    """Collects rows; keeps about `rows` of them, drawn by prompt."""
+
+    def __init__(self, rows: int | None, seed: int) -> None:
+        self._rows = rows
+        self._draws = Context(seed, "audit")
+        self._parts: list[pl.DataFrame] = []
+        self._held = 0
+        self._seen = 0
+
+    def add(self, rows: pl.DataFrame) -> None:
+        self._seen += rows.height
+        if self._rows is not None:
+            rows = rows.with_columns(_draw=self._draws.uniform(rows["prompt_id"], "rows"))
+        self._parts.append(rows)
+        self._held += rows.height
+        if self._rows is not None and self._held > 4 * self._rows + 50_000:
+            self._parts = [self._cut()]
+            self._held = self._parts[0].height
+
+    @property
+    def total(self) -> int | None:
+        """Rows seen, kept or not."""
+        return self._seen
+
+    def table(self, name: str) -> pl.DataFrame:
+        """The rows that were kept."""
+        if not self._parts:
+            raise DataError(f"{name} holds no row to audit")
+        return self._cut().drop("_draw", strict=False)
+
+    def _cut(self) -> pl.DataFrame:
+        table = pl.concat(self._parts, how="diagonal_relaxed")
+        if self._rows is None or table.height <= self._rows:
+            return table
+        keys = ["_draw", "prompt_id", ROW_ID[shape_of(table)], "source_id"]
+        return table.sort(list(dict.fromkeys(keys)), nulls_last=True).head(self._rows)

@@ -1,0 +1,172 @@
+"""Read the prompts of a benchmark from its file, whatever its columns are called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from catalog.sources.chunks import Chunk
+from catalog.sources.hub import hub_chunks, hub_revision, hub_splits
+from catalog.sources.open_files import chunks
+from catalog.sources.resolve import format_of, resolve
+from catalog.sources.spec import SourceFile, SourceSpec
+from prefactory.errors import DataError
+from prefactory.overrides import nearest
+
+COLUMNS = (
+    "prompt",
+    "question",
+    "instruction",
+    "problem",
+    "query",
+    "turns",
+    "messages",
+    "conversations",
+    "input",
+    "text",
+)
+"""Columns that hold prompts, the first that there is (in any case) is taken."""
+_TEXTS = ("content", "value", "text")
+_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The prompts of a benchmark.
+
+    Attributes:
+        name: of its file.
+        texts: its prompts, no nulls.
+        digest: of the prompts and places, for records.
+        places: where each prompt stands, `file:line`, as in the ids of sources.
+    """
+
+    name: str
+    texts: pl.Series = field(repr=False)
+    digest: str
+    places: pl.Series = field(repr=False)
+
+
+def benchmark(name: str, texts: pl.Series, places: pl.Series | None = None) -> Benchmark:
+    """A benchmark of texts in memory; nulls and blank texts are left out.
+
+    Args:
+        name: of the benchmark.
+        texts: String[m].
+        places: String[m]; by default `name:1`, `name:2`, ...
+    """
+    rows = texts.rename("text").to_frame()
+    named = pl.format("{}:{}", pl.lit(name), pl.int_range(1, pl.len() + 1))
+    rows = rows.with_columns(place=named if places is None else places)
+    kept = rows.filter(pl.col("text").str.strip_chars() != "")
+    joined = kept.select(pl.concat_str("place", "text", separator="\x1f").str.join("\x1e")).item()
+    digest = hashlib.blake2b((joined or "").encode("utf-8", "surrogatepass"), digest_size=16)
+    return Benchmark(name, kept["text"], digest.hexdigest(), kept["place"])
+
+
+def read_benchmark(
+    path: str, column: str | None = None, split: str | None = None, config: str | None = None
+) -> Benchmark:
+    """Read a benchmark.
+
+    Args:
+        path: file, folder, glob, URL or hub id, in any format that sources have, or `.txt` with one
+            prompt a line. A CSV file without a known column has no header: its first column is it.
+        column: where the prompts are, if not in one of `COLUMNS`. A list of messages or turns is
+            one prompt; of messages the user's count.
+        split: of a hub dataset or a folder of splits; by default all of them.
+        config: of a hub dataset, or a folder inside the path.
+
+    Raises:
+        DataError: it can't be read, or no column of prompts is known.
+    """
+    if path.endswith(".txt"):
+        try:
+            lines = Path(path).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"benchmark {path!r} can't be read: {error}") from error
+        numbered = [(line, f"{Path(path).name}:{n}") for n, line in enumerate(lines, 1)]
+        return _checked(path, Path(path).stem, numbered)
+    spec = SourceSpec(path=path, split=split, config=config)
+    found = resolve(spec, None)
+    files: list[tuple[SourceFile, Iterable[Chunk]]]
+    if found.hub is None:
+        files = [(file, chunks(file, _ROWS)) for file in found.files]
+    else:
+        commit = hub_revision(found.hub, None)
+        files = [
+            (file, hub_chunks(file, _ROWS, None, config, commit))
+            for file in hub_splits(spec, found.hub, commit)
+        ]
+    texts = [row for file, parts in files for row in _texts(file, parts, path, column)]
+    return _checked(path, found.name, texts)
+
+
+def _checked(path: str, name: str, rows: list[tuple[str, str]]) -> Benchmark:
+    texts, places = zip(*rows, strict=True) if rows else ((), ())
+    made = benchmark(name, pl.Series(texts, dtype=pl.String), pl.Series(places, dtype=pl.String))
+    if not made.texts.len():
+        raise DataError(f"benchmark {path!r} holds no prompt")
+    return made
+
+
+def _texts(
+    file: SourceFile, parts: Iterable[Chunk], path: str, column: str | None
+) -> list[tuple[str, str]]:
+    """Prompts of a file, and where each stands."""
+    texts: list[tuple[str, str]] = []
+    key: str | None = None
+    for chunk in parts:
+        records = chunk.table.to_dicts() if chunk.table is not None else chunk.records or []
+        if not records:
+            continue
+        if key is None:
+            key, header = _column(chunk, list(records[0]), path, column, format_of(file.name))
+            texts += [(text, f"{file.name}:1") for text in header]
+        found = [_text(record.get(key), record) for record in records]
+        texts += [(t, f"{file.name}:{n}") for t, n in zip(found, chunk.lines, strict=True)]
+    return texts
+
+
+def _column(
+    chunk: Chunk, columns: list[str], path: str, wanted: str | None, form: str | None
+) -> tuple[str, list[str]]:
+    """The column of prompts; and, of a CSV file without a header, the prompt in its first line."""
+    if wanted is not None:
+        if wanted not in columns:
+            near = nearest(wanted, columns) or f"; there are: {', '.join(columns)}"
+            raise DataError(f"benchmark {path!r} has no column {wanted!r}{near}")
+        return wanted, []
+    by_name = {name.lower(): name for name in reversed(columns)}
+    known = next((by_name[name] for name in COLUMNS if name in by_name), None)
+    if known is not None:
+        return known, []
+    if chunk.texts_only and form in ("csv", "tsv"):
+        return columns[0], [columns[0]]
+    raise DataError(
+        f"benchmark {path!r} has no column that is known to hold prompts ({', '.join(COLUMNS)}); "
+        f"its columns are {', '.join(columns)}"
+    )
+
+
+def _text(value: Any, record: dict[str, Any]) -> str:  # noqa: ANN401 - any JSON value
+    """A prompt as text; an `instruction` with an `input` is both."""
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(_turn, value)))
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    more = record.get("input")
+    joins = isinstance(more, str) and "instruction" in record and more.strip() and more != text
+    return f"{text}\n{more}" if joins else text
+
+
+def _turn(turn: Any) -> str:  # noqa: ANN401
+    if isinstance(turn, dict):
+        if str(turn.get("role") or turn.get("from") or "user") not in ("user", "human"):
+            return ""
+        turn = next((turn[key] for key in _TEXTS if turn.get(key)), "")
+    return turn if isinstance(turn, str) else ""

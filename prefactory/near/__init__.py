@@ -1,0 +1,1 @@
+"""Near-duplicate texts: shingle sets, MinHash signatures, verified pairs and their clusters."""
