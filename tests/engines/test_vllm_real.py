@@ -90,6 +90,19 @@ def test_greedy_answers_agree_with_transformers(engine, model):
     assert [t.rstrip("\ufffd") for (t,) in got] == [t.rstrip("\ufffd") for (t,) in want]
 
 
+def test_users_turns_and_raw_texts_agree_with_transformers(engine, model):
+    seen = [[], [user("please go"), assistant("certainly")]]
+    with Transformers(model=model, precision="fp32").open() as reference:
+        for writes, asked in (("user_turn", seen), ("text", [*ASKED[:2], [user("<|user|>")]])):
+            greedy = Sampling(temperature=0, max_tokens=8, writes=writes)
+            got, want = texts(engine.generate(asked, greedy)), reference.generate(asked, greedy)
+            assert [t.rstrip("\ufffd") for (t,) in got] == [
+                r.text.rstrip("\ufffd") for (r,) in want
+            ]
+    mixed = engine.generate([[user("<|user|>")]], Sampling(max_tokens=3, seed=1, writes="text"))
+    assert mixed[0][0].prompt_tokens == 1
+
+
 def test_a_prompt_that_is_too_long_fails_alone(engine):
     long = [user("whatever " * 4000)]
     found = engine.generate([ASKED[0], long, ASKED[1]], Sampling(max_tokens=4, seed=1))
@@ -127,6 +140,17 @@ def test_a_server_of_vllm_answers_json_and_scores_prompts(served, model):
     with Transformers(model=model, precision="fp32").open() as reference:
         want = reference.logprobs([[*ASKED[0], assistant("certainly whatever")]])
     assert scored[0].total == pytest.approx(want[0].total, abs=2e-3)
+
+
+def test_a_server_of_vllm_continues_texts(served, model):
+    config = Server(base_url=served, model=model, extra={"add_special_tokens": False})
+    greedy = Sampling(temperature=0, max_tokens=8, writes="text")
+    asked = [[user("<|user|>please")], [user("whatever")]]
+    with config.open() as opened:
+        got = texts(opened.generate(asked, greedy))
+    with Transformers(model=model, precision="fp32").open() as reference:
+        want = texts(reference.generate(asked, greedy))
+    assert [t.rstrip("\ufffd") for (t,) in got] == [t.rstrip("\ufffd") for (t,) in want]
 
 
 def test_an_unknown_model_is_an_error(served):
