@@ -203,7 +203,7 @@ def test_a_server_without_schemas():
 
 
 def run(server, folder, shard_rows=1000, budget=None):
-    step = {"labelers.Rubric": {"judge": config(server), "attributes": ATTRIBUTES}}
+    step = {"labelers.Rubric": {"judge": config(server, timeout_s=30), "attributes": ATTRIBUTES}}
     with Session(folder / "journal", budget=budget) as session:
         options = Options(workers=3, shard_rows=shard_rows, engine=session.engine)
         made = recipe(step)

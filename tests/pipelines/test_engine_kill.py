@@ -24,7 +24,7 @@ seed: 5
 source: {path: prompts.jsonl, name: asked}
 steps:
   - generators.Responses:
-      models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 8, timeout_s: 1.5}]
+      models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 8, timeout_s: 30}]
       n: 3
       max_tokens: 16
   - labelers.TextStatistics: {objectives: [characters]}
@@ -174,7 +174,7 @@ def test_chaos_swaps_nothing_and_loses_nothing(tmp_path):
         text = (
             (tmp_path / "recipe.yaml")
             .read_text()
-            .replace("timeout_s: 1.5", "timeout_s: 0.6, retries: 3")
+            .replace("timeout_s: 30", "timeout_s: 0.6, retries: 3")
         )
         (tmp_path / "recipe.yaml").write_text(text)
         made = finish(tmp_path, "chaos")
