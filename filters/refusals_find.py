@@ -18,7 +18,8 @@ HEAD = 300
 """Characters of an answer in which a refusal begins."""
 _START = (
     r"(?:^[\s\p{P}]*|[.!?:;\x{3002}\x{FF01}\x{FF1F}\n]\s*"
-    r"|[,\x{FF0C}]\s*(?:but |however,? |and |so )?|\b(?:but|however|though),? |\b(?:that|because) )"
+    r"|[,\x{FF0C}]\s*(?:but |however,? |and |so )?"
+    r"|(?-u:\b)(?:but|however|though),? |(?-u:\b)(?:that|because) )"
 )
 """Where a clause begins."""
 

