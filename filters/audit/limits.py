@@ -123,6 +123,7 @@ LIMITS: dict[str, Limit] = {
     "refusals.gap": _SIDES,
     "refusals.chosen": Limit(note=(None, 0.10), warning=(None, 0.30), evidence=True),
     "style.largest_gap": _between(0.05, 0.15, 0.40),
+    "style.opening_gap": _between(0.05, 0.15, 0.40),
     "scores.contradictions": _most(0.0, 0.02, 0.10),
     "scores.ties": _most(0.02, 0.10),
     "scores.unscored": _most(0.0, 0.2),

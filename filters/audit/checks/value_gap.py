@@ -110,10 +110,10 @@ def _largest(shifts: list[tuple[str, str, Metric]]) -> tuple[Metric, str]:
 
     The interval is of |shift|, so that its low end says what is sure (Bonferroni; ours).
     """
-    stance, topic, shift = max(shifts, key=lambda s: (abs(s[2].value or 0.0), s[1], s[0]))
+    wider = NormalDist().inv_cdf(1 - 0.025 / len(shifts)) / Z
+    stance, topic, shift = max(shifts, key=lambda s: _surely(s, wider))
     value = shift.value or 0.0
-    half = 0.0 if shift.low is None else value - shift.low
-    half *= NormalDist().inv_cdf(1 - 0.025 / len(shifts)) / Z
+    half = wider * _half(shift)
     low, high = max(0.0, abs(value) - half), min(1.0, abs(value) + half)
     more = "more" if value > 0 else "less"
     told = (
@@ -121,6 +121,20 @@ def _largest(shifts: list[tuple[str, str, Metric]]) -> tuple[Metric, str]:
         f"'{topic}', the largest of {len(shifts)} shifts"
     )
     return Metric(abs(value), low, high, shift.n, "share"), told
+
+
+def _half(shift: Metric) -> float:
+    return 0.0 if shift.low is None else (shift.value or 0.0) - shift.low
+
+
+def _surely(shift: tuple[str, str, Metric], wider: float) -> tuple[float, float, str, str]:
+    """Sort key: how large a shift surely is, how large it seems, its topic and stance.
+
+    By its value alone, the shift of a small topic by chance would hide a sure one of a large topic.
+    """
+    stance, topic, found = shift
+    size = abs(found.value or 0.0)
+    return max(0.0, size - wider * _half(found)), size, topic, stance
 
 
 def _coverage(said: list[pl.Series]) -> Metric:
@@ -137,7 +151,8 @@ def _examples(
     shifts: list[tuple[str, str, Metric]],
 ) -> tuple[Example, ...]:
     """Rows of the topic that shifts most whose chosen answer has the stance."""
-    stance, topic, _ = max(shifts, key=lambda s: (abs(s[2].value or 0.0), s[1], s[0]))
+    wider = NormalDist().inv_cdf(1 - 0.025 / len(shifts)) / Z
+    stance, topic, _ = max(shifts, key=lambda s: _surely(s, wider))
     side = subject.sides[0]
     inside = np.isin(side.rows, rows[(of == topic).to_numpy()])
     at = side.rows[inside & (said[0] == stance).fill_null(value=False).to_numpy()]

@@ -261,35 +261,6 @@ def test_refusals_on_one_side():
     assert found.examples[0].note == "the chosen answer refuses"
 
 
-@pytest.mark.parametrize(
-    ("marker", "text"),
-    [
-        ("compliment", "What a great question! {}"),
-        ("agreeing", "You're absolutely right. {}"),
-        ("eager", "Certainly! {}"),
-        ("disclosure", "As an AI, this is what I know. {}"),
-        ("apology", "My apologies. {}"),
-        ("closing_offer", "{} Let me know if there is more."),
-        ("bold", "{} **bold**"),
-        ("headings", "# Title\n{}"),
-        ("lists", "- one\n- two\n{}"),
-        ("code", "{}\n```\ncode\n```"),
-        ("emojis", "{} \U0001f600"),
-        ("exclamations", "{}!"),
-        ("questions", "{}?"),
-        ("hedges", "perhaps {}"),
-    ],
-)
-def test_style_markers_on_one_side(marker, text):
-    data = table([(p, text.format(c), r) for p, c, r in rows(60)])
-    found = one("style", data)
-    assert found.metrics[f"chosen:{marker}"].value == 1.0
-    assert found.metrics[f"rejected:{marker}"].value == 0.0
-    assert found.metrics["largest_gap"].value == 1.0
-    assert found.severity is Severity.FAULT
-    assert len(found.examples) == 5
-
-
 # -- values -----
 
 
@@ -311,6 +282,18 @@ def test_value_gap_of_a_controlled_set():
     assert found.metrics["oppose:all prompts"].value == -1.0
     assert found.metrics["largest_shift"].value == 1.0
     assert found.severity is Severity.WARNING
+
+
+def test_the_shift_of_a_small_topic_by_chance_hides_no_sure_one():
+    large = [(p, c + " I support this." * (i < 40), r) for i, (p, c, r) in enumerate(rows(200))]
+    few = [
+        (p, c + " I support this." * (i < 13), r + " I support this." * (i >= 17))
+        for i, (p, c, r) in enumerate(rows(24, seed=1))
+    ]
+    data = table([*large, *few], topic=["large"] * 200 + ["small"] * 24)
+    metrics = one("value_gap", data).metrics
+    assert metrics["support:small"].value == pytest.approx(6 / 24)
+    assert metrics["support:large"].value == metrics["largest_shift"].value == pytest.approx(0.2)
 
 
 def test_stances_that_vary_alike_are_no_gap():
