@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from filters import information as info
 from filters.mixture import Covariance, Mixture, auto_dims, fit_mixture, one_blas_thread, project
+from filters.selection.baseline import Measure, against_random
 from filters.subsample import Subsample, decided, numbered
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
@@ -48,9 +49,10 @@ class ISA(Subsample):
     with `pointwise_normalised` and `high` the likeliest. That is why `mode`, `direction` and a
     trim of outliers are fields, and why a `RandomSubsample` of the same size belongs beside it.
 
-    Exactly the budgeted number of rows stays. Rows below the `trim` quantile of the likelihood (of
-    a pair the lower one) are chosen only if the budget can't be filled without them, the likeliest
-    first. Answers that are all the same are sampled uniformly. Ties are broken at random.
+    Exactly the budgeted number of rows stays (for `tokens` see `Subsample`). Rows below the `trim`
+    quantile of the likelihood (of a pair the lower one) are chosen only if the budget can't be
+    filled without them, the likeliest first. Answers that are all the same are sampled uniformly.
+    Ties are broken at random.
 
     Reasons: `trimmed_outlier`, `not_selected`; the detail is score and log-likelihood.
 
@@ -61,7 +63,7 @@ class ISA(Subsample):
         trim: quantile of the log-likelihood below which rows are outliers; 0 for none.
         quotas: groups that get shares in proportion to their size: `label`, `component` (the
             likelier one; of pairs the combination of both sides'), `none`. By default `label` if
-            one is set and the rows are RESPONSES, else `none`.
+            one is set and the rows are RESPONSES, else `none`. `group_by` takes a column instead.
         select: the `top` scores, or a `sample` without replacement whose weights are the scores
             scaled to [0, 1] (Gumbel-top-k).
         pair_rule: how the scores of the two sides of a pair make one.
@@ -92,6 +94,8 @@ class ISA(Subsample):
     def _validate_labels(self) -> Self:
         if self.init == "labels" and self.n_components != 2:
             raise ValueError("init by labels makes 2 components; n_components must be 2")
+        if self.group_by is not None and self.quotas not in (None, "none"):
+            raise ValueError("set group_by or quotas, not both")
         return self
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -118,11 +122,12 @@ class ISA(Subsample):
         Returns:
             RESPONSES: `response_id`, `response` (Array(Float32, d)), `desirable` (Boolean).
             PAIRS: `pair_id`, `chosen_id`, `rejected_id`, `chosen`, `rejected` (Array(Float32, d)).
+            Both: `tokens` (Int64) and `group_by` (String), where the budget needs them.
         """
         if ctx.embed is None:
             raise ConfigError("ISA needs an encoder; this context has none")
         shape = shape_of(table)
-        labels = list(self.needs(shape))
+        labels = self.label_columns(shape)
         sides = ["response"] if shape == Shape.RESPONSES else list(SIDES)
         question = last_user_text(pl.col("prompt"))
         texts = [
@@ -135,10 +140,13 @@ class ISA(Subsample):
         parts = np.split(vectors, len(sides))
         dtype = pl.Array(pl.Float32, vectors.shape[1])
         embedded = [pl.Series(s, v, dtype=dtype) for s, v in zip(sides, parts, strict=True)]
+        cost = self.cost_columns(shape)
         if shape == Shape.PAIRS:
-            return table.select(ROW_ID[shape], "chosen_id", "rejected_id").with_columns(embedded)
+            found = table.select(ROW_ID[shape], "chosen_id", "rejected_id", *cost)
+            return found.with_columns(embedded)
         desirable = pl.col(labels[0]).fill_nan(None) > 0.5 if labels else pl.lit(None, pl.Boolean)
-        return table.select(ROW_ID[shape], desirable=desirable).with_columns(embedded)
+        found = table.select(ROW_ID[shape], *cost, desirable=desirable)
+        return found.with_columns(embedded)
 
     @one_blas_thread()
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
@@ -153,7 +161,6 @@ class ISA(Subsample):
             sizes, dimensions, mixture weights, convergence, entropy, quantiles of `loglik`.
         """
         ids, n = parts.to_series(0), parts.height
-        k = self.size(n)
         if not n:
             none = np.zeros(0)
             return State({"rows": decided(ids, none > 0, none, none)}, {"n": 0, "k": 0})
@@ -170,10 +177,17 @@ class ISA(Subsample):
             loglik = np.minimum(loglik, element_loglik[other])
         outlier = info.trimmed(loglik, self.trim)
         groups = self._groups(parts, mixture.responsibilities(points), elements.of_rows)
-        chosen = self._choose(ids, score, loglik, outlier, groups, ctx)
+        order = self._order(ids, score, loglik, outlier, ctx)
+        places = self.places(parts, None if self.group_by is not None else groups)
+        kept = places.again().fill(order)
+        chosen = np.zeros(n, dtype=bool)
+        chosen[kept] = True
+        mean = Measure("mean information", "higher", lambda rows: float(score[rows].mean()))
         facts = {
             "n": n,
-            "k": k,
+            "k": kept.size,
+            **self.spent(parts, chosen),
+            "baseline": against_random(mean, kept, places, ids, ctx),
             "answers": len(points),
             "dims": [elements.vectors.shape[1], points.shape[1]],
             "variance_kept": variance,
@@ -187,8 +201,10 @@ class ISA(Subsample):
             "entropy_raw": info.entropy(scaled, normalised=False),
             "loglik_quantiles": _quantiles(element_loglik),
             "outliers": int(outlier.sum()),
-            "groups": np.bincount(groups).tolist(),
-            "chosen_by_group": np.bincount(groups[chosen], minlength=groups.max() + 1).tolist(),
+            "groups": np.bincount(places.group).tolist(),
+            "chosen_by_group": np.bincount(
+                places.group[kept], minlength=places.group.max() + 1
+            ).tolist(),
         }
         return State({"rows": decided(ids, chosen, score, loglik, outlier)}, facts)
 
@@ -223,15 +239,14 @@ class ISA(Subsample):
             return numbered(parts["desirable"].cast(pl.Int8))
         return np.zeros(parts.height, dtype=np.int64)
 
-    def _choose(
+    def _order(
         self,
         ids: pl.Series,
         score: Floats,
         loglik: Floats,
         outlier: NDArray[np.bool_],
-        groups: NDArray[np.int64],
         ctx: Context,
-    ) -> NDArray[np.bool_]:
+    ) -> NDArray[np.int64]:
         keys = score if self.direction == "high" else -score
         if self.select == "sample":
             span = float(np.ptp(keys))
@@ -239,7 +254,7 @@ class ISA(Subsample):
             keys = info.gumbel_keys(weights, ctx.uniform(ids, "gumbel").to_numpy())
         keys = np.where(outlier, loglik, keys)
         ties = ctx.uniform(ids, "tie").to_numpy()
-        return info.select(keys, self.size(keys.size), ties, groups, outlier)
+        return np.lexsort((-ties, -keys, outlier)).astype(np.int64)
 
 
 def _elements(parts: pl.DataFrame) -> Elements:

@@ -49,6 +49,36 @@ class Plateau:
         """Share of the largest size that 95 % of the gain does without; null unless reached."""
         return None if self.n_95 is None else 1.0 - self.n_95 / self.n_max
 
+    @property
+    def measured(self) -> bool:
+        """Whether the rows for 95 % of the gain lie within the sizes that were measured."""
+        return self.n_95 is not None and self.n_95 <= self.n_max
+
+    def summary(self, unit: str = "rows") -> str:
+        """How many rows are enough, in words: a number with its interval, or why there is none.
+
+        Args:
+            unit: what a row is called.
+        """
+        if self.n_95 is None:
+            return (
+                f"How many {unit} are enough can't be said: the curve is still rising at "
+                f"{self.n_max:,.0f} {unit} (c n_max = {self.c * self.n_max:.2f}, below 1). "
+                "Measure larger sizes; nothing is extrapolated."
+            )
+        low, high = self.intervals["n_95"]
+        text = (
+            f"95 % of the gain ({self.y0:.3f} to {self.y_inf:.3f}) takes {self.n_95:,.0f} {unit} "
+            f"(95 % interval {low:,.0f} to {high:,.0f})"
+        )
+        if not self.measured:
+            return (
+                f"{text}, which is beyond the largest size that was measured "
+                f"({self.n_max:,.0f}): measure larger sizes before relying on it."
+            )
+        saving = 1.0 - self.n_95 / self.n_max
+        return f"{text} of the {self.n_max:,.0f} that were measured: {saving:.0%} saved."
+
     def at(self, n: float) -> float:
         """Quality at n rows.
 

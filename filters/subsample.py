@@ -9,11 +9,11 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from filters.information import select
+from filters.selection.places import Places, Shares
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.step import Filter, Scope, State
-from prefactory.tables import ROW_ID, Shape, digests, shape_of
+from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of, text_of
 
 ROWS = pl.Schema(
     {
@@ -27,41 +27,117 @@ ROWS = pl.Schema(
 """Schema of the state's table `rows`: what a subsample decided about each row, and why."""
 
 
-class Subsample(Filter):
-    """Base of filters that keep exactly `rows` rows, or the `fraction` of all (rounded half up).
+BYTES_A_TOKEN = 4.0
+TEXTS = {
+    Shape.PROMPTS: ("prompt",),
+    Shape.RESPONSES: ("prompt", "response"),
+    Shape.PAIRS: ("prompt", *SIDES),
+}
+"""Columns whose text costs tokens, by shape."""
 
-    A budget of more rows than there are keeps everything.
+
+class Budgeted(Filter):
+    """Base of filters that keep a budget: `rows`, a `fraction` of them, or so many `tokens`.
+
+    Exactly the budgeted number of rows stays (a fraction is rounded half up; a budget above what
+    there is keeps everything). Of a budget of tokens as much is used as the rows, in the order in
+    which the step wants them, fit into it. Tokens are estimated (our choice: no tokenizer is
+    loaded): the UTF-8 bytes of prompt and answers, divided by `bytes_a_token`, rounded up.
 
     Attributes:
-        fraction: share of the rows that stays, in (0, 1]; exactly one of it and `rows` is set.
+        fraction: share of the rows that stays, in (0, 1]; exactly one of the three is set.
         rows: number of rows that stay.
+        tokens: tokens that stay at most.
+        bytes_a_token: for `tokens`; 4 suits English text and most tokenizers.
+        group_by: a String column; each of its values (null is one) gets a budget of its own.
+        shares: whether groups get shares in proportion to their rows (or tokens), or `equal` ones;
+            what a small group can't fill goes to the others.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+    scope: ClassVar[Scope] = "dataset"
+
+    fraction: Annotated[float | None, Field(gt=0, le=1)] = None
+    rows: Annotated[int | None, Field(ge=0)] = None
+    tokens: Annotated[int | None, Field(ge=0)] = None
+    bytes_a_token: float = Field(default=BYTES_A_TOKEN, gt=0)
+    group_by: str | None = Field(default=None, min_length=1)
+    shares: Shares = "proportional"
+
+    @model_validator(mode="after")
+    def _validate_budget(self) -> Self:
+        if [self.fraction, self.rows, self.tokens].count(None) != 2:
+            raise ValueError("set exactly one of fraction, rows and tokens")
+        return self
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The column `group_by` (String), if it is set."""
+        return {} if self.group_by is None else {self.group_by: pl.String()}
+
+    def size(self, n: int) -> int:
+        """Rows that stay of n, if the budget is of rows."""
+        k = self.rows if self.fraction is None else int(self.fraction * n + 0.5)
+        return min(n, k or 0)
+
+    def cost_columns(self, shape: Shape) -> list[pl.Expr]:
+        """What `places` reads beside the row id: `tokens` and `group_by`, each only if needed."""
+        found = []
+        if self.tokens is not None:
+            size = pl.sum_horizontal(
+                text_of(pl.col(c)).str.len_bytes().fill_null(0) for c in TEXTS[shape]
+            )
+            tokens = (size / self.bytes_a_token).ceil().cast(pl.Int64).clip(lower_bound=1)
+            found.append(tokens.alias("tokens"))
+        if self.group_by is not None:
+            found.append(pl.col(self.group_by).alias("group_by"))
+        return found
+
+    def places(
+        self,
+        parts: pl.DataFrame,
+        groups: NDArray[np.int64] | None = None,
+        eligible: NDArray[np.bool_] | None = None,
+    ) -> Places:
+        """The budget as places.
+
+        Args:
+            parts: all rows, with the columns of `cost_columns`.
+            groups: Int64[n], groups of the step's own instead of `group_by`.
+            eligible: Bool[n], rows that may be chosen; by default all.
+        """
+        cost = np.ones(parts.height, dtype=np.int64)
+        limit = self.size(parts.height)
+        if self.tokens is not None:
+            cost, limit = parts["tokens"].to_numpy().astype(np.int64), self.tokens
+        if groups is None and self.group_by is not None:
+            groups = numbered(parts["group_by"])
+        return Places.of(limit, cost, groups, shares=self.shares, eligible=eligible)
+
+    def spent(self, parts: pl.DataFrame, chosen: NDArray[np.bool_]) -> dict[str, int]:
+        """Tokens of the chosen rows for the report, if the budget is of tokens."""
+        return {} if self.tokens is None else {"tokens": int(parts["tokens"].filter(chosen).sum())}
+
+
+class Subsample(Budgeted):
+    """Base of budgets of labelled rows.
+
+    Attributes:
         label: objective whose score, 0 or 1, says desirable or not (RESPONSES only; a row counts as
             desirable above 0.5, rows without a score are a group of their own).
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
 
-    fraction: Annotated[float | None, Field(gt=0, le=1)] = None
-    rows: Annotated[int | None, Field(ge=0)] = None
     label: str | None = Field(default=None, min_length=1)
 
-    @model_validator(mode="after")
-    def _validate_budget(self) -> Self:
-        if (self.fraction is None) == (self.rows is None):
-            raise ValueError("set exactly one of fraction and rows")
-        return self
-
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
-        """The score of `label` (Float64) on RESPONSES, if it is set."""
-        if self.label is None or shape == Shape.PAIRS:
-            return {}
-        return {f"score_{self.label}": pl.Float64()}
+        """The score of `label` (Float64) on RESPONSES, and `group_by` (String), where set."""
+        labels = dict.fromkeys(self.label_columns(shape), pl.Float64())
+        return {**labels, **super().needs(shape)}
 
-    def size(self, n: int) -> int:
-        """Rows that stay of n."""
-        k = self.rows if self.fraction is None else int(self.fraction * n + 0.5)
-        return min(n, k or 0)
+    def label_columns(self, shape: Shape) -> list[str]:
+        """The column of `label`, if it is set and the shape has it."""
+        return [f"score_{self.label}"] if self.label and shape == Shape.RESPONSES else []
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Look the rows up in the state.
@@ -98,8 +174,10 @@ class RandomSubsample(Subsample):
 
     Attributes:
         quotas: `label`, `source` or `none`: groups that get shares in proportion to their size;
-            by default `label` if one is set.
+            by default `label` if one is set. `group_by` takes any column instead.
     """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
 
     quotas: Literal["label", "source", "none"] | None = None
 
@@ -107,23 +185,35 @@ class RandomSubsample(Subsample):
     def _validate_quotas(self) -> Self:
         if self.quotas == "label" and self.label is None:
             raise ValueError("quotas by label need the field label")
+        if self.group_by is not None and self.quotas not in (None, "none"):
+            raise ValueError("set group_by or quotas, not both")
         return self
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
-        """The score of `label` (Float64), if quotas go by it."""
+        """The score of `label` (Float64), if quotas go by it, and `group_by` (String)."""
         if shape == Shape.PAIRS and self.quotas == "label":
             raise ConfigError("quotas by label: a pair holds both labels; use source or none")
-        return super().needs(shape) if self.quotas in (None, "label") else {}
+        return super().needs(shape)
+
+    def label_columns(self, shape: Shape) -> list[str]:
+        """The column of `label`, if quotas go by it."""
+        by_label = self.quotas in (None, "label") and self.group_by is None
+        return super().label_columns(shape) if by_label else []
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Reduce a shard to row ids and `group` (String, a digest; null without quotas)."""
+        """Reduce a shard to ids, `group` (String, a digest; null without quotas), and the cost.
+
+        Returns:
+            Row id, `group`, and where needed `tokens` (Int64) and `group_by` (String).
+        """
         shape = shape_of(table)
         groups = pl.Series("group", [None] * table.height, dtype=pl.String)
-        columns = list(self.needs(shape)) or (["source"] if self.quotas == "source" else [])
+        columns = self.label_columns(shape) or (["source"] if self.quotas == "source" else [])
         for column in columns:
             value = pl.col(column) if column == "source" else label_group(column)
             groups = digests(table.select(value.cast(pl.String).alias("group")).to_series())
-        return table.select(ROW_ID[shape]).with_columns(groups)
+        found = table.select(ROW_ID[shape], *self.cost_columns(shape))
+        return found.insert_column(1, groups)
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Draw the sample.
@@ -136,10 +226,12 @@ class RandomSubsample(Subsample):
             State with the table `rows` (see `ROWS`; no score) and the counts `n` and `k`.
         """
         ids = parts.to_series(0)
-        k = self.size(parts.height)
-        uniform = ctx.uniform(ids).to_numpy()
-        chosen = select(uniform, k, uniform, numbered(parts["group"]))
-        return State({"rows": decided(ids, chosen)}, {"n": parts.height, "k": k})
+        groups = numbered(parts["group"]) if self.group_by is None else None
+        order = np.argsort(-ctx.uniform(ids).to_numpy(), kind="stable")
+        chosen = np.zeros(parts.height, dtype=bool)
+        chosen[self.places(parts, groups).fill(order)] = True
+        facts = {"n": parts.height, "k": int(chosen.sum()), **self.spent(parts, chosen)}
+        return State({"rows": decided(ids, chosen)}, facts)
 
 
 def label_group(column: str) -> pl.Expr:

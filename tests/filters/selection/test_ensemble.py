@@ -55,12 +55,13 @@ def test_head_is_the_minimum():
         return value + 0.05 * head @ head
 
     best = minimize(loss, np.zeros(5), tol=1e-12)
-    head = fit_head(gaps, weights, 0.1)
+    head, hessian = fit_head(gaps, weights, 0.1)
     assert head == pytest.approx(best.x, abs=1e-4)
     assert loss(head) <= best.fun + 1e-9
-    assert fit_head(gaps, weights, 0.1, start=head) == pytest.approx(head, abs=1e-6)
-    assert not fit_head(gaps, 0 * weights, 0.1).any()
+    for start in ((head, hessian), (10 - head, hessian), (head, np.eye(5)), (head, np.eye(5) / 99)):
+        assert fit_head(gaps, weights, 0.1, start)[0] == pytest.approx(head, abs=1e-5)
+    assert not fit_head(gaps, 0 * weights, 0.1)[0].any()
 
 
 def test_separable_pairs_give_a_finite_head():
-    assert np.isfinite(fit_head(np.ones((10, 3)) * 50, np.ones(10), 1e-3)).all()
+    assert np.isfinite(fit_head(np.ones((10, 3)) * 50, np.ones(10), 1e-3)[0]).all()
