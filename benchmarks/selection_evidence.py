@@ -45,7 +45,7 @@ from filters import (
     RandomSubsample,
     SelfRepellent,
 )
-from filters.plateau import exponential_plateau
+from filters.plateau import plateau_of_repeats
 from prefactory.context import Context
 from prefactory.engines.vectors import shared_store
 from prefactory.step import Filter
@@ -53,7 +53,7 @@ from trainers.embedding_reward import choose_l2, fit_head
 from trainers.settings import EmbeddingReward
 
 DRAWS = 5
-SIZES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
+SIZES = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 
 
 def methods(fraction: float) -> dict[str, Filter]:
@@ -166,22 +166,26 @@ def page(rows: list[dict[str, Any]], fraction: float) -> str:
 
 def plateau(name: str, seeds: int, embed: Any) -> str:  # noqa: ANN401
     """Measure growing random subsets, fit the plateau, and say how many pairs are enough."""
-    sizes, values = [0.0] * seeds, [0.5] * seeds  # a head of no data is a coin
-    for seed, train, test, gaps in cut(name, embed, seeds):
-        for share in SIZES:
-            ctx = Context(seed, "plateau", None, embed)
-            kept = chosen_by(RandomSubsample(fraction=share), train, ctx)
-            sizes.append(round(share * train.height, -1))
-            values.append(accuracy(kept, gaps, test))
-    fit = exponential_plateau(sizes, values)
-    measured = (
-        pl.DataFrame({"n": sizes, "y": values})
-        .group_by("n")
-        .agg(mean=pl.col("y").mean(), se=pl.col("y").std() / pl.len().sqrt(), fits=pl.len())
-    )
+    splits = list(cut(name, embed, seeds))
+    least = min(train.height for _, train, _, _ in splits)
+    sizes = [n for n in SIZES if n < least] + [least]
+    values = []
+    for seed, train, test, gaps in splits:
+        row = [0.5]  # a head of no data is a coin
+        for size in sizes:
+            found = []
+            for draw in range(DRAWS):
+                ctx = Context(seed, f"plateau {draw}", None, embed)
+                kept = chosen_by(RandomSubsample(rows=size), train, ctx)
+                found.append(accuracy(kept, gaps, test))
+            row.append(float(np.mean(found)))
+        values.append(row)
+    fit = plateau_of_repeats([0, *sizes], values)
+    mean = np.mean(values, axis=0)
+    se = np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
     lines = ["| pairs | accuracy | the curve says |", "|--:|--:|--:|"]
-    for n, mean, se, _ in measured.sort("n").iter_rows():
-        lines.append(f"| {n:,.0f} | {mean:.3f} ± {se or 0:.3f} | {fit.at(n):.3f} |")
+    for n, m, s in zip([0, *sizes], mean, se, strict=True):
+        lines.append(f"| {n:,} | {m:.3f} ± {s:.3f} | {fit.at(n):.3f} |")
     return "\n".join([*lines, "", fit.summary("pairs")])
 
 

@@ -23,6 +23,8 @@ Weights = Literal["none", "linear", "quadratic"]
 
 _Z = 1.959963984540054
 _DIGITS = 6
+_NOISE = 1e-12
+"""Standard errors of shares and kappas up to here are rounding: nothing varied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,13 @@ def standard_error(influence: Floats, groups: pl.Series | None = None) -> float:
 
 
 def _normal(value: float, influence: Floats, n: int, groups: pl.Series | None = None) -> Estimate:
-    """An estimate with a normal interval, kept within [-1, 1]."""
+    """An estimate with a normal interval, kept within [-1, 1].
+
+    Where nothing varied there is no interval: that does not make a few units certain.
+    """
     se = standard_error(influence, groups)
     low, high = (max(-1.0, min(1.0, value + sign * _Z * se)) for sign in (-1, 1))
-    if math.isnan(se):
+    if not se > _NOISE:  # NaN or rounding
         low = high = math.nan
     return Estimate(value, se, low, high, n)
 
@@ -110,7 +115,7 @@ def ratio(hits: Floats, of: Floats, groups: pl.Series | None = None) -> Estimate
     p = float(hits.sum()) / total
     se = standard_error((hits - p * of) / total, group)
     size = float(len(hits) if group is None else group.n_unique())
-    if se > 0:  # no: NaN or 0
+    if se > _NOISE:  # no: NaN, or no group differs from another
         size = p * (1 - p) / se**2
     centre = (p + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
     half = (

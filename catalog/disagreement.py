@@ -95,7 +95,7 @@ def logistic_slope(gaps: Floats) -> float:
         if abs(step - slope) <= 1e-12 * (1 + abs(slope)):
             break
         slope = step
-    return slope / size
+    return slope / size if abs(slope) > 1e-12 else 0.0  # half right, half wrong, but for rounding
 
 
 def calibration(

@@ -1,8 +1,8 @@
 """What can be said about judges from their votes: bias by place, consistency, agreement.
 
-Votes are in the columns that `labelers.Judge` and `labelers.JudgePairs` leave on pairs. `Judge`
-publishes only what was decided, so its columns flatter a biased judge; the facts of its stage in
-the manifest, made here too, count all questions.
+Votes are in the columns that `labelers.Judge` and `labelers.JudgePairs` leave on pairs. Only pairs
+that were decided and kept are published, so columns flatter a biased judge; the facts of the
+judging stage in the manifest, made here too, count all questions.
 """
 
 from __future__ import annotations

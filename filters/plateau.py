@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,8 @@ class Plateau:
         n_max: largest size that was measured, in rows.
         reached: whether c n_max >= 1, so that the data show the bend.
         n_95: rows that give 95 % of the total gain, ln(20) / c; null unless `reached`.
-        intervals: 95 % intervals by the delta method (of the rates on log scale) for `y_inf`, `y0`,
-            `c` and, if reached, `n_95`.
+        intervals: 95 % intervals for `y_inf`, `y0`, `c` and, if reached, `n_95`: by the delta
+            method (rates on log scale), or by a bootstrap of repeats (see `plateau_of_repeats`).
         rmse: root mean squared residual, in units of y.
     """
 
@@ -67,9 +67,10 @@ class Plateau:
                 "Measure larger sizes; nothing is extrapolated."
             )
         low, high = self.intervals["n_95"]
+        upper = f"{high:,.0f}" if np.isfinite(high) else "no upper end"
         text = (
             f"95 % of the gain ({self.y0:.3f} to {self.y_inf:.3f}) takes {self.n_95:,.0f} {unit} "
-            f"(95 % interval {low:,.0f} to {high:,.0f})"
+            f"(95 % interval {low:,.0f} to {upper})"
         )
         if not self.measured:
             return (
@@ -141,6 +142,48 @@ def exponential_plateau(n: Sequence[float], y: Sequence[float]) -> Plateau:
         intervals["n_95"] = (n_95 / factor, n_95 * factor)
     rmse = float(np.sqrt(2.0 * fit.cost / x.size))
     return Plateau(y_inf, y0, c, n_max, reached, n_95, intervals, rmse)
+
+
+def plateau_of_repeats(
+    n: Sequence[float], y: Sequence[Sequence[float]], *, draws: int = 200, seed: int = 0
+) -> Plateau:
+    """Fit the plateau to the means of repeated measurements, with intervals from the repeats.
+
+    Measurements of one repeat (one split, one seed) share what is peculiar to it, so they are not
+    independent, and the delta method's intervals are too narrow. Here whole repeats are drawn anew
+    with replacement, the curve is fitted to their means, and the intervals are the 2.5 and 97.5 %
+    quantiles of the fits. A fit that does not reach its plateau counts as `n_95` = infinity.
+
+    Args:
+        n: sizes in rows, as for `exponential_plateau`.
+        y: quality, one list of a value for each size for each repeat; at least 3 repeats.
+        draws: bootstrap draws.
+        seed: of the bootstrap.
+
+    Returns:
+        The curve of the means.
+
+    Raises:
+        DataError: as `exponential_plateau`, or for fewer than 3 repeats.
+    """
+    values = np.asarray(y, dtype=np.float64)
+    if values.ndim != 2 or len(values) < 3 or values.shape[1] != len(n):
+        raise DataError(f"y must be 3 or more lists of {len(n)} values, got shape {values.shape}")
+    fit = exponential_plateau(n, values.mean(axis=0).tolist())
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {"y_inf": [], "y0": [], "c": [], "n_95": []}
+    for _ in range(draws):
+        again = values[rng.integers(len(values), size=len(values))].mean(axis=0)
+        one = exponential_plateau(n, again.tolist())
+        for name, drawn in found.items():
+            value = getattr(one, name)
+            drawn.append(np.inf if value is None else value)
+    intervals = {}
+    for name, drawn in found.items():
+        if name in fit.intervals:
+            low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+            intervals[name] = (float(low), float(high))
+    return replace(fit, intervals=intervals)
 
 
 def _check(sizes: Floats, quality: Floats) -> None:

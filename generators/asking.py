@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -70,6 +71,13 @@ def lost(ids: pl.Series, tasks: Sequence[Task]) -> pl.DataFrame:
     rows = [(ids[row], task.reason, task.detail) for row, task in first.items()]
     schema = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def missed(tasks: Sequence[Task]) -> dict[str, int]:
+    """Tasks that came to nothing though another of their row did not, counted by reason."""
+    fine = {task.row for task in tasks if task.reason is None}
+    counts = Counter(t.reason for t in tasks if t.reason is not None and t.row in fine)
+    return dict(sorted(counts.items()))
 
 
 class Asking(BaseModel):

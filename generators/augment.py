@@ -17,6 +17,7 @@ from generators.asking import (
     ask_all,
     fence,
     lost,
+    missed,
     open_tasks,
     write_all,
 )
@@ -196,7 +197,7 @@ class AugmentPrompts(Prompted, Asking, Generator):
         if self.make == "pairs":
             self._contrast(tasks, ctx)
         fine = open_tasks(tasks)
-        return Generated(self._rows(table, fine), lost(table["prompt_id"], tasks))
+        return Generated(self._rows(table, fine), lost(table["prompt_id"], tasks), missed(tasks))
 
     def _tasks(self, table: pl.DataFrame) -> list[_Prompt]:
         kinds = table[self.category] if self.category in table.columns else [None] * table.height

@@ -12,6 +12,7 @@ from generators.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     lost,
+    missed,
     open_tasks,
     transcript,
 )
@@ -193,7 +194,7 @@ class Dialogues(TurnTaking, Generator):
         rows = [k for d in dialogues for k in kept[id(d)]]
         made = rows_of(table, scenario, rows, self.engine_of(scenario.target).model,
                        self.origin, self.make)  # fmt: skip
-        return Generated(made, lost(table["prompt_id"], dialogues))
+        return Generated(made, lost(table["prompt_id"], dialogues), missed(dialogues))
 
     def _dialogues(self, scenario: Scenario, table: pl.DataFrame, ctx: Context) -> list[Dialogue]:
         """A dialogue per case and cell, its roles filled."""

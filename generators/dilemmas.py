@@ -17,6 +17,7 @@ from generators.asking import (
     ask_all,
     fence,
     lost,
+    missed,
     open_tasks,
     transcript,
     write_all,
@@ -220,7 +221,9 @@ class Dilemmas(Prompted, Asking, Generator):
         if self.confirm:
             self._checks(tasks, ctx)
         self._answers(tasks, ctx)
-        return Generated(self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks))
+        return Generated(
+            self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
+        )
 
     def _rules(self, table: pl.DataFrame, pairs: pl.DataFrame, ctx: Context) -> list[Rule]:
         """Two rules per row, that of the chosen value first."""

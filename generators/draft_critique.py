@@ -17,6 +17,7 @@ from generators.asking import (
     Task,
     fence,
     lost,
+    missed,
     open_tasks,
     transcript,
     write_all,
@@ -147,7 +148,9 @@ class DraftCritique(Prompted, Asking, Generator):
         self._refine(tasks, ctx)
         if self.judge is not None:
             confirm(self, ctx, self.judge, tasks, _contest, partial(self.render, "confirm"))
-        return Generated(self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks))
+        return Generated(
+            self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
+        )
 
     def _draft(self, tasks: list[_Draft], ctx: Context) -> None:
         def take(task: _Draft, text: str) -> None:

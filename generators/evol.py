@@ -15,6 +15,7 @@ from generators.asking import (
     Task,
     fence,
     lost,
+    missed,
     open_tasks,
     write_all,
 )
@@ -190,7 +191,9 @@ class Evol(Prompted, Asking, Generator):
             if chain.reason is None and not chain.kept and not self.keep_source:
                 chain.reason = chain.ended.reason if chain.ended else "no_answer"
                 chain.detail = chain.ended.detail if chain.ended else None
-        return Generated(self._rows(table, open_tasks(chains)), lost(table["prompt_id"], chains))
+        return Generated(
+            self._rows(table, open_tasks(chains)), lost(table["prompt_id"], chains), missed(chains)
+        )
 
     def _round(self, chains: list[_Chain], number: int, ctx: Context) -> None:
         """Rewrite each chain's newest prompt; what survives is its newest then."""

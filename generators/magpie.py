@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.asking import QUESTION_TOKENS, Task, lost, open_tasks, write_all
+from generators.asking import QUESTION_TOKENS, Task, lost, missed, open_tasks, write_all
 from generators.augment_examples import word_count
 from generators.made_rows import PARENT, children, talks, text_column
 from generators.prompt_rules import refuses
@@ -165,7 +165,7 @@ class Magpie(Prompted, Generator):
             "prompt_model": text_column([self.model.model] * len(fine)),
         }
         rows = children(table, [t.row for t in fine], new, Shape.PROMPTS, PARENT)
-        return Generated(rows, lost(table["prompt_id"], tasks))
+        return Generated(rows, lost(table["prompt_id"], tasks), missed(tasks))
 
     def _wanted(self, row: int, key: str, prompt: list[Message], sample: int) -> _Wanted:
         task = _Wanted(row, f"{key}/{sample}", sample=sample)

@@ -16,6 +16,7 @@ from generators.asking import (
     Task,
     fence,
     lost,
+    missed,
     open_tasks,
     write_all,
 )
@@ -147,7 +148,7 @@ class PersonaIF(Prompted, Asking, Generator):
             ),
         }
         rows = children(table, [t.row for t in fine], new, Shape.PAIRS)
-        return Generated(rows, lost(table["prompt_id"], tasks))
+        return Generated(rows, lost(table["prompt_id"], tasks), missed(tasks))
 
     def _relax(self, tasks: list[_Relaxed], ctx: Context) -> None:
         def question(task: _Relaxed) -> str:

@@ -15,6 +15,7 @@ from generators.asking import (
     Task,
     fence,
     lost,
+    missed,
     open_tasks,
     transcript,
 )
@@ -135,4 +136,4 @@ class PersonaPrompts(Prompted, Asking, Generator):
             "kind": text_column([t.kind for t in fine]),
         }
         rows = children(table, [t.row for t in fine], new, Shape.PROMPTS, PARENT)
-        return Generated(rows, lost(table["prompt_id"], tasks))
+        return Generated(rows, lost(table["prompt_id"], tasks), missed(tasks))

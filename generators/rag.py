@@ -16,6 +16,7 @@ from generators.asking import (
     Asking,
     fence,
     lost,
+    missed,
     open_tasks,
     transcript,
     write_all,
@@ -170,7 +171,7 @@ class RAGPairs(Prompted, Asking, Generator):
         for case in open_tasks(cases):
             decide(case, by_case[id(case)], len(self.judges), self._bounds())
         rows = rows_of(table, cases, self.origin, bool(self.judges))
-        return Generated(rows, lost(table["prompt_id"], cases))
+        return Generated(rows, lost(table["prompt_id"], cases), missed(cases))
 
     def _bounds(self) -> tuple[float, float]:
         """Least margin and length ratio."""

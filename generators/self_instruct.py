@@ -9,7 +9,16 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.asking import FORM_TOKENS, QUESTION_TOKENS, Asking, Task, fence, lost, open_tasks
+from generators.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    Task,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+)
 from generators.forms import Form
 from generators.made_rows import PARENT, children, said, user_turn
 from generators.prompt_rules import copied, nearest_rouge_l, refuses, unwanted
@@ -178,7 +187,7 @@ class SelfInstruct(Prompted, Asking, Generator):
             "example_ids": (pl.List(pl.String), [n.examples for _, n in made]),
         }
         rows = children(table, [row for row, _ in made], new, Shape.PROMPTS, PARENT)
-        return Generated(rows, lost(table["prompt_id"], seeds))
+        return Generated(rows, lost(table["prompt_id"], seeds), missed(seeds))
 
     def _round(
         self, seeds: list[_Seed], number: int, pool: list[tuple[str, str]], ctx: Context

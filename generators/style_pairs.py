@@ -16,6 +16,7 @@ from generators.asking import (
     Asking,
     Task,
     lost,
+    missed,
     open_tasks,
     transcript,
     write_all,
@@ -141,7 +142,9 @@ class StylePairs(Prompted, Asking, Generator):
         if self.judge is not None:
             render = partial(self.render, "confirm")
             confirm(self, ctx, self.judge, tasks, _contest, render)
-        return Generated(self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks))
+        return Generated(
+            self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
+        )
 
     def _tasks(self, table: pl.DataFrame, ctx: Context) -> list[_Style]:
         ids = table["prompt_id"]

@@ -17,6 +17,7 @@ from generators.asking import (
     ask_all,
     fence,
     lost,
+    missed,
     open_tasks,
     transcript,
 )
@@ -177,7 +178,7 @@ class ValueGapPairs(Prompted, Asking, Generator):
         self._vote(answers, ctx)
         pairs = self._paired(table.height, answers)
         rows = self._rows(table, open_tasks(pairs), told)
-        return Generated(rows, lost(table["prompt_id"], pairs))
+        return Generated(rows, lost(table["prompt_id"], pairs), missed(pairs))
 
     def _write(self, answers: list[_Answer], ctx: Context) -> None:
         low, high = self.words

@@ -49,7 +49,8 @@ class RidgeHeads(Labeler):
     Attributes:
         objectives: existing scores to learn; "label" on pairs is which answer was chosen.
         prefix: names the new columns `score_<prefix>_<objective>`.
-        encoder: of the vectors.
+        encoder: of the vectors; `labelers.causal.write_hidden_state_encoder` makes a causal LM one,
+            by the hidden state at the last token.
         alphas: ridge penalties to choose from, on standardised features.
         folds: of the cross-validation; fewer if there are fewer prompts.
         cross_fit: False scores all rows with the model of all rows.

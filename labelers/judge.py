@@ -121,8 +121,10 @@ class Judge(Judging, Generator):
         Returns:
             State with the table `votes`, and as `info` what `catalog.judge_report` says of them.
         """
-        info: dict[str, Any] = {"models": [judge.model for judge in self.judges]}
-        return State({"votes": parts}, info | vote_report(parts))
+        info: dict[str, Any] = {"models": [judge.model for judge in self.judges], "name": self.name}
+        info |= vote_report(parts)
+        self.warn_of_bias(info)
+        return State({"votes": parts}, info)
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Count the votes, and pair the answers of a table.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
 
+from catalog.judge_report import judge_report
 from labelers import judge_questions as about
 from labelers.judge_poll import Judging
 from labelers.judge_votes import TIE, nested, outcomes
 from prefactory.context import Context
-from prefactory.step import Asks, Labeler
+from prefactory.errors import DataError
+from prefactory.step import Asks, Labeler, Scope, State
 from prefactory.tables import Shape
 
 LOW, HIGH = (
@@ -36,11 +38,14 @@ class JudgePairs(Judging, Labeler):
       without any.
     - `question`, `answers`, `asked`, `valid`, `votes`: as in `labelers.Judge`; `answers` is 2.
 
-    Statistics: `catalog.judge_report` (it reads these columns). For all of them to count every
-    order, set `early_stop: false` (with one judge and `rounds: 1` it changes nothing).
+    Statistics over all pairs (`catalog.judge_report`: place bias, self-consistency, agreement of
+    the judges and with the label) are in the manifest and the report, whatever later steps drop.
+    For all of them to count every order, set `early_stop: false` (with one judge and `rounds: 1` it
+    changes nothing).
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
+    scope: ClassVar[Scope] = "dataset"
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Verdict, reason and votes."""
@@ -51,16 +56,41 @@ class JudgePairs(Judging, Labeler):
         """Both orders of every pair before every judge."""
         return self.asks_for(rows, 2)
 
+    def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Ask the judges about a shard of PAIRS: `pair_id`, `prompt_id` and the new columns."""
+        return table.select("pair_id", "prompt_id").hstack(self._judged(table, ctx))
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """Keep the judgements, and compute their statistics over all pairs.
+
+        Returns:
+            State with the table `judged` (the rows of `fit_shard`), and as `info` the judges'
+            `models`, the `name` of the columns, and what `catalog.judge_report` says of them.
+        """
+        info: dict[str, Any] = {"models": [judge.model for judge in self.judges], "name": self.name}
+        info |= judge_report(parts, self.name)
+        self.warn_of_bias(info)
+        return State({"judged": parts}, info)
+
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Ask the judges, and count their votes.
+        """Give the pairs of a table their judgements.
 
         Args:
             table: PAIRS.
-            ctx: opens the judges.
+            ctx: holds the judgements.
 
         Returns:
             The columns of `adds`, same height and order.
         """
+        if ctx.state is None:
+            raise DataError("labelers.JudgePairs runs after its fit; there is no state")
+        judged = ctx.state.tables["judged"].select("pair_id", *self.adds(Shape.PAIRS))
+        ids = table.select("pair_id")
+        found = ids.join(judged, on="pair_id", how="left", maintain_order="left")
+        return found.drop("pair_id")
+
+    def _judged(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """The columns of `adds` for a table, asked for now."""
         asked = table.select(
             "prompt_id",
             "prompt",

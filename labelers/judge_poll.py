@@ -38,6 +38,9 @@ _LOG = logging.getLogger(__name__)
 MOST_ANSWERS = len(verdicts.NAMES)
 """Most answers of one question."""
 
+BIASED, BY_CHANCE = 0.2, 1e-3
+"""A judge is told of whose votes for a place are so far from even, and hardly ever by chance."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Ballot:
@@ -178,6 +181,27 @@ class Judging(Prompted, Asking):
         for judge, found in enumerate(faults):
             _warn(self.judges[judge].model, found)
         return votes
+
+    def warn_of_bias(self, info: Mapping[str, Any]) -> None:
+        """Say which judges go by the place of an answer.
+
+        Args:
+            info: of `catalog.judge_report.vote_report`.
+        """
+        for number, found in enumerate(info.get("judges", [info])):
+            place = found["position"]
+            if place["bias"] is None or place["bias"] < BIASED or place["p_value"] > BY_CHANCE:
+                continue
+            worst = max(place["places"], key=lambda p: abs(p["share"] - 1 / p["answers"]))
+            _LOG.warning(
+                "judge %s goes by the place: %.0f%% of its votes among %d answers are for place "
+                "%d, where %.0f%% would be fair",
+                self.judges[number].model,
+                100 * worst["share"],
+                worst["answers"],
+                worst["place"] + 1,
+                100 / worst["answers"],
+            )
 
     def _ballots(self, questions: pl.DataFrame, ctx: Context) -> list[_Ballot]:
         base = self._orders(questions, ctx)

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from labelers.json_answers import parsed
+from prefactory.engines.json_objects import after_thoughts, objects
 
 NAMES = ascii_uppercase
 """Names of the answers of one question, in the order in which they are shown."""
@@ -70,7 +71,7 @@ def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> 
 
     Looked for, in this order: JSON objects with `winner` (or `verdict`), names in double brackets,
     and a reply whose last line is nothing but a name ("B", "**B**", "Final verdict: B"). Several
-    verdicts in one reply must say the same.
+    verdicts in one reply must say the same; the thoughts of reasoning models do not count.
 
     Args:
         text: the whole reply.
@@ -83,7 +84,7 @@ def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> 
             to the judge what is wanted.
     """
     wanted = "Say exactly one of " + ", ".join(f"[[{o}]]" for o in options(n, ties, strength))
-    said = {" ".join(token.upper().split()) for token in _tokens(text)}
+    said = {" ".join(token.upper().split()) for token in _tokens(after_thoughts(text))}
     if not said:
         raise ValueError(f"There is no verdict in this reply. {wanted}.")
     found = set()
@@ -99,7 +100,7 @@ def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> 
 
 def _tokens(text: str) -> Sequence[str]:
     """What the reply names as its verdict, as it is written."""
-    named = [t for t in map(_from_json, _OBJECT.findall(text)) if t is not None]
+    named = _in_json(text)
     if named:
         return named
     named = _BRACKETS.findall(text)
@@ -111,13 +112,26 @@ def _tokens(text: str) -> Sequence[str]:
     return [match.group(1)] if match else []
 
 
-def _from_json(text: str) -> str | None:
+def _in_json(text: str) -> list[str]:
+    """Verdicts of whole JSON objects, or else of such without braces inside, whatever is around."""
     try:
-        value = parsed(text)
+        whole = objects(text)
     except ValueError:
-        return None
+        whole = []
+    named = [v for value in whole if (v := _named(value)) is not None]
+    return named or [v for part in _OBJECT.findall(text) if (v := _from_text(part)) is not None]
+
+
+def _named(value: dict[str, Any]) -> str | None:
     found = [str(value[key]) for key in _KEYS if key in value]
     return found[0] if found else None
+
+
+def _from_text(text: str) -> str | None:
+    try:
+        return _named(parsed(text))
+    except ValueError:
+        return None
 
 
 def _meant(token: str, n: int, ties: bool, strength: bool) -> Verdict | None:

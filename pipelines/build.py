@@ -128,6 +128,10 @@ def stage_line(stage: Stage) -> str:
     again = " (reused)" if stage.reused and not stage.made else ""
     text = f"{stage.label:<28} {stage.rows_in:>9,} -> {stage.rows_out:>9,} {stage.shape.value}"
     dropped = f"; dropped: {reasons}" if reasons else ""
+    labeler = stage.kind == "labeler"
+    notes = ", ".join(f"{note} {n:,}" for note, n in stage.notes.items())
+    what = {"labeler": "without label", "generator": "came to nothing"}.get(stage.kind)
+    missing = f"; {what}: {notes}" if notes and what else ""
     names = [n.replace("chosen_", "*_", 1) for n in stage.adds if not n.startswith("rejected_")]
-    added = f"; adds {', '.join(names)}" if stage.kind == "labeler" else ""
-    return f"{text}  {stage.seconds:6.1f} s{again}{added}{dropped}"
+    added = f"; adds {', '.join(names)}" if labeler else ""
+    return f"{text}  {stage.seconds:6.1f} s{again}{added}{missing}{dropped}"

@@ -102,17 +102,24 @@ def apply_labeler(
 
 
 def apply_generator(
-    step: Generator, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
+    step: Generator,
+    label: str,
+    table: pl.DataFrame,
+    shape: Shape,
+    ctx: Context,
+    notes: dict[str, int] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return a generator's new rows, checked and in canonical order, and its ledger rows.
 
     Rows of a step with `new_prompts` may repeat: copies that meet in one shard by chance are told
-    apart from others only when the rows are cut again.
+    apart from others only when the rows are cut again. The step's notes are put into `notes`.
 
     Raises:
         DataError: if ids repeat, or an input row is neither a parent nor accounted for.
     """
     made = step.generate(table, ctx)
+    if notes is not None:
+        notes.update(made.notes)
     out = step.out_shape(shape)
     once = made.rows
     if step.new_prompts and ROW_ID[out] in once.columns:

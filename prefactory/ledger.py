@@ -33,6 +33,18 @@ def count(ledger: pl.DataFrame) -> dict[str, int]:
     return dict(zip(counts["reason"], counts["len"], strict=True))
 
 
+def unlabelled(columns: pl.DataFrame) -> dict[str, int]:
+    """Why rows that stay got no label: counts of what a labeler says in its reasons.
+
+    Args:
+        columns: what a labeler adds; its reasons are String columns named `reason_...` (on pairs
+            that were taken apart one for each side).
+    """
+    starts = ("reason_", "chosen_reason_", "rejected_reason_")
+    names = [n for n in columns.select(pl.col(pl.String)).columns if n.startswith(starts)]
+    return add_counts([count(columns.select(reason=n).drop_nulls()) for n in names])
+
+
 def add_counts(counts: list[dict[str, int]]) -> dict[str, int]:
     """Sum several counts by reason."""
     total: dict[str, int] = {}

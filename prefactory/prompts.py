@@ -8,7 +8,9 @@ another step. Dataset text only ever enters as a value, never as a template.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,6 +24,18 @@ from pydantic import BaseModel, Field, field_validator
 
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
+
+_FOLDER: ContextVar[Path | None] = ContextVar("folder of the recipe", default=None)
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """While steps are read from a recipe: `@path` starts at this folder, if a file is there."""
+    token = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,8 @@ class Prompted(BaseModel):
 
     Attributes:
         templates: the texts by name (class attribute).
-        prompts: texts that replace those of the step, by name; `@path` reads a file.
+        prompts: texts that replace those of the step, by name; `@path` reads a file, which lies
+            beside the recipe or, if none does, in the working folder.
     """
 
     templates: ClassVar[Mapping[str, Text]] = {}
@@ -64,6 +79,10 @@ class Prompted(BaseModel):
                 hint = nearest(name, list(cls.templates))
                 raise ValueError(f"there is no prompt text {name!r} (there are: {known}){hint}")
             found[name] = _from_file(text)
+            if not found[name].strip():
+                raise ValueError(
+                    f"the prompt text {name!r} is empty; without it the step uses its own"
+                )
             _check(name, found[name], cls.templates[name].gives)
         return found
 
@@ -84,8 +103,9 @@ class Prompted(BaseModel):
         text = self.prompts.get(name) or self.templates[name].read()
         try:
             return str(compiled(text).render(values)).strip()
-        except (TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"{type(self).__name__}.prompts.{name}: {error}") from error
+        except Exception as error:  # whatever an author's template does with these values
+            problem = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise ConfigError(f"{type(self).__name__}.prompts.{name}: {problem}") from error
 
 
 @cache
@@ -99,8 +119,10 @@ def _shipped(path: str) -> str:
 def _from_file(text: str) -> str:
     if not text.startswith("@"):
         return text
+    folder = _FOLDER.get()
+    file = Path(text[1:]) if folder is None else folder / text[1:]
     try:
-        return Path(text[1:]).read_text("utf-8")
+        return (file if file.is_file() else Path(text[1:])).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the prompt text {text[1:]} can't be read: {error}") from error
 
@@ -108,9 +130,10 @@ def _from_file(text: str) -> str:
 def _check(name: str, text: str, gives: tuple[str, ...]) -> None:
     try:
         tree: Parsed = _environment().parse(text)
+        used = meta.find_undeclared_variables(tree)  # finds unknown filters and tests, too
     except TemplateError as error:
         raise ValueError(f"prompt text {name!r}: {error}") from error
-    for variable in sorted(meta.find_undeclared_variables(tree) - set(gives)):
+    for variable in sorted(used - set(gives)):
         raise ValueError(
             f"prompt text {name!r} uses {variable!r}, but is given {', '.join(gives) or 'nothing'}"
             f"{nearest(variable, list(gives))}"

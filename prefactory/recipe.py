@@ -17,7 +17,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefactory import yamllines
+from prefactory import prompts, yamllines
 from prefactory.errors import ConfigError
 from prefactory.identity import NOT_IDENTITY, fingerprint
 from prefactory.overrides import apply_overrides, nearest
@@ -227,7 +227,8 @@ def parse(
         reader.problem((key,), f"unknown key {key!r}{nearest(key, KEYS)}")
     head = reader.model(Head, {k: v for k, v in data.items() if k in Head.model_fields}, ())
     sources = reader.sources(data, sections.source)
-    steps = reader.steps(data.get("steps"))
+    with prompts.beside(path.resolve().parent):
+        steps = reader.steps(data.get("steps"))
     train = reader.train(data.get("train"), sections.train)
     if reader.problems or head is None:
         raise ConfigError(reader.problems)

@@ -291,10 +291,14 @@ class _Run:
             if isinstance(step, Filter):
                 dropped = apply_filter(step, ctx.step, table, shape, ctx)
             elif isinstance(step, Labeler):
-                writer.table("columns", apply_labeler(step, ctx.step, table, shape, ctx))
+                columns = apply_labeler(step, ctx.step, table, shape, ctx)
+                writer.table("columns", columns)
+                writer.info["notes"] = ledger.unlabelled(columns)
                 return
             elif isinstance(step, Generator):
-                rows, dropped = apply_generator(step, ctx.step, table, shape, ctx)
+                notes: dict[str, int] = {}
+                rows, dropped = apply_generator(step, ctx.step, table, shape, ctx, notes)
+                writer.info["notes"] = dict(sorted(notes.items()))
                 writer.table("rows", rows)
                 writer.info["columns"] = rows.columns
             writer.table("ledger", dropped)
@@ -308,6 +312,8 @@ class _Run:
         records: list[Record],
         stage: Stage,
     ) -> list[Shard]:
+        if planned.kind != "filter":
+            stage.notes = ledger.add_counts([r.info.get("notes", {}) for r in records])
         if planned.kind == "labeler":
             return [
                 s.with_delta(Delta("columns", k), s.rows, planned.adds)

@@ -65,6 +65,8 @@ class Stage:
         label: of the step, or of the source.
         kind: source, filter, labeler or generator.
         shape: of the rows that came out.
+        notes: rows that stay, by what is noted of them: of sources what was odd, of labelers why
+            they got no label; of generators what came to nothing beside children of its row.
         ledgers: (store key, table) of its ledger parts, in canonical order.
         info: facts that `fit` learned.
         models: identities of the models that the step opens.

@@ -54,10 +54,12 @@ class Generated:
     """What a generator made: new rows, and why input rows became nobody's parent.
 
     `dropped` has `row_id`, `reason` and `detail` (String), one row per input row without a child.
+    `notes` counts, by reason, what came to nothing beside children of the same row.
     """
 
     rows: pl.DataFrame
     dropped: pl.DataFrame
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Step(BaseModel):

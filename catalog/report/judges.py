@@ -1,8 +1,8 @@
-"""What the votes of judges on pairs say of the judges, where a version has kept them."""
+"""What is known of judges: from their stage, or from the votes that pairs have kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,14 @@ import polars as pl
 
 from catalog.judge_report import judge_report
 from catalog.report.read import Saved
-from catalog.report.wording import EN_DASH, count, percent, two
+from catalog.report.stages import Stage
+from catalog.report.wording import EN_DASH, count, percent, plain, two
 from prefactory.tables import Shape
 
 VOTES = "_votes"
 _NEEDED = ("_question", "_answers", VOTES)
+_TOLD = {"name", "questions", "votes", "position", "self_consistency"}
+"""Facts of a stage that judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Judged:
 
     Attributes:
         name: prefix of its columns.
+        everything: whether all questions count; if not, those of the published pairs.
         facts: what is known of all judges together, each with its words.
         judges: of several judges, the facts of each: (name, values in the order of `columns`).
         columns: heads of the table of judges.
@@ -30,29 +34,40 @@ class Judged:
     """
 
     name: str
+    everything: bool
     facts: tuple[tuple[str, str], ...]
     judges: tuple[tuple[str, tuple[str, ...]], ...]
     columns: tuple[str, ...]
     pairs: tuple[tuple[str, str, str], ...]
 
 
-def read(saved: Saved) -> list[Judged]:
-    """Report on every set of votes among the columns of pairs, in column order."""
+def read(saved: Saved, stages: Sequence[Stage] = ()) -> list[Judged]:
+    """Report on every stage that judged, and on other sets of votes among the columns of pairs."""
+    told = {str(s.info.get("name")): s.info for s in stages if set(s.info) >= _TOLD}
+    found = [_judged(name, info, everything=True) for name, info in told.items()]
+    if saved.shape != Shape.PAIRS:
+        return found
     names = [c.removesuffix(VOTES) for c in saved.columns if c.endswith(VOTES)]
     names = [n for n in names if all(f"{n}{c}" in saved.columns for c in _NEEDED)]
-    if saved.shape != Shape.PAIRS:
-        return []
-    return [_judged(saved, name) for name in names]
+    left = [n for n in names if n not in told]
+    return found + [_judged(n, _of_columns(saved, n), everything=False) for n in left]
 
 
-def _judged(saved: Saved, name: str) -> Judged:
+def _of_columns(saved: Saved, name: str) -> Mapping[str, Any]:
     wanted = ["prompt_id", f"{name}_prefers", *(f"{name}{c}" for c in _NEEDED)]
     columns = [c for c in wanted if c in saved.columns]
     parts = list(saved.batches(columns))
-    found = judge_report(pl.concat(parts), name) if parts else {}
+    return judge_report(pl.concat(parts), name) if parts else {}
+
+
+def _judged(name: str, found: Mapping[str, Any], everything: bool) -> Judged:
     heads, _ = zip(*_row(found), strict=True) if found else ((), ())
+    models = [f", {plain(str(model), 60)}" for model in found.get("models", ())]
     judges = tuple(
-        (f"judge {one['judge']}", tuple(value for _, value in _row(one)))
+        (
+            f"judge {one['judge']}{''.join(models[one['judge'] : one['judge'] + 1])}",
+            tuple(value for _, value in _row(one)),
+        )
         for one in found.get("judges", ())
     )
     between = found.get("between_judges") or {"pairs": []}
@@ -64,7 +79,7 @@ def _judged(saved: Saved, name: str) -> Judged:
         )
         for two_of in between["pairs"]
     )
-    return Judged(name, tuple(_facts(found)), judges, tuple(heads), pairs)
+    return Judged(name, everything, tuple(_facts(found)), judges, tuple(heads), pairs)
 
 
 def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

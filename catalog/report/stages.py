@@ -31,6 +31,7 @@ class Reason:
 class Stage:
     """One stage of the recipe with its rows, reasons, options and what it learned.
 
+    `notes` are rows that stayed: of a labeler those without a label, with the reasons.
     `missing` is rows in - rows out - rows with a reason, for stages that must account for it.
     """
 
@@ -42,6 +43,7 @@ class Stage:
     dropped: int
     bar: Markup
     reasons: tuple[Reason, ...]
+    notes: tuple[tuple[str, int], ...]
     adds: tuple[str, ...]
     fields: Mapping[str, Any]
     info: Mapping[str, Any]
@@ -101,6 +103,7 @@ def _stage(
         dropped=dropped,
         bar=stacked([kept, *((r.code, r.style, r.rows) for r in reasons)], widest),
         reasons=tuple(reasons),
+        notes=tuple((str(k), int(v)) for k, v in (raw.get("notes") or {}).items()),
         adds=tuple(str(c) for c in raw.get("adds") or ()),
         fields=dict(raw.get("fields") or {}),
         info=dict(raw.get("info") or {}),

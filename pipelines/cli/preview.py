@@ -106,7 +106,8 @@ def _show_asked(console: Console, asked: Asked) -> None:
         body.append(f"{chr(10) if i else ''}{role}: ", style="bold cyan")
         body.append(_cut(content) + "\n")
     body.rstrip()
-    console.print(Panel(body, title=Text(title), title_align="left"))
+    panel = Panel(body, title=Text(title), title_align="left")
+    console.print(panel, soft_wrap=False)  # soft wrap cuts what is wider than the panel
 
 
 def _show_row(console: Console, table: pl.DataFrame) -> None:

@@ -99,6 +99,7 @@ def _machine(outcome: Outcome) -> dict[str, object]:
                 "rows_in": s.rows_in,
                 "rows_out": s.rows_out,
                 "reasons": s.reasons,
+                "notes": s.notes,
                 "seconds": round(s.seconds, 3),
                 "made": s.made,
                 "reused": s.reused,
@@ -201,6 +202,10 @@ def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
         table.add_row(e.step, e.model, *counts, usd)
     console.print("\nmodels, at most (before anything is dropped; answered calls cost nothing):")
     console.print(table)
+    console.print(
+        "not counted: asking again for an answer of the wrong form\n"
+        "models that are drawn by prompt: their share on average"
+    )
     if all(e.usd is not None for e in estimates):
         console.print(f"in all at most {sum(e.usd or 0 for e in estimates):,.2f} US dollars")
 

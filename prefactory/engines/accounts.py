@@ -172,6 +172,23 @@ class Accounts:
         with self._changed:
             self._of(model, metered).reused += reused
 
+    def need_price(self, model: str, metered: bool) -> None:
+        """Refuse a budget of money that can't be kept: nobody knows what the model costs.
+
+        Args:
+            model: name in the price files.
+            metered: somebody may bill for this model.
+
+        Raises:
+            ConfigError: the budget is in US dollars, and the model has no price.
+        """
+        if self.budget.usd is not None and metered and model not in self.prices:
+            raise ConfigError(
+                f"a budget in US dollars can't be kept: no price is known for {model!r}; write "
+                f"`{model}: [input, output]`, US dollars per million tokens ([0, 0] if nobody "
+                "bills), into a file and name it with --prices, or use --budget-tokens"
+            )
+
     def wait_or_stop(self, left: int) -> None:
         """Wait until other threads' calls end; with none in flight, stop the run.
 

@@ -84,8 +84,12 @@ def without(found: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def after_thoughts(text: str) -> str:
-    """A model's answer without the thoughts that reasoning models write before it."""
-    return text.rpartition("</think>")[2]
+    """A model's answer without the thoughts that reasoning models write before it.
+
+    Of thoughts that never end nothing is left: what stands in them is no answer.
+    """
+    _, ended, answer = text.rpartition("</think>")
+    return "" if not ended and answer.lstrip().startswith("<think>") else answer
 
 
 def fields(text: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -130,6 +130,8 @@ class JournaledEngine(Engine):
             places[key] = [place]
             missing.append((key, request))
         self._accounts.begin(self.config.model, reused, self.config.metered)
+        if missing:
+            self._accounts.need_price(self.config.model, self.config.metered)
         try:
             while missing:
                 before = len(missing)

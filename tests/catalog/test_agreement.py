@@ -190,6 +190,34 @@ def test_wilson_intervals_where_all_say_the_same():
     assert two.low == pytest.approx(0.3424, abs=1e-4)  # as two of two
 
 
+def test_no_interval_is_narrow_because_nothing_varied():
+    """Two questions that say the same: rounding of the standard error is no knowledge."""
+    hits = pl.Series([True, False, False] * 5 + [True, False, False] * 5)
+    found = share(hits, pl.Series([0] * 15 + [1] * 15))
+    assert found.se < 1e-12
+    assert found.low == pytest.approx(0.0453, abs=1e-4)  # Wilson (1927), two units, p = 1/3
+    assert found.high == pytest.approx(0.8406, abs=1e-4)
+    kappa = cohen_kappa(pl.Series([0, 1]), pl.Series([1, 0]))
+    assert kappa.value == -1
+    assert math.isnan(kappa.low)
+    assert math.isnan(kappa.high)
+
+
+@pytest.mark.parametrize("level", ["nominal", "interval"])
+def test_the_error_of_alpha_is_that_of_the_jackknife(level):
+    rng = np.random.default_rng(3)
+    base = rng.choice(3, 60, p=[0.6, 0.3, 0.1])
+    rated = np.where(rng.random((3, 60)) < 0.7, base, rng.integers(0, 3, (3, 60)))
+    keep = rng.random(180) < 0.9
+    units, values = pl.Series(np.tile(np.arange(60), 3)[keep]), pl.Series(rated.ravel()[keep])
+    without = np.array(
+        [krippendorff_alpha(units.filter(units != u), values.filter(units != u), level).value
+         for u in range(60)]
+    )  # fmt: skip
+    error = math.sqrt(59 / 60 * ((without - without.mean()) ** 2).sum())
+    assert krippendorff_alpha(units, values, level).se == pytest.approx(error, rel=0.03)
+
+
 def test_ratio_of_sums():
     found = ratio(np.array([1.0, 3.0, 0.0]), np.array([1.0, 6.0, 0.0]))
     assert found.value == pytest.approx(4 / 7)

@@ -90,6 +90,11 @@ def test_the_slope_undoes_a_change_of_unit(gaps, unit):
     assert logistic_slope(gaps * unit) * unit == pytest.approx(slope, rel=1e-5, abs=1e-12)
 
 
+@pytest.mark.parametrize("gaps", [(-2, -2, 2, 2), (-2, 0, 0, 2), (-2, 0, 1, 1)])
+def test_as_often_right_as_wrong_has_slope_zero(gaps):
+    assert logistic_slope(np.array(gaps, np.float64)) == 0.0  # not 7.9e-17
+
+
 def test_no_gap_has_slope_zero_and_is_calibrated_at_one_half():
     row = one(calibration(pairs(a=[0.0, 0.0])))
     assert (row["slope"], row["ece"], row["mce"]) == (0.0, 0.0, 0.0)

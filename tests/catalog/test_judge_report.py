@@ -60,6 +60,13 @@ def simulated(n=2000, k=3, bias=0.0, noise=0.0, judges=1, seed=0):
     )
 
 
+def test_a_place_that_is_never_named_is_a_bias_too():
+    """Shares 1/2, 1/2 and 0 of three places: 0 is 1/3 off, the others 1/6."""
+    rows = [("a", 0, n, place, 0) for n, place in enumerate((0, 1))]
+    found = vote_report(votes(*rows).with_columns(answers=pl.lit(3, pl.Int64)))
+    assert found["position"]["bias"] == pytest.approx(1 / 3, abs=1e-6)
+
+
 def test_small_numbers_by_hand():
     found = vote_report(
         votes(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalog.judge_report import vote_report
 from catalog.report import build, pareto, read, scores, stats
 from catalog.report.heatmap import Cell, heatmap
 from prefactory.tables import Shape
@@ -204,3 +205,46 @@ def test_votes_on_pairs_are_reported(tmp_path):
 def test_pairs_without_votes_have_no_judges(tmp_path):
     page = build(version(tmp_path / "v", {"train": [pair(0, judge_votes=None)]}))
     assert 'id="judges"' not in page
+
+
+def test_a_stage_that_judged_speaks_for_all_its_questions(tmp_path):
+    """What was kept flatters a judge: one pair of three is published, that on which it agreed."""
+    columns = {"judge_question": "q0", "judge_answers": 2, "judge_prefers": "chosen"}
+    rows = [pair(0, **columns, judge_votes=[vote(0, 0, 0, 0), vote(0, 1, 1, 0)])]
+    votes = pl.DataFrame(
+        [
+            {"question": f"q{i}", "answers": 2, **v}
+            for i, cast in enumerate([[(0, 0), (1, 0)], [(0, 0), (0, 1)], [(0, 0), (0, 1)]])
+            for v in (vote(0, n, place, answer) for n, (place, answer) in enumerate(cast))
+        ]
+    )
+    told = {"name": "judge", "models": ["<m>"], **vote_report(votes)}
+    stage = {"label": "labelers.JudgePairs", "kind": "labeler", "rows_in": 3, "rows_out": 3}
+    folder = tmp_path / "v"
+    save(folder / "pairs" / "train", rows, {"judge_votes": pl.List(VOTE)})
+    plain = build(version(folder))
+    assert "Only the questions of the pairs that are published" in plain
+    assert "<dt>self-consistency</dt><dd>100.0%" in plain
+    page = build(version(folder, stages=[{**stage, "info": told}]))
+    assert "All questions that were asked, also those of pairs that left." in page
+    assert "<dt>questions</dt><dd>3</dd>" in page
+    assert "<dt>self-consistency</dt><dd>33.3%" in page
+    assert page.count("<h3>judge</h3>") == 1
+
+
+def test_judges_of_a_jury_have_their_models(tmp_path):
+    votes = [vote(judge, n, n, 0) for judge in (0, 1) for n in (0, 1)]
+    table = pl.DataFrame([{"question": "q", "answers": 2, **v} for v in votes])
+    info = {"name": "judge", "models": ["<big>", "small"], **vote_report(table)}
+    stage = {"label": "labelers.Judge", "kind": "generator", "rows_out": 1, "info": info}
+    page = build(version(tmp_path / "v", {"train": [pair(0)]}, stages=[stage]))
+    assert ">judge 0, &lt;big&gt;</th>" in page
+    assert ">judge 1, small</th>" in page
+
+
+def test_rows_without_a_label_stand_with_their_stage(tmp_path):
+    stage = {"label": "labelers.Rubric", "kind": "labeler", "rows_in": 9, "rows_out": 9}
+    stage["notes"] = {"unparseable": 7, "<b>": 1}
+    page = build(version(tmp_path / "v", {"train": [pair(0)]}, stages=[stage]))
+    told = "stayed without a label: <code>unparseable</code> 7, <code>&lt;b&gt;</code> 1</p>"
+    assert told in page

@@ -424,6 +424,25 @@ def test_no_budget_at_all(tmp_path):
     assert not SEEN
 
 
+def test_a_money_budget_wants_a_price_of_whoever_bills(tmp_path):
+    prices = tmp_path / "prices.yaml"
+    with MockServer() as server:
+        config = Server(base_url=server.url, model="mine")
+
+        def ask(**more):
+            with Session(tmp_path, **more) as session:
+                return session.engine(config).generate(rows("a"), Sampling())
+
+        with pytest.raises(ConfigError, match=r"no price is known for 'mine'.*--budget-tokens"):
+            ask(budget=Budget(usd=5))
+        assert not server.bodies
+        prices.write_text("mine: [0, 0]\n")
+        told = ask(budget=Budget(usd=0), prices=prices)
+        assert len(server.bodies) == 1
+        assert ask(budget=Budget(usd=5)) == told  # from the journal: nothing is asked or billed
+        assert len(server.bodies) == 1
+
+
 def test_prices_are_read_and_checked(tmp_path):
     shipped = read_prices()
     assert all(p.input >= 0 and p.output >= p.input for p in shipped.values())

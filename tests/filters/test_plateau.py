@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from filters.plateau import exponential_plateau
+from filters.plateau import exponential_plateau, plateau_of_repeats
 from prefactory.errors import DataError
 
 SIZES = [0, 250, 500, 1000, 2000, 4000, 8000, 16000]
@@ -105,3 +105,40 @@ def test_a_plateau_between_the_bend_and_the_last_size_is_called_an_extrapolation
     assert fit.reached
     assert not fit.measured
     assert "beyond the largest size that was measured (1,800)" in fit.summary()
+
+
+def repeats(sizes, count=12, noise=0.02, seed=0):
+    """Curves that each have an offset of their own."""
+    offsets = np.random.default_rng(seed).normal(0, noise, count)
+    return [(curve(sizes) + o * (np.asarray(sizes) > 0)).tolist() for o in offsets]
+
+
+def test_repeats_that_agree_give_the_curve_and_no_width():
+    fit = plateau_of_repeats(SIZES, [curve(SIZES).tolist()] * 3, draws=5)
+    one = exponential_plateau(SIZES, curve(SIZES))
+    assert fit.n_95 == pytest.approx(one.n_95)
+    assert fit.intervals["n_95"] == pytest.approx((one.n_95, one.n_95))
+
+
+def test_intervals_of_repeats_are_wider_than_those_of_independent_measurements():
+    """Offsets of whole repeats hide in the residuals of a fit to the means, which is exact."""
+    y = repeats(SIZES)
+    fit = plateau_of_repeats(SIZES, y, draws=60)
+    low, high = fit.intervals["y_inf"]
+    assert low < 0.62 < high
+    assert high - low == pytest.approx(3.92 * 0.02 / np.sqrt(12), rel=0.5)
+    delta = exponential_plateau(SIZES, np.mean(y, axis=0).tolist()).intervals["y_inf"]
+    assert delta[1] - delta[0] < high - low
+    assert plateau_of_repeats(SIZES, y, draws=60).intervals == fit.intervals
+
+
+def test_repeats_that_do_not_all_reach_the_plateau_have_no_upper_end():
+    sizes = [0, 100, 200, 400, 800]
+    rng = np.random.default_rng(0)
+    y = [(curve(sizes) + rng.normal(0, 0.05, 5)).tolist() for _ in range(4)]
+    fit = plateau_of_repeats(sizes, y, draws=60)
+    assert fit.reached
+    assert fit.intervals["n_95"][1] == np.inf
+    assert "to no upper end)" in fit.summary()
+    with pytest.raises(DataError, match="3 or more lists of 5 values"):
+        plateau_of_repeats(sizes, y[:2])

@@ -12,8 +12,8 @@ from generators.dilemmas_values import least_covered, ranked
 from prefactory.engines.base import Failure
 from prefactory.tables import Shape
 from tests.generators.making import cut_anyhow, made, reasons
-from tests.generators.sampling import model
-from tests.helpers import asking, content, prompts
+from tests.generators.sampling import asked_run, model
+from tests.helpers import asking, content, prompts, recipe
 
 HERE = __name__
 WRITER = model("writer", f"{HERE}.writer")
@@ -119,6 +119,14 @@ def test_a_scene_that_comes_again_is_left_out():
     rows, dropped = made(Dilemmas(**{**FIELDS, "confirm": False}), prompts("again", "fine"))
     assert dropped.height == 0
     assert sorted(rows.group_by("source_prompt_id").len()["len"]) == [1, 3]
+
+
+def test_what_came_to_nothing_beside_others_is_counted(tmp_path):
+    fields = {**FIELDS, "confirm": False}
+    step = recipe({"generators.Dilemmas": fields})
+    for size in (1, 1000):
+        found = asked_run(step, prompts("again", "fine"), tmp_path / str(size), size)
+        assert sum(found.stages[-1].notes.values()) == 2  # of the three of "again" one is left
 
 
 def test_a_judge_keeps_out_what_is_no_conflict():

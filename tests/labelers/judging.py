@@ -107,8 +107,11 @@ def judged(step, table, seed=0):
 
 
 def labelled(step, table, ctx=None):
-    """The new columns of a labeler, with the pair ids."""
-    return apply_labeler(step, "judge", table, Shape.PAIRS, ctx or asking())
+    """The new columns of a `JudgePairs`, with the pair ids."""
+    ctx = ctx or asking()
+    parts = step.fit_shard(table, ctx)
+    ctx = replace(ctx, state=step.fit(parts.sort("pair_id"), ctx))
+    return apply_labeler(step, "judge", table, Shape.PAIRS, ctx)
 
 
 def answers(*rows, **extra):

@@ -79,6 +79,8 @@ def test_options():
     step = AnnotatorAggregate(ratings={"help": "r"}, dtype="integer", round=False, max_range=2)
     assert step.needs(Shape.RESPONSES) == {"r": pl.List(pl.Int64())}
     assert label(step, rows)["score_help"].to_list() == [pytest.approx(10 / 3), None, 2.5]
+    within = label(step, table([1, 2, 3], [1, 2, 4], dtype=pl.Int64))
+    assert within["score_help"].to_list() == [2, None]  # 2 apart is within 2
     strict = AnnotatorAggregate(ratings={"help": "r"}, dtype="integer", min_annotators=3)
     assert label(strict, rows)["score_help"].to_list() == [3, 2, None]
     assert label(strict, rows.clear()).height == 0

@@ -8,6 +8,7 @@ import pytest
 
 from labelers import PAL
 from labelers.ideal_points import components
+from labelers.pal import PALModel
 from labelers.pal_b import fit_pal_b
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
@@ -95,6 +96,18 @@ def test_rewards_of_groups_tell_where_they_agree():
     best = max(match[0][0] + match[1][1], match[0][1] + match[1][0]) / 2
     assert best > 0.8
     assert (out.select(pl.col("^.*_score_pal_.$")).to_numpy() <= 0).all()
+
+
+def test_models_of_folds_number_their_prototypes_as_the_model_of_all():
+    rng = np.random.default_rng(0)
+    users = tuple(f"u{i}" for i in range(6))
+    logits = rng.normal(size=(6, 3))
+    whole = PALModel(users, logits, rng.normal(size=(3, 2)), np.eye(2), 0.0)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 0, 2]):
+        fold = PALModel(users[1:], logits[1:, order], whole.prototypes[order], np.eye(2), 0.0)
+        found = PAL(prototypes=3)._matched(fold, whole)
+        assert found.prototypes.tolist() == whole.prototypes.tolist()
+        assert found.logits.tolist() == logits[1:].tolist()
 
 
 def test_method_b_learns_ideal_points_that_move_with_the_prompt():

@@ -118,6 +118,27 @@ def test_a_run_is_the_same_in_any_shards(tmp_path, shard_rows):
     assert digest(one) == digest(j.ran(steps, PAIRS.reverse(), tmp_path / "two", 3))
 
 
+def test_statistics_are_those_of_all_pairs_whatever_is_dropped_later(tmp_path):
+    judges = {"judges": [j.judge(j.good), j.judge(j.always_a)], "early_stop": False}
+    steps = [{"labelers.JudgePairs": judges}, {"labelers.Relabel": {}}]
+    judged, relabelled = j.ran(steps, MANY, tmp_path).stages[-2:]
+    assert relabelled.reasons == {"judge_disagrees": 14}
+    assert judged.info["label"]["contradicts"] == 14
+    assert judged.info["label"]["agreement"]["value"] == 0.65
+    assert judged.info["questions"] == 40
+    assert [one["self_consistency"]["value"] for one in judged.info["judges"]] == [1.0, 0.0]
+    assert judged.info["name"] == "judge"
+
+
+def test_a_judge_that_goes_by_the_place_is_told_of(caplog):
+    j.labelled(step(j.good, j.always_a, early_stop=False), MANY)
+    told = [r.message for r in caplog.records]
+    assert told == [
+        "judge scripted goes by the place: 100% of its votes among 2 answers are for place 1, "
+        "where 50% would be fair"
+    ]
+
+
 def test_no_pairs():
     assert j.labelled(step(), PAIRS.clear()).height == 0
 

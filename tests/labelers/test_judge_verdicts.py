@@ -29,6 +29,13 @@ A, B, C, TIED = Verdict(0), Verdict(1), Verdict(2), Verdict(None)
         ('I say {"verdict": "tie"} and no more', TIED),
         ("[[A]] ... so [[A]]", A),
         ('{"winner": "B"} {"winner": "B"}', B),
+        ("<think>Maybe [[A]]? No.</think>\n[[B]]", B),
+        ('Perhaps [[A]].\n</think>{"winner": "B"}', B),  # servers cut the opening tag off
+        ('{"rationale": "B has {braces} and } one", "winner": "A"}', A),
+        ('{"winner": "A", "why": {"clear": 1}}', A),
+        ('{"result": {"winner": "C"}}', C),
+        ('B wrote {"a": 1,} there.\n{"winner": "A"}', A),
+        ('The code {"a": 1} is right. [[C]]', C),
     ],
 )
 def test_verdicts_that_count(text, wanted):
@@ -54,6 +61,8 @@ def test_verdicts_that_count(text, wanted):
         ("[[Assistant A, whose answer is so much longer than B's]]", "no verdict"),
         ("[[A>B]]", "A>B is no possible"),
         ("\ud800", "no verdict"),
+        ("<think>I lean towards [[A]], but", "no verdict"),
+        ("<think>[[A]]</think> Hard to say.", "no verdict"),
     ],
 )
 def test_rubbish_and_absent_names_say_what_is_wanted(text, why):

@@ -128,11 +128,19 @@ def test_many_questions_at_once_and_one_without_votes():
         ([0, 1], 4, False),
         (["x", "x"], 3, True),  # 2 of 3 votes must be valid
         (["x", 0], 4, False),
+        ([(0, 0), "x", (0, 0)], 4, False),  # the fourth may be the second place that it wins in
+        ([(0, 0), (0, 1)], 2, True),
     ],
 )
 def test_settled(cast, planned, over):
     found = settled(ballots(*cast, k=5), asked(planned), Rules())
     assert found.to_list() == [over]
+
+
+def test_a_leader_who_can_be_drawn_level_with_is_not_settled():
+    rules = Rules(agreement=0.3)
+    for cast, over in (([0, 0, 0, 1, 1], False), ([0, 0, 0, 1], True)):
+        assert settled(ballots(*cast, k=4), asked(len(cast) + 1), rules).item() == over, cast
 
 
 cast_votes = st.lists(

@@ -161,6 +161,13 @@ def test_a_shared_best_score_may_drop_the_prompt():
     assert len(made(Pairs(objective="help"), table)[0]) == 1
 
 
+def test_a_copy_of_the_best_answer_does_not_share_its_score():
+    table = answers([("q", "a", 2, 0), ("q", "A ", 2, 0), ("q", "c", 1, 0)])
+    pairs, reasons = made(Pairs(objective="help", on_tie="drop_prompt"), table)
+    assert [r for _, r in pairs] == ["c"]
+    assert list(reasons.values()) == ["same_text"]
+
+
 def test_a_missing_score_may_drop_the_prompt():
     table = answers([("q", "a", 2, 0), ("q", "b", 1, 0), ("q", "c", float("nan"), 0)])
     step = Pairs(objective="help", on_null="drop_prompt")

@@ -81,6 +81,12 @@ def test_three_opinions_agree_by_a_third_and_the_first_of_the_axis_wins():
     assert (tags["difficulty"], confidence) == (("easy",), 1 / 3)
 
 
+def test_half_of_the_votes_is_no_majority_for_a_category():
+    votes = [vote(domains=["law", "technology"])] * 2 + [vote(domains=["technology"])] * 2
+    tags, confidence = agreed(votes, AXES, 4)
+    assert (tags["domains"], confidence) == (("technology",), 0.5)
+
+
 def test_unreadable_votes_agree_with_nothing():
     assert agreed([vote()], AXES, 3)[1] == 1 / 3
     assert agreed([], AXES, 3) == (None, None)

@@ -138,6 +138,7 @@ def test_weighted_mean(rows):
     assert 0 <= mean <= 1
     assert (mean == 1) == all(values) or mean == pytest.approx(1)
     assert weighted_mean([1, 0, 1], [1, 1, 2]) == 0.75
+    assert weighted_mean([3, 3, 3], [0.1, 0.2, 0.3]) == 3  # not 2.9999999999999996
 
 
 def first_two(request):

@@ -70,6 +70,7 @@ def test_plan_says_what_the_models_will_cost(asking):
     line = next(x for x in done.stdout.splitlines() if "tiny-judge" in x)
     # 200 pairs, 2 answers each: 400 calls of 10 tokens in and 5 out
     assert line.split() == ["grading.Grade", "tiny-judge", "400", "4,000", "2,000", "8.00"]
+    assert "not counted: asking again" in done.stdout
     assert not (asking.folder / "calls.txt").exists()
     data = json.loads(asking("plan", "--json").stdout)
     assert data["calls"][0]["usd"] == 0  # a scripted engine bills nobody
@@ -105,6 +106,13 @@ def test_preview_shows_the_questions_and_asks_nobody(asking):
     assert "stopped: grading.Grade asks a model; with --call" in done.stdout
     assert not (asking.folder / "calls.txt").exists()
     assert not (asking.folder / "home" / "versions").exists()
+
+
+def test_preview_cuts_no_long_line(asking):
+    (asking.folder / "grading.py").write_text(STEP.replace("Grade <b>", "word " * 60 + "end <b>"))
+    shown = asking("preview", "--rows", "1").stdout
+    assert shown.count("word") == 60  # of the one call that is shown
+    assert shown.count("end <b>this</b>") == 1
 
 
 def test_preview_with_calls_goes_on_and_a_run_reuses_its_answers(asking):

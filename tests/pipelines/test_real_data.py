@@ -80,6 +80,7 @@ def test_the_quickstart_makes_tables_a_report_and_a_model(quickstart):
     assert 0.5 < trained["metrics"]["train"]["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_the_cut_of_the_quickstart_does_not_change_a_byte(prefactory_in, quickstart, tmp_path):
     plain, version = quickstart
     words = ("--shard-rows", "100", "--workers", "2")

@@ -10,8 +10,9 @@ from prefactory.engines.configs import AnyEngine
 from prefactory.engines.scripted import Scripted
 from prefactory.errors import ConfigError
 from prefactory.prompts import Prompted, Text
+from prefactory.recipe import parse
 from prefactory.step import Labeler
-from tests.helpers import recipe
+from tests.helpers import SECTIONS, recipe
 
 
 class Ask(Prompted, Labeler):
@@ -41,12 +42,33 @@ def test_a_replaced_text_is_another_step_and_stands_in_the_identity(tmp_path):
     assert mine.fingerprint() == Ask(prompts={"question": "Grade {{ answer }}."}).fingerprint()
 
 
+def test_a_file_beside_the_recipe_comes_before_one_in_the_working_folder(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "both.j2").write_text(f"{folder.name}: {{{{ answer }}}}")
+    (here / "only.j2").write_text("only here")
+    monkeypatch.chdir(here)
+
+    def text(name):
+        data = {"name": "t", "source": {"path": "x"}}
+        data["steps"] = [{NAME: {"prompts": {"question": f"@{name}"}}}]
+        step = parse(data, there / "r.yaml", [], SECTIONS).steps[0].step
+        return step.texts()["question"]
+
+    assert text("both.j2") == "there: {{ answer }}"
+    assert text("only.j2") == "only here"
+    assert Ask(prompts={"question": "@both.j2"}).texts()["question"] == "here: {{ answer }}"
+
+
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
         ({"qestion": "x"}, "no prompt text 'qestion' .*did you mean 'question'"),
         ({"question": "{{ anser }}"}, "uses 'anser', but is given answer.*did you mean 'answer'"),
         ({"question": "{% if %}"}, "question.*[Ee]xpected"),
+        ({"question": "{{ answer | nofilter }}"}, "question.*No filter named 'nofilter'"),
+        ({"question": " "}, "'question' is empty"),
         ({"question": "@no/such.j2"}, "no/such.j2 can't be read"),
     ],
 )
@@ -62,6 +84,9 @@ def test_mistakes_are_found_with_the_recipe(prompts, message):
         "{{ answer.__init__.__globals__ }}",
         "{% for i in range(10**9) %}x{% endfor %}",
         "{{ answer.missing }}",
+        "{{ 1 / 0 }}",
+        "{{ answer * 10**15 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
 def test_the_sandbox_holds(attack):
