@@ -33,6 +33,9 @@ class Plateau:
         intervals: 95 % intervals for `y_inf`, `y0`, `c` and, if reached, `n_95`: by the delta
             method (rates on log scale), or by a bootstrap of repeats (see `plateau_of_repeats`).
         rmse: root mean squared residual, in units of y.
+        excess: by how much quality rose more (in the direction of the gain) from the second
+            largest to the largest size than the curve does, and the standard error of that over
+            the repeats; null without repeats.
     """
 
     y_inf: float
@@ -43,6 +46,7 @@ class Plateau:
     n_95: float | None
     intervals: dict[str, Interval]
     rmse: float
+    excess: tuple[float, float] | None = None
 
     @property
     def saving(self) -> float | None:
@@ -78,7 +82,14 @@ class Plateau:
                 f"({self.n_max:,.0f}): measure larger sizes before relying on it."
             )
         saving = 1.0 - self.n_95 / self.n_max
-        return f"{text} of the {self.n_max:,.0f} that were measured: {saving:.0%} saved."
+        text = f"{text} of the {self.n_max:,.0f} that were measured: {saving:.0%} saved."
+        if self.excess is None or self.excess[0] <= 2.0 * self.excess[1]:
+            return text
+        return (
+            f"{text} But quality still rose by {self.excess[0]:.3f} ± {self.excess[1]:.3f} more than "
+            "the curve to the largest size: these data have no plateau in sight, and the number is "
+            "a lower bound."
+        )
 
     def at(self, n: float) -> float:
         """Quality at n rows.
@@ -183,7 +194,12 @@ def plateau_of_repeats(
         if name in fit.intervals:
             low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
             intervals[name] = (float(low), float(high))
-    return replace(fit, intervals=intervals)
+    by_size = np.argsort(np.asarray(n, dtype=np.float64), kind="stable")[-2:]
+    before, last = (float(n[i]) for i in by_size)
+    sign = 1.0 if fit.y_inf >= fit.y0 else -1.0
+    steps = sign * (values[:, by_size[1]] - values[:, by_size[0]] - fit.at(last) + fit.at(before))
+    excess = (float(steps.mean()), float(steps.std(ddof=1) / np.sqrt(len(steps))))
+    return replace(fit, intervals=intervals, excess=excess)
 
 
 def _check(sizes: Floats, quality: Floats) -> None:

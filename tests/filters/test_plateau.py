@@ -142,3 +142,16 @@ def test_repeats_that_do_not_all_reach_the_plateau_have_no_upper_end():
     assert "to no upper end)" in fit.summary()
     with pytest.raises(DataError, match="3 or more lists of 5 values"):
         plateau_of_repeats(sizes, y[:2])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_curve_that_still_rises_is_no_plateau(sign):
+    """Quality grows with the logarithm of the size: the fit has a plateau, the data have none."""
+    rng = np.random.default_rng(0)
+    y = [sign * (np.log1p(np.asarray(SIZES)) / 20 + rng.normal(0, 0.002, 8)) for _ in range(5)]
+    fit = plateau_of_repeats(SIZES, y, draws=5)
+    assert fit.excess[0] > 2 * fit.excess[1] > 0
+    assert "no plateau in sight, and the number is a lower bound" in fit.summary()
+    level = plateau_of_repeats(SIZES, repeats(SIZES), draws=5)
+    assert level.excess == pytest.approx((0, 0), abs=1e-9)
+    assert "But" not in level.summary()
