@@ -15,6 +15,9 @@ from prefactory.errors import DataError
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
+SLIGHT = 0.01
+"""Share of the gain below which a difference from the curve does not matter."""
+
 GAIN = float(np.log(20.0))
 """c n at 95 % of the total gain."""
 
@@ -33,9 +36,9 @@ class Plateau:
         intervals: 95 % intervals for `y_inf`, `y0`, `c` and, if reached, `n_95`: by the delta
             method (rates on log scale), or by a bootstrap of repeats (see `plateau_of_repeats`).
         rmse: root mean squared residual, in units of y.
-        excess: by how much quality rose more (in the direction of the gain) from the second
-            largest to the largest size than the curve does, and the standard error of that over
-            the repeats; null without repeats.
+        excess: by how much quality rose more (in the direction of the gain) than the curve from the
+            first measured size with `n_95` rows to the largest, and the standard error of that
+            over the repeats; null without repeats or such sizes.
     """
 
     y_inf: float
@@ -83,11 +86,12 @@ class Plateau:
             )
         saving = 1.0 - self.n_95 / self.n_max
         text = f"{text} of the {self.n_max:,.0f} that were measured: {saving:.0%} saved."
-        if self.excess is None or self.excess[0] <= 2.0 * self.excess[1]:
+        excess, error = self.excess or (0.0, 0.0)
+        if excess <= max(2.0 * error, SLIGHT * abs(self.y_inf - self.y0)):
             return text
         return (
-            f"{text} But quality still rose by {self.excess[0]:.3f} ± {self.excess[1]:.3f} more than "
-            "the curve to the largest size: these data have no plateau in sight, and the number is "
+            f"{text} But from there to the largest size quality still rose by {excess:.3f} ± "
+            f"{error:.3f} more than the curve: it does not describe these data, and the number is "
             "a lower bound."
         )
 
@@ -194,12 +198,19 @@ def plateau_of_repeats(
         if name in fit.intervals:
             low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
             intervals[name] = (float(low), float(high))
-    by_size = np.argsort(np.asarray(n, dtype=np.float64), kind="stable")[-2:]
-    before, last = (float(n[i]) for i in by_size)
+    return replace(fit, intervals=intervals, excess=_excess(fit, np.asarray(n, float), values))
+
+
+def _excess(fit: Plateau, sizes: Floats, values: Floats) -> tuple[float, float] | None:
+    """Rise of the repeats from `n_95` rows to the largest size, beyond that of the curve."""
+    after = np.flatnonzero((sizes >= (fit.n_95 or np.inf)) & (sizes < fit.n_max))
+    if not after.size:
+        return None
+    first, last = after[np.argmin(sizes[after])], int(np.argmax(sizes))
     sign = 1.0 if fit.y_inf >= fit.y0 else -1.0
-    steps = sign * (values[:, by_size[1]] - values[:, by_size[0]] - fit.at(last) + fit.at(before))
-    excess = (float(steps.mean()), float(steps.std(ddof=1) / np.sqrt(len(steps))))
-    return replace(fit, intervals=intervals, excess=excess)
+    curve = fit.at(float(sizes[last])) - fit.at(float(sizes[first]))
+    rises = sign * (values[:, last] - values[:, first] - curve)
+    return float(rises.mean()), float(rises.std(ddof=1) / np.sqrt(len(rises)))
 
 
 def _check(sizes: Floats, quality: Floats) -> None:

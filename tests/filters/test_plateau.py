@@ -151,7 +151,7 @@ def test_a_curve_that_still_rises_is_no_plateau(sign):
     y = [sign * (np.log1p(np.asarray(SIZES)) / 20 + rng.normal(0, 0.002, 8)) for _ in range(5)]
     fit = plateau_of_repeats(SIZES, y, draws=5)
     assert fit.excess[0] > 2 * fit.excess[1] > 0
-    assert "no plateau in sight, and the number is a lower bound" in fit.summary()
+    assert "does not describe these data, and the number is a lower bound" in fit.summary()
     level = plateau_of_repeats(SIZES, repeats(SIZES), draws=5)
-    assert level.excess == pytest.approx((0, 0), abs=1e-9)
+    assert level.excess == pytest.approx((0, 0), abs=1e-5)
     assert "But" not in level.summary()
