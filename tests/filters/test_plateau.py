@@ -153,5 +153,5 @@ def test_a_curve_that_still_rises_is_no_plateau(sign):
     assert fit.excess[0] > 2 * fit.excess[1] > 0
     assert "does not describe these data, and the number is a lower bound" in fit.summary()
     level = plateau_of_repeats(SIZES, repeats(SIZES), draws=5)
-    assert level.excess == pytest.approx((0, 0), abs=1e-4)
+    assert level.excess == pytest.approx((0, 0), abs=1e-3)  # an optimiser stops somewhere
     assert "But" not in level.summary()
