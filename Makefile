@@ -20,7 +20,7 @@ test-all: $(VENV)/ready
 
 # Real vLLM on a CPU, in an environment of its own: it wants an older transformers than the rest.
 test-vllm: $(VENV)-vllm/ready
-	VLLM_CPU_KVCACHE_SPACE=1 $(VENV)-vllm/bin/python -m pytest -m slow tests/engines/test_vllm_real.py
+	VLLM_CPU_KVCACHE_SPACE=1 $(VENV)-vllm/bin/python -m pytest -m slow tests/prefactory/engines/test_vllm_real.py
 
 check: lint types
 

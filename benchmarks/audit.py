@@ -84,9 +84,9 @@ def _changed(text: str, share: float, words: np.ndarray, rng: np.random.Generato
 
 def run_audit(path: Path, embeddings: bool) -> dict[str, object]:
     """Read and audit a file in this process."""
+    from audit import Options, audit, build_page, load
     from catalog.versions import Catalog
-    from filters.audit import Options, audit, build_page, load
-    from filters.benchmarks import read_benchmark
+    from filters.contamination.benchmarks import read_benchmark
 
     started = time.monotonic()
     loaded = load(str(path), Catalog(path.parent / "none"))

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from labelers import MAP, Combine, DynamicBeta, Pairs, Signs, SteerWeights, Weigh
-from labelers.palette import quantile_palette, solve
+from labelers.combine.palette import quantile_palette, solve
 from prefactory.context import Context
 from prefactory.step import Step
 from prefactory.tables import MESSAGES

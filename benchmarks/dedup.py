@@ -127,7 +127,7 @@ def ours_semantic(data: Path, out: Path) -> None:
     """Keep what the semantic filter keeps of given vectors, threshold .95."""
     import polars as pl
 
-    from filters.semantic_greedy import greedy_kept
+    from filters.duplicates.semantic.greedy import greedy_kept
     from prefactory.near.choose import ranks
 
     vectors = np.load(data.with_name("vectors.npy"))

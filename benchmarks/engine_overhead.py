@@ -31,7 +31,7 @@ from prefactory.engines.server import Server
 from prefactory.engines.session import Session
 
 LATENCY_S = 0.1
-MOCK = Path(__file__).parents[1] / "tests" / "engines" / "mock_server.py"
+MOCK = Path(__file__).parents[1] / "tests" / "prefactory" / "engines" / "mock_server.py"
 PEERS = Path(__file__).parent / "peers"
 SAMPLING = Sampling(seed=1, max_tokens=64)
 

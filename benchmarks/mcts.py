@@ -30,8 +30,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generators.mcts_gap import contests, decided, null_gap, passes, pooled_sd
-from generators.mcts_tree import Tree
+from generators.instruction_search.gap import contests, decided, null_gap, passes, pooled_sd
+from generators.instruction_search.tree import Tree
 
 ITERATIONS, SAMPLES = 20, 3
 Walk = tuple[str, ...]
@@ -275,7 +275,7 @@ def throughput(latency_s: float = 0.1) -> None:
     from prefactory.context import Context
     from prefactory.engines.session import Session
     from prefactory.tables import MESSAGES, Shape, with_prompt_id
-    from tests.engines.mock_server import MockServer, answer, chat
+    from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
     def behave(body: dict, times: int) -> tuple[str, dict]:  # type: ignore[type-arg]
         text = body["messages"][-1]["content"]

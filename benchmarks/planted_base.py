@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from audit import Intake, Loaded, load
+from audit.checks.damaged import LEAK
+from audit.checks.identical import LOPSIDED
+from audit.near import near_of
 from benchmarks.chain import SHARED
 from catalog.splits import group_key
 from catalog.versions import Catalog
-from filters.audit import Intake, Loaded, load
-from filters.audit.checks.damaged import LEAK
-from filters.audit.checks.identical import LOPSIDED
-from filters.audit.near import near_of
-from filters.audit.scripts import NONE, scripts
-from filters.benchmarks import Benchmark, read_benchmark
-from filters.ngrams import NgramIndex
-from filters.quality import Quality
+from filters.contamination.benchmarks import Benchmark, read_benchmark
+from filters.contamination.ngrams import NgramIndex
+from filters.content.language.scripts import NONE, scripts
+from filters.rules.quality import Quality
 from prefactory.context import Context
 from prefactory.tables import SIDES, text_of
 

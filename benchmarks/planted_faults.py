@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from audit import CHECKS, Audit, Metric, Options, Severity, audit
 from benchmarks.planted_base import CLEAN_INTAKE, SOURCES, Texts, against, clean, raw, texts
 from benchmarks.planted_list import FAULTS, Fault
 from benchmarks.planters import plant, swap
-from filters.audit import CHECKS, Audit, Metric, Options, Severity, audit
 from prefactory.tables import Shape, with_ids
 
 DOSES = (0.01, 0.05, 0.20)

@@ -21,8 +21,6 @@ import polars as pl
 
 from benchmarks.evidence import all_gaps
 from benchmarks.human_labels import DATASETS, read_pairs
-from catalog.calibration import calibration_errors, pairwise_accuracy
-from catalog.disagreement import logistic_slope, margins
 from catalog.report.wording import EN_DASH
 from catalog.splits import group_key
 from labelers import (
@@ -35,13 +33,15 @@ from labelers import (
     RidgeHeads,
     TextStatistics,
     Weigh,
-    text_scores,
-    text_statistics,
 )
-from labelers.compare import palette_of
+from labelers.combine.compare import palette_of
+from labelers.rules import r3 as text_scores
+from labelers.rules import statistics as text_statistics
 from prefactory.apply import apply_labeler, table_for
 from prefactory.context import Context
 from prefactory.engines.vectors import shared_store
+from prefactory.measures.calibration import calibration_errors, pairwise_accuracy
+from prefactory.measures.disagreement import logistic_slope, margins
 from prefactory.step import Labeler
 from prefactory.tables import Shape, digests, unpair
 from trainers.embedding_reward import choose_l2, fit_head

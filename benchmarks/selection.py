@@ -80,7 +80,7 @@ def make(path: Path, n: int) -> None:
 
 def ours(name: str, data: Any, k: int) -> dict[str, Any]:  # noqa: ANN401
     """Run one of our methods."""
-    from filters.mixture import one_blas_thread
+    from filters.selection.mixture import one_blas_thread
 
     vectors = data["vectors"]
     with one_blas_thread():
@@ -163,7 +163,7 @@ def _heads(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: A
 
 
 def _isa(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: ANN401
-    from filters.mixture import fit_mixture, project
+    from filters.selection.mixture import fit_mixture, project
 
     points, _ = project(vectors, 64)
     mixture = fit_mixture(points, 2, rng=np.random.default_rng(0))

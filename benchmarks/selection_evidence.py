@@ -45,7 +45,7 @@ from filters import (
     RandomSubsample,
     SelfRepellent,
 )
-from filters.plateau import plateau_of_repeats
+from filters.selection.plateau import plateau_of_repeats
 from prefactory.context import Context
 from prefactory.engines.vectors import shared_store
 from prefactory.step import Filter

@@ -16,11 +16,11 @@ import time
 
 import polars as pl
 
-from catalog import diversity
 from generators import SystemMessages
 from prefactory.apply import apply_generator
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
+from prefactory.measures import diversity
 from prefactory.tables import MESSAGES, Shape, with_prompt_id
 
 SHARD = 16_384

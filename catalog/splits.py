@@ -18,7 +18,7 @@ from prefactory.tables import change_where, digests
 
 SPLITS = ("train", "test")
 THRESHOLD, RECALL, SHINGLE = 0.35, 0.95, 2
-"""Of the near-duplicates among prompts; see `filters.near_duplicates.Shingled`."""
+"""Of the near-duplicates among prompts; see `filters.duplicates.near.Shingled`."""
 LARGE = 0.5
 """A cluster with more groups than this share of the test split's is always in train: a template
 that fills half of the test split is no sample of the data."""

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import polars as pl
 from pydantic import BaseModel, Field
 
+from generators.answers.calls import Truncated, opened
 from generators.forms import Form, storable
-from generators.responses_calls import Truncated, opened
 from prefactory.context import Context
 from prefactory.engines.ask import ask
 from prefactory.engines.base import Conversation, EngineConfig, Failure, Message, Sampling

@@ -13,7 +13,7 @@ from prefactory.engines.base import EngineConfig
 from prefactory.prompts import Text
 
 BETTER = Text(
-    "generators/prompts/contests/better.j2",
+    "generators/contests.j2",
     ("request", "first", "second", "criterion", "mark"),
 )
 """The question, for a step's `templates`."""

@@ -9,12 +9,17 @@ Every table is kept in one canonical order: by `prompt_id`, then by its row id.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from typing import TypeVar
 
 import polars as pl
 
 from prefactory.errors import DataError
+
+T = TypeVar("T", pl.Series, pl.DataFrame)
 
 MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 """Dtype of a conversation: a list of messages, first message first."""
@@ -294,3 +299,18 @@ def join_sides(pairs: pl.DataFrame, scored: pl.DataFrame, columns: list[str]) ->
             right, left_on=f"{side}_id", right_on="response_id", how="left", maintain_order="left"
         )
     return pairs
+
+
+def in_parts(work: Callable[[T], pl.DataFrame], texts: T, rows: int = 8192) -> pl.DataFrame:
+    """Do row by row work on parts of texts, some at a time; the result is that of all at once.
+
+    Args:
+        work: of a part, to as many rows.
+        texts: a column or a table.
+        rows: of a part.
+    """
+    if len(texts) <= rows:
+        return work(texts)
+    parts = (texts[start : start + rows] for start in range(0, len(texts), rows))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return pl.concat(list(pool.map(work, parts)))

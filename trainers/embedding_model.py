@@ -12,10 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from catalog.calibration import Floats
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.identity import identity_of
+from prefactory.measures.calibration import Floats
 from prefactory.tables import last_user_text, text_of
 from trainers.base import write_json
 

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from catalog.calibration import Floats
 from prefactory.errors import DataError
 from prefactory.identity import identity_of
+from prefactory.measures.calibration import Floats
 from prefactory.tables import SIDES
 from trainers import losses
 from trainers.base import DatasetRef, hashed, margins_of, new_folder, table

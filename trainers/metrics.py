@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from catalog.calibration import Floats, calibration_errors, pairwise_accuracy
+from prefactory.measures.calibration import Floats, calibration_errors, pairwise_accuracy
 from prefactory.tables import text_of
 
 CONTEXT = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "chosen", "rejected"]

@@ -21,8 +21,8 @@ from huggingface_hub import constants
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
-from catalog.calibration import Floats
 from prefactory.errors import ConfigError, DataError, MissingPackageError
+from prefactory.measures.calibration import Floats
 from trainers.base import DatasetRef, margins_of, table
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics
 from trainers.settings import Lora, TransformerSettings

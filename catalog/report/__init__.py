@@ -1,7 +1,5 @@
 """The report of a dataset version: one HTML page that needs no network."""
 
-from prefactory.lazy import lazy_names
+import lazy_loader
 
-_NAMES = {"build": "page", "SAMPLES": "page"}
-__all__ = ["SAMPLES", "build"]
-__getattr__ = lazy_names(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

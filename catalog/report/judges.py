@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from catalog.judge_report import judge_report
 from catalog.report.read import Saved
 from catalog.report.stages import Stage
 from catalog.report.wording import EN_DASH, count, percent, plain, two
+from prefactory.measures.judge_report import judge_report
 from prefactory.tables import Shape
 
 VOTES = "_votes"

@@ -13,8 +13,7 @@ from jinja2 import ChainableUndefined, FileSystemLoader
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from catalog import tree_page
-from catalog.report import charts, judges, read, samples, scores, stages, stats, wording
+from catalog.report import charts, judges, read, samples, scores, stages, stats, tree_page, wording
 from catalog.report.charts import Series
 from prefactory.errors import PrefactoryError
 from prefactory.tables import SCORE, SIDES, Shape

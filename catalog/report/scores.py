@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from catalog import disagreement as d
 from catalog.report import pareto
 from catalog.report.heatmap import Cell, heatmap
 from catalog.report.read import Saved
 from catalog.report.wording import MINUS, count, percent, two
+from prefactory.measures import disagreement as d
 from prefactory.tables import Shape
 
 MOST_PAIRS = 500_000
@@ -48,7 +48,7 @@ class Section:
         rows: one per objective: accuracy and calibration joined (labelled only).
         both: one per two objectives, most conflicts first: agreement and correlations joined.
         conflict, spearman: heatmaps; None with one objective.
-        contradictions: see `catalog.contradictions`; with `worst`, the first of them.
+        contradictions: see `prefactory.measures.contradictions`; with `worst`, the first of them.
         plot: None with one objective.
         data: all numbers as JSON that is safe inside a script element.
     """

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from catalog.coverage import normalised_entropy
 from catalog.values.schema import ValueSystem
 from prefactory.errors import DataError
+from prefactory.measures.coverage import normalised_entropy
 from prefactory.overrides import nearest
 
 NODES: dict[str, pl.DataType] = {

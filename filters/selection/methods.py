@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.mixture import one_blas_thread
 from filters.selection.facility import facility_location
 from filters.selection.greedy import Picks
 from filters.selection.grid import Floats, Grid
 from filters.selection.k_center import k_center
 from filters.selection.margins import wanted
+from filters.selection.mixture import one_blas_thread
 from filters.selection.places import Places
 from filters.selection.quadratic import d_optimal, dpp
 from filters.selection.spaced import spaced

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.information import quotas
+from filters.selection.information import quotas
 
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]

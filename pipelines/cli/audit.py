@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from filters.audit import Audit, Gates
+    from audit import Audit, Gates
 
 Dataset = Annotated[
     str,
@@ -61,7 +61,7 @@ def audit(
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
 ) -> None:
     """Look for faults in preference data: a page for people, JSON for machines, gates."""
-    from filters.audit import build_page, load_gates, summary
+    from audit import build_page, load_gates, summary
 
     loaded_gates = load_gates(gates) if gates is not None else None
     fields = {"layout": layout, "mapping": _mapping(mapping or []), "split": split}
@@ -95,9 +95,9 @@ def _audited(
     seed: int,
     table: str | None,
 ) -> Audit:
-    from filters.audit import Options, load
-    from filters.audit import audit as run_audit
-    from filters.benchmarks import read_benchmark
+    from audit import Options, load
+    from audit import audit as run_audit
+    from filters.contamination.benchmarks import read_benchmark
     from pipelines.settings import Settings
     from pipelines.vectors import embedder
     from prefactory.engines.encoder import Encoder

@@ -17,7 +17,7 @@ from rich.tree import Tree
 from pipelines.cli.catalog import AsJson, Ref
 
 if TYPE_CHECKING:
-    from catalog.trees import Kept, SearchTree
+    from catalog.report.trees import Kept, SearchTree
 
 LISTED = 20
 """Trees in the list."""
@@ -48,8 +48,8 @@ def show_tree(
     Lists them and draws the first, or the one of a prompt: what was tried
     where, mean score, visits, and the way to the chosen instruction (*).
     """
-    from catalog.tree_page import MOST, page
-    from catalog.trees import count_trees, read_trees
+    from catalog.report.tree_page import MOST, page
+    from catalog.report.trees import count_trees, read_trees
     from pipelines.settings import Settings
 
     version = Settings().catalog.open(ref)
@@ -105,7 +105,7 @@ def _list(console: Console, trees: list[Kept], total: int) -> None:
 
 
 def _draw(console: Console, kept: Kept, full: bool) -> None:
-    from catalog.tree_page import DEEPEST
+    from catalog.report.tree_page import DEEPEST
 
     tree = kept.tree
     console.print(f"[bold]{kept.prompt_id}[/]  {escape(_cut(kept.source_id, 60))}")
@@ -140,7 +140,7 @@ def _label(tree: SearchTree, place: int, full: bool) -> Text:
 
 
 def _changed(tree: SearchTree, place: int) -> str:
-    from catalog.tree_page import changed
+    from catalog.report.tree_page import changed
 
     return changed(tree, place)
 
@@ -150,6 +150,6 @@ def _number(value: float | None) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    from catalog.tree_page import excerpt
+    from catalog.report.tree_page import excerpt
 
     return excerpt(text, limit)

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from audit import CHECKS, Intake, Options, Severity, audit
 from benchmarks.planted_base import ASPECTS, Texts, dressed
 from benchmarks.planted_list import FAULTS
 from benchmarks.planters import plant, reword
-from filters.audit import CHECKS, Intake, Options, Severity, audit
-from filters.benchmarks import benchmark
-from tests.filters.audit.cases import rows, sentence
+from filters.contamination.benchmarks import benchmark
+from tests.audit.cases import rows, sentence
 from tests.helpers import pairs
 
 N, DOSE = 100, 0.2

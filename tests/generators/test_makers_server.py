@@ -8,14 +8,14 @@ import pytest
 
 from prefactory.engines import serving
 from prefactory.engines.session import Session
-from tests.engines.mock_server import MockServer, answer, chat
+from tests.generators.dialogues.test_dialogues import SCENARIO, cases
+from tests.generators.dialogues.test_dialogues import actor as office_actor
+from tests.generators.dialogues.test_dialogues import judge as office_judge
 from tests.generators.sampling import asked_run, model
-from tests.generators.test_dialogues import SCENARIO, cases
-from tests.generators.test_dialogues import actor as office_actor
-from tests.generators.test_dialogues import judge as office_judge
-from tests.generators.test_dilemmas import ORDER
-from tests.generators.test_dilemmas import writer as dilemma_writer
+from tests.generators.values.test_dilemmas import ORDER
+from tests.generators.values.test_dilemmas import writer as dilemma_writer
 from tests.helpers import ledger_of, prompts, recipe, view
+from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 HERE = __name__
 

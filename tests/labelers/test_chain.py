@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from labelers import Combine, Margin, Pairs, RewardAugmented
-from labelers.reward_augmented import revert
+from labelers.pairs.reward_augmented import revert
 from prefactory.errors import ConfigError
 from prefactory.recipe import Head, Placed, Recipe
 from prefactory.run import execute

@@ -11,10 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.helpers import ROOT
-
-sys.path.insert(0, str(ROOT / "tests" / "engines"))
-from mock_server import MockServer, answer, chat
+from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 PROMPTS, SAMPLES, WIDTH = 100, 3, 8
 

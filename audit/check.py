@@ -1,0 +1,59 @@
+"""One check of the audit: what it measures, why that matters, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from audit.finding import Report
+
+if TYPE_CHECKING:
+    from audit.subject import Subject
+
+
+class Need(Enum):
+    """What a check needs of the data; the value says what is missing otherwise."""
+
+    ROWS = "the table has no rows"
+    ANSWERS = "these are prompts without answers"
+    SIDES = "the answers are neither pairs nor labelled good and bad"
+    PAIRS = "the rows are not pairs of a chosen and a rejected answer"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check. Write `run`, list it in `registry.CHECKS`, give it limits in `limits.LIMITS`.
+
+    Attributes:
+        name: as gates and JSON write it.
+        title: heading of the finding.
+        why: why it matters, in a sentence or two.
+        metrics: name -> what it is; `name:member` is a metric of a family (`agreement:reward`).
+        run: measures.
+        need: what the data must have.
+        mends: recipe lines (YAML steps) that mend it.
+    """
+
+    name: str
+    title: str
+    why: str
+    metrics: Mapping[str, str]
+    run: Callable[[Subject], Report]
+    need: Need = Need.ROWS
+    mends: tuple[str, ...] = field(default=())
+
+
+CONTENT_DECIDES = (
+    "- labelers.R3: {objectives: [relevance, repetition]}   # scores that don't pay for length",
+    "- labelers.Combine: {name: reward, method: logsigmoid, "
+    "weights: {relevance: 1, repetition: 1}}",
+    "- filters.Margin: {objective: reward}   # keep pairs whose label they bear out",
+)
+"""Recipe lines that keep the pairs whose label scores of content bear out."""
+ONE_MODEL = (
+    "# pair answers of one model: import the answers with their scores, then",
+    "- labelers.Pairs: {objective: reward, models: same}",
+)
+"""Recipe lines that leave the model no part in the label."""

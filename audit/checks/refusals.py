@@ -1,0 +1,55 @@
+"""Refusals by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audit.check import Check, Need
+from audit.finding import Chart, Report
+from audit.stats import difference, share
+from audit.subject import EXAMPLES, Subject
+
+
+def run(subject: Subject) -> Report:
+    """Count answers that refuse, on each side."""
+    hits = [f["refusal"].to_numpy() for f in subject.features]
+    metrics = {
+        side.name: share(mask, side.prompts) for side, mask in zip(subject.sides, hits, strict=True)
+    }
+    told = ", ".join(f"{100 * (m.value or 0):.1f}% of {name}" for name, m in metrics.items())
+    if subject.two_sided:
+        chosen, rejected = subject.sides
+        metrics["gap"] = difference(hits[0], hits[1], chosen.prompts, rejected.prompts)
+    rows = [side.rows[mask] for side, mask in zip(subject.sides, hits, strict=True)]
+    order = np.concatenate(rows)
+    notes = [
+        f"the {side.name} answer refuses"
+        for side, at in zip(subject.sides, rows, strict=True)
+        for _ in at[:EXAMPLES]
+    ]
+    bars = tuple((name, (m.value, m.low, m.high)) for name, m in metrics.items() if name != "gap")
+    mixed = np.concatenate([at[:EXAMPLES] for at in rows]) if order.size else order
+    return Report(
+        headline=f"{told} answers refuse".replace("of response", "of the"),
+        metrics=metrics,
+        examples=subject.examples(mixed, notes),
+        charts=(Chart("shares", "Answers that refuse", bars),),
+        notes=("By lists of phrases in seventeen languages, as filters.Refusals has them.",),
+    )
+
+
+CHECK = Check(
+    name="refusals",
+    title="Refusals by side",
+    why="Refusals on one side only teach a reflex: on the chosen side to refuse what is harmless, "
+    "on the rejected side to comply with anything.",
+    metrics={
+        "chosen": "share of chosen answers that refuse",
+        "rejected": "share of rejected answers that refuse",
+        "response": "share of answers that refuse",
+        "gap": "chosen minus rejected",
+    },
+    run=run,
+    need=Need.ANSWERS,
+    mends=("- filters.Refusals: {}   # rows of safety data are exempt if named: safety, harmful",),
+)

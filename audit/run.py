@@ -1,0 +1,173 @@
+"""Run the checks on a table: `audit(table, options) -> Audit`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from threadpoolctl import threadpool_limits
+
+from audit.check import Check, Need
+from audit.finding import Finding, Metric, Report, Severity
+from audit.gates import Failure, Gates
+from audit.limits import judge
+from audit.loading import Intake
+from audit.registry import CHECKS
+from audit.subject import Options, Subject
+from catalog.manifest import software
+from prefactory.tables import Shape
+
+log = logging.getLogger("prefactory.audit")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        name: of the dataset.
+        shape: of its table.
+        rows, prompts: how many there are in the table that was audited.
+        intake: where the rows came from.
+        options: how they were audited, as plain data.
+        findings: one per check, in the order of `CHECKS`.
+        failures: gates that failed.
+        gated: whether there were gates at all.
+        seconds: by check; not part of the JSON, which is the same for the same data.
+    """
+
+    name: str
+    shape: Shape
+    rows: int
+    prompts: int
+    intake: Intake
+    options: dict[str, Any]
+    findings: tuple[Finding, ...]
+    failures: tuple[Failure, ...] = ()
+    gated: bool = False
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def worst(self) -> Severity:
+        """The worst severity of all findings."""
+        return max((f.severity for f in self.findings), default=Severity.OK)
+
+    def counts(self) -> dict[str, int]:
+        """Number of findings by severity, the worst first."""
+        order = sorted(Severity, reverse=True)
+        return {s.word: sum(f.severity is s for f in self.findings) for s in order}
+
+    def finding(self, check: str) -> Finding:
+        """The finding of a check by its name."""
+        return next(f for f in self.findings if f.check == check)
+
+    def metric(self, name: str) -> Metric | None:
+        """A metric by `check.metric`; None if it was not measured."""
+        check, _, metric = name.partition(".")
+        return self.finding(check).metrics.get(metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON data; the same bytes for the same rows, options and packages."""
+        intake = self.intake
+        reasons = intake.rejected["reason"].value_counts().sort("reason").iter_rows()
+        return {
+            "audit": 1,
+            "dataset": {
+                "name": self.name,
+                "kind": intake.kind,
+                "layout": intake.layout,
+                "license": intake.license,
+                "digest": intake.digest,
+                "records": intake.records,
+                "left_out_by_reader": dict(reasons),
+                "rows_in_all": self.rows if intake.total is None else intake.total,
+            },
+            "shape": self.shape.value,
+            "rows": self.rows,
+            "prompts": self.prompts,
+            "options": self.options,
+            "counts": self.counts(),
+            "gates": [{"gate": f.gate, "why": f.why} for f in self.failures]
+            if self.gated
+            else None,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "software": software(),
+        }
+
+
+def audit(
+    table: pl.DataFrame,
+    options: Options | None = None,
+    intake: Intake | None = None,
+    gates: Gates | None = None,
+    checks: Sequence[Check] = CHECKS,
+    progress: Callable[[str], None] | None = None,
+) -> Audit:
+    """Audit a table of prompts, responses or pairs.
+
+    Args:
+        table: as the reader makes it (see `prefactory.tables`); ids need not be unique. A column
+            `split` names each row's split.
+        options: seed, samples, embeddings, benchmarks.
+        intake: where the rows came from; what the reader left out counts too.
+        gates: what must hold, and limits of severity.
+        checks: which checks to run.
+        progress: told the title of each check before it runs.
+
+    Returns:
+        The same for the same rows in any order.
+    """
+    options = options or Options()
+    intake = intake or Intake()
+    gates_given, gates = gates is not None, gates or Gates()
+    subject = Subject(table, options, intake)
+    findings, seconds = [], {}
+    for check in checks:
+        if progress is not None:
+            progress(check.title)
+        started = time.monotonic()
+        with threadpool_limits(1):  # matrices are small: more threads cost time and last digits
+            findings.append(_finding(check, subject, gates))
+        seconds[check.name] = time.monotonic() - started
+        log.debug("%s: %.2f s", check.name, seconds[check.name])
+    return Audit(
+        name=intake.name,
+        shape=subject.shape,
+        rows=subject.height,
+        prompts=subject.n_prompts,
+        intake=intake,
+        options=options.to_dict(),
+        findings=tuple(findings),
+        failures=tuple(gates.failures(findings)),
+        gated=gates_given,
+        seconds=seconds,
+    )
+
+
+def _finding(check: Check, subject: Subject, gates: Gates) -> Finding:
+    missing = _missing(check.need, subject)
+    report = Report(skipped=missing) if missing else check.run(subject)
+    if report.skipped is not None:
+        return Finding(check.name, check.title, Severity.SKIPPED, "", report, check.why, ())
+    severity, because = judge(check.name, report, gates.limits)
+    recipe = check.mends if report.recipe is None else report.recipe
+    lines = recipe if severity > Severity.OK else ()
+    return Finding(check.name, check.title, severity, because, report, check.why, tuple(lines))
+
+
+def _missing(need: Need, subject: Subject) -> str | None:
+    """Why a table can't be checked for something, or None."""
+    has = {
+        Need.ROWS: subject.height > 0,
+        Need.ANSWERS: bool(subject.sides),
+        Need.SIDES: subject.two_sided,
+        Need.PAIRS: subject.paired,
+    }
+    for each in (Need.ROWS, need):
+        if not has[each]:
+            return each.value
+    return None

@@ -1,0 +1,2 @@
+from .page import SAMPLES as SAMPLES
+from .page import build as build

@@ -1,0 +1,202 @@
+"""Search trees as HTML: a page of its own, or a section for the report. Loads nothing, no script.
+
+In a report: `section = tree_page.tree_section(folder)` (None without trees), `css +=
+tree_page.section_css()`; the rules use the report's variables and start with `.search-tree`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
+
+from catalog.report.svg import el
+from catalog.report.trees import Kept, SearchTree, count_trees, has_trees, read_trees
+from catalog.report.wording import CONTROLS, count, num, plain
+from catalog.versions import open_folder
+
+HERE = Path(__file__).parent
+MOST = 50
+"""Trees on a page."""
+DEEPEST = 60
+"""Levels that the list shows; the picture shows all."""
+EXCERPT = 110
+SKIPPED = 20
+"""Characters that a text has in common with its parent's before an excerpt leaves them out."""
+STEP_X, STEP_Y, PAD, LARGEST = 46, 58, 22, 15
+"""Of the picture, pixels: between leaves, between levels, around, greatest radius."""
+BAR, HIGH = 72, 8
+
+
+def page(trees: Sequence[Kept], title: str, total: int | None = None) -> str:
+    """Write trees as one HTML page; the same trees give the same text.
+
+    Args:
+        trees: to show; the first `MOST`.
+        title: what they are of, such as a version.
+        total: how many there are in all.
+    """
+    css = _asset("tree_page.css") + section_css()
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    shown = trees[:MOST]
+    html = _environment().get_template("tree_page.html.j2").render(
+        title=title,
+        count=total or len(trees),
+        shown=len(shown),
+        section=section(shown),
+        css=css,
+        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+    )  # fmt: skip
+    return _safe(html)
+
+
+def section(trees: Sequence[Kept]) -> Markup:
+    """Trees as markup, with every text of the data escaped; needs `section_css`."""
+    template = _environment().get_template("tree_section.html.j2")
+    return Markup(_safe(template.render(trees=trees, deepest=DEEPEST)))  # noqa: S704 - autoescaped
+
+
+def tree_section(folder: Path, most: int = 3) -> Markup | None:
+    """The first trees of a version folder, for its report; None if it keeps none.
+
+    Raises:
+        CatalogError: the folder is no version.
+        DataError: what it keeps is no tree.
+    """
+    version = open_folder(folder)
+    if not has_trees(version) or not count_trees(version):
+        return None
+    return section(read_trees(version, most=most))
+
+
+def section_css() -> Markup:
+    """Style rules of a section; colours are the report's variables."""
+    return _asset("tree_section.css")
+
+
+def picture(tree: SearchTree) -> Markup:
+    """Draw a tree: area by visits, colour by mean, the way to the chosen node thick."""
+    across = _across(tree)
+    most = max(node.visits for node in tree.nodes) or 1
+    at = [
+        (PAD + STEP_X * across[place], PAD + STEP_Y * tree.depths[place])
+        for place in range(len(tree.nodes))
+    ]
+    lines = []
+    for place, node in enumerate(tree.nodes):
+        if node.parent is not None:
+            (x0, y0), (x1, y1) = at[node.parent], at[place]
+            bend = (y0 + y1) / 2
+            way = f"M{x0:.1f} {y0:.1f} C{x0:.1f} {bend:.1f} {x1:.1f} {bend:.1f} {x1:.1f} {y1:.1f}"
+            lines.append(el("path", d=way, class_=_class("edge", tree, place)))
+    marks = [
+        _mark(tree, place, x, y, LARGEST * math.sqrt(tree.nodes[place].visits / most))
+        for place, (x, y) in enumerate(at)
+    ]
+    width = int(2 * PAD + STEP_X * max(across) + 20)
+    height = 2 * PAD + STEP_Y * max(tree.depths)
+    told = f"search tree: {len(tree.nodes)} nodes, {max(tree.depths)} deep"
+    return el(
+        "svg", el("title", told), *lines, *marks, viewBox=f"0 0 {width} {height}", width=width,
+        height=height, role="img", aria_label=told,
+    )  # fmt: skip
+
+
+def _mark(tree: SearchTree, place: int, x: float, y: float, radius: float) -> Markup:
+    node = tree.nodes[place]
+    role = {tree.rejected: " rejected", tree.chosen: " chosen"}.get(place, "")
+    told = f"{place} {node.action}: {num(node.mean)}, {node.visits} visits. {changed(tree, place)}"
+    level = round(5 * tree.share(place))
+    radius = max(radius, 4.0)
+    return el(
+        "g",
+        el("title", told),
+        el("circle", cx=x, cy=y, r=radius, class_=f"v{level}{role}"),
+        el("text", str(place), x=x + radius + 3, y=y + 4),
+    )
+
+
+def _class(name: str, tree: SearchTree, place: int) -> str:
+    return f"{name} marked" if place in tree.marked else name
+
+
+def _across(tree: SearchTree) -> list[float]:
+    """Place of each node from left to right: leaves in turn, a parent between its children."""
+    found = [0.0] * len(tree.nodes)
+    leaves = 0
+    stack = [(0, False)]
+    while stack:
+        place, seen = stack.pop()
+        children = tree.children[place]
+        if not children:
+            found[place] = float(leaves)
+            leaves += 1
+        elif seen:
+            found[place] = (found[children[0]] + found[children[-1]]) / 2
+        else:
+            stack.append((place, True))
+            stack += [(child, False) for child in reversed(children)]
+    return found
+
+
+def bar(tree: SearchTree, place: int) -> Markup:
+    """A node's mean between the lowest and the highest of the tree."""
+    wide = max(1.0, BAR * tree.share(place))
+    return el(
+        "svg",
+        el("rect", class_="track", width=BAR, height=HIGH, rx=2),
+        el("rect", class_="fill", width=wide, height=HIGH, rx=2),
+        width=BAR, height=HIGH, aria_hidden="true",
+    )  # fmt: skip
+
+
+def excerpt(text: str, limit: int = EXCERPT) -> str:
+    """The beginning of a text on one line."""
+    flat = " ".join(text[: 4 * limit].split())
+    return flat if len(flat) <= limit and len(text) <= 4 * limit else f"{flat[: limit - 1]}…"
+
+
+def changed(tree: SearchTree, place: int, limit: int = EXCERPT) -> str:
+    """The beginning of what a node says otherwise than its parent, on one line."""
+    node = tree.nodes[place]
+    if node.parent is None:
+        return excerpt(node.text, limit)
+    both = enumerate(zip(tree.nodes[node.parent].text, node.text, strict=False))
+    same = next((i for i, (a, b) in both if a != b), len(tree.nodes[node.parent].text))
+    start = max(node.text.rfind(" ", 0, same + 1), node.text.rfind("\n", 0, same + 1)) + 1
+    cut = start > SKIPPED and start < len(node.text)
+    return f"… {excerpt(node.text[start:], limit - 2)}" if cut else excerpt(node.text, limit)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(num(value) for value in values) or "none"
+
+
+def _asset(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))  # noqa: S704 - a file of this package
+
+
+def _safe(html: str) -> str:
+    return html.translate(CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def _environment() -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "num": num, "count": count, "plain": plain, "excerpt": excerpt, "numbers": _numbers,
+    }  # fmt: skip
+    environment.globals |= {"picture": picture, "bar": bar, "changed": changed}
+    return environment

@@ -1,1 +1,0 @@
-"""The checks of the audit, one module each; `filters.audit.registry` lists them in order."""

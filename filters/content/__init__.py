@@ -1,0 +1,1 @@
+"""Rows that leave for what they say: language, toxicity, refusals, personal data."""

@@ -1,0 +1,1 @@
+"""Languages by script or model."""

@@ -1,0 +1,1 @@
+"""Refusals in 17 languages."""

@@ -1,0 +1,1 @@
+"""Toxic texts by word list or model."""

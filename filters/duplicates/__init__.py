@@ -1,0 +1,1 @@
+"""Rows that are there already: exact, near, semantic, templates."""

@@ -1,0 +1,231 @@
+"""Rows leave that are near-duplicates of another by MinHash, verified by the true Jaccard index."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+from pydantic import Field, model_validator
+
+from filters.rules.margin import score_columns
+from prefactory.context import Context
+from prefactory.errors import DataError
+from prefactory.near.choose import Choice, none_beside_kept, one_of_each_cluster, ranks
+from prefactory.near.minhash import Banding, banding
+from prefactory.near.pairs import Rows, Rule, near_edges, read_rows, reduce_texts, similarity
+from prefactory.step import Filter, Scope, State
+from prefactory.tables import ROW_ID, SIDES, Shape, shape_of, text_of
+
+DROPPED = pl.Schema(
+    {"unit": pl.String, "reason": pl.String, "kept": pl.String, "detail": pl.String}
+)
+
+
+class Shingled(Filter):
+    """Base of filters that compare texts as sets of hashed word shingles.
+
+    A word is a run of letters, marks and digits, whatever the case; in scripts without spaces
+    every character is one. Of a text with 20 % of its words replaced 47 % of the two-word shingles
+    agree (with 10 %: 68 %; of three words and 20 %: 34 %; of five, the usual default: 20 %, which
+    no usual threshold reaches), while unrelated texts share up to 4 %. That is why the default is
+    two words and a low threshold. Single words find as much, but unrelated texts share 10 to 20 %
+    of them, and the candidates to be compared become too many.
+
+    Attributes:
+        threshold: least Jaccard index, in (0, 1].
+        words: words of a shingle.
+        short: texts of up to so many words must agree in all shingles: one word of them makes
+            another question. Our choice, like the next; 0 and 0 for no such rule.
+        long: words from which `threshold` holds; between `short` and this the least index falls
+            in a straight line from 1 (by the shorter of the two texts).
+        recall: share of the pairs exactly at the threshold that banding must find; of those above
+            it is higher. Every pair found is then compared by its sets.
+    """
+
+    threshold: float = Field(default=0.35, gt=0, le=1)
+    words: int = Field(default=2, ge=1, le=16)
+    short: int = Field(default=8, ge=0)
+    long: int = Field(default=32, ge=0)
+    recall: float = Field(default=0.95, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _validate_lengths(self) -> Self:
+        if self.long < self.short:
+            raise ValueError(f"long ({self.long}) is below short ({self.short})")
+        return self
+
+    @property
+    def banding(self) -> Banding:
+        """The banding for the threshold and the recall."""
+        return banding(self.threshold, self.recall)
+
+    @property
+    def rule(self) -> Rule:
+        """When two rows are near-duplicates."""
+        return Rule(self.threshold, self.short, self.long)
+
+
+class NearDuplicates(Shingled):
+    """Keep one of the rows whose texts are nearly the same.
+
+    What is compared is set by `on`:
+
+    - `row`: prompt and answer; of pairs the prompt and the two answers, unordered. Prompts must be
+      alike, and each answer like one of the other pair's.
+    - `prompt`: all rows of a prompt stay or go together.
+    - `response`: the answers; of pairs both, unordered. By default only among rows of one prompt.
+
+    Candidates come from MinHash with banding (Broder 1997; see `prefactory.near`), and are
+    verified by the Jaccard index of the shingle sets themselves. Verified pairs make clusters
+    (connected components); of each the row with the best score of `keep_best` stays (of pairs the
+    widest margin, of prompts the best answer), then the lowest id. A cluster can be a chain, whose
+    ends are less alike than the threshold: the detail names the row in between. With `linkage:
+    kept` a row goes only if it is near-duplicate of a row that stays.
+
+    Reasons: `near_duplicate` and, for pairs whose labels are the other way round, `contradiction`;
+    the detail is `kept <id>, Jaccard <index>` (a row id, or the `prompt_id` on `prompt`).
+
+    Attributes:
+        on: the text that is compared.
+        within: where answers are compared: rows of one `prompt`, or `all`. Null: `prompt` if `on`
+            is `response`, else all.
+        keep_best: objective whose score chooses the row that stays.
+        linkage: `cluster` keeps one row of each cluster, `kept` drops none but beside a kept row.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+    scope: ClassVar[Scope] = "dataset"
+
+    on: Literal["row", "prompt", "response"] = "row"
+    within: Literal["prompt", "all"] | None = None
+    keep_best: str | None = Field(default=None, min_length=1)
+    linkage: Literal["cluster", "kept"] = "cluster"
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The scores of `keep_best` (Float64), if it is set; PROMPTS have none."""
+        if self.keep_best is None or shape == Shape.PROMPTS:
+            return {}
+        return score_columns(self.keep_best, shape)
+
+    def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Reduce a shard to hashes.
+
+        Args:
+            table: PROMPTS, RESPONSES or PAIRS.
+            ctx: not used.
+
+        Returns:
+            `unit` (String: row id, or `prompt_id` if whole prompts are compared), `score`
+            (Float64), `prompt_id` (String, if `within` a prompt) and the columns of
+            `prefactory.near.pairs.reduce_texts`.
+        """
+        shape = shape_of(table)
+        unit = pl.col(self._unit(shape)).alias("unit")
+        units = table.with_columns(unit, score=quality(self.needs(shape)))
+        if self._unit(shape) == "prompt_id":
+            best = pl.col("score").max().over("prompt_id")
+            units = units.with_columns(score=best).unique(
+                "prompt_id", keep="first", maintain_order=True
+            )
+        texts = {
+            name: units.select(text_of(pl.col(name)).fill_null("")).to_series()
+            for name in self._compared(shape)
+        }
+        ids = units.select("unit", "score", *(["prompt_id"] if self._by_prompt else []))
+        return ids.hstack(reduce_texts(texts, self.words, self.banding).get_columns())
+
+    def _unit(self, shape: Shape) -> str:
+        return "prompt_id" if self.on == "prompt" else ROW_ID[shape]
+
+    @property
+    def _by_prompt(self) -> bool:
+        return (self.within or ("prompt" if self.on == "response" else "all")) == "prompt"
+
+    def _compared(self, shape: Shape) -> list[str]:
+        answers = {Shape.PROMPTS: [], Shape.RESPONSES: ["response"], Shape.PAIRS: list(SIDES)}
+        if self.on == "prompt" or shape == Shape.PROMPTS:
+            return ["prompt"]
+        same_prompt = self.on == "response" or self._by_prompt
+        return answers[shape] if same_prompt else ["prompt", *answers[shape]]
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """Find the near-duplicates and choose which rows go.
+
+        Args:
+            parts: the rows of `fit_shard`, sorted by `unit`.
+            ctx: not used.
+
+        Returns:
+            State with the table `dropped` (see `DROPPED`) and the facts `units`, `pairs` (verified
+            ones), `near_duplicate` and `contradiction` (units that go), `bands`, `hashes`.
+        """
+        rows = read_rows(parts, "prompt_id" if self._by_prompt else None)
+        edges = near_edges(rows, self.rule)
+        rank = ranks(parts["unit"], parts["score"])
+        choose = one_of_each_cluster if self.linkage == "cluster" else none_beside_kept
+        dropped = self._dropped(parts["unit"], rows, choose(edges, rank))
+        reasons = dropped["reason"]
+        facts = {
+            "units": parts.height,
+            "pairs": int(edges.left.size),
+            **{r: int((reasons == r).sum()) for r in ("near_duplicate", "contradiction")},
+            "bands": self.banding.bands,
+            "hashes": self.banding.bands * self.banding.rows,
+        }
+        return State({"dropped": dropped}, facts)
+
+    def _dropped(self, ids: pl.Series, rows: Rows, choice: Choice) -> pl.DataFrame:
+        index, _, crossed = similarity(rows.parts, choice.gone, choice.kept, self.rule)
+        table = pl.DataFrame(
+            {
+                "unit": ids.gather(choice.gone),
+                "kept": ids.gather(choice.kept),
+                "via": ids.gather(choice.via),
+                "jaccard": np.round(index, 3),
+                "crossed": crossed,
+            }
+        )
+        way = pl.when(pl.col("via") != pl.col("kept")).then(pl.format(" by way of {}", "via"))
+        detail = pl.format("kept {}{}, Jaccard {}", "kept", way.otherwise(pl.lit("")), "jaccard")
+        reason = (
+            pl.when("crossed").then(pl.lit("contradiction")).otherwise(pl.lit("near_duplicate"))
+        )
+        return table.with_columns(reason=reason, detail=detail).select(list(DROPPED))
+
+    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Look the rows up in the state.
+
+        Args:
+            table: PROMPTS, RESPONSES or PAIRS.
+            ctx: holds the state of `fit`.
+
+        Returns:
+            `reason` and `detail` (String), same height and order.
+
+        Raises:
+            DataError: if the step was not fitted.
+        """
+        return look_up(table, self._unit(shape_of(table)), ctx, type(self).__name__)
+
+
+def quality(columns: dict[str, pl.DataType]) -> pl.Expr:
+    """Score by which a row is kept: of no column null, of two the first minus the second."""
+    found = [pl.col(c).fill_nan(None) for c in columns]
+    if not found:
+        return pl.lit(None, dtype=pl.Float64)
+    return found[0] if len(found) == 1 else (found[0] - found[1]).fill_nan(None)
+
+
+def look_up(table: pl.DataFrame, unit: str, ctx: Context, step: str) -> pl.DataFrame:
+    """Find rows in the table `dropped` of a state (`unit`, `reason`, `detail`).
+
+    Raises:
+        DataError: if the step was not fitted.
+    """
+    if ctx.state is None:
+        raise DataError(f"{step}.keep needs the state that fit returns")
+    found = table.select(unit=pl.col(unit)).join(
+        ctx.state.tables["dropped"], on="unit", how="left", maintain_order="left"
+    )
+    return found.select("reason", "detail")

@@ -1,0 +1,1 @@
+"""Duplicates by meaning: cosine of vectors, with a guard for polarity."""

@@ -1,0 +1,1 @@
+"""Rows that leave by a rule on their texts or numbers."""

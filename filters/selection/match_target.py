@@ -1,0 +1,182 @@
+"""Rows stay so that their mix becomes a target mix: of prompts in a file, or of a column."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from filters.contamination.benchmarks import read_benchmark
+from filters.selection.baseline import Measure
+from filters.selection.grid import Floats
+from filters.selection.information import gumbel_keys
+from filters.selection.match import drift, target_weights
+from filters.selection.places import I64, Places
+from filters.selection.selector import Chosen, On, VectorSelector
+from prefactory.context import Context
+from prefactory.errors import ConfigError, DataError
+from prefactory.identity import fingerprint
+from prefactory.step import State
+from prefactory.tables import Shape
+
+MOST = 5000
+SAMPLE = 1000
+
+
+class MatchTarget(VectorSelector):
+    """Keep rows so that what they are about comes near to a target mix.
+
+    With a `target` file of prompts (real requests, say) every target prompt shares its weight of
+    1/m out among the rows by the nearness of their vectors, exp(-(1 - cos) / `eps`): entropic
+    optimal transport with the target's marginal held and the rows' free. Rows are then drawn by
+    weight without replacement (Gumbel-top-k), or the heaviest are taken (`top`, which keeps the
+    rows nearest to any target prompt, not its mix). A mix can't be reached if rows of a kind are
+    scarcer than the budget needs: `effective_rows` under the budget says so.
+
+    With `mix` every value of a column has a share and a weight of share / its rows: a kind that is
+    not named has none and is kept only when nothing else is left.
+
+    At most 5,000 target prompts count (a sample, by seed).
+
+    Baseline: `drift`, the Sinkhorn divergence between (a sample of 1,000 of) the selection and the
+    target, 0 for the same mix; of a `mix` the total variation distance, 0 to 1.
+
+    Attributes:
+        target: file of prompts, read as by `filters.contamination.benchmarks.read_benchmark`. Its
+            content is part of the step's identity.
+        target_column: its column of prompts, if it has none of the usual names.
+        mix: share of each value of `column`; shares are brought to sum to 1.
+        column: a String column of the rows, for `mix`.
+        eps: temperature of nearness; smaller follows the target more closely, and noise too.
+        select: how rows are chosen by weight.
+    """
+
+    target: str | None = Field(default=None, min_length=1)
+    target_column: str | None = None
+    mix: dict[str, float] | None = None
+    column: str = Field(default="source", min_length=1)
+    eps: float = Field(default=0.05, gt=0)
+    select: Literal["sample", "top"] = "sample"
+    on: On = "prompt"
+
+    @model_validator(mode="after")
+    def _validate_target(self) -> Self:
+        if (self.target is None) == (self.mix is None):
+            raise ValueError("set exactly one of target (a file) and mix (shares of a column)")
+        shares = [1.0] if self.mix is None else list(self.mix.values())
+        if min(shares, default=0.0) < 0 or not sum(shares) > 0:
+            raise ValueError("mix: shares must not be negative, and one must be above 0")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """As of any step, with the digest of the target's content in the place of its name."""
+        found = super().identity()
+        if self.target is None:
+            return found
+        digest = fingerprint(self._read().to_list())
+        return {**found, "fields": {**found["fields"], "target": digest}}
+
+    def opens_engines(self) -> bool:
+        """The encoder is opened for a target file only."""
+        return self.target is not None
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The column of `mix` (String), if it is set.
+
+        Raises:
+            ConfigError: the target can't be read.
+        """
+        if self.target is not None:
+            try:
+                self._read()
+            except DataError as error:
+                raise ConfigError(str(error)) from error
+        return {**super().needs(shape), **({} if self.mix is None else {self.column: pl.String()})}
+
+    def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:
+        """`vector`; or `kind` (String)."""
+        if self.mix is not None:
+            return [table[self.column].alias("kind")]
+        return super().reads(table, shape, ctx)
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """See `Selector.fit`."""
+        if self.target is None:
+            return super().fit(parts, ctx)
+        # the encoder is opened before BLAS is held to one thread
+        self._vectors(ctx)
+        return super().fit(parts, ctx)
+
+    def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
+        """Choose; the ledger says a row's weight, times the number of rows."""
+        if self.mix is not None:
+            weights, measure = self._by_mix(parts["kind"])
+        else:
+            weights, measure = self._by_file(parts["vector"].to_numpy(), parts, ctx)
+        keys = weights
+        if self.select == "sample":
+            keys = gumbel_keys(weights, ctx.uniform(parts.to_series(0), "draw").to_numpy())
+        rows = places.fill(np.argsort(-keys, kind="stable").astype(np.int64))
+        total = float(np.square(weights).sum())
+        facts = {"effective_rows": float(1.0 / total) if total > 0 else 0.0}
+        if self.mix is not None:
+            facts |= self._shares(parts["kind"], rows)
+        return Chosen(rows, measure, weights * parts.height, "weight", None, facts)
+
+    def _by_mix(self, kind: pl.Series) -> tuple[Floats, Measure]:
+        assert self.mix is not None  # noqa: S101 - checked by the caller
+        total = sum(self.mix.values())
+        shares = {name: share / total for name, share in self.mix.items()}
+        found = pl.DataFrame({"kind": kind}).with_columns(
+            share=pl.col("kind").replace_strict(shares, default=0.0, return_dtype=pl.Float64),
+            size=pl.len().over("kind"),
+        )
+        weights = found.select(pl.col("share") / pl.col("size")).to_series().to_numpy()
+        weights = weights / weights.sum() if weights.sum() > 0 else weights
+        names = kind.fill_null("\0").to_numpy().astype(str)
+
+        def distance(rows: I64) -> float:
+            values, counts = np.unique(names[rows], return_counts=True)
+            have = dict(zip(values.tolist(), (counts / rows.size).tolist(), strict=True))
+            every = shares.keys() | have.keys()
+            gaps = [abs(have.get(v, 0.0) - shares.get(v, 0.0)) for v in sorted(every)]
+            return float(sum(gaps)) / 2.0
+
+        return weights, Measure("distance from the mix", "lower", distance)
+
+    def _shares(self, kind: pl.Series, rows: I64) -> dict[str, Any]:
+        kept = kind.gather(rows).value_counts(sort=False).sort(kind.name)
+        return {"kept": {str(k): n for k, n in kept.iter_rows()}}
+
+    def _by_file(
+        self, vectors: NDArray[np.float32], parts: pl.DataFrame, ctx: Context
+    ) -> tuple[Floats, Measure]:
+        target = self._vectors(ctx)
+        few = ctx.rng("target sample").permutation(len(target))[:SAMPLE]
+        draws = np.argsort(ctx.uniform(parts.to_series(0), "sample").to_numpy(), kind="stable")
+        place = np.empty(draws.size, dtype=np.int64)
+        place[draws] = np.arange(draws.size)
+
+        def distance(rows: I64) -> float:
+            sample = rows[np.argsort(place[rows], kind="stable")][:SAMPLE]
+            return drift(vectors[np.sort(sample)], target[np.sort(few)], self.eps)
+
+        weights = target_weights(vectors, target, self.eps)
+        return weights, Measure("drift", "lower", distance)
+
+    def _read(self) -> pl.Series:
+        """The target's prompts, sorted: their order does not matter."""
+        assert self.target is not None  # noqa: S101 - checked by the caller
+        return read_benchmark(self.target, self.target_column).texts.sort()
+
+    def _vectors(self, ctx: Context) -> NDArray[np.float32]:
+        texts = self._read()
+        if ctx.embed is None:
+            raise ConfigError("MatchTarget needs an encoder; this context has none")
+        if texts.len() > MOST:
+            few = np.sort(ctx.rng("target").permutation(texts.len())[:MOST])
+            texts = texts.gather(few)
+        return np.asarray(ctx.embed(self.encoder, texts), dtype=np.float32)

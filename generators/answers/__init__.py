@@ -1,0 +1,1 @@
+"""Answers to prompts, and pairs of answers that differ on purpose."""

@@ -1,0 +1,1 @@
+"""Conversations played between actors over a scenario."""

@@ -1,0 +1,249 @@
+"""Dialogues on their way: what each actor sees, what a turn tells, and which turns branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from generators.asking import Task
+from generators.dialogues.scenario import CASE, Choice, Scenario, Turn, fill
+from generators.forms import Form
+from prefactory.engines.base import Message
+
+TURN = Form({"private": "maybe", "public": "text", "facts": "texts"})
+RATING = Form({"reason": "maybe", "score": range(1, 11)})
+
+TRANSCRIPT: pl.DataType = pl.List(
+    pl.Struct({"role": pl.String, "name": pl.String, "content": pl.String})
+)
+TURN_META: pl.DataType = pl.List(
+    pl.Struct(
+        {
+            "turn": pl.Int64,
+            "phase": pl.Int64,
+            "actor": pl.String,
+            "visible_to": pl.List(pl.String),
+            "facts_revealed": pl.List(pl.String),
+            "dropped": pl.Boolean,
+            "tokens": pl.Int64,
+        }
+    )
+)
+"""What happened in each turn; turns that could not be read are there, dropped, without a line."""
+
+TOLERANCE = 1.5
+"""A turn may have so many times the words that it was told (our choice)."""
+
+
+@dataclass
+class Fact:
+    """Something that only one actor knows, until it tells."""
+
+    id: str
+    text: str
+    told: int | None = None
+
+
+class Line(NamedTuple):
+    """Something that was said."""
+
+    turn: Turn
+    text: str
+
+
+@dataclass
+class Candidate(Task):
+    """What one sample of a turn says."""
+
+    private: str = ""
+    public: str = ""
+    facts: tuple[str, ...] = ()
+    ends: bool = False
+    score: float | None = None
+
+    def end_with(self, public: str, mark: str | None) -> None:
+        """Take what is said, and note and drop the mark that ends the dialogue."""
+        self.ends = mark is not None and mark in public
+        self.public = public.replace(mark, "").strip() if mark is not None else public
+        if not self.public:
+            self.fail("empty_answer", "nothing but the mark of the end")
+
+
+@dataclass
+class Branch:
+    """A turn with several candidates under one history."""
+
+    turn: Turn
+    history: list[Message]
+    candidates: list[Candidate]
+
+
+@dataclass
+class Dialogue(Task):
+    """One scenario with one case and one cell of the grid, turn after turn.
+
+    Attributes:
+        cell: the choice on every axis.
+        roles, goals: texts of each actor.
+        facts: of each actor.
+        lines: what was said, oldest first.
+        thoughts: of each actor, oldest first.
+        meta: see `TURN_META`.
+        branches: of the target.
+        over: whether it has come to its end.
+    """
+
+    cell: dict[str, Choice] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
+    goals: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, list[Fact]] = field(default_factory=dict)
+    reference: str = ""
+    lines: list[Line] = field(default_factory=list)
+    thoughts: dict[str, list[str]] = field(default_factory=dict)
+    meta: list[dict[str, Any]] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+    over: bool = False
+
+    def cast_for(self, scenario: Scenario, case: str, columns: Mapping[str, list[str]]) -> None:
+        """Fill the roles of all actors, and give each what only it knows.
+
+        Args:
+            scenario: what is played.
+            case: words of the row's prompt.
+            columns: column -> facts of this row.
+        """
+        values = {CASE: case, **{axis: choice.text for axis, choice in self.cell.items()}}
+        for actor in scenario.actors:
+            where = f"scenario {scenario.scenario}, actor {actor.id}"
+            self.roles[actor.id] = fill(actor.role, values, where)
+            self.goals[actor.id] = fill(actor.goal, values, where)
+            texts = columns[actor.facts] if isinstance(actor.facts, str) else list(actor.facts)
+            self.facts[actor.id] = [Fact(f"F{i + 1}", t) for i, t in enumerate(texts)]
+            self.thoughts[actor.id] = []
+
+    def heard_by(self, actor: str) -> list[Line]:
+        """Lines that an actor heard or said."""
+        return [line for line in self.lines if actor in line.turn.hears]
+
+    def view(self, scenario: Scenario, actor: str, memory: int) -> tuple[list[str], int]:
+        """The conversation as an actor remembers it: its first line and the last `memory` ones.
+
+        Returns:
+            Lines with names, and how many were left out after the first.
+        """
+        lines = [_shown(scenario, line) for line in self.heard_by(actor)]
+        left_out = max(0, len(lines) - memory - 1)
+        return [*lines[:1], *lines[1 + left_out :]], left_out
+
+    def history(self, scenario: Scenario, memory: int) -> list[Message]:
+        """The conversation as the target's: its role as system message, others as users.
+
+        Turns in a row of one side are one message. Of more than two actors all have their names.
+        What the target does not remember is left out, as it was for the model that spoke.
+        """
+        target = scenario.target
+        heard = self.heard_by(target)
+        left_out = max(0, len(heard) - memory - 1)
+        named = len(scenario.actors) > 2
+        found: list[Message] = [{"role": "system", "content": self.told(target)}]
+        for line in [*heard[:1], *heard[1 + left_out :]]:
+            own = line.turn.speaker == target
+            role = "assistant" if own else "user"
+            text = line.text if own or not named else _shown(scenario, line)
+            if found[-1]["role"] == role:
+                found[-1]["content"] += f"\n\n{text}"
+            else:
+                found.append({"role": role, "content": text})
+        return found
+
+    def told(self, actor: str) -> str:
+        """Role, goal and knowledge of an actor as one text."""
+        parts = [self.roles[actor]]
+        if self.goals[actor]:
+            parts.append(f"What you want: {self.goals[actor]}")
+        if self.facts[actor]:
+            parts.append("\n".join(["What you know:", *(f"- {f.text}" for f in self.facts[actor])]))
+        return "\n\n".join(parts)
+
+    def open_facts(self, actor: str) -> list[Fact]:
+        """What an actor has not told yet."""
+        return [fact for fact in self.facts[actor] if fact.told is None]
+
+    def last_thoughts(self, actor: str, most: int) -> list[str]:
+        """What an actor thought last, oldest first."""
+        return self.thoughts[actor][-most:] if most else []
+
+    def say(self, turn: Turn, said: Candidate) -> None:
+        """Add a turn: its line, what it reveals, what its speaker thought."""
+        text = said.public
+        self.over = said.ends
+        revealed = []
+        for fact in self.open_facts(turn.speaker):
+            if fact.id in said.facts or _folded(fact.text) in _folded(text):
+                fact.told = turn.number
+                revealed.append(fact.id)
+        if said.private:
+            self.thoughts[turn.speaker].append(said.private)
+        self.lines.append(Line(turn, text))
+        self.note(turn, revealed, said.tokens)
+
+    def note(self, turn: Turn, revealed: list[str], tokens: int, dropped: bool = False) -> None:
+        """Write down what happened in a turn."""
+        self.meta.append(
+            {
+                "turn": turn.number,
+                "phase": turn.phase,
+                "actor": turn.speaker,
+                "visible_to": list(turn.hears),
+                "facts_revealed": revealed,
+                "dropped": dropped,
+                "tokens": tokens,
+            }
+        )
+
+    def transcript(self, scenario: Scenario) -> list[dict[str, str]]:
+        """All lines with role (of the target's view) and name."""
+        return [
+            {
+                "role": "assistant" if line.turn.speaker == scenario.target else "user",
+                "name": scenario.actor(line.turn.speaker).shown,
+                "content": line.text,
+            }
+            for line in self.lines
+        ]
+
+
+def read_turn(text: str, words: int, most_facts: int) -> dict[str, Any]:
+    """A turn out of a model's answer.
+
+    Args:
+        text: the answer.
+        words: that the turn was told to have at most.
+        most_facts: facts that it may tell.
+
+    Raises:
+        ValueError: it has another form, too many words or facts; a sentence for the model.
+    """
+    found = TURN.parse(text)
+    count = len(found["public"].split())
+    if count > TOLERANCE * words:
+        raise ValueError(f"What you say has {count} words. Use at most {words}.")
+    if len(set(found["facts"])) > most_facts:
+        raise ValueError(f"You tell {len(set(found['facts']))} facts. Tell at most {most_facts}.")
+    return found
+
+
+def _shown(scenario: Scenario, line: Line) -> str:
+    name = scenario.actor(line.turn.speaker).shown
+    others = [a for a in line.turn.hears if a != line.turn.speaker]
+    if len(others) < len(scenario.actors) - 1:
+        private = ", ".join(scenario.actor(a).shown for a in others)
+        return f"{name} (to {private} only): {line.text}"
+    return f"{name}: {line.text}"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")

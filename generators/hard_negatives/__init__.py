@@ -1,0 +1,1 @@
+"""Rejected answers that are nearly right."""

@@ -1,0 +1,1 @@
+"""Instructions searched for by Monte Carlo tree search."""

@@ -1,0 +1,312 @@
+"""Instructions improved by tree search: PROMPTS become better prompts, or pairs of rewrites."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from generators.instruction_search.gap import Output
+from generators.instruction_search.rows import COMMON, decide, generated
+from generators.instruction_search.scorer import Scorer
+from generators.instruction_search.search import Grown, Search
+from generators.instruction_search.tree import Normalise, Tree
+from generators.pools import read
+from prefactory.context import Context
+from prefactory.engines.configs import AnyEngine
+from prefactory.engines.encoder import Encoder
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks, Generated, Generator, Scope
+from prefactory.tables import SCORE, SIDES, Shape
+
+_FOLDER = "generators/instruction_search/prompts"
+INSTRUCTION_TOKENS = 150
+"""What `plan` takes an instruction to have, in tokens."""
+
+
+class Principle(BaseModel):
+    """One way to improve an instruction.
+
+    Attributes:
+        name: of the action.
+        domain: kind of instruction that it is for.
+        content: ends the sentence "Improve the instruction in one way only: ...".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    domain: str
+    content: str = Field(min_length=1)
+
+
+class InstructionSearch(Prompted, Generator):
+    """Search each prompt's instruction for rewrites that models answer better.
+
+    P-Aligner (arXiv:2508.04626, as its authors' code does it): a tree of instructions, the raw one
+    at the root; a child applies one principle to its parent. An iteration goes down by UCB,
+    Q(child) + c sqrt(ln N(node) / N(child)) with Q the recursive mean of means, tries an unused
+    principle drawn evenly, lets `responder` answer the new instruction `samples` times and takes
+    the mean of the answers' scores. By default the answers are scored against the *raw*
+    instruction (`score_against`), so that a rewrite can't change the question. The instruction is
+    the last user message; what stands around it stays.
+
+    `output` says what becomes of a tree; all of them ask the search's calls alike, so a second
+    recipe with another output costs only its fresh samples (label, seed and other fields alike):
+
+    - `instructions`: PROMPTS, the best rewrite in place of the raw instruction, if it beats it;
+      `reward` and `raw_reward` are their mean scores.
+    - `pairs`: PAIRS for training a rewriter: prompt "rewrite this", chosen the best node, rejected
+      the worst. The raw instruction may be either.
+    - `siblings`: PAIRS, best against worst child of each node, prompt "rewrite" their parent.
+    - `steps`: PAIRS, each child that beats its parent against it, prompt names the principle (the
+      chosen side is the paper's step data).
+    - `trees`: PROMPTS as they were, every finished tree beside them, nothing compared.
+
+    Before a pair is written (ours; the published code writes all): best minus worst must exceed
+    `gap` times what equals would show, (E_n + E_m) sigma / sqrt(K) for best of n and worst of m
+    nodes, sigma pooled within nodes; then the first `ends` at either end are scored again on fresh
+    samples, which alone say who wins, by how much (`margin`) and whether the gap stands. At
+    `gap: 1` that is the average of noise, not its end: docs/mcts.md has the error rates.
+
+    Also ours: running min-max of the tree's rewards (`normalise`), likeness floor and length cap
+    on rewrites (refused ones are asked again), no rewrite twice in a tree, and a failed iteration
+    bars its principle at its node. The tree is in the column `tree`, with the state of its random
+    stream; `prefactory tree` shows it. Columns: `generators.instruction_search.rows.COMMON`.
+
+    Reasons: `no_instruction`, `no_principle`; when a tree was given up, that of the last failed
+    iteration (the engine's, `unparseable`, `empty`, `unchanged`, `duplicate`, `too_long`,
+    `drifted`, `empty_answer`, `no_score`); `below_null_gap`, `gap_not_confirmed` (of the first
+    comparison that failed), `no_fresh_scores`, `no_contest`.
+
+    Attributes:
+        rewriter: applies a principle to an instruction.
+        responder: answers instructions.
+        scorer: scores answers.
+        output: see above.
+        principles: what can be tried; a list, or the name of a YAML file with one.
+        category: String column with the domain of an instruction; without one, or for unknown
+            domains, only the principles of `shared` are tried.
+        shared: domains whose principles are tried on every instruction.
+        iterations: new nodes of a tree.
+        exploration: c. The paper's 0.1 is for ArmoRM, whose scores spread over about 0.1.
+        normalise: `min_max` puts the tree's rewards on [0, 1] in the search; `none` is the paper's.
+        samples: answers to each instruction, K.
+        score_against: what the answers are scored as answers to.
+        ends: candidates at either end that are scored again; 0 trusts the search.
+        fresh_samples: answers to each of them; None: as `samples`.
+        gap: times the null gap that must be exceeded; 0: any gap will do.
+        unimproved: whether prompts that nothing beats leave `instructions`, or stay as they were.
+        floor: least cosine between a rewrite and the raw instruction; None: any.
+        encoder: measures it.
+        longest: characters of a rewrite: so many times those of the raw instruction, and so many.
+        tries: how often a rewrite is asked for until it can be used.
+        most_failed: failed iterations after which a tree is given up.
+        keep_responses: keep the answers in the tree.
+        name: of the score columns of pairs.
+        rewriter_temperature, rewriter_top_p, rewriter_max_tokens: of a rewrite.
+        temperature, top_p, max_tokens, stop: of an answer.
+        max_concurrency: trees that grow at a time; changes no result.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
+    scope: ClassVar[Scope] = "row"
+    parents: ClassVar[tuple[str, ...]] = ("parent_id",)
+    templates: ClassVar[dict[str, Text]] = {
+        "rewrite_system": Text(f"{_FOLDER}/rewrite_system.j2"),
+        "rewrite": Text(f"{_FOLDER}/rewrite.j2", ("instruction", "principle", "context", "mark")),
+        "judge_system": Text(f"{_FOLDER}/judge_system.j2"),
+        "judge": Text(
+            f"{_FOLDER}/judge.j2", ("conversation", "response", "rubric", "low", "high", "mark")
+        ),
+        "task": Text(f"{_FOLDER}/task.j2", ("instruction", "context")),
+        "step_task": Text(f"{_FOLDER}/step_task.j2", ("instruction", "context", "principle")),
+        "answer": Text(f"{_FOLDER}/answer.j2", ("instruction",)),
+    }
+
+    rewriter: AnyEngine
+    responder: AnyEngine
+    scorer: Scorer
+    output: Output = "pairs"
+    principles: tuple[Principle, ...] = Field(
+        default_factory=lambda: tuple(Principle(**p) for p in read("principles")), min_length=1
+    )
+    category: str | None = Field(default=None, min_length=1)
+    shared: tuple[str, ...] = ("helpfulness",)
+    iterations: int = Field(default=20, ge=1)
+    exploration: float = Field(default=0.1, ge=0)
+    normalise: Normalise = "min_max"
+    samples: int = Field(default=3, ge=1)
+    score_against: Literal["original", "rewritten"] = "original"
+    ends: int = Field(default=2, ge=0)
+    fresh_samples: int | None = Field(default=None, ge=1)
+    gap: float = Field(default=1.0, ge=0)
+    unimproved: Literal["drop", "keep"] = "drop"
+    floor: float | None = Field(default=0.5, ge=-1, le=1)
+    encoder: Encoder = Encoder()
+    longest: tuple[float, int] = (3.0, 500)
+    tries: int = Field(default=4, ge=1)
+    most_failed: int = Field(default=20, ge=0)
+    keep_responses: bool = False
+    name: str = Field(default="reward", pattern=r"^[a-z0-9_]+$")
+    rewriter_temperature: float = Field(default=1.0, ge=0)
+    rewriter_top_p: float = Field(default=1.0, gt=0, le=1)
+    rewriter_max_tokens: int = Field(default=4096, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=1024, ge=1)
+    stop: tuple[str, ...] = ()
+    max_concurrency: int = Field(default=256, ge=1)
+
+    @field_validator("principles", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return read(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [p.name for p in self.principles]
+        again = sorted({n for n in names if names.count(n) > 1} | ({"root"} & set(names)))
+        if again:
+            raise ValueError(f"principles: {', '.join(again)} is there twice, or is taken")
+        domains = {_folded(p.domain) for p in self.principles}
+        unknown = [d for d in self.shared if _folded(d) not in domains]
+        if unknown:
+            have = ", ".join(sorted(domains))
+            raise ValueError(f"shared: no principle is of {', '.join(unknown)} (there are: {have})")
+        if not self.shared and self.category is None:
+            raise ValueError("shared: without a category no principle is left; name a domain")
+        if self.samples == 1 and self.gap > 0 and self.output != "trees":
+            raise ValueError("samples: one can't tell luck from merit; draw more, or set gap to 0")
+        if self.longest[0] < 0 or self.longest[1] < 0:
+            raise ValueError("longest: numbers of characters are not below 0")
+        return self
+
+    @property
+    def new_prompts(self) -> bool:  # type: ignore[override]
+        """All outputs but `trees` have other prompts."""
+        return self.output != "trees"
+
+    def label_source(self) -> str:
+        """Who labelled the pairs."""
+        return "judge" if self.scorer.judge is not None else "reward_model"
+
+    def identity(self) -> dict[str, Any]:
+        """As every step's; the labeler that scores stands in it with its own identity."""
+        found = super().identity()
+        if self.scorer.labeler is not None:
+            found["fields"]["scorer"]["step"] = self.scorer.labeler.identity()
+        return found
+
+    def engines(self) -> list[dict[str, Any]]:
+        """Models of the fields, without an encoder that nothing needs, and of the labeler."""
+        models: list[AnyEngine | Encoder | None]
+        models = [self.rewriter, self.responder, self.scorer.judge]
+        models += [self.encoder] if self.floor is not None else []
+        found = [m.identity() for m in models if m is not None]
+        return found + ([] if self.scorer.labeler is None else self.scorer.labeler.engines())
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The category, and what the labeler reads."""
+        own: dict[str, pl.DataType] = {} if self.category is None else {self.category: pl.String()}
+        return own | self.scorer.needs()
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Those of `COMMON`, and rewards: on prompts as plain numbers, on pairs as scores."""
+        found = dict(COMMON)
+        if self.out_shape(shape) == Shape.PAIRS:
+            found["margin"] = pl.Float64()
+            found |= {f"{side}_{SCORE}{self.name}": pl.Float64() for side in SIDES}
+        elif self.output == "instructions":
+            found |= {"reward": pl.Float64(), "raw_reward": pl.Float64()}
+        return found
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """PROMPTS for instructions and trees, else PAIRS."""
+        return Shape.PROMPTS if self.output in ("instructions", "trees") else Shape.PAIRS
+
+    def _again(self) -> int:
+        """Nodes of a tree that are measured again, at most."""
+        if self.output == "trees" or not self.ends:
+            return 0
+        nodes = self.iterations + 1
+        most = {"pairs": 2 * self.ends, "instructions": self.ends + 1}
+        return min(most.get(self.output, nodes), nodes)
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """A rewrite an iteration, K answers and scores a node, and the fresh ones at the ends."""
+        fresh = self._again() * (self.fresh_samples or self.samples)
+        answers = prompts * ((self.iterations + 1) * self.samples + fresh)
+        texts = self.texts()
+        asked = len(texts["rewrite_system"] + texts["rewrite"]) // 4 + INSTRUCTION_TOKENS
+        return [
+            Asks(self.rewriter, prompts * self.iterations, asked, self.rewriter_max_tokens),
+            Asks(self.responder, answers, INSTRUCTION_TOKENS, self.max_tokens),
+            *self.scorer.asks(answers, prompts),
+        ]
+
+    def grows(self, rows: int, prompts: int) -> tuple[int, int]:
+        """A row a prompt; of steps one an iteration, of siblings one for every two."""
+        most = {"steps": self.iterations, "siblings": self.iterations // 2}
+        found = prompts * most.get(self.output, 1)
+        return found, found
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Grow a tree for every prompt of a table, and compare what grew.
+
+        Args:
+            table: PROMPTS.
+            ctx: opens the models; draws by prompt id.
+
+        Returns:
+            The rows of `output` in canonical order, and the prompts without any.
+
+        Raises:
+            ConfigError: a replaced prompt text fails on these values, or there is no encoder.
+        """
+        search = Search(self, table, ctx)
+        trees, gone = self._planted(table, ctx)
+        found = []
+        for start in range(0, len(trees), self.max_concurrency):
+            some = trees[start : start + self.max_concurrency]
+            search.grow(some)
+            found += decide(self, some, search)
+        return generated(self, table, trees, found, gone)
+
+    def _planted(
+        self, table: pl.DataFrame, ctx: Context
+    ) -> tuple[list[Grown], dict[int, tuple[str, str]]]:
+        """A tree per prompt that has an instruction and something to try on it."""
+        blank: list[str | None] = [None] * table.height
+        domains = blank if self.category is None else table[self.category].to_list()
+        trees, gone = [], {}
+        prompts, ids = table["prompt"].to_list(), table["prompt_id"].to_list()
+        for row, (conversation, key, domain) in enumerate(zip(prompts, ids, domains, strict=True)):
+            place = _instruction(conversation)
+            wanted = {_folded(d) for d in (*self.shared, domain or "")}
+            own = [p for p in self.principles if _folded(p.domain) in wanted]
+            contents = {p.name: p.content for p in own}
+            if place is None:
+                gone[row] = ("no_instruction", "there is no user message with text in it")
+            elif not contents:
+                gone[row] = ("no_principle", f"no principle is of the domain {domain!r}")
+            else:
+                text = conversation[place]["content"]
+                rng = ctx.rng(f"tree {key}")
+                tree = Tree(text, list(contents), rng, self.exploration, self.normalise)
+                at = f"{key}/{ctx.step}"
+                trees.append(Grown(row, at, conversation, place, contents, tree))
+        return trees, gone
+
+
+def _folded(domain: str) -> str:
+    return domain.strip().lower()
+
+
+def _instruction(conversation: list[dict[str, Any]]) -> int | None:
+    """Place of the last user message, if there is text in it."""
+    for place in range(len(conversation) - 1, -1, -1):
+        if conversation[place]["role"] == "user":
+            return place if (conversation[place]["content"] or "").strip() else None
+    return None

@@ -1,0 +1,1 @@
+"""New prompts from prompts: evolved, wrapped, augmented, sampled."""

@@ -1,0 +1,333 @@
+"""Prompts with a complement behind them, criticised before it is used; and pairs by contrast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from generators.answers.step import Origin
+from generators.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    Task,
+    ask_all,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+    write_all,
+)
+from generators.contests import BETTER, Contest, confirm
+from generators.forms import Form, storable
+from generators.made_rows import (
+    ORIGINS,
+    PARENT,
+    Column,
+    children,
+    sides,
+    talks,
+    text_column,
+    user_turn,
+    with_user_turn,
+)
+from generators.new_prompts.augment_examples import load_examples, word_count
+from prefactory.context import Context
+from prefactory.engines.base import Message, Sampling
+from prefactory.engines.configs import AnyEngine
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks, Generated, Generator, Scope
+from prefactory.tables import Shape
+
+PROBLEMS = ("conflict", "superfluous", "answers", "too_much", "language")
+"""Why a critic refuses a complement."""
+
+CRITIQUE: pl.DataType = pl.Struct(
+    {"ok": pl.Boolean, "problem": pl.String, "reason": pl.String, "repaired": pl.Boolean}
+)
+_CRITIQUE = Form({"problem": ("none", *PROBLEMS), "reason": "maybe", "repaired": "maybe"})
+_CRITERION = (
+    "it serves the person who sent this request, and does what the request says: not a narrower or "
+    "wider task than theirs"
+)
+
+
+@dataclass
+class _Prompt(Task):
+    """One prompt, its complement, and the two answers of a contrast."""
+
+    prompt: list[Message] = field(default_factory=list)
+    text: str = ""
+    category: str = "general"
+    complement: str = ""
+    critique: dict[str, Any] = field(default_factory=dict)
+    augmented: str = ""
+    with_it: str = ""
+    without: str = ""
+
+
+class AugmentPrompts(Prompted, Asking, Generator):
+    """Put a short complement behind each prompt, after a critic has seen it.
+
+    The prompt augmentation of Baichuan's report (arXiv:2410.14940): a model writes what a good
+    answer must mind, after examples of the prompt's kind; a critic refuses what conflicts with the
+    intent, is superfluous, answers the prompt, asks too much or is in another language, and offers
+    a repaired complement, which is taken then. A critique that can't be parsed drops the prompt
+    (the source's code keeps the complement). The texts are ours.
+
+    `make: prompts` gives prompts that end in their complement. `make: pairs` gives pairs for the
+    prompt *without* it: what `answerer` says with the complement is chosen, what it says without it
+    rejected; give a `judge`, for a complement may change the task.
+
+    New columns: `category` (where there was none), `complement`, `augmented_prompt` (the user's
+    words, `separator`, the complement), `critique` (struct of `ok`, `problem`, `reason`,
+    `repaired`); of prompts `source_prompt_id`; of pairs the sides' origins.
+
+    Reasons: `not_single_turn`, `unparseable` (complement over `max_words`, or critique),
+    `no_complement` (the critic says that the prompt is best as it is), `repair_too_long`, of pairs
+    `same_text`, `not_confirmed`; and those of the engines.
+
+    Attributes:
+        writer: writes complements; `temperature` is of its drawing.
+        critic: judges them; null takes the writer.
+        make: see above.
+        category: column with the kind of a prompt, for the examples; prompts of an unknown kind
+            are `general`.
+        examples: by kind: `complements`, or a YAML file of your own (kind -> list of `request` and
+            `complement`).
+        max_words: of a complement (about 30 in the source); in scripts without spaces two letters
+            count as a word.
+        separator: between prompt and complement.
+        answerer, answer_temperature, answer_tokens: of the answers of pairs.
+        judge: confirms each pair in both orders; null: nobody does.
+        origin: of the answers.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
+    scope: ClassVar[Scope] = "prompt"
+    templates: ClassVar = {
+        "complement": Text(
+            "generators/new_prompts/prompts/augment/complement.j2",
+            ("prompt", "category", "examples", "words", "mark"),
+        ),
+        "critique": Text(
+            "generators/new_prompts/prompts/augment/critique.j2",
+            ("prompt", "complement", "words", "mark"),
+        ),
+        "confirm": BETTER,
+    }
+
+    writer: AnyEngine
+    critic: AnyEngine | None = None
+    make: Literal["prompts", "pairs"] = "prompts"
+    category: str = "category"
+    examples: str = "complements"
+    max_words: int = Field(default=30, ge=1)
+    separator: str = "\n"
+    answerer: AnyEngine | None = None
+    answer_temperature: float = Field(default=1.0, ge=0)
+    answer_tokens: int = Field(default=1024, ge=1)
+    judge: AnyEngine | None = None
+    origin: Origin = "open_model"
+    attempts: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _validate_make(self) -> Self:
+        if self.make == "pairs" and self.answerer is None:
+            raise ValueError("answerer: pairs need a model that answers")
+        if self.make == "prompts" and (self.answerer is not None or self.judge is not None):
+            raise ValueError("answerer and judge go with `make: pairs`")
+        load_examples(self.examples)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Fields, and the examples."""
+        pool = load_examples(self.examples)
+        told = {k: [e.model_dump() for e in v] for k, v in pool.items()}
+        return {**super().identity(), "pool": told}
+
+    @property
+    def new_prompts(self) -> bool:  # type: ignore[override]
+        """Whether the rows are prompts with their complements."""
+        return self.make == "prompts"
+
+    @property
+    def parents(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Of prompts a column of their own, of pairs their prompt."""
+        return (PARENT,) if self.make == "prompts" else ("prompt_id",)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """PROMPTS or PAIRS."""
+        return Shape.PROMPTS if self.make == "prompts" else Shape.PAIRS
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The complement and what the critic said."""
+        text: pl.DataType = pl.String()
+        own = {"category": text, "complement": text, "augmented_prompt": text, "critique": CRITIQUE}
+        return {**own, **({PARENT: text} if self.make == "prompts" else ORIGINS)}
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """A complement and a critique per prompt; for pairs two answers, and two verdicts."""
+        found = [
+            Asks(self.writer, rows, QUESTION_TOKENS, 2 * self.max_words),
+            Asks(self.critic or self.writer, rows, QUESTION_TOKENS, FORM_TOKENS),
+        ]
+        if self.answerer is not None:
+            found.append(Asks(self.answerer, 2 * rows, QUESTION_TOKENS, self.answer_tokens))
+        if self.judge is not None:
+            found.append(Asks(self.judge, 2 * rows, 2 * self.answer_tokens, FORM_TOKENS))
+        return found
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Complement the prompts of a table.
+
+        Args:
+            table: PROMPTS.
+            ctx: opens the models; draws by prompt id.
+
+        Returns:
+            PROMPTS or PAIRS in canonical order, and the prompts without a complement or a pair.
+        """
+        tasks = self._tasks(table)
+        self._complement(tasks, ctx)
+        self._criticise(tasks, ctx)
+        if self.make == "pairs":
+            self._contrast(tasks, ctx)
+        fine = open_tasks(tasks)
+        return Generated(self._rows(table, fine), lost(table["prompt_id"], tasks), missed(tasks))
+
+    def _tasks(self, table: pl.DataFrame) -> list[_Prompt]:
+        kinds = table[self.category] if self.category in table.columns else [None] * table.height
+        tasks = []
+        columns = zip(table["prompt_id"], table["prompt"].to_list(), kinds, strict=True)
+        for row, (key, prompt, kind) in enumerate(columns):
+            task = _Prompt(row, key, prompt=prompt, text=user_turn(prompt) or "")
+            if kind is not None:
+                task.category = str(kind)
+            if not task.text.strip():
+                task.fail("not_single_turn", "no single message of a user with text")
+            tasks.append(task)
+        return tasks
+
+    def _complement(self, tasks: list[_Prompt], ctx: Context) -> None:
+        pool = load_examples(self.examples)
+
+        def question(task: _Prompt) -> str:
+            known = pool.get(task.category) or pool["general"]
+            return self.render(
+                "complement",
+                prompt=task.text,
+                category=task.category,
+                examples=[e.model_dump() for e in known],
+                words=self.max_words,
+                mark=fence(task.text),
+            )
+
+        def take(task: _Prompt, text: str) -> None:
+            task.complement = text
+
+        sampling = self.sampling(ctx)
+        ask_all(
+            ctx,
+            self.writer,
+            tasks,
+            "complement",
+            sampling,
+            self._short,
+            question,
+            take,
+            self.attempts,
+        )
+
+    def _short(self, text: str) -> str:
+        """A complement out of an answer.
+
+        Raises:
+            ValueError: it is empty or too long; a sentence for the model.
+        """
+        found = storable(text)
+        if len(found) > 1 and found[0] in "\"'\u201c" and found[-1] in "\"'\u201d":
+            found = found[1:-1].strip()
+        if not found:
+            raise ValueError("The complement is empty.")
+        if (count := word_count(found)) > self.max_words:
+            raise ValueError(f"That has {count} words. Use at most {self.max_words}.")
+        return found
+
+    def _criticise(self, tasks: list[_Prompt], ctx: Context) -> None:
+        def question(task: _Prompt) -> str:
+            return self.render(
+                "critique",
+                prompt=task.text,
+                complement=task.complement,
+                words=self.max_words,
+                mark=fence(task.text, task.complement),
+            )
+
+        def take(task: _Prompt, found: dict[str, Any]) -> None:
+            fine, repaired = found["problem"] == "none", found["repaired"]
+            task.critique = {
+                "ok": fine,
+                "problem": None if fine else found["problem"],
+                "reason": found["reason"],
+                "repaired": not fine,
+            }
+            if not fine and not repaired:
+                task.fail("no_complement", f"{found['problem']}: {found['reason']}")
+            elif not fine and (count := word_count(repaired)) > self.max_words:
+                task.fail("repair_too_long", f"{count} words; at most {self.max_words}")
+            elif not fine:
+                task.complement = repaired
+            task.augmented = f"{task.text}{self.separator}{task.complement}"
+
+        critic = self.critic or self.writer
+        self.ask_form(ctx, critic, tasks, "critique", _CRITIQUE, question, take, temperature=0.0)
+
+    def _contrast(self, tasks: list[_Prompt], ctx: Context) -> None:
+        """Answers with and without the complement, both drawn alike."""
+        assert self.answerer is not None  # noqa: S101 - validated
+        sampling = Sampling(
+            temperature=self.answer_temperature, max_tokens=self.answer_tokens, seed=ctx.seed
+        )
+
+        def take_with(task: _Prompt, text: str) -> None:
+            task.with_it = text
+
+        def take_without(task: _Prompt, text: str) -> None:
+            task.without = text
+            if text == task.with_it:
+                task.fail("same_text", "the complement changed nothing")
+
+        write_all(ctx, self.answerer, tasks, "with complement", sampling, _augmented, take_with)
+        write_all(ctx, self.answerer, tasks, "without", sampling, lambda t: t.prompt, take_without)
+        if self.judge is not None:
+            contest = lambda t: Contest(t.text, t.with_it, t.without, _CRITERION)  # noqa: E731
+            confirm(self, ctx, self.judge, tasks, contest, partial(self.render, "confirm"))
+
+    def _rows(self, table: pl.DataFrame, fine: list[_Prompt]) -> pl.DataFrame:
+        new: dict[str, Column] = {
+            "category": text_column([t.category for t in fine]),
+            "complement": text_column([t.complement for t in fine]),
+            "augmented_prompt": text_column([t.augmented for t in fine]),
+            "critique": (CRITIQUE, [t.critique for t in fine]),
+        }
+        rows = [t.row for t in fine]
+        if self.make == "prompts":
+            new["prompt"] = talks([_augmented(t) for t in fine])
+            return children(table, rows, new, Shape.PROMPTS, PARENT)
+        assert self.answerer is not None  # noqa: S101 - validated
+        new |= sides(
+            [(t.with_it, t.without) for t in fine],
+            (self.answerer.model, self.answerer.model),
+            (self.origin, self.origin),
+            "rule" if self.judge is None else "judge",
+        )
+        return children(table, rows, new, Shape.PAIRS)
+
+
+def _augmented(task: _Prompt) -> list[Message]:
+    return with_user_turn(task.prompt, task.augmented)

@@ -1,0 +1,1 @@
+"""Personas, their prompts, and instructions that fit them."""

@@ -1,0 +1,139 @@
+"""Prompts that follow from who somebody is (PersonaHub)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field
+
+from generators.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    Task,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+    transcript,
+)
+from generators.forms import Form
+from generators.made_rows import PARENT, children, said, text_column
+from generators.new_prompts.rules import copied, refuses
+from prefactory.context import Context
+from prefactory.engines.configs import AnyEngine
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks, Generated, Generator, Scope
+from prefactory.tables import Shape
+
+Kind = Literal["instruction", "question", "maths", "constrained"]
+
+KINDS: dict[Kind, str] = {
+    "instruction": "a request",
+    "question": "a question that takes knowledge to answer",
+    "maths": "a problem of mathematics with one answer, all its numbers given,",
+    "constrained": (
+        "a request with two to four conditions that can be checked (on length, form, words to use "
+        "or to avoid, order, language)"
+    ),
+}
+_PROMPT = Form({"prompt": "text"})
+
+
+@dataclass
+class _Wanted(Task):
+    """One prompt of one person."""
+
+    persona: str = ""
+    kind: Kind = "instruction"
+    question: str = ""
+    text: str = ""
+
+
+class PersonaPrompts(Prompted, Asking, Generator):
+    """Write prompts that follow from descriptions of persons, one of each kind.
+
+    PersonaHub (arXiv:2406.20094): the rows are personas, a short description of somebody as the
+    prompt's text; what a person would ask is as varied as persons are. Remove near copies of
+    personas before and of prompts after (`filters.SemanticDuplicates`; the source keeps below a
+    cosine of 0.9). The source's own personas must not be used commercially (CC BY-NC-SA): take
+    yours. Kinds and texts are ours; temperature and top_p are the source's.
+
+    New columns: `source_prompt_id`, `persona_text` and `kind`. New prompts are single messages of a
+    user.
+
+    Reasons, for personas of which nothing came: `refuses`, `copied` (from the orders),
+    `no_persona`, and those of the engine.
+
+    Attributes:
+        writer: what writes.
+        kinds: `instruction`, `question`, `maths`, `constrained` (for `generators.PersonaIF`).
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
+    scope: ClassVar[Scope] = "prompt"
+    parents: ClassVar[tuple[str, ...]] = (PARENT,)
+    new_prompts: ClassVar[bool] = True
+    templates: ClassVar = {
+        "prompt": Text("generators/personas/prompts/prompt.j2", ("persona", "kind", "mark"))
+    }
+
+    writer: AnyEngine
+    kinds: tuple[Kind, ...] = Field(default=("instruction",), min_length=1)
+    temperature: float = Field(default=0.6, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Whose prompt it is, and of what kind."""
+        text: pl.DataType = pl.String()
+        return {PARENT: text, "persona_text": text, "kind": text}
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """A call per persona and kind."""
+        return [Asks(self.writer, rows * len(self.kinds), QUESTION_TOKENS, FORM_TOKENS)]
+
+    def grows(self, rows: int, prompts: int) -> tuple[int, int]:
+        """A prompt per persona and kind."""
+        return rows * len(self.kinds), rows * len(self.kinds)
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Write the prompts of a table's personas.
+
+        Args:
+            table: PROMPTS whose texts describe persons.
+            ctx: opens the model; draws by prompt id.
+
+        Returns:
+            PROMPTS in canonical order, and the personas of which nothing came.
+        """
+        tasks = []
+        for row, (key, prompt) in enumerate(
+            zip(table["prompt_id"], table["prompt"].to_list(), strict=True)
+        ):
+            for kind in dict.fromkeys(self.kinds):
+                task = _Wanted(row, f"{key}/{kind}", persona=transcript(prompt), kind=kind)
+                if not task.persona.strip():
+                    task.fail("no_persona", "the prompt has no text")
+                task.question = self.render(
+                    "prompt", persona=task.persona, kind=KINDS[kind], mark=fence(task.persona)
+                )
+                tasks.append(task)
+
+        def take(task: _Wanted, found: dict[str, Any]) -> None:
+            task.text = found["prompt"]
+            if refuses(task.text):
+                task.fail("refuses", task.text[:100])
+            elif (words := copied(task.text, task.question, task.persona)) is not None:
+                task.fail("copied", f"it says {words!r}")
+
+        self.ask_form(ctx, self.writer, tasks, "prompt", _PROMPT, lambda t: t.question, take)
+        fine = open_tasks(tasks)
+        new = {
+            "prompt": said([t.text for t in fine], "user"),
+            "persona_text": text_column([t.persona for t in fine]),
+            "kind": text_column([t.kind for t in fine]),
+        }
+        rows = children(table, [t.row for t in fine], new, Shape.PROMPTS, PARENT)
+        return Generated(rows, lost(table["prompt_id"], tasks), missed(tasks))

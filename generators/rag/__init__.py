@@ -1,0 +1,1 @@
+"""Pairs whose answer stands in documents, or does not."""

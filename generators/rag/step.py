@@ -1,0 +1,263 @@
+"""Pairs of answers from documents, in four situations (RAG-RewardBench)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from generators.answers.calls import Truncated
+from generators.answers.step import Origin
+from generators.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+    transcript,
+    write_all,
+)
+from generators.forms import Form
+from generators.made_rows import PARENT
+from generators.rag.cases import Answer, Case, Source, adds, cases_of, decide, rows_of
+from generators.rag.rules import SITUATIONS, Situation, signal
+from prefactory.context import Context
+from prefactory.engines.configs import AnyEngine
+from prefactory.errors import DataError
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks, Generated, Generator, Scope
+from prefactory.tables import Shape
+
+_TEXTS = "generators/rag/prompts"
+_RATING = Form({"reason": "maybe", "score": range(1, 6)})
+
+
+class RAGPairs(Prompted, Asking, Generator):
+    """Pair the best and the worst answer to a question from documents, in up to four situations.
+
+    After RAG-RewardBench (arXiv:2412.13746), whose code of construction is not public: signals,
+    texts and numbers are ours. Each row has a question (its prompt), a right answer, and documents,
+    some of which hold it (a source's `mapping` must name these columns). Situations:
+
+    - `multi_hop`: two documents or more are needed.
+    - `citation`: documents must be cited, as [1].
+    - `abstention`: the documents that hold the answer are taken away; saying so is right, even if a
+      model knows the answer.
+    - `conflict`: a copy of a document says something else: `wrong`, or another number.
+
+    Several models answer. A rule gives each answer a signal in [0, 1] (see
+    `generators.rag.rules.signal`), each judge a rating from 1 to 5. The pair of best and worst mean
+    rating stays if every judge puts them in that order, the signals do not contradict, the mean
+    ratings differ by `min_margin`, and the lengths by less than `length_ratio`. Without judges the
+    signals decide, and must differ by `min_signal`; `label_source` is `rule` then.
+
+    New columns: `source_prompt_id`, `situation`, `question`, `references` (List[String], as shown),
+    `gold_numbers` (List[Int64], from 1), `wrong_answer` (null but in conflicts), `failures` (the
+    row's other situations that came to nothing, and why), `chosen_judges`, `rejected_judges`
+    (List[Float64]), `chosen_score_signal`, `rejected_score_signal`, `margin` and the sides'
+    origins.
+
+    Reasons, for rows without a pair, that of their first situation: `too_few_gold`,
+    `no_other_documents`, `no_counterfactual`, `too_few_answers`, `judges_disagree`, `small_margin`,
+    `signals_contradict`, `length_ratio`, `same_text`.
+
+    Attributes:
+        models: what answers.
+        n: answers of each model.
+        judges: what rates; none: the signals decide.
+        situations: which are made.
+        gold, documents, gold_documents, wrong: columns with the right answer (a text, or a list of
+            texts that all are right), the documents (list of texts), the places of those that hold
+            it (list of numbers, from 0), and a wrong answer (a text, used if the column is there).
+        shown: documents that are shown, at most; those that hold the answer first to stay.
+        min_margin: of the mean ratings.
+        min_signal: difference of the signals, where there is no judge (our choice).
+        length_ratio: of the longer answer to the shorter, in characters; the pair needs less.
+        truncated: `keep` takes answers that were cut at `max_tokens`.
+        origin: of the answers.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
+    scope: ClassVar[Scope] = "prompt"
+    parents: ClassVar[tuple[str, ...]] = (PARENT,)
+    new_prompts: ClassVar[bool] = True
+    templates: ClassVar = {
+        "prompt": Text(f"{_TEXTS}/prompt.j2", ("documents", "question", "scenario")),
+        "judge": Text(f"{_TEXTS}/judge.j2", ("scenario", "gold", "prompt", "answer", "mark")),
+    }
+
+    models: tuple[AnyEngine, ...] = Field(min_length=1)
+    n: int = Field(default=1, ge=1)
+    judges: tuple[AnyEngine, ...] = ()
+    situations: tuple[Situation, ...] = Field(default=SITUATIONS, min_length=1)
+    gold: str = "gold"
+    documents: str = "documents"
+    gold_documents: str = "gold_documents"
+    wrong: str = "wrong"
+    shown: int = Field(default=5, ge=2)
+    min_margin: float = Field(default=1.0, gt=0)
+    min_signal: float = Field(default=0.5, gt=0, le=1)
+    length_ratio: float = Field(default=2.0, gt=1)
+    truncated: Truncated = "drop"
+    origin: Origin = "open_model"
+
+    @model_validator(mode="after")
+    def _validate_number(self) -> Self:
+        if len(self.models) * self.n < 2:
+            raise ValueError("models: a pair needs two answers; name two models, or n: 2")
+        return self
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The documents; answer and places may be of several types and are checked as they come."""
+        return {self.documents: pl.List(pl.String)}
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """What was shown and how it was rated."""
+        return adds()
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """PAIRS."""
+        return Shape.PAIRS
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """An answer per situation, model and sample; a rating of each by every judge."""
+        cases = rows * len(self.situations)
+        tokens = QUESTION_TOKENS * self.shown // 2
+        found = [Asks(m, cases * self.n, tokens, self.max_tokens) for m in self.models]
+        rated = cases * self.n * len(self.models)
+        return [*found, *(Asks(j, rated, tokens + self.max_tokens, FORM_TOKENS)
+                          for j in self.judges)]  # fmt: skip
+
+    def grows(self, rows: int, prompts: int) -> tuple[int, int]:
+        """A pair per situation."""
+        return rows * len(self.situations), rows * len(self.situations)
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Make the pairs of a table's questions.
+
+        Args:
+            table: PROMPTS with the columns named above.
+            ctx: opens the models; draws by prompt id and situation.
+
+        Returns:
+            PAIRS in canonical order, and the rows without a pair.
+
+        Raises:
+            DataError: a column is missing, null, or names a document that there is not.
+        """
+        cases = [
+            case
+            for source in self._sources(table, ctx)
+            for case in cases_of(source, self.situations, self.shown)
+        ]
+        for case in open_tasks(cases):
+            case.prompt = self.render(
+                "prompt",
+                documents=case.documents,
+                question=case.source.question,
+                scenario=case.situation,
+            )
+        answers = self._answers(open_tasks(cases), ctx)
+        self._rate(answers, ctx)
+        by_case: dict[int, list[Answer]] = {}
+        for answer in answers:
+            by_case.setdefault(id(answer.case), []).append(answer)
+        for case in open_tasks(cases):
+            decide(case, by_case[id(case)], len(self.judges), self._bounds())
+        rows = rows_of(table, cases, self.origin, bool(self.judges))
+        return Generated(rows, lost(table["prompt_id"], cases), missed(cases))
+
+    def _bounds(self) -> tuple[float, float]:
+        """Least margin and length ratio."""
+        return (self.min_margin if self.judges else self.min_signal), self.length_ratio
+
+    def _sources(self, table: pl.DataFrame, ctx: Context) -> list[Source]:
+        """The rows as questions with answers and documents."""
+        names = (self.gold, self.documents, self.gold_documents)
+        if missing := [n for n in names if n not in table.columns]:
+            raise DataError(f"{ctx.step} reads the columns {', '.join(names)}; missing: {missing}")
+        wrong = table[self.wrong].to_list() if self.wrong in table.columns else [None] * len(table)
+        seeds = (ctx.uniform(table["prompt_id"], "documents") * 2**53).cast(pl.UInt64).to_list()
+        columns = [table["prompt_id"], table["prompt"].to_list(), seeds, wrong]
+        columns += [table[name].to_list() for name in names]
+        found = []
+        for row, (key, prompt, seed, false, gold, documents, places) in enumerate(
+            zip(*columns, strict=True)
+        ):
+            golds = [gold] if isinstance(gold, str) else gold
+            if not golds or not documents or places is None or None in (*golds, *documents):
+                raise DataError(f"prompt {key}: its answer, documents or their places are null")
+            if not all(0 <= p < len(documents) for p in places):
+                raise DataError(f"prompt {key}: {self.gold_documents} names no document it has")
+            right = sorted({int(p) for p in places})
+            source = Source(row, key, transcript(prompt), golds, documents, right, false, seed)
+            found.append(source)
+        return found
+
+    def _answers(self, cases: list[Case], ctx: Context) -> list[Answer]:
+        """All models answer, side by side."""
+        answers = [
+            Answer(case.row, f"{case.key}/{place}/{sample}", case=case, model=model.model,
+                   place=place)
+            for case in cases
+            for place, model in enumerate(self.models)
+            for sample in range(self.n)
+        ]  # fmt: skip
+
+        def take(answer: Answer, text: str) -> None:
+            answer.text, case = text, answer.case
+            answer.signal = signal(
+                case.situation, text, case.source.golds, case.wrong, case.documents, case.right
+            )
+
+        def write(place: int) -> None:
+            own = [a for a in answers if a.place == place]
+            write_all(ctx, self.models[place], own, "answer", self.sampling(ctx),
+                      lambda a: a.case.prompt, take, self.truncated)  # fmt: skip
+
+        _side_by_side(write, len(self.models))
+        return answers
+
+    def _rate(self, answers: list[Answer], ctx: Context) -> None:
+        """All judges rate; an answer that one of them fails on is out."""
+
+        def question(answer: Answer) -> str:
+            case = answer.case
+            return self.render(
+                "judge",
+                scenario=case.situation,
+                gold=" / ".join(case.source.golds),
+                prompt=case.prompt,
+                answer=answer.text,
+                mark=fence(case.prompt, answer.text),
+            )
+
+        rated = open_tasks(answers)
+        copies = [
+            [Answer(a.row, a.key, case=a.case, text=a.text) for a in rated] for _ in self.judges
+        ]
+
+        def take(copy: Answer, found: dict[str, Any]) -> None:
+            copy.ratings = [float(found["score"])]
+
+        def rate(number: int) -> None:
+            self.ask_form(ctx, self.judges[number], copies[number], f"rate {number}", _RATING,
+                          question, take, temperature=0.0)  # fmt: skip
+
+        _side_by_side(rate, len(self.judges))
+        for given in copies:
+            for answer, copy in zip(rated, given, strict=True):
+                answer.ratings += copy.ratings
+                if copy.reason is not None and answer.reason is None:
+                    answer.fail(copy.reason, copy.detail or "")
+
+
+def _side_by_side(work: Callable[[int], None], n: int) -> None:
+    with ThreadPoolExecutor(max(1, n), thread_name_prefix="model") as pool:
+        list(pool.map(partial(work), range(n)))

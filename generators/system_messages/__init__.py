@@ -1,0 +1,1 @@
+"""System messages over value systems, and where they are put."""

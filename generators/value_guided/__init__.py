@@ -1,0 +1,1 @@
+"""Answers decoded under a value model."""

@@ -1,0 +1,261 @@
+"""Reward-guided choice of tokens: the rule, the loop, and the transformers model behind them.
+
+The rule and the loop are pure functions on numbers and callables; `GuidedModel` is an engine, so
+that answers are journalled like all others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prefactory.engines.base import Completion, Done, Failure, Request
+from prefactory.engines.chat_model import ChatModel, _Row
+from prefactory.errors import DataError
+
+if TYPE_CHECKING:
+    from generators.value_guided.step import Guided
+
+Floats = NDArray[np.float64]
+RewardFunction = Callable[[list[dict[str, str]], list[str]], Sequence[float]]
+"""(conversation, K answers so far) -> K rewards."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a token is chosen: see `generators.ValueGuided` for the fields."""
+
+    weight: float = 1.0
+    standardise: bool = True
+    temperature: float = 0.0
+
+
+def values(logits: Floats, rewards: Floats, weight: float, standardise: bool = False) -> Floats:
+    """What each candidate is worth: logit + weight * reward.
+
+    Args:
+        logits: Float64[K].
+        rewards: Float64[K], finite; equal rewards count nothing.
+        weight: of the rewards.
+        standardise: measure rewards by their mean and sd over the K candidates first.
+
+    Returns:
+        Float64[K].
+    """
+    if standardise:
+        spread = rewards.std()
+        noise = 1e-12 * max(1.0, float(np.abs(rewards).max()))
+        rewards = (rewards - rewards.mean()) / (spread if spread > noise else np.inf)
+    return logits + weight * rewards
+
+
+def choose(
+    logits: Floats,
+    rewards: Floats,
+    weight: float,
+    standardise: bool = False,
+    temperature: float = 0.0,
+    point: float = 0.0,
+) -> int:
+    """The candidate that is taken: the greatest value, or a draw by softmax(value / temperature).
+
+    Args:
+        logits: Float64[K], greatest first.
+        rewards: Float64[K].
+        weight: of the rewards; 0 with temperature 0 is greedy decoding.
+        standardise: see `values`.
+        temperature: 0 takes the greatest value, the first of equal ones.
+        point: uniform draw in [0, 1), for a temperature above 0.
+
+    Returns:
+        Its place, 0 to K - 1.
+    """
+    worth = values(logits, rewards, weight, standardise)
+    if temperature == 0:
+        return int(worth.argmax())
+    shares = np.exp((worth - worth.max()) / temperature)
+    sums = shares.cumsum()
+    return min(int(np.searchsorted(sums, point * sums[-1], side="right")), len(shares) - 1)
+
+
+class Baseline(Protocol):
+    """A language model at a prefix."""
+
+    def propose(self) -> tuple[list[int], Floats]:
+        """Candidates for the next token and their logits, greatest first."""
+
+    def roll(self, tokens: list[int]) -> list[list[int]]:
+        """What the model says by itself after each candidate, without the end of the turn."""
+
+    def advance(self, token: int) -> None:
+        """Take a token."""
+
+
+def decode(
+    baseline: Baseline,
+    reward: Callable[[list[list[int]]], Floats],
+    rule: Rule,
+    end_ids: Collection[int],
+    max_tokens: int,
+    rng: np.random.Generator,
+) -> tuple[list[int], str]:
+    """Write an answer token by token.
+
+    Args:
+        baseline: the model at the prompt.
+        reward: K answers, as tokens -> Float64[K].
+        rule: how a token is chosen.
+        end_ids: tokens that end a turn.
+        max_tokens: of the answer.
+        rng: one draw per token, for a temperature above 0.
+
+    Returns:
+        The tokens, and `stop` or `length`.
+    """
+    tokens: list[int] = []
+    while len(tokens) < max_tokens:
+        candidates, logits = baseline.propose()
+        rewards = np.zeros(len(candidates))
+        if rule.weight != 0:
+            heads = [[c] if c not in end_ids else [] for c in candidates]
+            tails = baseline.roll(candidates)
+            rewards = reward([tokens + h + t for h, t in zip(heads, tails, strict=True)])
+        point = float(rng.random()) if rule.temperature > 0 else 0.0
+        place = choose(logits, rewards, rule.weight, rule.standardise, rule.temperature, point)
+        if candidates[place] in end_ids:
+            return tokens, "stop"
+        tokens.append(candidates[place])
+        baseline.advance(candidates[place])
+    return tokens, "length"
+
+
+class CachedBaseline:
+    """A transformers model at a prefix whose keys and values are kept."""
+
+    def __init__(
+        self,
+        net: Any,  # noqa: ANN401 - transformers has no types
+        prompt: list[int],
+        width: int,
+        rollout: int,
+        end_ids: Collection[int],
+    ) -> None:
+        """Read the prompt.
+
+        Args:
+            net: a causal language model.
+            prompt: token ids.
+            width: candidates of a step.
+            rollout: tokens that are rolled out after a candidate.
+            end_ids: tokens that end a turn.
+        """
+        self._net = net
+        self._width = width
+        self._rollout = rollout
+        self._ends = end_ids
+        self._device = next(net.parameters()).device
+        self._cache: Any = None
+        self._read([prompt])
+
+    def _read(self, rows: list[list[int]]) -> None:
+        ids = torch.tensor(rows, dtype=torch.int64, device=self._device)
+        out = self._net(input_ids=ids, past_key_values=self._cache, use_cache=True)
+        self._cache = out.past_key_values
+        self._logits = out.logits[0, -1].double()
+
+    def propose(self) -> tuple[list[int], Floats]:
+        """The likeliest tokens and their logits; of equal ones the lowest id first."""
+        logits, order = torch.sort(self._logits, descending=True, stable=True)
+        width = min(self._width, len(order))
+        return order[:width].tolist(), logits[:width].cpu().numpy()
+
+    def roll(self, tokens: list[int]) -> list[list[int]]:
+        """Greedy continuations of all candidates, as one batch."""
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(len(tokens))
+        newest = torch.tensor(tokens, dtype=torch.int64, device=self._device)
+        over = [token in self._ends for token in tokens]
+        tails: list[list[int]] = [[] for _ in tokens]
+        for _ in range(self._rollout):
+            if all(over):
+                break
+            out = self._net(input_ids=newest[:, None], past_key_values=cache, use_cache=True)
+            newest = out.logits[:, -1].argmax(dim=-1)
+            for i, token in enumerate(newest.tolist()):
+                over[i] = over[i] or token in self._ends
+                if not over[i]:
+                    tails[i].append(token)
+        return tails
+
+    def advance(self, token: int) -> None:
+        """Read a token."""
+        self._read([[token]])
+
+
+class GuidedModel(ChatModel):
+    """A loaded model that decodes by reward.
+
+    Each row is computed alone, its candidates being its batch: no answer depends on other rows.
+    """
+
+    def __init__(self, config: Guided, reward: RewardFunction) -> None:
+        """Load the model.
+
+        Raises:
+            ConfigError: as `prefactory.engines.Transformers`.
+        """
+        base = config.base.resolved()
+        super().__init__(base, base.folder())
+        self.capabilities = frozenset({"generate"})
+        self._guided = config
+        self._reward = reward
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Decode each request, on the CPU several side by side."""
+        batch = list(requests)
+        rows = []
+        for place, request in enumerate(batch):
+            ids = self._prompt(request)
+            if isinstance(ids, Failure) or not ids:
+                empty = Failure("template", "the chat template makes no token of the messages")
+                done(place, ids if isinstance(ids, Failure) else empty)
+            else:
+                rows.append([_Row(place, ids)])
+
+        def work(part: list[_Row]) -> None:
+            if self._pool is not None:
+                torch.get_num_threads()  # sets a thread up at its first question; ours comes after
+                torch.set_num_threads(1)
+            for row in part:
+                done(row.place, self._answer(batch[row.place], row.ids))
+
+        self._each(work, rows)
+
+    def _answer(self, request: Request, ids: list[int]) -> Completion:
+        config, sampling = self._guided, request.sampling
+        conversation = list(request.conversation)
+
+        def reward(answers: list[list[int]]) -> Floats:
+            found = self._reward(conversation, [self._decode(a) for a in answers])
+            rewards = np.asarray(found, dtype=np.float64)
+            if rewards.shape != (len(answers),) or not np.isfinite(rewards).all():
+                raise DataError(
+                    f"the reward gave {rewards.tolist()} for {len(answers)} answers; it must give "
+                    "one finite number for each"
+                )
+            return rewards
+
+        room = self._limit - len(ids) - sampling.max_tokens
+        baseline = CachedBaseline(
+            self._model, ids, config.candidates, max(0, min(config.rollout, room)), self._end_ids
+        )
+        rule = Rule(config.weight, config.standardise, sampling.temperature)
+        rng = np.random.Generator(np.random.Philox(key=request.draw_seed))
+        tokens, reason = decode(baseline, reward, rule, self._end_ids, sampling.max_tokens, rng)
+        return Completion(self._decode(tokens), reason, len(ids), len(tokens))

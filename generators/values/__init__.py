@@ -1,0 +1,1 @@
+"""Dilemmas and stances over systems of values."""

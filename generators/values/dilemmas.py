@@ -1,0 +1,371 @@
+"""Value dilemmas: from values to rules, to scenes where two rules collide, to pairs."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import permutations
+from typing import Any, ClassVar, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from catalog.values import coverage, facts
+from generators.answers.step import Origin
+from generators.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    ask_all,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+    transcript,
+    write_all,
+)
+from generators.made_rows import ORIGINS, PARENT, children, said, sides, text_column
+from generators.new_prompts.rules import nearest_rouge_l, unwanted
+from generators.values.tasks import (
+    CHECK,
+    NEITHER,
+    OPTIONS,
+    RULE,
+    SCENE,
+    TEMPLATES,
+    Dilemma,
+    Rule,
+    lettered,
+    read_rule,
+)
+from generators.values.values import Ranked, least_covered, ranked
+from prefactory.context import Context
+from prefactory.engines.configs import AnyEngine
+from prefactory.errors import DataError
+from prefactory.identity import fingerprint
+from prefactory.prompts import Prompted
+from prefactory.step import Asks, Generated, Generator, Scope, State
+from prefactory.tables import Shape
+
+
+class Dilemmas(Prompted, Asking, Generator):
+    """Make pairs whose two answers argue from two values, the one declared first being chosen.
+
+    After CVC: for each row, whose prompt is a situation, two values are drawn, least covered first;
+    a model writes a rule of conduct for each (a judgement and an act), scenes in which both rules
+    apply and only one can be kept, three options (one of them beside the point), and one full
+    answer from each rule. Which answer is chosen follows from `priority` alone, never from the
+    model that writes: `label_source` is `rule`.
+
+    CVC pairs rules that are alike and contradict each other by an NLI model, which favours one act
+    judged twice over two values in conflict. Here two different values meet in one situation, and
+    a model confirms that both rules apply. Options are put in order by (recipe seed, step, id), and
+    `option_map` tells which value each letter keeps. Texts and numbers are ours.
+
+    New columns: `source_prompt_id`, `value_system`, `value_ids` (List[String], chosen first),
+    `chosen_value`, `rejected_value`, `rule_ids` (List[String]), `chosen_rule`, `rejected_rule`,
+    `scenario`, `options` and `option_map` (structs of A, B, C; `neither` keeps no rule), and the
+    sides' origins. The prompt is scene and question. What values were drawn stands in the report
+    under "Learned from the data"; remove near copies of scenes with `filters.NearDuplicates` or
+    `filters.SemanticDuplicates`.
+
+    Reasons, for rows without a dilemma, that of the first: `no_situation`, `same_act` (both rules
+    judge one act), `names_value` (scene or question names a value by its label), `same_scene`,
+    `no_conflict`, `same_text`, `truncated`, and those of the engines.
+
+    Attributes:
+        writer: writes rules and scenes.
+        priority: nodes of the value system, the most important first; a leaf has the place of the
+            nearest node above it that is named, and leaves without a place are not drawn.
+        values: name of the value system, or a YAML file of your own.
+        sensitive: use a value system that is marked as sensitive.
+        opposed: let only values meet that the system calls opposed.
+        dilemmas: scenes per row (CVC: at least five per pair of rules).
+        answerer: writes the answers; null takes the writer.
+        judge: confirms that both rules apply; null takes the writer.
+        confirm: whether anybody is asked that.
+        rule_words: of a rule, at most.
+        answer_words: that an answer is told to have.
+        answer_tokens: of an answer, at most.
+        max_similarity: greatest ROUGE-L F1 of two scenes of one row.
+        origin: of the answers.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
+    scope: ClassVar[Scope] = "dataset"
+    parents: ClassVar[tuple[str, ...]] = (PARENT,)
+    new_prompts: ClassVar[bool] = True
+    templates: ClassVar = TEMPLATES
+
+    writer: AnyEngine
+    priority: tuple[str, ...] = Field(min_length=2)
+    values: str = Field(default="schwartz10", min_length=1)
+    sensitive: bool = False
+    opposed: bool = False
+    dilemmas: int = Field(default=5, ge=1, le=100)
+    answerer: AnyEngine | None = None
+    judge: AnyEngine | None = None
+    confirm: bool = True
+    rule_words: int = Field(default=25, ge=5)
+    answer_words: int = Field(default=120, ge=10)
+    answer_tokens: int = Field(default=512, ge=1)
+    max_similarity: float = Field(default=0.7, gt=0, le=1)
+    origin: Origin = "open_model"
+    temperature: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _validate_values(self) -> Self:
+        system = self._ranked().system
+        if system.sensitive and not self.sensitive:
+            raise ValueError(f"values: {system.system} is sensitive ({system.note}); allow it")
+        if self.judge is not None and not self.confirm:
+            raise ValueError("judge: nobody is asked with `confirm: false`")
+        return self
+
+    def _ranked(self) -> Ranked:
+        return ranked(self.values, self.priority, self.opposed)
+
+    def identity(self) -> dict[str, Any]:
+        """Fields, and what stands in the value system."""
+        used = self._ranked().system.model_dump(mode="json")
+        return {**super().identity(), "system": used}
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """PAIRS."""
+        return Shape.PAIRS
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Values, rules, and the options."""
+        text, texts = pl.String(), pl.List(pl.String)
+        names = ("chosen_value", "rejected_value", "chosen_rule", "rejected_rule", "scenario")
+        return {
+            PARENT: text,
+            "value_system": text,
+            "value_ids": texts,
+            **dict.fromkeys(names, text),
+            "rule_ids": texts,
+            "options": OPTIONS,
+            "option_map": OPTIONS,
+            **ORIGINS,
+        }
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """Two rules a row; a scene, a check and two answers per dilemma."""
+        scenes = rows * self.dilemmas
+        found = [Asks(self.writer, 2 * rows + scenes, QUESTION_TOKENS, FORM_TOKENS)]
+        if self.confirm:
+            judge = self.judge or self.writer
+            found.append(Asks(judge, scenes, QUESTION_TOKENS, FORM_TOKENS))
+        answerer = self.answerer or self.writer
+        return [*found, Asks(answerer, 2 * scenes, QUESTION_TOKENS, self.answer_tokens)]
+
+    def grows(self, rows: int, prompts: int) -> tuple[int, int]:
+        """A pair per dilemma."""
+        return rows * self.dilemmas, rows * self.dilemmas
+
+    def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Reduce a shard to the ids of its situations."""
+        return table.select("prompt_id")
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """Give every situation its two values.
+
+        Returns:
+            State with the table `pairs`: `prompt_id`, `first` and `second` (numbers of leaves);
+            its `info` has the coverage of what was drawn, and the declared order.
+        """
+        found = self._ranked()
+        order = ctx.uniform(parts["prompt_id"], "order").arg_sort()
+        ids = parts["prompt_id"].gather(order)
+        drawn = least_covered(ids.len(), found.partners, ctx.rng("values"))
+        names = pl.Series([found.system.value_id(n.id) for n in found.leaves], dtype=pl.String)
+        pairs = pl.DataFrame({"prompt_id": ids, "first": drawn[:, 0], "second": drawn[:, 1]})
+        both = pairs.select(
+            pl.concat_list(
+                names.gather(pairs["first"]).alias("a"), names.gather(pairs["second"]).alias("b")
+            )
+        ).to_series()
+        info = {
+            "value_system": found.system.system,
+            "priority": list(self.priority),
+            "situations": ids.len(),
+            "coverage_of_draws": facts(coverage(both, found.system)),
+        }
+        return State({"pairs": pairs.sort("prompt_id")}, info)
+
+    def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
+        """Make the dilemmas of a table's situations.
+
+        Args:
+            table: PROMPTS.
+            ctx: holds the values; opens the models; draws by prompt id.
+
+        Returns:
+            PAIRS in canonical order, and the situations without a dilemma.
+        """
+        if ctx.state is None:
+            raise DataError("generators.Dilemmas runs after its fit; there is no state")
+        rules = self._rules(table, ctx.state.tables["pairs"], ctx)
+        tasks = []
+        for row, pair in enumerate(zip(rules[::2], rules[1::2], strict=True)):
+            for number in range(self.dilemmas):
+                task = Dilemma(row, f"{table['prompt_id'][row]}/{number}", number=number)
+                task.rules = pair
+                task.agree()
+                tasks.append(task)
+        keys = pl.Series([t.key for t in tasks], dtype=pl.String)
+        ways = list(permutations(range(3)))
+        lots = zip(ctx.uniform(keys, "options"), ctx.uniform(keys, "turned"), strict=True)
+        for task, (lot, side) in zip(tasks, lots, strict=True):
+            task.order, task.turned = ways[int(lot * len(ways))], side < 0.5
+        self._scenes(tasks, ctx)
+        if self.confirm:
+            self._checks(tasks, ctx)
+        self._answers(tasks, ctx)
+        return Generated(
+            self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
+        )
+
+    def _rules(self, table: pl.DataFrame, pairs: pl.DataFrame, ctx: Context) -> list[Rule]:
+        """Two rules per row, that of the chosen value first."""
+        found = self._ranked()
+        drawn = table.select("prompt_id", "prompt").join(
+            pairs, on="prompt_id", how="left", maintain_order="left"
+        )
+        rules = []
+        for row, (key, prompt, first, second) in enumerate(drawn.iter_rows()):
+            situation = transcript(prompt).strip()
+            for value in found.chosen_first((first, second)):
+                rule = Rule(row, f"{key}/{value.id}", situation=situation, value=value)
+                if not situation:
+                    rule.fail("no_situation", "the prompt has no text")
+                rules.append(rule)
+
+        def question(rule: Rule) -> str:
+            node = rule.value
+            assert node is not None  # noqa: S101 - set above
+            value = {
+                "label": node.label,
+                "definition": node.definition.rstrip("."),
+                "above": found.above(node),
+            }
+            mark = fence(rule.situation)
+            return self.render(
+                "rule", value=value, situation=rule.situation, words=self.rule_words, mark=mark
+            )
+
+        def take(rule: Rule, parsed: tuple[str, str]) -> None:
+            rule.text, rule.act = parsed
+
+        ask_all(
+            ctx,
+            self.writer,
+            rules,
+            "rule",
+            self.sampling(ctx, RULE),
+            partial(read_rule, most=self.rule_words),
+            question,
+            take,
+            self.attempts,
+        )
+        return rules
+
+    def _scenes(self, tasks: list[Dilemma], ctx: Context) -> None:
+        def question(task: Dilemma) -> str:
+            first, second = task.shown
+            return self.render(
+                "dilemma",
+                first=first,
+                second=second,
+                situation=task.rules[0].situation,
+                number=task.number + 1,
+                count=self.dilemmas,
+                mark=fence(first, second, task.rules[0].situation),
+            )
+
+        def take(task: Dilemma, found: dict[str, Any]) -> None:
+            task.scene, task.question = found["scene"], found["question"]
+            keeps = [found["keeps_first"], found["keeps_second"]]
+            one, other = reversed(keeps) if task.turned else keeps
+            task.options = (one, other, found[NEITHER])
+            labels = [r.value.label for r in task.rules if r.value is not None]
+            if (label := unwanted(task.asked, labels)) is not None:
+                task.fail("names_value", f"it says {label!r}")
+
+        self.ask_form(ctx, self.writer, tasks, "scene", SCENE, question, take)
+        told: dict[int, list[str]] = {}
+        for task in open_tasks(tasks):
+            before = told.setdefault(task.row, [])
+            if (likeness := nearest_rouge_l(task.scene, before)) > self.max_similarity:
+                task.fail("same_scene", f"ROUGE-L {likeness:.3f} with another of its row")
+            else:
+                before.append(task.scene)
+
+    def _checks(self, tasks: list[Dilemma], ctx: Context) -> None:
+        def question(task: Dilemma) -> str:
+            first, second = task.shown
+            mark = fence(first, second, task.asked)
+            return self.render("check", first=first, second=second, scene=task.asked, mark=mark)
+
+        def take(task: Dilemma, found: dict[str, Any]) -> None:
+            if not (found["first_applies"] and found["second_applies"]):
+                task.fail("no_conflict", "a rule does not apply")
+            elif found["both_can_be_kept"]:
+                task.fail("no_conflict", "both rules can be kept")
+
+        judge = self.judge or self.writer
+        self.ask_form(ctx, judge, tasks, "check", CHECK, question, take, temperature=0.0)
+
+    def _answers(self, tasks: list[Dilemma], ctx: Context) -> None:
+        sampling = self.sampling(ctx).model_copy(update={"max_tokens": self.answer_tokens})
+        for side in (0, 1):
+
+            def question(task: Dilemma, side: int = side) -> str:
+                return self.render(
+                    "answer",
+                    scene=task.scene,
+                    question=task.question,
+                    option=task.options[side],
+                    rule=task.rules[side].text,
+                    words=self.answer_words,
+                    mark=fence(task.asked),
+                )
+
+            def take(task: Dilemma, text: str) -> None:
+                if text in task.answers:
+                    task.fail("same_text", "both answers say the same")
+                task.answers.append(text)
+
+            answerer = self.answerer or self.writer
+            write_all(ctx, answerer, tasks, f"answer {side}", sampling, question, take)
+
+    def _rows(self, table: pl.DataFrame, fine: list[Dilemma]) -> pl.DataFrame:
+        system = self._ranked().system
+        ids = [
+            tuple(system.value_id(r.value.id) for r in t.rules if r.value is not None) for t in fine
+        ]
+        name = (self.answerer or self.writer).model
+        new = {
+            "prompt": said([t.asked for t in fine], "user"),
+            "value_system": text_column([system.system] * len(fine)),
+            "value_ids": (pl.List(pl.String), [list(pair) for pair in ids]),
+            "rule_ids": (
+                pl.List(pl.String),
+                [[fingerprint(["rule", text]) for text in t.rule_texts] for t in fine],
+            ),
+            "scenario": text_column([t.scene for t in fine]),
+            "options": (OPTIONS, [lettered(t.options, t.order) for t in fine]),
+            "option_map": (
+                OPTIONS,
+                [lettered((*pair, NEITHER), t.order) for pair, t in zip(ids, fine, strict=True)],
+            ),
+            **sides(
+                [(t.answers[0], t.answers[1]) for t in fine],
+                (name, name),
+                (self.origin, self.origin),
+                "rule",
+            ),
+        }
+        for i, side in enumerate(("chosen", "rejected")):
+            new[f"{side}_value"] = text_column([pair[i] for pair in ids])
+            new[f"{side}_rule"] = text_column([t.rule_texts[i] for t in fine])
+        return children(table, [t.row for t in fine], new, Shape.PAIRS, PARENT)

@@ -1,0 +1,1 @@
+"""What many annotators said, as one label, groups or ideal points."""

@@ -1,0 +1,261 @@
+"""PAL-A: rewards of users whose ideal points are mixtures of a few prototypes.
+
+Source: "PAL: Pluralistic Alignment Framework" (arXiv:2406.08469). User u's ideal point is
+a_u = sum_k w_uk P_k with w_u = softmax(W_u); an answer x is the better the nearer f(x) is to it.
+Label y is +1 where the right answer was preferred and -1 where the left one was; the loss is the
+hinge max(0, 1 - y (|f(left) - a_u| - |f(right) - a_u|)).
+
+Ours: f is a learned scale (or a linear map) of frozen embeddings, where the paper trains an MLP or
+a language model; all pairs are one batch; of several starts the one of least loss is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from labelers.combine.scoring import Floats, Ints
+from prefactory.errors import DataError
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class PALModel:
+    """Users, prototypes and the map of a fit.
+
+    Attributes:
+        users: U distinct user ids, sorted.
+        logits: W, Float64[U, k].
+        prototypes: P, Float64[k, r], in the space of f.
+        projection: f(x) = x @ projection, Float64[d, r].
+        loss: mean hinge on the pairs of the fit.
+    """
+
+    users: tuple[str, ...]
+    logits: Floats
+    prototypes: Floats
+    projection: Floats
+    loss: float
+
+    @property
+    def user_weights(self) -> Floats:
+        """Share of each prototype in each user's ideal point, Float64[U, k]; rows sum to 1."""
+        result: Floats = softmax(self.logits, axis=1)
+        return result
+
+    def rewards(self, vectors: Floats, weights: Floats, prompts: Floats | None = None) -> Floats:
+        """Reward of each answer for its own mixture of prototypes.
+
+        A row's result is made of that row alone, so that tables of any size give the same bits.
+
+        Args:
+            vectors: of the answers, [n, d].
+            weights: shares, [n, k] (one prototype alone: 1 and zeros).
+            prompts: not used.
+
+        Returns:
+            Float64[n], at most 0.
+        """
+        gap = rowwise(vectors, self.projection) - rowwise(weights, self.prototypes)
+        result: Floats = -np.sqrt((gap**2).sum(axis=1))
+        return result
+
+    def weights_of(self, user: str | None) -> Floats:
+        """Weights of one user, Float64[k]; of the mean of W for a user who was never seen."""
+        if user is not None and user in self.users:
+            logits = self.logits[self.users.index(user)]
+        else:
+            logits = self.logits.mean(axis=0)
+        result: Floats = softmax(logits)
+        return result
+
+    def reward(self, user: str | None, vectors: NDArray[np.floating]) -> Floats:
+        """Minus the distance of answers to a user's ideal point (higher is better).
+
+        Args:
+            user: id; None or an unseen one is the mean user.
+            vectors: of the answers, [n, d].
+
+        Returns:
+            Float64[n], at most 0.
+        """
+        ideal = self.weights_of(user) @ self.prototypes
+        gap = vectors.astype(np.float64) @ self.projection - ideal
+        result: Floats = -np.sqrt((gap**2).sum(axis=1))
+        return result
+
+
+def rowwise(rows: NDArray[np.floating], matrix: Floats) -> Floats:
+    """`rows @ matrix`, [n, d] and [d, r] -> Float64[n, r], each row from itself alone (no BLAS)."""
+    rows = np.ascontiguousarray(rows, dtype=np.float64)
+    if len(matrix) == matrix.shape[1] and (matrix == matrix[0, 0] * np.eye(len(matrix))).all():
+        scaled: Floats = rows * matrix[0, 0]
+        return scaled
+    columns = [(rows * np.ascontiguousarray(column)).sum(axis=1) for column in matrix.T]
+    return np.stack(columns, axis=1)
+
+
+def fit_pal(
+    users: Sequence[str],
+    left: NDArray[np.floating],
+    right: NDArray[np.floating],
+    y: Ints,
+    prototypes: int = 2,
+    linear: bool = False,
+    steps: int = 400,
+    starts: int = 4,
+    seed: int = 0,
+) -> PALModel:
+    """Fit PAL-A by Adam in float64 (arXiv:2406.08469).
+
+    The starts are drawn from `seed`; the order of the pairs changes the result by rounding only.
+
+    Args:
+        users: id of the annotator of each of n pairs.
+        left: vectors of the left answers, [n, d].
+        right: vectors of the right answers, [n, d].
+        y: +1 right preferred, -1 left preferred, Int64[n].
+        prototypes: k > 0. More than there are groups only splits a group.
+        linear: learn a linear map of the vectors instead of one scale.
+        steps: of Adam, for each start.
+        starts: how many starts.
+        seed: of the starts.
+
+    Raises:
+        DataError: shapes that do not fit, no pair, or a label that is neither +1 nor -1.
+    """
+    checked(users, left, right, y)
+    names, who = numbered(users)
+    sides = torch.tensor(np.stack([left, right]), dtype=torch.float64)
+    sign = torch.tensor(np.asarray(y), dtype=torch.float64)
+    rng = np.random.default_rng(seed)
+    sizes = (len(names), prototypes, linear, steps)
+    with one_thread():
+        fits = [_fit_once(who, sides, sign, sizes, rng) for _ in range(starts)]
+    loss, logits, points, projection = min(fits, key=lambda fit: fit[0])
+    return PALModel(names, logits, points, projection, loss)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread, so that bits do not depend on the cores.
+
+    Limits from outside do not reach the BLAS inside torch once somebody has set torch's threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def checked(
+    users: Sequence[str], left: NDArray[np.floating], right: NDArray[np.floating], y: Ints
+) -> None:
+    """Refuse pairs that do not fit together (the arguments of `fit_pal`).
+
+    Raises:
+        DataError: shapes that do not fit, no pair, or a label that is neither +1 nor -1.
+    """
+    n = len(users)
+    if not n or not (len(left) == len(right) == len(y) == n) or left.shape != right.shape:
+        raise DataError(f"{n} users, {left.shape} and {right.shape} vectors, {len(y)} labels")
+    if not np.isin(y, (-1, 1)).all():
+        raise DataError("labels are +1 (right preferred) or -1 (left preferred)")
+
+
+def numbered(users: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Distinct users, sorted, and the number of each pair's user."""
+    names, who = np.unique(np.asarray(users, dtype=object), return_inverse=True)
+    return tuple(names.tolist()), torch.tensor(who)
+
+
+def fit_user(
+    model: PALModel,
+    left: NDArray[np.floating],
+    right: NDArray[np.floating],
+    y: Ints,
+    steps: int = 200,
+) -> Floats:
+    """Weights of a new user, Float64[k], with prototypes and map as they are.
+
+    Args:
+        model: the fit.
+        left: vectors of the left answers, [n, d].
+        right: vectors of the right answers, [n, d].
+        y: +1 right preferred, -1 left preferred, Int64[n].
+        steps: of Adam.
+    """
+    logits = torch.tensor(model.logits.mean(axis=0)[None], requires_grad=True)
+    points, projection = torch.tensor(model.prototypes), torch.tensor(model.projection)
+    sides = torch.tensor(np.stack([left, right]), dtype=torch.float64) @ projection
+    who, sign = torch.zeros(len(y), dtype=torch.int64), torch.tensor(np.asarray(y))
+    descend(
+        [{"params": [logits], "lr": 0.05}], steps, lambda: _hinge(sides, logits, points, who, sign)
+    )
+    result: Floats = softmax(logits.detach().numpy()[0])
+    return result
+
+
+def _fit_once(
+    who: torch.Tensor,
+    sides: torch.Tensor,
+    sign: torch.Tensor,
+    sizes: tuple[int, int, bool, int],
+    rng: np.random.Generator,
+) -> tuple[float, Floats, Floats, Floats]:
+    """One start: loss, logits, prototypes and projection."""
+    users, k, linear, steps = sizes
+    d = sides.shape[2]
+    unit = float(sides.std()) or 1.0
+    middle = sides.mean(dim=(0, 1)) / unit
+    points = (middle + torch.tensor(rng.standard_normal((k, d)))).requires_grad_()
+    logits = torch.tensor(0.1 * rng.standard_normal((users, k))).requires_grad_()
+    scale = torch.tensor(-np.log(unit)).requires_grad_()
+    matrix = torch.eye(d, dtype=torch.float64).requires_grad_(linear)
+    groups = [
+        {"params": [logits], "lr": 0.05},
+        {"params": [points, scale], "lr": 0.02},
+        {"params": [matrix] if linear else [], "lr": 0.005},
+    ]
+
+    def loss() -> torch.Tensor:
+        return _hinge(sides @ (matrix * scale.exp()), logits, points, who, sign)
+
+    descend([g for g in groups if g["params"]], steps, loss)
+    with torch.no_grad():
+        projection = (matrix * scale.exp()).numpy()
+        return float(loss()), logits.numpy(), points.numpy(), projection
+
+
+def _hinge(
+    sides: torch.Tensor,
+    logits: torch.Tensor,
+    points: torch.Tensor,
+    who: torch.Tensor,
+    sign: torch.Tensor,
+) -> torch.Tensor:
+    """Mean hinge of mapped sides [2, n, r] with ideal points of users who [n]."""
+    ideal = (logits.softmax(dim=1) @ points)[who]
+    far = ((sides - ideal) ** 2).sum(dim=2).clamp_min(_TINY).sqrt()
+    return (1 - sign * (far[0] - far[1])).clamp_min(0).mean()
+
+
+def descend(groups: list[dict[str, Any]], steps: int, loss: Callable[[], torch.Tensor]) -> None:
+    """Adam (with the groups' weight decay) with a rate that falls to 0 along a cosine."""
+    adam = torch.optim.AdamW(groups, weight_decay=0.0)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    for _ in range(steps):
+        adam.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        falling.step()

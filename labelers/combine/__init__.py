@@ -1,0 +1,1 @@
+"""Several objectives into one score: scales, weights, palettes."""

@@ -1,0 +1,205 @@
+"""Directional correction of a score: a bias direction of embeddings taken out."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from threadpoolctl import threadpool_limits
+
+from labelers.combine.scoring import Floats, Ints
+from labelers.heads import directional, ridge
+from prefactory.context import Context
+from prefactory.engines.encoder import Encoder
+from prefactory.errors import ConfigError, DataError
+from prefactory.step import Labeler, Scope, State
+from prefactory.tables import SCORE, Shape, last_user_text, text_of
+
+Name = Annotated[str, Field(min_length=1)]
+_OWN = {"debias": {"objective", "nuisance", "alpha"}, "d2align": {"policy", "omega", "penalty"}}
+_CHUNK = 4096
+
+
+class DirectionalCorrection(Labeler):
+    """Add `score_<name>`, an embedding's reward that no longer follows one direction.
+
+    - `debias`: an objective less what a nuisance, such as length, moves in it. With h the embedding
+      of the answer, b the unit direction along which h moves with the nuisance within prompts, and
+      w the ridge head of the objective on h, the score is `objective - (w'b) (b'(h - mean h))`: of
+      a reward that is linear in h, the reward of h without its part along b. This is our analogue
+      of D2-Align for heads on hidden states: directional debiasing, not D2-Align. It takes out what
+      is linear; check it on pairs that differ in the nuisance alone.
+    - `d2align`: the cosine of query and answer under a guided query (D2-Align, arXiv:2512.24146,
+      stage 1). The direction is the one of the largest mean guided reward over the answers of
+      `policy`: where it drifts to. For encoders whose cosine is itself the reward.
+
+    Range: of the objective; `d2align` -1 to 1. Direction: that of the objective; higher is better.
+    Null where the objective is not scored. `info` has the norm and use of the direction: for
+    `debias` `answers`, `slope` (w'b), `correlation` of score and nuisance within prompts `before`
+    and `after`; for `d2align` `answers`, `norm`, mean `reward` before and after.
+
+    Attributes:
+        name: of the new objective.
+        method: see above.
+        objective: for `debias`: the score to correct.
+        nuisance: for `debias`: the objective to take out (of `labelers.TextStatistics` or
+            `labelers.R3`, say).
+        alpha: for `debias`: ridge penalty of the head, on standardised embeddings.
+        policy: for `d2align`: model whose answers are the policy's; null: all answers.
+        omega: for `d2align`: how far beyond the direction, the paper's 1.5.
+        penalty: for `d2align`: on the squared direction (ours).
+        encoder: of the embeddings.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
+    scope: ClassVar[Scope] = "dataset"
+
+    name: Name
+    method: Literal["debias", "d2align"] = "debias"
+    objective: Name | None = None
+    nuisance: Name | None = None
+    alpha: float = Field(default=1.0, gt=0)
+    policy: Name | None = None
+    omega: float = directional.OMEGA
+    penalty: float = Field(default=1e-3, ge=0)
+    encoder: Encoder = Encoder()
+
+    @model_validator(mode="after")
+    def _validate_method(self) -> Self:
+        strange = set.union(*_OWN.values()) - _OWN[self.method]
+        for field in sorted(strange):
+            if getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"{field} is not for {self.method}")
+        if self.method == "debias" and (self.objective is None or self.nuisance is None):
+            raise ValueError("debias needs the objective to correct and the nuisance to take out")
+        if self.name in (self.objective, self.nuisance):
+            raise ValueError(f"name: {self.name!r} is there already")
+        return self
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The scores of objective and nuisance (Float64), for `debias`."""
+        names = [o for o in (self.objective, self.nuisance) if o is not None]
+        return {f"{SCORE}{o}": pl.Float64() for o in names}
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """`score_<name>` (Float64)."""
+        return {f"{SCORE}{self.name}": pl.Float64()}
+
+    def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Reduce a shard to `response_id`, `prompt_id`, `model`, scores and float32 vectors."""
+        answer, query = self._vectors(table, ctx)
+        vectors = [("answer", answer)] + ([("query", query)] if self.method == "d2align" else [])
+        columns = [pl.Series(n, v, pl.Array(pl.Float32, v.shape[1])) for n, v in vectors]
+        columns_of = [pl.col(c) for c in self.needs(Shape.RESPONSES)]
+        scores = [pl.when(c.is_finite()).then(c) for c in columns_of]
+        return table.select("response_id", "prompt_id", "model", *scores).hstack(columns)
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """Learn the direction.
+
+        Returns:
+            State with the table `direction` (`direction`, `mean`: Float64[d]) and the info that the
+            class names; of `debias` `slope` too.
+
+        Raises:
+            DataError: there is no answer to learn from.
+        """
+        rows = parts.sort("prompt_id", "response_id").unique(
+            "response_id", keep="first", maintain_order=True
+        )
+        with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
+            return self._fit_debias(rows) if self.method == "debias" else self._fit_d2align(rows)
+
+    def _fit_debias(self, rows: pl.DataFrame) -> State:
+        scores = list(self.needs(Shape.RESPONSES))
+        rows = rows.drop_nulls(scores)
+        if not rows.height:
+            raise DataError(
+                f"labelers.DirectionalCorrection: no answer has both {self.objective!r} and "
+                f"{self.nuisance!r}"
+            )
+        hidden = rows["answer"].to_numpy()
+        target, nuisance = (rows[c].to_numpy() for c in scores)
+        groups = rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy()
+        b = directional.bias_direction(hidden, nuisance, groups)
+        stats = ridge.moments(hidden, target[:, None])
+        weights = ridge.solve(stats, np.array([self.alpha])).weights[0, :, 0]
+        slope = float((weights * b).sum())
+        mean = hidden.mean(axis=0, dtype=np.float64)
+        after = target - slope * _along(hidden, b, mean)
+        info = {
+            "answers": rows.height,
+            "slope": slope,
+            "before": _within(target, nuisance, groups),
+            "after": _within(after, nuisance, groups),
+        }
+        return State({"direction": pl.DataFrame({"direction": b, "mean": mean})}, info)
+
+    def _fit_d2align(self, rows: pl.DataFrame) -> State:
+        own = rows if self.policy is None else rows.filter(pl.col("model") == self.policy)
+        if not own.height:
+            raise DataError(f"labelers.DirectionalCorrection: no answer is of {self.policy!r}")
+        queries, answers = own["query"].to_numpy(), own["answer"].to_numpy()
+        b = directional.learn_direction(queries, answers, self.omega, self.penalty)
+        reward = {
+            key: float(directional.guided_reward(queries, answers, by, self.omega).mean())
+            for key, by in (("before", np.zeros_like(b)), ("after", b))
+        }
+        info: dict[str, Any] = {
+            "answers": own.height,
+            "norm": math.sqrt(float((b**2).sum())),
+            "reward": reward,
+        }
+        mean = pl.Series("mean", np.zeros_like(b))
+        return State({"direction": pl.DataFrame({"direction": b}).with_columns(mean)}, info)
+
+    def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Correct the score of every answer of RESPONSES."""
+        if ctx.state is None:
+            raise ConfigError("labelers.DirectionalCorrection scores rows only after fit")
+        learned = ctx.state.tables["direction"]
+        b, mean = learned["direction"].to_numpy(), learned["mean"].to_numpy()
+        answer, query = self._vectors(table, ctx)
+        if self.method == "d2align":
+            score = directional.guided_reward(query, answer, b, self.omega)
+        else:
+            raw = pl.col(f"{SCORE}{self.objective}")
+            target = table.select(score=pl.when(raw.is_finite()).then(raw).otherwise(math.nan))
+            score = target["score"].to_numpy() - ctx.state.info["slope"] * _along(answer, b, mean)
+        return pl.DataFrame({f"{SCORE}{self.name}": score}).fill_nan(None)
+
+    def _vectors(
+        self, table: pl.DataFrame, ctx: Context
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embeddings of answers and (for `d2align`; else empty) of queries, Float32[n, d]."""
+        if ctx.embed is None:
+            raise ConfigError("labelers.DirectionalCorrection needs an encoder; this run has none")
+        answer = text_of(pl.col("response")).fill_null("")
+        texts = table.select(answer=answer, query=last_user_text(pl.col("prompt")))
+        found = ctx.embed(self.encoder, texts["answer"])
+        if self.method == "debias":
+            return found, np.zeros((0, 0), np.float32)
+        return found, ctx.embed(self.encoder, texts["query"])
+
+
+def _along(vectors: NDArray[np.float32], b: Floats, mean: Floats) -> Floats:
+    """b'(h - mean) of rows, Float64[n], each from its own row alone."""
+    out = np.empty(len(vectors))
+    for start in range(0, len(vectors), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        out[rows] = ((vectors[rows] - mean) * b).sum(axis=1)
+    return out
+
+
+def _within(scores: Floats, nuisance: Floats, groups: Ints) -> float | None:
+    """Correlation of two columns after each prompt's means are taken off; null without spread."""
+    both = np.column_stack([scores, nuisance])
+    counts = np.bincount(groups)
+    sums = np.stack([np.bincount(groups, column) for column in both.T], axis=1)
+    x, y = (both - (sums / counts[:, None])[groups]).T
+    spread = float((x**2).sum()) * float((y**2).sum())
+    return float((x * y).sum()) / math.sqrt(spread) if spread > 0 else None

@@ -1,0 +1,157 @@
+"""Pairs that exist already, judged again: does a judge who sees both orders prefer the chosen?"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import polars as pl
+
+from labelers.judges import questions as about
+from labelers.judges.poll import Judging
+from labelers.judges.votes import TIE, nested, outcomes
+from prefactory.context import Context
+from prefactory.errors import DataError
+from prefactory.measures.judge_report import judge_report
+from prefactory.step import Asks, Labeler, Scope, State
+from prefactory.tables import Shape
+
+LOW, HIGH = (
+    pl.min_horizontal("chosen_id", "rejected_id"),
+    pl.max_horizontal("chosen_id", "rejected_id"),
+)
+"""Ids of a pair's answers in the order in which votes number them."""
+
+
+class JudgePairs(Judging, Labeler):
+    """Let one or several judges compare the two answers of each pair, in both orders.
+
+    The judges know neither label nor origin; see `labelers.Judge` for how votes are taken and
+    counted. The same two answers of a prompt are asked about once, however often they are paired.
+    `labelers.Relabel` drops or turns the pairs that the judges contradict.
+
+    New columns, prefixed by `name`:
+
+    - `prefers` (String): `chosen`, `rejected`, `tie`, or null if the votes decide nothing.
+    - `reason` (String): why `prefers` is null: `same_text` (nothing to compare; not asked),
+      `abstained`, `no_valid_vote`, or the engine's failure if every vote failed so.
+    - `agreement` (Float64): share of the valid votes, by weight, for what has most of them; null
+      without any.
+    - `question`, `answers`, `asked`, `valid`, `votes`: as in `labelers.Judge`; `answers` is 2.
+
+    Statistics over all pairs (`prefactory.measures.judge_report`: place bias, self-consistency,
+    agreement of the judges and with the label) are in the manifest and the report, whatever later
+    steps drop. For all of them to count every order, set `early_stop: false` (with one judge and
+    `rounds: 1` it changes nothing).
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
+    scope: ClassVar[Scope] = "dataset"
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Verdict, reason and votes."""
+        names = {f"{self.name}_prefers": pl.String(), f"{self.name}_reason": pl.String()}
+        return {**names, **about.columns(self.name)}
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """Both orders of every pair before every judge."""
+        return self.asks_for(rows, 2)
+
+    def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Ask the judges about a shard of PAIRS: `pair_id`, `prompt_id` and the new columns."""
+        return table.select("pair_id", "prompt_id").hstack(self._judged(table, ctx))
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """Keep the judgements, and compute their statistics over all pairs.
+
+        Returns:
+            State with the table `judged` (the rows of `fit_shard`), and as `info` the judges'
+            `models`, the `name` of the columns, and what `prefactory.measures.judge_report` says
+            of them.
+        """
+        info: dict[str, Any] = {"models": [judge.model for judge in self.judges], "name": self.name}
+        info |= judge_report(parts, self.name)
+        self.warn_of_bias(info)
+        return State({"judged": parts}, info)
+
+    def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Give the pairs of a table their judgements.
+
+        Args:
+            table: PAIRS.
+            ctx: holds the judgements.
+
+        Returns:
+            The columns of `adds`, same height and order.
+        """
+        if ctx.state is None:
+            raise DataError("labelers.JudgePairs runs after its fit; there is no state")
+        judged = ctx.state.tables["judged"].select("pair_id", *self.adds(Shape.PAIRS))
+        ids = table.select("pair_id")
+        found = ids.join(judged, on="pair_id", how="left", maintain_order="left")
+        return found.drop("pair_id")
+
+    def _judged(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """The columns of `adds` for a table, asked for now."""
+        asked = table.select(
+            "prompt_id",
+            "prompt",
+            "chosen_id",
+            "rejected_id",
+            low=LOW,
+            high=HIGH,
+            same=about.folded(pl.col("chosen")) == about.folded(pl.col("rejected")),
+            texts=pl.when(pl.col("chosen_id") <= pl.col("rejected_id"))
+            .then(pl.concat_list(pl.struct(m="chosen"), pl.struct(m="rejected")))
+            .otherwise(pl.concat_list(pl.struct(m="rejected"), pl.struct(m="chosen"))),
+        )
+        names = about.pair_question(asked["prompt_id"], asked["low"], asked["high"])
+        asked = asked.with_columns(names)
+        questions = (
+            asked.filter(~pl.col("same"))
+            .unique("question", keep="first", maintain_order=True)
+            .sort("question")
+            .select(
+                "question",
+                "prompt",
+                ids=pl.concat_list("low", "high"),
+                texts=pl.col("texts").list.eval(pl.element().struct.field("m")),
+            )
+        )
+        votes = self.poll(questions, ctx)
+        facts = questions.select("question", planned=self.planned(pl.lit(2)))
+        decided = outcomes(votes, facts, self.rules()).join(
+            nested(votes), on="question", how="left"
+        )
+        found = asked.join(decided, on="question", how="left", maintain_order="left")
+        return self._columns(found)
+
+    def _columns(self, found: pl.DataFrame) -> pl.DataFrame:
+        """The new columns from questions joined with their outcomes."""
+        winner = pl.col("winner")
+        winner_id = pl.when(winner == 0).then("low").when(winner == 1).then("high")
+        prefers = (
+            pl.when(winner == TIE)
+            .then(pl.lit("tie"))
+            .when(winner_id == pl.col("chosen_id"))
+            .then(pl.lit("chosen"))
+            .when(winner_id == pl.col("rejected_id"))
+            .then(pl.lit("rejected"))
+        )
+        reason = (
+            pl.when("same").then(pl.lit("same_text")).when(winner.is_null()).then(pl.col("reason"))
+        )
+        made = {
+            "prefers": prefers,
+            "reason": reason,
+            "question": pl.col("question"),
+            "answers": pl.lit(2, dtype=pl.Int64),
+            "agreement": pl.col("agreement"),
+            "asked": pl.col("asked").fill_null(0),
+            "valid": pl.col("valid").fill_null(0),
+            "votes": pl.col("votes").fill_null(pl.lit([], dtype=_votes(self.name))),
+        }
+        return found.select(expr.alias(f"{self.name}_{n}") for n, expr in made.items())
+
+
+def _votes(name: str) -> pl.DataType:
+    return about.columns(name)[f"{name}_votes"]

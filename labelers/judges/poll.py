@@ -1,0 +1,298 @@
+"""Asking judges: answers without their authors' names, in every order, until it is decided."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import polars as pl
+from pydantic import Field, field_validator, model_validator
+
+from labelers.judges import verdicts
+from labelers.judges.votes import TIE, VOTES, Rules, no_votes, orders, settled
+from labelers.questions import (
+    MATERIAL_TOKENS,
+    Asking,
+    answer_text,
+    ask_each,
+    mark,
+    opened,
+    tokens_of,
+    transcript,
+)
+from prefactory.context import Context
+from prefactory.engines.ask import Answer
+from prefactory.engines.base import Conversation, Failure
+from prefactory.engines.configs import AnyEngine
+from prefactory.identity import fingerprint, identity_of
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks
+from prefactory.tables import SIDES
+
+_LOG = logging.getLogger(__name__)
+
+MOST_ANSWERS = len(verdicts.NAMES)
+"""Most answers of one question."""
+
+BIASED, BY_CHANCE = 0.2, 1e-3
+"""A judge is told of whose votes for a place are so far from even, and hardly ever by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ballot:
+    """One question, ready to be asked.
+
+    Attributes:
+        question: its id.
+        conversation: as text.
+        answers: texts, in the order of their ids.
+        base: permutations of the answers, see `judge_votes.orders`.
+    """
+
+    question: str
+    conversation: str
+    answers: tuple[str, ...]
+    base: list[list[int]]
+
+
+class Judging(Prompted, Asking):
+    """Mixin of steps that let judges vote; write it before the base.
+
+    A question shows a conversation and its answers as A, B, C, ... without models, scores or
+    lengths. Each judge sees each answer in each place (all rotations of an order drawn by id;
+    after LLM-Align's voting, of which only summaries are public: orders, counts and stop rule are
+    ours), and names the best. A reply without a valid verdict is asked again with what was wrong
+    (`attempts`), and then counts as invalid. `judge_votes.outcomes` says when votes decide.
+
+    Attributes:
+        judges: the models that vote, one or several (a jury); all votes count alike.
+        criteria: what to judge by, one line each (attributes, or a constitution's principles).
+        rounds: how often each answer stands in each place before each judge, in another order of
+            the others from the second time on.
+        agreement: least share of the valid votes (by weight) for the winner, above 0.
+        min_valid: least share of the planned votes that must be valid.
+        ties: whether a judge may say that no answer is better.
+        strength: ask how much better (`A>>B`, `A>B`, `A=B`, ...) of two answers.
+        strong_weight: how many votes a strong verdict counts (arena-hard counts 3).
+        rationale: let the judge give its reasons before its verdict.
+        form: verdicts in double brackets, or as a JSON object (by schema, if `guided`).
+        early_stop: stop asking as soon as no further vote can change the winner. False asks every
+            order of every question, so that statistics of the votes have no gaps.
+        name: prefix of the new columns.
+    """
+
+    templates: ClassVar[Mapping[str, Text]] = {
+        "system": Text("labelers/judges/prompts/system.j2", ("criteria",)),
+        "question": Text(
+            "labelers/judges/prompts/question.j2",
+            (
+                "conversation",
+                "answers",
+                "names",
+                "options",
+                "mark",
+                "criteria",
+                "ties",
+                "strength",
+                "rationale",
+                "json",
+            ),
+        ),
+    }
+
+    judges: list[AnyEngine] = Field(min_length=1)
+    criteria: tuple[str, ...] = ()
+    rounds: int = Field(default=1, ge=1)
+    agreement: float = Field(default=0.6, gt=0, le=1)
+    min_valid: float = Field(default=0.5, ge=0, le=1)
+    ties: bool = True
+    strength: bool = False
+    strong_weight: int = Field(default=3, ge=1)
+    rationale: bool = False
+    form: Literal["brackets", "json"] = "brackets"
+    early_stop: bool = True
+    name: str = Field(default="judge", pattern=r"^[a-z][a-z0-9_]*$")
+
+    @field_validator("judges")
+    @classmethod
+    def _validate_judges(cls, value: list[AnyEngine]) -> list[AnyEngine]:
+        marks = [fingerprint(identity_of(j.model_dump(mode="json"))) for j in value]
+        if len(set(marks)) < len(marks):
+            raise ValueError(
+                "two judges are the same model with the same settings and would say the same; "
+                "raise rounds to ask one judge more often"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _validate_name(self) -> Self:
+        if self.name.startswith((*(f"{side}_" for side in SIDES), "score_")):
+            raise ValueError("name may not begin with chosen_, rejected_ or score_")
+        return self
+
+    def rules(self) -> Rules:
+        """When the votes decide."""
+        strongest = self.strong_weight if self.strength else 1
+        return Rules(self.agreement, self.min_valid, strongest)
+
+    def planned(self, answers: pl.Expr) -> pl.Expr:
+        """Number of votes on a question with so many answers, if nobody stops."""
+        return (answers * self.rounds * len(self.judges)).cast(pl.Int64)
+
+    def asks_for(self, questions: int, answers: float) -> list[Asks]:
+        """Calls for a number of questions with so many answers each, for `plan`."""
+        calls = round(questions * answers * self.rounds)
+        texts = tokens_of("".join(self.texts().values()))
+        tokens = texts + round(answers * MATERIAL_TOKENS)
+        return [Asks(judge, calls, tokens, self.max_tokens) for judge in self.judges]
+
+    def poll(self, questions: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Let all judges vote on questions.
+
+        Args:
+            questions: `question` (String, unique), `prompt` (messages), `ids` (List(String), the
+                answers' ids, sorted) and `texts` (List(messages)), 2 to 26 answers each.
+            ctx: opens the judges; draws the orders, by question and answer id.
+
+        Returns:
+            The votes, columns `judge_votes.VOTES`.
+        """
+        ballots = self._ballots(questions, ctx)
+        facts = questions.select(
+            "question", planned=self.planned(pl.col("ids").list.len().cast(pl.Int64))
+        )
+        votes, number = no_votes(), 0
+        faults: list[Counter[str]] = [Counter() for _ in self.judges]
+        while ballots:
+            cast = []
+            for judge in range(len(self.judges)):
+                cast += self._round(judge, number, ballots, ctx, faults[judge])
+            new = pl.DataFrame(cast, schema=VOTES, orient="row")
+            votes, number = pl.concat([votes, new]), number + 1
+            ballots = [b for b in ballots if number < len(b.answers) * self.rounds]
+            if self.early_stop and ballots:
+                done = facts.filter(settled(votes, facts, self.rules()))["question"]
+                over = set(done.to_list())
+                ballots = [b for b in ballots if b.question not in over]
+        for judge, found in enumerate(faults):
+            _warn(self.judges[judge].model, found)
+        return votes
+
+    def warn_of_bias(self, info: Mapping[str, Any]) -> None:
+        """Say which judges go by the place of an answer.
+
+        Args:
+            info: of `prefactory.measures.judge_report.vote_report`.
+        """
+        for number, found in enumerate(info.get("judges", [info])):
+            place = found["position"]
+            if place["bias"] is None or place["bias"] < BIASED or place["p_value"] > BY_CHANCE:
+                continue
+            worst = max(place["places"], key=lambda p: abs(p["share"] - 1 / p["answers"]))
+            _LOG.warning(
+                "judge %s goes by the place: %.0f%% of its votes among %d answers are for place "
+                "%d, where %.0f%% would be fair",
+                self.judges[number].model,
+                100 * worst["share"],
+                worst["answers"],
+                worst["place"] + 1,
+                100 / worst["answers"],
+            )
+
+    def _ballots(self, questions: pl.DataFrame, ctx: Context) -> list[_Ballot]:
+        base = self._orders(questions, ctx)
+        rows = questions.select("question", "prompt", "texts").iter_rows()
+        return [
+            _Ballot(question, transcript(prompt), tuple(map(answer_text, texts)), base[question])
+            for question, prompt, texts in rows
+        ]
+
+    def _orders(self, questions: pl.DataFrame, ctx: Context) -> dict[str, list[list[int]]]:
+        """Permutations of each question's answers, one for every cycle of rotations."""
+        flat = questions.select("question", "ids").explode("ids")
+        flat = flat.with_columns(slot=pl.int_range(pl.len()).over("question"))
+        keys = flat.select(pl.concat_str("question", "ids", separator="/")).to_series()
+        found: dict[str, list[list[int]]] = {q: [] for q in questions["question"]}
+        for cycle in range(self.rounds):
+            drawn = flat.with_columns(draw=ctx.uniform(keys, f"order {cycle}"))
+            drawn = drawn.sort("question", "draw", "ids")
+            for question, slots in drawn.group_by("question").agg("slot").iter_rows():
+                found[question].append(slots)
+        return found
+
+    def _round(
+        self,
+        judge: int,
+        number: int,
+        ballots: Sequence[_Ballot],
+        ctx: Context,
+        faults: Counter[str],
+    ) -> list[tuple[Any, ...]]:
+        """One judge's votes on all open questions in the ordering with a number."""
+        engine = opened(ctx, self.judges[judge], type(self).__name__)
+        cast: list[tuple[Any, ...]] = []
+        for size in sorted({len(b.answers) for b in ballots}):
+            asked = [b for b in ballots if len(b.answers) == size]
+            shown = [orders(b.base, number) for b in asked]
+            pairs = zip(asked, shown, strict=True)
+            schema = verdicts.schema(size, self.ties, self.strength, self.rationale)
+            replies = ask_each(
+                engine,
+                [self._conversation(b, order) for b, order in pairs],
+                self.sampling(schema if self.form == "json" else None),
+                partial(verdicts.verdict_of, n=size, ties=self.ties, strength=self.strength),
+                self.attempts,
+                [str(number)] * len(asked),
+            )
+            for ballot, order, (reply,) in zip(asked, shown, replies, strict=True):
+                if isinstance(reply, Failure):
+                    faults[f"{reply.reason}: {reply.detail}"] += 1
+                cast.append((ballot.question, judge, number, *self._vote(reply, order)))
+        return cast
+
+    def _vote(
+        self, reply: Answer[verdicts.Verdict] | Failure, order: list[int]
+    ) -> tuple[int | None, int | None, int, str | None]:
+        """Place, answer, weight and fault of a reply about answers in an order."""
+        if isinstance(reply, Failure):
+            return None, None, 0, reply.reason
+        place = reply.value.place
+        weight = self.strong_weight if reply.value.strong else 1
+        return place, TIE if place is None else order[place], weight, None
+
+    def _conversation(self, ballot: _Ballot, order: list[int]) -> Conversation:
+        answers = [ballot.answers[i] for i in order]
+        options = verdicts.options(len(order), self.ties, self.strength)
+        criteria = list(self.criteria)
+        question = self.render(
+            "question",
+            conversation=ballot.conversation,
+            answers=answers,
+            names=list(verdicts.NAMES[: len(order)]),
+            options=options,
+            mark=mark(ballot.conversation, *sorted(answers)),
+            criteria=criteria,
+            ties=self.ties,
+            strength=self.strength,
+            rationale=self.rationale,
+            json=self.form == "json",
+        )
+        system = self.render("system", criteria=criteria)
+        turns = [{"role": "system", "content": system}] if system else []
+        return [*turns, {"role": "user", "content": question}]
+
+
+def _warn(model: str, faults: Counter[str]) -> None:
+    """Say how many votes of a judge do not count, and show one."""
+    if faults:
+        common = faults.most_common(1)[0][0]
+        _LOG.warning(
+            "judge %s: %d of this shard's votes are invalid; for example %s",
+            model,
+            faults.total(),
+            common[:300],
+        )

@@ -1,0 +1,151 @@
+"""What a judge said, read strictly: an answer's name, a tie, or nothing that counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from labelers.rules.json_answers import parsed
+from prefactory.engines.json_objects import after_thoughts, objects
+
+NAMES = ascii_uppercase
+"""Names of the answers of one question, in the order in which they are shown."""
+
+TIE = "tie"
+_KEYS = ("winner", "verdict")
+_OBJECT = re.compile(r"\{[^{}]*\}")
+_BRACKETS = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
+_SAID = re.compile(
+    r"(?:(?:(?:my|the|final|better|best) )*(?:verdict|winner|answer|choice)(?: is)?\s?[:=]?\s?)?"
+    r"(?:answer )?([a-z]|tie|[ab]\s?(?:>>|>|=|<|<<)\s?[ab])",
+    re.IGNORECASE,
+)
+_STRENGTH = re.compile(r"([AB])\s*(>>|>|=|<|<<)\s*([AB])")
+_MARKDOWN = str.maketrans("", "", "*_`")
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One vote.
+
+    Attributes:
+        place: of the preferred answer as it was shown, from 0; None for a tie.
+        strong: the judge said that it is far better.
+    """
+
+    place: int | None
+    strong: bool = False
+
+
+def options(n: int, ties: bool = True, strength: bool = False) -> list[str]:
+    """What a judge of `n` answers may say, in the words that it is told.
+
+    Args:
+        n: number of answers, 2 to 26; 2 with `strength`.
+        ties: whether it may say that none is better.
+        strength: whether it also says how much better.
+    """
+    if strength:
+        return ["A>>B", "A>B", *(["A=B"] if ties else []), "B>A", "B>>A"]
+    return [*NAMES[:n], *([TIE] if ties else [])]
+
+
+def schema(n: int, ties: bool, strength: bool, rationale: bool) -> dict[str, Any]:
+    """JSON schema of a reply: `winner`, after a `rationale` if one is asked for."""
+    first: dict[str, Any] = {"rationale": {"type": "string"}} if rationale else {}
+    properties = {**first, "winner": {"enum": options(n, ties, strength)}}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> Verdict:
+    """Read a judge's reply.
+
+    Looked for, in this order: JSON objects with `winner` (or `verdict`), names in double brackets,
+    and a reply whose last line is nothing but a name ("B", "**B**", "Final verdict: B"). Several
+    verdicts in one reply must say the same; the thoughts of reasoning models do not count.
+
+    Args:
+        text: the whole reply.
+        n: number of answers that were shown.
+        ties: whether a tie may be said.
+        strength: whether verdicts are `A>>B`, `A>B`, `A=B`, `B>A`, `B>>A`.
+
+    Raises:
+        ValueError: nothing of this is in the reply, or no such answer was shown; the message says
+            to the judge what is wanted.
+    """
+    wanted = "Say exactly one of " + ", ".join(f"[[{o}]]" for o in options(n, ties, strength))
+    said = {" ".join(token.upper().split()) for token in _tokens(after_thoughts(text))}
+    if not said:
+        raise ValueError(f"There is no verdict in this reply. {wanted}.")
+    found = set()
+    for token in sorted(said):
+        meant = _meant(token, n, ties, strength)
+        if meant is None:
+            raise ValueError(f"{token} is no possible verdict here. {wanted}.")
+        found.add(meant)
+    if len(found) > 1:
+        raise ValueError(f"This reply holds more than one verdict. {wanted}.")
+    return found.pop()
+
+
+def _tokens(text: str) -> Sequence[str]:
+    """What the reply names as its verdict, as it is written."""
+    named = _in_json(text)
+    if named:
+        return named
+    named = _BRACKETS.findall(text)
+    if named:
+        return named
+    last = text.strip().rsplit("\n", 1)[-1][-_LONGEST:]
+    plain = last.translate(_MARKDOWN).strip("#\"'()[]. \t")
+    match = _SAID.fullmatch(plain)
+    return [match.group(1)] if match else []
+
+
+def _in_json(text: str) -> list[str]:
+    """Verdicts of whole JSON objects, or else of such without braces inside, whatever is around."""
+    try:
+        whole = objects(text)
+    except ValueError:
+        whole = []
+    named = [v for value in whole if (v := _named(value)) is not None]
+    return named or [v for part in _OBJECT.findall(text) if (v := _from_text(part)) is not None]
+
+
+def _named(value: dict[str, Any]) -> str | None:
+    found = [str(value[key]) for key in _KEYS if key in value]
+    return found[0] if found else None
+
+
+def _from_text(text: str) -> str | None:
+    try:
+        return _named(parsed(text))
+    except ValueError:
+        return None
+
+
+def _meant(token: str, n: int, ties: bool, strength: bool) -> Verdict | None:
+    """The vote that a token stands for; None if it stands for none."""
+    if strength:
+        match = _STRENGTH.fullmatch(token)
+        if match is None or match.group(1) == match.group(3):
+            return Verdict(None) if ties and token == TIE.upper() else None
+        one, sign, _ = match.groups()
+        if sign == "=":
+            return Verdict(None) if ties else None
+        first = (one == "A") == (">" in sign)
+        return Verdict(0 if first else 1, strong=len(sign) == 2)
+    if token == TIE.upper():
+        return Verdict(None) if ties else None
+    place = NAMES[:n].find(token) if len(token) == 1 else -1
+    return Verdict(place) if place >= 0 else None

@@ -1,0 +1,1 @@
+"""Scores of models: rewards, likelihoods, implicit rewards, process rewards."""

@@ -1,0 +1,1 @@
+"""Labels of prompts: tags, quality, anchored scores."""

@@ -1,0 +1,159 @@
+"""Tags of prompts on six axes, voted on by a model, after Baichuan's report (arXiv:2410.14940)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from labelers.prompt_labels import axes as tag_axes
+from labelers.prompt_labels.axes import AXES, TAGS, Axis, Vote
+from labelers.prompt_labels.votes import Agreed, agreed
+from labelers.questions import Asking, ask_each, mark, opened, tokens_of, transcript
+from prefactory.context import Context
+from prefactory.engines.ask import Answer
+from prefactory.engines.base import Failure, Message
+from prefactory.engines.configs import AnyEngine
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks, Labeler
+from prefactory.tables import Shape
+
+_FOLDER = "labelers/prompt_labels/prompts/tags"
+
+
+class PromptTags(Prompted, Asking, Labeler):
+    """Add a prompt's tags: ability, attributes, domains, language, difficulty and constraints.
+
+    `<name>_<axis>` is String, or List(String) on axes of several categories; `<name>_confidence`
+    (Float64) is the share of votes that agree on the axis where they agree least, and
+    `<name>_review` (Boolean) is true below `review_below`, and where there are no tags. Then
+    `reason_<name>` (String) says why: `unparseable`, or the engine's reason. Tags are of the
+    prompt, not scores: on responses and pairs all rows of a prompt have the same. Each distinct
+    prompt is asked once, `votes` times; how votes become one is in
+    `labelers.prompt_labels.votes.agreed`.
+
+    With `free` the model also names tags of its own (`<name>_free`, List(String), in one
+    spelling): `labelers.MergeTags` turns them into a vocabulary. How well rows cover the
+    categories is measured by `prefactory.measures.coverage`.
+
+    The axes are the source's; categories, texts and votes on lists are ours. The source trains a
+    tagger on such labels (90 % accurate) and has doubtful ones checked by people.
+
+    Attributes:
+        tagger: what tags.
+        name: of the columns.
+        axes: other axes than the six.
+        votes: answers drawn for each prompt; more than one needs a temperature.
+        review_below: least share of agreeing votes that needs no review.
+        free: most free tags of a prompt; 0 asks for none.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+    templates: ClassVar[Mapping[str, Text]] = {
+        "system": Text(f"{_FOLDER}/system.j2"),
+        "question": Text(
+            f"{_FOLDER}/question.j2", ("conversation", "mark", "axes", "free", "form")
+        ),
+    }
+
+    tagger: AnyEngine
+    name: str = Field(default="tag", pattern="^[A-Za-z][A-Za-z0-9_]*$")
+    axes: tuple[Axis, ...] = Field(default=AXES, min_length=1)
+    votes: int = Field(default=3, ge=1)
+    review_below: float = Field(default=2 / 3, ge=0, le=1)
+    free: int = Field(default=0, ge=0, le=32)
+    temperature: float = Field(default=0.7, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [a.name for a in self.axes]
+        taken = {"confidence", "review", "free"} & set(names)
+        if taken or len(set(names)) < len(names):
+            raise ValueError("axes: every name once, and not confidence, review or free")
+        if self.votes > 1 and self.temperature == 0:
+            raise ValueError("votes: at temperature 0 all are alike; set a temperature")
+        return self
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The tags, `<name>_confidence`, `<name>_review` and `reason_<name>`."""
+        several: pl.DataType = pl.List(pl.String)
+        found: dict[str, pl.DataType] = {
+            f"{self.name}_{a.name}": several if a.several else pl.String() for a in self.axes
+        }
+        if self.free:
+            found[f"{self.name}_free"] = several
+        found[f"{self.name}_confidence"] = pl.Float64()
+        found[f"{self.name}_review"] = pl.Boolean()
+        found[f"reason_{self.name}"] = pl.String()
+        return found
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """One call per prompt and vote."""
+        axes = "".join(f"{a.description} {v} {t}" for a in self.axes for v, t in a.values.items())
+        asked = tokens_of("".join(self.texts().values()) + axes)
+        return [Asks(self.tagger, prompts * self.votes, asked, self.max_tokens)]
+
+    def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Tag the prompts of a table.
+
+        Returns:
+            The columns of `adds`, same height and order.
+
+        Raises:
+            ConfigError: a replaced prompt text fails on these values.
+        """
+        prompts = table.select("prompt_id", "prompt").unique("prompt_id", maintain_order=True)
+        system: Message = {"role": "system", "content": self.render("system")}
+        conversations = [
+            [system, {"role": "user", "content": self._question(prompt)}]
+            for prompt in prompts["prompt"].to_list()
+        ]
+        sampling = self.sampling(tag_axes.schema(self.axes, self.free), self.votes)
+
+        def parse(text: str) -> Vote:
+            return tag_axes.read(text, self.axes, self.free)
+
+        engine = opened(ctx, self.tagger, "labelers.PromptTags")
+        replies = ask_each(engine, conversations, sampling, parse, self.attempts)
+        found = pl.DataFrame(
+            [self._row(answers) for answers in replies], schema=self.adds(Shape.PROMPTS)
+        )
+        tags = prompts.select("prompt_id").hstack(found)
+        joined = table.select("prompt_id").join(
+            tags, on="prompt_id", how="left", maintain_order="left"
+        )
+        return joined.drop("prompt_id")
+
+    def _question(self, prompt: list[dict[str, Any]]) -> str:
+        text = transcript(prompt)
+        axes = [a.model_dump() for a in self.axes]
+        form = tag_axes.form(self.axes, self.free)
+        return self.render(
+            "question", conversation=text, mark=mark(text), axes=axes, free=self.free, form=form
+        )
+
+    def _row(self, answers: list[Answer[Vote] | Failure]) -> dict[str, Any]:
+        votes = [a.value for a in answers if isinstance(a, Answer)]
+        failed = [a.reason for a in answers if isinstance(a, Failure)]
+        tags, confidence = agreed(votes, self.axes, self.votes, self.free)
+        row = self._named(Agreed(tags, confidence))
+        doubtful = confidence is None or confidence < self.review_below - 1e-9
+        return {
+            **row,
+            f"{self.name}_confidence": confidence,
+            f"{self.name}_review": doubtful,
+            f"reason_{self.name}": None if votes else failed[0],
+        }
+
+    def _named(self, found: Agreed) -> dict[str, Any]:
+        if found.tags is None:
+            return {}
+        row: dict[str, Any] = {}
+        for axis in self.axes:
+            value = found.tags[axis.name]
+            row[f"{self.name}_{axis.name}"] = list(value) if axis.several else value[0]
+        if self.free:
+            row[f"{self.name}_free"] = list(found.tags[TAGS])
+        return row

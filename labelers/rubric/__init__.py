@@ -1,0 +1,1 @@
+"""Answers rated on the items of a rubric by a model."""

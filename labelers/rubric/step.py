@@ -1,0 +1,285 @@
+"""An LLM judge with a rubric: graded attributes, or criteria that are met or not, in one call.
+
+Sources: combined score of criteria and per-criterion verdicts as in OpenRubrics-like judges; the
+critique before the score as in MM-RLHF (arXiv:2502.10391); one reference answer and descriptions
+of the levels as in Multifaceted Bench (Janus, arXiv:2405.17977). The prompt texts are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+from pydantic import Field, field_validator, model_validator
+
+from labelers.questions import Asking, opened, tokens_of
+from labelers.rubric.calls import Grader, Question, Rated
+from labelers.rubric.items import Attribute, Criterion, Item, Name, of_row, read_criteria
+from prefactory.context import Context
+from prefactory.engines.configs import AnyEngine
+from prefactory.engines.json_objects import folded
+from prefactory.prompts import Prompted, Text
+from prefactory.step import Asks, Labeler
+from prefactory.tables import SCORE, Shape
+
+_FOLDER = "labelers/rubric/prompts"
+RUBRIC: pl.DataType = pl.List(
+    pl.Struct({"id": pl.String, "text": pl.String, "kind": pl.String, "weight": pl.Float64})
+)
+"""Dtype of a column with a rubric for each row."""
+
+VERDICTS: pl.DataType = pl.List(pl.Struct({"id": pl.String, "rating": pl.Float64}))
+
+
+class Rubric(Prompted, Asking, Labeler):
+    """Add a judge's ratings of every answer: several named things in one call.
+
+    One of three says what is rated:
+
+    - `attributes`: graded, each on its own scale: `score_<attribute>`, the raw rating. With
+      `combined`, `score_<name>` is their weighted mean (all on one scale; attributes whose
+      direction is `lower` are turned around).
+    - `criteria`: met or not, 1 or 0: `score_<name>_<id>`, and `score_<name>`, the weighted mean
+      sum w s / sum w in [0, 1]. A constitution is a list of these: sentences, or mappings with
+      `id`, `text`, `kind` and `weight`; or the path of a YAML file with such a list, whose content
+      is the step's identity, not its name.
+    - `rubric`: a column with a rubric for each row (`RUBRIC`), as pairs of criteria or, with
+      `scale`, as gradings: `score_<name>`, the weighted mean, and `verdicts_<name>` with the rating
+      by id. On pairs that are taken apart there are no further columns; use it on responses.
+
+    Objectives, ranges and directions are in `objectives`, the version in the step's identity
+    beside the prompt texts and the judge. An answer that can't be scored has null scores, and
+    `reason_<name>` (String) says why: `unparseable` (after `attempts`; a rating missing, unknown,
+    out of range or no number makes the whole answer unparseable), the engine's own reasons
+    (`http_500`, `timeout`, `connection`, ...), `no_reference`, `no_rubric`, `bad_rubric`,
+    `too_few_samples`. Equal questions are asked once: a score depends on the texts alone.
+
+    Attributes:
+        judge: what grades.
+        name: of the combined objective and of the reason's column.
+        attributes: see above.
+        criteria: see above.
+        rubric: see above.
+        scale: of the gradings of `rubric`; None: met or not.
+        combined: add `score_<name>`; None: for criteria and rubrics, not for attributes.
+        critique: `none`; `same`: a critique before the ratings, in the same answer; `first`: a
+            critique in a call of its own, then the ratings in a second one that sees it.
+        keep_critique: add `critique_<name>` (String): that of the first valid sample.
+        samples: answers drawn for each row; a rating is the mean over the valid ones, and
+            `valid_<name>` (Int64) counts them. More than one needs a temperature.
+        min_samples: valid samples that a row must have.
+        reference: String column with an answer of the best rating; a row without one is not
+            scored, since its ratings would not compare.
+        details: add `detail_<name>` (String): what exactly was wrong.
+    """
+
+    shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
+    templates: ClassVar[Mapping[str, Text]] = {
+        "system": Text(f"{_FOLDER}/system.j2"),
+        "material": Text(
+            f"{_FOLDER}/material.j2", ("conversation", "response", "reference", "mark")
+        ),
+        "question": Text(f"{_FOLDER}/question.j2", ("material", "items", "form", "critique")),
+        "critique": Text(f"{_FOLDER}/critique.j2", ("material", "items")),
+        "rate": Text(f"{_FOLDER}/rate.j2", ("items", "form")),
+    }
+
+    judge: AnyEngine
+    name: Name = "rubric"
+    attributes: tuple[Attribute, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    rubric: str | None = Field(default=None, min_length=1)
+    scale: tuple[float, float] | None = None
+    combined: bool | None = None
+    critique: Literal["none", "same", "first"] = "none"
+    keep_critique: bool = False
+    samples: int = Field(default=1, ge=1)
+    min_samples: int = Field(default=1, ge=1)
+    reference: str | None = Field(default=None, min_length=1)
+    details: bool = False
+
+    @field_validator("criteria", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return value if value == () else read_criteria(value)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [bool(self.attributes), bool(self.criteria), self.rubric is not None]
+        if sum(given) != 1:
+            raise ValueError("name one of attributes, criteria and rubric")
+        if self.scale is not None:
+            if self.rubric is None:
+                raise ValueError("scale is for rubric; attributes have scales of their own")
+            Attribute(name="all", scale=self.scale)
+        if self.keep_critique and self.critique == "none":
+            raise ValueError("keep_critique: there is none; set critique to same or first")
+        self._check_samples()
+        self._check_names()
+        return self
+
+    def _check_samples(self) -> None:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples: at temperature 0 all are alike; set a temperature")
+        if self.min_samples > self.samples:
+            raise ValueError(f"min_samples ({self.min_samples}) is above samples ({self.samples})")
+
+    def _check_names(self) -> None:
+        keys = [folded(item.key) for item in self._fixed()]
+        again = sorted({key for key in keys if keys.count(key) > 1})
+        if again:
+            raise ValueError(f"{', '.join(again)} is there twice")
+        if self.attributes and self._combines():
+            if folded(self.name) in keys:
+                raise ValueError(f"name: {self.name!r} is an attribute; name the mean otherwise")
+            if len({a.scale for a in self.attributes}) > 1:
+                raise ValueError("combined: the attributes have different scales; use Combine")
+        elif self.combined is False and self.rubric is not None:
+            raise ValueError("combined: a rubric's only score is the combined one")
+
+    def _combines(self) -> bool:
+        return not self.attributes if self.combined is None else self.combined
+
+    def _fixed(self) -> tuple[Item, ...]:
+        """What is rated on every row; nothing for rubrics of rows."""
+        graded = [a.item() for a in self.attributes]
+        return (*graded, *(c.item() for c in self.criteria))
+
+    @property
+    def objectives(self) -> dict[str, tuple[float, float, str]]:
+        """Objective -> lowest and highest score, and which direction is better."""
+        found: dict[str, tuple[float, float, str]] = {
+            a.name: (*a.scale, a.direction) for a in self.attributes
+        }
+        found |= {f"{self.name}_{c.id}": (0.0, 1.0, "higher") for c in self.criteria}
+        if self._combines():
+            low, high = self.scale or (self.attributes[0].scale if self.attributes else (0.0, 1.0))
+            found[self.name] = (low, high, "higher")
+        return found
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Lowest and highest score of all objectives."""
+        ends = list(self.objectives.values())
+        return min(low for low, _, _ in ends), max(high for _, high, _ in ends)
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The columns of `reference` (String) and `rubric` (`RUBRIC`)."""
+        text = {} if self.reference is None else {self.reference: pl.String()}
+        return text | ({} if self.rubric is None else {self.rubric: RUBRIC})
+
+    def adds(self, shape: Shape) -> dict[str, pl.DataType]:
+        """Scores (Float64), reason, and what the options ask for."""
+        found: dict[str, pl.DataType] = {f"{SCORE}{o}": pl.Float64() for o in self.objectives}
+        if self.rubric is not None:
+            found[f"verdicts_{self.name}"] = VERDICTS
+        if self.keep_critique:
+            found[f"critique_{self.name}"] = pl.String()
+        if self.samples > 1:
+            found[f"valid_{self.name}"] = pl.Int64()
+        found[f"reason_{self.name}"] = pl.String()
+        if self.details:
+            found[f"detail_{self.name}"] = pl.String()
+        return found
+
+    def asks(self, rows: int, prompts: int) -> list[Asks]:
+        """One call per answer and sample, two with a critique first."""
+        texts = self.texts()
+        asked = tokens_of("".join(texts.values()) + "".join(i.text for i in self._fixed()))
+        calls = rows * self.samples * (2 if self.critique == "first" else 1)
+        return [Asks(self.judge, calls, asked, self.max_tokens)]
+
+    def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Rate every answer.
+
+        Returns:
+            The columns of `adds`, same height and order.
+
+        Raises:
+            ConfigError: a replaced prompt text fails on these values.
+        """
+        questions = self._questions(table)
+        grader = Grader(self, opened(ctx, self.judge, "labelers.Rubric"))
+        rated = grader.rated(questions)
+        columns = self._columns(table, questions, rated)
+        return pl.DataFrame(columns, schema=self.adds(Shape.RESPONSES))
+
+    def _questions(self, table: pl.DataFrame) -> list[Question]:
+        """What is asked about each row, or why nothing is."""
+        fixed = self._fixed()
+        n = table.height
+        references = [None] * n if self.reference is None else table[self.reference].to_list()
+        rubrics = [None] * n if self.rubric is None else table[self.rubric].to_list()
+        rows = zip(
+            table["prompt"].to_list(), table["response"].to_list(), references, rubrics, strict=True
+        )
+        found = []
+        for prompt, response, reference, rubric in rows:
+            items, reason, detail = fixed, None, None
+            if self.reference is not None and not reference:
+                reason = "no_reference"
+            elif self.rubric is not None and not rubric:
+                reason = "no_rubric"
+            elif self.rubric is not None:
+                try:
+                    items = tuple(of_row(rubric, self.scale))
+                except ValueError as error:
+                    reason, detail = "bad_rubric", str(error)
+            found.append(Question(prompt, response, reference, items, reason, detail))
+        return found
+
+    def _columns(
+        self, table: pl.DataFrame, questions: list[Question], rated: list[Rated]
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        means = [r.means for r in rated]
+        if self.rubric is None:
+            width = len(self._fixed())
+            whole = np.array([m if m is not None else [np.nan] * width for m in means])
+            whole = whole.reshape(len(means), width)
+            prefix = f"{self.name}_" if self.criteria else ""
+            for place, item in enumerate(self._fixed()):
+                found[f"{SCORE}{prefix}{item.key}"] = _column(whole[:, place])
+        else:
+            rubrics = table[self.rubric].to_list()
+            found[f"verdicts_{self.name}"] = [
+                None
+                if m is None
+                else [{"id": e["id"], "rating": v} for e, v in zip(r, m, strict=True)]
+                for r, m in zip(rubrics, means, strict=True)
+            ]
+        if self._combines():
+            mean = [self._combined(q.items, r.means) for q, r in zip(questions, rated, strict=True)]
+            found[f"{SCORE}{self.name}"] = _column(np.array(mean, dtype=np.float64))
+        found[f"critique_{self.name}"] = [r.critique for r in rated]
+        found[f"valid_{self.name}"] = [r.valid for r in rated]
+        found[f"reason_{self.name}"] = [r.reason for r in rated]
+        found[f"detail_{self.name}"] = [r.detail for r in rated]
+        return {name: found[name] for name in self.adds(Shape.RESPONSES)}
+
+    def _combined(self, items: tuple[Item, ...], means: list[float] | None) -> float:
+        """Weighted mean, NaN without ratings."""
+        if means is None:
+            return float("nan")
+        turned = {a.name for a in self.attributes if a.direction == "lower"}
+        values = [
+            i.low + i.high - m if i.key in turned else m for i, m in zip(items, means, strict=True)
+        ]
+        return weighted_mean(values, [i.weight for i in items])
+
+
+def weighted_mean(values: list[float], weights: list[float]) -> float:
+    """Weighted mean, sum w s / sum w: [1, 0, 1] under [1, 1, 2] is 3/4.
+
+    Args:
+        values: k > 0 numbers.
+        weights: k numbers above 0.
+    """
+    total = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    return min(max(total, min(values)), max(values))  # rounding must not leave the range
+
+
+def _column(values: np.ndarray) -> pl.Series:
+    return pl.Series(values, dtype=pl.Float64).fill_nan(None)

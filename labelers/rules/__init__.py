@@ -1,0 +1,1 @@
+"""Scores by rule: texts, statistics, verifiable answers and constraints."""

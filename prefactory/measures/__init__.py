@@ -1,0 +1,1 @@
+"""Statistics of preference data that every package may use."""

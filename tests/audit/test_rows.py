@@ -1,0 +1,248 @@
+"""Faults of rows: each fires when it is planted and is silent on clean data."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from audit import Intake, Severity
+from audit.checks.identical import differing
+from tests.audit.cases import clean, kto, one, prompts, responses, rows, table
+from tests.helpers import assistant, messages, user
+
+LEFT_OUT = pl.DataFrame(
+    {
+        "row_id": ["a.jsonl:7", "a.jsonl:8", "a.jsonl:9"],
+        "reason": ["empty_answer", "equal_answers", "wrong_type"],
+        "detail": ["chosen is empty", "both are 'x'", "chosen is a number"],
+    }
+)
+INTAKE = Intake(name="a", records=303, rejected=LEFT_OUT, license="mit")
+
+
+@pytest.mark.parametrize(
+    "check",
+    ["schema", "empty", "damaged", "identical", "contradictions", "duplicates", "near_duplicates"],
+)
+def test_clean_pairs_raise_no_alarm(check):
+    found = one(check, clean())
+    assert found.severity is Severity.OK
+    assert found.because == ""
+    assert found.recipe == ()
+
+
+def test_schema_counts_what_the_reader_could_not_use():
+    found = one("schema", clean(), intake=INTAKE)
+    assert found.metrics["rejected"].value == pytest.approx(1 / 303)
+    assert found.severity is Severity.NOTE
+    assert [(e.row, e.note[:27]) for e in found.examples] == [
+        ("a.jsonl:9", "left out by the reader, wro")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("talk", "metric"),
+    [
+        ([user("hi"), user("hi again")], "odd_turns"),
+        ([user("hi"), {"role": "robot", "content": "x"}, user("so")], "odd_turns"),
+        ([user("hi"), {"role": "system", "content": "late"}, user("so")], "odd_turns"),
+        ([user("hi"), assistant("hello")], "not_user_last"),
+        ([user("  ")], "empty_prompts"),
+        ([], "empty_prompts"),
+    ],
+)
+def test_schema_finds_conversations_out_of_order(talk, metric):
+    data = clean(10)
+    talks = [talk, *data["prompt"].to_list()[1:]]
+    found = one("schema", data.with_columns(prompt=messages(*talks)))
+    assert found.metrics[metric].value == pytest.approx(0.1)
+    assert found.severity >= Severity.WARNING
+    assert found.examples[0].row == data["pair_id"][0]
+
+
+def test_a_system_message_first_and_a_tool_last_are_in_order():
+    talks = [
+        [{"role": "system", "content": "be kind"}, user("hi"), assistant("yes"), user("so")],
+        [user("weather?"), {"role": "tool", "content": "rain"}],
+    ]
+    found = one("schema", clean(2).with_columns(prompt=messages(*talks)))
+    assert found.severity is Severity.OK
+
+
+def test_empty_answers_count_by_side_and_with_those_left_out():
+    found = one(
+        "empty", table([*rows(298), ("p", " ", "text"), ("q", "text", "...")]), intake=INTAKE
+    )
+    assert found.metrics["chosen"].value == pytest.approx(1 / 300)
+    assert found.metrics["rejected"].value == pytest.approx(1 / 300)
+    assert found.metrics["answers"].value == pytest.approx(3 / 301)
+    assert found.severity is Severity.WARNING
+    assert found.recipe == ("- filters.Quality: {}",)
+
+
+def test_damage_is_named():
+    data = table(
+        [
+            *rows(96),
+            ("a question", "An answer.\n\nHuman: and now?\n\nAssistant:", "fine answer"),
+            ("b question", "word " * 80, "fine answer"),
+            ("c question", "fine <|im_start|>user hello", "fine answer"),
+            ("d question", "x" * 300, "fine answer"),
+        ]
+    )
+    found = one("damaged", data)
+    assert found.metrics["chosen"].value == pytest.approx(0.04)
+    assert found.metrics["rejected"].value == 0
+    assert found.metrics["role_leak:chosen"].value == pytest.approx(0.02)
+    assert found.metrics["long_run:chosen"].value == pytest.approx(0.01)
+    assert found.metrics["repeated_trigrams:chosen"].value == pytest.approx(0.01)
+    assert found.severity is Severity.WARNING
+
+
+def test_identical_sides_after_folding():
+    found = one("identical", table([*rows(99), ("p", "The  same ANSWER", "the same answer")]))
+    assert found.metrics["pairs"].value == pytest.approx(0.01)
+    assert found.metrics["nearly"].value == 0
+    assert found.examples[0].note == "nothing to choose between"
+
+
+def test_nearly_identical_sides():
+    long = "word " * 50
+    found = one("identical", table([*rows(99), ("p", f"{long}yes", f"{long}no")]))
+    assert found.metrics["pairs"].value == 0
+    assert found.metrics["nearly"].value == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("same text", "same text", 0.0),
+        ("", "", 0.0),
+        ("a" * 100 + "b" + "c" * 100, "a" * 100 + "d" + "c" * 100, 1 / 201),
+        ("a" * 100, "a" * 101, 1 / 101),
+        ("abab" * 50, "baba" * 50, 1.0),
+        ("short", "much longer text", 1.0),
+        ("\u00e9" * 100, "\u00e9" * 99 + "e", 2 / 200),
+    ],
+)
+def test_differing_is_the_part_outside_the_common_ends(first, second, expected):
+    found = differing(pl.Series([first]), pl.Series([second]))
+    assert found.tolist() == pytest.approx([expected])
+
+
+def test_differing_does_not_depend_on_its_neighbours():
+    rng = np.random.default_rng(0)
+    a = ["".join(rng.choice(["a", "b"], 60)) for _ in range(50)]
+    b = [t[: i % 60] + "c" + t[i % 60 + 1 :] if i % 3 else t for i, t in enumerate(a)]
+    whole = differing(pl.Series(a), pl.Series(b))
+    alone = [differing(pl.Series([x]), pl.Series([y]))[0] for x, y in zip(a, b, strict=True)]
+    assert whole.tolist() == alone
+
+
+def test_contradictions_are_pairs_with_both_labels():
+    found = one(
+        "contradictions",
+        table([*rows(96), ("p", "one", "two"), ("P ", "Two", "one"), ("p", "one", "three")]),
+    )
+    assert found.metrics["pairs"].value == pytest.approx(2 / 99)
+    assert found.severity is Severity.WARNING
+    assert {e.note for e in found.examples} == {"labelled the other way round elsewhere"}
+
+
+def test_circles_of_three():
+    data = table([("p", "a", "b"), ("p", "b", "c"), ("p", "c", "a"), ("q", "a", "b")])
+    found = one("contradictions", data)
+    assert found.metrics["pairs"].value == 0
+    assert found.metrics["cycles"].value == 1.0
+    line = table([("p", "a", "b"), ("p", "b", "c"), ("p", "a", "c")])
+    assert one("contradictions", line).metrics["cycles"].value == 0
+    assert "cycles" in one("contradictions", clean(5)).report.unmeasured
+
+
+def test_duplicates_fold_case_and_space():
+    found = one(
+        "duplicates", table([*rows(97), ("p", "a", "b"), ("P", "A ", "b"), ("p", "a", "b")])
+    )
+    assert found.metrics["rows"].value == pytest.approx(0.02)
+    assert found.metrics["respelled_prompts"].value == pytest.approx(1 / 99)
+    assert found.metrics["largest_group"].value == 3
+    assert found.examples[0].note == "the first of its copies"
+    assert found.examples[1].note.startswith("a copy of test:")
+
+
+def test_the_other_way_round_is_no_duplicate():
+    assert one("duplicates", table([("p", "a", "b"), ("p", "b", "a")])).metrics["rows"].value == 0
+
+
+def test_near_duplicates_of_rows_and_prompts():
+    base = rows(100)
+    prompt, chosen, rejected = base[0]
+    changed = [
+        chosen.replace(chosen.split()[3], "else"),
+        rejected.replace(rejected.split()[5], "other"),
+    ]
+    found = one("near_duplicates", table([*base, (prompt, *changed)]))
+    assert found.metrics["rows"].value == pytest.approx(1 / 101)
+    assert found.metrics["prompts"].value == 0
+    assert "Jaccard index" in found.examples[0].note
+    long = " ".join(word for row in base[1:7] for word in row[0].split())
+    twin = long.replace(long.split()[4], "else")
+    more = table([*base, (long, "yes it is", "no it is not"), (twin, "perhaps so", "never at all")])
+    assert one("near_duplicates", more).metrics["prompts"].value == pytest.approx(1 / 102)
+
+
+def test_piles_of_near_copies_are_counted_once_each():
+    texts = [f"{i} {'word ' * 3}{' '.join(rows(1, seed=i % 3)[0])}" for i in range(60)]
+    data = table([(t, "yes " + t, "no " + t) for t in texts])
+    found = one("near_duplicates", data)
+    assert found.metrics["rows"].value == pytest.approx(57 / 60)
+    assert found.severity is Severity.FAULT
+
+
+def test_leakage_between_splits():
+    base = rows(100)
+    long = " ".join(word for row in base[:6] for word in row[0].split())
+    twin = long.replace(long.split()[4], "else")
+    found = [*base, (base[0][0].upper(), "another", "answer"), (long, "x", "y"), (twin, "z", "w")]
+    split = ["train"] * 80 + ["test"] * 20 + ["test", "train", "test"]
+    clear = one("leakage", table(base, split=split[:100]))
+    assert clear.severity is Severity.OK
+    leaky = one("leakage", table(found, split=split))
+    assert leaky.metrics["rows"].value == 22
+    assert leaky.metrics["prompts"].value == pytest.approx(1 / 22)
+    assert leaky.metrics["openings"].value == pytest.approx(1 / 22)
+    assert leaky.metrics["near"].value == pytest.approx(2 / 22)
+    assert leaky.severity is Severity.WARNING
+    assert {e.note[:11] for e in leaky.examples} == {"its prompt ", "nearly the "}
+
+
+def test_leakage_needs_two_splits():
+    assert one("leakage", clean(5)).severity is Severity.SKIPPED
+    same = one("leakage", clean(5, split=["train"] * 5))
+    assert same.headline == "not applicable: all rows are of the split 'train'"
+
+
+def test_collapse_finds_one_answer_to_many_prompts():
+    fixed = [(p, "I can do anything you like.", r) for p, _, r in rows(60, seed=1)]
+    found = one("collapse", table([*rows(60), *fixed]))
+    assert found.metrics["repeated_answers:chosen"].value == pytest.approx(0.5)
+    assert found.metrics["repeated_answers:rejected"].value == 0
+    assert found.metrics["top_opening:chosen"].value == pytest.approx(0.5)
+    assert found.severity is Severity.WARNING
+    assert found.examples[0].note == "this chosen answer is given to 60 prompts"
+    assert one("collapse", clean(60)).severity is Severity.OK
+
+
+def test_short_answers_may_repeat():
+    found = one("collapse", responses(*[(f"question number {i}", "yes") for i in range(60)]))
+    assert found.metrics["repeated_answers:response"].value == 0
+
+
+def test_unpaired_answers_and_prompts_are_checked_too():
+    assert one("empty", kto(20)).metrics["chosen"].n == 10
+    assert one("duplicates", prompts("a question", "A  question", "b")).metrics["rows"].value == (
+        pytest.approx(1 / 3)
+    )
+    assert one("near_duplicates", prompts("a", "b")).severity is Severity.OK
+    assert (
+        one("empty", prompts("a")).headline == "not applicable: these are prompts without answers"
+    )

@@ -1,0 +1,243 @@
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from generators import RAGPairs
+from generators.rag.rules import abstains, cited, has, made_false, other_number, signal
+from prefactory.engines.base import Failure
+from prefactory.errors import DataError
+from prefactory.tables import Shape
+from tests.generators.making import cut_anyhow, made
+from tests.generators.sampling import model
+from tests.helpers import prompts
+
+HERE = __name__
+FACTS = [
+    "The tower of Lund was built by Anna Berg.",
+    "Anna Berg was born in 1871.",
+    "Boats are built of wood.",
+    "Tea was drunk in Lund.",
+]
+GOOD, BAD = model("good", f"{HERE}.good"), model("bad", f"{HERE}.bad")
+J1, J2 = model("j1", f"{HERE}.judge"), model("j2", f"{HERE}.other_judge")
+
+
+def questions(n=1, **changes):
+    table = prompts(*[f"When was the builder of the tower born, no {i}?" for i in range(n)])
+    columns = {
+        "gold": pl.Series(["1871"] * n),
+        "documents": pl.Series([FACTS] * n, dtype=pl.List(pl.String)),
+        "gold_documents": pl.Series([[0, 1]] * n, dtype=pl.List(pl.Int64)),
+        **changes,
+    }
+    return table.with_columns(**columns)
+
+
+def documents_of(text):
+    return dict(re.findall(r"(?m)^\[(\d)\] (.+)$", text))
+
+
+def good(request):
+    """Reads: the year is behind `born in`, of two years the true one; cites what it used."""
+    text = request.conversation[-1]["content"]
+    found = {i: d for i, d in documents_of(text).items() if "born in 1871" in d}
+    used = [i for i, d in documents_of(text).items() if "built by Anna" in d or i in found]
+    if not found:
+        return "The documents do not say when she was born."
+    marks = "".join(f"[{i}]" for i in used)
+    return f"She was born in 1871 {marks}, as the builder was Anna Berg."
+
+
+def bad(request):
+    """Makes up a year if there is none, and takes the false one if there are two."""
+    text = request.conversation[-1]["content"]
+    if "no 9" in text:
+        return Failure("http_500", "down")
+    years = re.findall(r"born in (\d+)", text)
+    wrong = [y for y in years if y != "1871"]
+    return f"She was born in {(wrong or ['1900'])[0]}, I am quite sure of that fact."
+
+
+def judge(request):
+    text = request.conversation[0]["content"]
+    answer = re.search(r"--- \w{8} answer\n(.*?)\n---", text, re.S)[1]
+    fine = "do not say" in answer if "Only an answer that says so" in text else "1871" in answer
+    return json.dumps({"reason": "", "score": 5 if fine else 2})
+
+
+def other_judge(request):
+    """Disagrees on conflicts."""
+    text = request.conversation[0]["content"]
+    if "one document is wrong" in text:
+        return json.dumps({"reason": "", "score": 3})
+    return judge(request)
+
+
+def test_the_four_situations_and_their_rule():
+    rows, dropped = made(RAGPairs(models=[GOOD, BAD]), questions())
+    assert dropped.height == 0
+    told = {r["situation"]: r for r in rows.iter_rows(named=True)}
+    assert set(told) == {"multi_hop", "citation", "abstention", "conflict"}
+    for row in told.values():
+        assert (row["chosen_model"], row["rejected_model"]) == ("good", "bad")
+        assert row["label_source"] == "rule"
+        shown = documents_of(row["prompt"][0]["content"])
+        assert list(shown.values()) == row["references"]
+        assert row["margin"] == row["chosen_score_signal"] - row["rejected_score_signal"] == 1
+        assert row["failures"] is None
+    assert {FACTS[0], FACTS[1]} <= set(told["multi_hop"]["references"])
+    right = [told["multi_hop"]["references"][i - 1] for i in told["multi_hop"]["gold_numbers"]]
+    assert sorted(right) == sorted(FACTS[:2])
+    assert "in brackets" in told["citation"]["prompt"][0]["content"]
+    # taking the documents away turns the right behaviour round
+    assert set(told["abstention"]["references"]) == {FACTS[2], FACTS[3]}
+    assert "do not say" in told["abstention"]["chosen"][0]["content"]
+    conflict = told["conflict"]
+    assert f"Anna Berg was born in {conflict['wrong_answer']}." in conflict["references"]
+    assert conflict["wrong_answer"] in conflict["rejected"][0]["content"]
+
+
+def test_only_what_all_judges_agree_on_is_kept():
+    rows, dropped = made(RAGPairs(models=[GOOD, BAD], judges=[J1, J2]), questions())
+    assert dropped.height == 0
+    assert set(rows["situation"]) == {"multi_hop", "citation", "abstention"}
+    assert set(rows["failures"]) == {"conflict judges_disagree"}
+    for row in rows.iter_rows(named=True):
+        assert row["chosen_judges"] == [5, 5]
+        assert row["rejected_judges"] == [2, 2]
+        assert row["margin"] == 3
+    assert set(rows["label_source"]) == {"judge"}
+    _, dropped = made(
+        RAGPairs(models=[GOOD, BAD], judges=[J2], situations=["conflict"]), questions()
+    )
+    assert dropped["reason"].to_list() == ["small_margin"]
+
+
+def contrary(request):
+    text = request.conversation[0]["content"]
+    answer = re.search(r"--- \w{8} answer\n(.*?)\n---", text, re.S)[1]
+    return json.dumps({"reason": "", "score": 1 if "1871" in answer else 5})
+
+
+def test_rules_and_judges_must_not_contradict():
+    step = RAGPairs(models=[GOOD, BAD], judges=[model("j", f"{HERE}.contrary")],
+                    situations=["conflict"])  # fmt: skip
+    _, dropped = made(step, questions())
+    assert dropped["reason"].to_list() == ["signals_contradict"]
+
+
+def wordy(request):
+    return good(request) + " So much for that." * 20
+
+
+def test_rows_without_a_pair_are_accounted_for():
+    one = questions(gold_documents=pl.Series([[1]], dtype=pl.List(pl.Int64)))
+    step = RAGPairs(models=[GOOD, BAD], situations=["multi_hop"])
+    assert made(step, one)[1]["reason"].to_list() == ["too_few_gold"]
+    every = questions(gold_documents=pl.Series([[0, 1, 2, 3]], dtype=pl.List(pl.Int64)))
+    step = RAGPairs(models=[GOOD, BAD], situations=["abstention"])
+    assert made(step, every)[1]["reason"].to_list() == ["no_other_documents"]
+    named = questions(gold=pl.Series(["Anna"]))
+    step = RAGPairs(models=[GOOD, BAD], situations=["conflict"])
+    assert made(step, named)[1]["reason"].to_list() == ["no_counterfactual"]
+    step = RAGPairs(models=[model("w", f"{HERE}.wordy"), BAD], situations=["conflict"])
+    assert made(step, questions())[1]["reason"].to_list() == ["length_ratio"]
+    step = RAGPairs(models=[GOOD], n=2, situations=["conflict"])
+    assert made(step, questions())[1]["reason"].to_list() == ["same_text"]
+    rows, dropped = made(RAGPairs(models=[GOOD, BAD]), questions(10))
+    assert rows["source_prompt_id"].n_unique() == 9
+    assert dropped["reason"].to_list() == ["too_few_answers"]
+    assert "http_500" in dropped["detail"][0]
+    own = questions(wrong=pl.Series(["Kurt"]), gold=pl.Series([["Anna", "Anna Berg"]]))
+    rows, _ = made(
+        RAGPairs(models=[GOOD, model("k", f"{HERE}.kurt")], situations=["conflict"]), own
+    )
+    assert rows["wrong_answer"].to_list() == ["Kurt"]
+
+
+def kurt(request):
+    return "It was Kurt, who built the tower and was born long ago."
+
+
+def test_shards_and_order_change_nothing(tmp_path):
+    fields = {"models": [GOOD, BAD], "n": 2, "judges": [J1, J2]}
+    assert len(cut_anyhow({"generators.RAGPairs": fields}, questions(6), tmp_path)) == 1
+
+
+def test_columns_are_checked():
+    step = RAGPairs(models=[GOOD, BAD])
+    with pytest.raises(DataError, match=r"missing: .*gold"):
+        made(step, questions().drop("gold"))
+    with pytest.raises(DataError, match="names no document it has"):
+        made(step, questions(gold_documents=pl.Series([[7]], dtype=pl.List(pl.Int64))))
+    with pytest.raises(DataError, match="are null"):
+        made(step, questions(gold=pl.Series([None], dtype=pl.String)))
+    with pytest.raises(ValidationError, match="a pair needs two answers"):
+        RAGPairs(models=[GOOD])
+    step = RAGPairs(models=[GOOD, BAD], judges=[J1])
+    assert [a.calls for a in step.asks(10, 10)] == [40, 40, 80]
+    assert step.grows(10, 10) == (40, 40)
+    assert step.needs(Shape.PROMPTS) == {"documents": pl.List(pl.String)}
+
+
+def test_spans_and_citations():
+    assert has("It was 1,871 then.", "1871")
+    assert has("ANNA  Berg!", "Anna Berg")
+    assert not has("18712", "1871")
+    assert not has("anything", "")
+    assert cited("so [1], [2, 3] and [x]") == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("The documents do not say.", True),
+        ("The passage doesn't mention a year.", True),
+        ("It is not stated in them.", True),
+        ("I can't tell from this.", True),
+        ("There is not enough information.", True),
+        ("None of the documents gives a year.", True),
+        ("According to the documents it was not 1870 but 1871.", False),
+        ("She was born in 1871.", False),
+        ("Document [2] says she had no children.", False),
+    ],
+)
+def test_abstentions(answer, found):
+    assert abstains(answer) is found
+
+
+def test_signals_have_their_known_values():
+    documents = ["born in 1871", "built by Anna", "boats"]
+
+    def found(situation, answer, wrong=None, right=(1, 2)):
+        return signal(situation, answer, ["1871"], wrong, documents, set(right))
+
+    assert found("multi_hop", "in 1871") == 1
+    assert found("multi_hop", "in 1872") == 0
+    assert found("citation", "in 1871 [1][2]") == 1
+    assert found("citation", "in 1871") == 0
+    assert found("citation", "in 1871 [1][3]") == 0.5
+    assert found("citation", "in 1872 [1][2]") == 0
+    assert found("abstention", "I don't know.") == 1
+    assert found("abstention", "I don't know, perhaps 1871.") == 0.5
+    assert found("abstention", "1871") == 0  # known by heart, and still not to be said
+    assert found("conflict", "1871", "1872") == 1
+    assert found("conflict", "1871 or 1872", "1872") == 0.5
+    assert found("conflict", "1872", "1872") == 0
+    assert found("conflict", "I can't tell.", "1872") == 0.25
+
+
+def test_false_documents():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        year = other_number("in 1871 or so", rng)
+        assert re.fullmatch(r"in [1-9]\d{3} or so", year)
+        assert "1871" not in year
+    assert other_number("Anna", rng) is None
+    assert other_number("7", rng) != "7"
+    assert made_false("born in 1871, not 18712", "1871", "1900") == "born in 1900, not 18712"
+    assert made_false("nothing", "1871", "1900") is None

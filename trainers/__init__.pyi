@@ -1,0 +1,12 @@
+from .base import DatasetRef as DatasetRef
+from .dpo import train_dpo as train_dpo
+from .embedding_model import EmbeddingRewardModel as EmbeddingRewardModel
+from .embedding_reward import train_embedding_reward as train_embedding_reward
+from .metrics import PairMetrics as PairMetrics
+from .metrics import pair_metrics as pair_metrics
+from .report import TrainingReport as TrainingReport
+from .reward import train_reward as train_reward
+from .settings import DPO as DPO
+from .settings import EmbeddingReward as EmbeddingReward
+from .settings import Lora as Lora
+from .settings import Reward as Reward
