@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
 from catalog.versions import Version
 from prefactory.errors import CatalogError
+from prefactory.folders import new_folder
 from prefactory.overrides import nearest
 
 KEEP = (
@@ -130,26 +129,13 @@ def export(
     splits = version.manifest.tables[view.table].splits
     if not any(splits.values()):
         raise CatalogError(f"{version.ref} has no {view.table} to export")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise CatalogError(f"{out} exists already; name a new folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise CatalogError(f"{out} can't be made ({error.strerror}); name another") from error
-    try:
+    with new_folder(out, CatalogError) as folder:
         write = _write_arrow if file_format == "arrow" else _write_files
         counts = {s: write(version, view, s, folder, file_format) for s in splits}
         if file_format == "arrow":
             write_dict(folder, list(splits))
         (folder / "README.md").write_text(_card(version, layout, file_format, counts), "utf-8")
-        folder.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
-        return counts
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return counts
 
 
 def _contradicts(version: Version, table: str) -> bool:

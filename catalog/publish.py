@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +32,11 @@ from catalog.versions import (
 )
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
+from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.identity import differences, fingerprint
-from prefactory.leftovers import sweep, temporary_folder
 from prefactory.shards import Shard, View, in_order, load_prompts
 from prefactory.stages import RunResult, Stage
-from prefactory.store import file_digest, sync_folder
+from prefactory.store import file_digest
 from prefactory.tables import Shape, check
 
 GROUP_ROWS = 65_536
@@ -78,8 +76,7 @@ def publish(
     payload = result.recipe.payload(result.source_identities)
     catalog.root.mkdir(parents=True, exist_ok=True)
     sweep(catalog.root)
-    folder = temporary_folder(catalog.root, f".{head.name}")
-    try:
+    with temporary_folder(catalog.root, f".{head.name}") as folder:
         tables = _write_tables(result, folder)
         digest = content_digest(tables)
         existing = _existing(catalog, result, digest, payload)
@@ -89,8 +86,6 @@ def publish(
         manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
         _write_documents(result, manifest, folder, report)
         return Published(_move(folder, catalog, manifest), new=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
@@ -344,22 +339,11 @@ def _write_json(path: Path, data: object) -> None:
 
 
 def _move(folder: Path, catalog: Catalog, manifest: Manifest) -> Version:
-    """Make the folder durable and visible under its name in one rename."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            sync_folder(path)
-    sync_folder(folder)
     final = catalog.root / manifest.name / manifest.version
-    final.parent.mkdir(exist_ok=True)
-    folder.chmod(0o755)
     try:
-        folder.rename(final)
+        settle(folder, final)
     except OSError as error:
         raise CatalogError(
             f"{final} appeared while this run was publishing ({error}); run again to compare"
         ) from error
-    sync_folder(final.parent)
     return open_folder(final)

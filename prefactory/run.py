@@ -17,8 +17,8 @@ from prefactory import ledger
 from prefactory.apply import apply_filter, apply_generator, apply_labeler, table_for
 from prefactory.context import Context
 from prefactory.errors import DataError, PrefactoryError
+from prefactory.folders import sweep
 from prefactory.identity import fingerprint
-from prefactory.leftovers import sweep
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import Delta, Part, Shard, View, cut, gather, load, without_copies

@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from prefactory.errors import DiskFullError, StoreError
-from prefactory.leftovers import temporary_folder
+from prefactory.folders import settle, temporary_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,10 @@ class Writer:
         self.info: dict[str, Any] = {}
 
     def table(self, name: str, table: pl.DataFrame) -> None:
-        """Write a table durably as `<name>.arrow` (uncompressed IPC, memory-mapped on reading)."""
+        """Write a table as `<name>.arrow` (uncompressed IPC, memory-mapped on reading)."""
         path = self.folder / f"{name}.arrow"
         with _disk_errors(self.folder.parents[1]):
-            with path.open("wb") as file:
-                table.write_ipc(file, compression="uncompressed")
-                file.flush()
-                os.fsync(file.fileno())
+            table.write_ipc(path, compression="uncompressed")
             self.files[path.name] = {
                 "bytes": path.stat().st_size,
                 "blake2b": file_digest(path),
@@ -65,15 +61,6 @@ def file_digest(path: Path, algorithm: str = "blake2b") -> str:
         if algorithm == "blake2b":
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename in this folder durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @dataclass
@@ -149,35 +136,26 @@ class Store:
             StoreError: if the disk is full or not writable; nothing is left behind. Errors of the
                 block itself pass through.
         """
-        with _disk_errors(self.root):
-            tmp = temporary_folder(self.root / "tmp", key[:8])
-        try:
+        with ExitStack() as stack:
+            with _disk_errors(self.root):
+                tmp = stack.enter_context(temporary_folder(self.root / "tmp", key[:8]))
             writer = Writer(tmp)
             yield writer
             with _disk_errors(self.root):
                 self._commit(key, writer)
-        finally:
-            shutil.rmtree(tmp, ignore_errors=True)
 
     def _commit(self, key: str, writer: Writer) -> None:
-        path = writer.folder / "record.json"
         text = json.dumps({"files": writer.files, "info": writer.info}, sort_keys=True)
-        with path.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(writer.folder)
+        (writer.folder / "record.json").write_text(text, "utf-8")
         final = self._folder(key)
-        final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists() and self.open(key) is None:  # a damaged object stands in the way
             shutil.rmtree(final)
         try:
-            writer.folder.rename(final)
+            settle(writer.folder, final, mode=0o700)
         except OSError:
             if self.open(key) is None:  # unless another process finished the same object first
                 raise
             return
-        sync_folder(final.parent)
         data = json.loads(text)  # as it will be read back, key order and all
         with self._lock:
             self._verified[key] = Record(key, data["files"], data["info"])

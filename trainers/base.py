@@ -1,12 +1,9 @@
-"""What every trainer reads and writes: a dataset version, and a folder made all or nothing."""
+"""What every trainer reads and writes: a dataset version, its rows, and plain files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 import polars as pl
 from datasets import Dataset, DatasetInfo, load_from_disk
 
-from prefactory.errors import CatalogError, ConfigError, DataError
+from prefactory.errors import CatalogError, DataError
 
 HELD_OUT = 0.1
 """Share of prompts that are held out when a version has no test split."""
@@ -153,37 +150,6 @@ def margins_of(pairs: pl.DataFrame, ref: DatasetRef, option: str) -> pl.Series:
     if not (margin.is_finite() & (margin >= 0)).all():
         raise DataError(f"{option} needs finite margins >= 0; {ref} has others")
     return margin
-
-
-@contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` to write into, and rename it to `output` at the end.
-
-    After an exception nothing is left.
-
-    Raises:
-        ConfigError: if `output` exists and is not an empty folder, or can't be made.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} already exists; name another folder, or remove it first")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"{output} can't be made ({error.strerror}); name another") from error
-    try:
-        yield partial
-        for file in partial.rglob(
-            "*.safetensors"
-        ):  # the library makes it readable by its owner only
-            file.chmod(0o644)
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def package_versions(*names: str) -> dict[str, str]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from prefactory.errors import DataError, MissingPackageError
+from prefactory.errors import ConfigError, DataError, MissingPackageError
+from prefactory.folders import new_folder
 from trainers import losses
-from trainers.base import DatasetRef, new_folder
+from trainers.base import DatasetRef
 from trainers.metrics import warnings
 from trainers.report import TrainingReport, card, write_reports
 from trainers.settings import DPO
@@ -57,7 +58,7 @@ def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingRepo
         DataError: if no training pair can be used.
     """
     check_machine(config)
-    with new_folder(Path(output)) as folder, considerate():
+    with new_folder(Path(output), ConfigError) as folder, considerate():
         tokenizer = load_tokenizer(config)
 
         def fits(row: dict[str, Any]) -> bool:

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from prefactory.errors import DataError
+from prefactory.errors import ConfigError, DataError
+from prefactory.folders import new_folder
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
 from prefactory.tables import SIDES
 from trainers import losses
-from trainers.base import DatasetRef, hashed, margins_of, new_folder, table
+from trainers.base import DatasetRef, hashed, margins_of, table
 from trainers.embedding_model import Embed, EmbeddingRewardModel, Texts, features, read_texts
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
 from trainers.report import TrainingReport, card, write_reports
@@ -75,7 +76,7 @@ def train_embedding_reward(
         facts={"l2": l2, "distinct_texts": len(texts.row), "features": len(head)},
         notes=(*notes, *warnings(measured)),
     )
-    with new_folder(report.folder) as folder:
+    with new_folder(report.folder, ConfigError) as folder:
         model.save(folder)
         write_reports(folder, report, _card(report), PACKAGES)
     return report

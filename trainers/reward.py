@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from prefactory.errors import DataError, MissingPackageError
+from prefactory.errors import ConfigError, DataError, MissingPackageError
+from prefactory.folders import new_folder
 from trainers import losses
-from trainers.base import DatasetRef, new_folder
+from trainers.base import DatasetRef
 from trainers.metrics import warnings
 from trainers.report import TrainingReport, card, write_reports
 from trainers.settings import Reward
@@ -56,7 +57,7 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
         DataError: if no training pair can be used, or `use_margin` finds pairs without a margin.
     """
     check_machine(config)
-    with new_folder(Path(output)) as folder, considerate():
+    with new_folder(Path(output), ConfigError) as folder, considerate():
         tokenizer = load_tokenizer(config)
 
         def fits(row: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from prefactory.errors import StoreError
+from prefactory.folders import sync
 
 _SUFFIX = ".calls"
 _SYNC_S = 1.0
@@ -185,7 +186,7 @@ class Journal:
             self._describe()
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(path, flags, 0o600)
-            _sync_folder(self.folder)
+            sync(self.folder)
         except OSError as error:
             raise StoreError(f"can't begin a journal in {self.folder}: {error}") from error
         self._number, self._size, self._synced = len(self._paths), 0, 0
@@ -259,11 +260,3 @@ def _sound(line: bytes) -> bool:
 
 def _packed(number: int, offset: int, length: int) -> int:
     return (number << _OFFSET_BITS | offset) << _LENGTH_BITS | length
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

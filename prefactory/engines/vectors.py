@@ -15,7 +15,6 @@ import logging
 import os
 import struct
 import threading
-import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import polars as pl
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError, StoreError
+from prefactory.folders import new_file, sweep
 
 if TYPE_CHECKING:
     from prefactory.engines.embedding import OpenEncoder
@@ -37,7 +37,6 @@ _LOG = logging.getLogger(__name__)
 _HEADER = struct.Struct("<8sQQIII")  # magic, texts, dim, CRC of keys, of vectors, of the former
 _MAGIC = b"PFVEC001"
 _START = 64
-_STALE_S = 3600.0
 _ATTEMPTS = 100  # damaged segments that one call replaces
 
 
@@ -220,20 +219,12 @@ class _Segment:
         counts = (_MAGIC, len(keys), vectors.shape[1], zlib.crc32(raw_keys), zlib.crc32(raw))
         head = _HEADER.pack(*counts, 0)
         head = head[:-4] + zlib.crc32(head[:-4]).to_bytes(4, "little")
-        name = uuid.uuid4().hex
-        temporary, final = folder / f".{name}.tmp", folder / f"{name}.vec"
+        final = folder / f"{uuid.uuid4().hex}.vec"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with new_file(final) as file:
                 file.write(head.ljust(_START, b"\0") + raw_keys)
                 file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(final)
-            _sync_folder(folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise StoreError(f"can't write vectors under {folder}: {error}") from error
         return final
 
@@ -251,14 +242,6 @@ class _Segment:
                 raise _DamagedError(self)
             self._vectors = mapped
         return self._vectors
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Index:
@@ -310,7 +293,7 @@ class _Shelf:
         self._lock = threading.RLock()
         self._segments: dict[str, _Segment | None] = {}
         self.index = _Index(())
-        self._sweep()
+        sweep(folder)
         self.refresh()
 
     def refresh(self) -> None:
@@ -370,11 +353,3 @@ class _Shelf:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self._identity, indent=1, sort_keys=True)
             (self.folder / "encoder.json").write_text(text, encoding="utf-8")
-
-    def _sweep(self) -> None:
-        """Remove what killed processes left under temporary names."""
-        for entry in self._entries():
-            with contextlib.suppress(OSError):
-                old = time.time() - entry.stat().st_mtime > _STALE_S
-                if entry.name.endswith(".tmp") and old:
-                    Path(entry.path).unlink()

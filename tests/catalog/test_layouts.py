@@ -178,7 +178,7 @@ def test_an_existing_folder_is_refused_unless_it_is_empty(version, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     export(version, "sft", out)
-    with pytest.raises(CatalogError, match="exists already; name a new folder"):
+    with pytest.raises(CatalogError, match="exists already; name another folder"):
         export(version, "sft", out)
     assert load_from_disk(str(out))["train"].column_names == COLUMNS["sft"]
     (tmp_path / "file").write_text("mine")

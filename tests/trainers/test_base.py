@@ -4,8 +4,8 @@ import sys
 import polars as pl
 import pytest
 
-from prefactory.errors import CatalogError, ConfigError, DataError
-from trainers.base import DatasetRef, margins_of, new_folder, table
+from prefactory.errors import CatalogError, DataError
+from trainers.base import DatasetRef, margins_of, table
 
 
 def test_reference_reads_the_manifest(version):
@@ -57,19 +57,6 @@ def test_margins_must_be_on_every_row(version):
         with pytest.raises(DataError, match=message):
             margins_of(bad, ref, "use_margin")
     assert margins_of(pl.DataFrame({"margin": [0.0, 2.0]}), ref, "x").to_list() == [0.0, 2.0]
-
-
-def test_a_folder_is_made_all_or_nothing(tmp_path):
-    target = tmp_path / "model"
-    with pytest.raises(KeyError), new_folder(target) as folder:  # noqa: PT012
-        (folder / "half").write_text("")
-        raise KeyError
-    assert not list(tmp_path.iterdir())
-    with new_folder(target) as folder:
-        (folder / "whole").write_text("")
-    assert [p.name for p in tmp_path.rglob("*")] == ["model", "whole"]
-    with pytest.raises(ConfigError, match="already exists"), new_folder(target):
-        pass
 
 
 def test_the_package_and_the_settings_load_nothing_heavy():

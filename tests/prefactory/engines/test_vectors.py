@@ -1,7 +1,6 @@
 """Vectors on disk: each distinct text once, whatever threads, processes and crashes do."""
 
 import hashlib
-import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from prefactory.engines import vectors as module
 from prefactory.engines.encoder import Encoder
 from prefactory.engines.vectors import VectorStore, text_keys
 from prefactory.errors import DataError
+from tests.helpers import ROOT
 
 ENCODER = Encoder(precision="fp32", threads=1)
 DIM = 8
@@ -133,13 +133,20 @@ def test_damaged_segments_are_embedded_again(tmp_path, damage):
 def test_files_of_killed_writers_are_ignored_and_swept(tmp_path):
     store = VectorStore(tmp_path)
     store.embed(ENCODER, pl.Series(["a"]))
-    folder = segments(tmp_path)[0].parent
-    old, new = folder / ".old.tmp", folder / ".new.tmp"
-    old.write_bytes(b"half")
-    new.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    VectorStore(tmp_path).embed(ENCODER, pl.Series(["a"]))
-    assert (old.exists(), new.exists()) == (False, True)
+    whole = segments(tmp_path)[0]
+    code = f"""
+import os, pathlib
+from prefactory.folders import new_file
+with new_file(pathlib.Path({str(whole.parent / "half.vec")!r})) as file:
+    file.write(b"half")
+    file.flush()
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 9
+    assert len(list(whole.parent.glob(".half*"))) == 1
+    assert VectorStore(tmp_path).embed(ENCODER, pl.Series(["a"])).shape[0] == 1
+    assert segments(tmp_path) == [whole]
+    assert list(whole.parent.glob(".half*")) == []
 
 
 def test_other_encoder_other_folder(tmp_path):
