@@ -77,6 +77,9 @@ class Decontaminate(Filter):
         dirty_above: share of a benchmark's prompts.
         catalog: folder of the versions; null is `versions` in PREFACTORY_HOME (or in .prefactory).
             Not identity.
+
+    Example:
+        - filters.Decontaminate: {against: [benchmark.jsonl]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)

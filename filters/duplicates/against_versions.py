@@ -38,6 +38,9 @@ class AgainstVersions(Shingled):
         on: what is compared: the `prompt`, the `response`, or both of a `row`.
         catalog: folder of the versions; null is `versions` in PREFACTORY_HOME (or in .prefactory).
             Not identity.
+
+    Example:
+        - filters.AgainstVersions: {versions: [mine@2026.11.29]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)

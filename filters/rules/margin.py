@@ -43,6 +43,9 @@ class Margin(Filter):
         on_tie: what happens to ties.
         on_conflict: what happens to conflicts.
         on_null: what happens to pairs without a margin; kept ones meet no further rule.
+
+    Example:
+        - filters.Margin: {objective: reward, min: 0.5}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
@@ -108,6 +111,9 @@ class Score(Filter):
         min: least score; null for no limit.
         max: greatest score; null for no limit.
         on_null: what happens to answers without a score.
+
+    Example:
+        - filters.Score: {objective: helpfulness, min: 3}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -87,6 +87,9 @@ class MarginSelection(_Ordered):
         shrink: see above.
         negative: whether pairs with a negative margin of any objective may be chosen; with `drop`
             they leave as `not_selected`.
+
+    Example:
+        - filters.MarginSelection: {objectives: [reward], order: high, fraction: 0.5}
     """
 
     objectives: tuple[str, ...] = Field(min_length=1)
@@ -156,6 +159,9 @@ class EnsembleUncertainty(_Ordered):
         heads: members, if there are no objectives.
         l2: penalty of the heads.
         encoder: sentence encoder of the heads.
+
+    Example:
+        - filters.EnsembleUncertainty: {order: high, fraction: 0.5}
     """
 
     measure: Literal["entropy", "mutual_information"] = "mutual_information"

@@ -40,6 +40,9 @@ class DOptimal(Selector):
         ridge: information that is there before; in units of pairs at distance 2 with p = 1/2. More
             of it favours pairs of very different answers over new directions.
         encoder: sentence encoder of the answers with their questions.
+
+    Example:
+        - filters.DOptimal: {fraction: 0.5}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)

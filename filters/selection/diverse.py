@@ -53,6 +53,9 @@ class KCenter(VectorSelector):
 
     Baseline: `covering radius`, the largest distance (0 to 2, of unit vectors) of a row from the
     nearest kept one.
+
+    Example:
+        - filters.KCenter: {rows: 10}
     """
 
     def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
@@ -79,6 +82,9 @@ class FacilityLocation(VectorSelector):
         neighbours: how many rows, the most alike, can stand for a row. `auto`: all up to 10,000
             rows, and 128 above that. Fewer make the choice an approximation, and much faster;
             null counts all, in blocks, whatever their number.
+
+    Example:
+        - filters.FacilityLocation: {rows: 10}
     """
 
     neighbours: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
@@ -111,6 +117,9 @@ class DPP(VectorSelector):
         jitter: added to the kernel's diagonal, as a share of the largest quality squared.
         fill: without jitter, what happens when no row adds anything: take the rest by `quality`
             (without one by id), or `stop` under the budget.
+
+    Example:
+        - filters.DPP: {fraction: 0.5}
     """
 
     quality: str | None = Field(default=None, min_length=1)
@@ -171,6 +180,9 @@ class DEITA(VectorSelector):
         quality: objective of the quality (of pairs both are the chosen answer's).
         most_alike: greatest cosine with a kept row; 0.9 is from memory, not verified.
         fill: take the best of the rest when the different ones don't fill the budget.
+
+    Example:
+        - filters.DEITA: {rows: 10, complexity: complexity, quality: helpfulness}
     """
 
     complexity: str | None = Field(default=None, min_length=1)
@@ -235,6 +247,9 @@ class SelfRepellent(VectorSelector):
         walk: `dissimilar` (the published code) or `history` (our reading of the paper).
         alpha: strength of the repulsion.
         radius: see above.
+
+    Example:
+        - filters.SelfRepellent: {fraction: 0.5}
     """
 
     walk: spaced.Walk = "dissimilar"

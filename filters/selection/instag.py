@@ -26,6 +26,9 @@ class InsTag(Selector):
     Attributes:
         tags: a column of lists of tags (List(String)), such as `tags` of `labelers.MergeTags` or
             `tag_free` of `labelers.PromptTags`. A row without a list has no tags.
+
+    Example:
+        - filters.InsTag: {rows: 10}
     """
 
     tags: str = Field(default="tags", min_length=1)

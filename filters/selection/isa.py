@@ -82,6 +82,9 @@ class ISA(Subsample):
         init: start of the fit: `kmeans`, or `labels` (desirable against undesirable; chosen
             against rejected for pairs).
         encoder: sentence encoder.
+
+    Example:
+        - filters.ISA: {fraction: 0.1}
     """
 
     mode: info.Mode = "pointwise_raw"

@@ -52,6 +52,9 @@ class MatchTarget(VectorSelector):
         column: a String column of the rows, for `mix`.
         eps: temperature of nearness; smaller follows the target more closely, and noise too.
         select: how rows are chosen by weight.
+
+    Example:
+        - filters.MatchTarget: {column: domain, mix: {math: 0.5, code: 0.5}, rows: 10}
     """
 
     target: str | None = Field(default=None, min_length=1)

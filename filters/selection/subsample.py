@@ -175,6 +175,9 @@ class RandomSubsample(Subsample):
     Attributes:
         quotas: `label`, `source` or `none`: groups that get shares in proportion to their size;
             by default `label` if one is set. `group_by` takes any column instead.
+
+    Example:
+        - filters.RandomSubsample: {fraction: 0.1}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)

@@ -81,6 +81,10 @@ class DraftCritique(Prompted, Asking, Generator):
         judge: confirms in both orders that the refined answer is better; null: nobody does.
         truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
+
+    Example:
+        - generators.DraftCritique:
+            model: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

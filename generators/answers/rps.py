@@ -63,6 +63,11 @@ class RPS(Prompted, Generator):
         temperature, top_p, max_tokens: see `Sampling`.
         origin: of the answers.
         truncated: `drop` counts answers that end at `max_tokens` as failed.
+
+    Example:
+        - generators.RPS:
+            model: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
+            target: {helpfulness: 1, brevity: 0.5}
     """
 
     templates: ClassVar[dict[str, Text]] = {

@@ -55,6 +55,12 @@ class Responses(Generator):
             prompt; else the prompt stays as it was, and only `system_used` tells.
         origin: of the answers, one for all or by name of the model.
         truncated: `drop` counts answers that end at `max_tokens` as failed.
+
+    Example:
+        - generators.Responses:
+            models: [{engine: server, base_url: 'http://localhost:8000/v1', model: writer}]
+            n: 4
+            temperature: 1.0
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)

@@ -65,6 +65,11 @@ class StylePairs(Prompted, Asking, Generator):
             serves the request no worse; null: nobody does.
         truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
+
+    Example:
+        - generators.StylePairs:
+            model: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
+            hidden: [Be brief.]
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

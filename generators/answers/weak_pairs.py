@@ -39,6 +39,11 @@ class WeakPairs(Generator):
         temperature, top_p, max_tokens: see `Sampling`.
         strong_origin, weak_origin: what kind of model each is.
         truncated: `drop` counts answers that end at `max_tokens` as failed.
+
+    Example:
+        - generators.WeakPairs:
+            strong: {engine: server, base_url: 'http://localhost:8000/v1', model: large}
+            weak: {engine: server, base_url: 'http://localhost:8000/v1', model: small}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -74,6 +74,16 @@ class Dialogues(TurnTaking, Generator):
         cells: of the grid, drawn for each case; null: all.
         allow_deception: play scenarios in which somebody is told to deceive.
         origin: of the rows' answers.
+
+    Example:
+        - generators.Dialogues:
+            scenario: patient_doctor
+            cast:
+              - actor: patient
+                engine: {engine: server, base_url: 'http://localhost:8000/v1', model: patient}
+              - actor: doctor
+                engine: {engine: server, base_url: 'http://localhost:8000/v1', model: doctor}
+            judge: {engine: server, base_url: 'http://localhost:8000/v1', model: judge}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

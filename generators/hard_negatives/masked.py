@@ -69,6 +69,10 @@ class MaskedContinuations(Prompted, Generator):
         origin: of the rejected answers.
         temperature, top_p, max_tokens: see `Sampling`; tokens of one sentence, eight times as many
             for an unguided answer.
+
+    Example:
+        - generators.MaskedContinuations:
+            model: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     templates: ClassVar[dict[str, Text]] = {

@@ -108,6 +108,12 @@ class InstructionSearch(Prompted, Generator):
         rewriter_temperature, rewriter_top_p, rewriter_max_tokens: of a rewrite.
         temperature, top_p, max_tokens, stop: of an answer.
         max_concurrency: trees that grow at a time; changes no result.
+
+    Example:
+        - generators.InstructionSearch:
+            rewriter: {engine: server, base_url: 'http://localhost:8000/v1', model: large}
+            responder: {engine: server, base_url: 'http://localhost:8000/v1', model: policy}
+            scorer: {judge: {engine: server, base_url: 'http://localhost:8000/v1', model: large}}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -105,6 +105,10 @@ class AugmentPrompts(Prompted, Asking, Generator):
         answerer, answer_temperature, answer_tokens: of the answers of pairs.
         judge: confirms each pair in both orders; null: nobody does.
         origin: of the answers.
+
+    Example:
+        - generators.AugmentPrompts:
+            writer: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -111,6 +111,10 @@ class Evol(Prompted, Asking, Generator):
         judge: decides whether something was gained; null: nobody asks.
         answerer: answers each rewriting, to see whether it can be answered; null: nobody asks.
         answer_tokens: of these answers, at most; their end is not needed.
+
+    Example:
+        - generators.Evol:
+            writer: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -75,6 +75,11 @@ class Magpie(Prompted, Generator):
         temperature, top_p, max_tokens, stop: see `Sampling`; the source stops at a line's end.
         words: fewest and most words of a prompt.
         truncated: `keep` takes prompts that were cut at `max_tokens`.
+
+    Example:
+        - generators.Magpie:
+            model: {engine: server, base_url: 'http://localhost:8000/v1', model: aligned}
+            how: ask
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

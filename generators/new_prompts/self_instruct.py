@@ -87,6 +87,10 @@ class SelfInstruct(Prompted, Asking, Generator):
         max_similarity: greatest ROUGE-L F1 (0.7 in the source).
         words: fewest and most words of a prompt (3 and 150, as in the source's code).
         refuse_words: see `not_by_text`.
+
+    Example:
+        - generators.SelfInstruct:
+            writer: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -77,6 +77,10 @@ class PersonaIF(Prompted, Asking, Generator):
             nobody does.
         truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
+
+    Example:
+        - generators.PersonaIF:
+            model: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -70,6 +70,10 @@ class PersonaPrompts(Prompted, Asking, Generator):
     Attributes:
         writer: what writes.
         kinds: `instruction`, `question`, `maths`, `constrained` (for `generators.PersonaIF`).
+
+    Example:
+        - generators.PersonaPrompts:
+            writer: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

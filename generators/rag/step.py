@@ -81,6 +81,11 @@ class RAGPairs(Prompted, Asking, Generator):
         length_ratio: of the longer answer to the shorter, in characters; the pair needs less.
         truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
+
+    Example:
+        - generators.RAGPairs:
+            models: [{engine: server, base_url: 'http://localhost:8000/v1', model: writer}]
+            n: 2
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

@@ -134,6 +134,11 @@ class ValueGuided(Generator):
         max_tokens: of an answer.
         name: of the model in the table; null is the model's name with "+guided".
         origin: of the answers.
+
+    Example:
+        - generators.ValueGuided:
+            model: {engine: transformers, model: PATH_OR_HUB_ID}
+            reward: {model: REWARD_FOLDER}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)

@@ -88,6 +88,11 @@ class Dilemmas(Prompted, Asking, Generator):
         answer_tokens: of an answer, at most.
         max_similarity: greatest ROUGE-L F1 of two scenes of one row.
         origin: of the answers.
+
+    Example:
+        - generators.Dilemmas:
+            writer: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
+            priority: [benevolence, power]
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

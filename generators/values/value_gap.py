@@ -96,6 +96,11 @@ class ValueGapPairs(Prompted, Asking, Generator):
         ratio: smallest and greatest length of chosen by rejected, in characters.
         style: of all answers.
         origin: of the answers.
+
+    Example:
+        - generators.ValueGapPairs:
+            writer: {engine: server, base_url: 'http://localhost:8000/v1', model: writer}
+            policy: neutral
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)

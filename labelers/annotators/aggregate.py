@@ -38,6 +38,9 @@ class AnnotatorAggregate(Labeler):
         min_annotators: ratings that an answer must have.
         max_range: null the score if the kept ratings are further apart; HelpSteer2's annotators
             agree if they are within 2. None keeps all.
+
+    Example:
+        - labelers.AnnotatorAggregate: {ratings: {helpfulness: annotations}}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

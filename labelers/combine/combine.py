@@ -60,6 +60,12 @@ class Combine(Labeler):
         scale: for `logsigmoid`: `pooled`, `none` or a mapping of objective to number.
         on_null: an answer that lacks a score (null, NaN, infinite) gets `null`, or `skip` leaves
             the objective out and scales the rest up to the full weight; null if all are missing.
+
+    Example:
+        - labelers.Combine:
+            name: reward
+            method: logsigmoid
+            weights: {relevance: 1, repetition: 1}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -175,6 +175,9 @@ class Normalise(Labeler):
         good_from: for `logistic`: a target from here on is good (1), below it is not (0).
         compare: for `logistic`.
         on_constant: a reference without spread is an `error`, or `drop` makes the objective null.
+
+    Example:
+        - labelers.Normalise: {objectives: [helpfulness]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

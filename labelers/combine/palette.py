@@ -243,6 +243,12 @@ class MAP(Labeler):
         of_model: only this model's answers are the pilot.
         on_unreachable: `error`, which says the nearest palette that can be reached, or `nearest`
             takes that one.
+
+    Example:
+        - labelers.MAP:
+            name: palette
+            objectives: [helpfulness, brevity]
+            palette: {helpfulness: 2.8, brevity: -0.5}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

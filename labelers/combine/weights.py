@@ -207,6 +207,9 @@ class Weigh(Labeler):
         penalty: for `pro`, of the head; see `fit_adapter`.
         folds: for `pro`; 1 weighs all prompts by the head of all.
         goals, risk, floor: for `tri_factor`: wanted mean (default 0), prior (1), least weight.
+
+    Example:
+        - labelers.Weigh: {name: reward, objectives: [helpfulness, relevance], method: soft_min}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)

@@ -53,6 +53,12 @@ class DirectionalCorrection(Labeler):
         omega: for `d2align`: how far beyond the direction, the paper's 1.5.
         penalty: for `d2align`: on the squared direction (ours).
         encoder: of the embeddings.
+
+    Example:
+        - labelers.DirectionalCorrection:
+            name: corrected
+            objective: helpfulness
+            nuisance: length
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -54,6 +54,9 @@ class RidgeHeads(Labeler):
         alphas: ridge penalties to choose from, on standardised features.
         folds: of the cross-validation; fewer if there are fewer prompts.
         cross_fit: False scores all rows with the model of all rows.
+
+    Example:
+        - labelers.RidgeHeads: {objectives: [helpfulness]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)

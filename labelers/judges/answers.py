@@ -52,6 +52,11 @@ class Judge(Judging, Generator):
         mode: see above.
         keep: which pairs of a prompt `pairwise` keeps.
         on_cycle: what becomes of decided pairs that contradict each other.
+
+    Example:
+        - labelers.Judge:
+            judges: [{engine: server, base_url: 'http://localhost:8000/v1', model: judge}]
+            mode: pairwise
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -42,6 +42,10 @@ class JudgePairs(Judging, Labeler):
     agreement of the judges and with the label) are in the manifest and the report, whatever later
     steps drop. For all of them to count every order, set `early_stop: false` (with one judge and
     `rounds: 1` it changes nothing).
+
+    Example:
+        - labelers.JudgePairs:
+            judges: [{engine: server, base_url: 'http://localhost:8000/v1', model: judge}]
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)

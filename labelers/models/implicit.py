@@ -42,6 +42,11 @@ class ImplicitReward(Labeler):
         template: see `labelers.Likelihood`.
         too_long: a conversation over a model's limit: `null`, or `truncate` its prompt's start (to
             the policy's limit).
+
+    Example:
+        - labelers.ImplicitReward:
+            policy: {model: PATH_OR_HUB_ID}
+            reference: {model: PATH_OR_HUB_ID}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -44,6 +44,9 @@ class Likelihood(Labeler):
         prefix: put before the objectives' names, to score by several sets of models.
         template: `chat`, `plain` (contents joined by blank lines), or `auto`: chat if there is one.
         too_long: a conversation over a model's limit: `null`, or `truncate` its prompt's start.
+
+    Example:
+        - labelers.Likelihood: {models: [{model: PATH_OR_HUB_ID}]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -47,6 +47,9 @@ class StepScores(Labeler):
         aggregate: `min` (the weakest step), `mean`, `last`, or `product`.
         template: see `labelers.models.chat_rows.rows`.
         too_long: as in `labelers.RewardModel`.
+
+    Example:
+        - labelers.StepScores: {model: {model: PATH_OR_HUB_ID}}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

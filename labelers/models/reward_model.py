@@ -45,6 +45,9 @@ class RewardModel(Labeler):
             with code of its own calls it (ArmoRM: `rewards`).
         too_long: a conversation over the model's limit: `null`, or `truncate` the start of its
             prompt (an answer that is too long by itself stays null).
+
+    Example:
+        - labelers.RewardModel: {model: {model: PATH_OR_HUB_ID}}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -42,6 +42,9 @@ class Signs(Labeler):
         dead_zone: greatest gap, in units of the objective, that is a tie: one for all, or by
             objective (0 for those not named).
         on_null: a pair that lacks a score says nothing, `zero`, or gets `null`.
+
+    Example:
+        - labelers.Signs: {objectives: [helpfulness, brevity]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
@@ -94,6 +97,9 @@ class Dimension(Labeler):
         by: String column that says where a pair belongs.
         values: its values, in the order of the dimensions 0, 1, ...
         on_other: a pair of another value is an `error`, or gets `null`.
+
+    Example:
+        - labelers.Dimension: {values: [helpful, harmless]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)

@@ -22,6 +22,9 @@ class Margin(Labeler):
 
     Attributes:
         objective: whose scores are compared.
+
+    Example:
+        - labelers.Margin: {objective: reward}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)

@@ -107,6 +107,9 @@ class Pairs(Generator):
             `exact` (form NFC, without outer white space), for code.
         max_pairs: most pairs of one prompt (and dimension), greatest margin first; null for all.
         label_source: who ordered the answers, see `prefactory.tables.LABEL_SOURCES`.
+
+    Example:
+        - labelers.Pairs: {objective: reward}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

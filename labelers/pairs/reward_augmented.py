@@ -86,6 +86,9 @@ class RewardAugmented(Generator):
         half: relabel only half of the usable pairs, rounded up, drawn by id, so that the dataset
             keeps its size (Half-RA).
         decimals: digits of the goals; integral goals are written without.
+
+    Example:
+        - labelers.RewardAugmented: {objective: reward}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)

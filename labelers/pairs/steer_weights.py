@@ -54,6 +54,9 @@ class SteerWeights(Labeler):
         proposal: objective with log Q(y | a, x); null: none.
         temperature: divides the logits.
         name: of the column.
+
+    Example:
+        - labelers.SteerWeights: {target: {helpfulness: 4, verbosity: 2}}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

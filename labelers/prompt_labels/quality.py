@@ -64,6 +64,10 @@ class PromptQuality(Prompted, Asking, Labeler):
         dimensions: name -> what it means, for the judge.
         method: see above.
         prior: precision of the strengths' normal prior around 0, for `bradley_terry`.
+
+    Example:
+        - labelers.PromptQuality:
+            judges: [{engine: server, base_url: 'http://localhost:8000/v1', model: judge}]
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)

@@ -48,6 +48,10 @@ class PromptTags(Prompted, Asking, Labeler):
         votes: answers drawn for each prompt; more than one needs a temperature.
         review_below: least share of agreeing votes that needs no review.
         free: most free tags of a prompt; 0 asks for none.
+
+    Example:
+        - labelers.PromptTags:
+            tagger: {engine: server, base_url: 'http://localhost:8000/v1', model: tagger}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)

@@ -73,6 +73,11 @@ class Rubric(Prompted, Asking, Labeler):
         reference: String column with an answer of the best rating; a row without one is not
             scored, since its ratings would not compare.
         details: add `detail_<name>` (String): what exactly was wrong.
+
+    Example:
+        - labelers.Rubric:
+            judge: {engine: server, base_url: 'http://localhost:8000/v1', model: judge}
+            attributes: [{name: helpfulness, description: 'Is it correct and useful?'}]
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -79,6 +79,9 @@ class Verifiable(Labeler):
     Raises:
         ValueError: the source of the reference is missing or not the only one, or a pattern or
             schema is not one that we can run.
+
+    Example:
+        - labelers.Verifiable: {kind: number, reference: answer}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)

@@ -19,6 +19,7 @@ from pipelines.cli import data as data_commands
 from pipelines.cli import explain as explain_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import run as run_commands
+from pipelines.cli import steps as steps_commands
 from pipelines.cli import train as train_commands
 from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
@@ -80,6 +81,7 @@ compare_commands.register(app)
 train_commands.register(app)
 tree_commands.register(app)
 values_commands.register(app)
+steps_commands.register(app)
 
 
 def main() -> None:

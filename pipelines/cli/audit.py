@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipelines.cli.source import mapping_of
+
 if TYPE_CHECKING:
     from audit import Audit, Gates
 
@@ -64,7 +66,7 @@ def audit(
     from audit import build_page, load_gates, summary
 
     loaded_gates = load_gates(gates) if gates is not None else None
-    fields = {"layout": layout, "mapping": _mapping(mapping or []), "split": split}
+    fields = {"layout": layout, "mapping": mapping_of(mapping), "split": split}
     found = _audited(
         dataset, {**fields, "config": config}, loaded_gates, against or [],
         embeddings=embeddings, rows=rows, seed=seed, table=table,
@@ -121,16 +123,6 @@ def _audited(
         return run_audit(
             loaded.table, options, loaded.intake, gates, progress=lambda title: status.update(title)
         )
-
-
-def _mapping(words: list[str]) -> dict[str, str]:
-    from prefactory.errors import ConfigError
-
-    pairs = [word.partition("=") for word in words]
-    wrong = [w for w, (a, _, b) in zip(words, pairs, strict=True) if not (a and b)]
-    if wrong:
-        raise ConfigError([f"--map {word!r}: write our_column=their.column" for word in wrong])
-    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def _slug(name: str) -> str:

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.cli.source import mapping_of, source_spec
+
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
 
@@ -40,31 +42,17 @@ def import_source(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Read a source and publish it as it is, or show how it would be read."""
-    import pydantic
+    from catalog.sources import open_source
 
-    from catalog.sources import SourceSpec, open_source
-    from prefactory.errors import ConfigError
-    from prefactory.recipe import sentence
-
-    pairs = [word.partition("=") for word in mapping or []]
-    if wrong := [
-        word for word, (a, _, b) in zip(mapping or [], pairs, strict=True) if not (a and b)
-    ]:
-        raise ConfigError([f"--map {word!r}: write our_column=their.column" for word in wrong])
     fields: dict[str, Any] = {
         "path": source,
         "layout": layout,
-        "mapping": {ours: theirs for ours, _, theirs in pairs},
+        "mapping": mapping_of(mapping),
         "split": split,
         "config": config,
         "revision": revision,
     }
-    try:
-        spec = SourceSpec.model_validate(fields)
-    except pydantic.ValidationError as error:
-        items = error.errors(include_url=False)
-        raise ConfigError([sentence(SourceSpec, dict(i)) for i in items]) from error
-    opened = open_source(spec, Path.cwd())
+    opened = open_source(source_spec(fields), Path.cwd())
     if dry_run:
         _preview(opened, as_json)
     else:

@@ -46,6 +46,9 @@ class Language(Filter):
         min_letters: fewest letters that are judged.
         on: the texts that are judged: the answer, the last user message, or both.
         unsure: what happens to texts below `min_confidence` or `min_letters`.
+
+    Example:
+        - filters.Language: {languages: [en]}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)

@@ -52,6 +52,9 @@ class Toxicity(Filter):
         threshold: greatest value that stays.
         sides: texts that are judged, of those that the rows have.
         version_of_function: identity, beside the source of the function's module.
+
+    Example:
+        - filters.Toxicity: {score: toxicity}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)

@@ -1,0 +1,41 @@
+"""What a command line says of a source, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from catalog.sources import SourceSpec
+
+
+def mapping_of(words: list[str] | None) -> dict[str, str]:
+    """The `--map our_column=their.column` words as a mapping.
+
+    Raises:
+        ConfigError: if a word is no such pair.
+    """
+    from prefactory.errors import ConfigError
+
+    pairs = [(word, *word.split("=", 1)) if "=" in word else (word, "", "") for word in words or []]
+    if wrong := [word for word, ours, theirs in pairs if not (ours and theirs)]:
+        raise ConfigError([f"--map {word!r}: write our_column=their.column" for word in wrong])
+    return {ours: theirs for _, ours, theirs in pairs}
+
+
+def source_spec(fields: dict[str, Any]) -> SourceSpec:
+    """A source from the options of a command.
+
+    Raises:
+        ConfigError: if a value can't be, in one sentence each.
+    """
+    import pydantic
+
+    from catalog.sources import SourceSpec
+    from prefactory.errors import ConfigError
+    from prefactory.recipe import sentence
+
+    try:
+        return SourceSpec.model_validate(fields)
+    except pydantic.ValidationError as error:
+        items = error.errors(include_url=False)
+        raise ConfigError([sentence(SourceSpec, dict(i)) for i in items]) from error
