@@ -8,6 +8,7 @@ perfectly calibrated model looks badly calibrated.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,3 +95,36 @@ def pairwise_accuracy(margins: Floats, groups: pl.Series | None = None) -> tuple
         group = groups.rank("dense").to_numpy() - 1
         off = np.bincount(group, weights=off).astype(np.float64)
     return accuracy, float(np.sqrt((off**2).sum()) / len(margins))
+
+
+def logistic_slope(gaps: Floats) -> float:
+    """The one number that makes margins log odds: the maximum of mean log sigmoid(slope * margin).
+
+    Both orders of a pair say the same, so there is no intercept. Of n pairs (n + 1) / (n + 2) count
+    as won, as Platt (1999) smooths, so that the slope is finite where every margin is positive.
+
+    Args:
+        gaps: Float64[n].
+
+    Returns:
+        Log odds per unit; negative where the score falls as the label rises, 0 without a gap.
+    """
+    size = float(np.abs(gaps).max(initial=0.0))
+    if size == 0:
+        return 0.0
+    z = gaps / size
+    won = (len(z) + 1) / (len(z) + 2)
+    low, high, slope = -math.inf, math.inf, 0.0
+    for _ in range(200):
+        p = expit(slope * z)
+        gradient = float((z * (p - won)).mean())
+        curve = float((z * z * p * (1 - p)).mean())
+        low, high = (low, slope) if gradient > 0 else (slope, high)
+        step = slope - gradient / curve if curve > 0 else math.nan
+        if not low < step < high:  # outside what is known of the root: halve, or go on outward
+            known = math.isfinite(low) and math.isfinite(high)
+            step = (low + high) / 2 if known else slope - math.copysign(1 + abs(slope), gradient)
+        if abs(step - slope) <= 1e-12 * (1 + abs(slope)):
+            break
+        slope = step
+    return slope / size if abs(slope) > 1e-12 else 0.0  # half right, half wrong, but for rounding
