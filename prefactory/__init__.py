@@ -1,12 +1,22 @@
 """The contract: what the author of a step imports."""
 
 from prefactory.context import Context
-from prefactory.step import Filter, Generated, Generator, Labeler, State, Step, verdict
+from prefactory.step import (
+    Filter,
+    FittedFilter,
+    Generated,
+    Generator,
+    Labeler,
+    State,
+    Step,
+    verdict,
+)
 from prefactory.tables import Shape
 
 __all__ = [
     "Context",
     "Filter",
+    "FittedFilter",
     "Generated",
     "Generator",
     "Labeler",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from prefactory.errors import DataError
+
 if TYPE_CHECKING:
     from prefactory.engines.encoder import Encoder
     from prefactory.step import State
@@ -22,7 +24,7 @@ class Context:
     Attributes:
         seed: the recipe's seed.
         step: label of the step in the recipe; part of every random draw.
-        state: what `fit` returned (dataset steps only).
+        state: what `fit` returned (dataset steps only); a step reads it as `fitted`.
         embed: `(encoder, texts) -> Float32[N, d]`, each distinct text computed once per store.
         engine: `(engine config) -> Engine`, opened once per process, behind its journal.
         options: run settings that are not identity (`workers`, `device`, ...).
@@ -34,6 +36,17 @@ class Context:
     embed: Callable[[Encoder, pl.Series], np.ndarray] | None = None
     engine: Callable[[Any], Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fitted(self) -> State:
+        """What `fit` returned.
+
+        Raises:
+            DataError: the step runs before its `fit`, or its scope is not `dataset`.
+        """
+        if self.state is None:
+            raise DataError(f"{self.step} needs what its `fit` returns, and has not been fitted")
+        return self.state
 
     def uniform(self, ids: pl.Series, salt: str = "") -> pl.Series:
         """One uniform number in [0, 1) per id, from (seed, step, salt, id) and nothing else."""

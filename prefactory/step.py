@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from prefactory.context import Context
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.prompts import Prompted
-from prefactory.tables import Shape
+from prefactory.tables import ROW_ID, Shape, shape_of
 
 Scope = Literal["row", "prompt", "dataset"]
 
@@ -193,6 +193,40 @@ class Filter(Step):
         Both are String; a null `reason` keeps the row. See `verdict` for the usual case.
         """
         raise NotImplementedError
+
+
+class FittedFilter(Filter):
+    """A filter that decides in `fit`; `keep` looks the rows up.
+
+    Class attributes:
+        decided: name of the table of the state that holds the units that go. Its first column is
+            their id, `reason` and what `detail` reads follow.
+    """
+
+    scope: ClassVar[Scope] = "dataset"
+    decided: ClassVar[str] = "dropped"
+
+    def unit(self, shape: Shape) -> str:
+        """Column of the table that the decisions are about: the row's id, or its prompt's."""
+        return ROW_ID[shape]
+
+    def detail(self) -> pl.Expr:
+        """The detail (String), from the columns of `decided`."""
+        return pl.col("detail")
+
+    def decisions(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """The columns of `decided` for every row of a table, null where it says nothing."""
+        decided = ctx.fitted.tables[self.decided]
+        unit = decided.columns[0]
+        ids = table.select(pl.col(self.unit(shape_of(table))).alias(unit))
+        return ids.join(decided, on=unit, how="left", maintain_order="left")
+
+    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+        """Look the rows up in the state (see `Filter.keep`)."""
+        found = self.decisions(table, ctx)
+        return found.select(
+            "reason", detail=pl.when(pl.col("reason").is_not_null()).then(self.detail())
+        )
 
 
 class Labeler(Step):

@@ -238,10 +238,8 @@ class Decontaminate(Filter):
         Raises:
             DataError: if the step was not fitted.
         """
-        if ctx.state is None:
-            raise DataError("Decontaminate.keep needs the state that fit returns")
         shape = shape_of(table)
-        matches = ctx.state.tables["matches"].cast({"reason": pl.String})
+        matches = ctx.fitted.tables["matches"].cast({"reason": pl.String})
         gone = table.join(matches, left_on=ROW_ID[shape], right_on="unit", how="inner")
         known = self._open()
         details = [self._detail(row, known) for row in _shown(gone, self._sides(shape))]

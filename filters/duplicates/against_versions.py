@@ -12,11 +12,11 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from catalog.versions import Catalog, Version
-from filters.duplicates.near import Shingled, look_up
+from filters.duplicates.near import Shingled
 from prefactory.context import Context
 from prefactory.errors import CatalogError, ConfigError
 from prefactory.near.pairs import Edges, near_edges, read_rows, reduce_texts
-from prefactory.step import Scope, State
+from prefactory.step import State
 from prefactory.tables import ROW_ID, Shape, shape_of, text_of
 
 COMPARED = {"prompt": ["prompt"], "response": ["response"], "row": ["prompt", "response"]}
@@ -44,7 +44,6 @@ class AgainstVersions(Shingled):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)
-    scope: ClassVar[Scope] = "dataset"
 
     versions: tuple[str, ...] = Field(min_length=1)
     on: Literal["prompt", "response", "row"] = "prompt"
@@ -96,9 +95,10 @@ class AgainstVersions(Shingled):
             `unit` (String: row id, or `prompt_id` if prompts are compared) and the columns of
             `prefactory.near.pairs.reduce_texts`.
         """
-        return self._reduced(table, self._unit(shape_of(table)))
+        return self._reduced(table, self.unit(shape_of(table)))
 
-    def _unit(self, shape: Shape) -> str:
+    def unit(self, shape: Shape) -> str:
+        """Prompts stay or go with all their rows if `on` is `prompt`."""
         return "prompt_id" if self.on == "prompt" else ROW_ID[shape]
 
     def _reduced(self, table: pl.DataFrame, unit: str) -> pl.DataFrame:
@@ -140,26 +140,11 @@ class AgainstVersions(Shingled):
         name = "responses" if "responses" in tables else "prompts"
         if name not in tables or (name == "prompts" and self.on != "prompt"):
             raise ConfigError(f"{version.ref} has no {COMPARED[self.on][-1]}s to compare with")
-        unit = self._unit(Shape.RESPONSES)
+        unit = self.unit(Shape.RESPONSES)
         columns = list(dict.fromkeys([unit, *COMPARED[self.on]]))
         for split, rows in tables[name].splits.items():
             for batch in version.batches(name, split, columns) if rows else ():
                 yield self._reduced(batch, unit).with_columns(ref=pl.lit(version.ref))
-
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: PROMPTS or RESPONSES.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        return look_up(table, self._unit(shape_of(table)), ctx, type(self).__name__)
 
 
 def _most_alike(edges: Edges, rows: pl.DataFrame, known: int) -> pl.DataFrame:

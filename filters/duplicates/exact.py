@@ -10,8 +10,7 @@ from pydantic import Field
 from filters.rules.margin import score_columns
 from prefactory import tables
 from prefactory.context import Context
-from prefactory.errors import DataError
-from prefactory.step import Filter, Scope, State
+from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of
 
 OTHER_SPACE = r"\s\s+|[\s--\x20]"
@@ -37,7 +36,7 @@ def normalised(text: pl.Expr, nfc: bool, casefold: bool, whitespace: bool) -> pl
     return text
 
 
-class ExactDuplicates(Filter):
+class ExactDuplicates(FittedFilter):
     """Keep one of the rows whose normalised text is the same; take out contradictory pairs.
 
     What is compared is set by `on`:
@@ -65,7 +64,6 @@ class ExactDuplicates(Filter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
 
     on: Literal["row", "prompt", "response"] = "row"
     keep_best: str | None = Field(default=None, min_length=1)
@@ -104,7 +102,7 @@ class ExactDuplicates(Filter):
                 forward = pl.when(chosen != rejected).then(chosen < rejected)
         keys = keys.select(key=pl.concat_str(parts), forward=forward)
         return table.select(
-            ROW_ID[shape], unit=pl.col(self._unit(shape)), score=self._score(shape)
+            ROW_ID[shape], unit=pl.col(self.unit(shape)), score=self._score(shape)
         ).with_columns(digests(keys["key"]), keys["forward"])
 
     def _digests(self, table: pl.DataFrame, column: str) -> pl.Series:
@@ -114,7 +112,8 @@ class ExactDuplicates(Filter):
         text = pl.struct(m=pl.col(column).list.eval(messages)).struct.json_encode()
         return digests(table.select(text.alias(column)).to_series())
 
-    def _unit(self, shape: Shape) -> str:
+    def unit(self, shape: Shape) -> str:
+        """Prompts stay or go with all their rows if `on` is `prompt`."""
         whole_prompts = shape == Shape.RESPONSES and self.on == "prompt"
         return "prompt_id" if whole_prompts else ROW_ID[shape]
 
@@ -162,29 +161,8 @@ class ExactDuplicates(Filter):
         counts = {r: dropped.filter(reason=r).height for r in ("duplicate", "contradiction")}
         return State({"dropped": dropped}, {"groups": ranked["key"].n_unique(), **counts})
 
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        if ctx.state is None:
-            raise DataError("ExactDuplicates.keep needs the state that fit returns")
-        unit = self._unit(shape_of(table))
-        found = table.select(unit).join(
-            ctx.state.tables["dropped"],
-            left_on=unit,
-            right_on="unit",
-            how="left",
-            maintain_order="left",
-        )
+    def detail(self) -> pl.Expr:
+        """The copy that stays, or the one that says the opposite."""
         both_go = (pl.col("reason") == "contradiction") & (self.on_contradiction == "drop_both")
         word = pl.when(both_go).then(pl.lit("against ")).otherwise(pl.lit("kept "))
-        return found.select("reason", detail=pl.concat_str(word, "other"))
+        return pl.concat_str(word, "other")

@@ -10,11 +10,10 @@ from pydantic import Field, model_validator
 
 from filters.rules.margin import score_columns
 from prefactory.context import Context
-from prefactory.errors import DataError
 from prefactory.near.choose import Choice, none_beside_kept, one_of_each_cluster, ranks
 from prefactory.near.minhash import Banding, banding
 from prefactory.near.pairs import Rows, Rule, near_edges, read_rows, reduce_texts, similarity
-from prefactory.step import Filter, Scope, State
+from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, shape_of, text_of
 
 DROPPED = pl.Schema(
@@ -22,7 +21,7 @@ DROPPED = pl.Schema(
 )
 
 
-class Shingled(Filter):
+class Shingled(FittedFilter):
     """Base of filters that compare texts as sets of hashed word shingles.
 
     A word is a run of letters, marks and digits, whatever the case; in scripts without spaces
@@ -95,7 +94,6 @@ class NearDuplicates(Shingled):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
 
     on: Literal["row", "prompt", "response"] = "row"
     within: Literal["prompt", "all"] | None = None
@@ -121,9 +119,9 @@ class NearDuplicates(Shingled):
             `prefactory.near.pairs.reduce_texts`.
         """
         shape = shape_of(table)
-        unit = pl.col(self._unit(shape)).alias("unit")
+        unit = pl.col(self.unit(shape)).alias("unit")
         units = table.with_columns(unit, score=quality(self.needs(shape)))
-        if self._unit(shape) == "prompt_id":
+        if self.unit(shape) == "prompt_id":
             best = pl.col("score").max().over("prompt_id")
             units = units.with_columns(score=best).unique(
                 "prompt_id", keep="first", maintain_order=True
@@ -135,7 +133,8 @@ class NearDuplicates(Shingled):
         ids = units.select("unit", "score", *(["prompt_id"] if self._by_prompt else []))
         return ids.hstack(reduce_texts(texts, self.words, self.banding).get_columns())
 
-    def _unit(self, shape: Shape) -> str:
+    def unit(self, shape: Shape) -> str:
+        """Prompts stay or go with all their rows if `on` is `prompt`."""
         return "prompt_id" if self.on == "prompt" else ROW_ID[shape]
 
     @property
@@ -193,21 +192,6 @@ class NearDuplicates(Shingled):
         )
         return table.with_columns(reason=reason, detail=detail).select(list(DROPPED))
 
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: PROMPTS, RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        return look_up(table, self._unit(shape_of(table)), ctx, type(self).__name__)
-
 
 def quality(columns: dict[str, pl.DataType]) -> pl.Expr:
     """Score by which a row is kept: of no column null, of two the first minus the second."""
@@ -215,17 +199,3 @@ def quality(columns: dict[str, pl.DataType]) -> pl.Expr:
     if not found:
         return pl.lit(None, dtype=pl.Float64)
     return found[0] if len(found) == 1 else (found[0] - found[1]).fill_nan(None)
-
-
-def look_up(table: pl.DataFrame, unit: str, ctx: Context, step: str) -> pl.DataFrame:
-    """Find rows in the table `dropped` of a state (`unit`, `reason`, `detail`).
-
-    Raises:
-        DataError: if the step was not fitted.
-    """
-    if ctx.state is None:
-        raise DataError(f"{step}.keep needs the state that fit returns")
-    found = table.select(unit=pl.col(unit)).join(
-        ctx.state.tables["dropped"], on="unit", how="left", maintain_order="left"
-    )
-    return found.select("reason", "detail")

@@ -12,18 +12,18 @@ import polars as pl
 from pydantic import Field
 
 from filters.bit_parallel import lcs
-from filters.duplicates.near import look_up, quality
+from filters.duplicates.near import quality
 from filters.rules.margin import score_columns
 from prefactory.context import Context
 from prefactory.near.shingles import as_lists, words
-from prefactory.step import Filter, Scope, State
+from prefactory.step import FittedFilter, State
 from prefactory.tables import Shape, last_user_text, shape_of
 
 MOST_LISTED = 64
 """Templates that are remembered under one pair of words; of more, the first ones."""
 
 
-class TaskTemplates(Filter):
+class TaskTemplates(FittedFilter):
     """Keep at most `most` prompts of each task template.
 
     "Write a limerick about the river" and "Write a limerick about my dog" are far apart by topic
@@ -50,7 +50,6 @@ class TaskTemplates(Filter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
 
     most: int = Field(default=50, ge=1)
     share: float = Field(default=0.6, gt=0, le=1)
@@ -59,6 +58,10 @@ class TaskTemplates(Filter):
     nearest: int = Field(default=20, ge=1)
     first_words: int = Field(default=256, ge=8)
     keep_best: str | None = Field(default=None, min_length=1)
+
+    def unit(self, shape: Shape) -> str:
+        """Prompts stay or go, with all their rows."""
+        return "prompt_id"
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The scores of `keep_best` (Float64), if it is set; PROMPTS have none."""
@@ -129,21 +132,6 @@ class TaskTemplates(Filter):
             "template": dropped.height,
         }
         return State({"dropped": dropped.sort("unit")}, facts)
-
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the prompts up in the state.
-
-        Args:
-            table: PROMPTS, RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        return look_up(table, "prompt_id", ctx, type(self).__name__)
 
 
 class _Template(NamedTuple):

@@ -18,7 +18,7 @@ from filters.selection.places import I64, Bools, Places
 from filters.selection.subsample import Budgeted
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
-from prefactory.errors import ConfigError, DataError
+from prefactory.errors import ConfigError
 from prefactory.step import State
 from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
 
@@ -116,26 +116,6 @@ class Selector(Budgeted):
             facts["groups"] = counts.height
             facts["kept_by_group"] = {str(name): f"{k} of {size}" for name, size, k in rows}
         return State({"rows": _table(ids, chosen, kept, eligible)}, facts)
-
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: PROMPTS, RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        if ctx.state is None:
-            raise DataError(f"{type(self).__name__}.keep needs the state that fit returns")
-        ids = table.select(row_id=ROW_ID[shape_of(table)])
-        rows = ctx.state.tables["rows"].select("row_id", "reason", "detail")
-        found = ids.join(rows, on="row_id", how="left", maintain_order="left")
-        return found.select("reason", "detail")
 
 
 def _complete(parts: pl.DataFrame) -> Bools:

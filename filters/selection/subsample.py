@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from filters.selection.places import Places, Shares
 from prefactory.context import Context
-from prefactory.errors import ConfigError, DataError
-from prefactory.step import Filter, Scope, State
+from prefactory.errors import ConfigError
+from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of, text_of
 
 ROWS = pl.Schema(
@@ -36,7 +36,7 @@ TEXTS = {
 """Columns whose text costs tokens, by shape."""
 
 
-class Budgeted(Filter):
+class Budgeted(FittedFilter):
     """Base of filters that keep a budget: `rows`, a `fraction` of them, or so many `tokens`.
 
     Exactly the budgeted number of rows stays (a fraction is rounded half up; a budget above what
@@ -55,7 +55,7 @@ class Budgeted(Filter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
+    decided: ClassVar[str] = "rows"
 
     fraction: Annotated[float | None, Field(gt=0, le=1)] = None
     rows: Annotated[int | None, Field(ge=0)] = None
@@ -139,31 +139,13 @@ class Subsample(Budgeted):
         """The column of `label`, if it is set and the shape has it."""
         return [f"score_{self.label}"] if self.label and shape == Shape.RESPONSES else []
 
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        if ctx.state is None:
-            raise DataError(f"{type(self).__name__}.keep needs the state that fit returns")
-        found = table.select(row_id=ROW_ID[shape_of(table)]).join(
-            ctx.state.tables["rows"], on="row_id", how="left", maintain_order="left"
-        )
-        score = pl.format(
+    def detail(self) -> pl.Expr:
+        """How near a row was."""
+        return pl.format(
             "score {}, loglik {}",
             pl.col("score").round_sig_figs(4),
             pl.col("loglik").round_sig_figs(4),
         )
-        detail = pl.when(pl.col("reason").is_not_null()).then(score)
-        return found.select("reason", detail=detail)
 
 
 class RandomSubsample(Subsample):

@@ -128,9 +128,7 @@ class NearMisses(Generator):
         Returns:
             PAIRS in canonical order, and the answers without a pair.
         """
-        if ctx.state is None:
-            raise DataError("generators.NearMisses runs after its fit; there is no state")
-        pool = ctx.state.tables["pool"]
+        pool = ctx.fitted.tables["pool"]
         prompts = table.unique("prompt_id", keep="first", maintain_order=True)
         found = self._nearest(prompts, pool, ctx)
         text = text_of(pl.col("response")).fill_null("")

@@ -24,7 +24,6 @@ from generators.made_rows import PARENT, children, said, user_turn
 from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, unwanted
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import DataError
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape
@@ -171,9 +170,7 @@ class SelfInstruct(Prompted, Asking, Generator):
         Returns:
             PROMPTS in canonical order, and the rows of which nothing came.
         """
-        if ctx.state is None:
-            raise DataError("generators.SelfInstruct runs after its fit; there is no state")
-        pool = list(ctx.state.tables["pool"].iter_rows())
+        pool = list(ctx.fitted.tables["pool"].iter_rows())
         seeds = []
         for row, key in enumerate(table["prompt_id"]):
             seed = _Seed(row, key, text=user_turn(table["prompt"][row].to_list()) or "")

@@ -33,7 +33,7 @@ from prefactory.context import Context
 from prefactory.engines.ask import ask
 from prefactory.engines.base import Failure, Sampling
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import ConfigError, DataError
+from prefactory.errors import ConfigError
 from prefactory.measures import diversity
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
@@ -196,14 +196,12 @@ class Personas(Prompted, Generator):
         Returns:
             PROMPTS, `messages` rows per prompt, in canonical order; and the prompts left out.
         """
-        if ctx.state is None:
-            raise DataError("generators.Personas runs after its fit; there is no state")
         fate = table.select(row_id="prompt_id").hstack(
             judged(table, self.existing, self.refuse_roles)
         )
-        picks = ctx.state.tables["picks"].explode("personas").rename({"personas": "persona"})
+        picks = ctx.fitted.tables["picks"].explode("personas").rename({"personas": "persona"})
         rows = table.join(picks, on="prompt_id", how="inner", maintain_order="left")
-        people = ctx.state.tables["people"]
+        people = ctx.fitted.tables["people"]
         rows = rows.join(people, on="persona", how="left", maintain_order="left")
         given = leaked(
             rows["system"].fill_null(""),

@@ -12,15 +12,15 @@ from catalog.values import ValueSystem, coverage, facts, load, names
 from generators.system_messages.place import ADDS
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
-from prefactory.errors import ConfigError, DataError
+from prefactory.errors import ConfigError
 from prefactory.measures import diversity
-from prefactory.step import Filter, Scope, State, verdict
+from prefactory.step import FittedFilter, State, verdict
 from prefactory.tables import Shape, digests
 
 _WORD = r"\w+|[^\w\s]+"
 
 
-class MessageCoverage(Filter):
+class MessageCoverage(FittedFilter):
     """Measure system messages as they came out; on request cap sets of values that come too often.
 
     Everything stays unless `most_alike` is set. The manifest and the report show, under "Learned
@@ -39,7 +39,7 @@ class MessageCoverage(Filter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
-    scope: ClassVar[Scope] = "dataset"
+    decided: ClassVar[str] = "late"
 
     most_alike: int | None = Field(default=None, ge=1)
     sample: int = Field(default=200, ge=2, le=2000)
@@ -136,23 +136,10 @@ class MessageCoverage(Filter):
         return State({"late": late.sort("prompt_id")}, info)
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look up the rows that came too late.
-
-        Args:
-            table: PROMPTS.
-            ctx: holds the state.
-
-        Returns:
-            `reason` and `detail`, same height and order.
-        """
-        if ctx.state is None:
-            raise DataError("generators.MessageCoverage runs after its fit; there is no state")
-        late = ctx.state.tables["late"]
-        found = table.select("prompt_id").join(
-            late, on="prompt_id", how="left", maintain_order="left"
-        )
+        """Look up the rows that came too late (see `Filter.keep`)."""
         place = pl.col("place")
-        return verdict(found, (place.is_not_null(), "frequent_set", pl.format("no. {}", place)))
+        rule = (place.is_not_null(), "frequent_set", pl.format("no. {}", place))
+        return verdict(self.decisions(table, ctx), rule)
 
     def _systems(self) -> dict[str, ValueSystem]:
         found = [load(name) for name in (*names(), *self.values)]

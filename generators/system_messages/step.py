@@ -18,7 +18,7 @@ from generators.system_messages.values import PREFERENCE_SET, Laid, draw_of, lay
 from prefactory.context import Context
 from prefactory.engines.base import Failure, Sampling
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import ConfigError, DataError
+from prefactory.errors import ConfigError
 from prefactory.measures import diversity
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
@@ -193,13 +193,11 @@ class SystemMessages(Prompted, Generator):
         Returns:
             PROMPTS, `messages` rows per prompt, in canonical order; and the prompts left out.
         """
-        if ctx.state is None:
-            raise DataError("generators.SystemMessages runs after its fit; there is no state")
         fate = table.select(row_id="prompt_id").hstack(
             judged(table, self.existing, self.refuse_roles)
         )
         rows = table.join(
-            ctx.state.tables["sets"], on="prompt_id", how="inner", maintain_order="left"
+            ctx.fitted.tables["sets"], on="prompt_id", how="inner", maintain_order="left"
         )
         laid = self._laid()
         leaves = rows["leaves"].explode(empty_as_null=False).to_numpy().astype(np.int64)

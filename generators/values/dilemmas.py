@@ -40,7 +40,6 @@ from generators.values.tasks import (
 from generators.values.values import Ranked, least_covered, ranked
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import DataError
 from prefactory.identity import fingerprint
 from prefactory.prompts import Prompted
 from prefactory.step import Asks, Generated, Generator, Scope, State
@@ -207,9 +206,7 @@ class Dilemmas(Prompted, Asking, Generator):
         Returns:
             PAIRS in canonical order, and the situations without a dilemma.
         """
-        if ctx.state is None:
-            raise DataError("generators.Dilemmas runs after its fit; there is no state")
-        rules = self._rules(table, ctx.state.tables["pairs"], ctx)
+        rules = self._rules(table, ctx.fitted.tables["pairs"], ctx)
         tasks = []
         for row, pair in enumerate(zip(rules[::2], rules[1::2], strict=True)):
             for number in range(self.dilemmas):

@@ -181,17 +181,15 @@ class PAL(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score PAIRS for every prototype and for their annotators; see `adds`."""
-        if ctx.state is None:
-            raise ConfigError("labelers.PAL scores pairs only after fit")
         if not table.height:
             return pl.DataFrame(schema=self.adds(Shape.PAIRS))
         names = ("answer", "prompt") if self.method == "b" else ("answer",)
-        axes = {n: _read(ctx.state, _ALL, f"axes_{n}") for n in names}
+        axes = {n: _read(ctx.fitted, _ALL, f"axes_{n}") for n in names}
         vectors = self._vectors(table, ctx)
         users = table.select(user=self._users())["user"]
         data = self._reduced(users, vectors, axes, self._fold(table["prompt_id"], ctx))
-        rewards, margin = self._rewards(data, users, ctx.state)
-        known = ctx.state.tables["users"].filter(pl.col("fold") == _ALL)
+        rewards, margin = self._rewards(data, users, ctx.fitted)
+        known = ctx.fitted.tables["users"].filter(pl.col("fold") == _ALL)
         group, seen = _mixed(users, known, self.prototypes)
         columns = {
             f"{side}_{SCORE}{self.name}_{g}": rewards[s, g]

@@ -159,13 +159,11 @@ class Combine(Labeler):
         Returns:
             `score_<name>`, same height and order; null by `on_null`.
         """
-        if ctx.state is None:
-            raise DataError("labelers.Combine runs after its fit; this context has no state")
         columns = ["response_id", "prompt_id", *self.needs(Shape.RESPONSES)]
         ordered = table.select(columns).with_row_index("row").sort("prompt_id", "response_id")
         values, groups = self._matrix(ordered)
         combined = np.empty(table.height)
-        combined[ordered["row"].to_numpy()] = self._combine(values, groups, ctx.state.info)
+        combined[ordered["row"].to_numpy()] = self._combine(values, groups, ctx.fitted.info)
         return pl.DataFrame(pl.Series(f"{SCORE}{self.name}", combined)).fill_nan(None)
 
     def _matrix(self, ordered: pl.DataFrame) -> tuple[scoring.Floats, scoring.Ints]:

@@ -333,13 +333,11 @@ class Normalise(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Put every score on the frozen scale; null where not scored, or dropped."""
-        if ctx.state is None:
-            raise DataError("labelers.Normalise runs after its fit; this context has no state")
         columns = {}
         for objective in self.objectives:
             score = pl.col(f"{SCORE}{objective}")
             finite = table.select(pl.when(score.is_finite()).then(score).otherwise(math.nan))
-            new = self._scaled(objective, finite.to_series().to_numpy(), ctx.state)
+            new = self._scaled(objective, finite.to_series().to_numpy(), ctx.fitted)
             columns[f"{SCORE}{objective}_{self.suffix}"] = new
         return pl.DataFrame(columns).fill_nan(None)
 

@@ -341,10 +341,8 @@ class MAP(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Weigh the scores of every answer; null where one is missing."""
-        if ctx.state is None:
-            raise DataError("labelers.MAP runs after its fit; this context has no state")
         score = pl.col(*self.needs(Shape.RESPONSES))
         finite = table.select(pl.when(score.is_finite()).then(score).otherwise(math.nan))
-        weights = np.array([ctx.state.info["weights"][o] for o in self.objectives])
+        weights = np.array([ctx.fitted.info["weights"][o] for o in self.objectives])
         combined = scoring.weighted_sum(finite.to_numpy(), weights)
         return pl.DataFrame({f"{SCORE}{self.name}": combined}).fill_nan(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -332,8 +332,6 @@ class Weigh(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score every answer."""
-        if ctx.state is None:
-            raise DataError("labelers.Weigh runs after its fit; this context has no state")
         rows = self._rows(table).unique("row_id", keep="first", maintain_order=True)
         z = rows.select(pl.col(self._columns()).fill_null(math.nan)).to_numpy()
         if self.method == "pareto":
@@ -342,7 +340,7 @@ class Weigh(Labeler):
         elif self.method == "soft_min":
             score = soft_min(z, self.temperature)
         elif self.method == "tri_factor":
-            weights = ctx.state.info["weights"]
+            weights = ctx.fitted.info["weights"]
             score = scoring.weighted_sum(z, np.array([weights[o] for o in self.objectives]))
         else:
             found = rows.join(self._weights(table, ctx), on="prompt_id", maintain_order="left")
@@ -357,7 +355,7 @@ class Weigh(Labeler):
 
     def _weights(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """`prompt_id` and `weights` (Array(Float64, K)) of prompts, each by its fold's head."""
-        prompts, heads = self._vectors(table, ctx), cast(State, ctx.state).tables["heads"]
+        prompts, heads = self._vectors(table, ctx), ctx.fitted.tables["heads"]
         vectors, fold = prompts["vector"].to_numpy(), self._fold(prompts["prompt_id"], ctx)
         weights = np.empty((len(vectors), len(self.objectives)))
         for number in range(self.folds):

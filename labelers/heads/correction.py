@@ -165,9 +165,7 @@ class DirectionalCorrection(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Correct the score of every answer of RESPONSES."""
-        if ctx.state is None:
-            raise ConfigError("labelers.DirectionalCorrection scores rows only after fit")
-        learned = ctx.state.tables["direction"]
+        learned = ctx.fitted.tables["direction"]
         b, mean = learned["direction"].to_numpy(), learned["mean"].to_numpy()
         answer, query = self._vectors(table, ctx)
         if self.method == "d2align":
@@ -175,7 +173,7 @@ class DirectionalCorrection(Labeler):
         else:
             raw = pl.col(f"{SCORE}{self.objective}")
             target = table.select(score=pl.when(raw.is_finite()).then(raw).otherwise(math.nan))
-            score = target["score"].to_numpy() - ctx.state.info["slope"] * _along(answer, b, mean)
+            score = target["score"].to_numpy() - ctx.fitted.info["slope"] * _along(answer, b, mean)
         return pl.DataFrame({f"{SCORE}{self.name}": score}).fill_nan(None)
 
     def _vectors(

@@ -144,9 +144,7 @@ class RidgeHeads(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score every answer of a table with the fitted heads."""
-        if ctx.state is None:
-            raise ConfigError("labelers.RidgeHeads scores rows only after fit")
-        models, folds = ctx.state.tables["weights"], ctx.state.tables["folds"]
+        models, folds = ctx.fitted.tables["weights"], ctx.fitted.tables["folds"]
         known = table.select("prompt_id").join(
             folds, on="prompt_id", how="left", maintain_order="left"
         )

@@ -11,7 +11,6 @@ from labelers.judges import questions as about
 from labelers.judges.poll import MOST_ANSWERS, Judging
 from labelers.judges.votes import VOTES, nested, outcomes
 from prefactory.context import Context
-from prefactory.errors import DataError
 from prefactory.measures.judge_report import vote_report
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape, canonical_order, with_ids
@@ -142,12 +141,10 @@ class Judge(Judging, Generator):
         Returns:
             PAIRS in canonical order, and the answers that are in none of them.
         """
-        if ctx.state is None:
-            raise DataError("labelers.Judge runs after its fit; there is no state")
         every, distinct = about.usable(table)
         asked = about.questions_about(distinct, self.mode, MOST_ANSWERS)
         asked = asked.with_columns(answers=_size())
-        votes = _within(ctx.state.tables["votes"], table["prompt_id"])
+        votes = _within(ctx.fitted.tables["votes"], table["prompt_id"])
         facts = asked.select("question", planned=self.planned(pl.col("answers")))
         decided = asked.join(
             outcomes(votes, facts, self.rules()), on="question", how="left", maintain_order="left"

@@ -10,7 +10,6 @@ from labelers.judges import questions as about
 from labelers.judges.poll import Judging
 from labelers.judges.votes import TIE, nested, outcomes
 from prefactory.context import Context
-from prefactory.errors import DataError
 from prefactory.measures.judge_report import judge_report
 from prefactory.step import Asks, Labeler, Scope, State
 from prefactory.tables import Shape
@@ -87,9 +86,7 @@ class JudgePairs(Judging, Labeler):
         Returns:
             The columns of `adds`, same height and order.
         """
-        if ctx.state is None:
-            raise DataError("labelers.JudgePairs runs after its fit; there is no state")
-        judged = ctx.state.tables["judged"].select("pair_id", *self.adds(Shape.PAIRS))
+        judged = ctx.fitted.tables["judged"].select("pair_id", *self.adds(Shape.PAIRS))
         ids = table.select("pair_id")
         found = ids.join(judged, on="pair_id", how="left", maintain_order="left")
         return found.drop("pair_id")

@@ -224,10 +224,8 @@ class DynamicBeta(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Turn the gaps of PAIRS to betas."""
-        if ctx.state is None:
-            raise DataError("labelers.DynamicBeta runs after its fit; this context has no state")
         gap = table.select(gap=self._gap().fill_null(0.0))["gap"].to_numpy()
-        beta = dynamic_beta(gap / ctx.state.info["scale"], self.base, self.w, self.k)
+        beta = dynamic_beta(gap / ctx.fitted.info["scale"], self.base, self.w, self.k)
         return pl.DataFrame({self.column: beta / (self.base if self.column == "weight" else 1.0)})
 
     def _gap(self) -> pl.Expr:

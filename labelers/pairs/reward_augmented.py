@@ -201,11 +201,9 @@ class RewardAugmented(Generator):
         Returns:
             PAIRS, two rows per relabelled pair, in canonical order; and the pairs left out.
         """
-        if ctx.state is None:
-            raise DataError("labelers.RewardAugmented runs after its fit; there is no state")
-        judged = self._judge(table, ctx.state.tables.get("quantiles"))
+        judged = self._judge(table, ctx.fitted.tables.get("quantiles"))
         answer = table.select(row_id="pair_id").hstack(judged.verdict)
-        below = ctx.state.info["half_below"]
+        below = ctx.fitted.info["half_below"]
         if below is not None:
             late = ctx.uniform(table["pair_id"], "half") > below
             left = pl.col("reason").is_null() & late

@@ -12,7 +12,6 @@ from labelers.combine.scoring import Ints
 from labelers.pairs import rules as pairing
 from labelers.pairs.pairs import folded
 from prefactory.context import Context
-from prefactory.errors import DataError
 from prefactory.step import Generated, Generator, Scope, State, verdict
 from prefactory.tables import (
     LABEL_SOURCES,
@@ -160,17 +159,15 @@ class SystemPairs(Generator):
         Returns:
             PAIRS in canonical order, and the answers that are chosen in none.
         """
-        if ctx.state is None:
-            raise DataError("labelers.SystemPairs runs after its fit; this context has no state")
         judged = table.select(row_id="response_id").hstack(self._judged(table))
-        alone = ctx.state.tables["alone"].rename({"response_id": "row_id", "reason": "fate"})
+        alone = ctx.fitted.tables["alone"].rename({"response_id": "row_id", "reason": "fate"})
         judged = judged.join(alone, on="row_id", how="left", maintain_order="left")
         dropped = judged.select(
             "row_id",
             pl.coalesce("reason", "fate").alias("reason"),
             pl.coalesce("detail", pl.lit("no usable answer to another message")).alias("detail"),
         ).filter(pl.col("reason").is_not_null())
-        mine = ctx.state.tables["picks"].filter(
+        mine = ctx.fitted.tables["picks"].filter(
             pl.col("chosen_id").is_in(table["response_id"].implode())
         )
         return Generated(self._rows(table, mine), dropped)

@@ -136,9 +136,7 @@ class MergeTags(Labeler):
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Bring every row's tags to the vocabulary."""
-        if ctx.state is None:
-            raise ConfigError("labelers.MergeTags labels rows only after fit")
-        vocabulary = ctx.state.tables["tags"].select("tag", "merged")
+        vocabulary = ctx.fitted.tables["tags"].select("tag", "merged")
         flat = _folded(table[self.column])
         found = flat.join(vocabulary, on="tag", how="left", maintain_order="left")
         found = found.drop_nulls("merged").unique(["row", "merged"], maintain_order=True)

@@ -15,7 +15,6 @@ from labelers.prompt_labels.comparisons import Compared, Comparer
 from labelers.questions import Asking, tokens_of
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import ConfigError
 from prefactory.identity import canonical_json, fingerprint
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler, Scope, State
@@ -170,9 +169,7 @@ class PromptQuality(Prompted, Asking, Labeler):
         Raises:
             ConfigError: the step was not fitted, or a replaced prompt text fails on these values.
         """
-        if ctx.state is None:
-            raise ConfigError("labelers.PromptQuality labels rows only after fit")
-        frozen = ctx.state.tables["anchors"]
+        frozen = ctx.fitted.tables["anchors"]
         prompts = self._prompts(table)
         compared = Comparer(self, ctx).compared(prompts, frozen)
         found = prompts.select("prompt_id").hstack(self._scores(prompts, frozen, compared))

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from filters.content.refusals.find import refuses
 from prefactory.context import Context
-from prefactory.errors import ConfigError, DataError
-from prefactory.step import Filter, Scope, State
+from prefactory.errors import ConfigError
+from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, shape_of, text_of
 
 Side = Literal["chosen", "rejected", "response"]
@@ -22,7 +22,7 @@ EXCERPT = 80
 """Characters of the answer that the ledger shows."""
 
 
-class Refusals(Filter):
+class Refusals(FittedFilter):
     """Drop rows whose answer refuses, where that is not wanted.
 
     An answer refuses if it says so in its first 300 characters, by lists of phrases in seventeen
@@ -49,7 +49,6 @@ class Refusals(Filter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
 
     max_share: dict[Side, Annotated[float, Field(ge=0, le=1)]] = Field(
         default={"chosen": 0.0, "response": 0.0}
@@ -132,28 +131,11 @@ class Refusals(Filter):
         return State({"dropped": dropped.filter(pl.col("reason") != "")}, facts)
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        if ctx.state is None:
-            raise DataError("Refusals.keep needs the state that fit returns")
+        """Look the rows up in the state, and show how the refusal begins (see `Filter.keep`)."""
         shape = shape_of(table)
-        found = table.join(
-            ctx.state.tables["dropped"],
-            left_on=ROW_ID[shape],
-            right_on="unit",
-            how="left",
-            maintain_order="left",
-        )
+        found = table.select(
+            ["response"] if shape == Shape.RESPONSES else list(SIDES)
+        ).with_columns(self.decisions(table, ctx)["reason"])
         if shape == Shape.RESPONSES:
             return found.select("reason", detail=_begin("response", pl.col("reason").is_not_null()))
         side = pl.col("reason") == "refusal_rejected"

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from filters.duplicates.near import look_up, quality
+from filters.duplicates.near import quality
 from filters.duplicates.semantic.greedy import (
     EVERY_PAIR,
     Allowed,
@@ -26,11 +26,11 @@ from prefactory.errors import ConfigError
 from prefactory.near.choose import ranks
 from prefactory.near.pairs import array_column
 from prefactory.near.shingles import I64
-from prefactory.step import Filter, Scope, State
+from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
 
 
-class SemanticDuplicates(Filter):
+class SemanticDuplicates(FittedFilter):
     """Drop rows whose sentence vector has a cosine of `threshold` or more with that of a kept row.
 
     Rows are taken best first (by the score of `keep_best`, of pairs the margin, of prompts the best
@@ -66,7 +66,6 @@ class SemanticDuplicates(Filter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
-    scope: ClassVar[Scope] = "dataset"
 
     on: Literal["row", "prompt", "response"] = "row"
     threshold: float = Field(default=0.95, gt=0, le=1)
@@ -121,9 +120,9 @@ class SemanticDuplicates(Filter):
         shape = shape_of(table)
         stance = [pl.col(c) for c in self._stance(shape)] or [pl.lit(None, dtype=pl.Float64)]
         units = table.with_columns(
-            unit=pl.col(self._unit(shape)), score=quality(self._best(shape)), stance=stance[0]
+            unit=pl.col(self.unit(shape)), score=quality(self._best(shape)), stance=stance[0]
         )
-        if self._unit(shape) == "prompt_id":
+        if self.unit(shape) == "prompt_id":
             units = units.with_columns(score=pl.col("score").max().over("prompt_id"))
             units = units.unique("prompt_id", keep="first", maintain_order=True)
         by_prompt = ["prompt_id"] if self._by_prompt else []
@@ -137,7 +136,8 @@ class SemanticDuplicates(Filter):
             found = found.hstack([column, *features.get_columns()])
         return found
 
-    def _unit(self, shape: Shape) -> str:
+    def unit(self, shape: Shape) -> str:
+        """Prompts stay or go with all their rows if `on` is `prompt`."""
         return "prompt_id" if self.on == "prompt" else ROW_ID[shape]
 
     @property
@@ -211,18 +211,3 @@ class SemanticDuplicates(Filter):
             allowed=allowed,
             device=self.encoder.device,
         )
-
-    def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Look the rows up in the state.
-
-        Args:
-            table: PROMPTS, RESPONSES or PAIRS.
-            ctx: holds the state of `fit`.
-
-        Returns:
-            `reason` and `detail` (String), same height and order.
-
-        Raises:
-            DataError: if the step was not fitted.
-        """
-        return look_up(table, self._unit(shape_of(table)), ctx, type(self).__name__)

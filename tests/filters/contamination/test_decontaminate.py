@@ -360,7 +360,7 @@ def test_what_is_missing_is_found_before_the_run(tmp_path, exam):
         Decontaminate(against=str(odd)).needs(Shape.PROMPTS)
     with pytest.raises(ConfigError, match="no column 'word'; did you mean 'words'"):
         Decontaminate(against={"path": str(odd), "column": "word"}).needs(Shape.PROMPTS)
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         Decontaminate(against=exam).keep(prompts("x"), Context())
 
 

@@ -211,7 +211,7 @@ def test_empty_table_all_identical_and_unfitted():
     assert judged(step, responses()) == []
     table = responses(*[(f"r{i}", "a", "b") for i in range(5)])
     assert judged(step, table) == [STAYS, *[("duplicate", "kept r0")] * 4]
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         step.keep(table, Context())
 
 

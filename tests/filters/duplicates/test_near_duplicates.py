@@ -33,7 +33,7 @@ def judged(step, table):
     """(reason, place of the kept row) of each row."""
     answer = step.keep(table, fitted(step, table))
     assert answer.schema == {"reason": pl.String, "detail": pl.String}
-    ids = table[step._unit(shape_of(table))].to_list()
+    ids = table[step.unit(shape_of(table))].to_list()
     kept = answer["detail"].str.extract(r"^kept (\w+)").to_list()
     places = [None if k is None else ids.index(k) for k in kept]
     return list(zip(answer["reason"].to_list(), places, strict=True))
@@ -162,7 +162,7 @@ def test_all_rows_alike_leave_one():
 
 
 def test_it_needs_its_state_and_sensible_lengths():
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         NearDuplicates().keep(scored(("q", "a", 1)), Context())
     with pytest.raises(ValidationError, match=r"long \(4\) is below short \(9\)"):
         NearDuplicates(short=9, long=4)

@@ -113,5 +113,5 @@ def test_empty_and_equal_prompts():
 
 
 def test_it_needs_its_state():
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         TaskTemplates().keep(prompts("a"), Context())

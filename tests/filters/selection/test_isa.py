@@ -245,7 +245,7 @@ def test_wrong_fields_are_refused():
         ISA(rows=1, quotas="label", label="good").needs(Shape.PAIRS)
     with pytest.raises(ConfigError, match="needs an encoder"):
         ISA(rows=1).fit_shard(responses(CLOUDS[:2]), Context())
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         ISA(rows=1).keep(responses(CLOUDS[:2]), Context())
     assert ISA(rows=1, init="labels").needs(Shape.PAIRS) == {}
     assert list(ISA(rows=1, label="good").needs(Shape.RESPONSES)) == ["score_good"]

@@ -203,7 +203,7 @@ def test_each_is_better_than_random_at_what_it_is_for(name):
 @OURS
 def test_unfitted_is_refused_and_needs_are_columns_of_the_table(name):
     selector = step(name)
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         selector.keep(TABLE, Context())
     assert {c: TABLE.schema[c] for c in selector.needs(Shape.PAIRS)} == selector.needs(Shape.PAIRS)
     assert isinstance(selector, Budgeted)

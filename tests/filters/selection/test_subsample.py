@@ -117,7 +117,7 @@ def test_labels_are_needed_only_when_used():
 
 
 def test_unfitted_keep_is_refused():
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         RandomSubsample(rows=1).keep(responses(1), Context())
 
 

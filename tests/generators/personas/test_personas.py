@@ -277,7 +277,7 @@ def test_leaks_and_roles():
     rows, dropped, _ = made(step, leak)
     assert rows.height == 0
     assert sorted(dropped["reason"]) == ["has_role", "has_role", "leaks_answer"]
-    with pytest.raises(DataError, match="runs after its fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         step.generate(table, Context())
 
 

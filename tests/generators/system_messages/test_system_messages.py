@@ -148,7 +148,7 @@ def test_no_rows_and_unfitted():
     rows, dropped, state = made(SystemMessages(), questions(0))
     assert (rows.height, dropped.height) == (0, 0)
     assert state.info["messages"] == 0
-    with pytest.raises(DataError, match="runs after its fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         SystemMessages().generate(questions(1), Context())
 
 

@@ -241,5 +241,5 @@ def test_mistakes_are_named():
         PAL(method="b", linear=True)
     with pytest.raises(ConfigError, match="needs an encoder"):
         PAL().fit_shard(planted(3), Context())
-    with pytest.raises(ConfigError, match="only after fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         PAL().label(planted(3), CTX)

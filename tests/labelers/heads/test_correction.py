@@ -144,5 +144,5 @@ def test_mistakes_are_named():
             )
     with pytest.raises(ConfigError, match="needs an encoder"):
         STEP.fit_shard(answers(4), Context())
-    with pytest.raises(ConfigError, match="only after fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         STEP.label(answers(4), CTX)

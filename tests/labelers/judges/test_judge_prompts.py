@@ -98,7 +98,7 @@ def test_wrong_settings(fields, why):
 def test_without_engines_or_state():
     with pytest.raises(ConfigError, match="Judge asks a model"):
         step().fit_shard(THREE, Context())
-    with pytest.raises(DataError, match="there is no state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         apply_generator(step(), "judge", THREE, Shape.RESPONSES, asking())
 
 

@@ -118,7 +118,7 @@ def test_dynamic_beta_of_margins():
     _, out = fitted(DynamicBeta(), [table])
     np.testing.assert_allclose(out["beta"], [0.13160602794142787, 0.1])
     assert DynamicBeta().needs(Shape.PAIRS) == {"margin": pl.Float64()}
-    with pytest.raises(DataError, match="after its fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         DynamicBeta().label(table, CTX)
     empty = scored(None, None)
     state, out = fitted(DynamicBeta(objective="help", scale="median"), [empty])

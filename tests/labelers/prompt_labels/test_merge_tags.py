@@ -7,7 +7,7 @@ import pytest
 from labelers.prompt_labels.merge import MergeTags, merged, nearest
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, DataError
 from prefactory.run import execute
 from prefactory.stages import Options, thread_mapper
 from prefactory.store import Store
@@ -94,7 +94,7 @@ def test_nothing_is_tagged():
     assert label(MergeTags(), table(None, [], [" . "]))[0] == [None, [], []]
     with pytest.raises(ConfigError, match="needs an encoder"):
         MergeTags().fit(pl.DataFrame({"tag": [""], "support": [0]}), Context())
-    with pytest.raises(ConfigError, match="only after fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         MergeTags().label(table(["a"]), Context())
 
 

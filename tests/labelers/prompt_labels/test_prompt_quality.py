@@ -15,7 +15,7 @@ from prefactory.apply import apply_labeler
 from prefactory.context import Context
 from prefactory.engines import serving
 from prefactory.engines.base import Failure
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, DataError
 from prefactory.run import execute
 from prefactory.stages import Options, thread_mapper
 from prefactory.store import Store
@@ -311,5 +311,5 @@ def test_plan_counts_both_orders():
     assert step.engines() == [j.identity() for j in step.judges]
     assert step.needs(Shape.PROMPTS) == {}
     assert quality("exact", bucket="kind").needs(Shape.PROMPTS) == {"kind": pl.String()}
-    with pytest.raises(ConfigError, match="only after fit"):
+    with pytest.raises(DataError, match="has not been fitted"):
         step.label(prompts("quality 1"), asking())

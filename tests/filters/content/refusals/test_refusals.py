@@ -221,5 +221,5 @@ def test_wrong_fields():
         Refusals(max_share={"chosen": 5})
     with pytest.raises(ConfigError, match="max_share limits chosen, and responses have none"):
         Refusals(max_share={"chosen": 0.1}).needs(Shape.RESPONSES)
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         Refusals().keep(responses(("q", "a")), Context())

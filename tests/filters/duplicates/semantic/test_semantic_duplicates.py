@@ -257,7 +257,7 @@ def test_no_rows_and_what_it_needs():
     assert judged(SemanticDuplicates(), scored()) == []
     with pytest.raises(ConfigError, match="needs an encoder"):
         SemanticDuplicates().fit_shard(scored(("q", "a", 1)), Context())
-    with pytest.raises(DataError, match="needs the state"):
+    with pytest.raises(DataError, match="has not been fitted"):
         SemanticDuplicates().keep(scored(("q", "a", 1)), Context())
     with pytest.raises(ValidationError):
         SemanticDuplicates(threshold=0)
