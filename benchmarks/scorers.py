@@ -36,12 +36,12 @@ from labelers import (
 )
 from labelers.combine.compare import palette_of
 from labelers.rules import r3 as text_scores
-from labelers.rules import statistics as text_statistics
 from prefactory.apply import apply_labeler, table_for
 from prefactory.context import Context
 from prefactory.engines.vectors import shared_store
 from prefactory.measures.calibration import calibration_errors, pairwise_accuracy
 from prefactory.measures.disagreement import logistic_slope, margins
+from prefactory.measures.text_statistics import Statistic
 from prefactory.step import Labeler
 from prefactory.tables import Shape, digests, unpair
 from trainers.embedding_reward import choose_l2, fit_head
@@ -155,7 +155,7 @@ def fold_margins(pairs: pl.DataFrame, train: pl.Series, gaps: np.ndarray, ctx: C
     fold.add(RidgeHeads(objectives=("label",)))
     for part in get_args(text_scores.Objective):
         found["R3", part] = fold.margin(part)
-    for part in get_args(text_statistics.Objective):
+    for part in get_args(Statistic):
         found["text statistics", part] = fold.margin(f"n_{part}")
     found["learned", "ridge head on labels"] = fold.margin("ridge_label")
     found["learned", "embedding reward"] = fitted(gaps, train, pairs["prompt_id"])

@@ -70,20 +70,46 @@ def cluster_groups(parts: Iterable[pl.DataFrame], test_fraction: float) -> pl.Da
     Returns:
         The clusters of more than one group (see `CLUSTERS`), sorted by group.
     """
-    found = list(parts)
-    if not found:
-        return CLUSTERS.to_frame()
-    groups = pl.concat(found).unique("group").sort("group")
-    edges = near_edges(read_rows(groups), Rule(THRESHOLD))
-    number = clusters(edges, groups.height)
-    size = np.bincount(number, minlength=1)[number]
-    table = groups.select("group", number=pl.Series(number), size=pl.Series(size))
-    most = max(2.0, LARGE * test_fraction * groups.height)
+    table = near_groups(parts)
+    most = max(2.0, LARGE * test_fraction * table.height)
     return (
         table.filter(pl.col("size") > 1)
         .with_columns(cluster=pl.col("group").min().over("number"), large=pl.col("size") > most)
         .select(list(CLUSTERS))
     )
+
+
+def near_groups(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Number the clusters of near-duplicates among groups.
+
+    Args:
+        parts: what `reduce_prompts` made; groups may repeat.
+
+    Returns:
+        `group` (String, each once, sorted), `number` (Int64, of its cluster) and `size` (groups of
+        the cluster).
+    """
+    found = list(parts)
+    if not found:
+        return pl.DataFrame(schema={"group": pl.String, "number": pl.Int64, "size": pl.Int64})
+    groups = pl.concat(found).unique("group").sort("group")
+    number = clusters(near_edges(read_rows(groups), Rule(THRESHOLD)), groups.height)
+    size = np.bincount(number, minlength=1)[number]
+    return groups.select("group", number=pl.Series(number), size=pl.Series(size))
+
+
+def prompt_clusters(table: pl.DataFrame) -> pl.Series:
+    """Number of each row's cluster of near-duplicate prompts, Int64 [n].
+
+    Pairs that contradict each other have one prompt, and so one cluster.
+
+    Args:
+        table: has `prompt`.
+    """
+    groups = table.select(group=group_key(pl.col("prompt")))["group"]
+    near = near_groups([reduce_prompts(table)])
+    keys = pl.DataFrame({"group": digests(groups)})
+    return keys.join(near, on="group", how="left", maintain_order="left")["number"]
 
 
 def with_split(

@@ -19,6 +19,7 @@ import polars as pl
 
 from labelers.rules import json_answers
 from labelers.rules.languages import language_of
+from prefactory.measures.text_statistics import count_sentences
 
 ARGUMENTS: dict[str, pl.DataType] = {
     "capital_frequency": pl.Float64(),
@@ -86,20 +87,6 @@ def _each(text: pl.Expr, words: pl.Expr, boundary: bool) -> pl.Expr:
 
     both = pl.struct(text.alias("text"), words.alias("word"))
     return both.map_batches(find, return_dtype=pl.List(pl.Boolean), is_elementwise=True)
-
-
-def count_sentences(text: pl.Expr) -> pl.Expr:
-    """Sentences of a String: stops and marks before white space, and paragraph ends. UInt32.
-
-    Abbreviations, initials and list numbers ("Dr.", "e.g.", "J.", "1.") end no sentence.
-    """
-    titles = r"mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|inc|ltd|co|no|e\.g|i\.e|a\.m|p\.m|p\.?s|p\.p\.s"
-    short = rf"(?i)\b({titles})\."
-    plain = text.str.replace_all(short, "$1").str.replace_all(r"\b(\p{Lu})\.", "$1")
-    plain = plain.str.replace_all(r"(?m)^(\s*\d+)\.", "$1")
-    ends = r"[.!?…।。！？]+[\"'”’)\]*_]*(?:\s+|$)|[。！？।]+|\n\s*\n"  # noqa: RUF001
-    pieces = plain.str.replace_all(ends, "\u0000").str.split("\u0000")
-    return pieces.list.eval(pl.element().str.contains(r"[\p{L}\p{N}]")).list.sum()
 
 
 def count_words(text: pl.Expr) -> pl.Expr:

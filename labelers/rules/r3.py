@@ -10,21 +10,14 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from pydantic import Field, field_validator
 
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.measures.text_statistics import TOKEN, cut_answer, distinct_share, hundreds
 from prefactory.step import Labeler
 from prefactory.tables import Shape, last_user_text, text_of
-
-TOKEN = r"\w+|[^\w\s]+"  # noqa: S105 - a pattern, not a secret
-CUT = r"(?s)(?:\n[ \t]*(?:Human|User|Assistant|System|AI)[ \t]*:|\n{4}|\n[ \t]*\n[ \t]*[-_]{2,}).*"
-"""Where a model went on talking to itself: the rest of the text is not part of the answer."""
-
-_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
-_SHIFT = np.uint64(29)
 
 Objective = Literal["relevance", "length", "repetition", "r3"]
 
@@ -81,8 +74,8 @@ class R3(Labeler):
         tokens = texts["text"].str.extract_all(TOKEN)
         scores = pl.DataFrame(
             {
-                "length": _hundreds(tokens.list.len(), self.length_cap),
-                "repetition": _distinct_share(tokens),
+                "length": hundreds(tokens.list.len(), self.length_cap),
+                "repetition": distinct_share(tokens),
             }
         )
         if self.opens_engines():
@@ -97,52 +90,6 @@ class R3(Labeler):
         query = ctx.embed(self.encoder, texts["query"]).astype(np.float64)
         answer = ctx.embed(self.encoder, texts["text"]).astype(np.float64)
         return pl.Series(np.einsum("nd,nd->n", query, answer), dtype=pl.Float64)
-
-
-def cut_answer(text: pl.Expr) -> pl.Expr:
-    """Cut a String where the model goes on as somebody else (see `CUT`)."""
-    return text.str.replace(CUT, "")
-
-
-def length_incentive(text: pl.Expr, cap: int | None = None) -> pl.Expr:
-    """Tokens / 100 of a String, tokens counted up to `cap`: Float64."""
-    return text.str.count_matches(TOKEN).map_batches(
-        lambda tokens: _hundreds(tokens, cap), return_dtype=pl.Float64, is_elementwise=True
-    )
-
-
-def repetition(text: pl.Expr) -> pl.Expr:
-    """Distinct trigrams / trigrams of a String's tokens, in (0, 1]; 1 if it has none: Float64."""
-    return text.str.extract_all(TOKEN).map_batches(
-        _distinct_share, return_dtype=pl.Float64, is_elementwise=True
-    )
-
-
-def _hundreds(tokens: pl.Series, cap: int | None) -> pl.Series:
-    counted = tokens.cast(pl.Float64)
-    return (counted if cap is None else counted.clip(upper_bound=cap)) / 100
-
-
-def _distinct_share(tokens: pl.Series) -> pl.Series:
-    """`repetition` of lists of tokens. Trigrams are told apart by 64 bits each."""
-    counts = tokens.list.len().fill_null(0).to_numpy().astype(np.int64)
-    flat = tokens.explode(empty_as_null=False, keep_nulls=False).hash().to_numpy()
-    last = flat.size - 2
-    if last < 1:
-        return pl.Series([1.0] * counts.size, dtype=pl.Float64)
-    first, second, third = (flat[i : last + i] for i in range(3))
-    mixed = (first * _ODD[0] ^ (second >> _SHIFT)) + second * _ODD[1] ^ (third * _ODD[2])
-    ends = np.cumsum(counts)
-    opens = np.ones(flat.size, dtype=bool)
-    opens[ends[counts > 0] - 1] = False  # the last two tokens of a text open no trigram
-    opens[ends[counts > 1] - 2] = False
-    total = np.maximum(counts - 2, 0)
-    places = np.concatenate(([0], np.cumsum(total)))
-    lists = pl.from_arrow(pa.LargeListArray.from_arrays(places, mixed[opens[:last]]))
-    assert isinstance(lists, pl.Series)  # noqa: S101 - an array always gives a series
-    distinct = lists.list.n_unique().to_numpy().astype(np.float64)
-    share = np.divide(distinct, total, out=np.ones(counts.size), where=total > 0)
-    return pl.Series(tokens.name, share, dtype=pl.Float64)
 
 
 def constrained_reward(

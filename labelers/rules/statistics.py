@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import polars as pl
 from pydantic import Field, field_validator
 
-from labelers.rules.constraint_checks import count_sentences
 from prefactory.context import Context
+from prefactory.measures.text_statistics import FENCED, Statistic, statistic
 from prefactory.step import Labeler
 from prefactory.tables import SCORE, Shape, text_of
-
-_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-WORD = rf"[{_ALONE}]|[\w--[{_ALONE}]]+(?:['\x{{2019}}]\w+)*"
-"""A word; in scripts without spaces between words, a letter."""
-
-FENCED = r"(?ms)^[ \t]*```.*?(?:^[ \t]*```[^\n]*$|\z)"
-"""A code block; one that is never closed runs to the end."""
-
-Objective = Literal[
-    "characters",
-    "words",
-    "sentences",
-    "type_token_ratio",
-    "questions",
-    "headings",
-    "bullets",
-    "numbered",
-    "bold",
-    "code_blocks",
-    "links",
-]
 
 
 class TextStatistics(Labeler):
@@ -57,12 +35,12 @@ class TextStatistics(Labeler):
     score_range: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     direction: ClassVar[str] = "none"
 
-    objectives: tuple[Objective, ...] = Field(default=get_args(Objective), min_length=1)
+    objectives: tuple[Statistic, ...] = Field(default=get_args(Statistic), min_length=1)
     prefix: str = ""
 
     @field_validator("objectives")
     @classmethod
-    def _each_once(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    def _each_once(cls, value: tuple[Statistic, ...]) -> tuple[Statistic, ...]:
         if len(set(value)) != len(value):
             raise ValueError("name each objective once")
         return value
@@ -82,33 +60,3 @@ class TextStatistics(Labeler):
         return texts.select(
             statistic(o).cast(pl.Float64).alias(f"{SCORE}{self.prefix}{o}") for o in self.objectives
         )
-
-
-def statistic(objective: Objective) -> pl.Expr:
-    """Expression of one objective over String columns `text` and `prose` (text without code)."""
-    return _STATISTICS[objective](pl.col("text"), pl.col("prose"))
-
-
-def _variety(text: pl.Expr, _: pl.Expr) -> pl.Expr:
-    words = text.str.to_lowercase().str.extract_all(WORD)
-    count = words.list.len()
-    return pl.when(count > 0).then(words.list.n_unique() / count)
-
-
-def _prose(pattern: str) -> Callable[[pl.Expr, pl.Expr], pl.Expr]:
-    return lambda _, prose: prose.str.count_matches(pattern)
-
-
-_STATISTICS: dict[Objective, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
-    "characters": lambda text, _: text.str.len_chars(),
-    "words": lambda text, _: text.str.count_matches(WORD),
-    "sentences": lambda text, _: count_sentences(text),
-    "type_token_ratio": _variety,
-    "questions": lambda text, _: text.str.count_matches(r"[?\x{FF1F}\x{61F}\x{37E}\x{55E}]+"),
-    "headings": _prose(r"(?m)^ {0,3}#{1,6}[ \t]+\S"),
-    "bullets": _prose(r"(?m)^[ \t]*[-*+\x{2022}][ \t]+\S"),
-    "numbered": _prose(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+\S"),
-    "bold": _prose(r"\*\*[^\s*](?:[^*\n]*[^\s*])?\*\*|\b__[^\s_](?:[^_\n]*[^\s_])?__\b"),
-    "code_blocks": lambda text, _: text.str.count_matches(FENCED),
-    "links": _prose(r"\[[^\]\n]*\]\([^)\s]+[^)\n]*\)|https?://[^\s)>\]]+"),
-}

@@ -7,11 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from labelers.rules.constraint_checks import ARGUMENTS, CHECKS, count_sentences, holds
+from labelers.rules.constraint_checks import ARGUMENTS, CHECKS, holds
 from labelers.rules.constraints import Constraint, Constraints, kept_constraints
 from labelers.rules.languages import languages
 from prefactory.context import Context
 from prefactory.errors import DataError
+from prefactory.measures.text_statistics import count_sentences
 from prefactory.tables import Shape, text_of
 from tests.helpers import responses
 

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from labelers.rules.r3 import R3, constrained_reward, cut_answer, length_incentive, repetition
+from labelers.rules.r3 import R3, constrained_reward
 from prefactory.context import Context
 from prefactory.errors import ConfigError
+from prefactory.measures.text_statistics import cut_answer, length_incentive, repetition
 from prefactory.tables import Shape, canonical_order, with_ids
 
 TEXT_ONLY = R3(objectives=("length", "repetition"))

@@ -131,9 +131,8 @@ def test_the_self_test_ranks_like_real_swaps():
 
 
 def test_copies_share_a_fold_and_do_not_confirm_each_other():
-    noise = Differences(
-        np.zeros((120, 0)), np.random.default_rng(2).normal(size=(60, 30)).repeat(2, 0)
-    )
+    columns = np.random.default_rng(2).normal(size=(60, 30)).repeat(2, axis=0)
+    noise = Differences(np.zeros((120, 0)), columns)
     rows = Rows.of(noise, np.arange(120))
     apart = trust.by_rows(rows)
     together = trust.by_rows(rows, np.arange(120) // 2)
