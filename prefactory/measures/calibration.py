@@ -121,10 +121,10 @@ def logistic_slope(gaps: Floats) -> float:
         curve = float((z * z * p * (1 - p)).mean())
         low, high = (low, slope) if gradient > 0 else (slope, high)
         step = slope - gradient / curve if curve > 0 else math.nan
+        if abs(step - slope) <= 1e-12 * (1 + abs(slope)):  # also where the gradient is exactly 0
+            break
         if not low < step < high:  # outside what is known of the root: halve, or go on outward
             known = math.isfinite(low) and math.isfinite(high)
             step = (low + high) / 2 if known else slope - math.copysign(1 + abs(slope), gradient)
-        if abs(step - slope) <= 1e-12 * (1 + abs(slope)):
-            break
         slope = step
     return slope / size if abs(slope) > 1e-12 else 0.0  # half right, half wrong, but for rounding

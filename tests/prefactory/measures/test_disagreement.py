@@ -91,6 +91,11 @@ def test_the_slope_undoes_a_change_of_unit(gaps, unit):
     assert logistic_slope(gaps * unit) * unit == pytest.approx(slope, rel=1e-5, abs=1e-12)
 
 
+def test_a_slope_is_found_where_a_step_meets_it_exactly():
+    gaps = np.array([0.0, 25388.77527124912, 999999.9999999999, 0.13370751725814975, 412460.9823])
+    assert logistic_slope(gaps) == pytest.approx(2.41664546e-6, rel=1e-8)
+
+
 @pytest.mark.parametrize("gaps", [(-2, -2, 2, 2), (-2, 0, 0, 2), (-2, 0, 1, 1)])
 def test_as_often_right_as_wrong_has_slope_zero(gaps):
     assert logistic_slope(np.array(gaps, np.float64)) == 0.0  # not 7.9e-17
