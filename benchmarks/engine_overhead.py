@@ -1,20 +1,21 @@
 """What an engine call costs: against a server with 100 ms latency, at 8, 64 and 256 in flight.
 
-    python benchmarks/engine_overhead.py [--seconds 4] [--compare]
+    python benchmarks/engine_overhead.py [--seconds 4] [--turns 1] [--compare]
         [--curator PYTHON] [--distilabel PYTHON]
 
-The ideal is concurrency / latency. "warm" leaves out the first second, in which the limiter finds
-its level; "journal" writes and fsyncs every answer. `--compare` does the same requests with a bare
-httpx client; `--curator` and `--distilabel` name the Python of an environment that has
-`bespokelabs-curator`, or `distilabel[openai] requests`, and let them make as many calls as the
-ideal makes in those seconds, start-up of their pipeline included. The server is another process of
-this machine and takes its own share of the cores.
+The ideal is concurrency / latency. "warm" leaves out the first second, in which the limiter
+finds its level; "journal" writes and fsyncs every answer. `--compare` runs the engine on aiohttp
+too (`pip install aiohttp`), by `--turns` turns, and prints medians and the median difference.
+`--curator` and `--distilabel` name the Python of an environment that has `bespokelabs-curator`, or
+`distilabel[openai] requests`, and let them make as many calls as the ideal makes in those seconds,
+start-up of their pipeline included. The server is another process of this machine and takes its own
+share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -25,7 +26,9 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from statistics import median
 
+from prefactory.engines import serving
 from prefactory.engines.base import Request, Result, Sampling
 from prefactory.engines.server import Server
 from prefactory.engines.session import Session
@@ -77,26 +80,33 @@ def measure(config: Server, seconds: float, journal: bool) -> dict[str, float]:
     }
 
 
-async def bare_httpx(url: str, width: int, seconds: float) -> dict[str, float]:
-    """The same requests with httpx alone, its pool without limits."""
-    import httpx
+@contextlib.contextmanager
+def on_aiohttp() -> Iterator[None]:
+    """Let engines use aiohttp instead of the client of our own."""
+    from benchmarks.peers.aiohttp_client import AiohttpClient
 
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(limits=limits, timeout=60) as client:
-        calls = 0
-        end = time.monotonic() + seconds
+    ours, serving.Client = serving.Client, AiohttpClient  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        serving.Client = ours  # type: ignore[misc]
 
-        async def worker() -> None:
-            nonlocal calls
-            while time.monotonic() < end:
-                body = {"model": "m", "messages": conversation(calls), "seed": 1}
-                (await client.post(f"{url}/chat/completions", json=body)).json()
-                calls += 1
 
-        started = time.monotonic(), time.process_time()
-        await asyncio.gather(*[worker() for _ in range(width)])
-        wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]
-    return {"rate": calls / wall, "warm": calls / wall, "cpu_ms": 1000 * cpu / calls}
+def by_turns(config: Server, seconds: float, turns: int) -> dict[str, dict[str, float]]:
+    """Medians of our client and of aiohttp, and of their differences turn by turn."""
+    pairs = []
+    for turn in range(turns):
+        found: dict[str, dict[str, float]] = {}
+        for name in ("ours", "aiohttp") if turn % 2 == 0 else ("aiohttp", "ours"):
+            with on_aiohttp() if name == "aiohttp" else contextlib.nullcontext():
+                found[name] = measure(config, seconds, journal=False)
+        pairs.append(found)
+    keys = pairs[0]["ours"]
+    return {
+        "engine": {k: median(p["ours"][k] for p in pairs) for k in keys},
+        "  on aiohttp": {k: median(p["aiohttp"][k] for p in pairs) for k in keys},
+        "  difference": {k: median(p["aiohttp"][k] - p["ours"][k] for p in pairs) for k in keys},
+    }
 
 
 def peer(python: str, script: str, url: str, width: int, seconds: float) -> dict[str, float]:
@@ -114,6 +124,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--curator", metavar="PYTHON")
     parser.add_argument("--distilabel", metavar="PYTHON")
@@ -126,12 +137,11 @@ def main() -> None:
         print("client            in flight   calls/s   of ideal   warm: of ideal   CPU ms/call")
         for width in (8, 64, 256):
             config = Server(base_url=url, model="m", max_concurrency=width)
-            rows = {
-                "engine": measure(config, options.seconds, journal=False),
-                "engine + journal": measure(config, options.seconds, journal=True),
-            }
             if options.compare:
-                rows["bare httpx"] = asyncio.run(bare_httpx(url, width, options.seconds))
+                rows = by_turns(config, options.seconds, options.turns)
+            else:
+                rows = {"engine": measure(config, options.seconds, journal=False)}
+            rows["engine + journal"] = measure(config, options.seconds, journal=True)
             for name in ("curator", "distilabel"):
                 if python := getattr(options, name):
                     script = f"calls_{name}.py"

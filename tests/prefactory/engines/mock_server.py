@@ -38,9 +38,10 @@ class MockServer:
     JSON), chunked (JSON).
     """
 
-    def __init__(self, behave=None, latency_s=0.0):
+    def __init__(self, behave=None, latency_s=0.0, tls=None):
         self.behave = behave or (lambda body, times: ("ok", echo(body)))
         self.latency_s = latency_s
+        self.tls = tls
         self.seen = Counter()
         self.finished = []
         self.headers = []
@@ -61,7 +62,7 @@ class MockServer:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https://localhost' if self.tls else 'http://127.0.0.1'}:{self.port}/v1"
 
     def _serve(self):
         asyncio.run(self.main())
@@ -70,7 +71,9 @@ class MockServer:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         self._tasks = set()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=4096)
+        server = await asyncio.start_server(
+            self._accept, "127.0.0.1", 0, backlog=4096, ssl=self.tls
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self.stop.wait()
