@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from audit.subject import Rows, Subject
 from filters.rules.length import WORD
+from prefactory.near.vectors import unit
 
 COLUMNS = ("topic", "category", "domain", "subject", "task")
 MOST = 50
@@ -69,8 +70,7 @@ def _clusters(subject: Subject) -> Topics:
     rows = subject.sample(every, subject.options.embed_rows, "texts")
     texts = subject.question.gather(pl.Series(rows))
     distinct = texts.unique().sort()
-    vectors = subject.embed(distinct).astype(np.float64)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = unit(subject.embed(distinct))
     n = max(1, min(CLUSTERS, distinct.len() // 4))
     seed = int(subject.rng("topics").integers(2**31))
     with warnings.catch_warnings():

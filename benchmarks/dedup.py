@@ -127,8 +127,8 @@ def ours_semantic(data: Path, out: Path) -> None:
     """Keep what the semantic filter keeps of given vectors, threshold .95."""
     import polars as pl
 
-    from filters.duplicates.semantic.greedy import greedy_kept
     from prefactory.near.choose import ranks
+    from prefactory.near.leaders import greedy_kept
 
     vectors = np.load(data.with_name("vectors.npy"))
     ids = pl.Series([f"{i:08d}" for i in range(len(vectors))])

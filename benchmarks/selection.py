@@ -80,10 +80,10 @@ def make(path: Path, n: int) -> None:
 
 def ours(name: str, data: Any, k: int) -> dict[str, Any]:  # noqa: ANN401
     """Run one of our methods."""
-    from filters.selection.mixture import one_blas_thread
+    from prefactory.near.vectors import one_thread
 
     vectors = data["vectors"]
-    with one_blas_thread():
+    with one_thread():
         return OURS[name](data, vectors, k)
 
 
@@ -166,8 +166,8 @@ def _isa(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: ANN
     from filters.selection.mixture import fit_mixture, project
 
     points, _ = project(vectors, 64)
-    mixture = fit_mixture(points, 2, rng=np.random.default_rng(0))
-    return {"rows": np.argsort(mixture.loglik(points), kind="stable")[:k]}
+    mixture = fit_mixture(points, 2, seed=0)
+    return {"rows": np.argsort(mixture.score_samples(points), kind="stable")[:k]}
 
 
 def _self_repellent(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: ANN401

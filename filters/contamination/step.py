@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from filters.contamination.neighbours import neighbours
 from filters.contamination.ngrams import SHARE, N, spans
 from filters.contamination.sources import Benchmarks, BenchmarkSource, open_benchmarks
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import CatalogError, ConfigError, DataError
+from prefactory.near.vectors import Vectors, near_pairs, unit32
 from prefactory.step import Filter, Scope, State
 from prefactory.tables import ROW_ID, Shape, last_user_text, shape_of, text_of
 
@@ -276,3 +276,20 @@ def _shown(gone: pl.DataFrame, sides: list[str]) -> list[dict[str, Any]]:
 def _cut(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
+
+
+def neighbours(ours: Vectors, theirs: Vectors, least: float) -> pl.DataFrame:
+    """Pairs of texts with at least some cosine.
+
+    Args:
+        ours: Float32[k, d].
+        theirs: Float32[m, d]; a zero vector has no neighbour.
+        least: cosine.
+
+    Returns:
+        `text` and `number` (Int64: rows of ours and of theirs) and `value` (their cosine, rounded
+        to six places), sorted by both numbers.
+    """
+    text, number, value = near_pairs(unit32(ours), unit32(theirs), least - 1e-6)
+    found = pl.DataFrame({"text": text, "number": number, "value": value.round(6)})
+    return found.filter(pl.col("value") >= least)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.selection.grid import Floats, blocks
+from filters.selection.grid import Floats
 from filters.selection.places import Bools
+from prefactory.near.vectors import blocks
 
 POISSON = np.exp(-1.0) * np.cumsum([1.0, 1.0, 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720])
 """P(at most 0, 1, ... 6 draws) of a Poisson variable of mean 1."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.selection.greedy import Picks, greedy
-from filters.selection.grid import F32, Floats, Grid, blocks, each
+from filters.selection.grid import F32, Floats, Grid, each
 from filters.selection.places import I64, Places
+from prefactory.near.vectors import blocks
 
 SLOTS = 256
 TILE = 2048

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.selection.places import I64
+from prefactory.near.vectors import BLOCK, blocks, unit
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 LONGEST = 4096.0
-BLOCK = 1024
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -39,11 +39,6 @@ def each(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """Do work on items in threads; results in the order of the items."""
     with ThreadPoolExecutor(workers()) as pool:
         return list(pool.map(work, items))
-
-
-def blocks(n: int, size: int = BLOCK) -> list[slice]:
-    """Cut n rows into slices."""
-    return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +64,7 @@ class Grid:
         scale = LONGEST - np.sqrt(d) / 2.0
         q = np.empty((n, d), dtype=np.float32)
         for part in blocks(n):
-            wide = vectors[part].astype(np.float64)
-            length = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
-            q[part] = np.rint(wide / np.where(length > 0, length, 1.0) * scale)
+            q[part] = np.rint(unit(vectors[part]) * scale)
         return cls(q, float(scale))
 
     def __len__(self) -> int:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from sklearn.mixture import GaussianMixture
 
 from filters.selection import information as info
 from filters.selection.baseline import Measure, against_random
 from filters.selection.mixture import (
     Covariance,
-    Mixture,
     auto_dims,
     fit_mixture,
-    one_blas_thread,
     project,
 )
 from filters.selection.subsample import Subsample, decided, numbered
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.near.vectors import one_thread
 from prefactory.step import State
 from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
 
@@ -86,6 +86,8 @@ class ISA(Subsample):
     Example:
         - filters.ISA: {fraction: 0.1}
     """
+
+    version: ClassVar[int] = 2
 
     mode: info.Mode = "pointwise_raw"
     direction: Literal["high", "low"] = "high"
@@ -159,7 +161,7 @@ class ISA(Subsample):
         found = table.select(ROW_ID[shape], *cost, desirable=desirable)
         return found.with_columns(embedded)
 
-    @one_blas_thread()
+    @one_thread()
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Fit the mixture, score every row and choose the budget.
 
@@ -179,7 +181,7 @@ class ISA(Subsample):
         elements = _elements(parts)
         points, variance = self._points(elements.vectors)
         mixture = self._mixture(points, elements.desirable, ctx)
-        element_loglik = mixture.loglik(points)
+        element_loglik = mixture.score_samples(points)
         scaled = info.scale(element_loglik, self.scaling)
         change = info.information(scaled, self.mode)
         score, loglik = change[elements.of_rows[:, 0]], element_loglik[elements.of_rows[:, 0]]
@@ -188,7 +190,7 @@ class ISA(Subsample):
             score = info.combine(score, change[other], self.pair_rule)
             loglik = np.minimum(loglik, element_loglik[other])
         outlier = info.trimmed(loglik, self.trim)
-        groups = self._groups(parts, mixture.responsibilities(points), elements.of_rows)
+        groups = self._groups(parts, mixture.predict_proba(points), elements.of_rows)
         order = self._order(ids, score, loglik, outlier, ctx)
         places = self.places(parts, None if self.group_by is not None else groups)
         kept = places.again().fill(order)
@@ -203,10 +205,10 @@ class ISA(Subsample):
             "answers": len(points),
             "dims": [elements.vectors.shape[1], points.shape[1]],
             "variance_kept": variance,
-            "components": len(mixture.weights),
-            "weights": mixture.weights.tolist(),
-            "converged": mixture.converged,
-            "n_iter": mixture.n_iter,
+            "components": len(mixture.weights_),
+            "weights": mixture.weights_.tolist(),
+            "converged": mixture.converged_,
+            "n_iter": mixture.n_iter_,
             "mode": self.mode,
             "direction": self.direction,
             "entropy": info.entropy(scaled),
@@ -225,7 +227,7 @@ class ISA(Subsample):
         dims = auto_dims(m, d) if self.dims == "auto" else min(self.dims, d)
         return project(vectors, dims)
 
-    def _mixture(self, points: Floats, desirable: Floats, ctx: Context) -> Mixture:
+    def _mixture(self, points: Floats, desirable: Floats, ctx: Context) -> GaussianMixture:
         components = max(1, min(self.n_components, len(points) // 2))
         start = None
         if self.init == "labels" and components == 2:
@@ -234,7 +236,7 @@ class ISA(Subsample):
         return fit_mixture(
             points,
             components,
-            rng=ctx.rng("mixture"),
+            seed=int(ctx.rng("mixture").integers(1 << 32)),
             covariance=self.covariance,
             restarts=self.restarts,
             responsibilities=start,

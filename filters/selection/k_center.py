@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from filters.selection.greedy import Picks, greedy
-from filters.selection.grid import Floats, Grid, blocks
+from filters.selection.grid import Floats, Grid
 from filters.selection.places import I64, Places
+from prefactory.near.vectors import blocks
 
 WORK = 1 << 22
 

@@ -6,19 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from filters.selection.grid import Floats, blocks
+from filters.selection.grid import Floats
+from prefactory.near.vectors import blocks, unit
 
 Vectors = NDArray[np.floating]
 HELD = 0.01
 """Least temperature at which exp(-2 / eps), the least entry of a kernel, is a normal number."""
 MET = 1e-9
-
-
-def unit(vectors: Vectors) -> Floats:
-    """Vectors of length 1 (zero stays zero), Float64[n, d]."""
-    wide = np.asarray(vectors, dtype=np.float64)
-    length = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
-    return np.asarray(wide / np.where(length > 0, length, 1.0))
 
 
 def target_weights(rows: Vectors, target: Vectors, eps: float = 0.05) -> Floats:

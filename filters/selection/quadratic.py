@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.selection.greedy import Picks, greedy
-from filters.selection.grid import Floats, blocks
+from filters.selection.grid import Floats
 from filters.selection.places import I64, Places
+from prefactory.near.vectors import blocks
 
 SAME = 1e-9
 """Share by which gains may differ and still count as equal: that much is rounding."""

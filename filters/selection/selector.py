@@ -13,12 +13,12 @@ from pydantic import Field
 
 from filters.selection.baseline import Measure, against_random
 from filters.selection.grid import Floats
-from filters.selection.mixture import one_blas_thread
 from filters.selection.places import I64, Bools, Places
 from filters.selection.subsample import Budgeted
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.near.vectors import one_thread, unit32
 from prefactory.step import State
 from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
 
@@ -80,7 +80,7 @@ class Selector(Budgeted):
         found = table.select(ROW_ID[shape], *self.cost_columns(shape))
         return found.with_columns(self.reads(table, shape, ctx))
 
-    @one_blas_thread()
+    @one_thread()
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Choose.
 
@@ -231,9 +231,4 @@ def _vectors(
     columns = [table.select(text=text.fill_null("")).to_series() for text in texts]
     vectors = np.asarray(ctx.embed(encoder, pl.concat(columns)), dtype=np.float32)
     parts = np.split(vectors, len(texts))
-    return [_unit(part) for part in parts]
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1, keepdims=True))
-    return np.divide(vectors, np.where(length > 0, length, 1.0), dtype=np.float64).astype("f4")
+    return [unit32(part) for part in parts]

@@ -32,6 +32,7 @@ from prefactory.engines.base import Message
 from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
+from prefactory.near.vectors import similarity, unit
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -188,13 +189,12 @@ class DraftCritique(Prompted, Asking, Generator):
         if ctx.embed is None:
             raise DataError(f"{ctx.step} compares texts, but this context has no encoder")
         texts = [text for t in wanting for text in (*t.queries, *t.documents)]
-        vectors = ctx.embed(self.encoder, pl.Series(texts, dtype=pl.String)).astype(np.float64)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = unit(ctx.embed(self.encoder, pl.Series(texts, dtype=pl.String)))
         start = 0
         for task in wanting:
             middle = start + len(task.queries)
             end = middle + len(task.documents)
-            near = (vectors[middle:end] @ vectors[start:middle].T).max(axis=1).round(6)
+            near = similarity(vectors[middle:end], vectors[start:middle]).max(axis=1)
             best = np.argsort(-near, kind="stable")[: self.passages]
             task.passages = [task.documents[i] for i in best]
             start = end

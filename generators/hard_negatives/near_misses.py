@@ -13,6 +13,7 @@ from generators.hard_negatives.masked import rule_pairs
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
+from prefactory.near.vectors import blocks, similarity, unit32
 from prefactory.step import Generated, Generator, Scope, State
 from prefactory.tables import SCORE, Shape, canonical_order, last_user_text, text_of
 
@@ -167,10 +168,7 @@ class NearMisses(Generator):
         """Unit vectors, Float32[N, d]."""
         if ctx.embed is None:
             raise DataError(f"{ctx.step} compares texts, but this context has no encoder")
-        raw = ctx.embed(self.encoder, texts).astype(np.float64)
-        length = np.sqrt((raw * raw).sum(axis=1, keepdims=True))
-        result: NDArray[np.float32] = (raw / np.maximum(length, 1e-12)).astype(np.float32)
-        return result
+        return unit32(ctx.embed(self.encoder, texts))
 
     def _nearest(self, prompts: pl.DataFrame, pool: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """For each prompt the nearest pool row in the band.
@@ -184,8 +182,7 @@ class NearMisses(Generator):
         ids, of_pool = prompts["prompt_id"].to_numpy(), pool["prompt_id"].to_numpy()
         place = np.full(prompts.height, -1)
         likeness, below = np.full((2, prompts.height), np.nan)
-        for start in range(0, prompts.height, BLOCK):
-            rows = slice(start, start + BLOCK)
+        for rows in blocks(prompts.height, BLOCK):
             found = _search(vectors[rows], held, ids[rows], of_pool, self.least, self.most)
             place[rows], likeness[rows], below[rows] = found
         answers = pool.select(
@@ -213,9 +210,6 @@ def _search(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Nearest pool row of each query in a band of cosines, another prompt's.
 
-    Products are float64 and rounded to 6 digits before they are compared, because the last bits of
-    a product depend on how many rows are in it.
-
     Args:
         vectors: Float32[n, d], length 1.
         pool: Float32[m, d], length 1, in the order that settles ties.
@@ -228,7 +222,7 @@ def _search(
         Place in the pool (-1: none), its cosine (NaN: none), and the greatest cosine below the
         band (NaN: none).
     """
-    cosine = np.round(vectors.astype(np.float64) @ pool.astype(np.float64).T, 6)
+    cosine = similarity(vectors, pool)
     other = ids[:, None] != pool_ids[None, :]
     band = np.where(other & (cosine >= least) & (cosine <= most), cosine, -np.inf)
     under = np.where(other & (cosine < least), cosine, -np.inf).max(axis=1, initial=-np.inf)

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from labelers.combine import scoring
 from labelers.combine.scoring import Floats, Ints
 from prefactory.errors import DataError
+from prefactory.near.vectors import lengths, unit
 
 OMEGA = 1.5
 Vectors = NDArray[np.floating]
@@ -32,7 +33,7 @@ def guided(queries: Vectors, direction: Vectors, omega: float = OMEGA) -> Floats
         Float64[n, d], not of unit length where the direction is not 0.
     """
     e = np.asarray(queries, np.float64)
-    plus, minus = _unit(e + direction), _unit(e - direction)
+    plus, minus = unit(e + direction), unit(e - direction)
     result: Floats = minus + omega * (plus - minus)
     return result
 
@@ -41,7 +42,7 @@ def guided_reward(
     queries: Vectors, answers: Vectors, direction: Vectors, omega: float = OMEGA
 ) -> Floats:
     """Cosine of answers with guided queries: [n, d] twice and [d] -> Float64[n] in [-1, 1]."""
-    product = _unit(guided(queries, direction, omega)) * _unit(np.asarray(answers, np.float64))
+    product = unit(guided(queries, direction, omega)) * unit(np.asarray(answers, np.float64))
     result: Floats = product.sum(axis=1)
     return result
 
@@ -63,16 +64,16 @@ def learn_direction(
     Returns:
         b, Float64[d].
     """
-    e, a = np.asarray(queries, np.float64), _unit(np.asarray(answers, np.float64))
+    e, a = np.asarray(queries, np.float64), unit(np.asarray(answers, np.float64))
     if e.shape != a.shape or not len(e):
         raise DataError(f"queries {e.shape} and answers {a.shape} do not fit")
 
     def loss(b: Floats) -> tuple[float, Floats]:
         value, gradient = 0.0, np.zeros_like(b)
         plus, minus = e + b, e - b
-        long_plus, long_minus = _length(plus), _length(minus)
+        long_plus, long_minus = lengths(plus), lengths(minus)
         mixed = minus / long_minus * (1 - omega) + plus / long_plus * omega
-        long = _length(mixed)
+        long = lengths(mixed)
         unit = mixed / long
         cosine = (unit * a).sum(axis=1, keepdims=True)
         back = (a - cosine * unit) / long
@@ -110,7 +111,7 @@ def bias_direction(hidden: Vectors, nuisance: Vectors, groups: Ints) -> Floats:
     if spread <= 1e-12 * float((columns[:, -1] ** 2).sum()):
         return np.zeros(states.shape[1])
     slope: Floats = (states * cause).sum(axis=0) / spread
-    return _unit(slope)
+    return unit(slope)
 
 
 def without_direction(hidden: Vectors, direction: Vectors) -> Floats:
@@ -123,15 +124,4 @@ def without_direction(hidden: Vectors, direction: Vectors) -> Floats:
     square = float((b**2).sum())
     part = (h * b).sum(axis=1, keepdims=True) / (square or 1.0)
     result: Floats = h - part * b
-    return result
-
-
-def _length(vectors: Floats) -> Floats:
-    result: Floats = np.sqrt((vectors**2).sum(axis=-1, keepdims=True))
-    return np.where(result > 0, result, 1.0)
-
-
-def _unit(vectors: Floats) -> Floats:
-    """Rows at unit length; a row of zeros stays."""
-    result: Floats = vectors / _length(vectors)
     return result

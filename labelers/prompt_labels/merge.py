@@ -9,20 +9,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
-from threadpoolctl import threadpool_limits
 
 from labelers.prompt_labels.axes import fold
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint
+from prefactory.near.leaders import greedy_kept
+from prefactory.near.vectors import similarity, unit, unit32
 from prefactory.step import Labeler, Scope, State
 from prefactory.tables import Shape
 
 Vectors = NDArray[np.floating]
 OTHER = "other"
-BLOCK = 1024
-"""Tags that are compared with the kept ones at a time."""
 
 _ALL = ""  # what counts the prompts among the counts of tags; no folded tag is empty
 
@@ -54,6 +53,7 @@ class MergeTags(Labeler):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
     scope: ClassVar[Scope] = "dataset"
+    version: ClassVar[int] = 2
 
     column: str = Field(default="tag_free", min_length=1)
     name: str = Field(default="tags", min_length=1)
@@ -160,32 +160,9 @@ def merged(tags: Sequence[str] | pl.Series, vectors: Vectors, cosine: float) -> 
         String [T]. Time O(T kept d), memory O(kept d).
     """
     names = list(tags)
-    unit = _unit(vectors)
-    kept: list[int] = []
-    into = np.empty(len(names), np.int64)
-    with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
-        for start in range(0, len(names), BLOCK):
-            block = unit[start : start + BLOCK]
-            known = np.array(kept, np.int64)
-            before = block @ unit[known].T >= cosine
-            inside = block @ block.T >= cosine
-            fresh = np.zeros(len(block), bool)  # kept ones of this block
-            for i in range(len(block)):
-                near = (
-                    known[before[i]]
-                    if before[i].any()
-                    else start + np.flatnonzero(inside[i] & fresh)
-                )
-                fresh[i] = near.size == 0
-                into[start + i] = start + i if fresh[i] else near[0]
-            kept += (start + np.flatnonzero(fresh)).tolist()
-    return pl.Series([names[i] for i in into], dtype=pl.String)
-
-
-def _unit(vectors: Vectors) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: NDArray[np.float32] = (vectors / np.maximum(length, 1e-12)).astype(np.float32)
-    return found
+    rows = np.arange(len(names))
+    into = greedy_kept([unit32(vectors)], rows, cosine)
+    return pl.Series([names[i] for i in np.where(into < 0, rows, into)], dtype=pl.String)
 
 
 def nearest(
@@ -199,8 +176,7 @@ def nearest(
         names: of the k categories; of equally near ones the first is taken.
         cosine: least cosine.
     """
-    with threadpool_limits(1, user_api="blas"):
-        near = _unit(vectors) @ _unit(categories).T
+    near = similarity(unit(vectors), unit(categories))
     best = near.argmax(axis=1)
     return [names[b] if near[i, b] >= cosine else OTHER for i, b in enumerate(best.tolist())]
 

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from prefactory.near.vectors import Floats, unit
 
 WORD = re.compile(r"\w+|[^\w\s]+")
 """A word, or a run of punctuation."""
@@ -69,7 +69,7 @@ def vendi_of(vectors: NDArray[np.floating], order: float = 1.0) -> float:
         vectors: Float[n, d], none zero; any length. Cost is that of the smaller of n and d, cubed.
         order: see `vendi`.
     """
-    x = unit(vectors)
+    x = _directions(vectors)
     if len(x) == 0:
         return math.nan
     gram = x.T @ x if x.shape[1] < len(x) else x @ x.T  # both have the same eigenvalues above 0
@@ -97,7 +97,7 @@ def uniformity(vectors: NDArray[np.floating], t: float = 2.0) -> float:
         0 for identical vectors, lower the more evenly they spread, -4t if all were antipodal; NaN
         for fewer than two vectors.
     """
-    x = unit(vectors)
+    x = _directions(vectors)
     n = len(x)
     if n < 2:
         return math.nan
@@ -109,20 +109,17 @@ def uniformity(vectors: NDArray[np.floating], t: float = 2.0) -> float:
     return math.log(total / (n * (n - 1) / 2))
 
 
-def unit(vectors: NDArray[np.floating]) -> Floats:
+def _directions(vectors: NDArray[np.floating]) -> Floats:
     """Vectors at length 1, Float64[n, d].
 
     Raises:
         ValueError: one has no direction (zero, NaN), or they are no matrix.
     """
-    x = np.asarray(vectors, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"vectors are a matrix of n rows, this has the shape {x.shape}")
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    if not (np.isfinite(norm).all() and (norm > 0).all()):
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors are a matrix of n rows, this has the shape {vectors.shape}")
+    if not (np.isfinite(vectors).all() and np.any(vectors, axis=1).all()):
         raise ValueError("a vector is zero or not finite, so it has no direction")
-    scaled: Floats = x / norm
-    return scaled
+    return unit(vectors)
 
 
 # -- words -----

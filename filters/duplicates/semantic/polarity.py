@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from filters.duplicates.semantic.greedy import Allowed
+from prefactory.near.leaders import Allowed
 from prefactory.near.shingles import I64, U64, words
 
 # fmt: off

@@ -9,23 +9,16 @@ import polars as pl
 from pydantic import Field
 
 from filters.duplicates.near import quality
-from filters.duplicates.semantic.greedy import (
-    EVERY_PAIR,
-    Allowed,
-    Vectors,
-    exact_cosine,
-    greedy_kept,
-    unit,
-)
-from filters.duplicates.semantic.ivf import greedy_by_ivf, load_faiss
 from filters.duplicates.semantic.polarity import FEATURES, Polarity, SameScore, polarity
 from filters.rules.margin import score_columns
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.near.choose import ranks
+from prefactory.near.leaders import EVERY_PAIR, Allowed, exact_cosine, greedy_by_ivf, greedy_kept
 from prefactory.near.pairs import array_column
 from prefactory.near.shingles import I64
+from prefactory.near.vectors import Vectors, load_faiss, unit32
 from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
 
@@ -66,6 +59,7 @@ class SemanticDuplicates(FittedFilter):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+    version: ClassVar[int] = 2
 
     on: Literal["row", "prompt", "response"] = "row"
     threshold: float = Field(default=0.95, gt=0, le=1)
@@ -132,7 +126,7 @@ class SemanticDuplicates(FittedFilter):
         for i, (text, vectors) in enumerate(zip(texts, np.split(both, len(texts)), strict=True)):
             features = polarity(text)
             features.columns = [f"{name}_{i}" for name in FEATURES]
-            column = array_column(unit(vectors), pl.Float32()).alias(f"vector_{i}")
+            column = array_column(unit32(vectors), pl.Float32()).alias(f"vector_{i}")
             found = found.hstack([column, *features.get_columns()])
         return found
 

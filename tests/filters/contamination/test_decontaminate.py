@@ -9,9 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from filters.contamination.benchmarks import benchmark, read_benchmark
-from filters.contamination.neighbours import neighbours
 from filters.contamination.ngrams import NgramIndex
-from filters.contamination.step import Decontaminate
+from filters.contamination.step import Decontaminate, neighbours
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from filters.selection.grid import Grid, blocks
+from filters.selection.grid import Grid
+from prefactory.near.vectors import blocks
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(70, 384))

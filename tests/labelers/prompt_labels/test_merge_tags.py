@@ -50,14 +50,17 @@ def test_the_frequent_one_stays_and_no_chain_forms():
     assert merged([], np.empty((0, 2)), 0.9).len() == 0
 
 
-def test_blocks_do_not_matter(monkeypatch):
+def test_each_tag_joins_the_most_frequent_kept_tag_near_it():
     rng = np.random.default_rng(5)
     vectors = rng.standard_normal((200, 3)).astype(np.float32)
-    names = [f"t{i}" for i in range(200)]
-    whole = merged(names, vectors, 0.9).to_list()
-    assert 20 < len(set(whole)) < 150
-    monkeypatch.setattr("labelers.prompt_labels.merge.BLOCK", 7)
-    assert merged(names, vectors, 0.9).to_list() == whole
+    wide = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    kept, into = [], []
+    for i in range(200):
+        near = [k for k in kept if wide[k] @ wide[i] >= 0.9]
+        kept += [] if near else [i]
+        into.append(f"t{near[0] if near else i}")
+    assert 20 < len(kept) < 150
+    assert merged([f"t{i}" for i in range(200)], vectors, 0.9).to_list() == into
 
 
 def test_rows_get_merged_tags_once_and_rare_ones_go():

@@ -19,14 +19,11 @@ from numpy.typing import NDArray
 from prefactory.engines.encoder import default_device, native_precision
 from prefactory.near.choose import greedy
 from prefactory.near.shingles import I64
+from prefactory.near.vectors import BORDER, Floats, Vectors, above, cell_pairs, cosines
 
-Vectors = NDArray[np.float32]
 BLOCK = 2048
 STRIPE = 1 << 14
 """Kept vectors that a block is multiplied with at a time."""
-BORDER = {"fp32": 1e-4, "bf16": 8e-3}
-"""Most that a cosine of unit vectors can be off. In bfloat16 each factor is off by 2**-9 of itself
-at most, so by Cauchy and Schwarz the products sum to within 2**-8, the rounded sum to 2**-7.4."""
 
 
 class Allowed:
@@ -38,13 +35,6 @@ class Allowed:
 
 
 EVERY_PAIR = Allowed()
-
-
-def unit(vectors: NDArray[np.floating]) -> Vectors:
-    """Scale vectors to length 1 (zero stays zero), in double precision: Float32[n, d]."""
-    wide = np.asarray(vectors, dtype=np.float64)
-    length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    return (wide / np.where(length > 0, length, 1.0)[:, None]).astype(np.float32)
 
 
 def greedy_kept(
@@ -86,6 +76,38 @@ def greedy_kept(
         beside[left] = greedy(left[a[inside]], left[b[inside]], rank)[left]
         work.keep(left[beside[left] < 0])
     return beside
+
+
+def greedy_by_ivf(
+    sides: Sequence[Vectors],
+    rank: I64,
+    threshold: float,
+    probes: int,
+    *,
+    group: I64 | None = None,
+    allowed: Allowed = EVERY_PAIR,
+) -> I64:
+    """The same as `greedy_kept` on the pairs that an inverted file finds (see `cell_pairs`).
+
+    Every pair found is decided exactly; a pair whose cells are far apart is missed, so more rows
+    stay than with all pairs.
+    """
+    n = rank.size
+    if n < 2:
+        return np.full(n, -1, dtype=np.int64)
+    keys = [np.zeros(0, dtype=np.int64)]
+    base = np.ascontiguousarray(np.concatenate(list(sides)))
+    for left, right in cell_pairs(sides[0], base, threshold - BORDER["fp32"], probes):
+        right = right % n
+        keep = left != right
+        if group is not None:
+            keep &= group[left] == group[right]
+        left, right = left[keep], right[keep]
+        keys.append(np.unique(np.minimum(left, right) * n + np.maximum(left, right)))
+    left, right = np.divmod(np.unique(np.concatenate(keys)), n)
+    near = exact_cosine(sides, left, right) >= threshold
+    near[near] = allowed(left[near], right[near])
+    return greedy(left[near], right[near], rank)
 
 
 def _blocks(groups: I64, order: I64, block: int) -> list[I64]:
@@ -165,15 +187,7 @@ class _Products:
         nothing = np.zeros(0, dtype=np.int64)
         if not rows.size or not others.size:
             return nothing, nothing
-        cosine = _cosine(left, right)
-        least = self.threshold - self.border
-        some = torch.nonzero(cosine.amax(dim=1).float() >= least).flatten()
-        if not some.numel():
-            return nothing, nothing
-        cosine = cosine[some].float()
-        found = torch.nonzero(cosine >= least)
-        values = cosine[found[:, 0], found[:, 1]].cpu().numpy()
-        a, b = some[found[:, 0]].cpu().numpy(), found[:, 1].cpu().numpy()
+        a, b, values = above(_cosine(left, right), self.threshold - self.border)
         keep = self.group[rows[a]] == self.group[others[b]]
         a, b, values = a[keep], b[keep], values[keep]
         keep = values >= self.threshold + self.border
@@ -191,15 +205,11 @@ def _cosine(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
     return torch.maximum(straight, torch.minimum(a[0] @ b[1].T, a[1] @ b[0].T))
 
 
-def exact_cosine(sides: Sequence[Vectors], left: I64, right: I64) -> NDArray[np.float64]:
+def exact_cosine(sides: Sequence[Vectors], left: I64, right: I64) -> Floats:
     """Cosine of pairs of rows (see `greedy_kept`), each summed by itself, Float64[m]."""
 
-    def dot(a: Vectors, b: Vectors) -> NDArray[np.float64]:
-        out = np.empty(left.size)
-        for low in range(0, left.size, 8192):
-            these = slice(low, low + 8192)
-            out[these] = (a[left[these]].astype(np.float64) * b[right[these]]).sum(axis=1)
-        return out
+    def dot(a: Vectors, b: Vectors) -> Floats:
+        return cosines(a, b, left, right)
 
     if len(sides) == 1:
         return dot(sides[0], sides[0])
