@@ -3,7 +3,7 @@
 Source: arXiv:2311.07911 and its released checker, whose rules these follow, with three exceptions
 of ours, for want of their libraries: sentences are cut by rule (theirs: nltk's punkt), words in
 capitals are runs of letters (theirs: nltk's word tokens), and the language is found by script and
-function words (`labelers.rules.languages`; theirs: langdetect). Keywords are literal texts.
+function words (`prefactory.measures.languages`; theirs: langdetect). Keywords are literal texts.
 
 A check takes the text (String expression) and its arguments (expressions, one per field of
 `CHECKS[id].needs`) and gives a Boolean.
@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from labelers.rules import json_answers
-from labelers.rules.languages import language_of
+from prefactory.measures.languages import language_of
 from prefactory.measures.text_statistics import count_sentences
 
 ARGUMENTS: dict[str, pl.DataType] = {

@@ -52,9 +52,9 @@ class Answers:
     query: NDArray[np.float32]
     answer: NDArray[np.float32]
 
-    def vectors(self) -> Floats:
-        """`[e(y), e(x) * e(y), |e(x) - e(y)|]`, Float64[n, 3d]."""
-        return vector_features(self.query, self.answer)
+    def vectors(self, rows: NDArray[np.int64] | slice = slice(None)) -> Floats:
+        """`[e(y), e(x) * e(y), |e(x) - e(y)|]` of some rows, by place: Float64[m, 3d]."""
+        return vector_features(self.query[rows], self.answer[rows])
 
 
 def names(encoder: bool) -> tuple[str, ...]:

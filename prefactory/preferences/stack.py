@@ -227,18 +227,17 @@ class CrossFit:
     models: dict[int, Model]
 
 
-def cross_fit(
-    rows: Rows, form: Form = "auto", seed: int = 0, by: Literal["clusters", "rows"] = "clusters"
-) -> CrossFit:
+def cross_fit(rows: Rows, form: Form = "auto", seed: int = 0, fold: Ints | None = None) -> CrossFit:
     """Fit on four fifths of the clusters and score the fifth that was left out, five times.
 
     Args:
         rows: pairs as labelled, in an order that is fixed by their ids.
         form: of the fits; `auto` chooses within each training part.
         seed: of the folds.
-        by: what is left out. Accuracies that are reported come from folds of clusters.
+        fold: which part each row is in, Int64[n], if the clusters do not say: accuracies that are
+            reported come from folds of clusters.
     """
-    fold = cluster_folds(rows.clusters if by == "clusters" else np.arange(len(rows)), seed)
+    fold = cluster_folds(rows.clusters, seed) if fold is None else fold
     margins = np.full(len(rows), np.nan)
     models = {}
     with threadpool_limits(1, user_api="blas"):

@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 
 from prefactory.measures.calibration import Floats
 from prefactory.preferences.bradley_terry import root_mean_square
+from prefactory.preferences.folds import cluster_folds
 from prefactory.preferences.stack import Rows, cross_fit
 
 STEPS, RATE = 30, 0.05
@@ -46,8 +47,8 @@ def by_rows(rows: Rows, copies: NDArray[Any] | None = None, seed: int = 0) -> Fl
         copies: which rows are copies of one pair (in either order): they share a fold.
         seed: of the folds.
     """
-    alone = np.arange(len(rows)) if copies is None else copies
-    return cross_fit(Rows.of(rows.data, alone, rows.targets, rows.weights), "joint", seed).margins
+    fold = cluster_folds(np.arange(len(rows)) if copies is None else copies, seed)
+    return cross_fit(rows, "joint", seed, fold).margins
 
 
 def dynamics(rows: Rows) -> Floats:

@@ -9,9 +9,9 @@ import pytest
 
 from labelers.rules.constraint_checks import ARGUMENTS, CHECKS, holds
 from labelers.rules.constraints import Constraint, Constraints, kept_constraints
-from labelers.rules.languages import languages
 from prefactory.context import Context
 from prefactory.errors import DataError
+from prefactory.measures.languages import languages
 from prefactory.measures.text_statistics import count_sentences
 from prefactory.tables import Shape, text_of
 from tests.helpers import responses
