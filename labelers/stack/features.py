@@ -154,8 +154,7 @@ class FromPairs(Labeler):
         near = near_groups([parts.select(_GROUP)])
         joined = parts.select("group").join(near, on="group", how="left", maintain_order="left")
         statistics = [
-            pl.DataFrame(parts[side].to_numpy(), schema=list(names(self.vectors)))
-            for side in SIDES
+            pl.DataFrame(parts[side].to_numpy(), schema=list(names(self.vectors))) for side in SIDES
         ]
         x = _matrix(parts, "x")
         chosen, rejected = (
