@@ -10,7 +10,7 @@ from labelers.stack.step import PreferenceStack
 from prefactory.apply import apply_labeler
 from prefactory.context import Context
 from prefactory.errors import ConfigError
-from prefactory.tables import Shape, canonical_order
+from prefactory.tables import Shape, canonical_order, with_ids
 from tests.helpers import pairs
 
 WORDS = [
@@ -88,9 +88,14 @@ def test_shards_and_order_change_no_bit():
     assert whole.equals(cut)
 
 
-def test_labels_of_chance_teach_nothing_and_score_nothing():
-    state, found = fitted(PreferenceStack(form="joint"), preferences(120, right=0.5, seed=2))
-    assert state.info["preference_stack"]["teaches_nothing"]
+def test_labels_that_contradict_each_other_teach_nothing_and_score_nothing():
+    one = preferences(60)
+    other = one.rename({"chosen": "rejected", "rejected": "chosen"})
+    both = pl.concat([one, with_ids(other, Shape.PAIRS).select(one.columns)])
+    state, found = fitted(PreferenceStack(form="joint"), canonical_order(both, Shape.PAIRS))
+    info = state.info["preference_stack"]
+    assert info["accuracy"]["value"] == 0.5
+    assert info["teaches_nothing"]
     assert found["margin_stack"].null_count() == found.height
 
 
