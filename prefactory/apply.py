@@ -7,7 +7,7 @@ import polars as pl
 from prefactory import ledger
 from prefactory.context import Context
 from prefactory.errors import DataError
-from prefactory.step import Filter, Generator, Labeler, Step
+from prefactory.step import Filter, Generated, Generator, Labeler, State, Step
 from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, check, join_sides, unpair
 
 
@@ -44,16 +44,69 @@ def columns_needed(step: Step, shape: Shape) -> dict[str, pl.DataType]:
     return {f"{side}_{name}": dtype for side in SIDES for name, dtype in needs.items()}
 
 
+_ANSWER = (
+    "a table with `reason` and `detail` (String) for every row, where a null reason keeps the row; "
+    "`verdict(table, (rule, reason, detail))` makes one"
+)
+
+
+def kind(value: object) -> str:
+    """What a value is, for an error: `a Series of Boolean`."""
+    if isinstance(value, pl.Series):
+        return f"a Series of {value.dtype}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _table(value: object, hook: str, wanted: str) -> pl.DataFrame:
+    if not isinstance(value, pl.DataFrame):
+        raise DataError(f"{hook} returned {kind(value)}; it must return {wanted}")
+    return value
+
+
+def fit_shard(
+    step: Step, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
+) -> pl.DataFrame:
+    """Reduce a shard for a step's `fit`.
+
+    Raises:
+        DataError: the step returns something else than a table whose first column is an id.
+    """
+    seen, seen_shape = table_for(step, table, shape)
+    part = _table(step.fit_shard(seen, ctx), f"{label}.fit_shard", "a table")
+    if not part.width or part.dtypes[0] != pl.String:
+        raise DataError(
+            f"{label}.fit_shard returned the columns {dict(part.schema)}; the first must be an id "
+            f"(String), as {ROW_ID[seen_shape]}"
+        )
+    return part
+
+
+def fit(step: Step, label: str, parts: pl.DataFrame, ctx: Context) -> State:
+    """Fit a step to all rows of `fit_shard`, in the order of their ids.
+
+    Raises:
+        DataError: the step returns something else than a `State`.
+    """
+    state = step.fit(parts.sort(parts.columns[0], maintain_order=True), ctx)
+    if not isinstance(state, State):
+        raise DataError(f"{label}.fit returned {kind(state)}; it must return a `State`")
+    return state
+
+
 def apply_filter(
     step: Filter, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
 ) -> pl.DataFrame:
     """Return the ledger rows of the rows that a filter drops from a table, in table order."""
     seen, seen_shape = table_for(step, table, shape)
-    answer = step.keep(seen, ctx)
+    answer = _table(step.keep(seen, ctx), f"{label}.keep", _ANSWER)
     if answer.height != seen.height or not {"reason", "detail"} <= set(answer.columns):
         raise DataError(
             f"{label} judged {answer.height} of {seen.height} rows, with columns "
-            f"{answer.columns}; a filter returns `reason` and `detail` for every row"
+            f"{answer.columns}; it must return {_ANSWER}"
+        )
+    if answer.schema["reason"] not in (pl.String, pl.Null):
+        raise DataError(
+            f"{label} gives reasons of type {answer.schema['reason']}; it must return {_ANSWER}"
         )
     row_id = seen[ROW_ID[seen_shape]].alias("row_id")
     judged = answer.select("reason", "detail").with_columns(row_id)
@@ -87,7 +140,7 @@ def apply_labeler(
 ) -> pl.DataFrame:
     """Return the row id and the new columns of a labeler, in table order."""
     seen, seen_shape = table_for(step, table, shape)
-    new = step.label(seen, ctx)
+    new = _table(step.label(seen, ctx), f"{label}.label", "a table of the columns of `adds`")
     adds = step.adds(seen_shape)
     if new.height != seen.height or dict(new.schema) != adds:
         raise DataError(
@@ -118,6 +171,17 @@ def apply_generator(
         DataError: if ids repeat, or an input row is neither a parent nor accounted for.
     """
     made = step.generate(table, ctx)
+    if not isinstance(made, Generated):
+        raise DataError(f"{label}.generate returned {kind(made)}; it must return a `Generated`")
+    _table(made.rows, f"{label}.generate", "the new rows as a table")
+    _table(made.dropped, f"{label}.generate", "the dropped rows as a table")
+    absent = [c for c in step.parents if c not in made.rows.columns]
+    absent += [c for c in ("row_id", "reason", "detail") if c not in made.dropped.columns]
+    if absent:
+        raise DataError(
+            f"{label}.generate returned tables without {', '.join(absent)}; its rows need "
+            f"{', '.join(step.parents)}, its dropped rows `row_id`, `reason` and `detail`"
+        )
     if notes is not None:
         notes.update(made.notes)
     out = step.out_shape(shape)

@@ -21,7 +21,7 @@ from prefactory import prompts, yamllines
 from prefactory.errors import ConfigError
 from prefactory.identity import NOT_IDENTITY, fingerprint
 from prefactory.overrides import apply_overrides, nearest
-from prefactory.step import Filter, Generator, Labeler, Step
+from prefactory.step import Step
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -158,6 +158,8 @@ def find_step(name: str) -> type[Step]:
             f"no module {error.name!r} for the step {name!r}{hint}; a module of your own must "
             "lie beside the recipe or be installed"
         ) from error
+    except ConfigError as error:  # a class of the module is no whole step
+        raise ConfigError([f"the step {name!r}: {text}" for text in error.problems]) from error
     except Exception as error:  # whatever the author's module does when it is imported
         problem = f"{type(error).__name__}: {error}"
         raise ConfigError(
@@ -165,8 +167,7 @@ def find_step(name: str) -> type[Step]:
         ) from error
     names = [str(n) for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
     found = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
-    bare = found in (Step, Filter, Labeler, Generator)
-    if not (isinstance(found, type) and issubclass(found, Step)) or bare:
+    if not (isinstance(found, type) and issubclass(found, Step)) or found.is_abstract():
         others = [n for n in names if n != attribute]
         hint = nearest(attribute, others).replace("'", f"'{module_name}.", 1)
         raise ConfigError(f"no step {name!r}{hint}")
@@ -297,7 +298,8 @@ class _Reader:
             try:
                 cls = find_step(name)
             except ConfigError as error:
-                self.problem(("steps", i), str(error))
+                for text in error.problems:
+                    self.problem(("steps", i), text)
                 continue
             step = self.model(cls, fields, ("steps", i, name))
             if step is not None:

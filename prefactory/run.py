@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from prefactory import ledger
-from prefactory.apply import apply_filter, apply_generator, apply_labeler, table_for
+from prefactory.apply import apply_filter, apply_generator, apply_labeler, fit, fit_shard
 from prefactory.context import Context
 from prefactory.errors import DataError, PrefactoryError
 from prefactory.folders import sweep
@@ -345,9 +345,8 @@ class _Run:
         def part(i: int) -> Record:
             def make() -> None:
                 table = load(self.store, shards[i], shape)
-                seen, _ = table_for(step, table, shape)
                 with self.store.write(keys[i]) as writer:
-                    writer.table("part", step.fit_shard(seen, ctx))
+                    writer.table("part", fit_shard(step, stage.label, table, shape, ctx))
 
             return self.made(keys[i], stage, make)
 
@@ -357,7 +356,7 @@ class _Run:
         def reduce(_: int) -> Record:
             def make() -> None:
                 rows = pl.concat([self.store.read(k, "part") for k in keys])
-                state = step.fit(rows.sort(rows.columns[0], maintain_order=True), ctx)
+                state = fit(step, stage.label, rows, ctx)
                 with self.store.write(state_key) as writer:
                     for name, table in state.tables.items():
                         writer.table(name, table)

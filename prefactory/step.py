@@ -12,12 +12,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from prefactory.context import Context
+from prefactory.contract import faults, misplaced, where
+from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.prompts import Prompted
 from prefactory.tables import ROW_ID, Shape, shape_of
@@ -70,6 +72,11 @@ class Step(BaseModel):
         scope: `row` (any shard), `prompt` (all rows of a prompt are together) or `dataset`
             (`fit_shard` and `fit` see everything first).
         version: of the behaviour; part of the identity.
+
+    Raises:
+        ConfigError: when a class is defined that lacks a hook, or whose hook has another signature
+            or return type. A base of steps that is none itself says so:
+            `class Scored(Filter, abstract=True)`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -77,6 +84,20 @@ class Step(BaseModel):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
     scope: ClassVar[Scope] = "row"
     version: ClassVar[int] = 1
+    _abstract: ClassVar[bool] = True
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take the keyword `abstract` (see `__pydantic_init_subclass__`)."""
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:  # noqa: ANN401
+        """Check the class against what a run will ask of it."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls._abstract = abstract
+        problems = [] if abstract else _problems(cls)
+        if problems:
+            raise ConfigError(problems)
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Columns, beyond those of the shape, that the step reads from a table of this shape."""
@@ -89,6 +110,11 @@ class Step(BaseModel):
     def out_shape(self, shape: Shape) -> Shape:
         """Shape of the table after the step."""
         return shape
+
+    @classmethod
+    def is_abstract(cls) -> bool:
+        """Tell whether the class is a base of steps and none itself."""
+        return cls._abstract
 
     def identity(self) -> dict[str, Any]:
         """Class, version and every field that changes the data, as plain JSON data."""
@@ -137,11 +163,11 @@ class Step(BaseModel):
 
         The first column must be the row id; the run hands all parts, sorted by it, to `fit`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has scope 'dataset' and no fit_shard")
+        raise NotImplementedError
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Reduce of a dataset step: all `fit_shard` rows, sorted by row id, to one state."""
-        raise NotImplementedError(f"{type(self).__name__} has scope 'dataset' and no fit")
+        raise NotImplementedError
 
 
 def _engine_identities(value: object) -> list[dict[str, Any]]:
@@ -180,7 +206,7 @@ def step_name(cls: type[Step]) -> str:
     return f"{package if exported else cls.__module__}.{cls.__name__}"
 
 
-class Filter(Step):
+class Filter(Step, abstract=True):
     """Rows leave, with a reason. Promise: a subset, unchanged, in order.
 
     A row-scope filter on RESPONSES also runs on PAIRS: both sides are checked, and the pair goes
@@ -195,7 +221,7 @@ class Filter(Step):
         raise NotImplementedError
 
 
-class FittedFilter(Filter):
+class FittedFilter(Filter, abstract=True):
     """A filter that decides in `fit`; `keep` looks the rows up.
 
     Class attributes:
@@ -229,7 +255,7 @@ class FittedFilter(Filter):
         )
 
 
-class Labeler(Step):
+class Labeler(Step, abstract=True):
     """Columns arrive. Promise: the same rows; only the columns of `adds`.
 
     A labeler on RESPONSES also runs on PAIRS: each distinct response is labelled once and its
@@ -241,7 +267,7 @@ class Labeler(Step):
         raise NotImplementedError
 
 
-class Generator(Step):
+class Generator(Step, abstract=True):
     """Rows arrive. Promise: unique ids, and every row names its parents.
 
     Class attributes:
@@ -261,6 +287,44 @@ class Generator(Step):
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make new rows from a table, and account for input rows that got no child."""
         raise NotImplementedError
+
+
+_OPTIONAL = ("needs", "adds", "out_shape", "opens_engines", "asks", "grows", "fit_shard", "fit")
+_ATTRIBUTES = ("shapes", "scope", "version", "parents", "new_prompts", "beside", "replaces")
+
+
+def _problems(cls: type[Step]) -> list[str]:
+    """What is wrong with the class of a step, one sentence each."""
+    problems = misplaced(cls, _ATTRIBUTES)
+    if problems:
+        return problems
+    kinds = [b for b in (Filter, Labeler, Generator) if issubclass(cls, b)]
+    if len(kinds) != 1:
+        return [f"{where(cls)} must be one of a Filter, a Labeler or a Generator"]
+    (base,) = kinds
+    fitted = cls.scope == "dataset"
+    required = {
+        "keep": base is Filter,
+        "label": base is Labeler,
+        "adds": base is Labeler,
+        "generate": base is Generator,
+        "fit_shard": fitted,
+        "fit": fitted,
+    }
+    hooks = {n: required.get(n, False) for n in (*required, *_OPTIONAL) if hasattr(base, n)}
+    problems = faults(cls, base, hooks)
+    wrong = {
+        f"has scope {cls.scope!r}, which is none of {get_args(Scope)}": cls.scope
+        not in get_args(Scope),
+        "has no `shapes`: name the tables that it takes, as (Shape.RESPONSES,)": not cls.shapes
+        or not all(isinstance(shape, Shape) for shape in cls.shapes),
+        f"has scope {cls.scope!r} and a `fit`; only scope 'dataset' is fitted": not fitted
+        and (cls.fit is not Step.fit or cls.fit_shard is not Step.fit_shard),
+        "has no `parents`: name the columns of the new rows that hold their parents' ids": base
+        is Generator
+        and not getattr(cls, "parents", ()),
+    }
+    return problems + [f"{where(cls)} {text}" for text, there in wrong.items() if there]
 
 
 def verdict(table: pl.DataFrame, *rules: tuple[pl.Expr, str, pl.Expr]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ DROPPED = pl.Schema(
 )
 
 
-class Shingled(FittedFilter):
+class Shingled(FittedFilter, abstract=True):
     """Base of filters that compare texts as sets of hashed word shingles.
 
     A word is a run of letters, marks and digits, whatever the case; in scripts without spaces

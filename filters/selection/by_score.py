@@ -20,7 +20,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.tables import Shape
 
 
-class _Ordered(Selector):
+class _Ordered(Selector, abstract=True):
     """Base of selections by a number.
 
     Attributes:

@@ -56,7 +56,7 @@ class Chosen:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Selector(Budgeted):
+class Selector(Budgeted, abstract=True):
     """Base of selections. Rows are handled in the order of their ids, so ties go to the lowest id.
 
     The state's `info` holds `baseline`: the objective of this selection beside that of five random
@@ -163,7 +163,7 @@ SHOWN = 50
 On = Literal["row", "prompt", "difference"]
 
 
-class VectorSelector(Selector):
+class VectorSelector(Selector, abstract=True):
     """Base of selections on sentence vectors.
 
     Attributes:

@@ -36,7 +36,7 @@ TEXTS = {
 """Columns whose text costs tokens, by shape."""
 
 
-class Budgeted(FittedFilter):
+class Budgeted(FittedFilter, abstract=True):
     """Base of filters that keep a budget: `rows`, a `fraction` of them, or so many `tokens`.
 
     Exactly the budgeted number of rows stays (a fraction is rounded half up; a budget above what
@@ -118,7 +118,7 @@ class Budgeted(FittedFilter):
         return {} if self.tokens is None else {"tokens": int(parts["tokens"].filter(chosen).sum())}
 
 
-class Subsample(Budgeted):
+class Subsample(Budgeted, abstract=True):
     """Base of budgets of labelled rows.
 
     Attributes:

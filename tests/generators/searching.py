@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from prefactory.engines.base import Failure
-from prefactory.step import Labeler
+from prefactory.step import Labeler, State
 
 HERE = __name__
 PRINCIPLES = [
@@ -170,6 +170,12 @@ class Whole(Marks):
     """Needs the whole dataset."""
 
     scope = "dataset"
+
+    def fit_shard(self, table, ctx):
+        return table.select("response_id")
+
+    def fit(self, parts, ctx):
+        return State()
 
 
 def alike(encoder, texts):

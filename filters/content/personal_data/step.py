@@ -28,7 +28,7 @@ On = Literal["prompt", "response"]
 MASKED_FROM = "masked_from"
 
 
-class Finder(Step):
+class Finder(Step, abstract=True):
     """What is looked for, and where.
 
     Attributes:
