@@ -64,7 +64,7 @@ class PairRows:
         return found
 
 
-class FromPairs(Labeler):
+class FromPairs(Labeler, abstract=True):
     """What labelers that learn from pairs share: their features and what stays out of the fits.
 
     Attributes:
