@@ -48,7 +48,7 @@ def curate(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     prices: str | None = None,
-) -> dict[str, Any]:
+) -> Outcome:
     """Run a recipe file and publish what it makes.
 
     Args:
@@ -62,9 +62,8 @@ def curate(
         prices: a YAML file over the prices that come with prefactory.
 
     Returns:
-        Name, version, digest and folder of the version.
+        The version, its stages and models.
     """
-    _STARTED.append(recipe)
     settings = Settings(
         Path(home) if home else default_home(),
         workers or default_workers(),
@@ -74,7 +73,6 @@ def curate(
     )
     checked, sources, _ = check_recipe(Path(recipe), overrides or [])
     outcome = build(checked, sources, settings, prefect_mapper())
-    _OUTCOMES.append(outcome)
     version = outcome.published.version
     rows = [
         {"stage": s.label, "in": s.rows_in, "out": s.rows_out, "dropped": str(s.reasons or "")}
@@ -83,17 +81,7 @@ def curate(
     create_table_artifact(
         key="stages", table=rows, description=f"{version.ref} {version.manifest.content_digest}"
     )
-    return {
-        "name": version.manifest.name,
-        "version": version.manifest.version,
-        "content_digest": version.manifest.content_digest,
-        "path": str(version.path),
-        "new": outcome.published.new,
-    }
-
-
-_OUTCOMES: list[Outcome] = []
-_STARTED: list[str] = []
+    return outcome
 
 
 def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcome:
@@ -103,12 +91,14 @@ def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcom
         ConfigError: if there is no Prefect server to run it on.
     """
     _check_prefect_home()
-    _OUTCOMES.clear()
-    _STARTED.clear()
+    started: list[object] = []
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=settings.workers)
-    job = curate.with_options(task_runner=runner)  # type: ignore[arg-type] # Prefect's own stub
+    job = curate.with_options(
+        task_runner=runner,  # type: ignore[arg-type] # Prefect's own stub
+        on_running=[lambda flow, run, state: started.append(run)],
+    )
     try:
-        job(
+        return job(
             str(recipe),
             overrides,
             str(settings.home),
@@ -119,10 +109,9 @@ def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcom
             str(settings.prices) if settings.prices else None,
         )
     except (RuntimeError, OSError, httpx.HTTPError) as error:
-        if _STARTED:
+        if started:
             raise
         raise ConfigError(_no_server(error)) from error
-    return _OUTCOMES.pop()
 
 
 def _check_prefect_home() -> None:

@@ -8,9 +8,7 @@ another step. Dataset text only ever enters as a value, never as a template.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,20 +20,9 @@ from jinja2.nodes import Template as Parsed
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, Field, field_validator
 
+from prefactory.beside import recipe_folder
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
-
-_FOLDER: ContextVar[Path | None] = ContextVar("folder of the recipe", default=None)
-
-
-@contextmanager
-def beside(folder: Path) -> Iterator[None]:
-    """While steps are read from a recipe: `@path` starts at this folder, if a file is there."""
-    token = _FOLDER.set(folder)
-    try:
-        yield
-    finally:
-        _FOLDER.reset(token)
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ def _shipped(path: str) -> str:
 def _from_file(text: str) -> str:
     if not text.startswith("@"):
         return text
-    folder = _FOLDER.get()
+    folder = recipe_folder()
     file = Path(text[1:]) if folder is None else folder / text[1:]
     try:
         return (file if file.is_file() else Path(text[1:])).read_text("utf-8")

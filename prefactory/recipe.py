@@ -6,9 +6,7 @@ registry. A recipe can name any importable step, so read a stranger's recipe as 
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +15,8 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefactory import prompts, yamllines
+from prefactory import yamllines
+from prefactory.beside import beside, import_module, public_name
 from prefactory.errors import ConfigError
 from prefactory.identity import NOT_IDENTITY, fingerprint
 from prefactory.overrides import apply_overrides, nearest
@@ -151,12 +150,12 @@ def find_step(name: str) -> type[Step]:
     if not module_name or not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{name!r} is not an import path such as filters.Length")
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         hint = nearest(module_name, ["filters", "labelers", "generators"])
         raise ConfigError(
-            f"no module {error.name!r} for the step {name!r}{hint}; a module of your own must "
-            "lie beside the recipe or be installed"
+            f"no module {public_name(error.name or module_name)!r} for the step {name!r}{hint}; a "
+            "module of your own must lie beside the recipe or be installed"
         ) from error
     except ConfigError as error:  # a class of the module is no whole step
         raise ConfigError([f"the step {name!r}: {text}" for text in error.problems]) from error
@@ -219,16 +218,13 @@ def parse(
 ) -> Recipe:
     """Override and validate a recipe document (see `load`); `lines` are for the messages."""
     lines = lines or {}
-    beside = str(path.resolve().parent)
-    if beside not in sys.path:  # steps of one's own lie beside the recipe; ours come first
-        sys.path.append(beside)
     reader = _Reader(path.name, lines)
     reader.problems += apply_overrides(data, overrides, lines, path.name, KEYS)
     for key in [k for k in data if k not in KEYS]:
         reader.problem((key,), f"unknown key {key!r}{nearest(key, KEYS)}")
     head = reader.model(Head, {k: v for k, v in data.items() if k in Head.model_fields}, ())
     sources = reader.sources(data, sections.source)
-    with prompts.beside(path.resolve().parent):
+    with beside(path.resolve().parent):
         steps = reader.steps(data.get("steps"))
     train = reader.train(data.get("train"), sections.train)
     if reader.problems or head is None:

@@ -6,7 +6,6 @@ holds no run state: what it learns from the whole dataset is a `State`, made by 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from prefactory.beside import DIGEST, OURS, digest, public_name
 from prefactory.context import Context
 from prefactory.contract import faults, misplaced, where
 from prefactory.errors import ConfigError
@@ -183,9 +183,6 @@ def _engine_identities(value: object) -> list[dict[str, Any]]:
     return []
 
 
-OURS = frozenset({"filters", "generators", "labelers", "prefactory"})
-
-
 def source_mark(cls: type[Step]) -> dict[str, str]:
     """Digest of the module of a step that is not ours: an edited step is another step.
 
@@ -193,17 +190,20 @@ def source_mark(cls: type[Step]) -> dict[str, str]:
     """
     if cls.__module__.split(".", 1)[0] in OURS:
         return {}
-    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    module = sys.modules.get(cls.__module__)
+    path = getattr(module, "__file__", None)
     if path is None or not Path(path).is_file():
         return {}
-    return {"source": hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()}
+    return {"source": getattr(module, DIGEST, None) or digest(Path(path))}
 
 
 def step_name(cls: type[Step]) -> str:
     """Name of a step in recipes: its import path, from its package if that exports it."""
-    package = cls.__module__.split(".", 1)[0]
-    exported = getattr(importlib.import_module(package), cls.__name__, None) is cls
-    return f"{package if exported else cls.__module__}.{cls.__name__}"
+    name = public_name(cls.__module__)
+    package = name.split(".", 1)[0]
+    module = importlib.import_module(cls.__module__.removesuffix(name) + package)
+    exported = getattr(module, cls.__name__, None) is cls
+    return f"{package if exported else name}.{cls.__name__}"
 
 
 class Filter(Step, abstract=True):

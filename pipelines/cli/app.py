@@ -34,6 +34,14 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"prefactory {version('prefactory')}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     home: Annotated[
@@ -41,6 +49,10 @@ def settings(
         typer.Option(help="Folder of store, versions and models [PREFACTORY_HOME or .prefactory]."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     """The factory for preference data: curate, label, publish and train."""
     if home is not None:

@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import polars as pl
@@ -213,3 +215,26 @@ def test_a_new_recipe_under_an_old_version_is_refused(prefactory, small):
     )
     assert done.returncode == 2
     assert "min_words: 2 -> 5" in done.stderr
+
+
+def test_the_version_is_told(prefactory):
+    assert prefactory("--version").stdout == f"prefactory {metadata.version('prefactory')}\n"
+
+
+def test_two_flows_in_threads_of_one_process_return_their_own_versions(small):
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from pathlib import Path\n"
+        "from pipelines.flows import run_curate\n"
+        "from pipelines.settings import Settings\n"
+        "def run(name): return run_curate(Path('recipe.yaml'), [f'name={name}'], Settings())\n"
+        "first = run('a')\n"  # starts the server
+        "with ThreadPoolExecutor(2) as pool:\n"
+        "    for outcome in (first, *pool.map(run, 'bc')):\n"
+        "        print(outcome.published.version.manifest.name)\n"
+    )
+    env = {**os.environ, "PREFACTORY_HOME": "home", "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=small, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["a", "b", "c"], done.stderr
