@@ -9,7 +9,6 @@ from .limits import Limit as Limit
 from .loading import Intake as Intake
 from .loading import Loaded as Loaded
 from .loading import load as load
-from .page import build_page as build_page
 from .registry import CHECKS as CHECKS
 from .run import Audit as Audit
 from .run import audit as audit

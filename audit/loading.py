@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from catalog.sources.frames import as_frame, save_frame
 from catalog.sources.spec import LEDGER, SourceSpec
+from catalog.versions import Catalog, Version, open_folder
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.recipe import NAME
@@ -17,7 +20,6 @@ from prefactory.tables import ROW_ID, shape_of
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
-    from catalog.versions import Catalog, Version
 
 SPLIT_NAME = re.compile(r"(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=[-_./]|$)", re.I)
 _TABLES = ("pairs", "responses", "prompts")
@@ -65,7 +67,7 @@ class Loaded:
 
 
 def load(
-    dataset: str,
+    dataset: object,
     catalog: Catalog,
     rows: int | None = None,
     seed: int = 0,
@@ -75,7 +77,8 @@ def load(
     """Read a dataset.
 
     Args:
-        dataset: a path, glob, URL or hub id, or `NAME[@VERSION]` or the folder of a version.
+        dataset: a path, glob, URL or hub id, `NAME[@VERSION]` or the folder of a version; or a
+            version, a Polars or pandas frame, or a `datasets.Dataset`.
         catalog: where versions lie.
         rows: draw about so many rows; rows of a prompt stay together.
         seed: of that draw.
@@ -88,18 +91,20 @@ def load(
         CatalogError: the catalog has no such version.
     """
     sampler = _Sampler(rows, seed)
-    version = _version(dataset, catalog)
+    frame = as_frame(dataset)
+    if frame is not None:
+        with tempfile.TemporaryDirectory(prefix="prefactory-") as folder:
+            return _load_source(str(save_frame(frame, Path(folder))), sampler, fields)
+    version = dataset if isinstance(dataset, Version) else _version(str(dataset), catalog)
     if version is not None:
         return _load_version(version, table, sampler)
     if table is not None:
         raise DataError(f"--table {table}: {dataset!r} is no version of the catalog")
-    return _load_source(dataset, sampler, fields)
+    return _load_source(str(dataset), sampler, fields)
 
 
 def _version(dataset: str, catalog: Catalog) -> Version | None:
     """The version that a word names, or None if it names files, an URL or a hub dataset."""
-    from catalog.versions import open_folder
-
     path = Path(dataset).expanduser()
     if (path / "manifest.json").is_file():
         return open_folder(path)
@@ -107,7 +112,7 @@ def _version(dataset: str, catalog: Catalog) -> Version | None:
     named = NAME.fullmatch(name) and (not version or NAME.fullmatch(version))
     if path.exists() or not named:
         return None
-    return catalog.open(dataset)
+    return catalog.get(dataset)
 
 
 def _load_version(version: Version, table: str | None, sampler: _Sampler) -> Loaded:

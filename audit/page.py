@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from markupsafe import Markup
 import catalog.report
 from audit import charts
 from audit.finding import Finding, Metric, Severity
-from audit.run import Audit
 from catalog.report import wording
 
 HERE = Path(__file__).parent
@@ -24,23 +24,23 @@ _FAMILY_ROWS = 40
 """Metrics of one finding that its table shows; the JSON has all."""
 
 
-def build_page(audit: Audit) -> str:
-    """Return the audit as one HTML page.
+def build_page(audit: Mapping[str, Any]) -> str:
+    """Return the fields of an audit as one HTML page.
 
     The same audit gives the same text. Its content security policy allows one style sheet and one
     script, by their digests, and no connection: even text that broke out would run nothing.
     """
     css = Markup(_asset(REPORT / "page.css") + _asset(HERE / "page.css"))  # noqa: S704 - our files
     js = Markup(_asset(HERE / "page.js"))  # noqa: S704
-    shown = [f for f in audit.findings if f.severity is not Severity.SKIPPED]
+    shown = [f for f in audit["findings"] if f.severity is not Severity.SKIPPED]
     html = (
         _environment()
         .get_template("page.html.j2")
         .render(
             audit=audit,
-            intake=audit.intake,
+            intake=audit["intake"],
             findings=sorted(shown, key=lambda f: -f.severity),
-            skipped=[f for f in audit.findings if f.severity is Severity.SKIPPED],
+            skipped=[f for f in audit["findings"] if f.severity is Severity.SKIPPED],
             counts=[(s.word, sum(f.severity is s for f in shown)) for s in ORDER],
             css=css,
             js=js,

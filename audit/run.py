@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,9 +18,12 @@ from audit.finding import Finding, Metric, Report, Severity
 from audit.gates import Failure, Gates
 from audit.limits import judge
 from audit.loading import Intake
+from audit.page import build_page
 from audit.registry import CHECKS
 from audit.subject import Options, Subject
 from catalog.manifest import software
+from prefactory import notebook
+from prefactory.notebook import Page
 from prefactory.tables import Shape
 
 log = logging.getLogger("prefactory.audit")
@@ -97,6 +102,33 @@ class Audit:
             "findings": [finding.to_dict() for finding in self.findings],
             "software": software(),
         }
+
+
+    @property
+    def ok(self) -> bool:
+        """Whether all gates hold or, without gates, nothing is a fault."""
+        return not self.failures if self.gated else self.worst < Severity.FAULT
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @property
+    def page(self) -> Page:
+        """The page for people; a notebook shows it."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Page(build_page(facts))
+
+    def save_page(self, path: str | Path) -> Path:
+        """Write the page to a file, and return its path."""
+        Path(path).write_text(self.page, "utf-8", errors="replace")
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        title = f"{self.name}: {self.rows:,} {self.shape.value} of {self.prompts:,} prompts"
+        found = sorted(self.findings, key=lambda f: -f.severity)
+        rows = [(f.severity.word, f.title, f.headline) for f in found]
+        return notebook.table(title, ("severity", "check", "what was found"), rows)
 
 
 def audit(

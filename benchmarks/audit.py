@@ -84,17 +84,17 @@ def _changed(text: str, share: float, words: np.ndarray, rng: np.random.Generato
 
 def run_audit(path: Path, embeddings: bool) -> dict[str, object]:
     """Read and audit a file in this process."""
-    from audit import Options, audit, build_page, load
+    from audit import Options, audit, load
     from catalog.versions import Catalog
     from filters.contamination.benchmarks import read_benchmark
 
     started = time.monotonic()
-    loaded = load(str(path), Catalog(path.parent / "none"))
+    loaded = load(str(path), Catalog(root=path.parent / "none"))
     read = time.monotonic()
     against = (read_benchmark(str(SHARED / "verifiable/gsm8k_test.jsonl.gz")),)
     found = audit(loaded.table, Options(embeddings=embeddings, against=against), loaded.intake)
     audited = time.monotonic()
-    page = build_page(found)
+    page = found.page
     return {
         "rows": found.rows,
         "text_mb": round(loaded.table.estimated_size("mb")),

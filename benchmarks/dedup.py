@@ -113,7 +113,7 @@ def ours(data: Path, out: Path) -> None:
     outcome = build(recipe, sources, settings, thread_mapper(settings.workers))
     for stage in outcome.stages:
         print(f"{stage.label:<28} {stage.seconds:6.2f} s", file=sys.stderr)
-    version = Catalog(out / "versions").open("bench")
+    version = Catalog(root=out / "versions").get("bench")
     kept = [
         int(i)
         for split in ("train", "test")

@@ -72,7 +72,7 @@ def against() -> tuple[Benchmark, ...]:
 
 def raw(name: str) -> Loaded:
     """A set as it is."""
-    return load(str(SHARED / SOURCES[name]), Catalog(Path("none")))
+    return load(str(SHARED / SOURCES[name]), Catalog(root=Path("none")))
 
 
 def clean(name: str) -> tuple[pl.DataFrame, dict[str, int]]:

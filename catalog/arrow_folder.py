@@ -7,13 +7,20 @@ rows arrive in, so that neither shards nor workers change a byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import polars as pl
 import pyarrow as pa
+from polars.io.plugins import register_io_source
+
+from prefactory.errors import CatalogError
+from prefactory.tables import Shape
 
 BATCH_ROWS = 1000
 FILE_ROWS = 200_000
@@ -142,11 +149,105 @@ def _json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def read_batches(folder: Path, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-    """Yield a split's record batches, memory-mapped, in order."""
-    for path in sorted(folder.glob("data-*.arrow")):
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-            for batch in reader:
-                table = pa.Table.from_batches([batch])
-                frame = pl.from_arrow(table.select(columns) if columns else table)
-                yield frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
+@dataclass(frozen=True)
+class Table:
+    """One table of a version as it lies on disk; `datasets.load_from_disk` opens the folder.
+
+    Attributes:
+        folder: holds a folder for each split.
+        shape: of its rows.
+    """
+
+    folder: Path
+    shape: Shape
+
+    @cached_property
+    def splits(self) -> dict[str, tuple[Path, ...]]:
+        """Files of each split, in order."""
+        listing = self.folder / "dataset_dict.json"
+        names = (
+            json.loads(listing.read_text("utf-8"))["splits"]
+            if listing.is_file()
+            else sorted(path.name for path in self.folder.glob("*") if path.is_dir())
+        )
+        return {name: tuple(sorted((self.folder / name).glob("data-*.arrow"))) for name in names}
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        """Columns and their types; no column if there is no file."""
+        for path in (path for paths in self.splits.values() for path in paths):
+            with _opened(path) as reader:
+                return _frame(reader.schema.empty_table()).schema
+        return pl.Schema()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.schema.names()
+
+    def batches(
+        self, columns: Sequence[str] | None = None, split: str | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the record batches of some columns, of one split or of all, in order.
+
+        Raises:
+            CatalogError: there is no such split, or a file is damaged.
+        """
+        for path in self._files(split):
+            with _opened(path) as reader:
+                for batch in reader:
+                    yield _frame(batch if columns is None else batch.select(list(columns)))
+
+    def rows(self, split: str = "train") -> datasets.Dataset:
+        """The rows of a split, memory-mapped.
+
+        Raises:
+            CatalogError: there is no such split.
+        """
+        self._files(split)
+        return datasets.load_from_disk(str(self.folder / split))
+
+    def frame(self, split: str | None = None) -> pl.LazyFrame:
+        """The rows of a split, or of all with a column `split`, read when they are collected."""
+        names = list(self.splits) if split is None else [split]
+        own = self.schema if split else pl.Schema({**self.schema, "split": pl.String})
+
+        def read(
+            columns: list[str] | None, predicate: pl.Expr | None, n: int | None, _: int | None
+        ) -> Iterator[pl.DataFrame]:
+            wanted = list(own) if columns is None else columns
+            stored = [c for c in wanted if c in self.schema] or list(self.schema)[:1]
+            for name in names:
+                for batch in self.batches(stored, name):
+                    rows = batch.head(n).with_columns(split=pl.lit(name)).select(wanted)
+                    n = None if n is None else n - rows.height
+                    yield rows if predicate is None else rows.filter(predicate)
+                    if n == 0:
+                        return
+
+        return register_io_source(read, schema=own)
+
+    def _files(self, split: str | None) -> tuple[Path, ...]:
+        if split is None:
+            return tuple(path for paths in self.splits.values() for path in paths)
+        if split not in self.splits:
+            known = ", ".join(self.splits)
+            raise CatalogError(f"{self.folder} has no split {split!r}; it has: {known}")
+        return self.splits[split]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pa.RecordBatchStreamReader]:
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_stream(source)
+        except pa.ArrowInvalid as error:
+            raise CatalogError(f"{path} is not an Arrow stream file: {error}") from error
+        with reader:
+            yield reader
+
+
+def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:
+    table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+    frame = pl.from_arrow(table)
+    return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()

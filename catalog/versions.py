@@ -5,32 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pydantic
+from datasets import Dataset
 
-from catalog.arrow_folder import read_batches
+from catalog.arrow_folder import Table
+from catalog.explain import Explanation, explain
 from catalog.manifest import Manifest, TableRecord
 from catalog.splits import SPLITS
+from prefactory import notebook
 from prefactory.errors import CatalogError
 from prefactory.identity import fingerprint
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.store import file_digest
-from prefactory.tables import digests
+from prefactory.tables import Shape, digests
 
 log = logging.getLogger("prefactory.catalog")
 UNLISTED = ("manifest.json", "provenance.json")
 
 
+def default_home() -> Path:
+    """`PREFACTORY_HOME`, or `.prefactory` in the working folder."""
+    return Path(os.environ.get("PREFACTORY_HOME") or ".prefactory")
+
+
 @dataclass(frozen=True)
 class Version:
-    """One published version.
+    """One published version: the one reader of its folder.
 
     Attributes:
         path: its folder.
@@ -45,11 +55,121 @@ class Version:
         """`name@version`."""
         return f"{self.manifest.name}@{self.manifest.version}"
 
+    def table(self, name: str) -> Table:
+        """A table by its name.
+
+        Raises:
+            CatalogError: there is none; with those that there are.
+        """
+        record = self.manifest.tables.get(name)
+        if record is None:
+            have = ", ".join(self.manifest.tables)
+            raise CatalogError(f"{self.ref} has no table {name!r}; it has: {have}")
+        return Table(self.path / name, Shape(record.shape))
+
     def batches(
         self, table: str, split: str, columns: list[str] | None = None
     ) -> Iterator[pl.DataFrame]:
         """Yield a table's rows of a split, a record batch at a time."""
-        return read_batches(self.path / table / split, columns)
+        return self.table(table).batches(columns, split)
+
+    def pairs(self, split: str = "train", table: str = "pairs") -> Dataset:
+        """The pairs of a split as a `datasets.Dataset`, memory-mapped.
+
+        Args:
+            split: `train` or `test`.
+            table: another table of pairs, such as `goal_pairs`.
+
+        Raises:
+            CatalogError: there is no such table or split.
+        """
+        return self.table(table).rows(split)
+
+    def responses(self, split: str = "train") -> Dataset:
+        """The answers of a split as a `datasets.Dataset`, memory-mapped."""
+        return self.table("responses").rows(split)
+
+    def frame(self, table: str = "pairs", split: str | None = None) -> pl.LazyFrame:
+        """A table as a Polars LazyFrame; of all splits with a column `split`."""
+        return self.table(table).frame(split)
+
+    def ledger(self) -> pl.DataFrame:
+        """`row_id`, `step`, `reason` and `detail` of every row that a step dropped or failed."""
+        return pl.read_parquet(self.path / "ledger.parquet")
+
+    @property
+    def report(self) -> Report:
+        """The report page: a path, and in a notebook the page itself."""
+        return Report(self.path / "report.html")
+
+    def licenses(self) -> list[str]:
+        """Licences of the version and its sources, sorted, each once."""
+        stated = [self.manifest.license, *(s.get("license") for s in self.manifest.sources)]
+        return sorted({str(licence) for licence in stated if licence})
+
+    def explain(self, row: str, store: Path | None = None) -> Explanation:
+        """What every stage did with a row, and why.
+
+        Args:
+            row: its id or the beginning of it (8 digits or more), `file:line` of a source, or a
+                piece of its text.
+            store: folder of the store of the run; by default `store` in the home of the catalog.
+
+        Raises:
+            DataError: there is no such row.
+        """
+        store = store or self.path.resolve().parents[2] / "store"
+        tables = {name: self.table(name) for name in self.manifest.tables}
+        return explain(self.ref, self.manifest.stages, tables, self.ledger(), store, row)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, record.shape, *(f"{s} {n:,}" for s, n in record.splits.items()))
+            for name, record in self.manifest.tables.items()
+        ]
+        dropped = [
+            (s.label, s.rows_in, s.rows_out, ", ".join(f"{r} {n:,}" for r, n in s.reasons.items()))
+            for s in self.manifest.stages
+        ]
+        title = f"{self.ref}, digest {self.manifest.content_digest}"
+        return notebook.table(title, ("table", "of", "", ""), rows) + notebook.table(
+            "stages", ("stage", "in", "out", "dropped"), dropped
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report page of a version: `os.fspath` gives its path, a notebook shows it."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        """The path of the page."""
+        return str(self.path)
+
+    def __str__(self) -> str:
+        """The path of the page."""
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        return notebook.Page(self.path.read_text("utf-8"))._repr_html_()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a version folder.
+
+    Raises:
+        CatalogError: if there is none, or it is not a JSON object.
+    """
+    try:
+        data = json.loads((path / "manifest.json").read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CatalogError(f"{path} is no dataset version: it has no manifest.json") from error
+    except (ValueError, OSError) as error:
+        raise CatalogError(f"the manifest of {path} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise CatalogError(f"the manifest of {path} is damaged: it is not a JSON object")
+    return data
 
 
 def open_folder(path: Path) -> Version:
@@ -59,19 +179,37 @@ def open_folder(path: Path) -> Version:
         CatalogError: if it is not one, or its manifest can't be read.
     """
     try:
-        data = json.loads((path / "manifest.json").read_text("utf-8"))
-        return Version(path, Manifest.model_validate(data))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CatalogError(f"{path} is no dataset version: it has no manifest.json") from error
-    except (ValueError, OSError, pydantic.ValidationError) as error:
+        return Version(path, Manifest.model_validate(read_manifest(path)))
+    except pydantic.ValidationError as error:
         raise CatalogError(f"the manifest of {path} is damaged: {error}") from error
 
 
-@dataclass(frozen=True)
 class Catalog:
-    """All versions under a root folder."""
+    """All versions in a home: `catalog["name"]`, `catalog["name@version"]`, `list(catalog)`.
 
-    root: Path
+    Attributes:
+        root: folder of the versions.
+    """
+
+    def __init__(self, home: str | Path | None = None, *, root: str | Path | None = None) -> None:
+        """Look into a home (by default `PREFACTORY_HOME` or `.prefactory`), or into a root."""
+        self.root = Path(root) if root is not None else Path(home or default_home()) / "versions"
+
+    def __iter__(self) -> Iterator[Version]:
+        """All versions of all datasets, by name, oldest first."""
+        return (version for name in self.names() for version in self.versions(name))
+
+    def __getitem__(self, ref: str) -> Version:
+        """As `get`."""
+        return self.get(ref)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (v.ref, sum(sum(t.splits.values()) for t in v.manifest.tables.values()),
+             ", ".join(v.manifest.tables), v.manifest.content_digest)
+            for v in self
+        ]  # fmt: skip
+        return notebook.table(str(self.root), ("version", "rows", "tables", "digest"), rows)
 
     def names(self) -> list[str]:
         """Names of the datasets, sorted."""
@@ -96,7 +234,7 @@ class Catalog:
                 log.warning("skipped: %s", error)
         return found
 
-    def open(self, ref: str) -> Version:
+    def get(self, ref: str) -> Version:
         """Open `name`, `name@version`, or a version folder by its path.
 
         Raises:

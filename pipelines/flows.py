@@ -15,8 +15,9 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from catalog.versions import default_home
 from pipelines.build import Outcome, build, check_recipe
-from pipelines.settings import Settings, default_home, default_workers
+from pipelines.settings import Settings, default_workers
 from prefactory.engines.accounts import Budget
 from prefactory.errors import ConfigError
 from prefactory.stages import Mapper

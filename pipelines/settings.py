@@ -6,14 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from catalog.versions import Catalog
+from catalog.versions import Catalog, default_home
 from prefactory.engines.accounts import Budget
 from prefactory.store import Store
-
-
-def default_home() -> Path:
-    """`PREFACTORY_HOME`, or `.prefactory` in the working folder."""
-    return Path(os.environ.get("PREFACTORY_HOME") or ".prefactory")
 
 
 def default_workers() -> int:
@@ -47,4 +42,4 @@ class Settings:
     @property
     def catalog(self) -> Catalog:
         """The catalog of published versions."""
-        return Catalog(self.home / "versions")
+        return Catalog(self.home)

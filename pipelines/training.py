@@ -75,7 +75,7 @@ def train(
         raise ConfigError(f"{version.ref} has no table of pairs {table!r}; it has: {have}")
     from trainers.base import DatasetRef  # datasets, torch: only when something is trained
 
-    data = DatasetRef(manifest.name, manifest.version, version.path, manifest.content_digest, table)
+    data = DatasetRef(version, table)
     folder = out or _default_folder(settings, data, method, config)
     if out is None and folder.exists():  # complete: trainers make a folder whole or not at all
         return _earlier(method, folder)
@@ -87,7 +87,7 @@ def _default_folder(settings: Settings, data: DatasetRef, method: str, config: B
     """Folder of a model by what it is trained on and how, so that nothing is trained twice."""
     weights = _weights(getattr(config, "model", ""))
     made_from = [method, identity_fields(config), data.digest, data.table, weights]
-    name = f"{data.name}-{data.version}-{method}-{fingerprint(made_from)[:8]}"
+    name = f"{data.version.ref.replace('@', '-')}-{method}-{fingerprint(made_from)[:8]}"
     return settings.home / "models" / name
 
 

@@ -62,7 +62,7 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
     columns = dict(columns)
     rewriter, publisher = "", ""
     for i, placed in enumerate(recipe.steps):
-        where = f"{recipe.path.name}: line {placed.line}: {placed.label}"
+        where = f"{recipe.path.name}: {placed.place}{placed.label}"
         if not accepts(placed.step, shape):
             wanted = " or ".join(s.value for s in placed.step.shapes)
             problems.append(
@@ -139,7 +139,8 @@ def _missing(recipe: Recipe, i: int, name: str, shape: Shape, columns: Columns) 
     for later in recipe.steps[i + 1 :]:
         labels = isinstance(later.step, Labeler) and accepts(later.step, shape)
         if labels and name in columns_added(later.step, shape):
-            return f"which {later.label} (line {later.line}) makes only later: move it up"
+            at = f" ({later.place[:-2]})" if later.line else ""
+            return f"which {later.label}{at} makes only later: move it up"
     scores = [c for c in columns if is_score(c)]
     known = ", ".join(scores) if scores else "no scores at all"
     alike = scores if is_score(name) else list(columns)
@@ -159,6 +160,9 @@ def _adds(planned: PlannedStep) -> str:
     names = list(own) if carried else list(planned.adds)
     short = [n.replace("chosen_", "*_", 1) for n in names if not n.startswith("rejected_")]
     return ", ".join([*short, "all scores as *_score_*"] if carried else short)
+
+
+DESCRIBED = ("step", "kind", "scope", "table", "adds", "name")
 
 
 def describe(planned: list[PlannedStep]) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ from prefactory.beside import beside, import_module, public_name
 from prefactory.errors import ConfigError
 from prefactory.identity import NOT_IDENTITY, fingerprint
 from prefactory.overrides import apply_overrides, nearest
-from prefactory.step import Step
+from prefactory.step import Step, step_name
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -73,11 +73,16 @@ KEYS = [*Head.model_fields, "source", "steps", "train"]
 
 @dataclass(frozen=True)
 class Placed:
-    """A step at its place: its label in this recipe (unique) and its line in the file."""
+    """A step at its place: its label in this recipe (unique) and its line (0: not from a file)."""
 
     label: str
     step: Step
     line: int
+
+    @property
+    def place(self) -> str:
+        """`line 5: `, for messages; empty if it is not from a file."""
+        return f"line {self.line}: " if self.line else ""
 
 
 @dataclass(frozen=True)
@@ -119,13 +124,25 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The document after overrides, without step fields that change no data."""
-        steps = zip(self.data["steps"], self.steps, strict=True)
         items = [
             item if isinstance(item, str) else {n: _published(f, p.step) for n, f in item.items()}
-            for item, p in steps
+            for item, p in zip(map(as_item, self.data["steps"]), self.steps, strict=True)
         ]
         data = {**self.data, "steps": items}
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def as_item(item: object) -> Any:  # noqa: ANN401 - what stands in a list of steps
+    """A step made in Python as a recipe writes it: its name and the fields that were set."""
+    if not isinstance(item, Step):
+        return item
+    return {step_name(type(item)): set_fields(item)}
+
+
+def set_fields(model: BaseModel) -> dict[str, Any]:
+    """The fields of a model that were set, as plain data."""
+    data = model.model_dump(mode="json")
+    return {name: data[name] for name in data if name in model.model_fields_set}
 
 
 def _published(fields: dict[str, Any] | None, model: BaseModel) -> dict[str, Any] | None:
@@ -241,7 +258,10 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, path: yamllines.Path, text: str) -> None:
-        self.problems.append(f"{self.name}: line {yamllines.line_of(self.lines, path)}: {text}")
+        place = f"step {path[1] + 1}: " if path[:1] == ("steps",) and path[1:] else ""
+        if self.lines:
+            place = f"line {yamllines.line_of(self.lines, path)}: "
+        self.problems.append(f"{self.name}: {place}{text}")
 
     def model(self, cls: type[M], data: object, path: yamllines.Path) -> M | None:
         if not isinstance(data, dict):
@@ -285,23 +305,25 @@ class _Reader:
         placed: list[Placed] = []
         seen: dict[str, int] = {}
         for i, item in enumerate(items):
-            named = self.named(item, ("steps", i))
+            named = self.named(as_item(item), ("steps", i))
             if named is None:
                 continue
             name, fields = named
             seen[name] = seen.get(name, 0) + 1
             label = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            try:
-                cls = find_step(name)
-            except ConfigError as error:
-                for text in error.problems:
-                    self.problem(("steps", i), text)
-                continue
-            step = self.model(cls, fields, ("steps", i, name))
+            step = item if isinstance(item, Step) else self.step(name, fields, i)
             if step is not None:
-                line = yamllines.line_of(self.lines, ("steps", i))
+                line = yamllines.line_of(self.lines, ("steps", i)) if self.lines else 0
                 placed.append(Placed(label, step, line))
         return tuple(placed)
+
+    def step(self, name: str, fields: dict[str, Any], i: int) -> Step | None:
+        try:
+            return self.model(find_step(name), fields, ("steps", i, name))
+        except ConfigError as error:
+            for text in error.problems:
+                self.problem(("steps", i), text)
+            return None
 
     def train(
         self, items: object, models: dict[str, type[BaseModel]]

@@ -42,8 +42,8 @@ class TrainingReport:
         return {
             "method": self.method,
             "dataset": {
-                "name": self.dataset.name,
-                "version": self.dataset.version,
+                "name": self.dataset.version.manifest.name,
+                "version": self.dataset.version.manifest.version,
                 "content_digest": self.dataset.digest,
                 "table": self.dataset.table,
             },
@@ -119,7 +119,7 @@ def card(report: TrainingReport, what: str, use: str, library: str, tags: list[s
     dropped = [f"{n} pairs were not used: {why}." for why, n in report.dropped.items() if n]
     remarks = "".join(f"- {line}\n" for line in [*dropped, *report.notes])
     settings = "".join(f"- `{k}`: `{v}`\n" for k, v in sorted(report.config.items()))
-    licenses = ", ".join(data.licenses()) or "not stated"
+    licenses = ", ".join(data.version.licenses()) or "not stated"
     return (
         f"---\nlibrary_name: {library}\ntags:\n"
         + "".join(f"- {tag}\n" for tag in ["prefactory", *tags])

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from catalog.report.read import Saved
+from catalog.arrow_folder import Table
 from catalog.report.stages import Stage
 from catalog.report.wording import EN_DASH, count, percent, plain, two
 from prefactory.measures.judge_report import judge_report
@@ -41,7 +41,7 @@ class Judged:
     pairs: tuple[tuple[str, str, str], ...]
 
 
-def read(saved: Saved, stages: Sequence[Stage] = ()) -> list[Judged]:
+def read(saved: Table, stages: Sequence[Stage] = ()) -> list[Judged]:
     """Report on every stage that judged, and on other sets of votes among the columns of pairs."""
     told = {str(s.info.get("name")): s.info for s in stages if set(s.info) >= _TOLD}
     found = [_judged(name, info, everything=True) for name, info in told.items()]
@@ -53,7 +53,7 @@ def read(saved: Saved, stages: Sequence[Stage] = ()) -> list[Judged]:
     return found + [_judged(n, _of_columns(saved, n), everything=False) for n in left]
 
 
-def _of_columns(saved: Saved, name: str) -> Mapping[str, Any]:
+def _of_columns(saved: Table, name: str) -> Mapping[str, Any]:
     wanted = ["prompt_id", f"{name}_prefers", *(f"{name}{c}" for c in _NEEDED)]
     columns = [c for c in wanted if c in saved.columns]
     parts = list(saved.batches(columns))

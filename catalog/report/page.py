@@ -13,8 +13,10 @@ from jinja2 import ChainableUndefined, FileSystemLoader
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
+from catalog.arrow_folder import Table
 from catalog.report import charts, judges, read, samples, scores, stages, stats, tree_page, wording
 from catalog.report.charts import Series
+from catalog.versions import read_manifest
 from prefactory.errors import PrefactoryError
 from prefactory.tables import SCORE, SIDES, Shape
 
@@ -42,7 +44,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
     Raises:
         CatalogError: if the manifest is missing or a file is damaged.
     """
-    manifest = read.manifest(folder)
+    manifest = read_manifest(folder)
     ledger = read.ledger(folder)
     found = [_table(saved) for saved in read.tables(folder).values()]
     main = next((t for t in found if t["rows"]), None)
@@ -88,7 +90,7 @@ def _trees(folder: Path, manifest: dict[str, Any]) -> Markup | None:
         return None
 
 
-def _table(saved: read.Saved) -> dict[str, Any]:
+def _table(saved: Table) -> dict[str, Any]:
     numbers = stats.numbers(saved)
     flat = stats.answers(numbers)
     rows = stats.objective_rows(numbers)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import polars as pl
 from markupsafe import Markup
 
-from catalog.report.read import Saved
+from catalog.arrow_folder import Table
 from catalog.report.stats import nice
 from catalog.report.svg import el, figure
 from catalog.report.wording import count, num, percent, tick
@@ -56,7 +56,7 @@ class Points:
             yield None if a is None or b is None else (a, b)
 
 
-def read(saved: Saved, names: Sequence[str], of: int, most: int = MOST) -> Points:
+def read(saved: Table, names: Sequence[str], of: int, most: int = MOST) -> Points:
     """Read the scores of the first rows by id, batch by batch."""
     row_id = ROW_ID[saved.shape]
     sides = {side: f"{side}_" for side in SIDES} if saved.shape == Shape.PAIRS else {"answer": ""}

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup, escape
 
+from catalog.arrow_folder import Table
 from catalog.report.charts import score_bar
-from catalog.report.read import Saved
 from catalog.report.stats import Objective
 from catalog.report.wording import LONGEST, count, num, plain
 from prefactory.tables import ROW_ID, SCORE, SIDES, Shape
@@ -79,7 +79,7 @@ class Samples:
     cut: int
 
 
-def read(saved: Saved, objectives: Sequence[Objective], n: int) -> Samples:
+def read(saved: Table, objectives: Sequence[Objective], n: int) -> Samples:
     """Take the first `n` rows by id, of the test split first, then train, then any other."""
     order = sorted(saved.splits, key=lambda name: ({"test": 0, "train": 1}.get(name, 2), name))
     shown: list[Sample] = []
@@ -98,7 +98,7 @@ def read(saved: Saved, objectives: Sequence[Objective], n: int) -> Samples:
     return Samples(tuple(shown), wanted, cut)
 
 
-def _first(saved: Saved, split: str, n: int) -> list[dict[str, Any]]:
+def _first(saved: Table, split: str, n: int) -> list[dict[str, Any]]:
     row_id = ROW_ID[saved.shape]
     wanted = [c for c in saved.columns if _shown(c)]
     kept: pl.DataFrame | None = None

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
+from catalog.arrow_folder import Table
 from catalog.report import pareto
 from catalog.report.heatmap import Cell, heatmap
-from catalog.report.read import Saved
 from catalog.report.wording import MINUS, count, percent, two
 from prefactory.measures import disagreement as d
 from prefactory.tables import Shape
@@ -66,7 +66,7 @@ class Section:
     data: Markup
 
 
-def section(saved: Saved, numbers: pl.DataFrame, names: Sequence[str]) -> Section | None:
+def section(saved: Table, numbers: pl.DataFrame, names: Sequence[str]) -> Section | None:
     """Measure the scores of a table of pairs or responses; None if there is nothing to say.
 
     Args:
@@ -152,7 +152,7 @@ def _spearman(names: Sequence[str], both: pl.DataFrame) -> Markup:
     return heatmap(names, cells, summary, "")
 
 
-def _plot(saved: Saved, of: int, names: Sequence[str], both: pl.DataFrame) -> Plot:
+def _plot(saved: Table, of: int, names: Sequence[str], both: pl.DataFrame) -> Plot:
     top = both.row(0, named=True)
     x, y = sorted((names.index(top["a"]), names.index(top["b"])))
     points = pareto.read(saved, names, of)

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from catalog.report.read import Saved
+from catalog.arrow_folder import Table
 from prefactory.tables import SCORE, SIDES, Shape, objectives
 
 LENGTH = "length"
@@ -83,7 +83,7 @@ def share_of(wins: int, of: int, ties: int = 0) -> Share:
     return Share(wins, of, ties, p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def numbers(saved: Saved) -> pl.DataFrame:
+def numbers(saved: Table) -> pl.DataFrame:
     """Read the numeric columns of a table, batch by batch.
 
     Returns:

@@ -122,7 +122,7 @@ def _mark(source: BenchmarkSource) -> tuple[object, ...]:
 def _read(source: BenchmarkSource, root: Path) -> Benchmark:
     version = _version_of(source)
     if version is not None:
-        found = _of_version(Catalog(root).open(version))
+        found = _of_version(Catalog(root=root).get(version))
     else:
         found = read_benchmark(source.path, source.column, source.split, source.config)
     if source.name is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from catalog.versions import Catalog
 from filters.contamination.ngrams import SHARE, N, spans
 from filters.contamination.sources import Benchmarks, BenchmarkSource, open_benchmarks
 from prefactory.context import Context
@@ -129,8 +129,7 @@ class Decontaminate(Filter):
         return {**found, "fields": {**fields, "against": contents}}
 
     def _open(self) -> Benchmarks:
-        home = Path(os.environ.get("PREFACTORY_HOME") or ".prefactory")
-        return open_benchmarks(self.against, self.catalog or home / "versions", self.n)
+        return open_benchmarks(self.against, Catalog(root=self.catalog).root, self.n)
 
     def _sides(self, shape: Shape) -> list[str]:
         have = {

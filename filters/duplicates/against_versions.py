@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -80,9 +79,8 @@ class AgainstVersions(Shingled):
         return {**found, "fields": {**fields, "versions": contents}}
 
     def _open(self) -> list[Version]:
-        home = Path(os.environ.get("PREFACTORY_HOME") or ".prefactory")
-        catalog = Catalog(self.catalog or home / "versions")
-        return [catalog.open(ref) for ref in sorted(set(self.versions))]
+        catalog = Catalog(root=self.catalog)
+        return [catalog.get(ref) for ref in sorted(set(self.versions))]
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce a shard to hashes.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from pipelines.cli.source import mapping_of
-
-if TYPE_CHECKING:
-    from audit import Audit, Gates
 
 Dataset = Annotated[
     str,
@@ -63,18 +60,20 @@ def audit(
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
 ) -> None:
     """Look for faults in preference data: a page for people, JSON for machines, gates."""
-    from audit import build_page, load_gates, summary
+    from audit import summary
+    from pipelines.api import audit as run
 
-    loaded_gates = load_gates(gates) if gates is not None else None
-    fields = {"layout": layout, "mapping": mapping_of(mapping), "split": split}
-    found = _audited(
-        dataset, {**fields, "config": config}, loaded_gates, against or [],
-        embeddings=embeddings, rows=rows, seed=seed, table=table,
-    )  # fmt: skip
-    text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    told = Console(stderr=True, highlight=False)
+    with told.status("audit") if told.is_terminal else nullcontext() as status:
+        found = run(
+            dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
+            gates=gates, table=table, progress=status and status.update,
+            layout=layout, mapping=mapping_of(mapping), split=split, config=config,
+        )  # fmt: skip
+    text = found.to_json()
     folder = out if out is not None or as_json else Path(f"audit-{_slug(found.name)}")
     if folder is not None:
-        _write(folder, {"audit.json": text, "audit.html": build_page(found)})
+        _write(folder, {"audit.json": text, "audit.html": found.page})
     if as_json:
         sys.stdout.write(text)
     else:
@@ -84,45 +83,6 @@ def audit(
         console.print(f"json  {folder / 'audit.json'}", markup=False)  # type: ignore[operator]
     if found.failures:
         raise typer.Exit(1)
-
-
-def _audited(
-    dataset: str,
-    fields: dict[str, object],
-    gates: Gates | None,
-    against: list[str],
-    *,
-    embeddings: bool,
-    rows: int | None,
-    seed: int,
-    table: str | None,
-) -> Audit:
-    from audit import Options, load
-    from audit import audit as run_audit
-    from filters.contamination.benchmarks import read_benchmark
-    from pipelines.settings import Settings
-    from pipelines.vectors import embedder
-    from prefactory.engines.encoder import Encoder
-
-    settings = Settings()
-    benchmarks = tuple(read_benchmark(path) for path in against)
-    loaded = load(dataset, settings.catalog, rows, seed, table, **fields)
-    encoder = Encoder()
-    embed = embedder(settings)
-    options = Options(
-        seed=seed,
-        embeddings=embeddings,
-        embed=lambda texts: embed(encoder, texts),
-        encoder=encoder.model,
-        against=benchmarks,
-    )
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        return run_audit(loaded.table, options, loaded.intake, gates)
-    with console.status("audit") as status:
-        return run_audit(
-            loaded.table, options, loaded.intake, gates, progress=lambda title: status.update(title)
-        )
 
 
 def _slug(name: str) -> str:

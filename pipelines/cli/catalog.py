@@ -65,7 +65,7 @@ def show(ref: Ref, as_json: AsJson = False) -> None:
     """Show a version: rows, stages, sources, digest."""
     from pipelines.settings import Settings
 
-    version = Settings().catalog.open(ref)
+    version = Settings().catalog.get(ref)
     manifest = version.manifest
     if as_json:
         sys.stdout.write(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
@@ -91,7 +91,7 @@ def verify(ref: Ref) -> None:
     from catalog.versions import verify as verify_version
     from pipelines.settings import Settings
 
-    version = Settings().catalog.open(ref)
+    version = Settings().catalog.get(ref)
     problems = verify_version(version)
     for problem in problems:
         typer.echo(f"{version.ref}: {problem}", err=True)
@@ -118,7 +118,7 @@ def export(
     from catalog.layouts import export as export_version
     from pipelines.settings import Settings
 
-    version = Settings().catalog.open(ref)
+    version = Settings().catalog.get(ref)
     counts = export_version(version, layout, out, file_format, table)
     rows = ", ".join(f"{split} {n:,}" for split, n in counts.items())
     typer.echo(f"{version.ref} as {layout} in {out}: {rows}")

@@ -64,7 +64,7 @@ def compare_aggregations(
     from prefactory.context import Context
 
     settings = Settings()
-    version = settings.catalog.open(ref)
+    version = settings.catalog.get(ref)
     steps = [step for word in with_ or [] for step in read_steps(word)]
     answers, pairs = read(version, texts=bool(steps))
     alone = wanted(objectives, answers, version)

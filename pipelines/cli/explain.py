@@ -13,7 +13,7 @@ from rich.console import Console
 from pipelines.cli.catalog import AsJson, Ref
 
 if TYPE_CHECKING:
-    from pipelines.explain import Explained, Verdict
+    from catalog.explain import Explained, Verdict
 
 _TEXT, _RULE = 300, 160
 
@@ -34,21 +34,20 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell what every stage said of a row: kept or dropped, by which rule and limit, and why."""
-    from pipelines.explain import explain as look
     from pipelines.settings import Settings
 
     settings = Settings()
-    version = settings.catalog.open(ref)
-    found, total = look(version, settings.home / "store", row)
+    told = settings.catalog.get(ref).explain(row, settings.home / "store")
     if as_json:
-        data = {"version": version.ref, "found": total, "rows": [asdict(one) for one in found]}
+        data = {"version": told.ref, "found": told.found, "rows": [asdict(r) for r in told.rows]}
         sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         return
     console = Console(highlight=False, soft_wrap=True)
-    for one in found:
-        _show(console, version.ref, one)
-    if total > len(found):
-        console.print(f"... and {total - len(found):,} more rows: give more of the text, or an id")
+    for one in told.rows:
+        _show(console, told.ref, one)
+    if told.found > len(told.rows):
+        more = told.found - len(told.rows)
+        console.print(f"... and {more:,} more rows: give more of the text, or an id")
 
 
 def _show(console: Console, ref: str, one: Explained) -> None:

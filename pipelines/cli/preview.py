@@ -36,10 +36,10 @@ def preview(
     """Show what the first rows become, and word for word what the models are asked."""
     from pipelines.build import check_recipe
     from pipelines.preview import preview as look
-    from pipelines.settings import Settings, default_home
+    from pipelines.settings import Settings
 
     checked, sources, _ = check_recipe(recipe, overrides or [])
-    seen = look(checked, sources, Settings(default_home()), rows, call)
+    seen = look(checked, sources, Settings(), rows, call)
     if as_json:
         sys.stdout.write(json.dumps(_machine(seen), indent=2, ensure_ascii=False) + "\n")
     else:

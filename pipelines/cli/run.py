@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
     from pipelines.cli.interrupt import end_at_interrupt
-    from pipelines.settings import Settings, default_home, default_workers
+    from pipelines.settings import Settings, default_workers
     from prefactory.engines.accounts import Budget
     from prefactory.errors import ConfigError
 
@@ -64,7 +64,7 @@ def run(
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
     budget = Budget(usd=budget_usd, tokens=budget_tokens)
     at_a_time = workers or default_workers()
-    settings = Settings(default_home(), at_a_time, shard_rows, budget, prices)
+    settings = Settings(workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices)
     started = time.monotonic()
     outcome = _run(recipe, overrides or [], settings, runner)
     if as_json:
@@ -217,9 +217,9 @@ def deploy(
     name: Annotated[str | None, typer.Option(help="Name of the deployment.")] = None,
 ) -> None:
     """Run a recipe on a schedule: serves a Prefect deployment until it is stopped."""
+    from catalog.versions import default_home
     from pipelines.build import check_recipe
     from pipelines.flows import serve
-    from pipelines.settings import default_home
 
     checked, _, _ = check_recipe(recipe, overrides or [])
     serve(recipe.resolve(), overrides or [], default_home().resolve(), cron, name or checked.name)

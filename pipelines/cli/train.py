@@ -80,7 +80,7 @@ def _train(
     from prefactory.errors import ConfigError
 
     settings = Settings()
-    version = settings.catalog.open(ref)
+    version = settings.catalog.get(ref)
     fields = _fields(overrides)
     if method != "embedding-reward":
         if model is None and "model" not in fields:

@@ -52,7 +52,7 @@ def show_tree(
     from catalog.report.trees import count_trees, read_trees
     from pipelines.settings import Settings
 
-    version = Settings().catalog.open(ref)
+    version = Settings().catalog.get(ref)
     most = None if prompt is not None else MOST if html is not None else LISTED
     trees = read_trees(version, prompt, most)
     total = count_trees(version) if prompt is None else len(trees)

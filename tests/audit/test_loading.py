@@ -22,7 +22,7 @@ def write(path, n=20, start=0, **more):
 
 @pytest.fixture
 def catalog(tmp_path):
-    return Catalog(tmp_path / "versions")
+    return Catalog(root=tmp_path / "versions")
 
 
 def test_a_file_with_what_the_reader_left_out(tmp_path, catalog):

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from audit import Intake, Options, audit, build_page
+from audit import Intake, Options, audit
 from audit.gates import Bound, Gates
 from filters.contamination.benchmarks import benchmark
 from tests.audit.cases import clean, embed, rows, table
@@ -47,7 +47,7 @@ def page():
     options = Options(embed=embed, against=(bench,), permutations=20)
     intake = Intake(name=EVIL, layout=EVIL, license=EVIL, digest=EVIL)
     gates = Gates(bounds={"identical.pairs": Bound(max=0.0)})
-    return build_page(audit(hostile(), options, intake, gates))
+    return audit(hostile(), options, intake, gates).page
 
 
 class Tags(HTMLParser):
@@ -84,13 +84,13 @@ def test_the_page_loads_nothing(page):
 
 
 def test_the_same_audit_gives_the_same_page():
-    one, two = (build_page(audit(clean(60), Options(embeddings=False))) for _ in range(2))
+    one, two = (audit(clean(60), Options(embeddings=False)).page for _ in range(2))
     assert one == two
 
 
 def test_every_finding_is_on_the_page():
     found = audit(clean(60), Options(embeddings=False))
-    html = build_page(found)
+    html = found.page
     for finding in found.findings:
         skipped = finding.report.skipped is not None
         assert (f'id="c-{finding.check}"' in html) is not skipped

@@ -17,7 +17,7 @@ def make(tmp_path):
 
     def make(table, *steps, shard_rows=1000, root="catalog", report=None, **head):
         result = run(recipe(*steps, **head), one_file(table), tmp_path / "store", shard_rows)
-        return publish(result, Catalog(tmp_path / root), report)
+        return publish(result, Catalog(root=tmp_path / root), report)
 
     return make
 
@@ -27,4 +27,4 @@ def version(tmp_path_factory):
     """A published version of 60 pairs with scores and a margin. Don't change its files."""
     root = tmp_path_factory.mktemp("session")
     result = run(recipe(license="MIT"), one_file(many_pairs(60)), root / "store", 7)
-    return publish(result, Catalog(root / "catalog")).version
+    return publish(result, Catalog(root=root / "catalog")).version

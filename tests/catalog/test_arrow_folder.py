@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog import arrow_folder
-from catalog.arrow_folder import SplitWriter, arrow_schema, arrow_type, read_batches, write_dict
+from catalog.arrow_folder import SplitWriter, Table, arrow_schema, arrow_type, write_dict
 from prefactory.tables import MESSAGES
+from prefactory.tables import Shape
 from tests.helpers import many_pairs
 
 TABLE = many_pairs(50)
@@ -54,7 +55,7 @@ def test_files_and_batches_have_a_fixed_number_of_rows(tmp_path, tiny_files):
     info = write(tmp_path, [TABLE])
     names = [f"data-{i:05d}-of-00003.arrow" for i in range(3)]
     assert sorted(contents(tmp_path)) == [*names, "dataset_info.json", "state.json"]
-    assert [b.height for b in read_batches(tmp_path / "train")] == [7] * 7 + [1]
+    assert [b.height for b in Table(tmp_path, Shape.PAIRS).batches()] == [7] * 7 + [1]
     assert info == {
         "num_examples": 50,
         "num_bytes": sum((tmp_path / "train" / n).stat().st_size for n in names),
@@ -79,8 +80,8 @@ def test_the_pieces_do_not_change_a_byte(tmp_path_factory, cuts):
 
 def test_what_is_written_is_read(tmp_path, tiny_files):
     write(tmp_path, [TABLE[:20], TABLE[20:]])
-    assert pl.concat(read_batches(tmp_path / "train")).equals(TABLE)
-    some = pl.concat(read_batches(tmp_path / "train", ["flag", "pair_id"]))
+    assert pl.concat(Table(tmp_path, Shape.PAIRS).batches()).equals(TABLE)
+    some = pl.concat(Table(tmp_path, Shape.PAIRS).batches(["flag", "pair_id"]))
     assert some.equals(TABLE.select("flag", "pair_id"))
     loaded = load_from_disk(str(tmp_path))["train"]
     assert loaded.num_rows == 50
@@ -91,7 +92,7 @@ def test_what_is_written_is_read(tmp_path, tiny_files):
 
 def test_an_empty_split_is_a_file_with_a_schema(tmp_path):
     assert write(tmp_path, [TABLE.clear()])["num_examples"] == 0
-    assert list(read_batches(tmp_path / "train")) == []
+    assert list(Table(tmp_path, Shape.PAIRS).batches()) == []
     loaded = load_from_disk(str(tmp_path))["train"]
     assert loaded.num_rows == 0
     assert loaded.column_names == TABLE.columns

@@ -183,7 +183,7 @@ def test_versions_are_dates_with_a_counter(make, tmp_path):
     found = [make(table).version.manifest.version for table in tables]
     assert found == [found[0], f"{found[0]}.1", f"{found[0]}.2"]
     assert len(found[0].split(".")) == 3
-    catalog = Catalog(tmp_path / "catalog")
+    catalog = Catalog(root=tmp_path / "catalog")
     assert [v.manifest.version for v in catalog.versions("tiny")] == found
     assert make(tables[0]).version.manifest.version == found[0]
 
@@ -218,7 +218,7 @@ def test_a_version_of_another_recipe_is_refused(make, steps, head, change, tmp_p
 
 def test_other_content_of_the_same_recipe_is_refused(tmp_path):
     """A step that was changed without a new `version` number: only the digest tells."""
-    catalog, same = Catalog(tmp_path / "catalog"), recipe(version="v1")
+    catalog, same = Catalog(root=tmp_path / "catalog"), recipe(version="v1")
     for i, table in enumerate((PAIRS, PAIRS.head(3))):
         source = one_file(table)
         source.identity = lambda: {"name": "memory"}
@@ -249,7 +249,7 @@ def test_an_interrupted_publish_leaves_no_version(make, monkeypatch, tmp_path, c
         patch.setattr(module, call, stop)
         with pytest.raises(KeyboardInterrupt):
             make(PAIRS)
-    catalog = Catalog(tmp_path / "catalog")
+    catalog = Catalog(root=tmp_path / "catalog")
     assert catalog.versions("tiny") == []
     assert list(catalog.root.iterdir()) == []
     assert make(PAIRS).new
@@ -261,7 +261,7 @@ def test_what_a_killed_publish_leaves_is_no_version(make, tmp_path):
     junk.mkdir(parents=True)
     (junk / "manifest.json").write_text("{}")
     make(PAIRS)
-    assert Catalog(tmp_path / "catalog").names() == ["tiny"]
+    assert Catalog(root=tmp_path / "catalog").names() == ["tiny"]
 
 
 def test_a_version_that_appears_meanwhile_is_not_overwritten(make, tmp_path):
@@ -295,7 +295,7 @@ def test_lone_surrogates_of_a_file_are_mended_and_noted(tmp_path):
     )
     source = open_source(SourceSpec(path=str(path)), tmp_path)
     result = run(recipe("tests.steps.Length"), source, tmp_path / "store")
-    version = publish(result, Catalog(tmp_path / "catalog")).version
+    version = publish(result, Catalog(root=tmp_path / "catalog")).version
     assert verify(version) == []
     assert version.manifest.stages[0].notes == {"lone_surrogate": 1}
     found = content(rows_of(version, "pairs"), "prompt")
@@ -304,5 +304,5 @@ def test_lone_surrogates_of_a_file_are_mended_and_noted(tmp_path):
 
 def test_a_run_can_be_published_twice_from_one_result(tmp_path):
     result = run(recipe(), one_file(PAIRS), tmp_path / "store")
-    catalog = Catalog(tmp_path / "catalog")
+    catalog = Catalog(root=tmp_path / "catalog")
     assert [publish(result, catalog).new for _ in range(2)] == [True, False]

@@ -1,5 +1,6 @@
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -104,6 +105,60 @@ def test_a_manifest_that_was_edited(copy, field, value):
     assert "manifest.json: it was changed after publishing" in verify(edited)
 
 
+# -- reading -----
+
+
+def test_a_table_as_a_dataset_and_as_a_lazy_frame(version):
+    for split in ("train", "test"):
+        rows = pl.concat(version.batches("pairs", split))
+        assert version.pairs(split)["pair_id"][:] == rows["pair_id"].to_list()
+        assert version.frame("pairs", split).collect().equals(rows)
+    assert version.responses()["response_id"][:]
+    lazy = version.frame()
+    first = version.pairs()["pair_id"][0]
+    assert lazy.select("split", "margin").collect().equals(lazy.collect().select("split", "margin"))
+    assert lazy.filter(pair_id=first).select("split").collect().rows() == [("train",)]
+    assert lazy.head(3).collect().equals(lazy.collect().head(3))
+    assert lazy.select("split").head(2).collect().height == 2
+    assert lazy.select(pl.len()).collect().item() == sum(
+        version.manifest.tables["pairs"].splits.values()
+    )
+
+
+def test_what_a_version_lacks_is_said_with_what_it_has(version):
+    with pytest.raises(CatalogError, match=r"has no table 'goal_pairs'; it has: .*pairs"):
+        version.frame("goal_pairs")
+    with pytest.raises(CatalogError, match="no split 'dev'; it has: train, test"):
+        version.pairs("dev")
+    with pytest.raises(CatalogError, match="no split 'dev'"):
+        list(version.batches("pairs", "dev"))
+
+
+def test_ledger_report_and_a_look_in_a_notebook(version):
+    assert version.ledger().columns == ["row_id", "step", "reason", "detail"]
+    assert Path(version.report) == version.path / "report.html"
+    shown = version._repr_html_()
+    assert version.ref in shown
+    assert version.manifest.content_digest in shown
+
+
+def test_texts_of_others_are_escaped_in_a_notebook(copy):
+    (copy.path / "report.html").write_text('<p>"x"</p>')
+    assert 'srcdoc="&lt;p&gt;&#34;x&#34;&lt;/p&gt;"' in copy.report._repr_html_()
+    stage = copy.manifest.stages[0].model_copy(update={"reasons": {"<script>": 1}})
+    evil = Version(copy.path, copy.manifest.model_copy(update={"stages": [stage]}))
+    assert "<script>" not in evil._repr_html_()
+
+
+def test_a_catalog_is_listed_and_asked_by_name(make, tmp_path):
+    catalog = Catalog(root=tmp_path / "catalog")
+    old, new = make(PAIRS.head(3), version="1.2").version, make(PAIRS, version="1.10").version
+    assert [v.ref for v in catalog] == ["tiny@1.2", "tiny@1.10"]
+    assert (catalog["tiny"], catalog["tiny@1.2"]) == (new, old)
+    assert "tiny@1.10" in catalog._repr_html_()
+    assert Catalog(tmp_path).root == tmp_path / "versions"
+
+
 # -- content digest -----
 
 
@@ -144,12 +199,12 @@ def test_the_digest_sees_every_change(change):
 
 
 def test_open_by_name_version_and_folder(make, tmp_path):
-    catalog = Catalog(tmp_path / "catalog")
+    catalog = Catalog(root=tmp_path / "catalog")
     old, new = make(PAIRS.head(3), version="1.2").version, make(PAIRS, version="1.10").version
     assert catalog.names() == ["tiny"]
-    assert catalog.open("tiny") == new  # 1.10 comes after 1.2
-    assert catalog.open("tiny@1.2") == old
-    assert catalog.open(str(old.path)) == old
+    assert catalog.get("tiny") == new  # 1.10 comes after 1.2
+    assert catalog.get("tiny@1.2") == old
+    assert catalog.get(str(old.path)) == old
 
 
 @pytest.mark.parametrize(
@@ -167,14 +222,14 @@ def test_open_by_name_version_and_folder(make, tmp_path):
 def test_what_is_not_there(make, tmp_path, ref, words):
     make(PAIRS, version="v1")
     with pytest.raises(CatalogError, match=words):
-        Catalog(tmp_path / "catalog").open(ref)
+        Catalog(root=tmp_path / "catalog").get(ref)
 
 
 def test_an_empty_catalog(tmp_path):
-    catalog = Catalog(tmp_path / "no")
+    catalog = Catalog(root=tmp_path / "no")
     assert catalog.names() == []
     with pytest.raises(CatalogError, match="the catalog is empty"):
-        catalog.open("tiny")
+        catalog.get("tiny")
     assert not catalog.root.exists()
 
 

@@ -9,11 +9,17 @@ from typer.testing import CliRunner
 from catalog.publish import publish
 from catalog.versions import Catalog
 from pipelines.cli.app import app
-from pipelines.explain import explain
 from prefactory.errors import DataError
 from tests.helpers import Block, ledger_of, one_file, pairs, recipe, rejected, responses, run
 
 NO = "I'm sorry, but I can't help with that."
+
+
+def explain(version, store, question):
+    told = version.explain(question, store)
+    return told.rows, told.found
+
+
 ROWS = (("what is ice?", "Frozen water.", "Steam."), ("how to boil eggs?", NO, "In water."),
         ("who is ann@foo.io?", "I do not know.", "Ann."))  # fmt: skip
 
@@ -21,7 +27,7 @@ ROWS = (("what is ice?", "Frozen water.", "Steam."), ("how to boil eggs?", NO, "
 def published(tmp_path, table, *steps, **head):
     block = Block(table, rejected=rejected("f:9", reason="no_answer"))
     result = run(recipe(*steps, **head), one_file(block), tmp_path / "store")
-    return publish(result, Catalog(tmp_path / "versions")).version, result
+    return publish(result, Catalog(root=tmp_path / "versions")).version, result
 
 
 @pytest.fixture

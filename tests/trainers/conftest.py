@@ -10,14 +10,14 @@ os.environ |= {
 }
 
 import hashlib
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
-from datasets import Dataset, DatasetDict
 
+from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
+from catalog.manifest import Manifest, TableRecord
 from prefactory.tables import MESSAGES, Shape, with_ids
 from tests.helpers import tiny_llama
 
@@ -51,12 +51,21 @@ def pairs_of(rows):
 
 def publish(folder, train, test=None, name="made"):
     """Write tables of pairs as a version's folder, and return it."""
-    splits = {"train": train} | ({} if test is None else {"test": test})
-    data = DatasetDict({k: Dataset(v.to_arrow()) for k, v in splits.items()})
-    data.save_to_disk(str(folder / "pairs"))
+    splits = {"train": train, "test": train.clear() if test is None else test}
+    for split, rows in splits.items():
+        writer = SplitWriter(folder / "pairs" / split, split, arrow_schema(rows))
+        writer.write(rows)
+        writer.close()
+    write_dict(folder / "pairs", list(splits))
     digest = hashlib.blake2b(repr(sorted(train["pair_id"])).encode(), digest_size=16).hexdigest()
-    manifest = {"name": name, "version": "1", "content_digest": digest, "license": "CC0-1.0"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    counts = {split: rows.height for split, rows in splits.items()}
+    record = TableRecord(shape="pairs", splits=counts, bytes=counts, columns={}, digest="")
+    manifest = Manifest(
+        name=name, version="1", description="", license="CC0-1.0", seed=0, content_digest=digest,
+        recipe_fingerprint="", payload={}, sources=[], stages=[], tables={"pairs": record},
+        ledger={}, software={},
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
     return folder
 
 

@@ -289,7 +289,7 @@ def test_a_version_of_the_catalog(tmp_path):
     from catalog.versions import Catalog
 
     result = run(recipe("tests.steps.Length"), one_file(responses((TRAIN, "3"))), tmp_path / "s")
-    version = publish(result, Catalog(tmp_path / "versions")).version
+    version = publish(result, Catalog(root=tmp_path / "versions")).version
     step = Decontaminate(against=version.ref, catalog=tmp_path / "versions")
     rows, info = judged(step, responses((TRAIN, "new"), ("other", "x")))
     assert [r for r, _ in rows] == ["contaminated", None]

@@ -25,7 +25,7 @@ def changed(text, *places):
 def published(folder, table, version="v1", name="old"):
     made = recipe({"filters.Length": {}}, name=name, version=version)
     result = run(made, one_file(table), folder / f"store-{name}-{version}")
-    return publish(result, Catalog(folder / "versions")).version
+    return publish(result, Catalog(root=folder / "versions")).version
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_another_content_is_another_step_and_another_folder_is_not(home, tmp_pat
     assert elsewhere.fingerprint() != first
     same = AgainstVersions(versions=("old@v1",), catalog=home / "versions")
     assert same.fingerprint() == first
-    digest = Catalog(home / "versions").open("old@v1").manifest.content_digest
+    digest = Catalog(root=home / "versions").get("old@v1").manifest.content_digest
     assert step.identity()["fields"]["versions"] == {"old@v1": digest}
 
 

@@ -8,15 +8,16 @@ results only, as long as it is kept; without it they are told by id, reason and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from catalog.arrow_folder import Table
 from catalog.manifest import StageRecord
-from catalog.versions import Version
+from prefactory import notebook
 from prefactory.errors import DataError, StoreError
 from prefactory.store import Store
 from prefactory.tables import ROW_ID, Shape
@@ -80,40 +81,70 @@ class Explained:
     relatives: list[Relative]
 
 
-def explain(version: Version, store: Path, question: str) -> tuple[list[Explained], int]:
-    """Explain rows of a version.
+@dataclass(frozen=True)
+class Explanation:
+    """What was found for a question.
 
-    Args:
-        version: a published version.
-        store: folder of the store of intermediate results; it may be gone.
-        question: an id or its beginning (8 digits or more), `file:line` of a source, or a piece of
-            a row's text.
+    Attributes:
+        ref: `name@version`.
+        rows: up to `MOST` rows, published ones first.
+        found: how many there are.
+    """
 
-    Returns:
-        Up to `MOST` rows, published ones first, and how many were found.
+    ref: str
+    rows: list[Explained]
+    found: int
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            notebook.table(
+                f"{one.shape.removesuffix('s')} {one.row_id} of {self.ref}: {one.fate}",
+                ("stage", "verdict", "reason", "detail"),
+                [(v.stage, v.verdict, v.reason, v.detail) for v in one.verdicts],
+            )
+            for one in self.rows
+        )
+
+
+def explain(
+    ref: str,
+    stages: Sequence[StageRecord],
+    tables: Mapping[str, Table],
+    ledger: pl.DataFrame,
+    store: Path,
+    question: str,
+) -> Explanation:
+    """Explain rows of a version (see `Version.explain`).
 
     Raises:
         DataError: nothing is found.
     """
-    search = _Search(version, store, " ".join(question.split()))
+    search = _Search(stages, tables, ledger, store, " ".join(question.split()))
     ids = search.ids()
     if not ids:
         kept = "" if store.is_dir() else f"; the store {store}, which had other texts, is gone"
         raise DataError(
-            f"{version.ref} has no row with id, source or text {question!r}, and its ledger has no "
-            f"such id{kept}"
+            f"{ref} has no row with id, source or text {question!r}, and its ledger has no such "
+            f"id{kept}"
         )
-    return [search.explained(row_id) for row_id in ids[:MOST]], len(ids)
+    return Explanation(ref, [search.explained(row_id) for row_id in ids[:MOST]], len(ids))
 
 
 class _Search:
     """Rows, ledger and stages of one version."""
 
-    def __init__(self, version: Version, store: Path, question: str) -> None:
-        self.version = version
-        self.stages = version.manifest.stages
+    def __init__(
+        self,
+        stages: Sequence[StageRecord],
+        tables: Mapping[str, Table],
+        ledger: pl.DataFrame,
+        store: Path,
+        question: str,
+    ) -> None:
+        self.stages = stages
+        self.tables = tables
+        self.ledger = ledger
         self.question = question
-        self.ledger = pl.read_parquet(version.path / "ledger.parquet")
         self._store = Store(store)
         self._stored = sorted(store.glob("objects/*/*/rows*.arrow"))
 
@@ -149,11 +180,10 @@ class _Search:
 
     def _tables(self, shape: Shape, only_published: bool) -> Iterator[pl.DataFrame]:
         if only_published:
-            for name, record in self.version.manifest.tables.items():
-                if record.shape == shape:
-                    for split, n in record.splits.items():
-                        for batch in self.version.batches(name, split) if n else ():
-                            yield batch.with_columns(_table=pl.lit(f"{name}/{split}"))
+            for name, table in self.tables.items():
+                for split in table.splits if table.shape == shape else ():
+                    for batch in table.batches(split=split):
+                        yield batch.with_columns(_table=pl.lit(f"{name}/{split}"))
             return
         for path in self._stored:
             try:
