@@ -103,7 +103,6 @@ class Audit:
             "software": software(),
         }
 
-
     @property
     def ok(self) -> bool:
         """Whether all gates hold or, without gates, nothing is a fault."""

@@ -210,7 +210,7 @@ class Table:
     def frame(self, split: str | None = None) -> pl.LazyFrame:
         """The rows of a split, or of all with a column `split`, read when they are collected."""
         names = list(self.splits) if split is None else [split]
-        own = self.schema if split else pl.Schema({**self.schema, "split": pl.String})
+        own = pl.Schema([*self.schema.items(), *([] if split else [("split", pl.String())])])
 
         def read(
             columns: list[str] | None, predicate: pl.Expr | None, n: int | None, _: int | None
@@ -219,8 +219,10 @@ class Table:
             stored = [c for c in wanted if c in self.schema] or list(self.schema)[:1]
             for name in names:
                 for batch in self.batches(stored, name):
-                    rows = batch.head(n).with_columns(split=pl.lit(name)).select(wanted)
-                    n = None if n is None else n - rows.height
+                    rows = batch.with_columns(split=pl.lit(name)).select(wanted)
+                    if n is not None:
+                        rows = rows.head(n)
+                        n -= rows.height
                     yield rows if predicate is None else rows.filter(predicate)
                     if n == 0:
                         return

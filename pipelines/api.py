@@ -1,10 +1,10 @@
 """The front door: recipes, runs, audits and readers from Python. Runs on threads, without Prefect.
 
-    from prefactory import Recipe, audit, read
+from prefactory import Recipe, audit, read
 
-    audit("my_pairs.jsonl")
-    version = Recipe("mine", source="my_pairs.jsonl", steps=[filters.Quality()]).run()
-    version.pairs("train")
+audit("my_pairs.jsonl")
+version = Recipe("mine", source="my_pairs.jsonl", steps=[filters.Quality()]).run()
+version.pairs("train")
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class Recipe(recipes.Recipe):
         """See `plan`."""
         return plan(self)
 
-    def preview(self, rows: int = 3, *, call: bool = False, home: Pathlike | None = None) -> Preview:
+    def preview(
+        self, rows: int = 3, *, call: bool = False, home: Pathlike | None = None
+    ) -> Preview:
         """See `preview`."""
         return preview(self, rows, call=call, home=home)
 

@@ -258,9 +258,10 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, path: yamllines.Path, text: str) -> None:
-        place = f"step {path[1] + 1}: " if path[:1] == ("steps",) and path[1:] else ""
-        if self.lines:
-            place = f"line {yamllines.line_of(self.lines, path)}: "
+        place = f"line {yamllines.line_of(self.lines, path)}: " if self.lines else ""
+        match path:
+            case ("steps", int(i), *_) if not self.lines:
+                place = f"step {i + 1}: "
         self.problems.append(f"{self.name}: {place}{text}")
 
     def model(self, cls: type[M], data: object, path: yamllines.Path) -> M | None:

@@ -22,7 +22,7 @@ def as_frame(data: object) -> pl.DataFrame | None:
     if isinstance(data, pl.LazyFrame):
         return data.collect()
     if module == "pandas":
-        return pl.from_pandas(data)  # type: ignore[call-overload, no-any-return]
+        return pl.from_pandas(data)
     if module == "datasets" and isinstance(data, dict):
         raise DataError(f"a DatasetDict has the splits {', '.join(data)}: give one of them")
     if module == "datasets":

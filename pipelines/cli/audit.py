@@ -65,9 +65,10 @@ def audit(
 
     told = Console(stderr=True, highlight=False)
     with told.status("audit") if told.is_terminal else nullcontext() as status:
+        progress = (lambda title: status.update(title)) if status else None
         found = run(
             dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
-            gates=gates, table=table, progress=status and status.update,
+            gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
         )  # fmt: skip
     text = found.to_json()

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from catalog import arrow_folder
 from catalog.arrow_folder import SplitWriter, Table, arrow_schema, arrow_type, write_dict
-from prefactory.tables import MESSAGES
-from prefactory.tables import Shape
+from prefactory.tables import MESSAGES, Shape
 from tests.helpers import many_pairs
 
 TABLE = many_pairs(50)
