@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from generators.asking import Asking, Task, fence
-from generators.forms import Form
-from prefactory.context import Context
-from prefactory.engines.base import EngineConfig
+from prefactory.asking import Asker, Task, fence, open_tasks
+from prefactory.forms import Form
 from prefactory.prompts import Text
 
 BETTER = Text(
@@ -39,9 +37,7 @@ class Contest:
 
 
 def confirm(
-    step: Asking,
-    ctx: Context,
-    judge: EngineConfig,
+    judge: Asker,
     tasks: Sequence[K],
     contest: Callable[[K], Contest],
     render: Callable[..., str],
@@ -49,36 +45,34 @@ def confirm(
     """Ask a judge twice about each open task, the answers in both orders.
 
     A task stays open if the judge names the better answer both times; else it ends as
-    `not_confirmed`. Nothing is decided by chance, so the judge is asked at temperature 0.
+    `not_confirmed`.
 
     Args:
-        step: how answers are asked for.
-        ctx: opens the judge.
-        judge: what is asked.
+        judge: what is asked, at temperature 0: nothing is to be decided by chance.
         tasks: the open ones are asked about.
         contest: what is to be confirmed of a task.
         render: fills the text `BETTER` with its variables.
     """
-    said: dict[int, list[str]] = {}
+    verdicts: dict[int, list[str]] = {}
     for order, winner in (("better first", "A"), ("better second", "B")):
 
         def question(task: K, winner: str = winner) -> str:
-            found = contest(task)
-            both = (found.better, found.worse) if winner == "A" else (found.worse, found.better)
-            mark = fence(found.request, *both)
+            claim = contest(task)
+            both = (claim.better, claim.worse) if winner == "A" else (claim.worse, claim.better)
             return render(
-                request=found.request,
+                request=claim.request,
                 first=both[0],
                 second=both[1],
-                criterion=found.criterion,
-                mark=mark,
+                criterion=claim.criterion,
+                mark=fence(claim.request, *both),
             )
 
-        def take(task: K, found: dict[str, Any]) -> None:
-            said.setdefault(id(task), []).append(found["better"])
+        def take(task: K, answer: dict[str, Any]) -> None:
+            verdicts.setdefault(id(task), []).append(answer["better"])
 
-        step.ask_form(ctx, judge, tasks, order, _FORM, question, take, temperature=0.0)
-    for task in tasks:
-        if task.reason is None and said.get(id(task)) != ["A", "B"]:
-            told = ", then ".join(said.get(id(task), []))
-            task.fail("not_confirmed", f"the judge said {told}; the better one was A, then B")
+        judge.forms(tasks, order, _FORM, question, take)
+    for task in open_tasks(tasks):
+        named = verdicts.get(id(task), [])
+        if named != ["A", "B"]:
+            both = ", then ".join(named)
+            task.fail("not_confirmed", f"the judge said {both}; the better one was A, then B")

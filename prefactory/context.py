@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from prefactory.errors import DataError
+from prefactory.engines.base import Engine
+from prefactory.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from prefactory.engines.encoder import Encoder
-    from prefactory.step import State
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a dataset step learned: Arrow tables by name, and JSON-able facts for the report."""
+
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Context:
     step: str = "step"
     state: State | None = None
     embed: Callable[[Encoder, pl.Series], np.ndarray] | None = None
-    engine: Callable[[Any], Any] | None = None
+    engine: Callable[[Any], Engine] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -47,6 +55,16 @@ class Context:
         if self.state is None:
             raise DataError(f"{self.step} needs what its `fit` returns, and has not been fitted")
         return self.state
+
+    def open(self, config: Any) -> Engine:  # noqa: ANN401 - an engine's configuration
+        """The engine of a configuration.
+
+        Raises:
+            ConfigError: the run has no engines.
+        """
+        if self.engine is None:
+            raise ConfigError(f"{self.step} asks a model, and this run opens none")
+        return self.engine(config)
 
     def uniform(self, ids: pl.Series, salt: str = "") -> pl.Series:
         """One uniform number in [0, 1) per id, from (seed, step, salt, id) and nothing else."""

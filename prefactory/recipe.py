@@ -19,6 +19,7 @@ from prefactory import yamllines
 from prefactory.beside import beside, import_module, public_name
 from prefactory.errors import ConfigError
 from prefactory.identity import NOT_IDENTITY, fingerprint
+from prefactory.old_keys import new_key
 from prefactory.overrides import apply_overrides, nearest
 from prefactory.step import Step, step_name
 
@@ -349,13 +350,29 @@ class _Reader:
         return tuple(found)
 
 
+def _model_at(cls: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
+    """The model that the field at a location holds, if it holds one model."""
+    for name in loc:
+        field = cls.model_fields.get(name)
+        if field is None or not isinstance(field.annotation, type):
+            return None
+        if not issubclass(field.annotation, BaseModel):
+            return None
+        cls = field.annotation
+    return cls
+
+
 def sentence(cls: type[BaseModel], item: dict[str, Any]) -> str:
     """Word one pydantic error of a model for its user, with the nearest right field name."""
     loc = [str(part) for part in item["loc"]]
     where = ".".join(loc)
     if item["type"] == "extra_forbidden":
-        fields = list(cls.model_fields) if len(loc) == 1 else []
-        return f"unknown key {where!r}{nearest(loc[-1], fields)}"
+        owner = _model_at(cls, loc[:-1])
+        if owner is None:
+            return f"unknown key {where!r}"
+        if (renamed := new_key(owner, loc[-1])) is not None:
+            return f"unknown key {where!r}: it is {renamed} now"
+        return f"unknown key {where!r}{nearest(loc[-1], list(owner.model_fields))}"
     if item["type"] == "missing":
         return f"{where!r} is missing"
     message = item["msg"].removeprefix("Value error, ")

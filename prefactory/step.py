@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from prefactory.beside import DIGEST, OURS, digest, public_name
 from prefactory.context import Context
+from prefactory.context import State as State
 from prefactory.contract import faults, misplaced, where
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
@@ -25,14 +26,6 @@ from prefactory.prompts import Prompted
 from prefactory.tables import ROW_ID, Shape, shape_of
 
 Scope = Literal["row", "prompt", "dataset"]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a dataset step learned: Arrow tables by name, and JSON-able facts for the report."""
-
-    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
+from prefactory.asking import Truncated, storable
 from prefactory.context import Context
-from prefactory.engines.base import Completion, Engine, EngineConfig, Failure, Request, Result
-from prefactory.errors import DataError
-
-Truncated = Literal["keep", "drop"]
+from prefactory.engines.base import Completion, EngineConfig, Failure, Request, Result
 
 PROMPT_TOKENS = 300
 """What `plan` takes a prompt to be, in tokens."""
@@ -37,18 +35,6 @@ class Call(NamedTuple):
     request: Request
 
 
-def opened(ctx: Context, config: EngineConfig) -> Engine:
-    """The engine of a configuration.
-
-    Raises:
-        DataError: the context has no engines.
-    """
-    if ctx.engine is None:
-        raise DataError(f"{ctx.step} asks models, but this context opens none")
-    found: Engine = ctx.engine(config)
-    return found
-
-
 def results(ctx: Context, models: Sequence[EngineConfig], calls: Sequence[Call]) -> list[Result]:
     """Make all calls, each model's together, the models side by side.
 
@@ -56,7 +42,7 @@ def results(ctx: Context, models: Sequence[EngineConfig], calls: Sequence[Call])
         One result per call, in the order of the calls.
     """
     found: list[Result] = [Failure("no_answer", "never answered")] * len(calls)
-    engines = [opened(ctx, model) for model in models]
+    engines = [ctx.open(model) for model in models]
 
     def work(model: int) -> None:
         places = [i for i, call in enumerate(calls) if call.model == model]
@@ -101,7 +87,7 @@ def outcomes(
 
 
 def _outcome(result: Completion, name: str, truncated: Truncated) -> _Outcome:
-    text = result.text.encode("utf-8", "replace").decode().strip()  # tables take no lone surrogates
+    text = storable(result.text).strip()
     if not text:
         return None, None, "empty_answer", f"{name}: nothing but white space"
     if truncated == "drop" and result.finish_reason == "length":

@@ -10,28 +10,27 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from generators.answers.calls import Truncated
 from generators.answers.step import Origin
-from generators.asking import (
+from generators.contests import BETTER, Contest, confirm
+from generators.made_rows import ORIGINS, Column, children, sides
+from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
     Task,
+    Truncated,
     fence,
     lost,
     missed,
     open_tasks,
-    transcript,
-    write_all,
+    request_text,
 )
-from generators.contests import BETTER, Contest, confirm
-from generators.forms import Form
-from generators.made_rows import ORIGINS, Column, children, sides
 from prefactory.context import Context
 from prefactory.engines.base import Message
 from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
+from prefactory.forms import Form
 from prefactory.near.vectors import similarity, unit
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -56,7 +55,7 @@ class _Draft(Task):
 
     @property
     def text(self) -> str:
-        return transcript(self.prompt)
+        return request_text(self.prompt)
 
 
 class DraftCritique(Prompted, Asking, Generator):
@@ -124,11 +123,11 @@ class DraftCritique(Prompted, Asking, Generator):
         """Draft, critique and final answer per prompt, and two verdicts."""
         critic = self.critic or self.model
         found = [
-            Asks(self.model, 2 * rows, 2 * QUESTION_TOKENS, self.max_tokens),
-            Asks(critic, rows, QUESTION_TOKENS + self.max_tokens, FORM_TOKENS),
+            Asks(self.model, 2 * rows, 2 * QUESTION_TOKENS, self.sampling.max_tokens),
+            Asks(critic, rows, QUESTION_TOKENS + self.sampling.max_tokens, FORM_TOKENS),
         ]
         if self.judge is not None:
-            found.append(Asks(self.judge, 2 * rows, 2 * self.max_tokens, FORM_TOKENS))
+            found.append(Asks(self.judge, 2 * rows, 2 * self.sampling.max_tokens, FORM_TOKENS))
         return found
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
@@ -152,7 +151,8 @@ class DraftCritique(Prompted, Asking, Generator):
         self._look_up(open_tasks(tasks), ctx)
         self._refine(tasks, ctx)
         if self.judge is not None:
-            confirm(self, ctx, self.judge, tasks, _contest, partial(self.render, "confirm"))
+            judge = self.asker(ctx, self.judge, greedy=True)
+            confirm(judge, tasks, _contest, partial(self.render, "confirm"))
         return Generated(
             self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
         )
@@ -161,10 +161,8 @@ class DraftCritique(Prompted, Asking, Generator):
         def take(task: _Draft, text: str) -> None:
             task.draft = text
 
-        sampling = self.sampling(ctx)
-        write_all(
-            ctx, self.model, tasks, "draft", sampling, lambda t: t.prompt, take, self.truncated
-        )
+        writer = self.asker(ctx, self.model)
+        writer.texts(tasks, "draft", lambda t: t.prompt, take, self.truncated)
 
     def _criticise(self, tasks: list[_Draft], ctx: Context) -> None:
         def question(task: _Draft) -> str:
@@ -179,7 +177,7 @@ class DraftCritique(Prompted, Asking, Generator):
                 task.fail("nothing_to_mend", "the critic finds no flaw")
 
         critic = self.critic or self.model
-        self.ask_form(ctx, critic, tasks, "critique", _CRITIQUE, question, take, temperature=0.0)
+        self.asker(ctx, critic, greedy=True).forms(tasks, "critique", _CRITIQUE, question, take)
 
     def _look_up(self, tasks: list[_Draft], ctx: Context) -> None:
         """Passages nearest to any question of their row, nearest first, ties by place."""
@@ -215,8 +213,8 @@ class DraftCritique(Prompted, Asking, Generator):
             if text == task.draft:
                 task.fail("same_text", "refining changed nothing")
 
-        sampling = self.sampling(ctx)
-        write_all(ctx, self.model, tasks, "refine", sampling, question, take, self.truncated)
+        writer = self.asker(ctx, self.model)
+        writer.texts(tasks, "refine", question, take, self.truncated)
 
     def _rows(self, table: pl.DataFrame, fine: list[_Draft]) -> pl.DataFrame:
         texts: pl.DataType = pl.List(pl.String)

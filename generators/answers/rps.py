@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.special import ndtri
 
-from generators.answers.calls import PROMPT_TOKENS, Call, Truncated, outcomes, results
+from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
 from generators.answers.step import Origin, with_system
+from prefactory.asking import Sampled, Truncated
 from prefactory.context import Context
-from prefactory.engines.base import Request, Sampling
+from prefactory.engines.base import Request
 from prefactory.engines.configs import AnyEngine
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -27,7 +28,7 @@ Spread = Literal["area", "cosine"]
 Outside = Literal["clip", "reflect"]
 
 
-class RPS(Prompted, Generator):
+class RPS(Prompted, Sampled, Generator):
     """Answer each prompt under several preference directions near the wanted one.
 
     Robust preference selection (arXiv:2510.20498): a model may be poor at exactly the wanted trade
@@ -60,7 +61,7 @@ class RPS(Prompted, Generator):
             (for two objectives an even angle on either side); `cosine` draws its cosine evenly.
         outside: what becomes of negative weights, which mean nothing to a model: `clip` to 0, or
             `reflect` the sign; the length is 1 again, and the angle never gets greater.
-        temperature, top_p, max_tokens: see `Sampling`.
+        sampling: how answers are drawn, see `SamplingParams`.
         origin: of the answers.
         truncated: `drop` counts answers that end at `max_tokens` as failed.
 
@@ -85,9 +86,6 @@ class RPS(Prompted, Generator):
     theta_max: float = Field(default=30.0, ge=0, lt=90)
     spread: Spread = "area"
     outside: Outside = "clip"
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=1024, ge=1)
     origin: Origin = "open_model"
     truncated: Truncated = "keep"
 
@@ -125,7 +123,7 @@ class RPS(Prompted, Generator):
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """`k` calls per prompt; prompts are taken to have 300 tokens."""
-        return [Asks(self.model, self.k * prompts, PROMPT_TOKENS, self.max_tokens)]
+        return [Asks(self.model, self.k * prompts, PROMPT_TOKENS, self.sampling.max_tokens)]
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Sample the candidates of every prompt of a table.
@@ -180,12 +178,7 @@ class RPS(Prompted, Generator):
         return self.render("weights", weights=weights)
 
     def _calls(self, base: pl.DataFrame, systems: list[str], ctx: Context) -> Iterator[Call]:
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens,
-            seed=ctx.seed,
-        )
+        sampling = self.sampling.drawn(ctx.seed)
         prompts, ids = base["prompt"].to_list(), base["prompt_id"].to_list()
         for place, text in enumerate(systems):
             row, sample = divmod(place, self.k)

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from generators.answers.calls import PROMPT_TOKENS, Call, Truncated, outcomes, results
+from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
+from prefactory.asking import Sampled, Truncated
 from prefactory.context import Context
-from prefactory.engines.base import Message, Request, Sampling
+from prefactory.engines.base import Message, Request, Sampling, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.identity import canonical_json
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -22,7 +23,29 @@ Origin = Literal["human", "closed_model", "open_model", "rule", "self"]
 Heat = Annotated[float, Field(ge=0)]
 
 
-class Responses(Generator):
+class SpreadSampling(SamplingParams):
+    """As `SamplingParams`, with a temperature for each sample.
+
+    Attributes:
+        temperature: of all samples, or [low, high]: drawn uniformly for each sample, to 0.001.
+    """
+
+    temperature: Heat | tuple[Heat, Heat] = 1.0  # type: ignore[assignment]
+
+    @field_validator("temperature")
+    @classmethod
+    def _in_order(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError("the low end is above the high end")
+        return value
+
+    def at(self, temperature: float, seed: int) -> Sampling:
+        """One sample's, at a temperature that was drawn."""
+        own = self.model_dump(exclude={"temperature"})
+        return SamplingParams(temperature=temperature, **own).drawn(seed)
+
+
+class Responses(Sampled, Generator):
     """Answer every prompt n times with each of several models, or with some drawn per prompt.
 
     On RESPONSES the answers that are there stay and new ones come beside them (on-policy samples
@@ -41,14 +64,13 @@ class Responses(Generator):
 
     UltraFeedback (arXiv:2310.01377) is `per_prompt: 4` of 17 models with a principle each in
     `systems`; a preference set as in Baichuan's report (arXiv:2410.14940) is `n: 5`,
-    `temperature: 1`, `top_p: 0.99` and `extra: {top_k: 50}` of a server.
+    `sampling: {temperature: 1, top_p: 0.99}` and `extra: {top_k: 50}` of a server.
 
     Attributes:
         models: what answers.
         per_prompt: models drawn for each prompt, without replacement; null takes all.
         n: samples of each of them.
-        temperature: of all samples, or [low, high]: drawn uniformly for each sample, to 0.001.
-        top_p, max_tokens, stop: see `Sampling`.
+        sampling: how answers are drawn, see `SpreadSampling`; its temperature may be a range.
         systems: system messages, one drawn uniformly for each sample; "" is none. A system message
             that the prompt has comes first, a blank line between.
         system_in_prompt: keep the drawn message in the answer's `prompt`, which then is another
@@ -60,7 +82,7 @@ class Responses(Generator):
         - generators.Responses:
             models: [{engine: server, base_url: 'http://localhost:8000/v1', model: writer}]
             n: 4
-            temperature: 1.0
+            sampling: {temperature: 1.0}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)
@@ -70,10 +92,7 @@ class Responses(Generator):
     models: tuple[AnyEngine, ...] = Field(min_length=1)
     per_prompt: int | None = Field(default=None, ge=1)
     n: int = Field(default=1, ge=1)
-    temperature: Heat | tuple[Heat, Heat] = 1.0
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=1024, ge=1)
-    stop: tuple[str, ...] = ()
+    sampling: SpreadSampling = SpreadSampling(max_tokens=1024)
     systems: tuple[str, ...] = ()
     system_in_prompt: bool = False
     origin: Origin | dict[str, Origin] = "open_model"
@@ -91,8 +110,6 @@ class Responses(Generator):
     def _validate_fields(self) -> Self:
         if self.per_prompt is not None and self.per_prompt > len(self.models):
             raise ValueError(f"per_prompt={self.per_prompt}: there are {len(self.models)} models")
-        if isinstance(self.temperature, tuple) and self.temperature[0] > self.temperature[1]:
-            raise ValueError("temperature: the low end is above the high end")
         if self.system_in_prompt and not self.systems:
             raise ValueError("system_in_prompt: there are no `systems`")
         if isinstance(self.origin, dict):
@@ -123,7 +140,7 @@ class Responses(Generator):
         """`n` calls per prompt and drawn model; prompts are taken to have 300 tokens."""
         drawn = self.per_prompt or len(self.models)
         calls = -(-prompts * self.n * drawn // len(self.models))
-        return [Asks(m, calls, PROMPT_TOKENS, self.max_tokens) for m in self.models]
+        return [Asks(m, calls, PROMPT_TOKENS, self.sampling.max_tokens) for m in self.models]
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """Every call an answer, beside those that are there."""
@@ -179,11 +196,11 @@ class Responses(Generator):
         return calls.with_columns(self._heats(keyed, ctx), self._drawn_systems(keyed, ctx))
 
     def _heats(self, keys: pl.Series, ctx: Context) -> pl.Series:
-        if isinstance(self.temperature, tuple):
-            low, high = self.temperature
+        if isinstance(self.sampling.temperature, tuple):
+            low, high = self.sampling.temperature
             heats = low + (high - low) * ctx.uniform(keys, "temperature")
             return heats.round(3).alias("temperature")
-        return pl.repeat(self.temperature, keys.len(), eager=True, dtype=pl.Float64).alias(
+        return pl.repeat(self.sampling.temperature, keys.len(), eager=True, dtype=pl.Float64).alias(
             "temperature"
         )
 
@@ -197,11 +214,8 @@ class Responses(Generator):
     def _calls(self, base: pl.DataFrame, drawn: pl.DataFrame, ctx: Context) -> Iterator[Call]:
         prompts: list[list[Message]] = base["prompt"].to_list()
         ids = base["prompt_id"].to_list()
-        common = Sampling(
-            top_p=self.top_p, max_tokens=self.max_tokens, stop=self.stop, seed=ctx.seed
-        )
-        heats = {h: common.model_copy(update={"temperature": h}) for h in drawn["temperature"]}
-        alike = not self.systems and not isinstance(self.temperature, tuple)
+        heats = {h: self.sampling.at(h, ctx.seed) for h in drawn["temperature"].unique()}
+        alike = not self.systems and not isinstance(self.sampling.temperature, tuple)
         columns = ("row", "place", "sample", "temperature", "system_used")
         for row, place, sample, heat, system in drawn.select(columns).iter_rows():
             row_id = f"{ids[row]}/{ctx.step}/{self.models[place].model}"

@@ -10,23 +10,22 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from generators.answers.calls import Truncated
 from generators.answers.step import Origin, with_system
-from generators.asking import (
+from generators.contests import BETTER, Contest, confirm
+from generators.made_rows import ORIGINS, Column, children, sides, text_column
+from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
     Task,
+    Truncated,
     lost,
     missed,
     open_tasks,
-    transcript,
-    write_all,
+    request_text,
 )
-from generators.contests import BETTER, Contest, confirm
-from generators.made_rows import ORIGINS, Column, children, sides, text_column
 from prefactory.context import Context
-from prefactory.engines.base import Conversation, Message
+from prefactory.engines.base import Conversation, Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.prompts import Prompted
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -84,7 +83,7 @@ class StylePairs(Prompted, Asking, Generator):
     judge: AnyEngine | None = None
     truncated: Truncated = "drop"
     origin: Origin = "self"
-    temperature: float = Field(default=1.0, ge=0)
+    sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
     @field_validator("hidden", "against")
     @classmethod
@@ -111,9 +110,9 @@ class StylePairs(Prompted, Asking, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """Two answers per pair, and two verdicts."""
         calls = 2 * rows * self.per_prompt
-        found = [Asks(self.model, calls, QUESTION_TOKENS, self.max_tokens)]
+        found = [Asks(self.model, calls, QUESTION_TOKENS, self.sampling.max_tokens)]
         if self.judge is not None:
-            found.append(Asks(self.judge, calls, 2 * self.max_tokens, FORM_TOKENS))
+            found.append(Asks(self.judge, calls, 2 * self.sampling.max_tokens, FORM_TOKENS))
         return found
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
@@ -131,7 +130,6 @@ class StylePairs(Prompted, Asking, Generator):
             PAIRS in canonical order, and the prompts without a pair.
         """
         tasks = self._tasks(table, ctx)
-        sampling = self.sampling(ctx)
 
         def take_chosen(task: _Style, text: str) -> None:
             task.chosen = text
@@ -141,12 +139,12 @@ class StylePairs(Prompted, Asking, Generator):
             if text == task.chosen:
                 task.fail("same_text", "the instruction changed nothing")
 
-        write = partial(write_all, ctx, self.model, tasks)
-        write("with", sampling, _with_hidden, take_chosen, self.truncated)
-        write("without", sampling, _without, take_rejected, self.truncated)
+        write = partial(self.asker(ctx, self.model).texts, tasks)
+        write("with", _with_hidden, take_chosen, self.truncated)
+        write("without", _without, take_rejected, self.truncated)
         if self.judge is not None:
-            render = partial(self.render, "confirm")
-            confirm(self, ctx, self.judge, tasks, _contest, render)
+            judge = self.asker(ctx, self.judge, greedy=True)
+            confirm(judge, tasks, _contest, partial(self.render, "confirm"))
         return Generated(
             self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
         )
@@ -194,4 +192,4 @@ def _without(task: _Style) -> Conversation:
 
 def _contest(task: _Style) -> Contest:
     criterion = f"it does this better, and answers the request no worse: {task.hidden}"
-    return Contest(transcript(task.prompt), task.chosen, task.rejected, criterion)
+    return Contest(request_text(task.prompt), task.chosen, task.rejected, criterion)

@@ -8,17 +8,18 @@ from typing import ClassVar, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.answers.calls import PROMPT_TOKENS, Call, Truncated, outcomes, results
+from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import as_messages
 from generators.answers.step import Origin
+from prefactory.asking import Sampled, Truncated
 from prefactory.context import Context
-from prefactory.engines.base import Request, Sampling
+from prefactory.engines.base import Request
 from prefactory.engines.configs import AnyEngine
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import COLUMNS, SIDES, Shape, canonical_order, with_ids
 
 
-class WeakPairs(Generator):
+class WeakPairs(Sampled, Generator):
     """Pair the answer of a strong model (chosen) with that of a weak one (rejected), unjudged.
 
     Delta learning (arXiv:2507.06187): what teaches is the gap between the two, not how good either
@@ -36,7 +37,7 @@ class WeakPairs(Generator):
         strong: the model whose answers are chosen.
         weak: the model whose answers are rejected.
         n: pairs of each prompt; the i-th answer of one with the i-th of the other.
-        temperature, top_p, max_tokens: see `Sampling`.
+        sampling: how answers are drawn, see `SamplingParams`.
         strong_origin, weak_origin: what kind of model each is.
         truncated: `drop` counts answers that end at `max_tokens` as failed.
 
@@ -53,9 +54,6 @@ class WeakPairs(Generator):
     strong: AnyEngine
     weak: AnyEngine
     n: int = Field(default=1, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=1024, ge=1)
     strong_origin: Origin = "open_model"
     weak_origin: Origin = "open_model"
     truncated: Truncated = "keep"
@@ -78,7 +76,10 @@ class WeakPairs(Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """`n` calls of each model per prompt; prompts are taken to have 300 tokens."""
         calls = self.n * prompts
-        return [Asks(m, calls, PROMPT_TOKENS, self.max_tokens) for m in (self.strong, self.weak)]
+        return [
+            Asks(m, calls, PROMPT_TOKENS, self.sampling.max_tokens)
+            for m in (self.strong, self.weak)
+        ]
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Ask both models and pair their answers.
@@ -120,12 +121,7 @@ class WeakPairs(Generator):
         return Generated(rows, gone)
 
     def _calls(self, table: pl.DataFrame, ctx: Context) -> Iterator[Call]:
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens,
-            seed=ctx.seed,
-        )
+        sampling = self.sampling.drawn(ctx.seed)
         prompts, ids = table["prompt"].to_list(), table["prompt_id"].to_list()
         for place, model in enumerate((self.strong, self.weak)):
             for row, conversation in enumerate(prompts):

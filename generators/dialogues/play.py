@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from generators.asking import Task
 from generators.dialogues.scenario import CASE, Choice, Scenario, Turn, fill
-from generators.forms import Form
+from prefactory.asking import Task
 from prefactory.engines.base import Message
+from prefactory.forms import Form
 
 TURN = Form({"private": "maybe", "public": "text", "facts": "texts"})
 RATING = Form({"reason": "maybe", "score": range(1, 11)})

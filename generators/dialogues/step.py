@@ -9,19 +9,19 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.answers.step import Origin
-from generators.asking import (
-    FORM_TOKENS,
-    QUESTION_TOKENS,
-    lost,
-    missed,
-    open_tasks,
-    transcript,
-)
 from generators.dialogues.play import Branch, Candidate, Dialogue
 from generators.dialogues.rows import Kept, adds, rows_of
 from generators.dialogues.scenario import Scenario, Turn, load
 from generators.dialogues.turns import TurnTaking
 from generators.made_rows import PARENT
+from prefactory.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    lost,
+    missed,
+    open_tasks,
+    request_text,
+)
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -223,7 +223,7 @@ class Dialogues(TurnTaking, Generator):
                 name = ", ".join(f"{axis}={choice.id}" for axis, choice in cells[i].items())
                 dialogue = Dialogue(row, f"{key}/{scenario.scenario}/{name}", cell=cells[i])
                 facts = {column: values[row] for column, values in columns.items()}
-                dialogue.cast_for(scenario, transcript(prompt), facts)
+                dialogue.cast_for(scenario, request_text(prompt), facts)
                 dialogue.reference = references[row] or ""
                 found.append(dialogue)
         return found

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from generators.asking import Asking, ask_all, fence, open_tasks
 from generators.dialogues.play import RATING, TURN, Candidate, Dialogue, read_turn
 from generators.dialogues.scenario import Scenario, Turn
+from prefactory.asking import Asking, fence, open_tasks
 from prefactory.context import Context
-from prefactory.engines.base import Conversation
+from prefactory.engines.base import Conversation, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.prompts import Prompted, Text
 
@@ -50,7 +50,7 @@ class TurnTaking(Prompted, Asking):
     memory: int = Field(default=6, ge=1)
     thoughts: int = Field(default=3, ge=0)
     most_facts: int = Field(default=2, ge=0)
-    temperature: float = Field(default=0.8, ge=0)
+    sampling: SamplingParams = SamplingParams(temperature=0.8, max_tokens=1024)
     attempts: int = Field(default=2, ge=1)
 
     def engine_of(self, actor: str) -> AnyEngine:
@@ -100,16 +100,13 @@ class TurnTaking(Prompted, Asking):
             candidate.private, candidate.facts = said["private"], tuple(said["facts"])
             candidate.end_with(said["public"], scenario.ends_with)
 
-        ask_all(
-            ctx,
-            self.engine_of(turn.speaker),
+        self.asker(ctx, self.engine_of(turn.speaker)).parsed(
             [c for candidates in found.values() for c in candidates],
             "turn",
-            self.sampling(ctx, TURN),
             partial(read_turn, words=turn.words, most_facts=self.most_facts),
             lambda c: questions[owner[id(c)]],
             take,
-            self.attempts,
+            TURN.schema,
         )
         return found
 
@@ -151,6 +148,6 @@ class TurnTaking(Prompted, Asking):
             copy.score = float(found["score"])
 
         copies = [copy for copy, _ in rated]
-        self.ask_form(ctx, self.judge, copies, "rate", RATING, question, take, temperature=0.0)
+        self.asker(ctx, self.judge, greedy=True).forms(copies, "rate", RATING, question, take)
         for copy, candidate in rated:
             candidate.score = copy.score

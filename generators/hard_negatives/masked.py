@@ -25,7 +25,7 @@ from generators.hard_negatives.texts import (
     sentences,
 )
 from prefactory.context import Context
-from prefactory.engines.base import Message, Request, Sampling
+from prefactory.engines.base import Message, Request, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
@@ -67,8 +67,8 @@ class MaskedContinuations(Prompted, Generator):
         on_gave_up: what happens to pairs still too similar.
         encoder: for the similarity (the paper's is all-mpnet-base-v2).
         origin: of the rejected answers.
-        temperature, top_p, max_tokens: see `Sampling`; tokens of one sentence, eight times as many
-            for an unguided answer.
+        sampling: how sentences are drawn; `max_tokens` of one sentence, eight times as many for an
+            unguided answer.
 
     Example:
         - generators.MaskedContinuations:
@@ -93,9 +93,7 @@ class MaskedContinuations(Prompted, Generator):
     on_gave_up: Literal["drop", "keep"] = "drop"
     encoder: Encoder = Encoder()
     origin: Origin = "open_model"
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=96, ge=1)
+    sampling: SamplingParams = SamplingParams(max_tokens=96)
 
     @field_validator("context")
     @classmethod
@@ -125,7 +123,7 @@ class MaskedContinuations(Prompted, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """A call per sentence and try, answers being taken to have eight sentences."""
         calls = rows * (SENTENCES * (self.tries - 1) + 1)
-        return [Asks(self.model, calls, 2 * PROMPT_TOKENS, self.max_tokens)]
+        return [Asks(self.model, calls, 2 * PROMPT_TOKENS, self.sampling.max_tokens)]
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make a rejected answer for each answer of a table.
@@ -196,12 +194,8 @@ class MaskedContinuations(Prompted, Generator):
             return []
         row_id = f"{task.response_id}/{ctx.step}/{attempt}"
         before: list[Message] = task.prompt[:-1]
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens * (SENTENCES if task.method == "unguided" else 1),
-            seed=ctx.seed,
-        )
+        most = self.sampling.max_tokens * (SENTENCES if task.method == "unguided" else 1)
+        sampling = self.sampling.drawn(ctx.seed).model_copy(update={"max_tokens": most})
 
         def asked(text: str, sample: int) -> Call:
             message = {"role": "user", "content": text}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from generators.answers.rows import as_messages
 from generators.instruction_search.gap import (
     Contest,
+    Output,
     Verdict,
     contests,
     decided,
@@ -18,14 +20,10 @@ from generators.instruction_search.gap import (
     passes,
     pooled_sd,
 )
-from generators.instruction_search.search import Grown, Search, means
-from generators.instruction_search.tree import Node
+from generators.instruction_search.search import Grown, means
 from prefactory.identity import canonical_json
 from prefactory.step import Generated
 from prefactory.tables import COLUMNS, MESSAGES, SCORE, SIDES, Shape, canonical_order, with_ids
-
-if TYPE_CHECKING:
-    from generators.instruction_search.step import InstructionSearch
 
 DROPPED = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
 COMMON: dict[str, pl.DataType] = {
@@ -45,10 +43,39 @@ COMMON: dict[str, pl.DataType] = {
 """
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How a step compares what grew, and what it makes of that.
+
+    Attributes:
+        output, ends, gap, samples, name: see `InstructionSearch`.
+        shape, adds: of the rows that are made.
+        fresh_samples: answers to each node that is measured again.
+        keep_unimproved: prompts that nothing beats stay as they were.
+        rewriter: name of the model that wrote all instructions but the raw one.
+        label_source: who labelled the pairs.
+        render: fills the step's prompt texts.
+    """
+
+    output: Output
+    shape: Shape
+    adds: Mapping[str, pl.DataType]
+    ends: int
+    gap: float
+    samples: int
+    fresh_samples: int
+    keep_unimproved: bool
+    name: str
+    rewriter: str
+    label_source: str
+    render: Callable[..., str]
+
+
 class Decided:
     """One tree and what it may say.
 
     Attributes:
+        settings: how it is compared.
         grown: the tree.
         sd: standard deviation of one score within its node.
         open: contests that passed by the search's means.
@@ -56,26 +83,26 @@ class Decided:
         lost: why the others have none, in order.
     """
 
-    def __init__(self, step: InstructionSearch, grown: Grown) -> None:
+    def __init__(self, settings: Comparison, grown: Grown) -> None:
         """Judge the contests of a finished tree by the search's means."""
-        self.step, self.grown = step, grown
+        self.settings, self.grown = settings, grown
         self.sd = pooled_sd(grown.tree.nodes) or 0.0
         self.open: list[Contest] = []
         self.won: list[tuple[Contest, Verdict]] = []
         self.lost: list[Verdict] = []
-        ends = max(step.ends, 1)
-        for contest in contests(grown.tree, step.output, ends):
-            verdict = passes(contest, step.gap * self.null(contest))
+        ends = max(settings.ends, 1)
+        for contest in contests(grown.tree, settings.output, ends):
+            verdict = passes(contest, settings.gap * self.null(contest))
             if verdict.chosen is None:
                 self.lost.append(verdict)
-            elif step.ends:
+            elif settings.ends:
                 self.open.append(contest)
             else:
                 self.won.append((contest, verdict))
 
     def null(self, contest: Contest) -> float:
         """Expected gap of a contest of equals, in the scorer's units."""
-        return self.sd * null_gap(contest.best_of, contest.worst_of, self.step.samples)
+        return self.sd * null_gap(contest.best_of, contest.worst_of, self.settings.samples)
 
     @property
     def wanted(self) -> list[int]:
@@ -84,10 +111,9 @@ class Decided:
 
     def settle(self) -> None:
         """Judge the open contests by the fresh scores."""
-        fresh = means(self.grown.fresh)
+        fresh, settings = means(self.grown.fresh), self.settings
         for contest in self.open:
-            step = self.step
-            verdict = decided(contest, fresh, self.sd, step.fresh_samples or step.samples, step.gap)
+            verdict = decided(contest, fresh, self.sd, settings.fresh_samples, settings.gap)
             if verdict.chosen is None:
                 self.lost.append(verdict)
             else:
@@ -106,8 +132,8 @@ class Decided:
             node["fresh"] = self.grown.fresh.get(place, [])
         best = max(range(len(tree["nodes"])), key=self._searched)
         first = self.won[0][1] if self.won else Verdict()
-        told = {
-            "output": self.step.output,
+        facts = {
+            "output": self.settings.output,
             "best": best,
             "chosen": first.chosen,
             "rejected": first.rejected,
@@ -116,134 +142,141 @@ class Decided:
             "iterations": self.grown.tree.iterations,
             "failed": [[action, why.reason, why.detail] for action, why in self.grown.failed],
         }
-        return canonical_json({**tree, **told})
+        return canonical_json({**tree, **facts})
 
     def _searched(self, place: int) -> float:
         mean = self.grown.tree.nodes[place].mean
         return -math.inf if mean is None else mean
 
 
-def decide(step: InstructionSearch, trees: Sequence[Grown], search: Search) -> list[Decided]:
-    """Judge all trees that were not given up, with fresh samples where the step wants them."""
-    found = [Decided(step, grown) for grown in trees if grown.failure is None]
-    search.freshen([(d.grown, d.wanted) for d in found], step.fresh_samples or step.samples)
-    for one in found:
-        one.settle()
-    return found
+def decide(
+    settings: Comparison,
+    trees: Sequence[Grown],
+    freshen: Callable[[Sequence[tuple[Grown, Sequence[int]]], int], None],
+) -> list[Decided]:
+    """Judge all trees that were not given up, with fresh samples where they are wanted.
+
+    Args:
+        settings: how trees are compared.
+        trees: finished ones.
+        freshen: measures nodes of trees again, with so many samples (`Search.freshen`).
+    """
+    judged = [Decided(settings, grown) for grown in trees if grown.failure is None]
+    freshen([(tree.grown, tree.wanted) for tree in judged], settings.fresh_samples)
+    for tree in judged:
+        tree.settle()
+    return judged
 
 
 def generated(
-    step: InstructionSearch, table: pl.DataFrame, trees: Sequence[Grown], found: Sequence[Decided],
-    gone: Mapping[int, tuple[str, str]],
-) -> Generated:  # fmt: skip
+    settings: Comparison,
+    table: pl.DataFrame,
+    trees: Sequence[Grown],
+    judged: Sequence[Decided],
+    unplanted: Mapping[int, tuple[str, str]],
+) -> Generated:
     """The output's rows, and why a prompt has none.
 
     Args:
-        step: what is wanted.
+        settings: what is wanted.
         table: the prompts.
         trees: all trees.
-        found: those that were not given up.
-        gone: prompts without a tree: row -> reason, detail.
+        judged: those that were not given up.
+        unplanted: prompts without a tree: row -> reason, detail.
     """
-    lost = dict(gone)
+    lost = dict(unplanted)
     lost |= {g.row: (g.failure.reason, g.failure.detail) for g in trees if g.failure is not None}
     rows: list[dict[str, Any]] = []
-    for one in found:
-        own = _rows(step, one)
+    for tree in judged:
+        own = _rows(tree)
         if not own:
-            why = one.lost[0] if one.lost else Verdict(reason="no_contest", detail="one node only")
-            lost[one.grown.row] = (str(why.reason), str(why.detail))
+            why = (
+                tree.lost[0] if tree.lost else Verdict(reason="no_contest", detail="one node only")
+            )
+            lost[tree.grown.row] = (str(why.reason), str(why.detail))
         rows += own
-    made = _table(step, table, rows)
     ids = table["prompt_id"].gather(list(lost)).to_list()
-    told = [(i, *why) for i, why in zip(ids, lost.values(), strict=True)]
-    return Generated(made, pl.DataFrame(told, schema=DROPPED, orient="row"))
+    dropped = [(row_id, *why) for row_id, why in zip(ids, lost.values(), strict=True)]
+    return Generated(
+        _table(settings, table, rows), pl.DataFrame(dropped, schema=DROPPED, orient="row")
+    )
 
 
-def _rows(step: InstructionSearch, one: Decided) -> list[dict[str, Any]]:
+def _rows(tree: Decided) -> list[dict[str, Any]]:
     """What one tree gives, the first with the tree itself."""
-    if step.output == "trees":
-        found = [_whole(one)]
-    elif step.output == "instructions":
-        found = [_instruction(one, c, v) for c, v in one.won]
-        if not found and step.unimproved == "keep":
-            found = [_instruction(one, None, Verdict(0, 0, 0.0))]
+    if tree.settings.output == "trees":
+        rows = [_whole(tree)]
+    elif tree.settings.output == "instructions":
+        rows = [_instruction(tree, c, v) for c, v in tree.won]
+        if not rows and tree.settings.keep_unimproved:
+            rows = [_instruction(tree, None, Verdict(0, 0, 0.0))]
     else:
-        found = [_pair(step, one, c, v) for c, v in one.won]
-    for row in found[:1]:
-        row["tree"] = one.as_json()
-    return found
+        rows = [_pair(tree, c, v) for c, v in tree.won]
+    for row in rows[:1]:
+        row["tree"] = tree.as_json()
+    return rows
 
 
-def _whole(one: Decided) -> dict[str, Any]:
-    nodes = one.grown.tree.nodes
+def _whole(tree: Decided) -> dict[str, Any]:
+    nodes = tree.grown.tree.nodes
     measured = [node.mean for node in nodes if node.mean is not None]
-    (contest,) = contests(one.grown.tree, "pairs", 1)
+    (contest,) = contests(tree.grown.tree, "pairs", 1)
     return {
-        "row": one.grown.row,
-        "prompt": one.grown.conversation,
+        "row": tree.grown.row,
+        "prompt": tree.grown.conversation,
         "principles": [],
         "search_gap": max(measured) - min(measured),
-        "null_gap": one.null(contest),
+        "null_gap": tree.null(contest),
     }
 
 
-def _instruction(one: Decided, contest: Contest | None, verdict: Verdict) -> dict[str, Any]:
-    grown, place = one.grown, verdict.chosen or 0
+def _instruction(tree: Decided, contest: Contest | None, verdict: Verdict) -> dict[str, Any]:
+    grown, place = tree.grown, verdict.chosen or 0
     return {
         "row": grown.row,
         "prompt": grown.with_text(grown.tree.nodes[place].text),
         "principles": grown.tree.path(place),
         "search_gap": None if contest is None else contest.gap,
-        "null_gap": None if contest is None else one.null(contest),
-        "reward": one.mean(place),
-        "raw_reward": one.mean(0),
+        "null_gap": None if contest is None else tree.null(contest),
+        "reward": tree.mean(place),
+        "raw_reward": tree.mean(0),
     }
 
 
-def _pair(
-    step: InstructionSearch, one: Decided, contest: Contest, verdict: Verdict
-) -> dict[str, Any]:
-    grown, nodes = one.grown, one.grown.tree.nodes
+def _pair(tree: Decided, contest: Contest, verdict: Verdict) -> dict[str, Any]:
+    settings, grown, nodes = tree.settings, tree.grown, tree.grown.tree.nodes
     places = dict(zip(SIDES, (verdict.chosen or 0, verdict.rejected or 0), strict=True))
     path = grown.tree.path(places["chosen"])
-    only = path[-1:] if step.output in ("siblings", "steps") else path
+    only = path[-1:] if settings.output in ("siblings", "steps") else path
     row: dict[str, Any] = {
         "row": grown.row,
-        "prompt": [{"role": "user", "content": _task(step, grown, contest, only)}],
+        "prompt": [{"role": "user", "content": _task(settings, grown, contest, only)}],
         "principles": only,
         "search_gap": contest.gap,
-        "null_gap": one.null(contest),
+        "null_gap": tree.null(contest),
         "margin": verdict.gap,
     }
     for side, place in places.items():
-        row[side] = step.render("answer", instruction=nodes[place].text)
-        row[f"{side}_model"] = _author(step, nodes[place])
-        row[f"{side}_{SCORE}{step.name}"] = one.mean(place)
+        row[side] = settings.render("answer", instruction=nodes[place].text)
+        raw = nodes[place].parent is None  # that one is not a model's
+        row[f"{side}_model"] = None if raw else settings.rewriter
+        row[f"{side}_{SCORE}{settings.name}"] = tree.mean(place)
     return row
 
 
-def _author(step: InstructionSearch, node: Node) -> str | None:
-    """Who wrote an instruction: the raw one is not a model's."""
-    return None if node.parent is None else step.rewriter.model
-
-
-def _task(step: InstructionSearch, grown: Grown, contest: Contest, only: list[str]) -> str:
+def _task(settings: Comparison, grown: Grown, contest: Contest, only: list[str]) -> str:
     text = grown.tree.nodes[contest.origin].text
-    if step.output == "steps":
+    if settings.output == "steps":
         principle = grown.contents[only[0]]
-        return step.render(
+        return settings.render(
             "step_task", instruction=text, context=grown.context, principle=principle
         )
-    return step.render("task", instruction=text, context=grown.context)
+    return settings.render("task", instruction=text, context=grown.context)
 
 
-def _table(
-    step: InstructionSearch, table: pl.DataFrame, rows: list[dict[str, Any]]
-) -> pl.DataFrame:
+def _table(settings: Comparison, table: pl.DataFrame, rows: list[dict[str, Any]]) -> pl.DataFrame:
     """The rows with the columns of their prompts, ids and canonical order."""
-    shape = step.out_shape(Shape.PROMPTS)
-    adds = step.adds(Shape.PROMPTS)
+    shape, adds = settings.shape, settings.adds
     pairs = shape == Shape.PAIRS
     own: dict[str, pl.DataType] = {"row": pl.Int64(), "prompt": MESSAGES}
     own |= {c: d for c, d in adds.items() if c != "parent_id"}
@@ -253,13 +286,13 @@ def _table(
     about = table.with_columns(parent_id="prompt_id")
     taken = {*own, *COLUMNS[shape]} - {*COLUMNS[Shape.PROMPTS]} | {"prompt"}
     about = about.drop([c for c in about.columns if c in taken])
-    made = about.select(pl.all().gather(new["row"])).hstack(new.drop("row").get_columns())
+    whole = about.select(pl.all().gather(new["row"])).hstack(new.drop("row").get_columns())
     if pairs:
-        made = made.with_columns(
+        whole = whole.with_columns(
             *[as_messages(pl.col(side)).alias(side) for side in SIDES],
-            label_source=pl.lit(step.label_source()),
+            label_source=pl.lit(settings.label_source),
         )
-    made = with_ids(made, shape)
+    whole = with_ids(whole, shape)
     first = [*COLUMNS[shape], *adds]
-    made = made.select(*first, *[c for c in made.columns if c not in first])
-    return canonical_order(made, shape)
+    whole = whole.select(*first, *[c for c in whole.columns if c not in first])
+    return canonical_order(whole, shape)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import polars as pl
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from generators.answers.calls import opened
 from generators.answers.rows import as_messages
 from prefactory.apply import apply_labeler
+from prefactory.asking import Answer, Asker, Asking, fence, transcript
 from prefactory.context import Context
-from prefactory.engines.ask import Answer, ask
-from prefactory.engines.base import Conversation, Failure, Message, Sampling
+from prefactory.engines.base import Conversation, Failure, Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.errors import ConfigError
-from prefactory.identity import fingerprint
+from prefactory.forms import all_of, fields
 from prefactory.recipe import find_step, sentence
 from prefactory.step import Asks, Labeler
 from prefactory.tables import COLUMNS, MESSAGES, SCORE, Shape, canonical_order, with_ids
@@ -37,7 +33,6 @@ ANSWER_TOKENS = 500
 
 Score = float | Failure
 Render = Callable[..., str]
-_OBJECT = re.compile(r"\{[^{}]*\}")
 
 
 class Row(NamedTuple):
@@ -56,16 +51,14 @@ class Row(NamedTuple):
     model: str
 
 
-class Scorer(BaseModel):
+class Scorer(Asking):
     """What scores an answer; higher must be better. One of `judge` and `step`.
 
     Attributes:
         judge: a model that rates answers by `rubric`.
         rubric: what it looks at, the end of "Rate the answer ...:".
         scale: lowest and highest rating.
-        temperature, max_tokens: of the judge's answer.
-        attempts: how often the judge is asked until its answer has the right form.
-        guided: hand the JSON schema to the judge; False for servers that refuse schemas.
+        sampling: of the judge's answer.
         step: a labeler as in a recipe's `steps`: `labelers.RewardModel: {...}`, or its name alone.
             It scores row by row, and sees the columns of the prompts too.
         objective: which of its scores counts; None if it adds but one.
@@ -76,10 +69,7 @@ class Scorer(BaseModel):
     judge: AnyEngine | None = None
     rubric: str = Field(default=RUBRIC, min_length=1)
     scale: tuple[float, float] = (1.0, 10.0)
-    temperature: float = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=512, ge=1)
-    attempts: int = Field(default=3, ge=1)
-    guided: bool = True
+    sampling: SamplingParams = SamplingParams(temperature=0.0, max_tokens=512)
     step: dict[str, dict[str, Any]] | None = None
     objective: str | None = None
 
@@ -130,15 +120,15 @@ class Scorer(BaseModel):
         ((name, fields),) = self.step.items()
         try:
             cls = find_step(name)
-            made = cls.model_validate(fields)
+            labeler = cls.model_validate(fields)
         except ConfigError as error:
             raise ValueError(f"step: {error}") from error
         except pydantic.ValidationError as error:
-            told = [sentence(cls, dict(e)) for e in error.errors(include_url=False)]
-            raise ValueError(f"step: {name}: {'; '.join(told)}") from error
-        if not isinstance(made, Labeler):
+            mistakes = [sentence(cls, dict(e)) for e in error.errors(include_url=False)]
+            raise ValueError(f"step: {name}: {'; '.join(mistakes)}") from error
+        if not isinstance(labeler, Labeler):
             raise ValueError(f"step: {name} is no labeler of answers")
-        return made
+        return labeler
 
     @property
     def column(self) -> str:
@@ -157,7 +147,7 @@ class Scorer(BaseModel):
     def asks(self, answers: int, prompts: int) -> list[Asks]:
         """What scoring that many answers asks of text engines."""
         if self.judge is not None:
-            return [Asks(self.judge, answers, ANSWER_TOKENS + 500, self.max_tokens)]
+            return [Asks(self.judge, answers, ANSWER_TOKENS + 500, self.sampling.max_tokens)]
         return [] if self.labeler is None else self.labeler.asks(answers, prompts)
 
     def scores(
@@ -177,52 +167,36 @@ class Scorer(BaseModel):
         if not rows:
             return []
         if self.judge is not None:
-            return self._judged(rows, render, ctx)
+            return self._judged(self.asker(ctx, self.judge), rows, render)
         return self._labelled(rows, table, ctx)
 
-    def _judged(self, rows: Sequence[Row], render: Render, ctx: Context) -> list[Score]:
+    def _judged(self, judge: Asker, rows: Sequence[Row], render: Render) -> list[Score]:
         low, high = self.scale
         system: Message = {"role": "system", "content": render("judge_system")}
-        asked: dict[str, Conversation] = {}
-        keys = []
+        questions: list[Conversation] = []
         for row in rows:
             shown = transcript(row.conversation)
             text = render(
                 "judge", conversation=shown, response=row.response, rubric=self.rubric,
-                low=f"{low:g}", high=f"{high:g}", mark=mark(shown, row.response),
+                low=f"{low:g}", high=f"{high:g}", mark=fence(shown, row.response),
             )  # fmt: skip
-            conversation = [system, {"role": "user", "content": text}]
-            keys.append(fingerprint(conversation))
-            asked.setdefault(keys[-1], conversation)
-        sampling = Sampling(
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            seed=ctx.seed,
-            json_schema=_schema(low, high) if self.guided else None,
-        )
-        engine = opened(ctx, self.judge)  # type: ignore[arg-type]
-        replies = ask(
-            engine, list(asked.values()), sampling, self.parse, list(asked), self.attempts
-        )
-        found = {
-            key: reply.value if isinstance(reply, Answer) else reply
-            for key, (reply,) in zip(asked, replies, strict=True)
-        }
-        return [found[key] for key in keys]
+            questions.append([system, {"role": "user", "content": text}])
+        schema = all_of({"score": {"type": "number", "minimum": low, "maximum": high}})
+        replies = judge.each(questions, self.parse, schema)
+        return [reply.value if isinstance(reply, Answer) else reply for (reply,) in replies]
 
     def parse(self, text: str) -> float:
-        """Read a judge's answer: the last JSON object in it.
+        """Read a judge's answer: the one JSON object in it.
 
         Raises:
             ValueError: a sentence for the model.
         """
         low, high = self.scale
         form = f'Reply with {{"score": <number from {low:g} to {high:g}>}} and nothing else.'
-        found = _OBJECT.findall(text)
         try:
-            score = json.loads(found[-1])["score"]
-        except (IndexError, KeyError, ValueError) as error:
-            raise ValueError(f"There is no score in that. {form}") from error
+            score = fields(text, ["score"])["score"]
+        except ValueError as error:
+            raise ValueError(f"{error} {form}") from error
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError(f"The score is no number. {form}")
         if not low <= score <= high:
@@ -250,33 +224,12 @@ class Scorer(BaseModel):
             self.labeler, name, canonical_order(once, Shape.RESPONSES), Shape.RESPONSES, within
         )
         reason = f"reason_{column.removeprefix(SCORE)}"
-        told = pl.col(reason) if reason in labelled.columns else pl.lit(None, pl.String)
-        found = labelled.select("response_id", score=column, why=told)
-        found = ids.to_frame().join(found, on="response_id", how="left", maintain_order="left")
+        why = pl.col(reason) if reason in labelled.columns else pl.lit(None, pl.String)
+        scores = labelled.select("response_id", score=column, why=why)
+        scores = ids.to_frame().join(scores, on="response_id", how="left", maintain_order="left")
         return [
             score
             if score is not None and math.isfinite(score)
             else Failure("no_score", f"{name}: {why or 'no score'}")
-            for score, why in found.select("score", "why").iter_rows()
+            for score, why in scores.select("score", "why").iter_rows()
         ]
-
-
-def _schema(low: float, high: float) -> dict[str, Any]:
-    score = {"type": "number", "minimum": low, "maximum": high}
-    return {
-        "type": "object",
-        "properties": {"score": score},
-        "required": ["score"],
-        "additionalProperties": False,
-    }
-
-
-def transcript(messages: Conversation) -> str:
-    """A conversation as text: each message under its role in brackets, blank lines between."""
-    return "\n\n".join(f"[{m['role']}]\n{m['content'] or ''}" for m in messages)
-
-
-def mark(*texts: str) -> str:
-    """Eight hex digits for the lines around texts: a digest of them, so none closes its block."""
-    joined = "\0".join(texts).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(joined, digest_size=4).hexdigest()

@@ -9,22 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from generators.answers.calls import Call, results
-from generators.instruction_search.scorer import Row, mark, transcript
+from generators.instruction_search.scorer import Row, Score
 from generators.instruction_search.tree import Proposal, Tree
-from prefactory.context import Context
-from prefactory.engines.base import Completion, Conversation, Failure, Message, Request, Sampling
+from prefactory.asking import Asker, fence, storable, transcript
+from prefactory.engines.base import Completion, Conversation, Failure, Message, Request
+from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
-
-if TYPE_CHECKING:
-    from generators.instruction_search.step import InstructionSearch
 
 _TAGS = re.compile(r"<instruction>(.*)</instruction>", re.DOTALL | re.IGNORECASE)
 REDRAWS = 2
@@ -59,9 +57,9 @@ class Grown:
 
     def with_text(self, text: str) -> list[Message]:
         """The prompt with another instruction in it."""
-        found = list(self.conversation)
-        found[self.place] = {**found[self.place], "content": text}
-        return found
+        messages = list(self.conversation)
+        messages[self.place] = {**messages[self.place], "content": text}
+        return messages
 
     @property
     def pending(self) -> Proposal:
@@ -98,46 +96,71 @@ class _Open:
 
     place: int
     conversation: list[Message]
-    said: Completion | None = None
+    reply: Completion | None = None
     problem: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True)
 class Search:
-    """The models of one step on one table."""
+    """The models of one step on one table, and the bounds of the search.
 
-    def __init__(self, step: InstructionSearch, table: pl.DataFrame, ctx: Context) -> None:
-        """Take the settings of the step; nothing is asked yet."""
-        self.step, self.table, self.ctx = step, table, ctx
-        if step.floor is not None and ctx.embed is None:
+    Attributes:
+        rewriter: applies a principle; its `attempts` are those of a rewrite.
+        responder: answers instructions.
+        score: rows of answers -> scores, in order.
+        render: fills the step's prompt texts.
+        iterations, samples, most_failed, keep_responses: see `InstructionSearch`.
+        floor, encoder, longest: see there.
+        score_against: see there.
+    """
+
+    rewriter: Asker
+    responder: Asker
+    score: Callable[[Sequence[Row]], list[Score]]
+    render: Callable[..., str]
+    iterations: int
+    samples: int
+    most_failed: int
+    keep_responses: bool
+    floor: float | None
+    encoder: Encoder
+    longest: tuple[float, int]
+    score_against: str
+
+    def __post_init__(self) -> None:
+        """Refuse to go on without what measures likeness; nothing is asked yet."""
+        if self.floor is not None and self.rewriter.ctx.embed is None:
             raise ConfigError("floor: measuring likeness needs an encoder, and this run has none")
-        self._rewriter: Message = {"role": "system", "content": step.render("rewrite_system")}
 
     def grow(self, trees: Sequence[Grown]) -> None:
         """Run the iterations of all trees, in rounds, then measure the roots."""
         while going := [g for g in trees if self._goes_on(g)]:
             texts = self._rewrites(going)
-            made = [(g, t) for g, t in zip(going, texts, strict=True) if isinstance(t, str)]
-            wanted = [Wanted(g, text, f"{self._at(g)}/answer") for g, text in made]
-            measured = iter(self.measure(wanted, self.step.samples))
+            wanted = [
+                Wanted(grown, text, f"{self._at(grown)}/answer")
+                for grown, text in zip(going, texts, strict=True)
+                if isinstance(text, str)
+            ]
+            measured = iter(self.measure(wanted, self.samples))
             for grown, text in zip(going, texts, strict=True):
-                found = text if isinstance(text, Failure) else next(measured)
-                if isinstance(found, Failure):
-                    self._bar(grown, found)
+                outcome = text if isinstance(text, Failure) else next(measured)
+                if isinstance(outcome, Failure):
+                    self._bar(grown, outcome)
                 else:
-                    kept = found.responses if self.step.keep_responses else []
-                    grown.tree.add(str(text), found.scores, kept)
+                    kept = outcome.responses if self.keep_responses else []
+                    grown.tree.add(str(text), outcome.scores, kept)
         self._roots([g for g in trees if g.failure is None])
 
     def _goes_on(self, grown: Grown) -> bool:
         tree = grown.tree
-        if grown.failure is not None or tree.iterations >= self.step.iterations:
+        if grown.failure is not None or tree.iterations >= self.iterations:
             return False
         return tree.propose() is not None
 
     def _bar(self, grown: Grown, why: Failure) -> None:
         grown.failed.append((grown.pending.action, why))
         grown.tree.bar()
-        if len(grown.failed) > self.step.most_failed:
+        if len(grown.failed) > self.most_failed:
             grown.failure = why
 
     def _at(self, grown: Grown) -> str:
@@ -147,65 +170,55 @@ class Search:
 
     def _roots(self, trees: Sequence[Grown]) -> None:
         wanted = [Wanted(g, g.tree.nodes[0].text, f"{g.key}/root/answer") for g in trees]
-        for grown, found in zip(trees, self.measure(wanted, self.step.samples), strict=True):
-            if isinstance(found, Failure):
-                grown.failure = found
+        for grown, outcome in zip(trees, self.measure(wanted, self.samples), strict=True):
+            if isinstance(outcome, Failure):
+                grown.failure = outcome
             elif len(grown.tree.nodes) == 1:
                 grown.failure = grown.failed[-1][1]
             else:
-                kept = found.responses if self.step.keep_responses else []
-                grown.tree.measure_root(found.scores, kept)
+                kept = outcome.responses if self.keep_responses else []
+                grown.tree.measure_root(outcome.scores, kept)
 
     # -- rewriting -----------------------------------------------------------------------------
 
     def _rewrites(self, trees: Sequence[Grown]) -> list[str | Failure]:
         """What the pending action of each tree makes of its node's instruction."""
-        found: list[str | Failure] = [Failure("no_answer", "never answered")] * len(trees)
+        rewrites: list[str | Failure] = [Failure("no_answer", "never answered")] * len(trees)
         left = [_Open(i, self._question(g)) for i, g in enumerate(trees)]
-        sampling = Sampling(
-            temperature=self.step.rewriter_temperature,
-            top_p=self.step.rewriter_top_p,
-            max_tokens=self.step.rewriter_max_tokens,
-            seed=self.ctx.seed,
-        )
-        for attempt in range(1, self.step.tries + 1):
+        engine = self.rewriter.ctx.open(self.rewriter.config)
+        for attempt in range(1, self.rewriter.attempts + 1):
             if not left:
                 break
-            calls = [
-                Call(
-                    0,
-                    0,
-                    Request(o.conversation, sampling, 0, f"{self._at(trees[o.place])}/{attempt}"),
-                )
-                for o in left
-            ]
-            replies = results(self.ctx, [self.step.rewriter], calls)
-            for item, reply in zip(left, replies, strict=True):
-                item.said = reply if isinstance(reply, Completion) else None
-                found[item.place] = _read(reply)
-            left = [o for o in left if o.said is not None]
-            self._check(left, trees, found)
-            left = [o for o in left if o.problem is not None]
+            ids = [f"{self._at(trees[item.place])}/{attempt}" for item in left]
+            asked = [item.conversation for item in left]
+            replies = engine.generate(asked, self.rewriter.sampling(), ids)
+            for item, (reply,) in zip(left, replies, strict=True):
+                item.reply = reply if isinstance(reply, Completion) else None
+                rewrites[item.place] = _rewrite_in(reply)
+            left = [item for item in left if item.reply is not None]
+            self._check(left, trees, rewrites)
+            left = [item for item in left if item.problem is not None]
             for item in left:
-                self._correct(item, found)
-        return found
+                self._correct(item, rewrites)
+        return rewrites
 
     def _question(self, grown: Grown) -> list[Message]:
         parent, action = grown.pending
         text, context = grown.tree.nodes[parent].text, grown.context
-        asked = self.step.render(
+        asked = self.render(
             "rewrite", instruction=text, principle=grown.contents[action], context=context,
-            mark=mark(text, context),
+            mark=fence(text, context),
         )  # fmt: skip
-        return [self._rewriter, {"role": "user", "content": asked}]
+        system: Message = {"role": "system", "content": self.render("rewrite_system")}
+        return [system, {"role": "user", "content": asked}]
 
     def _check(
-        self, items: Sequence[_Open], trees: Sequence[Grown], found: list[str | Failure]
+        self, items: Sequence[_Open], trees: Sequence[Grown], rewrites: list[str | Failure]
     ) -> None:
         """Say what is wrong with each rewrite, if anything is."""
         sound = []
         for item in items:
-            text, grown = found[item.place], trees[item.place]
+            text, grown = rewrites[item.place], trees[item.place]
             item.problem = (
                 (
                     "unparseable",
@@ -216,12 +229,12 @@ class Search:
             )
             if item.problem is None:
                 sound.append(item)
-        if self.step.floor is None or not sound:
+        if self.floor is None or not sound:
             return
-        texts = [str(found[item.place]) for item in sound]
+        texts = [str(rewrites[item.place]) for item in sound]
         originals = [trees[item.place].tree.nodes[0].text for item in sound]
         for item, likeness in zip(sound, self._likeness(originals, texts), strict=True):
-            if likeness < self.step.floor:
+            if likeness < self.floor:
                 item.problem = (
                     "drifted",
                     "That asks for something else than the original instruction did. Keep what the "
@@ -237,31 +250,33 @@ class Search:
             return "unchanged", "That is the instruction as it was. Improve it."
         if any(folded == " ".join(node.text.split()) for node in nodes):
             return "duplicate", "That was written before. Word it differently."
-        times, plus = self.step.longest
+        times, plus = self.longest
         most = int(times * len(nodes[0].text)) + plus
         if len(text) > most:
             return "too_long", f"That is too long. Use at most {most} characters."
         return None
 
-    def _likeness(self, one: list[str], other: list[str]) -> list[float]:
+    def _likeness(self, originals: list[str], rewrites: list[str]) -> list[float]:
         """Cosine between the texts of n pairs."""
-        assert self.ctx.embed is not None  # noqa: S101 - checked at the start
-        texts = pl.Series([*one, *other], dtype=pl.String)
-        vectors = np.asarray(self.ctx.embed(self.step.encoder, texts), dtype=np.float64)
-        a, b = vectors[: len(one)], vectors[len(one) :]
+        embed = self.rewriter.ctx.embed
+        assert embed is not None  # noqa: S101 - checked at the start
+        texts = pl.Series([*originals, *rewrites], dtype=pl.String)
+        vectors = np.asarray(embed(self.encoder, texts), dtype=np.float64)
+        a, b = vectors[: len(originals)], vectors[len(originals) :]
         norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-        found = np.divide((a * b).sum(axis=1), norms, out=np.zeros(len(one)), where=norms > 0)
-        return [float(x) for x in found]
+        cosines = np.divide((a * b).sum(axis=1), norms, out=np.zeros(len(a)), where=norms > 0)
+        return [float(x) for x in cosines]
 
-    def _correct(self, item: _Open, found: list[str | Failure]) -> None:
+    def _correct(self, item: _Open, rewrites: list[str | Failure]) -> None:
         """Note the refusal, and put it to the model in case there is another try."""
-        assert item.problem is not None and item.said is not None  # noqa: S101, PT018 - refused
-        reason, told = item.problem
-        last = f"{told} (asked {self.step.tries} times; last answer: {item.said.text[:200]!r})"
-        found[item.place] = Failure(reason, last)
+        assert item.problem is not None and item.reply is not None  # noqa: S101, PT018 - refused
+        reason, advice = item.problem
+        tries = self.rewriter.attempts
+        detail = f"{advice} (asked {tries} times; last answer: {item.reply.text[:200]!r})"
+        rewrites[item.place] = Failure(reason, detail)
         item.conversation += [
-            {"role": "assistant", "content": item.said.text},
-            {"role": "user", "content": told},
+            {"role": "assistant", "content": item.reply.text},
+            {"role": "user", "content": advice},
         ]
 
     # -- measuring -----------------------------------------------------------------------------
@@ -276,64 +291,61 @@ class Search:
         Returns:
             n results; a failure where an answer or a score is missing after all redraws.
         """
-        got: dict[tuple[int, int], tuple[str, float]] = {}
-        why: dict[int, Failure] = {}
+        scored: dict[tuple[int, int], tuple[str, float]] = {}
+        failures: dict[int, Failure] = {}
         missing = list(itertools.product(range(len(wanted)), range(samples)))
         for round_ in range(1 + REDRAWS):
             answers = self._answers([(wanted[i], sample) for i, sample in missing], round_)
             again: list[tuple[int, int]] = []
             for at, answer in zip(missing, answers, strict=True):
                 if isinstance(answer, Failure):
-                    why[at[0]] = answer
+                    failures[at[0]] = answer
                     again.append(at)
                 else:
-                    got[at] = answer
+                    scored[at] = answer
             missing = again
             if not missing:
                 break
         lost = {i for i, _ in missing}
-        found: list[Measured | Failure] = []
+        outcomes: list[Measured | Failure] = []
         for i in range(len(wanted)):
             if i in lost:
-                found.append(why[i])
+                outcomes.append(failures[i])
             else:
-                texts, scores = zip(*(got[i, s] for s in range(samples)), strict=True)
-                found.append(Measured(list(texts), list(scores)))
-        return found
+                texts, scores = zip(*(scored[i, s] for s in range(samples)), strict=True)
+                outcomes.append(Measured(list(texts), list(scores)))
+        return outcomes
 
     def _answers(
         self, asked: Sequence[tuple[Wanted, int]], round_: int
     ) -> list[tuple[str, float] | Failure]:
         """One answer and its score for each of n instructions."""
-        step = self.step
-        sampling = Sampling(
-            temperature=step.temperature,
-            top_p=step.top_p,
-            max_tokens=step.max_tokens,
-            stop=step.stop,
-            seed=self.ctx.seed,
+        ctx, responder, sampling = (
+            self.responder.ctx,
+            self.responder.config,
+            self.responder.sampling(),
         )
         calls = []
         for want, sample in asked:
             row_id = want.row_id if round_ == 0 else f"{want.row_id}/again {round_}"
             conversation = want.grown.with_text(want.text)
             calls.append(Call(want.grown.row, 0, Request(conversation, sampling, sample, row_id)))
-        texts = [_said(reply) for reply in results(self.ctx, [step.responder], calls)]
+        texts = [_text_in(reply) for reply in results(ctx, [responder], calls)]
         rows = [
-            Row(want.grown.row, self._scored_as(want), text, step.responder.model)
+            Row(want.grown.row, self._scored_as(want), text, responder.model)
             for (want, _), text in zip(asked, texts, strict=True)
             if isinstance(text, str)
         ]
-        scores = iter(step.scorer.scores(rows, self.table, step.render, self.ctx))
-        found: list[tuple[str, float] | Failure] = []
+        scores = iter(self.score(rows))
+        scored: list[tuple[str, float] | Failure] = []
         for text in texts:
             score = text if isinstance(text, Failure) else next(scores)
-            found.append(score if isinstance(score, Failure) else (str(text), score))
-        return found
+            scored.append(score if isinstance(score, Failure) else (str(text), score))
+        return scored
 
     def _scored_as(self, want: Wanted) -> Conversation:
         """The prompt that an answer is scored as an answer to."""
-        original = self.step.score_against == "original"
+        original = self.score_against == "original"
         return want.grown.conversation if original else want.grown.with_text(want.text)
 
     def freshen(self, trees: Sequence[tuple[Grown, Sequence[int]]], samples: int) -> None:
@@ -346,9 +358,9 @@ class Search:
             Wanted(grown, grown.tree.nodes[place].text, f"{grown.key}/{place}/fresh")
             for grown, place in places
         ]
-        for (grown, place), found in zip(places, self.measure(wanted, samples), strict=True):
-            if isinstance(found, Measured):
-                grown.fresh[place] = found.scores
+        for (grown, place), outcome in zip(places, self.measure(wanted, samples), strict=True):
+            if isinstance(outcome, Measured):
+                grown.fresh[place] = outcome.scores
 
 
 def means(scores: dict[int, list[float]]) -> dict[int, float]:
@@ -356,23 +368,18 @@ def means(scores: dict[int, list[float]]) -> dict[int, float]:
     return {place: math.fsum(values) / len(values) for place, values in scores.items()}
 
 
-def _read(reply: Completion | Failure) -> str | Failure:
+def _rewrite_in(reply: Completion | Failure) -> str | Failure:
     """The rewrite in a rewriter's answer."""
     if isinstance(reply, Failure):
         return reply
-    found = _TAGS.search(reply.text)
-    if found is None:
+    tagged = _TAGS.search(reply.text)
+    if tagged is None:
         return Failure("unparseable", f"no tags in {reply.text[:200]!r}")
-    return _storable(found.group(1).strip())
+    return storable(tagged.group(1).strip())
 
 
-def _said(reply: Completion | Failure) -> str | Failure:
+def _text_in(reply: Completion | Failure) -> str | Failure:
     if isinstance(reply, Failure):
         return reply
-    text = _storable(reply.text).strip()
+    text = storable(reply.text).strip()
     return text or Failure("empty_answer", "nothing but white space")
-
-
-def _storable(text: str) -> str:
-    """A model's text with lone surrogates as "?": tables can't hold them."""
-    return text.encode("utf-8", "replace").decode()

@@ -8,12 +8,14 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from generators.instruction_search.gap import Output
-from generators.instruction_search.rows import COMMON, decide, generated
+from generators.instruction_search.rows import COMMON, Comparison, decide, generated
 from generators.instruction_search.scorer import Scorer
 from generators.instruction_search.search import Grown, Search
 from generators.instruction_search.tree import Normalise, Tree
 from generators.pools import read
+from prefactory.asking import Asker, Sampled
 from prefactory.context import Context
+from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.prompts import Prompted, Text
@@ -41,7 +43,7 @@ class Principle(BaseModel):
     content: str = Field(min_length=1)
 
 
-class InstructionSearch(Prompted, Generator):
+class InstructionSearch(Prompted, Sampled, Generator):
     """Search each prompt's instruction for rewrites that models answer better.
 
     P-Aligner (arXiv:2508.04626, as its authors' code does it): a tree of instructions, the raw one
@@ -105,8 +107,8 @@ class InstructionSearch(Prompted, Generator):
         most_failed: failed iterations after which a tree is given up.
         keep_responses: keep the answers in the tree.
         name: of the score columns of pairs.
-        rewriter_temperature, rewriter_top_p, rewriter_max_tokens: of a rewrite.
-        temperature, top_p, max_tokens, stop: of an answer.
+        rewriter_sampling: how rewrites are drawn.
+        sampling: how answers are drawn.
         max_concurrency: trees that grow at a time; changes no result.
 
     Example:
@@ -156,13 +158,7 @@ class InstructionSearch(Prompted, Generator):
     most_failed: int = Field(default=20, ge=0)
     keep_responses: bool = False
     name: str = Field(default="reward", pattern=r"^[a-z0-9_]+$")
-    rewriter_temperature: float = Field(default=1.0, ge=0)
-    rewriter_top_p: float = Field(default=1.0, gt=0, le=1)
-    rewriter_max_tokens: int = Field(default=4096, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=1024, ge=1)
-    stop: tuple[str, ...] = ()
+    rewriter_sampling: SamplingParams = SamplingParams(max_tokens=4096)
     max_concurrency: int = Field(default=256, ge=1)
 
     @field_validator("principles", mode="before")
@@ -200,18 +196,18 @@ class InstructionSearch(Prompted, Generator):
 
     def identity(self) -> dict[str, Any]:
         """As every step's; the labeler that scores stands in it with its own identity."""
-        found = super().identity()
+        identity = super().identity()
         if self.scorer.labeler is not None:
-            found["fields"]["scorer"]["step"] = self.scorer.labeler.identity()
-        return found
+            identity["fields"]["scorer"]["step"] = self.scorer.labeler.identity()
+        return identity
 
     def engines(self) -> list[dict[str, Any]]:
         """Models of the fields, without an encoder that nothing needs, and of the labeler."""
         models: list[AnyEngine | Encoder | None]
         models = [self.rewriter, self.responder, self.scorer.judge]
         models += [self.encoder] if self.floor is not None else []
-        found = [m.identity() for m in models if m is not None]
-        return found + ([] if self.scorer.labeler is None else self.scorer.labeler.engines())
+        own = [m.identity() for m in models if m is not None]
+        return own + ([] if self.scorer.labeler is None else self.scorer.labeler.engines())
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The category, and what the labeler reads."""
@@ -220,13 +216,13 @@ class InstructionSearch(Prompted, Generator):
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Those of `COMMON`, and rewards: on prompts as plain numbers, on pairs as scores."""
-        found = dict(COMMON)
+        columns = dict(COMMON)
         if self.out_shape(shape) == Shape.PAIRS:
-            found["margin"] = pl.Float64()
-            found |= {f"{side}_{SCORE}{self.name}": pl.Float64() for side in SIDES}
+            columns["margin"] = pl.Float64()
+            columns |= {f"{side}_{SCORE}{self.name}": pl.Float64() for side in SIDES}
         elif self.output == "instructions":
-            found |= {"reward": pl.Float64(), "raw_reward": pl.Float64()}
-        return found
+            columns |= {"reward": pl.Float64(), "raw_reward": pl.Float64()}
+        return columns
 
     def out_shape(self, shape: Shape) -> Shape:
         """PROMPTS for instructions and trees, else PAIRS."""
@@ -247,16 +243,18 @@ class InstructionSearch(Prompted, Generator):
         texts = self.texts()
         asked = len(texts["rewrite_system"] + texts["rewrite"]) // 4 + INSTRUCTION_TOKENS
         return [
-            Asks(self.rewriter, prompts * self.iterations, asked, self.rewriter_max_tokens),
-            Asks(self.responder, answers, INSTRUCTION_TOKENS, self.max_tokens),
+            Asks(
+                self.rewriter, prompts * self.iterations, asked, self.rewriter_sampling.max_tokens
+            ),
+            Asks(self.responder, answers, INSTRUCTION_TOKENS, self.sampling.max_tokens),
             *self.scorer.asks(answers, prompts),
         ]
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """A row a prompt; of steps one an iteration, of siblings one for every two."""
         most = {"steps": self.iterations, "siblings": self.iterations // 2}
-        found = prompts * most.get(self.output, 1)
-        return found, found
+        grown = prompts * most.get(self.output, 1)
+        return grown, grown
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Grow a tree for every prompt of a table, and compare what grew.
@@ -271,14 +269,46 @@ class InstructionSearch(Prompted, Generator):
         Raises:
             ConfigError: a replaced prompt text fails on these values, or there is no encoder.
         """
-        search = Search(self, table, ctx)
-        trees, gone = self._planted(table, ctx)
-        found = []
+        search = self._search(table, ctx)
+        trees, unplanted = self._planted(table, ctx)
+        settings, decided = self._comparison(), []
         for start in range(0, len(trees), self.max_concurrency):
-            some = trees[start : start + self.max_concurrency]
-            search.grow(some)
-            found += decide(self, some, search)
-        return generated(self, table, trees, found, gone)
+            batch = trees[start : start + self.max_concurrency]
+            search.grow(batch)
+            decided += decide(settings, batch, search.freshen)
+        return generated(settings, table, trees, decided, unplanted)
+
+    def _search(self, table: pl.DataFrame, ctx: Context) -> Search:
+        return Search(
+            rewriter=Asker(ctx, self.rewriter, self.rewriter_sampling, self.tries),
+            responder=Asker(ctx, self.responder, self.sampling),
+            score=lambda rows: self.scorer.scores(rows, table, self.render, ctx),
+            render=self.render,
+            iterations=self.iterations,
+            samples=self.samples,
+            most_failed=self.most_failed,
+            keep_responses=self.keep_responses,
+            floor=self.floor,
+            encoder=self.encoder,
+            longest=self.longest,
+            score_against=self.score_against,
+        )
+
+    def _comparison(self) -> Comparison:
+        return Comparison(
+            output=self.output,
+            shape=self.out_shape(Shape.PROMPTS),
+            adds=self.adds(Shape.PROMPTS),
+            ends=self.ends,
+            gap=self.gap,
+            samples=self.samples,
+            fresh_samples=self.fresh_samples or self.samples,
+            keep_unimproved=self.unimproved == "keep",
+            name=self.name,
+            rewriter=self.rewriter.model,
+            label_source=self.label_source(),
+            render=self.render,
+        )
 
     def _planted(
         self, table: pl.DataFrame, ctx: Context
@@ -286,7 +316,7 @@ class InstructionSearch(Prompted, Generator):
         """A tree per prompt that has an instruction and something to try on it."""
         blank: list[str | None] = [None] * table.height
         domains = blank if self.category is None else table[self.category].to_list()
-        trees, gone = [], {}
+        trees, unplanted = [], {}
         prompts, ids = table["prompt"].to_list(), table["prompt_id"].to_list()
         for row, (conversation, key, domain) in enumerate(zip(prompts, ids, domains, strict=True)):
             place = _instruction(conversation)
@@ -294,16 +324,15 @@ class InstructionSearch(Prompted, Generator):
             own = [p for p in self.principles if _folded(p.domain) in wanted]
             contents = {p.name: p.content for p in own}
             if place is None:
-                gone[row] = ("no_instruction", "there is no user message with text in it")
+                unplanted[row] = ("no_instruction", "there is no user message with text in it")
             elif not contents:
-                gone[row] = ("no_principle", f"no principle is of the domain {domain!r}")
+                unplanted[row] = ("no_principle", f"no principle is of the domain {domain!r}")
             else:
                 text = conversation[place]["content"]
                 rng = ctx.rng(f"tree {key}")
                 tree = Tree(text, list(contents), rng, self.exploration, self.normalise)
-                at = f"{key}/{ctx.step}"
-                trees.append(Grown(row, at, conversation, place, contents, tree))
-        return trees, gone
+                trees.append(Grown(row, f"{key}/{ctx.step}", conversation, place, contents, tree))
+        return trees, unplanted
 
 
 def _folded(domain: str) -> str:

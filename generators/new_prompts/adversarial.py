@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.asking import Task, lost, open_tasks
 from generators.made_rows import PARENT, children, talks, text_column, user_turn, with_user_turn
+from prefactory.asking import Task, lost, open_tasks
 from prefactory.context import Context
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Generated, Generator, Scope

@@ -10,20 +10,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.answers.step import Origin
-from generators.asking import (
-    FORM_TOKENS,
-    QUESTION_TOKENS,
-    Asking,
-    Task,
-    ask_all,
-    fence,
-    lost,
-    missed,
-    open_tasks,
-    write_all,
-)
 from generators.contests import BETTER, Contest, confirm
-from generators.forms import Form, storable
 from generators.made_rows import (
     ORIGINS,
     PARENT,
@@ -36,9 +23,21 @@ from generators.made_rows import (
     with_user_turn,
 )
 from generators.new_prompts.augment_examples import load_examples, word_count
+from prefactory.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    Task,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+    storable,
+)
 from prefactory.context import Context
-from prefactory.engines.base import Message, Sampling
+from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -92,7 +91,7 @@ class AugmentPrompts(Prompted, Asking, Generator):
     `same_text`, `not_confirmed`; and those of the engines.
 
     Attributes:
-        writer: writes complements; `temperature` is of its drawing.
+        writer: writes complements; `sampling` is of its drawing.
         critic: judges them; null takes the writer.
         make: see above.
         category: column with the kind of a prompt, for the examples; prompts of an unknown kind
@@ -102,7 +101,7 @@ class AugmentPrompts(Prompted, Asking, Generator):
         max_words: of a complement (about 30 in the source); in scripts without spaces two letters
             count as a word.
         separator: between prompt and complement.
-        answerer, answer_temperature, answer_tokens: of the answers of pairs.
+        answerer, answer_sampling: what gives the answers of pairs, and how they are drawn.
         judge: confirms each pair in both orders; null: nobody does.
         origin: of the answers.
 
@@ -133,8 +132,7 @@ class AugmentPrompts(Prompted, Asking, Generator):
     max_words: int = Field(default=30, ge=1)
     separator: str = "\n"
     answerer: AnyEngine | None = None
-    answer_temperature: float = Field(default=1.0, ge=0)
-    answer_tokens: int = Field(default=1024, ge=1)
+    answer_sampling: SamplingParams = SamplingParams(max_tokens=1024)
     judge: AnyEngine | None = None
     origin: Origin = "open_model"
     attempts: int = Field(default=5, ge=1)
@@ -181,9 +179,13 @@ class AugmentPrompts(Prompted, Asking, Generator):
             Asks(self.critic or self.writer, rows, QUESTION_TOKENS, FORM_TOKENS),
         ]
         if self.answerer is not None:
-            found.append(Asks(self.answerer, 2 * rows, QUESTION_TOKENS, self.answer_tokens))
+            found.append(
+                Asks(self.answerer, 2 * rows, QUESTION_TOKENS, self.answer_sampling.max_tokens)
+            )
         if self.judge is not None:
-            found.append(Asks(self.judge, 2 * rows, 2 * self.answer_tokens, FORM_TOKENS))
+            found.append(
+                Asks(self.judge, 2 * rows, 2 * self.answer_sampling.max_tokens, FORM_TOKENS)
+            )
         return found
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
@@ -234,18 +236,7 @@ class AugmentPrompts(Prompted, Asking, Generator):
         def take(task: _Prompt, text: str) -> None:
             task.complement = text
 
-        sampling = self.sampling(ctx)
-        ask_all(
-            ctx,
-            self.writer,
-            tasks,
-            "complement",
-            sampling,
-            self._short,
-            question,
-            take,
-            self.attempts,
-        )
+        self.asker(ctx, self.writer).parsed(tasks, "complement", self._short, question, take)
 
     def _short(self, text: str) -> str:
         """A complement out of an answer.
@@ -253,14 +244,14 @@ class AugmentPrompts(Prompted, Asking, Generator):
         Raises:
             ValueError: it is empty or too long; a sentence for the model.
         """
-        found = storable(text)
-        if len(found) > 1 and found[0] in "\"'\u201c" and found[-1] in "\"'\u201d":
-            found = found[1:-1].strip()
-        if not found:
+        complement = storable(text).strip()
+        if len(complement) > 1 and complement[0] in "\"'\u201c" and complement[-1] in "\"'\u201d":
+            complement = complement[1:-1].strip()
+        if not complement:
             raise ValueError("The complement is empty.")
-        if (count := word_count(found)) > self.max_words:
+        if (count := word_count(complement)) > self.max_words:
             raise ValueError(f"That has {count} words. Use at most {self.max_words}.")
-        return found
+        return complement
 
     def _criticise(self, tasks: list[_Prompt], ctx: Context) -> None:
         def question(task: _Prompt) -> str:
@@ -289,14 +280,12 @@ class AugmentPrompts(Prompted, Asking, Generator):
             task.augmented = f"{task.text}{self.separator}{task.complement}"
 
         critic = self.critic or self.writer
-        self.ask_form(ctx, critic, tasks, "critique", _CRITIQUE, question, take, temperature=0.0)
+        self.asker(ctx, critic, greedy=True).forms(tasks, "critique", _CRITIQUE, question, take)
 
     def _contrast(self, tasks: list[_Prompt], ctx: Context) -> None:
         """Answers with and without the complement, both drawn alike."""
         assert self.answerer is not None  # noqa: S101 - validated
-        sampling = Sampling(
-            temperature=self.answer_temperature, max_tokens=self.answer_tokens, seed=ctx.seed
-        )
+        answerer = self.asker(ctx, self.answerer, self.answer_sampling)
 
         def take_with(task: _Prompt, text: str) -> None:
             task.with_it = text
@@ -306,11 +295,12 @@ class AugmentPrompts(Prompted, Asking, Generator):
             if text == task.with_it:
                 task.fail("same_text", "the complement changed nothing")
 
-        write_all(ctx, self.answerer, tasks, "with complement", sampling, _augmented, take_with)
-        write_all(ctx, self.answerer, tasks, "without", sampling, lambda t: t.prompt, take_without)
+        answerer.texts(tasks, "with complement", _augmented, take_with)
+        answerer.texts(tasks, "without", lambda t: t.prompt, take_without)
         if self.judge is not None:
             contest = lambda t: Contest(t.text, t.with_it, t.without, _CRITERION)  # noqa: E731
-            confirm(self, ctx, self.judge, tasks, contest, partial(self.render, "confirm"))
+            judge = self.asker(ctx, self.judge, greedy=True)
+            confirm(judge, tasks, contest, partial(self.render, "confirm"))
 
     def _rows(self, table: pl.DataFrame, fine: list[_Prompt]) -> pl.DataFrame:
         new: dict[str, Column] = {

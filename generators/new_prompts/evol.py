@@ -8,18 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.asking import (
-    FORM_TOKENS,
-    QUESTION_TOKENS,
-    Asking,
-    Task,
-    fence,
-    lost,
-    missed,
-    open_tasks,
-    write_all,
-)
-from generators.forms import Form
 from generators.made_rows import (
     PARENT,
     children,
@@ -30,9 +18,20 @@ from generators.made_rows import (
     with_user_turn,
 )
 from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, says_nothing
+from prefactory.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    Task,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+)
 from prefactory.context import Context
-from prefactory.engines.base import Message
+from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -110,7 +109,7 @@ class Evol(Prompted, Asking, Generator):
         max_similarity: greatest ROUGE-L F1 with an earlier form.
         judge: decides whether something was gained; null: nobody asks.
         answerer: answers each rewriting, to see whether it can be answered; null: nobody asks.
-        answer_tokens: of these answers, at most; their end is not needed.
+        answer_sampling: how these answers are drawn; their end is not needed.
 
     Example:
         - generators.Evol:
@@ -136,8 +135,8 @@ class Evol(Prompted, Asking, Generator):
     max_similarity: float = Field(default=0.95, gt=0, le=1)
     judge: AnyEngine | None = None
     answerer: AnyEngine | None = None
-    answer_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
+    answer_sampling: SamplingParams = SamplingParams(max_tokens=256)
+    sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
     @model_validator(mode="after")
     def _validate_operators(self) -> Self:
@@ -160,7 +159,9 @@ class Evol(Prompted, Asking, Generator):
         if self.judge is not None:
             found.append(Asks(self.judge, calls, QUESTION_TOKENS, FORM_TOKENS))
         if self.answerer is not None:
-            found.append(Asks(self.answerer, calls, QUESTION_TOKENS, self.answer_tokens))
+            found.append(
+                Asks(self.answerer, calls, QUESTION_TOKENS, self.answer_sampling.max_tokens)
+            )
         return found
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
@@ -212,7 +213,7 @@ class Evol(Prompted, Asking, Generator):
             turn.text = found["prompt"]
             self._eliminate(turn)
 
-        self.ask_form(ctx, self.writer, turns, "evolve", _WRITTEN, lambda t: t.question, take)
+        self.asker(ctx, self.writer).forms(turns, "evolve", _WRITTEN, lambda t: t.question, take)
         self._gained(turns, ctx)
         self._answered(turns, ctx)
         for turn in turns:
@@ -257,7 +258,7 @@ class Evol(Prompted, Asking, Generator):
             if found["same"]:
                 turn.fail("no_gain", found["reason"])
 
-        self.ask_form(ctx, self.judge, turns, "gain", _GAIN, question, take, temperature=0.0)
+        self.asker(ctx, self.judge, greedy=True).forms(turns, "gain", _GAIN, question, take)
 
     def _answered(self, turns: list[_Turn], ctx: Context) -> None:
         if self.answerer is None:
@@ -267,13 +268,9 @@ class Evol(Prompted, Asking, Generator):
             if says_nothing(answer):
                 turn.fail("no_answer_to_it", answer[:100])
 
-        sampling = self.sampling(ctx).model_copy(update={"max_tokens": self.answer_tokens})
-        write_all(
-            ctx,
-            self.answerer,
+        self.asker(ctx, self.answerer, self.answer_sampling).texts(
             turns,
             "answer",
-            sampling,
             lambda t: with_user_turn(t.chain.prompt, t.text),
             take,
             truncated="keep",

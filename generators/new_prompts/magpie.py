@@ -8,13 +8,21 @@ from typing import ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.answers.calls import Truncated
-from generators.asking import QUESTION_TOKENS, Task, lost, missed, open_tasks, write_all
 from generators.made_rows import PARENT, children, talks, text_column
 from generators.new_prompts.augment_examples import word_count
 from generators.new_prompts.rules import refuses
+from prefactory.asking import (
+    QUESTION_TOKENS,
+    Asker,
+    Sampled,
+    Task,
+    Truncated,
+    lost,
+    missed,
+    open_tasks,
+)
 from prefactory.context import Context
-from prefactory.engines.base import Conversation, Message, Sampling, Writes
+from prefactory.engines.base import Conversation, Message, SamplingParams, Writes
 from prefactory.engines.configs import AnyEngine
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -37,7 +45,7 @@ class _Wanted(Task):
         return "\n\n".join(m["content"] for m in self.before if m["role"] == "system")
 
 
-class Magpie(Prompted, Generator):
+class Magpie(Prompted, Sampled, Generator):
     """Let an aligned model write what its users ask, with no seed prompt at all.
 
     Magpie (arXiv:2406.08464): the model is fed its chat template up to the words of the user, and
@@ -72,7 +80,7 @@ class Magpie(Prompted, Generator):
         prefix: see above.
         before: `system` message of a row, its whole `conversation`, or `nothing`.
         keep_system: keep the system message in the new prompt (a conversation always stays).
-        temperature, top_p, max_tokens, stop: see `Sampling`; the source stops at a line's end.
+        sampling: how prompts are drawn; the source stops at a line's end.
         words: fewest and most words of a prompt.
         truncated: `keep` takes prompts that were cut at `max_tokens`.
 
@@ -94,10 +102,7 @@ class Magpie(Prompted, Generator):
     prefix: str | None = Field(default=None, min_length=1)
     before: Literal["system", "conversation", "nothing"] = "system"
     keep_system: bool = False
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=512, ge=1)
-    stop: tuple[str, ...] = ("\n",)
+    sampling: SamplingParams = SamplingParams(max_tokens=512, stop=("\n",))
     words: tuple[int, int] = (2, 500)
     truncated: Truncated = "drop"
 
@@ -124,7 +129,7 @@ class Magpie(Prompted, Generator):
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """`n` calls per row."""
-        return [Asks(self.model, rows * self.n, QUESTION_TOKENS // 6, self.max_tokens)]
+        return [Asks(self.model, rows * self.n, QUESTION_TOKENS // 6, self.sampling.max_tokens)]
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """`n` prompts per row."""
@@ -148,21 +153,15 @@ class Magpie(Prompted, Generator):
             for sample in range(self.n)
         ]
         writes: dict[str, Writes] = {"template": "user_turn", "prefix": "text", "ask": "answer"}
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens,
-            stop=self.stop,
-            seed=ctx.seed,
-            writes=writes[self.how],
-        )
+        sampling = self.sampling.drawn(ctx.seed, writes=writes[self.how])
         told: dict[int, set[str]] = {}
 
         def take(task: _Wanted, text: str) -> None:
             task.text = text
             self._judge(task, told.setdefault(task.row, set()))
 
-        write_all(ctx, self.model, tasks, "prompt", sampling, self._shown, take, self.truncated)
+        writer = Asker(ctx, self.model, self.sampling)
+        writer.texts(tasks, "prompt", self._shown, take, self.truncated, sampling)
         fine = open_tasks(tasks)
         new = {
             "prompt": talks([self._kept(t) for t in fine]),

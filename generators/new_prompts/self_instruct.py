@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.asking import (
+from generators.made_rows import PARENT, children, said, user_turn
+from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, unwanted
+from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
@@ -19,11 +21,10 @@ from generators.asking import (
     missed,
     open_tasks,
 )
-from generators.forms import Form
-from generators.made_rows import PARENT, children, said, user_turn
-from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, unwanted
 from prefactory.context import Context
+from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape
@@ -112,7 +113,7 @@ class SelfInstruct(Prompted, Asking, Generator):
     max_similarity: float = Field(default=0.7, gt=0, le=1)
     words: tuple[int, int] = (3, 150)
     refuse_words: tuple[str, ...] = NOT_BY_TEXT
-    temperature: float = Field(default=1.0, ge=0)
+    sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
     @model_validator(mode="after")
     def _validate_words(self) -> Self:
@@ -216,7 +217,7 @@ class SelfInstruct(Prompted, Asking, Generator):
                 elif turn.refused is None:
                     turn.refused = refused
 
-        self.ask_form(ctx, self.writer, turns, "write", _WRITTEN, lambda t: t.question, take)
+        self.asker(ctx, self.writer).forms(turns, "write", _WRITTEN, lambda t: t.question, take)
         for turn, seed in zip(turns, seeds, strict=True):
             if turn.reason is not None and seed.refused is None:
                 seed.refused = (turn.reason, turn.detail or "")

@@ -7,23 +7,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import Field
 
-from generators.answers.calls import Truncated
 from generators.answers.step import Origin
-from generators.asking import (
-    FORM_TOKENS,
-    QUESTION_TOKENS,
-    Asking,
-    Task,
-    fence,
-    lost,
-    missed,
-    open_tasks,
-    write_all,
-)
 from generators.contests import BETTER, Contest, confirm
-from generators.forms import Form
 from generators.made_rows import (
     ORIGINS,
     Column,
@@ -33,9 +19,21 @@ from generators.made_rows import (
     user_turn,
     with_user_turn,
 )
+from prefactory.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    Task,
+    Truncated,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+)
 from prefactory.context import Context
-from prefactory.engines.base import Message
+from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -96,7 +94,7 @@ class PersonaIF(Prompted, Asking, Generator):
     judge: AnyEngine | None = None
     truncated: Truncated = "drop"
     origin: Origin = "open_model"
-    temperature: float = Field(default=1.0, ge=0)
+    sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """What was relaxed, and the sides' origins."""
@@ -112,10 +110,10 @@ class PersonaIF(Prompted, Asking, Generator):
         relaxer = self.relaxer or self.model
         found = [
             Asks(relaxer, rows, QUESTION_TOKENS, FORM_TOKENS),
-            Asks(self.model, 2 * rows, QUESTION_TOKENS, self.max_tokens),
+            Asks(self.model, 2 * rows, QUESTION_TOKENS, self.sampling.max_tokens),
         ]
         if self.judge is not None:
-            found.append(Asks(self.judge, 2 * rows, 2 * self.max_tokens, FORM_TOKENS))
+            found.append(Asks(self.judge, 2 * rows, 2 * self.sampling.max_tokens, FORM_TOKENS))
         return found
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
@@ -138,7 +136,8 @@ class PersonaIF(Prompted, Asking, Generator):
         self._relax(tasks, ctx)
         self._answer(tasks, ctx)
         if self.judge is not None:
-            confirm(self, ctx, self.judge, tasks, _contest, partial(self.render, "confirm"))
+            judge = self.asker(ctx, self.judge, greedy=True)
+            confirm(judge, tasks, _contest, partial(self.render, "confirm"))
         fine = open_tasks(tasks)
         name = self.model.model
         new: dict[str, Column] = {
@@ -169,7 +168,7 @@ class PersonaIF(Prompted, Asking, Generator):
                 task.fail("not_relaxed", f"still there: {task.condition!r}")
 
         relaxer = self.relaxer or self.model
-        self.ask_form(ctx, relaxer, tasks, "relax", _RELAXED, question, take)
+        self.asker(ctx, relaxer).forms(tasks, "relax", _RELAXED, question, take)
 
     def _answer(self, tasks: list[_Relaxed], ctx: Context) -> None:
         def take_chosen(task: _Relaxed, text: str) -> None:
@@ -180,10 +179,9 @@ class PersonaIF(Prompted, Asking, Generator):
             if text == task.chosen:
                 task.fail("same_text", "the condition changed nothing")
 
-        write = partial(write_all, ctx, self.model, tasks)
-        sampling = self.sampling(ctx)
-        write("whole", sampling, lambda t: t.prompt, take_chosen, self.truncated)
-        write("relaxed", sampling, _less, take_rejected, self.truncated)
+        answerer = self.asker(ctx, self.model)
+        answerer.texts(tasks, "whole", lambda t: t.prompt, take_chosen, self.truncated)
+        answerer.texts(tasks, "relaxed", _less, take_rejected, self.truncated)
 
 
 def _less(task: _Relaxed) -> list[Message]:

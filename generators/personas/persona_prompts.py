@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from generators.asking import (
+from generators.made_rows import PARENT, children, said, text_column
+from generators.new_prompts.rules import copied, refuses
+from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
@@ -17,13 +19,12 @@ from generators.asking import (
     lost,
     missed,
     open_tasks,
-    transcript,
+    request_text,
 )
-from generators.forms import Form
-from generators.made_rows import PARENT, children, said, text_column
-from generators.new_prompts.rules import copied, refuses
 from prefactory.context import Context
+from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -86,8 +87,7 @@ class PersonaPrompts(Prompted, Asking, Generator):
 
     writer: AnyEngine
     kinds: tuple[Kind, ...] = Field(default=("instruction",), min_length=1)
-    temperature: float = Field(default=0.6, ge=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
+    sampling: SamplingParams = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=1024)
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Whose prompt it is, and of what kind."""
@@ -117,7 +117,7 @@ class PersonaPrompts(Prompted, Asking, Generator):
             zip(table["prompt_id"], table["prompt"].to_list(), strict=True)
         ):
             for kind in dict.fromkeys(self.kinds):
-                task = _Wanted(row, f"{key}/{kind}", persona=transcript(prompt), kind=kind)
+                task = _Wanted(row, f"{key}/{kind}", persona=request_text(prompt), kind=kind)
                 if not task.persona.strip():
                     task.fail("no_persona", "the prompt has no text")
                 task.question = self.render(
@@ -132,7 +132,7 @@ class PersonaPrompts(Prompted, Asking, Generator):
             elif (words := copied(task.text, task.question, task.persona)) is not None:
                 task.fail("copied", f"it says {words!r}")
 
-        self.ask_form(ctx, self.writer, tasks, "prompt", _PROMPT, lambda t: t.question, take)
+        self.asker(ctx, self.writer).forms(tasks, "prompt", _PROMPT, lambda t: t.question, take)
         fine = open_tasks(tasks)
         new = {
             "prompt": said([t.text for t in fine], "user"),

@@ -29,11 +29,10 @@ from generators.system_messages.place import (
     placed,
 )
 from generators.system_messages.sets import Grid, balanced_sets
+from prefactory.asking import Asking, ask, conversation
 from prefactory.context import Context
-from prefactory.engines.ask import ask
-from prefactory.engines.base import Failure, Sampling
+from prefactory.engines.base import Failure, SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import ConfigError
 from prefactory.measures import diversity
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
@@ -42,7 +41,7 @@ from prefactory.tables import Shape, text_of
 PORTRAIT_TOKENS = 500
 
 
-class Personas(Prompted, Generator):
+class Personas(Prompted, Asking, Generator):
     """Put system messages of made-up people before each prompt.
 
     A profile sampler after Personality Alignment (PAPI, arXiv:2408.11779): people are drawn as
@@ -75,8 +74,7 @@ class Personas(Prompted, Generator):
         spread, noise: standard deviations of traits and of answers (our choice).
         correlation: of the traits, in the order of the bank; null: independent.
         engine: writes portraits.
-        temperature, max_tokens: of `engine` (0.6 as in the source).
-        attempts: how often an answer of the wrong form is asked for.
+        sampling: of `engine` (temperature 0.6 as in the source).
         existing, refuse_roles, answers, leak_words: as for `generators.SystemMessages`.
     """
 
@@ -99,9 +97,7 @@ class Personas(Prompted, Generator):
     noise: float = Field(default=0.7, ge=0)
     correlation: tuple[tuple[float, ...], ...] | None = None
     engine: AnyEngine | None = None
-    temperature: float = Field(default=0.6, ge=0)
-    max_tokens: int = Field(default=400, ge=1)
-    attempts: int = Field(default=3, ge=1)
+    sampling: SamplingParams = SamplingParams(temperature=0.6, max_tokens=400)
     existing: Existing = "drop"
     refuse_roles: bool = True
     answers: tuple[Annotated[str, Field(min_length=1)], ...] = ("reference", "response", "answer")
@@ -146,7 +142,7 @@ class Personas(Prompted, Generator):
         """One call a person, with `engine`."""
         if self.engine is None:
             return []
-        return [Asks(self.engine, self.people, PORTRAIT_TOKENS, self.max_tokens)]
+        return [Asks(self.engine, self.people, PORTRAIT_TOKENS, self.sampling.max_tokens)]
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce a shard to the ids of prompts that can take a message."""
@@ -264,13 +260,11 @@ class Personas(Prompted, Generator):
         """The text of each person."""
         if self.engine is None:
             return [p.prose() if self.form == "prose" else p.listed() for p in portraits]
-        if ctx.engine is None:
-            raise ConfigError("generators.Personas needs an engine and this run has none")
         questions = [self.render("portrait", **p.shown()) for p in portraits]
         replies = ask(
-            ctx.engine(self.engine),
-            [[{"role": "user", "content": q}] for q in questions],
-            Sampling(temperature=self.temperature, max_tokens=self.max_tokens, seed=ctx.seed),
+            ctx.open(self.engine),
+            [conversation(question) for question in questions],
+            self.sampling.drawn(ctx.seed),
             parse_portrait,
             [f"persona/{i}" for i in range(len(portraits))],
             self.attempts,

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from generators.asking import Task, open_tasks
 from generators.made_rows import ORIGINS, PARENT, Column, children, said, sides, text_column
 from generators.rag.rules import SITUATIONS, Situation, has, made_false, other_number
+from prefactory.asking import Task, open_tasks
 from prefactory.tables import Shape
 
 

@@ -10,26 +10,26 @@ from typing import Any, ClassVar, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.answers.calls import Truncated
 from generators.answers.step import Origin
-from generators.asking import (
+from generators.made_rows import PARENT
+from generators.rag.cases import Answer, Case, Source, adds, cases_of, decide, rows_of
+from generators.rag.rules import SITUATIONS, Situation, signal
+from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
+    Jury,
+    Truncated,
     fence,
     lost,
     missed,
     open_tasks,
-    transcript,
-    write_all,
+    request_text,
 )
-from generators.forms import Form
-from generators.made_rows import PARENT
-from generators.rag.cases import Answer, Case, Source, adds, cases_of, decide, rows_of
-from generators.rag.rules import SITUATIONS, Situation, signal
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
 from prefactory.errors import DataError
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -70,7 +70,7 @@ class RAGPairs(Prompted, Asking, Generator):
     Attributes:
         models: what answers.
         n: answers of each model.
-        judges: what rates; none: the signals decide.
+        judge: what rates, one engine or a list; none: the signals decide.
         situations: which are made.
         gold, documents, gold_documents, wrong: columns with the right answer (a text, or a list of
             texts that all are right), the documents (list of texts), the places of those that hold
@@ -99,7 +99,7 @@ class RAGPairs(Prompted, Asking, Generator):
 
     models: tuple[AnyEngine, ...] = Field(min_length=1)
     n: int = Field(default=1, ge=1)
-    judges: tuple[AnyEngine, ...] = ()
+    judge: Jury = ()
     situations: tuple[Situation, ...] = Field(default=SITUATIONS, min_length=1)
     gold: str = "gold"
     documents: str = "documents"
@@ -134,10 +134,10 @@ class RAGPairs(Prompted, Asking, Generator):
         """An answer per situation, model and sample; a rating of each by every judge."""
         cases = rows * len(self.situations)
         tokens = QUESTION_TOKENS * self.shown // 2
-        found = [Asks(m, cases * self.n, tokens, self.max_tokens) for m in self.models]
+        found = [Asks(m, cases * self.n, tokens, self.sampling.max_tokens) for m in self.models]
         rated = cases * self.n * len(self.models)
-        return [*found, *(Asks(j, rated, tokens + self.max_tokens, FORM_TOKENS)
-                          for j in self.judges)]  # fmt: skip
+        return [*found, *(Asks(j, rated, tokens + self.sampling.max_tokens, FORM_TOKENS)
+                          for j in self.judge)]  # fmt: skip
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """A pair per situation."""
@@ -174,13 +174,13 @@ class RAGPairs(Prompted, Asking, Generator):
         for answer in answers:
             by_case.setdefault(id(answer.case), []).append(answer)
         for case in open_tasks(cases):
-            decide(case, by_case[id(case)], len(self.judges), self._bounds())
-        rows = rows_of(table, cases, self.origin, bool(self.judges))
+            decide(case, by_case[id(case)], len(self.judge), self._bounds())
+        rows = rows_of(table, cases, self.origin, bool(self.judge))
         return Generated(rows, lost(table["prompt_id"], cases), missed(cases))
 
     def _bounds(self) -> tuple[float, float]:
         """Least margin and length ratio."""
-        return (self.min_margin if self.judges else self.min_signal), self.length_ratio
+        return (self.min_margin if self.judge else self.min_signal), self.length_ratio
 
     def _sources(self, table: pl.DataFrame, ctx: Context) -> list[Source]:
         """The rows as questions with answers and documents."""
@@ -201,7 +201,7 @@ class RAGPairs(Prompted, Asking, Generator):
             if not all(0 <= p < len(documents) for p in places):
                 raise DataError(f"prompt {key}: {self.gold_documents} names no document it has")
             right = sorted({int(p) for p in places})
-            source = Source(row, key, transcript(prompt), golds, documents, right, false, seed)
+            source = Source(row, key, request_text(prompt), golds, documents, right, false, seed)
             found.append(source)
         return found
 
@@ -223,8 +223,8 @@ class RAGPairs(Prompted, Asking, Generator):
 
         def write(place: int) -> None:
             own = [a for a in answers if a.place == place]
-            write_all(ctx, self.models[place], own, "answer", self.sampling(ctx),
-                      lambda a: a.case.prompt, take, self.truncated)  # fmt: skip
+            writer = self.asker(ctx, self.models[place])
+            writer.texts(own, "answer", lambda a: a.case.prompt, take, self.truncated)
 
         _side_by_side(write, len(self.models))
         return answers
@@ -245,17 +245,17 @@ class RAGPairs(Prompted, Asking, Generator):
 
         rated = open_tasks(answers)
         copies = [
-            [Answer(a.row, a.key, case=a.case, text=a.text) for a in rated] for _ in self.judges
+            [Answer(a.row, a.key, case=a.case, text=a.text) for a in rated] for _ in self.judge
         ]
 
         def take(copy: Answer, found: dict[str, Any]) -> None:
             copy.ratings = [float(found["score"])]
 
         def rate(number: int) -> None:
-            self.ask_form(ctx, self.judges[number], copies[number], f"rate {number}", _RATING,
-                          question, take, temperature=0.0)  # fmt: skip
+            judge = self.asker(ctx, self.judge[number], greedy=True)
+            judge.forms(copies[number], f"rate {number}", _RATING, question, take)
 
-        _side_by_side(rate, len(self.judges))
+        _side_by_side(rate, len(self.judge))
         for given in copies:
             for answer, copy in zip(rated, given, strict=True):
                 answer.ratings += copy.ratings

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefactory.engines.ask import Answer, ask
-from prefactory.engines.base import Conversation, Engine, Failure, Sampling
+from prefactory.asking import Answer, Asker, ask, conversation
+from prefactory.engines.base import Failure
+from prefactory.forms import all_of
 
 PREFERENCES_TOKENS, MESSAGE_TOKENS = 700, 350
 """Tokens of the two questions, about."""
@@ -55,51 +56,37 @@ class Written:
 def schema(size: int) -> dict[str, Any]:
     """JSON schema of a preference set of `size` entries."""
     fields = ("dimension", "preference", "description")
-    entry = {
-        "type": "object",
-        "properties": {f: {"type": "string", "minLength": 1} for f in fields},
-        "required": list(fields),
-        "additionalProperties": False,
-    }
+    entry = all_of({f: {"type": "string", "minLength": 1} for f in fields})
     entries = {"type": "array", "items": entry, "minItems": size, "maxItems": size}
-    return {
-        "type": "object",
-        "properties": {"preferences": entries},
-        "required": ["preferences"],
-        "additionalProperties": False,
-    }
+    return all_of({"preferences": entries})
 
 
 def write(
-    engine: Engine,
+    asker: Asker,
     wanted: Sequence[Wanted],
     merge: Callable[[Sequence[str]], str],
-    sampling: Sampling,
-    attempts: int,
 ) -> list[Written | Failure]:
     """Write the messages of a shard: two batches of questions, with corrections.
 
     Args:
-        engine: what answers.
+        asker: what answers; the first question gets a JSON schema.
         wanted: one per message.
         merge: fills the text `message` with descriptions.
-        sampling: of both questions; the first gets a JSON schema besides.
-        attempts: how often an answer of the wrong form is asked for in all.
 
     Returns:
         One result per message, in order. Failures are the engine's, or `unparseable`.
     """
     if not wanted:
         return []
-    size = len(wanted[0].dimensions)
+    size, engine = len(wanted[0].dimensions), asker.ctx.open(asker.config)
     found: list[Written | Failure | None] = [None] * len(wanted)
     replies = ask(
         engine,
-        [_asked(w.question) for w in wanted],
-        sampling.model_copy(update={"n": 1, "json_schema": schema(size)}),
+        [conversation(w.question) for w in wanted],
+        asker.sampling(schema(size)),
         lambda text: parse_preferences(text, _expected(wanted)),
         [f"{w.row_id}/preferences" for w in wanted],
-        attempts,
+        asker.attempts,
     )
     sets: dict[int, list[tuple[str, str]]] = {}
     for i, (reply,) in enumerate(replies):
@@ -114,11 +101,11 @@ def write(
             found[i] = reply
     merged = ask(
         engine,
-        [_asked(merge([description for _, description in one])) for one in sets.values()],
-        sampling.model_copy(update={"n": 1}),
+        [conversation(merge([description for _, description in one])) for one in sets.values()],
+        asker.sampling(),
         parse_message,
         [f"{wanted[i].row_id}/message" for i in sets],
-        attempts,
+        asker.attempts,
     )
     for (i, one), (text,) in zip(sets.items(), merged, strict=True):
         if isinstance(text, Failure):
@@ -127,10 +114,6 @@ def write(
             keywords, descriptions = (tuple(column) for column in zip(*one, strict=True))
             found[i] = Written(keywords, descriptions, text.value)
     return [f if f is not None else Failure("no_answer", "never answered") for f in found]
-
-
-def _asked(text: str) -> Conversation:
-    return [{"role": "user", "content": text}]
 
 
 def _expected(wanted: Sequence[Wanted]) -> tuple[int, frozenset[str]]:

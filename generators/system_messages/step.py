@@ -15,10 +15,10 @@ from generators.system_messages.compose import MOST_VALUES, Draws, compose, load
 from generators.system_messages.place import ADDS, Existing, answer_text, judged, leaked, placed
 from generators.system_messages.sets import Ints, balanced_sets
 from generators.system_messages.values import PREFERENCE_SET, Laid, draw_of, lay_out
+from prefactory.asking import Asking
 from prefactory.context import Context
-from prefactory.engines.base import Failure, Sampling
+from prefactory.engines.base import Failure, SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import ConfigError
 from prefactory.measures import diversity
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
@@ -31,7 +31,7 @@ _TEXTS = "generators/system_messages/prompts"
 _GONE = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
 
 
-class SystemMessages(Prompted, Generator):
+class SystemMessages(Prompted, Asking, Generator):
     """Put system messages before each prompt that ask for different values.
 
     The construction of Janus / Multifaceted Collection (arXiv:2405.17977): per prompt three sets of
@@ -68,8 +68,7 @@ class SystemMessages(Prompted, Generator):
         backend: see above.
         parts: pools of `embedded`: `message_parts`, or a YAML file of your own.
         engine: of `engine`.
-        temperature, top_p, max_tokens: of `engine` (the paper does not give them).
-        attempts: how often an answer of the wrong form is asked for.
+        sampling: of `engine` (the paper does not give it).
         existing: `drop` prompts that have a system message, or `replace` it.
         refuse_roles: see `has_role`; the pattern is ours.
         answers: columns that hold the right answer, those that are there.
@@ -93,9 +92,7 @@ class SystemMessages(Prompted, Generator):
     backend: Literal["embedded", "engine"] = "embedded"
     parts: str = Field(default="message_parts", min_length=1)
     engine: AnyEngine | None = None
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=600, ge=1)
+    sampling: SamplingParams = SamplingParams(top_p=0.95, max_tokens=600)
     attempts: int = Field(default=5, ge=1)
     existing: Existing = "drop"
     refuse_roles: bool = True
@@ -139,7 +136,9 @@ class SystemMessages(Prompted, Generator):
         if self.engine is None:
             return []
         tokens = (engine_backend.PREFERENCES_TOKENS, engine_backend.MESSAGE_TOKENS)
-        return [Asks(self.engine, rows * self.messages, t, self.max_tokens) for t in tokens]
+        return [
+            Asks(self.engine, rows * self.messages, t, self.sampling.max_tokens) for t in tokens
+        ]
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """So many prompts for one."""
@@ -299,8 +298,7 @@ class SystemMessages(Prompted, Generator):
         self, rows: pl.DataFrame, sets: Ints, ctx: Context
     ) -> list[engine_backend.Written | Failure]:
         """Ask the engine for each row's message."""
-        if ctx.engine is None or self.engine is None:
-            raise ConfigError("generators.SystemMessages needs an engine and this run has none")
+        assert self.engine is not None  # noqa: S101 - validated
         laid = self._laid()
         flat = sets.reshape(-1, laid.size)
         questions = rows.select(
@@ -314,14 +312,7 @@ class SystemMessages(Prompted, Generator):
             question = self.render("preferences", instruction=instruction, dimensions=list(seen))
             wanted.append(engine_backend.Wanted(row_id, seen, question))
         return engine_backend.write(
-            ctx.engine(self.engine),
+            self.asker(ctx, self.engine),
             wanted,
             lambda texts: self.render("message", descriptions=list(texts)),
-            Sampling(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                max_tokens=self.max_tokens,
-                seed=ctx.seed,
-            ),
-            self.attempts,
         )

@@ -9,18 +9,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prefactory.engines.base import Completion, Done, Failure, Request
-from prefactory.engines.chat_model import ChatModel, _Row
+from prefactory.engines.base import Completion, Done, Failure, Request, settings_of
+from prefactory.engines.chat_model import ChatModel, ChatSettings, Tokens
+from prefactory.engines.transformers import Transformers
 from prefactory.errors import DataError
-
-if TYPE_CHECKING:
-    from generators.value_guided.step import Guided
 
 Floats = NDArray[np.float64]
 RewardFunction = Callable[[list[dict[str, str]], list[str]], Sequence[float]]
@@ -34,6 +32,16 @@ class Rule:
     weight: float = 1.0
     standardise: bool = True
     temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How rewards guide: see `generators.ValueGuided` for the fields."""
+
+    weight: float
+    standardise: bool
+    candidates: int
+    rollout: int
 
 
 def values(logits: Floats, rewards: Floats, weight: float, standardise: bool = False) -> Floats:
@@ -204,16 +212,20 @@ class GuidedModel(ChatModel):
     Each row is computed alone, its candidates being its batch: no answer depends on other rows.
     """
 
-    def __init__(self, config: Guided, reward: RewardFunction) -> None:
+    def __init__(self, base: Transformers, guidance: Guidance, reward: RewardFunction) -> None:
         """Load the model.
+
+        Args:
+            base: the model, resolved.
+            guidance: how rewards guide.
+            reward: of answers so far.
 
         Raises:
             ConfigError: as `prefactory.engines.Transformers`.
         """
-        base = config.base.resolved()
-        super().__init__(base, base.folder())
+        super().__init__(settings_of(ChatSettings, base), base.folder())
         self.capabilities = frozenset({"generate"})
-        self._guided = config
+        self._guidance = guidance
         self._reward = reward
 
     def run(self, requests: Iterable[Request], done: Done) -> None:
@@ -226,9 +238,9 @@ class GuidedModel(ChatModel):
                 empty = Failure("template", "the chat template makes no token of the messages")
                 done(place, ids if isinstance(ids, Failure) else empty)
             else:
-                rows.append([_Row(place, ids)])
+                rows.append([Tokens(place, ids)])
 
-        def work(part: list[_Row]) -> None:
+        def work(part: list[Tokens]) -> None:
             if self._pool is not None:
                 torch.get_num_threads()  # sets a thread up at its first question; ours comes after
                 torch.set_num_threads(1)
@@ -238,12 +250,12 @@ class GuidedModel(ChatModel):
         self._each(work, rows)
 
     def _answer(self, request: Request, ids: list[int]) -> Completion:
-        config, sampling = self._guided, request.sampling
+        guidance, sampling = self._guidance, request.sampling
         conversation = list(request.conversation)
 
         def reward(answers: list[list[int]]) -> Floats:
-            found = self._reward(conversation, [self._decode(a) for a in answers])
-            rewards = np.asarray(found, dtype=np.float64)
+            given = self._reward(conversation, [self._decode(a) for a in answers])
+            rewards = np.asarray(given, dtype=np.float64)
             if rewards.shape != (len(answers),) or not np.isfinite(rewards).all():
                 raise DataError(
                     f"the reward gave {rewards.tolist()} for {len(answers)} answers; it must give "
@@ -253,9 +265,13 @@ class GuidedModel(ChatModel):
 
         room = self._limit - len(ids) - sampling.max_tokens
         baseline = CachedBaseline(
-            self._model, ids, config.candidates, max(0, min(config.rollout, room)), self._end_ids
+            self._model,
+            ids,
+            guidance.candidates,
+            max(0, min(guidance.rollout, room)),
+            self._end_ids,
         )
-        rule = Rule(config.weight, config.standardise, sampling.temperature)
+        rule = Rule(guidance.weight, guidance.standardise, sampling.temperature)
         rng = np.random.Generator(np.random.Philox(key=request.draw_seed))
         tokens, reason = decode(baseline, reward, rule, self._end_ids, sampling.max_tokens, rng)
         return Completion(self._decode(tokens), reason, len(ids), len(tokens))

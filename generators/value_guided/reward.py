@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from prefactory.engines.encoder import Encoder, default_device
+from prefactory.engines.device import default_device
+from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
-
-if TYPE_CHECKING:
-    from generators.value_guided.step import Reward
 
 
 class RewardNet:
     """A loaded reward model; several threads may ask it, one at a time."""
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(self, model: str, head: int, device: str | None) -> None:
         """Load the model.
+
+        Args:
+            model: folder of a sequence-classification model.
+            head: which of its outputs counts.
+            device: torch device; None takes CUDA if there is one.
 
         Raises:
             ConfigError: it can't be loaded, or has fewer heads.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = Encoder(model=reward.model or "", precision="fp32").folder()
+        folder = Encoder(model=model, precision="fp32").folder()
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             net, info = AutoModelForSequenceClassification.from_pretrained(
@@ -33,22 +36,22 @@ class RewardNet:
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"reward model {reward.model!r} can't be loaded: {reason}") from error
+            raise ConfigError(f"reward model {model!r} can't be loaded: {reason}") from error
         if info["missing_keys"]:
             raise ConfigError(
-                f"reward model {reward.model!r} lacks weights {sorted(info['missing_keys'])[:3]}: "
+                f"reward model {model!r} lacks weights {sorted(info['missing_keys'])[:3]}: "
                 "it is no sequence-classification model"
             )
-        if reward.head >= net.config.num_labels:
+        if head >= net.config.num_labels:
             raise ConfigError(
-                f"reward model {reward.model!r} has {net.config.num_labels} heads, no {reward.head}"
+                f"reward model {model!r} has {net.config.num_labels} heads, no {head}"
             )
-        self._net: Any = net.float().to(reward.device or default_device()).eval()
+        self._net: Any = net.float().to(device or default_device()).eval()
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if self._net.config.pad_token_id is None:
             self._net.config.pad_token_id = self._tokenizer.pad_token_id
-        self._head = reward.head
+        self._head = head
         self._lock = threading.Lock()
 
     def score(self, conversation: list[dict[str, str]], texts: list[str]) -> list[float]:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
 from generators.answers.step import Origin
+from prefactory.asking import Sampled
 from prefactory.context import Context
-from prefactory.engines.base import Engine, EngineConfig, Request, Sampling
+from prefactory.engines.base import Engine, EngineConfig, Request, SamplingParams
 from prefactory.engines.encoder import Encoder
 from prefactory.engines.transformers import Transformers
 from prefactory.errors import ConfigError
@@ -64,7 +65,7 @@ class Reward(BaseModel):
             return _imported(self.function)
         from generators.value_guided.reward import RewardNet
 
-        return RewardNet(self).score
+        return RewardNet(self.model or "", self.head, self.device).score
 
 
 def _imported(path: str) -> Callable[[list[dict[str, str]], list[str]], Any]:
@@ -99,12 +100,13 @@ class Guided(EngineConfig):
         Raises:
             ConfigError: one of them can't be loaded.
         """
-        from generators.value_guided.model import GuidedModel
+        from generators.value_guided.model import Guidance, GuidedModel
 
-        return GuidedModel(self, self.reward.open())
+        guidance = Guidance(self.weight, self.standardise, self.candidates, self.rollout)
+        return GuidedModel(self.base.resolved(), guidance, self.reward.open())
 
 
-class ValueGuided(Generator):
+class ValueGuided(Sampled, Generator):
     """Answer prompts with a model in this process, choosing each token by logit and reward.
 
     Transfer Q* (arXiv:2405.20495): for each of the `candidates` likeliest next tokens the model
@@ -130,8 +132,8 @@ class ValueGuided(Generator):
         rollout: tokens that are written after each.
         standardise: measure rewards by their mean and sd over the candidates.
         n: answers of each prompt; more than one needs a temperature.
-        temperature: 0 takes the best token; else it is drawn by softmax(value / temperature).
-        max_tokens: of an answer.
+        sampling: temperature 0 takes the best token; else it is drawn by
+            softmax(value / temperature). Neither `top_p` nor `stop` can be given.
         name: of the model in the table; null is the model's name with "+guided".
         origin: of the answers.
 
@@ -152,15 +154,16 @@ class ValueGuided(Generator):
     rollout: int = Field(default=20, ge=0)
     standardise: bool = True
     n: int = Field(default=1, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=256, ge=1)
+    sampling: SamplingParams = SamplingParams(temperature=0.0, max_tokens=256)
     name: str | None = Field(default=None, min_length=1)
     origin: Origin = "open_model"
 
     @model_validator(mode="after")
     def _validate_n(self) -> Self:
-        if self.n > 1 and self.temperature == 0:
+        if self.n > 1 and self.sampling.temperature == 0:
             raise ValueError("n: at temperature 0 all answers would be the same")
+        if self.sampling.top_p < 1 or self.sampling.stop:
+            raise ValueError("sampling: top_p and stop can't be kept here; leave them out")
         return self
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -173,7 +176,7 @@ class ValueGuided(Generator):
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """`n` answers per prompt, each with all its rollouts."""
-        tokens = self.max_tokens * (1 + self.candidates * self.rollout * bool(self.weight))
+        tokens = self.sampling.max_tokens * (1 + self.candidates * self.rollout * bool(self.weight))
         return [Asks(self.model, self.n * prompts, PROMPT_TOKENS, tokens)]
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
@@ -191,7 +194,7 @@ class ValueGuided(Generator):
         name = self.name or f"{self.model.model}+guided"
         fields = self.model_dump(include={"weight", "candidates", "rollout", "standardise"})
         engine = Guided(model=name, base=self.model, reward=self.reward, **fields)
-        sampling = Sampling(temperature=self.temperature, max_tokens=self.max_tokens, seed=ctx.seed)
+        sampling = self.sampling.drawn(ctx.seed)
         calls = [
             Call(row, 0, Request(prompt, sampling, sample, f"{prompt_id}/{ctx.step}"))
             for row, (prompt_id, prompt) in enumerate(

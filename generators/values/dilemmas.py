@@ -11,18 +11,6 @@ from pydantic import Field, model_validator
 
 from catalog.values import coverage, facts
 from generators.answers.step import Origin
-from generators.asking import (
-    FORM_TOKENS,
-    QUESTION_TOKENS,
-    Asking,
-    ask_all,
-    fence,
-    lost,
-    missed,
-    open_tasks,
-    transcript,
-    write_all,
-)
 from generators.made_rows import ORIGINS, PARENT, children, said, sides, text_column
 from generators.new_prompts.rules import nearest_rouge_l, unwanted
 from generators.values.tasks import (
@@ -38,7 +26,18 @@ from generators.values.tasks import (
     read_rule,
 )
 from generators.values.values import Ranked, least_covered, ranked
+from prefactory.asking import (
+    FORM_TOKENS,
+    QUESTION_TOKENS,
+    Asking,
+    fence,
+    lost,
+    missed,
+    open_tasks,
+    request_text,
+)
 from prefactory.context import Context
+from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.identity import fingerprint
 from prefactory.prompts import Prompted
@@ -84,7 +83,8 @@ class Dilemmas(Prompted, Asking, Generator):
         confirm: whether anybody is asked that.
         rule_words: of a rule, at most.
         answer_words: that an answer is told to have.
-        answer_tokens: of an answer, at most.
+        sampling: how rules and scenes are drawn.
+        answer_sampling: how answers are drawn.
         max_similarity: greatest ROUGE-L F1 of two scenes of one row.
         origin: of the answers.
 
@@ -111,10 +111,10 @@ class Dilemmas(Prompted, Asking, Generator):
     confirm: bool = True
     rule_words: int = Field(default=25, ge=5)
     answer_words: int = Field(default=120, ge=10)
-    answer_tokens: int = Field(default=512, ge=1)
+    answer_sampling: SamplingParams = SamplingParams(max_tokens=512)
     max_similarity: float = Field(default=0.7, gt=0, le=1)
     origin: Origin = "open_model"
-    temperature: float = Field(default=1.0, ge=0)
+    sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
     @model_validator(mode="after")
     def _validate_values(self) -> Self:
@@ -160,7 +160,10 @@ class Dilemmas(Prompted, Asking, Generator):
             judge = self.judge or self.writer
             found.append(Asks(judge, scenes, QUESTION_TOKENS, FORM_TOKENS))
         answerer = self.answerer or self.writer
-        return [*found, Asks(answerer, 2 * scenes, QUESTION_TOKENS, self.answer_tokens)]
+        return [
+            *found,
+            Asks(answerer, 2 * scenes, QUESTION_TOKENS, self.answer_sampling.max_tokens),
+        ]
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """A pair per dilemma."""
@@ -235,7 +238,7 @@ class Dilemmas(Prompted, Asking, Generator):
         )
         rules = []
         for row, (key, prompt, first, second) in enumerate(drawn.iter_rows()):
-            situation = transcript(prompt).strip()
+            situation = request_text(prompt).strip()
             for value in found.chosen_first((first, second)):
                 rule = Rule(row, f"{key}/{value.id}", situation=situation, value=value)
                 if not situation:
@@ -258,17 +261,8 @@ class Dilemmas(Prompted, Asking, Generator):
         def take(rule: Rule, parsed: tuple[str, str]) -> None:
             rule.text, rule.act = parsed
 
-        ask_all(
-            ctx,
-            self.writer,
-            rules,
-            "rule",
-            self.sampling(ctx, RULE),
-            partial(read_rule, most=self.rule_words),
-            question,
-            take,
-            self.attempts,
-        )
+        read = partial(read_rule, most=self.rule_words)
+        self.asker(ctx, self.writer).parsed(rules, "rule", read, question, take, RULE.schema)
         return rules
 
     def _scenes(self, tasks: list[Dilemma], ctx: Context) -> None:
@@ -293,7 +287,7 @@ class Dilemmas(Prompted, Asking, Generator):
             if (label := unwanted(task.asked, labels)) is not None:
                 task.fail("names_value", f"it says {label!r}")
 
-        self.ask_form(ctx, self.writer, tasks, "scene", SCENE, question, take)
+        self.asker(ctx, self.writer).forms(tasks, "scene", SCENE, question, take)
         told: dict[int, list[str]] = {}
         for task in open_tasks(tasks):
             before = told.setdefault(task.row, [])
@@ -315,10 +309,10 @@ class Dilemmas(Prompted, Asking, Generator):
                 task.fail("no_conflict", "both rules can be kept")
 
         judge = self.judge or self.writer
-        self.ask_form(ctx, judge, tasks, "check", CHECK, question, take, temperature=0.0)
+        self.asker(ctx, judge, greedy=True).forms(tasks, "check", CHECK, question, take)
 
     def _answers(self, tasks: list[Dilemma], ctx: Context) -> None:
-        sampling = self.sampling(ctx).model_copy(update={"max_tokens": self.answer_tokens})
+        answerer = self.asker(ctx, self.answerer or self.writer, self.answer_sampling)
         for side in (0, 1):
 
             def question(task: Dilemma, side: int = side) -> str:
@@ -337,8 +331,7 @@ class Dilemmas(Prompted, Asking, Generator):
                     task.fail("same_text", "both answers say the same")
                 task.answers.append(text)
 
-            answerer = self.answerer or self.writer
-            write_all(ctx, answerer, tasks, f"answer {side}", sampling, question, take)
+            answerer.texts(tasks, f"answer {side}", question, take)
 
     def _rows(self, table: pl.DataFrame, fine: list[Dilemma]) -> pl.DataFrame:
         system = self._ranked().system

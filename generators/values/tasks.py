@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from catalog.values import Node
-from generators.asking import Task
-from generators.forms import Form
+from prefactory.asking import Task
+from prefactory.forms import Form
 from prefactory.measures.diversity import rouge_l, words
 from prefactory.prompts import Text
 

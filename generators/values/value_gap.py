@@ -10,23 +10,23 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.answers.step import Origin
-from generators.asking import (
+from generators.made_rows import ORIGINS, Column, children, sides, text_column
+from generators.new_prompts.augment_examples import word_count
+from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
     Task,
-    ask_all,
     fence,
     lost,
     missed,
     open_tasks,
-    transcript,
+    request_text,
+    storable,
 )
-from generators.forms import Form, storable
-from generators.made_rows import ORIGINS, Column, children, sides, text_column
-from generators.new_prompts.augment_examples import word_count
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -173,7 +173,7 @@ class ValueGapPairs(Prompted, Asking, Generator):
         topics = table[self.topic].cast(pl.String) if self.topic in table.columns else None
         told = topics.to_list() if topics is not None else [None] * table.height
         answers = [
-            _Answer(row, f"{key}/{stance}", prompt=transcript(prompt), topic=topic, stance=stance)
+            _Answer(row, f"{key}/{stance}", prompt=request_text(prompt), topic=topic, stance=stance)
             for row, (key, prompt, topic) in enumerate(
                 zip(table["prompt_id"], table["prompt"].to_list(), told, strict=True)
             )
@@ -203,17 +203,8 @@ class ValueGapPairs(Prompted, Asking, Generator):
         def take(answer: _Answer, text: str) -> None:
             answer.text = text
 
-        ask_all(
-            ctx,
-            self.writer,
-            answers,
-            "answer",
-            self.sampling(ctx),
-            partial(_of_length, low=low, high=high),
-            question,
-            take,
-            self.attempts,
-        )
+        of_length = partial(_of_length, low=low, high=high)
+        self.asker(ctx, self.writer).parsed(answers, "answer", of_length, question, take)
 
     def _vote(self, answers: list[_Answer], ctx: Context) -> None:
         def question(answer: _Answer) -> str:
@@ -227,7 +218,7 @@ class ValueGapPairs(Prompted, Asking, Generator):
 
         judge = self.judge or self.writer
         for vote in range(self.votes):
-            self.ask_form(ctx, judge, answers, f"vote {vote}", _STANCE, question, take)
+            self.asker(ctx, judge).forms(answers, f"vote {vote}", _STANCE, question, take)
         for answer in open_tasks(answers):
             if answer.votes < self.min_agreement * self.votes:
                 answer.fail(
@@ -286,8 +277,8 @@ def _of_length(text: str, low: int, high: int) -> str:
     Raises:
         ValueError: it has fewer or more; a sentence for the model.
     """
-    found = storable(text)
-    count = word_count(found)
+    answer = storable(text).strip()
+    count = word_count(answer)
     if not low <= count <= high:
         raise ValueError(f"That has {count} words. Write between {low} and {high}.")
-    return found
+    return answer

@@ -54,7 +54,7 @@ class Judge(Judging, Generator):
 
     Example:
         - labelers.Judge:
-            judges: [{engine: server, base_url: 'http://localhost:8000/v1', model: judge}]
+            judge: {engine: server, base_url: 'http://localhost:8000/v1', model: judge}
             mode: pairwise
     """
 
@@ -126,7 +126,7 @@ class Judge(Judging, Generator):
             State with the table `votes`, and as `info` what `prefactory.measures.judge_report`
             says of them.
         """
-        info: dict[str, Any] = {"models": [judge.model for judge in self.judges], "name": self.name}
+        info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
         info |= vote_report(parts)
         self.warn_of_bias(info)
         return State({"votes": parts}, info)

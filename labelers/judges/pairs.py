@@ -44,7 +44,7 @@ class JudgePairs(Judging, Labeler):
 
     Example:
         - labelers.JudgePairs:
-            judges: [{engine: server, base_url: 'http://localhost:8000/v1', model: judge}]
+            judge: {engine: server, base_url: 'http://localhost:8000/v1', model: judge}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
@@ -71,7 +71,7 @@ class JudgePairs(Judging, Labeler):
             `models`, the `name` of the columns, and what `prefactory.measures.judge_report` says
             of them.
         """
-        info: dict[str, Any] = {"models": [judge.model for judge in self.judges], "name": self.name}
+        info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
         info |= judge_report(parts, self.name)
         self.warn_of_bias(info)
         return State({"judged": parts}, info)

@@ -14,19 +14,19 @@ from pydantic import Field, field_validator, model_validator
 
 from labelers.judges import verdicts
 from labelers.judges.votes import TIE, VOTES, Rules, no_votes, orders, settled
-from labelers.questions import (
+from prefactory.asking import (
+    GREEDY,
     MATERIAL_TOKENS,
+    Answer,
     Asking,
+    Jury,
     answer_text,
-    ask_each,
-    mark,
-    opened,
+    fence,
     tokens_of,
     transcript,
 )
 from prefactory.context import Context
-from prefactory.engines.ask import Answer
-from prefactory.engines.base import Conversation, Failure
+from prefactory.engines.base import Conversation, Failure, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.identity import fingerprint, identity_of
 from prefactory.prompts import Prompted, Text
@@ -69,7 +69,7 @@ class Judging(Prompted, Asking):
     (`attempts`), and then counts as invalid. `judge_votes.outcomes` says when votes decide.
 
     Attributes:
-        judges: the models that vote, one or several (a jury); all votes count alike.
+        judge: the model that votes, or a list of several (a jury); all votes count alike.
         criteria: what to judge by, one line each (attributes, or a constitution's principles).
         rounds: how often each answer stands in each place before each judge, in another order of
             the others from the second time on.
@@ -104,7 +104,8 @@ class Judging(Prompted, Asking):
         ),
     }
 
-    judges: list[AnyEngine] = Field(min_length=1)
+    judge: Jury = Field(min_length=1)
+    sampling: SamplingParams = GREEDY
     criteria: tuple[str, ...] = ()
     rounds: int = Field(default=1, ge=1)
     agreement: float = Field(default=0.6, gt=0, le=1)
@@ -117,9 +118,9 @@ class Judging(Prompted, Asking):
     early_stop: bool = True
     name: str = Field(default="judge", pattern=r"^[a-z][a-z0-9_]*$")
 
-    @field_validator("judges")
+    @field_validator("judge")
     @classmethod
-    def _validate_judges(cls, value: list[AnyEngine]) -> list[AnyEngine]:
+    def _validate_judge(cls, value: tuple[AnyEngine, ...]) -> tuple[AnyEngine, ...]:
         marks = [fingerprint(identity_of(j.model_dump(mode="json"))) for j in value]
         if len(set(marks)) < len(marks):
             raise ValueError(
@@ -141,14 +142,14 @@ class Judging(Prompted, Asking):
 
     def planned(self, answers: pl.Expr) -> pl.Expr:
         """Number of votes on a question with so many answers, if nobody stops."""
-        return (answers * self.rounds * len(self.judges)).cast(pl.Int64)
+        return (answers * self.rounds * len(self.judge)).cast(pl.Int64)
 
     def asks_for(self, questions: int, answers: float) -> list[Asks]:
         """Calls for a number of questions with so many answers each, for `plan`."""
         calls = round(questions * answers * self.rounds)
         texts = tokens_of("".join(self.texts().values()))
         tokens = texts + round(answers * MATERIAL_TOKENS)
-        return [Asks(judge, calls, tokens, self.max_tokens) for judge in self.judges]
+        return [Asks(judge, calls, tokens, self.sampling.max_tokens) for judge in self.judge]
 
     def poll(self, questions: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Let all judges vote on questions.
@@ -166,10 +167,10 @@ class Judging(Prompted, Asking):
             "question", planned=self.planned(pl.col("ids").list.len().cast(pl.Int64))
         )
         votes, number = no_votes(), 0
-        faults: list[Counter[str]] = [Counter() for _ in self.judges]
+        faults: list[Counter[str]] = [Counter() for _ in self.judge]
         while ballots:
             cast = []
-            for judge in range(len(self.judges)):
+            for judge in range(len(self.judge)):
                 cast += self._round(judge, number, ballots, ctx, faults[judge])
             new = pl.DataFrame(cast, schema=VOTES, orient="row")
             votes, number = pl.concat([votes, new]), number + 1
@@ -179,7 +180,7 @@ class Judging(Prompted, Asking):
                 over = set(done.to_list())
                 ballots = [b for b in ballots if b.question not in over]
         for judge, found in enumerate(faults):
-            _warn(self.judges[judge].model, found)
+            _warn(self.judge[judge].model, found)
         return votes
 
     def warn_of_bias(self, info: Mapping[str, Any]) -> None:
@@ -196,7 +197,7 @@ class Judging(Prompted, Asking):
             _LOG.warning(
                 "judge %s goes by the place: %.0f%% of its votes among %d answers are for place "
                 "%d, where %.0f%% would be fair",
-                self.judges[number].model,
+                self.judge[number].model,
                 100 * worst["share"],
                 worst["answers"],
                 worst["place"] + 1,
@@ -233,20 +234,18 @@ class Judging(Prompted, Asking):
         faults: Counter[str],
     ) -> list[tuple[Any, ...]]:
         """One judge's votes on all open questions in the ordering with a number."""
-        engine = opened(ctx, self.judges[judge], type(self).__name__)
+        asker = self.asker(ctx, self.judge[judge])
         cast: list[tuple[Any, ...]] = []
         for size in sorted({len(b.answers) for b in ballots}):
             asked = [b for b in ballots if len(b.answers) == size]
             shown = [orders(b.base, number) for b in asked]
             pairs = zip(asked, shown, strict=True)
             schema = verdicts.schema(size, self.ties, self.strength, self.rationale)
-            replies = ask_each(
-                engine,
+            replies = asker.each(
                 [self._conversation(b, order) for b, order in pairs],
-                self.sampling(schema if self.form == "json" else None),
                 partial(verdicts.verdict_of, n=size, ties=self.ties, strength=self.strength),
-                self.attempts,
-                [str(number)] * len(asked),
+                schema if self.form == "json" else None,
+                salts=[str(number)] * len(asked),
             )
             for ballot, order, (reply,) in zip(asked, shown, replies, strict=True):
                 if isinstance(reply, Failure):
@@ -274,7 +273,7 @@ class Judging(Prompted, Asking):
             answers=answers,
             names=list(verdicts.NAMES[: len(order)]),
             options=options,
-            mark=mark(ballot.conversation, *sorted(answers)),
+            mark=fence(ballot.conversation, *sorted(answers)),
             criteria=criteria,
             ties=self.ties,
             strength=self.strength,

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from labelers.rules.json_answers import parsed
-from prefactory.engines.json_objects import after_thoughts, objects
+from prefactory.forms import after_thoughts, objects
 
 NAMES = ascii_uppercase
 """Names of the answers of one question, in the order in which they are shown."""

@@ -20,7 +20,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from labelers.models.chat_rows import Row
-from prefactory.engines.encoder import Encoder, default_device
+from prefactory.engines.device import default_device
+from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.identity import identity_of
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from labelers.questions import transcript
+from prefactory.asking import transcript
 from prefactory.context import Context
 from prefactory.tables import MESSAGES, with_prompt_id
 

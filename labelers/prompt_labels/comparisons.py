@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from labelers.combine.scoring import Floats
 from labelers.prompt_labels import anchors
-from labelers.questions import ask_each, mark, opened
+from prefactory.asking import Answer, Asker, fence
 from prefactory.context import Context
-from prefactory.engines.ask import Answer
 from prefactory.engines.base import Failure, Message
-from prefactory.engines.json_objects import all_of, fields
-
-if TYPE_CHECKING:
-    from labelers.prompt_labels.quality import PromptQuality
+from prefactory.forms import all_of, fields
 
 AT_A_TIME = 5000
 """Comparisons (of a prompt with an anchor) whose texts are held at a time."""
@@ -49,14 +45,33 @@ class Compared:
         return mean
 
 
+@dataclass(frozen=True)
 class Comparer:
-    """Asks the judges of a step."""
+    """Asks judges which of two prompts is better.
 
-    def __init__(self, step: PromptQuality, ctx: Context) -> None:
-        self.step = step
-        self.ctx = ctx
-        self.names = list(step.dimensions)
-        self.system: Message = {"role": "system", "content": step.render("system")}
+    Attributes:
+        ctx: draws the anchors of a prompt.
+        judges: who are asked.
+        dimensions: name -> what it means, for the judge.
+        per_prompt: anchors that a prompt is compared with.
+        render: fills the texts `system` and `question`.
+    """
+
+    ctx: Context
+    judges: Sequence[Asker]
+    dimensions: Mapping[str, str]
+    per_prompt: int
+    render: Callable[..., str]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the dimensions."""
+        return list(self.dimensions)
+
+    @cached_property
+    def system(self) -> Message:
+        """The system message of every question."""
+        return {"role": "system", "content": self.render("system")}
 
     def compared(self, prompts: pl.DataFrame, frozen: pl.DataFrame) -> Compared:
         """Compare prompts with anchors of their buckets.
@@ -65,13 +80,13 @@ class Comparer:
             prompts: `prompt_id`, `prompt`, `bucket`; each prompt once.
             frozen: the anchors, as `labelers.prompt_labels.anchors.SCHEMA`.
         """
-        picks = anchors.picked(prompts, frozen, self.step.per_prompt, self.ctx)
+        picks = anchors.picked(prompts, frozen, self.per_prompt, self.ctx)
         found, reasons = self._outcomes(picks, anchors.texts(prompts), anchors.texts(frozen))
         k = len(self.names)
         near: dict[str, list[int]] = {}
         for place, prompt_id in enumerate(picks["prompt_id"].to_list()):
             near.setdefault(prompt_id, []).append(place)
-        width = self.step.per_prompt  # fixed, so that sums round alike in every shard
+        width = self.per_prompt  # fixed, so that sums round alike in every shard
         ids = picks["anchor_id"].to_list()
         outcomes = np.full((prompts.height, width, k), np.nan)
         names, why = [], []
@@ -111,10 +126,8 @@ class Comparer:
         orders = [self._conversation(a, b) for a, b in pairs]
         orders += [self._conversation(b, a) for a, b in pairs]
         schema = all_of({n: {"type": "string", "enum": list(VERDICTS)} for n in self.names})
-        for judge in self.step.judges:
-            engine = opened(self.ctx, judge, "labelers.PromptQuality")
-            sampling = self.step.sampling(schema)
-            replies = ask_each(engine, orders, sampling, self._parse, self.step.attempts)
+        for judge in self.judges:
+            replies = judge.each(orders, self._parse, schema)
             for i in range(len(pairs)):
                 (one,), (other,) = replies[i], replies[i + len(pairs)]
                 if isinstance(one, Answer) and isinstance(other, Answer):
@@ -127,12 +140,12 @@ class Comparer:
             return total / count[:, None], reasons
 
     def _conversation(self, first: str, second: str) -> list[Message]:
-        text = self.step.render(
+        text = self.render(
             "question",
             first=first,
             second=second,
-            mark=mark(first, second),
-            dimensions=self.step.dimensions,
+            mark=fence(first, second),
+            dimensions=self.dimensions,
             form=self._form(),
         )
         return [self.system, {"role": "user", "content": text}]

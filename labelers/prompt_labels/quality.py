@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from labelers.prompt_labels import anchored_scores, anchors
 from labelers.prompt_labels.anchors import Anchor
 from labelers.prompt_labels.comparisons import Compared, Comparer
-from labelers.questions import Asking, tokens_of
+from prefactory.asking import GREEDY, Asking, Jury, tokens_of
 from prefactory.context import Context
-from prefactory.engines.configs import AnyEngine
+from prefactory.engines.base import SamplingParams
 from prefactory.identity import canonical_json, fingerprint
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler, Scope, State
@@ -66,7 +66,7 @@ class PromptQuality(Prompted, Asking, Labeler):
 
     Example:
         - labelers.PromptQuality:
-            judges: [{engine: server, base_url: 'http://localhost:8000/v1', model: judge}]
+            judge: {engine: server, base_url: 'http://localhost:8000/v1', model: judge}
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
@@ -80,7 +80,8 @@ class PromptQuality(Prompted, Asking, Labeler):
         ),
     }
 
-    judges: tuple[AnyEngine, ...] = Field(min_length=1)
+    judge: Jury = Field(min_length=1)
+    sampling: SamplingParams = GREEDY
     name: str = Field(default="prompt_quality", pattern="^[A-Za-z][A-Za-z0-9_]*$")
     bucket: str | None = Field(default=None, min_length=1)
     anchors: Literal["dataset"] | tuple[Anchor, ...] = "dataset"
@@ -100,9 +101,9 @@ class PromptQuality(Prompted, Asking, Labeler):
         taken = {"se", "anchors"} & set(self.dimensions)
         if taken or not all(name.isidentifier() for name in self.dimensions):
             raise ValueError("dimensions: names are words, and not se or anchors")
-        texts = [canonical_json(j.model_dump(mode="json")) for j in self.judges]
+        texts = [canonical_json(j.model_dump(mode="json")) for j in self.judge]
         if len(set(texts)) < len(texts):
-            raise ValueError("judges: the same one is there twice; it would say the same twice")
+            raise ValueError("judge: the same one is there twice; it would say the same twice")
         if isinstance(self.anchors, tuple) and not self.anchors:
             raise ValueError("anchors: the list is empty")
         return self
@@ -123,7 +124,7 @@ class PromptQuality(Prompted, Asking, Labeler):
         given = len(self.anchors) if isinstance(self.anchors, tuple) else 0
         more = given if self.method == "bradley_terry" else 0
         calls = (prompts + more) * self.per_prompt * 2
-        return [Asks(judge, calls, asked, self.max_tokens) for judge in self.judges]
+        return [Asks(judge, calls, asked, self.sampling.max_tokens) for judge in self.judge]
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """The shard's candidates for anchors: at most `per_bucket` of each bucket.
@@ -171,12 +172,21 @@ class PromptQuality(Prompted, Asking, Labeler):
         """
         frozen = ctx.fitted.tables["anchors"]
         prompts = self._prompts(table)
-        compared = Comparer(self, ctx).compared(prompts, frozen)
+        compared = self._comparer(ctx).compared(prompts, frozen)
         found = prompts.select("prompt_id").hstack(self._scores(prompts, frozen, compared))
         joined = table.select("prompt_id").join(
             found, on="prompt_id", how="left", maintain_order="left"
         )
         return joined.select(*self.adds(Shape.PROMPTS))
+
+    def _comparer(self, ctx: Context) -> Comparer:
+        return Comparer(
+            ctx,
+            [self.asker(ctx, judge) for judge in self.judge],
+            self.dimensions,
+            self.per_prompt,
+            self.render,
+        )
 
     def _prompts(self, table: pl.DataFrame) -> pl.DataFrame:
         """`prompt_id`, `prompt` and `bucket`, each prompt once (the first row's bucket counts)."""
@@ -191,7 +201,7 @@ class PromptQuality(Prompted, Asking, Labeler):
         """
         parts = []
         for rows in found.partition_by("bucket", maintain_order=True):
-            compared = Comparer(self, ctx).compared(rows, rows)
+            compared = self._comparer(ctx).compared(rows, rows)
             place = {a: i for i, a in enumerate(rows["prompt_id"].to_list())}
             matrix = np.full((rows.height, rows.height), np.nan)
             matrix[

@@ -11,9 +11,8 @@ from pydantic import Field, model_validator
 from labelers.prompt_labels import axes as tag_axes
 from labelers.prompt_labels.axes import AXES, TAGS, Axis, Vote
 from labelers.prompt_labels.votes import Agreed, agreed
-from labelers.questions import Asking, ask_each, mark, opened, tokens_of, transcript
+from prefactory.asking import Answer, Asking, fence, tokens_of, transcript
 from prefactory.context import Context
-from prefactory.engines.ask import Answer
 from prefactory.engines.base import Failure, Message
 from prefactory.engines.configs import AnyEngine
 from prefactory.prompts import Prompted, Text
@@ -68,7 +67,6 @@ class PromptTags(Prompted, Asking, Labeler):
     votes: int = Field(default=3, ge=1)
     review_below: float = Field(default=2 / 3, ge=0, le=1)
     free: int = Field(default=0, ge=0, le=32)
-    temperature: float = Field(default=0.7, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -76,8 +74,8 @@ class PromptTags(Prompted, Asking, Labeler):
         taken = {"confidence", "review", "free"} & set(names)
         if taken or len(set(names)) < len(names):
             raise ValueError("axes: every name once, and not confidence, review or free")
-        if self.votes > 1 and self.temperature == 0:
-            raise ValueError("votes: at temperature 0 all are alike; set a temperature")
+        if self.votes > 1 and self.sampling.temperature == 0:
+            raise ValueError("votes: at temperature 0 all are alike; set sampling.temperature")
         return self
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -97,7 +95,7 @@ class PromptTags(Prompted, Asking, Labeler):
         """One call per prompt and vote."""
         axes = "".join(f"{a.description} {v} {t}" for a in self.axes for v, t in a.values.items())
         asked = tokens_of("".join(self.texts().values()) + axes)
-        return [Asks(self.tagger, prompts * self.votes, asked, self.max_tokens)]
+        return [Asks(self.tagger, prompts * self.votes, asked, self.sampling.max_tokens)]
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Tag the prompts of a table.
@@ -114,13 +112,12 @@ class PromptTags(Prompted, Asking, Labeler):
             [system, {"role": "user", "content": self._question(prompt)}]
             for prompt in prompts["prompt"].to_list()
         ]
-        sampling = self.sampling(tag_axes.schema(self.axes, self.free), self.votes)
+        schema = tag_axes.schema(self.axes, self.free)
 
         def parse(text: str) -> Vote:
             return tag_axes.read(text, self.axes, self.free)
 
-        engine = opened(ctx, self.tagger, "labelers.PromptTags")
-        replies = ask_each(engine, conversations, sampling, parse, self.attempts)
+        replies = self.asker(ctx, self.tagger).each(conversations, parse, schema, self.votes)
         found = pl.DataFrame(
             [self._row(answers) for answers in replies], schema=self.adds(Shape.PROMPTS)
         )
@@ -135,7 +132,7 @@ class PromptTags(Prompted, Asking, Labeler):
         axes = [a.model_dump() for a in self.axes]
         form = tag_axes.form(self.axes, self.free)
         return self.render(
-            "question", conversation=text, mark=mark(text), axes=axes, free=self.free, form=form
+            "question", conversation=text, mark=fence(text), axes=axes, free=self.free, form=form
         )
 
     def _row(self, answers: list[Answer[Vote] | Failure]) -> dict[str, Any]:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
-from labelers.questions import answer_text, ask_each, mark, storable, transcript
 from labelers.rubric import parse as rubric_parse
 from labelers.rubric.items import Item
 from labelers.rubric.parse import Reading
-from prefactory.engines.ask import Answer
-from prefactory.engines.base import Engine, Failure, Message
-from prefactory.engines.json_objects import after_thoughts
+from prefactory.asking import Answer, Asker, answer_text, fence, storable, transcript
+from prefactory.engines.base import Failure, Message
+from prefactory.forms import after_thoughts
 from prefactory.identity import fingerprint
-
-if TYPE_CHECKING:
-    from labelers.rubric.step import Rubric
 
 Messages = list[dict[str, Any]]
 Reply = Answer[Reading] | Failure
+Critique = Literal["none", "same", "first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +60,28 @@ class Rated:
     detail: str | None = None
 
 
+@dataclass(frozen=True)
 class Grader:
-    """Asks one judge by the settings of one step."""
+    """Asks one judge.
 
-    def __init__(self, step: Rubric, engine: Engine) -> None:
-        self.step = step
-        self.engine = engine
-        self.system: Message = {"role": "system", "content": step.render("system")}
+    Attributes:
+        judge: who is asked.
+        render: fills the step's prompt texts.
+        critique: none, in the `same` answer before the ratings, or in one of its own `first`.
+        samples: of each rating.
+        min_samples: that must be valid.
+    """
+
+    judge: Asker
+    render: Callable[..., str]
+    critique: Critique
+    samples: int
+    min_samples: int
+
+    @cached_property
+    def system(self) -> Message:
+        """The system message of every question."""
+        return {"role": "system", "content": self.render("system")}
 
     def rated(self, questions: Sequence[Question]) -> list[Rated]:
         """Ask about every row that has no reason against it; rows of one form go out together."""
@@ -80,14 +93,14 @@ class Grader:
         for places in groups.values():
             asked = [questions[place] for place in places]
             for place, replies in zip(places, self._replies(asked), strict=True):
-                found[place] = summed(replies, self.step.min_samples)
+                found[place] = summed(replies, self.min_samples)
         return found
 
     def _replies(self, questions: list[Question]) -> list[list[Reply]]:
         """`samples` replies to each of n questions that share their keys."""
-        if self.step.critique == "first":
+        if self.critique == "first":
             return self._critique_first(questions)
-        same = self.step.critique == "same"
+        same = self.critique == "same"
         items = questions[0].items
         form = rubric_parse.form(items, same)
         conversations = [
@@ -96,12 +109,12 @@ class Grader:
             )
             for q in questions
         ]
-        sampling = self.step.sampling(rubric_parse.schema(items, same), self.step.samples)
 
         def parse(text: str) -> Reading:
             return rubric_parse.read(text, items, same)
 
-        return ask_each(self.engine, conversations, sampling, parse, self.step.attempts)
+        schema = rubric_parse.schema(items, same)
+        return self.judge.each(conversations, parse, schema, self.samples)
 
     def _critique_first(self, questions: list[Question]) -> list[list[Reply]]:
         items = questions[0].items
@@ -110,8 +123,7 @@ class Grader:
             self._opened_by("critique", material=self._material(q), items=shown(q))
             for q in questions
         ]
-        free = self.step.sampling(None, self.step.samples)
-        critiques = ask_each(self.engine, asked, free, _critique, self.step.attempts)
+        critiques = self.judge.each(asked, _critique, n=self.samples)
         places, conversations, salts = [], [], []
         for row, samples in enumerate(critiques):
             digest = fingerprint(asked[row])
@@ -119,33 +131,32 @@ class Grader:
                 if isinstance(said, Failure):
                     continue
                 places.append((row, sample))
-                rate = self.step.render("rate", items=shown(questions[row]), form=form)
+                rate = self.render("rate", items=shown(questions[row]), form=form)
                 turns = [_turn("assistant", said.value), _turn("user", rate)]
                 conversations.append([*asked[row], *turns])
                 salts.append(f"{digest}/{sample}")
-        sampling = self.step.sampling(rubric_parse.schema(items))
 
         def parse(text: str) -> Reading:
             return rubric_parse.read(text, items)
 
-        found = ask_each(self.engine, conversations, sampling, parse, self.step.attempts, salts)
+        rated = self.judge.each(conversations, parse, rubric_parse.schema(items), salts=salts)
         replies: list[list[Reply]] = [
             [s if isinstance(s, Failure) else Failure("no_answer") for s in samples]
             for samples in critiques
         ]
-        for (row, sample), (reply,) in zip(places, found, strict=True):
+        for (row, sample), (reply,) in zip(places, rated, strict=True):
             replies[row][sample] = _with_critique(reply, critiques[row][sample])
         return replies
 
     def _opened_by(self, name: str, **values: Any) -> list[Message]:  # noqa: ANN401 - of templates
-        return [self.system, _turn("user", self.step.render(name, **values))]
+        return [self.system, _turn("user", self.render(name, **values))]
 
     def _material(self, question: Question) -> str:
         conversation = transcript(question.prompt)
         response = answer_text(question.response)
         reference = question.reference
-        code = mark(conversation, response, reference or "")
-        return self.step.render(
+        code = fence(conversation, response, reference or "")
+        return self.render(
             "material", conversation=conversation, response=response, reference=reference, mark=code
         )
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from labelers.questions import storable
 from labelers.rubric.items import Item
-from prefactory.engines.json_objects import (
+from prefactory.asking import storable
+from prefactory.forms import (
     after_thoughts,
     all_of,
     folded,

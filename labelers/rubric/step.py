@@ -8,18 +8,19 @@ of the levels as in Multifaceted Bench (Janus, arXiv:2405.17977). The prompt tex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from labelers.questions import Asking, opened, tokens_of
-from labelers.rubric.calls import Grader, Question, Rated
+from labelers.rubric.calls import Critique, Grader, Question, Rated
 from labelers.rubric.items import Attribute, Criterion, Item, Name, of_row, read_criteria
+from prefactory.asking import GREEDY, Asking, tokens_of
 from prefactory.context import Context
+from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.engines.json_objects import folded
+from prefactory.forms import folded
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler
 from prefactory.tables import SCORE, Shape
@@ -92,13 +93,14 @@ class Rubric(Prompted, Asking, Labeler):
     }
 
     judge: AnyEngine
+    sampling: SamplingParams = GREEDY
     name: Name = "rubric"
     attributes: tuple[Attribute, ...] = ()
     criteria: tuple[Criterion, ...] = ()
     rubric: str | None = Field(default=None, min_length=1)
     scale: tuple[float, float] | None = None
     combined: bool | None = None
-    critique: Literal["none", "same", "first"] = "none"
+    critique: Critique = "none"
     keep_critique: bool = False
     samples: int = Field(default=1, ge=1)
     min_samples: int = Field(default=1, ge=1)
@@ -126,8 +128,8 @@ class Rubric(Prompted, Asking, Labeler):
         return self
 
     def _check_samples(self) -> None:
-        if self.samples > 1 and self.temperature == 0:
-            raise ValueError("samples: at temperature 0 all are alike; set a temperature")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError("samples: at temperature 0 all are alike; set sampling.temperature")
         if self.min_samples > self.samples:
             raise ValueError(f"min_samples ({self.min_samples}) is above samples ({self.samples})")
 
@@ -194,7 +196,7 @@ class Rubric(Prompted, Asking, Labeler):
         texts = self.texts()
         asked = tokens_of("".join(texts.values()) + "".join(i.text for i in self._fixed()))
         calls = rows * self.samples * (2 if self.critique == "first" else 1)
-        return [Asks(self.judge, calls, asked, self.max_tokens)]
+        return [Asks(self.judge, calls, asked, self.sampling.max_tokens)]
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Rate every answer.
@@ -206,7 +208,9 @@ class Rubric(Prompted, Asking, Labeler):
             ConfigError: a replaced prompt text fails on these values.
         """
         questions = self._questions(table)
-        grader = Grader(self, opened(ctx, self.judge, "labelers.Rubric"))
+        grader = Grader(
+            self.asker(ctx, self.judge), self.render, self.critique, self.samples, self.min_samples
+        )
         rated = grader.rated(questions)
         columns = self._columns(table, questions, rated)
         return pl.DataFrame(columns, schema=self.adds(Shape.RESPONSES))

@@ -11,16 +11,18 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.errors import PrefactoryError
 from prefactory.identity import canonical_json, fingerprint, identity_of
+
+S = TypeVar("S")
 
 Message = dict[str, str]
 """One turn: `role` (system, user or assistant) and `content`."""
@@ -44,15 +46,49 @@ class EngineError(PrefactoryError, RuntimeError):
     """An engine can't work at all: no rights, no such model, an unknown scripted request."""
 
 
-class Sampling(BaseModel):
-    """How answers are drawn. All of it is identity.
+class SamplingParams(BaseModel):
+    """How a model's answers are drawn, as a step's `sampling` has it.
 
     Attributes:
-        n: samples per conversation.
         temperature: 0 takes the likeliest token.
         top_p: share of probability that is drawn from.
         max_tokens: of one answer.
         stop: texts that end an answer; they are not part of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
+    stop: tuple[str, ...] = ()
+
+    def drawn(
+        self,
+        seed: int,
+        n: int = 1,
+        json_schema: dict[str, Any] | None = None,
+        writes: Writes = "answer",
+    ) -> Sampling:
+        """These numbers with a run's seed; the likeliest answer (temperature 0) needs none.
+
+        So another seed of a recipe pays for no greedy judge again.
+        """
+        own = SamplingParams.model_dump(self, include={*SamplingParams.model_fields})
+        return Sampling(
+            **own,
+            n=n,
+            seed=seed if self.temperature > 0 else None,
+            json_schema=json_schema,
+            writes=writes,
+        )
+
+
+class Sampling(SamplingParams):
+    """How the answers of one request are drawn. All of it is identity.
+
+    Attributes:
+        n: samples per conversation.
         seed: each sample's own seed derives from it, the row and the sample's index. None sends no
             seed to a server; engines in process take 0.
         json_schema: the answer must be JSON of this schema, where the engine can enforce it.
@@ -62,13 +98,7 @@ class Sampling(BaseModel):
             (no token is put before them either, unless a server does).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     n: int = Field(default=1, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=512, ge=1)
-    stop: tuple[str, ...] = ()
     seed: int | None = None
     json_schema: dict[str, Any] | None = None
     writes: Writes = "answer"
@@ -275,8 +305,8 @@ class EngineConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What decides an answer beside the request, resolved, as plain JSON data; no secrets."""
-        fields = identity_of(self.model_dump(mode="json"))
-        kept = {k: v for k, v in fields.items() if k not in NOT_ENGINE_IDENTITY}
+        own = identity_of(self.model_dump(mode="json"))
+        kept = {k: v for k, v in own.items() if k not in NOT_ENGINE_IDENTITY}
         return {**kept, "numerics": type(self).numerics}
 
     def fingerprint(self) -> str:
@@ -291,6 +321,14 @@ class EngineConfig(BaseModel):
             MissingPackageError: an optional package is not installed.
         """
         raise NotImplementedError(f"{type(self).__name__} has no open()")
+
+
+def settings_of(kind: type[S], config: object) -> S:
+    """The fields of a settings dataclass, read from a configuration that has them, too.
+
+    So a module that runs a model need not know the configuration that opens it.
+    """
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})  # type: ignore[arg-type]
 
 
 def last_user_text(conversation: Conversation) -> str:

@@ -22,9 +22,8 @@ from prefactory.engines.base import (
     Request,
     TokenLogprobs,
 )
+from prefactory.engines.device import default_device
 from prefactory.engines.drawing import Drawer, Ending
-from prefactory.engines.encoder import default_device
-from prefactory.engines.transformers import Transformers
 from prefactory.engines.turns import text_to_continue
 from prefactory.errors import ConfigError
 
@@ -38,7 +37,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class _Row:
+class Tokens:
     """A tokenised prompt (and answer) and its place in the input."""
 
     place: int
@@ -47,13 +46,28 @@ class _Row:
 
     @property
     def width(self) -> int:
+        """Tokens of its padded batch."""
         return max(1, -(-len(self.ids) // BUCKET)) * BUCKET
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """A resolved `Transformers`, as far as it decides how the model is loaded and run."""
+
+    model: str
+    precision: str
+    chat_template: str | None
+    batch_size: int
+    trust_remote_code: bool
+    device: str | None
+    threads: int | None
+    capabilities: frozenset[str]
 
 
 class ChatModel(Engine):
     """A loaded model. One caller at a time uses it; others wait."""
 
-    def __init__(self, config: Transformers, folder: Path) -> None:
+    def __init__(self, config: ChatSettings, folder: Path) -> None:
         """Load tokenizer and weights.
 
         Args:
@@ -92,9 +106,9 @@ class ChatModel(Engine):
             if isinstance(ids, Failure):
                 done(place, ids)
             else:
-                rows.append(_Row(place, ids))
+                rows.append(Tokens(place, ids))
 
-        def work(part: list[_Row]) -> None:
+        def work(part: list[Tokens]) -> None:
             found = self._generate([batch[r.place] for r in part], part)
             for row, completion in zip(part, found, strict=True):
                 done(row.place, completion)
@@ -115,7 +129,7 @@ class ChatModel(Engine):
             elif row.answer:
                 rows.append(row)
 
-        def work(part: list[_Row]) -> None:
+        def work(part: list[Tokens]) -> None:
             for row, scored in zip(part, self._score(part), strict=True):
                 found[row.place] = scored
 
@@ -131,10 +145,10 @@ class ChatModel(Engine):
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _each(self, work: Callable[[list[_Row]], None], parts: Iterable[list[_Row]]) -> None:
+    def _each(self, work: Callable[[list[Tokens]], None], parts: Iterable[list[Tokens]]) -> None:
         """Work on all batches: on the CPU side by side, each on one thread, for the same sums."""
 
-        def quietly(part: list[_Row]) -> None:
+        def quietly(part: list[Tokens]) -> None:
             with torch.inference_mode():
                 work(part)
 
@@ -184,7 +198,7 @@ class ChatModel(Engine):
             return Failure("too_long", f"{len(ids)} tokens; {max(room, 0)} fit before the answer")
         return ids
 
-    def _scored(self, place: int, conversation: Conversation) -> _Row | Failure:
+    def _scored(self, place: int, conversation: Conversation) -> Tokens | Failure:
         if not conversation or conversation[-1]["role"] != "assistant":
             return Failure("no_answer", "the last message is not an assistant's")
         before = self._render(conversation[:-1], prompt=True)
@@ -197,11 +211,11 @@ class ChatModel(Engine):
         prompt, ids = self._ids(before), self._ids(answer)
         if len(prompt) + len(ids) > self._limit:
             return Failure("too_long", f"{len(prompt) + len(ids)} tokens; {self._limit} fit")
-        return _Row(place, prompt + ids, len(ids) if prompt else max(0, len(ids) - 1))
+        return Tokens(place, prompt + ids, len(ids) if prompt else max(0, len(ids) - 1))
 
     # -- tokens to answers ---------------------------------------------------------------------
 
-    def _padded(self, rows: Sequence[_Row], height: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, rows: Sequence[Tokens], height: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded ids and mask, int64 [height, width]; dummies are one padding token."""
         width = rows[0].width
         ids = torch.full((height, width), self._pad, dtype=torch.int64)
@@ -213,7 +227,7 @@ class ChatModel(Engine):
                 mask[i, -len(row.ids) :] = 1
         return ids.to(self._device), mask.to(self._device)
 
-    def _generate(self, requests: Sequence[Request], rows: Sequence[_Row]) -> list[Completion]:
+    def _generate(self, requests: Sequence[Request], rows: Sequence[Tokens]) -> list[Completion]:
         height = self.config.batch_size
         ids, mask = self._padded(rows, height)
         ending = Ending(requests, ids.shape[1], self._end_ids, self._decode)
@@ -241,7 +255,7 @@ class ChatModel(Engine):
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _score(self, rows: Sequence[_Row]) -> Iterator[TokenLogprobs]:
+    def _score(self, rows: Sequence[Tokens]) -> Iterator[TokenLogprobs]:
         height = max(1, SCORED_TOKENS // rows[0].width)
         ids, mask = self._padded(rows, height)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -276,9 +290,9 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-def _batches(rows: Sequence[_Row], size: Callable[[int], int]) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[Tokens], size: Callable[[int], int]) -> Iterator[list[Tokens]]:
     """Rows of one padded width together, shortest first, at most `size(width)` of them."""
-    by_width: dict[int, list[_Row]] = {}
+    by_width: dict[int, list[Tokens]] = {}
     for row in rows:
         by_width.setdefault(row.width, []).append(row)
     for width in sorted(by_width):
@@ -298,7 +312,7 @@ def _padding_rows(drawer: Drawer, dummies: int) -> Callable[[Any, torch.Tensor],
     return processor
 
 
-def _load(config: Transformers, folder: Path, device: torch.device) -> tuple[Any, Any]:
+def _load(config: ChatSettings, folder: Path, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}

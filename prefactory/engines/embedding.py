@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from prefactory.engines.encoder import Encoder, default_device
+from prefactory.engines.device import default_device
 from prefactory.errors import ConfigError, DataError
 
 BUCKET = 16
@@ -38,6 +39,18 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(token ids, attention mask), both int64 [B, L] -> vectors float32 [B, d]."""
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """A resolved `Encoder`, as far as it decides how a model is loaded and run."""
+
+    model: str
+    precision: str
+    max_tokens: int | None
+    trust_remote_code: bool
+    device: str | None
+    threads: int | None
+
+
 class OpenEncoder:
     """A loaded encoder. Close it, or use it as a context manager.
 
@@ -47,7 +60,7 @@ class OpenEncoder:
         max_tokens: texts are cut to this many tokens, special tokens included.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path) -> None:
+    def __init__(self, encoder: EncoderSettings, folder: Path) -> None:
         """Load tokenizer and weights from a folder.
 
         Args:
@@ -204,7 +217,7 @@ def _strings(texts: Sequence[str] | pl.Series) -> list[str]:
     return [s if s.isascii() else s.encode("utf-8", "replace").decode() for s in strings]
 
 
-def _checked_limit(encoder: Encoder, limit: int) -> int:
+def _checked_limit(encoder: EncoderSettings, limit: int) -> int:
     asked = encoder.max_tokens
     if asked is not None and asked > limit:
         raise ConfigError(f"encoder max_tokens={asked}: {encoder.model!r} takes {limit} at most")
@@ -219,7 +232,7 @@ Loaded = tuple[Any, Forward, str, int]
 """Tokenizer, forward pass, text put before every text, largest number of tokens."""
 
 
-def _load(encoder: Encoder, folder: Path, device: torch.device) -> Loaded:
+def _load(encoder: EncoderSettings, folder: Path, device: torch.device) -> Loaded:
     plain = _plain_modules(folder)
     if plain is None or encoder.trust_remote_code:
         return _load_sentence_transformers(encoder, folder, device)
@@ -244,7 +257,9 @@ def _load(encoder: Encoder, folder: Path, device: torch.device) -> Loaded:
     return tokenizer, forward, "", int(limit)
 
 
-def _load_sentence_transformers(encoder: Encoder, folder: Path, device: torch.device) -> Loaded:
+def _load_sentence_transformers(
+    encoder: EncoderSettings, folder: Path, device: torch.device
+) -> Loaded:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(

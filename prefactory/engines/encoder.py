@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefactory.engines.base import settings_of
+from prefactory.engines.device import native_precision
 from prefactory.errors import ConfigError, MissingPackageError
 from prefactory.identity import fingerprint, identity_of
 
@@ -86,9 +88,9 @@ class Encoder(BaseModel):
         Raises:
             ConfigError: the model is unknown, unreachable, or has no safetensors weights.
         """
-        from prefactory.engines.embedding import OpenEncoder
+        from prefactory.engines.embedding import EncoderSettings, OpenEncoder
 
-        return OpenEncoder(self.resolved(), self.folder())
+        return OpenEncoder(settings_of(EncoderSettings, self.resolved()), self.folder())
 
     def folder(self) -> Path:
         """Folder of the model's files, downloading them from the Hugging Face hub if need be.
@@ -107,27 +109,6 @@ class Encoder(BaseModel):
         if path.is_absolute() or self.model.startswith((".", "~")):
             raise ConfigError(f"encoder model: there is no folder {self.model!r}")
         return None
-
-
-def native_precision(device: str | None = None) -> Literal["bf16", "fp32"]:
-    """Name the fastest safe precision of a torch device (None: the one an encoder would take)."""
-    import torch
-
-    name = device or default_device()
-    if name.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if name != "cpu":
-        return "fp32"
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(getattr(torch.cpu, check, bool)() for check in checks)
-    return "bf16" if native else "fp32"
-
-
-def default_device() -> str:
-    """Torch device that an encoder without a `device` runs on."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _bundled_folder() -> Path:

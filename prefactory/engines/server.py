@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from prefactory.engines.base import EngineConfig
+from prefactory.engines.base import EngineConfig, settings_of
 from prefactory.engines.serving import ServerEngine
+from prefactory.engines.wire import ServerSettings
 from prefactory.errors import ConfigError
 
 _OURS = ("messages", "model", "n", "seed", "stream", "stop", "temperature", "top_p")
@@ -88,7 +89,8 @@ class Server(EngineConfig):
         Raises:
             ConfigError: a variable is not set.
         """
-        return ServerEngine(self, self._secret_headers(os.environ))
+        settings = settings_of(ServerSettings, self)
+        return ServerEngine(settings, self._secret_headers(os.environ))
 
     def _secret_headers(self, environ: Mapping[str, str]) -> dict[str, str]:
         wanted = dict(self.headers_env)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from prefactory.engines import wire
 from prefactory.engines.base import (
@@ -28,9 +28,6 @@ from prefactory.engines.base import (
 from prefactory.engines.http import Client, Reply, TransportError
 from prefactory.engines.limiter import Limiter, Slot
 from prefactory.errors import StoppedError
-
-if TYPE_CHECKING:
-    from prefactory.engines.server import Server
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -61,7 +58,7 @@ class _Fault:
 class ServerEngine(Engine):
     """Requests to one server. All threads share its connections and its limiter."""
 
-    def __init__(self, config: Server, headers: dict[str, str]) -> None:
+    def __init__(self, config: wire.ServerSettings, headers: dict[str, str]) -> None:
         """Start the event loop.
 
         Args:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from prefactory.engines.base import EngineConfig
-from prefactory.engines.encoder import Encoder, native_precision
+from prefactory.engines.base import EngineConfig, settings_of
+from prefactory.engines.device import native_precision
+from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ class Transformers(EngineConfig):
         Raises:
             ConfigError: it is unknown, unreachable, has no safetensors weights, no chat template.
         """
-        from prefactory.engines.chat_model import ChatModel
+        from prefactory.engines.chat_model import ChatModel, ChatSettings
 
-        return ChatModel(self.resolved(), self.folder())
+        return ChatModel(settings_of(ChatSettings, self.resolved()), self.folder())
 
     def _files(self, precision: Literal["fp32"]) -> Encoder:
         """Finding, fetching and digesting files is the same as for an encoder."""

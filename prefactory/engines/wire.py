@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from prefactory.engines.base import (
     Completion,
@@ -17,11 +18,24 @@ from prefactory.engines.base import (
 )
 from prefactory.engines.turns import raw_text
 
-if TYPE_CHECKING:
-    from prefactory.engines.server import Server
-
 PATH = "/chat/completions"
 TEXT_PATH = "/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What to ask of a server, and how: the fields of `Server` without names of secrets."""
+
+    base_url: str
+    model: str
+    extra: dict[str, Any]
+    token_field: str
+    n_in_one: bool
+    completion_logprobs: bool
+    max_concurrency: int
+    timeout_s: float
+    retries: int
+    capabilities: frozenset[str]
 
 
 class BadAnswerError(ValueError):
@@ -42,7 +56,7 @@ def path(request: Request) -> str:
     return TEXT_PATH if request.sampling.writes == "text" else PATH
 
 
-def body(config: Server, group: Sequence[Request]) -> bytes:
+def body(config: ServerSettings, group: Sequence[Request]) -> bytes:
     """The request for one conversation and one or more of its samples, as JSON."""
     request = group[0]
     sampling = request.sampling
@@ -126,7 +140,7 @@ def _logprob(found: object) -> float | None:
         raise BadAnswerError(f"log-probabilities of an unknown form: {error!r}") from error
 
 
-def scoring_bodies(config: Server, conversation: Conversation) -> tuple[bytes, bytes]:
+def scoring_bodies(config: ServerSettings, conversation: Conversation) -> tuple[bytes, bytes]:
     """Two requests that score the last message: the prompt alone (its length), then all of it."""
     common = {"model": config.model, "max_tokens": 1, "temperature": 0.0, **config.extra}
     before = {**common, "messages": list(conversation[:-1]), "add_generation_prompt": True}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prefactory.engines.encoder import default_device, native_precision
+from prefactory.engines.device import default_device, native_precision
 from prefactory.near.choose import greedy
 from prefactory.near.shingles import I64
 from prefactory.near.vectors import BORDER, Floats, Vectors, above, cell_pairs, cosines

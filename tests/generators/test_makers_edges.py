@@ -59,7 +59,7 @@ STEPS = {
     "Magpie": {"model": ENGINE, "n": 2, "before": "conversation"},
     "PersonaIF": {"model": ENGINE, "judge": ENGINE},
     "PersonaPrompts": {"writer": ENGINE, "kinds": ["maths", "constrained"]},
-    "RAGPairs": {"models": [ENGINE], "n": 3, "judges": [ENGINE]},
+    "RAGPairs": {"models": [ENGINE], "n": 3, "judge": [ENGINE]},
     "SelfInstruct": {"writer": ENGINE, "rounds": 2, "pool": 5},
     "StylePairs": {"model": ENGINE, "hidden": ["a", "b"], "judge": ENGINE},
     "ValueGapPairs": {"writer": ENGINE, "policy": "neutral", "words": [5, 50]},

@@ -23,7 +23,7 @@ def test_the_janus_recipe_publishes_pairs_of_a_served_model(served, prefactory_i
         str(ROOT / "recipes" / "janus.yaml"),
         "source.path=few.jsonl",
         f"generators.Responses.models=[{writer}]",
-        "generators.Responses.max_tokens=12",
+        "generators.Responses.sampling.max_tokens=12",
         "generators.Responses.truncated=keep",
     )
     done = prefactory_in(tmp_path, "run", *words, "--runner", "threads", "--json")

@@ -76,18 +76,6 @@ class Layout:
     keeps_side_ids: bool = False
     wants_questions: bool = False
 
-    def __reduce__(self) -> tuple[Callable[[str, Shape], Layout], tuple[str, Shape]]:
-        """Pickle by name: another process finds the layout in its own `LAYOUTS`."""
-        return layout_named, (self.name, self.shape)
-
-
-def layout_named(name: str, shape: Shape) -> Layout:
-    """The layout of a name that gives rows of a shape."""
-    from catalog.sources.layouts import LAYOUTS
-
-    forms = (LAYOUTS[name], *LAYOUTS[name].alternatives)
-    return next(form for form in forms if form.shape == shape)
-
 
 def message(role: str, content: pl.Expr) -> pl.Expr:
     """One message of a role, as a list; null where the content is null."""

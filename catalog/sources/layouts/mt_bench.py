@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from catalog.sources.fields import Field, Kind
@@ -97,6 +99,10 @@ def _judgments(frame: pl.DataFrame, around: Surroundings) -> Draft:
     return Draft(split_common(frame), rules, (PREFIXES_DIFFER,))
 
 
+def _has_turns(records: list[dict[str, Any]], columns: set[str]) -> bool:
+    return bool(columns & {"choices", "turns"})
+
+
 ANSWERS = Layout(
     name="mt-bench-answers",
     shape=Shape.RESPONSES,
@@ -108,7 +114,7 @@ ANSWERS = Layout(
     ),
     build=_answers,
     about="model answers of MT-bench or Arena; the prompts come from a *question* file nearby",
-    when=lambda records, columns: bool(columns & {"choices", "turns"}),
+    when=_has_turns,
     wants_questions=True,
 )
 JUDGMENTS = Layout(

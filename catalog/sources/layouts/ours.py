@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -37,15 +38,18 @@ def _ours(shape: Shape) -> tuple[Field, ...]:
     return fields + optional
 
 
+def _all_there(ours: set[str], records: list[dict[str, Any]], columns: set[str]) -> bool:
+    return ours <= columns
+
+
 def _layout(shape: Shape, alternatives: tuple[Layout, ...] = ()) -> Layout:
-    columns = set(COLUMNS[shape])
     return Layout(
         name="prefactory",
         shape=shape,
         fields=_ours(shape),
         build=_as_it_is,
         about="tables that prefactory made: prompts, responses or pairs with their ids",
-        when=lambda records, found: columns <= found,
+        when=partial(_all_there, set(COLUMNS[shape])),
         alternatives=alternatives,
         keeps_side_ids=shape == Shape.PAIRS,
     )

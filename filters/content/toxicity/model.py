@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
-from prefactory.overrides import nearest
 
 WINDOW = 1200
 """Characters that are judged at a time (about 300 tokens of English); a text's value is the
@@ -113,20 +112,6 @@ def _opened(config: Classifier) -> Any:  # noqa: ANN401 - torch loads with its c
         encoder = _about_models(config._files().resolved)
         _OPEN[key] = OpenClassifier(encoder, folder, config.label, config.activation)
     return _OPEN[key]
-
-
-def label_number(labels: dict[int, str], wanted: str, model: str) -> int:
-    """Place of a label among a model's outputs.
-
-    Raises:
-        ConfigError: the model has no such label.
-    """
-    for number, name in labels.items():
-        if name.lower() == wanted.lower():
-            return int(number)
-    known = list(labels.values())
-    near = nearest(wanted, known) or f"; it has: {', '.join(known)}"
-    raise ConfigError(f"model {model!r} has no label {wanted!r}{near}")
 
 
 def _about_models(ask: Any) -> Any:  # noqa: ANN401 - passes on what it is given

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from filters.content.toxicity.model import label_number
-from prefactory.engines.embedding import Loaded, OpenEncoder
+from prefactory.engines.base import settings_of
+from prefactory.engines.embedding import EncoderSettings, Loaded, OpenEncoder
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.overrides import nearest
 
 _NO_LIMIT = 8192
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -40,7 +41,7 @@ class OpenClassifier(OpenEncoder):
             ConfigError: the folder holds no classifier with safetensors weights, or no such label.
         """
         self._wanted = (label, activation)
-        super().__init__(encoder, folder)
+        super().__init__(settings_of(EncoderSettings, encoder), folder)
 
     def _load(self, folder: Path, device: torch.device) -> Loaded:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -83,3 +84,17 @@ class OpenClassifier(OpenEncoder):
         values = expit(logits) if self._activation == "sigmoid" else softmax(logits, axis=1)
         chosen: NDArray[np.float64] = values[:, self._number]
         return chosen
+
+
+def label_number(labels: dict[int, str], wanted: str, model: str) -> int:
+    """Place of a label among a model's outputs.
+
+    Raises:
+        ConfigError: the model has no such label.
+    """
+    for number, name in labels.items():
+        if name.lower() == wanted.lower():
+            return int(number)
+    known = list(labels.values())
+    near = nearest(wanted, known) or f"; it has: {', '.join(known)}"
+    raise ConfigError(f"model {model!r} has no label {wanted!r}{near}")

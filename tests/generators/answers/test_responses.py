@@ -10,7 +10,7 @@ from generators import Responses
 from prefactory.apply import apply_generator
 from prefactory.context import Context
 from prefactory.engines.base import Completion, Failure
-from prefactory.errors import DataError
+from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape, with_prompt_id
 from tests.generators.sampling import asked_run, said
 from tests.helpers import (
@@ -110,7 +110,9 @@ def test_a_draw_does_not_depend_on_the_place_of_a_model():
 
 def test_a_range_of_temperatures_and_systems_are_drawn_per_sample():
     principles = ["Be honest.", "Be brief.", ""]
-    step = Responses(models=[model("a")], n=4, temperature=(0.2, 0.9), systems=principles)
+    step = Responses(
+        models=[model("a")], n=4, sampling={"temperature": (0.2, 0.9)}, systems=principles
+    )
     SEEN.clear()
     rows, _ = made(step, prompts(*[f"q{i}" for i in range(50)]))
     heats = rows["temperature"]
@@ -238,7 +240,7 @@ FIELDS = {
     "models": [model("a", "moody"), model("b"), model("c")],
     "per_prompt": 2,
     "n": 2,
-    "temperature": [0.5, 1.0],
+    "sampling": {"temperature": [0.5, 1.0]},
     "systems": ["Be kind.", "Be brief."],
 }
 
@@ -282,8 +284,8 @@ def test_ledger_of_a_run(tmp_path):
         ({"models": []}, "at least 1"),
         ({"models": [model("a"), model("a")]}, "twice"),
         ({"per_prompt": 2}, "there are 1 models"),
-        ({"temperature": [0.9, 0.2]}, "above the high end"),
-        ({"temperature": -1}, "greater than or equal to 0"),
+        ({"sampling": {"temperature": [0.9, 0.2]}}, "above the high end"),
+        ({"sampling": {"temperature": -1}}, "greater than or equal to 0"),
         ({"system_in_prompt": True}, "no `systems`"),
         ({"origin": {"b": "self"}}, "say that of a too"),
         ({"origin": "alien"}, "origin"),
@@ -295,12 +297,14 @@ def test_fields_are_checked(fields, text):
 
 
 def test_asks_at_most_what_it_asks():
-    step = Responses(models=[model("a"), model("b"), model("c")], per_prompt=2, n=3, max_tokens=7)
+    step = Responses(
+        models=[model("a"), model("b"), model("c")], per_prompt=2, n=3, sampling={"max_tokens": 7}
+    )
     assert [(a.engine.model, a.calls, a.completion_tokens) for a in step.asks(10, 10)] == [
         (name, 20, 7) for name in "abc"
     ]
 
 
 def test_without_engines_it_says_so():
-    with pytest.raises(DataError, match="opens none"):
+    with pytest.raises(ConfigError, match="opens none"):
         Responses(models=[model("a")]).generate(prompts("x"), Context(step="generators.Responses"))

@@ -59,7 +59,12 @@ def step(one, two, **fields):
         return {"engine": "server", **about}
 
     models = [server(one.url, "one"), server(two.url, "two")]
-    common = {"models": models, "n": 2, "temperature": [0.2, 1.0], "systems": ["Kind.", "Brief."]}
+    common = {
+        "models": models,
+        "n": 2,
+        "sampling": {"temperature": [0.2, 1.0]},
+        "systems": ["Kind.", "Brief."],
+    }
     return {"generators.Responses": {**common, **fields}}
 
 
@@ -110,7 +115,13 @@ def test_n_in_one_request(tmp_path):
         result = asked_run(recipe(plain), TABLE, tmp_path / "a", engine=engines.engine)
         assert view(result, "responses").height == 3 * N
         assert len(one.bodies) == N  # one request for the three samples of a prompt
-        mixed = {"generators.Responses": {"models": models, "n": 3, "temperature": [0.1, 0.9]}}
+        mixed = {
+            "generators.Responses": {
+                "models": models,
+                "n": 3,
+                "sampling": {"temperature": [0.1, 0.9]},
+            }
+        }
         result = asked_run(recipe(mixed), TABLE, tmp_path / "b", engine=engines.engine)
         assert len(one.bodies) == 4 * N  # samples of other temperatures are not one request
         sent = Counter(b["temperature"] for b in one.bodies[N:])
@@ -125,7 +136,7 @@ def llama(tmp_path_factory):
 def test_a_model_in_this_process(tmp_path, llama):
     table = prompts(*["certainly", "please go", "away " * 15, "😀", ""])
     engine = {"engine": "transformers", "model": llama, "precision": "fp32", "threads": 2}
-    fields = {"models": [engine], "n": 2, "max_tokens": 6, "temperature": [0.5, 1.5]}
+    fields = {"models": [engine], "n": 2, "sampling": {"max_tokens": 6, "temperature": [0.5, 1.5]}}
     asked = recipe({"generators.Responses": fields})
     made = {}
     for size in (1, 1000):

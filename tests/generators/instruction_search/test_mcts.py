@@ -13,7 +13,7 @@ from generators.instruction_search.tree import Tree
 from prefactory.apply import apply_generator
 from prefactory.engines.accounts import Budget
 from prefactory.engines.session import Session
-from prefactory.errors import ConfigError, DataError, StoppedError
+from prefactory.errors import ConfigError, StoppedError
 from prefactory.recipe import find_step
 from prefactory.tables import MESSAGES, Shape, with_prompt_id
 from tests.generators import searching
@@ -331,7 +331,7 @@ def test_an_instruction_without_all_its_answers_does_not_count():
 def test_an_unparseable_judge_is_no_score():
     _, dropped = searched(scorer={"judge": engine("echo"), "attempts": 2})
     assert reasons(dropped) == {"unparseable": N}
-    assert "There is no score in that" in dropped["detail"][0]
+    assert 'Reply with {"score"' in dropped["detail"][0]
 
 
 @pytest.mark.parametrize(
@@ -342,8 +342,9 @@ def test_an_unparseable_judge_is_no_score():
         ('{"score": true}', "no number"),
         ('{"score": NaN}', "off the scale"),
         ('{"score": 11}', "off the scale"),
-        ('{"rating": 7}', "no score"),
-        ("7", "no score"),
+        ('{"rating": 7}', "no JSON object"),
+        ("7", "no JSON object"),
+        ('{"score": 7} or {"score": 8}', "several JSON objects"),
     ],
 )
 def test_reading_a_judge(said, problem):
@@ -464,7 +465,11 @@ def used(session):
 
 
 def test_a_stopped_run_goes_on_from_the_journal_with_the_same_bytes(tmp_path):
-    short = {"max_tokens": 20, "rewriter_max_tokens": 20, "iterations": 8}
+    short = {
+        "sampling": {"max_tokens": 20},
+        "rewriter_sampling": {"max_tokens": 20},
+        "iterations": 8,
+    }
     with Session(tmp_path / "whole") as engines:
         whole = run(tmp_path / "a", ctx=engines.engine, **short)
         calls, total = used(engines), engines.accounts.total()
@@ -525,7 +530,7 @@ def test_a_wrong_recipe_says_what_is_wrong(change, told):
 
 def test_a_context_without_models_is_refused():
     step = InstructionSearch(**fields())
-    with pytest.raises(DataError, match="opens none"):
+    with pytest.raises(ConfigError, match="opens none"):
         apply_generator(step, "s", TABLE, Shape.PROMPTS, asking().__class__())
 
 

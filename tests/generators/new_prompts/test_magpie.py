@@ -123,8 +123,8 @@ def test_a_server_continues_a_prefix_or_is_asked():
 def test_a_model_in_this_process(tmp_path):
     llama = str(tiny_llama(tmp_path / "llama"))
     engine = {"engine": "transformers", "model": llama, "precision": "fp32", "threads": 2}
-    fields = {"model": engine, "n": 3, "max_tokens": 8, "truncated": "keep", "stop": [],
-              "words": [0, 100]}  # fmt: skip
+    sampling = {"max_tokens": 8, "stop": []}
+    fields = {"model": engine, "n": 3, "sampling": sampling, "truncated": "keep", "words": [0, 100]}
     made_by = {}
     for size in (1, 1000):
         with Session(tmp_path / f"journal {size}") as engines:

@@ -253,7 +253,7 @@ def test_a_model_writes_one_portrait_a_person_whatever_the_prompts():
     assert all(t.startswith("You are one who would ") for t in texts)
     assert [a.calls for a in step.asks(10**6, 10**6)] == [5]
     assert Personas().asks(10, 10) == []
-    with pytest.raises(ConfigError, match="this run has none"):
+    with pytest.raises(ConfigError, match="opens none"):
         made(step, questions(1), Context())
 
 

@@ -102,7 +102,7 @@ def test_the_four_situations_and_their_rule():
 
 
 def test_only_what_all_judges_agree_on_is_kept():
-    rows, dropped = made(RAGPairs(models=[GOOD, BAD], judges=[J1, J2]), questions())
+    rows, dropped = made(RAGPairs(models=[GOOD, BAD], judge=[J1, J2]), questions())
     assert dropped.height == 0
     assert set(rows["situation"]) == {"multi_hop", "citation", "abstention"}
     assert set(rows["failures"]) == {"conflict judges_disagree"}
@@ -112,7 +112,7 @@ def test_only_what_all_judges_agree_on_is_kept():
         assert row["margin"] == 3
     assert set(rows["label_source"]) == {"judge"}
     _, dropped = made(
-        RAGPairs(models=[GOOD, BAD], judges=[J2], situations=["conflict"]), questions()
+        RAGPairs(models=[GOOD, BAD], judge=[J2], situations=["conflict"]), questions()
     )
     assert dropped["reason"].to_list() == ["small_margin"]
 
@@ -124,7 +124,7 @@ def contrary(request):
 
 
 def test_rules_and_judges_must_not_contradict():
-    step = RAGPairs(models=[GOOD, BAD], judges=[model("j", f"{HERE}.contrary")],
+    step = RAGPairs(models=[GOOD, BAD], judge=[model("j", f"{HERE}.contrary")],
                     situations=["conflict"])  # fmt: skip
     _, dropped = made(step, questions())
     assert dropped["reason"].to_list() == ["signals_contradict"]
@@ -164,7 +164,7 @@ def kurt(request):
 
 
 def test_shards_and_order_change_nothing(tmp_path):
-    fields = {"models": [GOOD, BAD], "n": 2, "judges": [J1, J2]}
+    fields = {"models": [GOOD, BAD], "n": 2, "judge": [J1, J2]}
     assert len(cut_anyhow({"generators.RAGPairs": fields}, questions(6), tmp_path)) == 1
 
 
@@ -178,7 +178,7 @@ def test_columns_are_checked():
         made(step, questions(gold=pl.Series([None], dtype=pl.String)))
     with pytest.raises(ValidationError, match="a pair needs two answers"):
         RAGPairs(models=[GOOD])
-    step = RAGPairs(models=[GOOD, BAD], judges=[J1])
+    step = RAGPairs(models=[GOOD, BAD], judge=[J1])
     assert [a.calls for a in step.asks(10, 10)] == [40, 40, 80]
     assert step.grows(10, 10) == (40, 40)
     assert step.needs(Shape.PROMPTS) == {"documents": pl.List(pl.String)}

@@ -363,7 +363,7 @@ def test_one_message_for_two_sets_is_no_set():
 
 def test_an_engine_must_be_there():
     step = SystemMessages(backend="engine", engine=engine("writer"))
-    with pytest.raises(ConfigError, match="this run has none"):
+    with pytest.raises(ConfigError, match="opens none"):
         made(step, questions(1), Context())
 
 

@@ -149,11 +149,12 @@ def llama(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("llama")))
 
 
-def answers(llama, folder, shard_rows=1000, table=TABLE, reward=None, **fields):
+def answers(llama, folder, shard_rows=1000, table=TABLE, reward=None, temperature=0.0, **fields):
     step = {
         "model": {"engine": "transformers", "model": llama, "precision": "fp32", "threads": 2},
         "reward": reward or {"function": f"{HERE}.vowels"},
-        **{"candidates": 4, "rollout": 3, "max_tokens": 8, **fields},
+        "sampling": {"temperature": temperature, "max_tokens": 8},
+        **{"candidates": 4, "rollout": 3, **fields},
     }
     with Session(folder / "journal") as engines:
         asked = recipe({"generators.ValueGuided": step})

@@ -16,7 +16,7 @@ MANY = j.answers(
 
 
 def step(*functions, **fields):
-    return Judge(judges=[j.judge(f) for f in functions or (j.good,)], **fields)
+    return Judge(judge=[j.judge(f) for f in functions or (j.good,)], **fields)
 
 
 # -- what the votes make -----
@@ -281,7 +281,7 @@ def test_orders_differ_by_question_and_seed():
 @pytest.mark.parametrize("mode", ["listwise", "pairwise"])
 def test_a_run_is_the_same_in_any_shards(tmp_path, mode):
     few = MANY.head(24)
-    steps = [{"labelers.Judge": {"judges": [j.judge(j.good), j.judge(j.always_a)], "mode": mode}}]
+    steps = [{"labelers.Judge": {"judge": [j.judge(j.good), j.judge(j.always_a)], "mode": mode}}]
     runs = [
         j.ran(steps, table, tmp_path / str(n), shard_rows)
         for n, (table, shard_rows) in enumerate([(few, 1), (few, 1000), (few.reverse(), 7)])
@@ -294,7 +294,7 @@ def test_a_run_is_the_same_in_any_shards(tmp_path, mode):
 
 
 def test_a_run_keeps_the_statistics_of_what_was_not_decided(tmp_path):
-    steps = [{"labelers.Judge": {"judges": [j.judge(j.good), j.judge(j.always_a)]}}]
+    steps = [{"labelers.Judge": {"judge": [j.judge(j.good), j.judge(j.always_a)]}}]
     result = j.ran(steps, MANY, tmp_path)
     pairs = view(result, "pairs")
     assert pairs.height == 72

@@ -37,7 +37,7 @@ MANY = canonical_order(
 
 
 def step(*functions, **fields):
-    return JudgePairs(judges=[j.judge(f) for f in functions or (j.good,)], **fields)
+    return JudgePairs(judge=[j.judge(f) for f in functions or (j.good,)], **fields)
 
 
 def verdicts(found, table=PAIRS):
@@ -98,8 +98,8 @@ def test_faults_are_reasons(function, reason, caplog):
 
 def test_two_judgements_side_by_side(tmp_path):
     steps = [
-        {"labelers.JudgePairs": {"judges": [j.judge(j.good)]}},
-        {"labelers.JudgePairs": {"judges": [j.judge(j.bad)], "name": "second"}},
+        {"labelers.JudgePairs": {"judge": [j.judge(j.good)]}},
+        {"labelers.JudgePairs": {"judge": [j.judge(j.bad)], "name": "second"}},
         {"labelers.Relabel": {"on_disagree": "keep"}},
     ]
     found = view(j.ran(steps, MANY, tmp_path), "pairs")
@@ -111,7 +111,7 @@ def test_two_judgements_side_by_side(tmp_path):
 @pytest.mark.parametrize("shard_rows", [1, 1000])
 def test_a_run_is_the_same_in_any_shards(tmp_path, shard_rows):
     steps = [
-        {"labelers.JudgePairs": {"judges": [j.judge(j.good), j.judge(j.always_a)], "rounds": 2}},
+        {"labelers.JudgePairs": {"judge": [j.judge(j.good), j.judge(j.always_a)], "rounds": 2}},
         {"labelers.Relabel": {"on_disagree": "flip"}},
     ]
     one = j.ran(steps, PAIRS, tmp_path / "one", shard_rows)
@@ -119,7 +119,7 @@ def test_a_run_is_the_same_in_any_shards(tmp_path, shard_rows):
 
 
 def test_statistics_are_those_of_all_pairs_whatever_is_dropped_later(tmp_path):
-    judges = {"judges": [j.judge(j.good), j.judge(j.always_a)], "early_stop": False}
+    judges = {"judge": [j.judge(j.good), j.judge(j.always_a)], "early_stop": False}
     steps = [{"labelers.JudgePairs": judges}, {"labelers.Relabel": {}}]
     judged, relabelled = j.ran(steps, MANY, tmp_path).stages[-2:]
     assert relabelled.reasons == {"judge_disagrees": 14}
@@ -209,8 +209,8 @@ def test_a_judge_that_inverts_inverts_every_label():
 
 def test_turning_renames_what_other_judges_prefer_and_the_report_remembers(tmp_path):
     steps = [
-        {"labelers.JudgePairs": {"judges": [j.judge(j.good)]}},
-        {"labelers.JudgePairs": {"judges": [j.judge(j.bad)], "name": "second"}},
+        {"labelers.JudgePairs": {"judge": [j.judge(j.good)]}},
+        {"labelers.JudgePairs": {"judge": [j.judge(j.bad)], "name": "second"}},
         {"labelers.Relabel": {"on_disagree": "flip"}},
     ]
     found = view(j.ran(steps, MANY, tmp_path), "pairs")
@@ -244,7 +244,7 @@ def test_a_weak_preference_is_none():
 def test_the_ledger_says_why(tmp_path):
     def steps(judge, **fields):
         return [
-            {"labelers.JudgePairs": {"judges": [j.judge(judge)]}},
+            {"labelers.JudgePairs": {"judge": [j.judge(judge)]}},
             {"labelers.Relabel": fields},
         ]
 

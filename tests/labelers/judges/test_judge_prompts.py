@@ -15,7 +15,7 @@ THREE = j.answers(("q", "fine"), ("q", "GOOD one"), ("q", "poor"))
 
 
 def step(*functions, **fields):
-    return Judge(judges=[j.judge(f) for f in functions or (j.good,)], **fields)
+    return Judge(judge=[j.judge(f) for f in functions or (j.good,)], **fields)
 
 
 # -- the prompt -----
@@ -78,8 +78,8 @@ def test_the_schema_goes_to_the_engine():
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"judges": []}, "at least 1"),
-        ({"judges": [j.judge(j.good)] * 2}, "two judges are the same model"),
+        ({"judge": []}, "at least 1"),
+        ({"judge": [j.judge(j.good)] * 2}, "two judges are the same model"),
         ({"strength": True}, "needs mode: pairwise"),
         ({"keep": "winner"}, "needs mode: pairwise"),
         ({"agreement": 0}, "greater than 0"),
@@ -92,11 +92,11 @@ def test_the_schema_goes_to_the_engine():
 )
 def test_wrong_settings(fields, why):
     with pytest.raises(ValidationError, match=why):
-        Judge(**{"judges": [j.judge(j.good)], **fields})
+        Judge(**{"judge": [j.judge(j.good)], **fields})
 
 
 def test_without_engines_or_state():
-    with pytest.raises(ConfigError, match="Judge asks a model"):
+    with pytest.raises(ConfigError, match="asks a model"):
         step().fit_shard(THREE, Context())
     with pytest.raises(DataError, match="has not been fitted"):
         apply_generator(step(), "judge", THREE, Shape.RESPONSES, asking())

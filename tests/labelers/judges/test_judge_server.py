@@ -95,7 +95,7 @@ def ran(tmp_path, behave, table, step, name="a", shard_rows=1000, **fields):
     j.SEEN.clear()
     with mock_server.MockServer(behave) as server:
         judge = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 5, **fields}
-        steps = [{path: {**settings, "judges": [judge]}}, *more]
+        steps = [{path: {**settings, "judge": [judge]}}, *more]
         with engines(Settings(tmp_path / "home")) as engine:
             result = j.ran(steps, table, tmp_path / name, shard_rows, engine)
         return result, list(server.bodies)
@@ -145,7 +145,7 @@ def ran_again(tmp_path, table, step, shard_rows):
     folder = next((tmp_path / "home/journal").glob("*/engine.json"))
     identity = json.loads(folder.read_text())
     judge = {"engine": "server", "base_url": identity["base_url"], "model": "m", "retries": 0}
-    steps = [{path: {**settings, "judges": [judge]}}, *more]
+    steps = [{path: {**settings, "judge": [judge]}}, *more]
     with engines(Settings(tmp_path / "home")) as engine:
         return j.ran(steps, table, tmp_path / "b", shard_rows, engine)
 

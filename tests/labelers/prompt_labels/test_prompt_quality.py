@@ -84,7 +84,7 @@ def judge(function):
 
 
 def quality(*functions, **fields):
-    return PromptQuality(judges=[judge(f) for f in functions], **fields)
+    return PromptQuality(judge=[judge(f) for f in functions], **fields)
 
 
 def label(step, table, shape=Shape.PROMPTS, ctx=None):
@@ -175,7 +175,7 @@ def test_anchors_of_an_earlier_run_are_taken_from_its_manifest(tmp_path, method)
 
 def test_anchors_and_scores_do_not_depend_on_the_cut(tmp_path):
     rows = responses(*[(text, f"a{i}") for i, text in enumerate(qualities(25))])
-    fields = {"judges": [judge("logistic")], "per_bucket": 6, "per_prompt": 3}
+    fields = {"judge": [judge("logistic")], "per_bucket": 6, "per_prompt": 3}
 
     def run(name, order, **options):
         made = Options(engine=asking().engine, **options)
@@ -269,9 +269,9 @@ def test_faults_of_a_server_move_no_score(monkeypatch):
     texts = [f"quality {i}" for i in range(12)]
     with MockServer(behave) as server:
         config = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 2}
-        ctx, step = asking(), PromptQuality(judges=[config], per_prompt=11)
+        ctx, step = asking(), PromptQuality(judge=[config], per_prompt=11)
         out, _ = label(step, prompts(*texts), ctx=ctx)
-        ctx.engine(step.judges[0]).close()
+        ctx.engine(step.judge[0]).close()
     assert out["prompt_quality"].to_list() == pytest.approx([i / 11 for i in range(12)])
     assert out["reason_prompt_quality"].null_count() == 12
 
@@ -282,8 +282,8 @@ def test_faults_of_a_server_move_no_score(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"judges": []}, "at least 1"),
-        ({"judges": [judge("exact"), judge("exact")]}, "the same one is there twice"),
+        ({"judge": []}, "at least 1"),
+        ({"judge": [judge("exact"), judge("exact")]}, "the same one is there twice"),
         ({"anchors": []}, "empty"),
         ({"anchors": "no/such.json"}, "no/such.json can't be read"),
         ({"anchors": [{"prompt": [{"role": "user"}]}]}, "`role` and `content`"),
@@ -294,7 +294,7 @@ def test_faults_of_a_server_move_no_score(monkeypatch):
 )
 def test_mistakes_are_found_with_the_recipe(fields, message):
     with pytest.raises(ConfigError, match=message):
-        recipe({"labelers.PromptQuality": {"judges": [judge("exact")], **fields}})
+        recipe({"labelers.PromptQuality": {"judge": [judge("exact")], **fields}})
 
 
 def test_files_that_hold_no_anchors(tmp_path):
@@ -308,7 +308,7 @@ def test_files_that_hold_no_anchors(tmp_path):
 def test_plan_counts_both_orders():
     step = quality("exact", "half", per_prompt=10)
     assert [a.calls for a in step.asks(500, 100)] == [2000, 2000]
-    assert step.engines() == [j.identity() for j in step.judges]
+    assert step.engines() == [j.identity() for j in step.judge]
     assert step.needs(Shape.PROMPTS) == {}
     assert quality("exact", bucket="kind").needs(Shape.PROMPTS) == {"kind": pl.String()}
     with pytest.raises(DataError, match="has not been fitted"):

@@ -221,7 +221,7 @@ def test_axes_of_ones_own_and_plan():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0}, "set a temperature"),
+        ({"sampling": {"temperature": 0}}, "set sampling.temperature"),
         ({"axes": [{"name": "review", "description": "x"}]}, "not confidence, review or free"),
         ({"axes": [{"name": "tags", "description": "x"}]}, "taken by the free tags"),
         ({"axes": [{"name": "x", "description": "x", "values": ["a b", "A-B"]}]}, "the same"),
@@ -256,7 +256,7 @@ def test_tags_over_http_with_faults_stay_with_their_prompts(monkeypatch):
     texts = [f"prompt {i}" for i in range(60)]
     with MockServer(behave) as server:
         config = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 2}
-        step, ctx = PromptTags(tagger=config, seed=1), asking()
+        step, ctx = PromptTags(tagger=config), asking()
         out = label(step, prompts(*texts), Shape.PROMPTS, ctx)
         ctx.engine(step.tagger).close()
     assert out["tag_difficulty"].to_list() == [expected(t) for t in texts]

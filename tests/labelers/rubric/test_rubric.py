@@ -276,10 +276,12 @@ def sampled(request):
 
 
 def test_samples_are_averaged_over_the_valid_ones_and_counted():
-    step = rubric("sampled", samples=3, temperature=0.7)
+    step = rubric("sampled", samples=3, sampling={"temperature": 0.7})
     out = label(step, ROWS.head(2))
     assert out.rows() == [(3, 10, 2, None)] * 2  # helpful 2, -, 4
-    strict = rubric("sampled", samples=3, min_samples=3, temperature=0.7, details=True)
+    strict = rubric(
+        "sampled", samples=3, min_samples=3, sampling={"temperature": 0.7}, details=True
+    )
     found = label(strict, ROWS.head(1))
     assert found.row(0)[:4] == (None, None, 2, "too_few_samples")
     assert found.row(0)[4].startswith("2 of 3 samples; unparseable: Your answer has no")
@@ -328,9 +330,9 @@ def test_an_answer_can_not_close_its_block():
 
 def test_the_question_shows_all_that_the_judge_must_know():
     seen = []
-    ctx = asking()
+    ctx = asking(seed=4)
     attributes = [{**HELPFUL, "levels": {1: "useless", 5: "perfect"}}, HONEST]
-    step = rubric(attributes=attributes, seed=4, temperature=0.5, max_tokens=77)
+    step = rubric(attributes=attributes, sampling={"temperature": 0.5, "max_tokens": 77})
     engine = ctx.engine(step.judge)
     plain = engine.run
     engine.run = lambda requests, done: plain([seen.append(r) or r for r in requests], done)
@@ -359,7 +361,7 @@ def test_the_question_shows_all_that_the_judge_must_know():
         "honest",
     ]
     unguided = rubric(guided=False)
-    assert unguided.sampling({"type": "object"}).json_schema is None
+    assert unguided.asker(ctx, unguided.judge).sampling({"type": "object"}).json_schema is None
 
 
 def test_identity_has_judge_texts_and_version():

@@ -16,7 +16,7 @@ WRONG = [
     ({}, "name one of"),
     ({"attributes": [HELPFUL], "criteria": [KIND]}, "name one of"),
     ({"attributes": [HELPFUL, HELPFUL]}, "helpful is there twice"),
-    ({"attributes": [HELPFUL], "samples": 3}, "set a temperature"),
+    ({"attributes": [HELPFUL], "samples": 3}, "set sampling.temperature"),
     ({"attributes": [HELPFUL], "min_samples": 3}, "min_samples"),
     ({"attributes": [HELPFUL], "scale": (1, 5)}, "scale is for rubric"),
     ({"attributes": [HELPFUL], "keep_critique": True}, "keep_critique"),

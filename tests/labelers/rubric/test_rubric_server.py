@@ -176,7 +176,12 @@ def test_chaos_with_samples_and_a_critique_first():
             5: ("late", (0.03, answer(chat(reply)))),
         }.get(draw, ok(reply))
 
-    fields = {"critique": "first", "keep_critique": True, "samples": 2, "temperature": 1, "seed": 3}
+    fields = {
+        "critique": "first",
+        "keep_critique": True,
+        "samples": 2,
+        "sampling": {"temperature": 1},
+    }
     with MockServer(behave) as server:
         found = scores(server, ROWS.head(40), retries=20, **fields)
     assert all(right(row, text) for text, row in found.items())

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from prefactory.engines.ask import ask
+from prefactory.asking import ask
 from prefactory.engines.base import (
     Completion,
     Engine,

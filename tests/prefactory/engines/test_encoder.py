@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from prefactory.engines import embedding
-from prefactory.engines.encoder import Encoder, native_precision
+from prefactory.engines.device import native_precision
+from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, DataError
 
 ODD = ["", " ", "\n\t", "a", "😀👩‍👩‍👧", "مرحبا بالعالم", "naïve café", "\ud800 alone", "x" * 3000]
@@ -53,7 +54,7 @@ def test_threads_do_not_matter(opened):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with model.encoder.model_copy(update={"threads": 1}).open() as single:
+        with Encoder(precision=model.encoder.precision, threads=1).open() as single:
             assert same(single.embed(TEXTS[:6]), vectors[:6])
         torch.set_num_threads(2)
         assert same(model.embed(TEXTS[:6]), vectors[:6])

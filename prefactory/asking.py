@@ -1,0 +1,464 @@
+"""The one way to ask a model: parse, correct, and account for what came to nothing.
+
+`ask` generates and parses; what is refused is asked again with what was wrong. A step inherits
+`Asking` and takes an `Asker` per model, which asks about conversations (`each`) or about tasks on
+their way (`forms`, `parsed`, `texts`). How material is shown to a model is here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+
+from prefactory.context import Context
+from prefactory.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    EngineConfig,
+    Failure,
+    Message,
+    Result,
+    Sampling,
+    SamplingParams,
+)
+from prefactory.engines.configs import AnyEngine
+from prefactory.forms import Form
+from prefactory.identity import fingerprint
+
+T = TypeVar("T")
+
+Truncated = Literal["keep", "drop"]
+"""What becomes of an answer that was cut at `max_tokens`."""
+
+CHARACTERS_A_TOKEN = 4
+MATERIAL_TOKENS, QUESTION_TOKENS, FORM_TOKENS = 500, 600, 300
+"""What `plan` takes a conversation and an answer, a question about a row, and an answer of a form
+to have."""
+
+
+# -- one question ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """An answer of the right form.
+
+    Attributes:
+        value: what `parse` made of it.
+        completion: the text that was parsed.
+        attempts: how often was asked, from 1.
+    """
+
+    value: T
+    completion: Completion
+    attempts: int
+
+
+@dataclass
+class _Open(Generic[T]):
+    """One sample that has no parsed answer yet."""
+
+    row: int
+    sample: int
+    conversation: list[Message]
+    row_id: str
+    outcome: Answer[T] | Failure | None = None
+
+    def settle(self, result: Result, parse: Callable[[str], T], attempt: int, last: bool) -> None:
+        """Keep a parsed value or a failure; else prepare the next question."""
+        if isinstance(result, Failure):
+            self.outcome = result
+            return
+        try:
+            self.outcome = Answer(parse(result.text), result, attempt)
+        except ValueError as error:
+            if last:
+                detail = f"{error} (asked {attempt} times; last answer: {result.text[:200]!r})"
+                self.outcome = Failure("unparseable", detail)
+            self.conversation += [
+                {"role": "assistant", "content": result.text},
+                {"role": "user", "content": str(error)},
+            ]
+
+
+def ask(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    parse: Callable[[str], T],
+    row_ids: Sequence[str] | None = None,
+    attempts: int = 3,
+) -> list[list[Answer[T] | Failure]]:
+    """Generate and parse; an answer that `parse` refuses is asked again.
+
+    The refused answer and the message of the error are appended to the conversation as an
+    assistant and a user turn. Corrections of all rows go out together, so they cost as many rounds
+    as `attempts`, not as many as rows.
+
+    Args:
+        engine: what answers.
+        conversations: N conversations.
+        sampling: how answers are drawn; `sampling.n` samples each.
+        parse: turns a text into a value, or raises ValueError with a sentence for the model.
+        row_ids: see `Engine.generate`.
+        attempts: how often to ask in all, at least 1.
+
+    Returns:
+        N lists of n answers, in order; `Failure("unparseable", ...)` after the last attempt, or
+        the engine's own failure.
+    """
+    samples: list[_Open[T]] = []
+    for row, results in enumerate(engine.generate(conversations, sampling, row_ids)):
+        base = fingerprint(list(conversations[row])) if row_ids is None else row_ids[row]
+        for number, result in enumerate(results):
+            sample: _Open[T] = _Open(row, number, list(conversations[row]), f"{base}/{number}")
+            sample.settle(result, parse, 1, attempts <= 1)
+            samples.append(sample)
+    single = sampling.model_copy(update={"n": 1})
+    for attempt in range(2, attempts + 1):
+        again = [s for s in samples if s.outcome is None]
+        if not again:
+            break
+        ids = [f"{s.row_id}/{attempt}" for s in again]
+        replies = engine.generate([s.conversation for s in again], single, ids)
+        for sample, (result,) in zip(again, replies, strict=True):
+            sample.settle(result, parse, attempt, attempt == attempts)
+    answers: list[list[Answer[T] | Failure]] = [[] for _ in conversations]
+    for sample in samples:
+        answers[sample.row].append(sample.outcome or Failure("no_answer", "never answered"))
+    return answers
+
+
+# -- tasks on their way ------------------------------------------------------------------------
+
+
+@dataclass
+class Task:
+    """Something that is to be made of a row; a step adds what it needs to know.
+
+    Attributes:
+        row: place of the row in the table.
+        key: what its questions are drawn by: content ids and a number, no place.
+        reason, detail: why it came to nothing, for the ledger; null while it may become something.
+        tokens: that models wrote for it, as far as they tell.
+    """
+
+    row: int
+    key: str
+    reason: str | None = None
+    detail: str | None = None
+    tokens: int = 0
+
+    def fail(self, reason: str, detail: str) -> None:
+        """Give the task up."""
+        self.reason, self.detail = reason, storable(detail).strip()[:500]
+
+
+K = TypeVar("K", bound=Task)
+
+
+def open_tasks(tasks: Sequence[K]) -> list[K]:
+    """Tasks that may become something."""
+    return [task for task in tasks if task.reason is None]
+
+
+def lost(ids: pl.Series, tasks: Sequence[Task]) -> pl.DataFrame:
+    """Rows none of whose tasks came to something, with the reason of the first, for the ledger.
+
+    Args:
+        ids: row ids of the table, String[n].
+        tasks: all of them, at least one per row.
+
+    Returns:
+        `row_id`, `reason`, `detail`.
+    """
+    fine = {task.row for task in tasks if task.reason is None}
+    first: dict[int, Task] = {}
+    for task in tasks:
+        if task.row not in fine:
+            first.setdefault(task.row, task)
+    rows = [(ids[row], task.reason, task.detail) for row, task in first.items()]
+    schema = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def missed(tasks: Sequence[Task]) -> dict[str, int]:
+    """Tasks that came to nothing though another of their row did not, counted by reason."""
+    fine = {task.row for task in tasks if task.reason is None}
+    counts = Counter(t.reason for t in tasks if t.reason is not None and t.row in fine)
+    return dict(sorted(counts.items()))
+
+
+# -- one model, asked by the settings of a step ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asker:
+    """One model and how it is asked; `Asking.asker` makes it.
+
+    Attributes:
+        ctx: opens the model; its seed and step are part of every draw.
+        config: of the model.
+        params: how answers are drawn.
+        attempts: how often a question is asked until its answer has the right form.
+        guided: hand JSON schemas to the engine.
+    """
+
+    ctx: Context
+    config: EngineConfig
+    params: SamplingParams
+    attempts: int = 3
+    guided: bool = True
+
+    def sampling(self, schema: dict[str, Any] | None = None, n: int = 1) -> Sampling:
+        """How n answers of a JSON schema (None: free text) are drawn."""
+        return self.params.drawn(self.ctx.seed, n, schema if self.guided else None)
+
+    def each(
+        self,
+        conversations: Sequence[Conversation],
+        parse: Callable[[str], T],
+        schema: dict[str, Any] | None = None,
+        n: int = 1,
+        salts: Sequence[str] | None = None,
+    ) -> list[list[Answer[T] | Failure]]:
+        """As `ask`, but equal questions are asked once and share their answers.
+
+        What is drawn depends on the text of the question alone, so an answer can't depend on the
+        place, the shard or the company of its row.
+
+        Args:
+            conversations: N conversations.
+            parse: see `ask`.
+            schema: of the answer.
+            n: samples of each.
+            salts: N texts; equal questions with other salts are drawn apart.
+
+        Returns:
+            N lists of n answers or failures, in order.
+        """
+        salts = [""] * len(conversations) if salts is None else salts
+        keys = [
+            fingerprint([list(conversation), salt])
+            for conversation, salt in zip(conversations, salts, strict=True)
+        ]
+        distinct = dict(zip(keys, conversations, strict=True))
+        replies = ask(
+            self.ctx.open(self.config),
+            list(distinct.values()),
+            self.sampling(schema, n),
+            parse,
+            list(distinct),
+            self.attempts,
+        )
+        by_key = dict(zip(distinct, replies, strict=True))
+        return [by_key[key] for key in keys]
+
+    def forms(
+        self,
+        tasks: Sequence[K],
+        stage: str,
+        form: Form,
+        question: Callable[[K], str | Conversation],
+        take: Callable[[K, dict[str, Any]], None],
+    ) -> None:
+        """Ask for a form about all open tasks in one batch; see `parsed`."""
+        self.parsed(tasks, stage, form.parse, question, take, form.schema)
+
+    def parsed(
+        self,
+        tasks: Sequence[K],
+        stage: str,
+        parse: Callable[[str], T],
+        question: Callable[[K], str | Conversation],
+        take: Callable[[K, T], None],
+        schema: dict[str, Any] | None = None,
+    ) -> None:
+        """Ask about all open tasks in one batch; a question without an answer ends its task.
+
+        Args:
+            tasks: of which the open ones are asked about.
+            stage: names the question: part of its draw, and of the detail of a failure.
+            parse: see `ask`.
+            question: a task's question, a text or a conversation.
+            take: is given the task and what was parsed; may fail the task.
+            schema: of the answer.
+        """
+        live, conversations, ids = self._questions(tasks, stage, question)
+        if not live:
+            return
+        engine, sampling = self.ctx.open(self.config), self.sampling(schema)
+        replies = ask(engine, conversations, sampling, parse, ids, self.attempts)
+        for task, (reply,) in zip(live, replies, strict=True):
+            if isinstance(reply, Failure):
+                task.fail(reply.reason, f"{stage}: {reply.detail}")
+            else:
+                task.tokens += reply.completion.completion_tokens
+                take(task, reply.value)
+
+    def texts(
+        self,
+        tasks: Sequence[K],
+        stage: str,
+        question: Callable[[K], str | Conversation],
+        take: Callable[[K, str], None],
+        truncated: Truncated = "drop",
+        sampling: Sampling | None = None,
+    ) -> None:
+        """Let the model write a text for each open task, in one batch.
+
+        A task ends with the engine's reason, `empty_answer`, or `truncated` (cut at `max_tokens`,
+        where `drop` is said). See `parsed` for the arguments; `sampling` takes the place of the
+        asker's own.
+        """
+        live, conversations, ids = self._questions(tasks, stage, question)
+        if not live:
+            return
+        sampling = sampling or self.sampling()
+        replies = self.ctx.open(self.config).generate(conversations, sampling, ids)
+        for task, (reply,) in zip(live, replies, strict=True):
+            if isinstance(reply, Failure):
+                task.fail(reply.reason, f"{stage}: {reply.detail}")
+                continue
+            task.tokens += reply.completion_tokens
+            if not (text := storable(reply.text).strip()):
+                task.fail("empty_answer", f"{stage}: nothing but white space")
+            elif truncated == "drop" and reply.finish_reason == "length":
+                task.fail("truncated", f"{stage}: cut at {sampling.max_tokens} tokens")
+            else:
+                take(task, text)
+
+    def _questions(
+        self, tasks: Sequence[K], stage: str, question: Callable[[K], str | Conversation]
+    ) -> tuple[list[K], list[Conversation], list[str]]:
+        live = open_tasks(tasks)
+        ids = [f"{task.key}/{self.ctx.step}/{stage}" for task in live]
+        return live, [conversation(question(task)) for task in live], ids
+
+
+class Sampled(BaseModel):
+    """Mixin of what draws a model's answers; write it before the base.
+
+    The recipe's `seed` draws. A mapping for `sampling`, or for another field of `SamplingParams`,
+    changes what it names; the rest stays as the default of the field has it.
+
+    Attributes:
+        sampling: how answers are drawn.
+    """
+
+    sampling: SamplingParams = SamplingParams(max_tokens=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_sampling(cls, data: Any) -> Any:  # noqa: ANN401 - whatever a recipe has
+        if not isinstance(data, Mapping):
+            return data
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: {**defaults[name].model_dump(), **value}
+            if isinstance(value, Mapping) and isinstance(defaults.get(name), SamplingParams)
+            else value
+            for name, value in data.items()
+        }
+
+
+class Asking(Sampled):
+    """Mixin of steps that ask a text engine for answers of a form; write it before the base.
+
+    Attributes:
+        sampling: how answers are drawn. Steps that judge take temperature 0.
+        attempts: how often a question is asked until its answer has the right form.
+        guided: hand the JSON schema to the engine; False for servers that refuse schemas.
+    """
+
+    sampling: SamplingParams = SamplingParams(temperature=0.7, max_tokens=1024)
+    attempts: int = Field(default=3, ge=1)
+    guided: bool = True
+
+    def asker(
+        self,
+        ctx: Context,
+        engine: EngineConfig,
+        params: SamplingParams | None = None,
+        *,
+        greedy: bool = False,
+    ) -> Asker:
+        """One model of this step, ready to be asked.
+
+        Args:
+            ctx: opens it.
+            engine: its configuration.
+            params: how its answers are drawn; None takes `sampling`.
+            greedy: at temperature 0, for verdicts, where nothing is to be left to chance.
+        """
+        params = self.sampling if params is None else params
+        if greedy:
+            params = params.model_copy(update={"temperature": 0.0})
+        return Asker(ctx, engine, params, self.attempts, self.guided)
+
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)
+"""How judges answer."""
+
+
+def _several(value: object) -> object:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+Jury = Annotated[tuple[AnyEngine, ...], BeforeValidator(_several)]
+"""A step's `judge` where several may vote: one engine, or a list."""
+
+
+# -- how material is shown ---------------------------------------------------------------------
+
+
+def conversation(question: str | Conversation) -> list[Message]:
+    """A question as messages: a text is one message of the user."""
+    if isinstance(question, str):
+        return [{"role": "user", "content": question}]
+    return list(question)
+
+
+def transcript(messages: Sequence[Mapping[str, str | None]] | None) -> str:
+    """A conversation as text: each message under its role in brackets, blank lines between."""
+    return "\n\n".join(f"[{m['role']}]\n{m['content'] or ''}" for m in messages or [])
+
+
+def request_text(messages: Sequence[Mapping[str, str | None]]) -> str:
+    """What is asked: the words of a user's message that stands alone, else the transcript."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"] or ""
+    return transcript(messages)
+
+
+def answer_text(messages: Sequence[Mapping[str, str | None]] | None) -> str:
+    """The contents of an answer, blank lines between; as a transcript where a role is not ours."""
+    if any(m["role"] != "assistant" for m in messages or []):
+        return transcript(messages)
+    return "\n\n".join(m["content"] or "" for m in messages or [])
+
+
+def storable(text: str) -> str:
+    """A model's text with lone surrogates as "?": JSON can hold them, tables can't."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def fence(*texts: str) -> str:
+    """Eight hex digits for the lines around texts in a question, the `mark` of prompt texts.
+
+    They are a digest of these texts, so no text can be written that closes its own block.
+    """
+    joined = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(joined, digest_size=4).hexdigest()
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a prompt has, with an answer of usual length in it."""
+    return len(text) // CHARACTERS_A_TOKEN + MATERIAL_TOKENS

@@ -1,0 +1,26 @@
+"""Where models of this process run, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+def native_precision(device: str | None = None) -> Literal["bf16", "fp32"]:
+    """Name the fastest safe precision of a torch device (None: the one an encoder would take)."""
+    import torch
+
+    name = device or default_device()
+    if name.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if name != "cpu":
+        return "fp32"
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return "bf16" if native else "fp32"
+
+
+def default_device() -> str:
+    """Torch device that an encoder without a `device` runs on."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
