@@ -11,15 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from filters.duplicates.near import NearDuplicates
+from prefactory.near.likeness import Rule, similarity
 from prefactory.near.pairs import (
     Edges,
     Rows,
-    Rule,
     clusters,
     near_edges,
     read_rows,
     reduce_texts,
-    similarity,
 )
 
 BLOCK = 16_384
@@ -61,10 +60,10 @@ def near_of(texts: dict[str, pl.Series], others: NDArray[np.bool_] | None = None
     """
     step = NearDuplicates()
     table = _reduced(texts, step)
-    rows = read_rows(table)
+    rows = read_rows(table, step.banding)
     leader, quick = _leaders(rows, step.rule, others)
     left = np.flatnonzero(leader == np.arange(leader.size))
-    kept = read_rows(table[pl.Series(left)]) if left.size < leader.size else rows
+    kept = read_rows(table[pl.Series(left)], step.banding) if left.size < leader.size else rows
     found = near_edges(kept, step.rule, None if others is None else others[left])
     edges = Edges(left[found.left], left[found.right], found.jaccard)
     rule = (

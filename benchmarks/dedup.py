@@ -42,6 +42,15 @@ steps:
 publish: {test_fraction: 0.1, report_rows: 0}
 """
 
+PLANTED = """
+name: planted
+seed: 1
+source: {path: PATH, layout: responses, name: planted}
+steps:
+  - filters.NearDuplicates: {}
+publish: {test_fraction: 0, report_rows: 0}
+"""
+
 
 @dataclass
 class Planted:
@@ -121,6 +130,46 @@ def ours(data: Path, out: Path) -> None:
         for i in batch.select(text_of(pl.col("prompt")).str.extract(r"(\d+)$")).to_series()
     ]
     (out / "kept.json").write_text(json.dumps(kept), "utf-8")
+
+
+def planted_recall(data: Path, out: Path) -> dict[str, float]:
+    """Run a recipe with the default step on planted duplicates.
+
+    Args:
+        data: folder with `near_duplicates.jsonl.gz` and its truth.
+        out: folder for the run.
+
+    Returns:
+        By kind the share of planted pairs of which a row is gone, and as `outside` the number of
+        other rows that are gone.
+    """
+    import polars as pl
+
+    from catalog.versions import Catalog
+    from pipelines.build import build, check_recipe
+    from pipelines.settings import Settings
+    from prefactory.stages import thread_mapper
+
+    recipe_path = out / "planted.yaml"
+    recipe_path.write_text(PLANTED.replace("PATH", str(data / "near_duplicates.jsonl.gz")), "utf-8")
+    settings = Settings(out)
+    recipe, sources, _ = check_recipe(recipe_path, [])
+    build(recipe, sources, settings, thread_mapper(settings.workers))
+    version = Catalog(root=out / "versions").get("planted")
+    places = pl.concat(version.batches("responses", "train", ["source_id"]))["source_id"]
+    with gzip.open(data / "near_duplicates.jsonl.gz", "rb") as file:
+        rows = pl.read_ndjson(file.read()).with_row_index("line", offset=1)
+    texts = pl.col("prompt", "response").str.strip_chars()
+    usable = rows.filter(pl.all_horizontal(texts != ""))
+    stays = places.str.extract(r":(\d+)$").cast(pl.UInt32)
+    gone = set(usable.filter(~pl.col("line").is_in(stays.to_list()))["id"])
+    truth = pl.read_csv(data / "near_duplicates_truth.csv")
+    known = pl.col("id", "duplicate_of").is_in(usable["id"].to_list())
+    truth = truth.filter(pl.all_horizontal(known))
+    hit = pl.any_horizontal(pl.col("id", "duplicate_of").is_in(list(gone)))
+    kinds = truth.group_by("kind").agg(hit.mean().alias("hit")).sort("kind")
+    outside = gone - set(truth["id"]) - set(truth["duplicate_of"])
+    return {**dict(kinds.rows()), "outside": float(len(outside))}
 
 
 def ours_semantic(data: Path, out: Path) -> None:
@@ -241,11 +290,17 @@ def main() -> None:
     parser.add_argument("--only", default="datatrove,data-juicer,data-juicer-unigrams,rensa")
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--semantic", action="store_true", help="given vectors, beside semhash")
+    parser.add_argument("--planted", action="store_true", help="recall by kind of copy")
     parser.add_argument("--child")
     parser.add_argument("paths", nargs="*", type=Path)
     options = parser.parse_args()
     if options.child:
         (ours_semantic if options.child == "ours-semantic" else ours)(*options.paths)
+        return
+    if options.planted:
+        with tempfile.TemporaryDirectory() as folder:
+            for kind, share in planted_recall(SHARED / "dedup", Path(folder)).items():
+                print(f"{kind:<28} {share:.2f}")
         return
     others = [n for n in options.only.split(",") if n and options.peers]
     names = ["ours", *others]

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 
 from prefactory.context import Context
+from prefactory.near.likeness import Rule
 from prefactory.near.minhash import banding
-from prefactory.near.pairs import Rule, clusters, near_edges, read_rows, reduce_texts
+from prefactory.near.pairs import clusters, linking_edges, read_rows, reduce_texts
 from prefactory.tables import change_where, digests
 
 SPLITS = ("train", "test")
@@ -93,7 +94,8 @@ def near_groups(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     if not found:
         return pl.DataFrame(schema={"group": pl.String, "number": pl.Int64, "size": pl.Int64})
     groups = pl.concat(found).unique("group").sort("group")
-    number = clusters(near_edges(read_rows(groups), Rule(THRESHOLD)), groups.height)
+    rows = read_rows(groups, banding(THRESHOLD, RECALL))
+    number = clusters(linking_edges(rows, Rule(THRESHOLD)), groups.height)
     size = np.bincount(number, minlength=1)[number]
     return groups.select("group", number=pl.Series(number), size=pl.Series(size))
 

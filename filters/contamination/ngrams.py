@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from prefactory.near.shingles import I64, U64, Words, finalise, words
 
 N = 8
-SHARE = 0.5
+SHARE = 0.3
 COMMON = 100
 """A run of words that stands in more prompts than this is boilerplate: it counts as matched, but no
 match is looked for because of it alone (unless a prompt has none that is rarer)."""

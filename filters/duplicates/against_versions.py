@@ -43,6 +43,7 @@ class AgainstVersions(Shingled):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES)
+    version: ClassVar[int] = 2
 
     versions: tuple[str, ...] = Field(min_length=1)
     on: Literal["prompt", "response", "row"] = "prompt"
@@ -127,7 +128,7 @@ class AgainstVersions(Shingled):
         )
         both = pl.concat([known.select(own.columns).sort("ref", "unit"), own])
         theirs = np.arange(both.height) < known.height
-        edges = near_edges(read_rows(both), self.rule, theirs)
+        edges = near_edges(read_rows(both, self.banding), self.rule, theirs)
         dropped = _most_alike(edges, both.select("ref", "unit", "digest"), known.height)
         facts = {"units": parts.height, "published": dropped.height, "against": known.height}
         return State({"dropped": dropped}, facts)

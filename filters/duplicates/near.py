@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from filters.rules.margin import score_columns
 from prefactory.context import Context
 from prefactory.near.choose import Choice, none_beside_kept, one_of_each_cluster, ranks
+from prefactory.near.likeness import Rule, similarity
 from prefactory.near.minhash import Banding, banding
-from prefactory.near.pairs import Rows, Rule, near_edges, read_rows, reduce_texts, similarity
+from prefactory.near.pairs import Rows, linking_edges, near_edges, read_rows, reduce_texts
 from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, shape_of, text_of
 
@@ -70,8 +71,9 @@ class NearDuplicates(Shingled):
 
     What is compared is set by `on`:
 
-    - `row`: prompt and answer; of pairs the prompt and the two answers, unordered. Prompts must be
-      alike, and each answer like one of the other pair's.
+    - `row`: prompt and answer; of pairs the prompt with each of the two answers, unordered. Near is
+      what is near as one text, or prompt and answer each for themselves; of rows whose folded
+      prompts are equal, the answers alone (see `prefactory.near.likeness.similarity`).
     - `prompt`: all rows of a prompt stay or go together.
     - `response`: the answers; of pairs both, unordered. By default only among rows of one prompt.
 
@@ -94,6 +96,7 @@ class NearDuplicates(Shingled):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
+    version: ClassVar[int] = 2
 
     on: Literal["row", "prompt", "response"] = "row"
     within: Literal["prompt", "all"] | None = None
@@ -138,6 +141,11 @@ class NearDuplicates(Shingled):
         return "prompt_id" if self.on == "prompt" else ROW_ID[shape]
 
     @property
+    def rule(self) -> Rule:
+        """When two rows are near-duplicates."""
+        return super().rule._replace(one_prompt=self._by_prompt)
+
+    @property
     def _by_prompt(self) -> bool:
         return (self.within or ("prompt" if self.on == "response" else "all")) == "prompt"
 
@@ -157,13 +165,18 @@ class NearDuplicates(Shingled):
 
         Returns:
             State with the table `dropped` (see `DROPPED`) and the facts `units`, `pairs` (verified
-            ones), `near_duplicate` and `contradiction` (units that go), `bands`, `hashes`.
+            ones; with `linkage: cluster` those that link rows not linked before), `near_duplicate`
+            and `contradiction` (units that go), `bands`, `hashes`.
         """
-        rows = read_rows(parts, "prompt_id" if self._by_prompt else None)
-        edges = near_edges(rows, self.rule)
+        rows = read_rows(parts, self.banding, "prompt_id" if self._by_prompt else None)
         rank = ranks(parts["unit"], parts["score"])
-        choose = one_of_each_cluster if self.linkage == "cluster" else none_beside_kept
-        dropped = self._dropped(parts["unit"], rows, choose(edges, rank))
+        if self.linkage == "cluster":
+            edges = linking_edges(rows, self.rule)
+            choice = one_of_each_cluster(edges, rank)
+        else:
+            edges = near_edges(rows, self.rule)
+            choice = none_beside_kept(edges, rank)
+        dropped = self._dropped(parts["unit"], rows, choice)
         reasons = dropped["reason"]
         facts = {
             "units": parts.height,
@@ -175,12 +188,12 @@ class NearDuplicates(Shingled):
         return State({"dropped": dropped}, facts)
 
     def _dropped(self, ids: pl.Series, rows: Rows, choice: Choice) -> pl.DataFrame:
-        index, _, crossed = similarity(rows.parts, choice.gone, choice.kept, self.rule)
+        index, near, crossed = similarity(rows.parts, choice.gone, choice.kept, self.rule)
         table = pl.DataFrame(
             {
                 "unit": ids.gather(choice.gone),
                 "kept": ids.gather(choice.kept),
-                "via": ids.gather(choice.via),
+                "via": ids.gather(np.where(near, choice.kept, choice.via)),
                 "jaccard": np.round(index, 3),
                 "crossed": crossed,
             }

@@ -31,6 +31,13 @@ class Banding(NamedTuple):
         """Probability that two sets of this Jaccard index become candidates."""
         return 1.0 - (1.0 - jaccard**self.rows) ** self.bands
 
+    def enough(self, jaccard: NDArray[np.float64], missed: float) -> NDArray[np.int64]:
+        """Bands after which a set of this Jaccard index is missed with that probability, Int64."""
+        meet = np.minimum(jaccard**self.rows, 1.0 - 1e-12)
+        needed = np.ceil(np.log(missed) / np.log1p(-meet))
+        enough: NDArray[np.int64] = np.minimum(needed, self.bands).astype(np.int64)
+        return enough
+
 
 def banding(threshold: float, recall: float) -> Banding:
     """Choose the banding for a threshold.
@@ -109,11 +116,21 @@ def sketches(signature: U32) -> NDArray[np.uint8]:
     return np.ascontiguousarray((short ^ (short >> np.uint32(16))).astype(np.uint8).T)
 
 
-def least_agreement(threshold: float, width: int, deviations: float = 4.0) -> int:
+def least_agreement(
+    threshold: NDArray[np.float64], width: int, deviations: float = 4.0
+) -> NDArray[np.int64]:
     """Bytes of two sketches that agree at least, if the Jaccard index is at the threshold.
 
     All but one of 30,000 such pairs agree in more (four standard deviations of a binomial).
+
+    Args:
+        threshold: Float64[m], least indices, in [0, 1].
+        width: bytes of a sketch.
+        deviations: see above.
+
+    Returns:
+        Int64[m].
     """
     agree = threshold + (1.0 - threshold) / 256
-    spread = math.sqrt(width * agree * (1.0 - agree))
-    return max(0, math.floor(width * agree - deviations * spread))
+    spread = np.sqrt(width * agree * (1.0 - agree))
+    return np.maximum(0, np.floor(width * agree - deviations * spread)).astype(np.int64)

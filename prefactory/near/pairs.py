@@ -3,8 +3,8 @@
 Rows whose sets are equal are one candidate. Of the others two meet if a band agrees; in a bucket of
 more than `WINDOW` rows each meets its `WINDOW` nearest in an order that another band gives, so that
 the work grows with the rows, not with their square. A meeting is sieved by short signatures, and
-then the two sets themselves are compared. Rows are told by their place in a table sorted by id: no
-result depends on shards, threads or an order of arrival.
+then the two sets themselves are compared (`prefactory.near.likeness`). Rows are told by their place
+in a table sorted by id: no result depends on shards, threads or an order of arrival.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from prefactory.near import minhash
+from prefactory.near.likeness import CHUNK, CUT_JACCARD, Floats, Rule, similarity
 from prefactory.near.minhash import Banding
 from prefactory.near.shingles import (
     I64,
@@ -31,12 +34,10 @@ from prefactory.near.shingles import (
 )
 
 WINDOW = 64
-CHUNK = 1 << 22
-"""Shingles that are compared at a time."""
+MISSED = 0.001
+"""Probability that short rows, which must be more alike than the threshold, do not meet."""
 TAG = 0x9E3779B9
 """Tag of a row's second part (its answers), so that they do not meet the shingles of prompts."""
-
-Floats = NDArray[np.float64]
 
 
 class Edges(NamedTuple):
@@ -44,7 +45,7 @@ class Edges(NamedTuple):
 
     Attributes:
         left, right: Int64[m], positions, left < right, sorted, each pair once.
-        jaccard: Float64[m], of the part that is least alike.
+        jaccard: Float64[m], see `prefactory.near.likeness.Likeness`.
     """
 
     left: I64
@@ -61,6 +62,7 @@ class Rows(NamedTuple):
         keys: UInt32[n, bands].
         sketch: UInt8[n, SKETCH].
         digest: UInt64[n], equal on rows whose sets are equal (sides in any order).
+        cut: the banding of the keys.
         group: UInt64[n] or None: only rows of one group are compared.
     """
 
@@ -68,41 +70,8 @@ class Rows(NamedTuple):
     keys: U32
     sketch: NDArray[np.uint8]
     digest: U64
+    cut: Banding
     group: U64 | None = None
-
-
-class Rule(NamedTuple):
-    """When two texts are near-duplicates: by a Jaccard index that falls with their length.
-
-    Attributes:
-        threshold: least index of texts of `long` words or more.
-        short: texts of up to so many words must agree in all shingles; between the two, by the
-            shorter text, the least index falls in a straight line.
-        long: see `threshold`.
-    """
-
-    threshold: float
-    short: int = 8
-    long: int = 32
-
-    def least(self, words: NDArray[np.integer]) -> Floats:
-        """Least index of texts of so many words, Float64[m]."""
-        share = (self.long - words.astype(np.float64)) / max(self.long - self.short, 1)
-        return self.threshold + (1.0 - self.threshold) * np.clip(share, 0.0, 1.0)
-
-
-class Likeness(NamedTuple):
-    """How much alike pairs of rows are.
-
-    Attributes:
-        jaccard: Float64[m], of the part that is least alike.
-        near: Bool[m], every part is near-duplicate.
-        crossed: Bool[m], chosen and rejected match crosswise.
-    """
-
-    jaccard: Floats
-    near: NDArray[np.bool_]
-    crossed: NDArray[np.bool_]
 
 
 def reduce_texts(texts: dict[str, pl.Series], shingle: int, cut: Banding) -> pl.DataFrame:
@@ -147,11 +116,12 @@ def array_column(values: NDArray[np.generic], dtype: pl.DataType) -> pl.Series:
     return pl.Series(values, dtype=width) if len(values) else pl.Series([], dtype=width)
 
 
-def read_rows(table: pl.DataFrame, group: str | None = None) -> Rows:
+def read_rows(table: pl.DataFrame, cut: Banding, group: str | None = None) -> Rows:
     """Read what `reduce_texts` made, in table order.
 
     Args:
         table: its columns, of any number of shards.
+        cut: the banding that it was given.
         group: name of a column; only rows with the same value are compared.
     """
     parts = {}
@@ -163,7 +133,7 @@ def read_rows(table: pl.DataFrame, group: str | None = None) -> Rows:
     if group is not None:
         numbers = table[group].rank("dense").cast(pl.UInt64).to_numpy()
     bands, sketch = table["bands"].to_numpy(), table["sketch"].to_numpy()
-    return Rows(parts, bands, sketch, table["digest"].to_numpy(), numbers)
+    return Rows(parts, bands, sketch, table["digest"].to_numpy(), cut, numbers)
 
 
 def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) -> Edges:
@@ -179,98 +149,107 @@ def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) 
         other kind), and only the first (of its kind) with rows that are not equal.
     """
     equal_left, equal_right, first = _equal_sets(rows, others)
-    found = [np.stack([equal_left, equal_right], axis=1)]
-    some = np.flatnonzero(first)
-    bar = minhash.least_agreement(rule.threshold, rows.sketch.shape[1])
-    for left, right in _meetings(rows, some):
+    n = rows.digest.size
+    found = [_ordered(equal_left, equal_right, n)]
+    for left, right in _meetings(rows, np.flatnonzero(first), rule):
         keep = np.ones(left.size, dtype=bool)
         if others is not None:
             keep &= others[left] != others[right]
         if rows.group is not None:
             keep &= rows.group[left] == rows.group[right]
         left, right = left[keep], right[keep]
-        alike = _agreement(rows.sketch, left, right) >= bar
-        pairs = np.stack([left[alike], right[alike]], axis=1)
-        found.append(np.sort(pairs, axis=1))
-    pairs = _distinct(np.concatenate(found), len(rows.digest))
-    index, near, _ = similarity(rows.parts, pairs[:, 0], pairs[:, 1], rule)
-    return Edges(pairs[near, 0], pairs[near, 1], index[near])
+        alike = _alike(rows, left, right, rule)
+        found.append(_ordered(left[alike], right[alike], n))
+    left, right = np.divmod(np.unique(np.concatenate(found)), max(n, 1))
+    index, near, _ = similarity(rows.parts, left, right, rule)
+    return Edges(left[near], right[near], index[near])
+
+
+def linking_edges(rows: Rows, rule: Rule) -> Edges:
+    """Find near-duplicates enough to link every cluster that `near_edges` links, and few more.
+
+    Pairs of rows that are joined already are not looked at, so that rows with many near copies cost
+    no more than others.
+
+    Args:
+        rows: n rows.
+        rule: when two are near-duplicates.
+
+    Returns:
+        The pairs, whose connected components are those of `near_edges`.
+    """
+    n = rows.digest.size
+    left, right, first = _equal_sets(rows, None)
+    root = _joined(np.arange(n), left, right)
+    pairs, index = [_ordered(left, right, n)], [np.ones(left.size)]
+    some = np.flatnonzero(first)
+    unlike: I64 = np.zeros(0, dtype=np.int64)
+    for keys, order in _orders(rows, some, rule):
+        places = some[order]
+        at, apart, failed = _parted(root[places], keys), 0, [unlike]
+        while at.size and apart < WINDOW:
+            apart += 1
+            at = at[at < places.size - apart]
+            at = at[keys[at] == keys[at + apart]]
+            parted = at[root[places[at]] != root[places[at + apart]]]
+            met = _ordered(places[parted], places[parted + apart], n)
+            met = met[~_among(met, unlike)]
+            met = met[_alike(rows, met // n, met % n, rule)]
+            found = similarity(rows.parts, met // n, met % n, rule)
+            failed.append(met[~found.near])
+            if found.near.any():
+                met = met[found.near]
+                pairs.append(met)
+                index.append(found.jaccard[found.near])
+                root = _joined(root, met // n, met % n)
+                at = np.intersect1d(at, _parted(root[places], keys), assume_unique=True)
+        if len(failed) > 1:
+            unlike = np.sort(np.concatenate(failed))
+    met, at = np.unique(np.concatenate(pairs), return_index=True)
+    return Edges(met // max(n, 1), met % max(n, 1), np.concatenate(index)[at])
+
+
+def _ordered(left: I64, right: I64, n: int) -> I64:
+    """Pairs of rows of n as numbers, the first row times n plus the other, Int64[m]."""
+    return np.minimum(left, right) * n + np.maximum(left, right)
+
+
+def _among(keys: I64, known: I64) -> NDArray[np.bool_]:
+    """Whether keys are among sorted known ones, Bool[m]."""
+    if not known.size:
+        return np.zeros(keys.size, dtype=bool)
+    place = np.searchsorted(known, keys)
+    there: NDArray[np.bool_] = known[np.minimum(place, known.size - 1)] == keys
+    return there
 
 
 def clusters(edges: Edges, n: int) -> I64:
     """Number the connected components of n rows by their first rows, Int64[n]."""
-    root: I64 = np.arange(n)
-    while True:
-        before = root
-        root = root.copy()
-        for here, there in ((edges.left, edges.right), (edges.right, edges.left)):
-            np.minimum.at(root, before[here], before[there])
-        while not np.array_equal(root, root[root]):
-            root = root[root]
-        if np.array_equal(root, before):
-            return np.unique(root, return_inverse=True)[1].astype(np.int64)
+    links = coo_array((np.ones(edges.left.size, bool), (edges.left, edges.right)), shape=(n, n))
+    number: I64 = connected_components(links, directed=False)[1].astype(np.int64)
+    return number
 
 
-def similarity(parts: dict[str, Sets], left: I64, right: I64, rule: Rule) -> Likeness:
-    """Compare pairs of rows, part by part.
-
-    Args:
-        parts: as in `Rows`.
-        left: Int64[m], positions.
-        right: Int64[m], positions.
-        rule: when two texts are near-duplicates.
-    """
-
-    def one(name: str, other: str) -> tuple[Floats, NDArray[np.bool_]]:
-        a, b = parts[name], parts[other]
-        found = jaccard(a, b, left, right)
-        return found, found >= rule.least(np.minimum(a.words[left], b.words[right]))
-
-    index: Floats = np.ones(left.size)
-    near = np.ones(left.size, dtype=bool)
-    crossed = np.zeros(left.size, dtype=bool)
-    for name in ("prompt", "response"):
-        if name in parts:
-            own, enough = one(name, name)
-            index, near = np.minimum(index, own), near & enough
-    if "chosen" in parts:
-        first, last = one("chosen", "chosen"), one("rejected", "rejected")
-        straight, straight_near = np.minimum(first[0], last[0]), first[1] & last[1]
-        first, last = one("chosen", "rejected"), one("rejected", "chosen")
-        cross, cross_near = np.minimum(first[0], last[0]), first[1] & last[1]
-        crossed = np.where(straight_near == cross_near, cross > straight, cross_near)
-        index = np.minimum(index, np.where(crossed, cross, straight))
-        near &= straight_near | cross_near
-    return Likeness(index, near, crossed)
+def _joined(root: I64, left: I64, right: I64) -> I64:
+    """The first row of each row's component, after the components of these pairs are joined."""
+    if not left.size:
+        return root
+    heads, ends = np.unique(np.concatenate([root[left], root[right]]), return_inverse=True)
+    a, b = np.split(ends, 2)
+    number = clusters(Edges(a, b, np.ones(left.size)), heads.size)
+    first = np.arange(root.size)
+    first[heads] = heads[np.unique(number, return_index=True)[1]][number]
+    return first[root]
 
 
-def jaccard(a: Sets, b: Sets, left: I64, right: I64) -> Floats:
-    """True Jaccard index of set `left[k]` of a and set `right[k]` of b, Float64[m]."""
-    sizes_left, sizes_right = a.sizes[left], b.sizes[right]
-    total = sizes_left + sizes_right
-    ends = np.cumsum(total)
-    shared = np.zeros(left.size, dtype=np.int64)
-    start = 0
-    while start < left.size:
-        done = ends[start - 1] if start else 0
-        stop = max(int(np.searchsorted(ends, done + CHUNK, side="right")), start + 1)
-        these = slice(start, stop)
-        keys = np.concatenate([_pair_keys(a, left[these]), _pair_keys(b, right[these])])
-        keys.sort()
-        twice = keys[1:][keys[1:] == keys[:-1]] >> np.uint64(32)
-        shared[these] = np.bincount(twice.astype(np.int64), minlength=stop - start)
-        start = stop
-    return shared / (total - shared)
-
-
-def _pair_keys(sets: Sets, rows: I64) -> U64:
-    """The shingles of rows, each under the number of its pair."""
-    sizes = sets.sizes[rows]
-    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    values = sets.values[np.repeat(sets.offsets[rows], sizes) + within]
-    pair = np.repeat(np.arange(rows.size, dtype=np.uint64), sizes)
-    keys: U64 = (pair << np.uint64(32)) | values
-    return keys
+def _parted(root: I64, keys: U64) -> I64:
+    """Places of sorted rows whose bucket holds more than one component."""
+    if not keys.size:
+        return np.zeros(0, dtype=np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    one = np.minimum.reduceat(root, starts) == np.maximum.reduceat(root, starts)
+    sizes = np.diff(np.append(starts, keys.size))
+    return np.flatnonzero(~np.repeat(one, sizes))
 
 
 def _equal_sets(rows: Rows, others: NDArray[np.bool_] | None) -> tuple[I64, I64, NDArray[np.bool_]]:
@@ -293,20 +272,49 @@ def _equal_sets(rows: Rows, others: NDArray[np.bool_] | None) -> tuple[I64, I64,
     return ends[:, 0], ends[:, 1], same["is_first"].to_numpy()
 
 
-def _meetings(rows: Rows, some: I64) -> Iterator[tuple[I64, I64]]:
+def _meetings(rows: Rows, some: I64, rule: Rule) -> Iterator[tuple[I64, I64]]:
     """Yield the pairs of rows that meet, band by band (positions, in no order)."""
+    for keys, order in _orders(rows, some, rule):
+        yield from ((some[a], some[b]) for a, b in _neighbours(keys, order))
+
+
+def _orders(rows: Rows, some: I64, rule: Rule) -> Iterator[tuple[U64, I64]]:
+    """Yield keys and rows (places in `some`) sorted by them, band by band; the group comes first.
+
+    Rows of one group are next to each other there, and often no band is needed. A short row takes
+    part in the first bands only: what is near to it has so high an index that it is met there.
+    """
     order = np.arange(some.size)
     group: U64 = np.zeros(some.size, dtype=np.uint64)
     if rows.group is not None:
         group = rows.group[some]
         order, keys = _sorted(group, order)
-        yield from ((some[a], some[b]) for a, b in _neighbours(keys, order))
+        yield keys, order
         if some.size == 0 or np.bincount(group.astype(np.int64)).max() <= WINDOW:
             return  # every two rows of a group have met
+    enough = rows.cut.enough(_least(rows, some, some, rule), MISSED)
     for band in range(rows.keys.shape[1]):
+        order = order[enough[order] > band]
         mixed = rows.keys[some, band] + group * np.uint64(TAG)
         order, keys = _sorted(mixed & np.uint64(0xFFFFFFFF), order)
-        yield from ((some[a], some[b]) for a, b in _neighbours(keys, order))
+        yield keys, order
+
+
+def _least(rows: Rows, left: I64, right: I64, rule: Rule) -> Floats:
+    """Index of all their shingles that near-duplicates of the rows' length have at least."""
+    words = [
+        np.sum([part.words[side].astype(np.int64) for part in rows.parts.values()], axis=0)
+        for side in (left, right)
+    ]
+    least = rule.least(np.minimum(*words))
+    cut = max(rule.threshold, CUT_JACCARD)
+    return least if list(rows.parts) == ["prompt"] else np.minimum(least, cut)
+
+
+def _alike(rows: Rows, left: I64, right: I64, rule: Rule) -> NDArray[np.bool_]:
+    """Sieve: whether the sketches of two rows agree as near-duplicates of their length would."""
+    bar = minhash.least_agreement(_least(rows, left, right, rule), rows.sketch.shape[1])
+    return _agreement(rows.sketch, left, right) >= bar
 
 
 def _sorted(keys: U64, order: I64) -> tuple[I64, U64]:
@@ -344,9 +352,3 @@ def _agreement(sketch: NDArray[np.uint8], left: I64, right: I64) -> I64:
         these = slice(low, low + step)
         out[these] = np.count_nonzero(sketch[left[these]] == sketch[right[these]], axis=1)
     return out
-
-
-def _distinct(pairs: I64, n: int) -> I64:
-    """Each pair once, sorted, Int64[m, 2]."""
-    keys = np.unique(pairs[:, 0] * max(n, 1) + pairs[:, 1])
-    return np.stack([keys // max(n, 1), keys % max(n, 1)], axis=1)

@@ -62,7 +62,7 @@ class SemanticDuplicates(FittedFilter):
     version: ClassVar[int] = 2
 
     on: Literal["row", "prompt", "response"] = "row"
-    threshold: float = Field(default=0.95, gt=0, le=1)
+    threshold: float = Field(default=0.9, gt=0, le=1)
     within: Literal["prompt", "all"] | None = None
     keep_best: str | None = Field(default=None, min_length=1)
     polarity_words: int = Field(default=50, ge=0)

@@ -127,10 +127,10 @@ def test_short_prompts_match_whole_lines_only(exam):
         ("Why is that?", "because"),
     )
     short = "contaminated_short"
-    assert reasons(Decontaminate(against=exam), table) == [short, short, None, short, None]
+    lines = Decontaminate(against=exam, short="line")
+    assert reasons(lines, table) == [short, short, None, short, None]
     # three words are too few to be looked for inside of texts
-    inside = Decontaminate(against=exam, short="inside")
-    assert reasons(inside, table) == [short, short, None, short, None]
+    assert reasons(Decontaminate(against=exam), table) == [short, short, None, short, None]
     assert reasons(Decontaminate(against=exam, short="off"), table) == [None] * 5
 
 
@@ -144,15 +144,15 @@ def test_a_word_or_numbers_are_no_line(tmp_path):
     assert reasons(Decontaminate(against=str(path)), table) == [None, None, short]
 
 
-def test_five_words_are_found_inside_if_asked_for(tmp_path):
+def test_five_words_are_found_inside_by_default(tmp_path):
     path = tmp_path / "exam.txt"
     path.write_text("Who composed the Moonlight Sonata?\n\n")
     table = responses(
         ("Do you know who composed the moonlight sonata, and when?", "B."),
         ("Who composed it, the Moonlight Sonata?", "B."),
     )
-    assert reasons(Decontaminate(against=str(path)), table) == [None, None]
-    found = judged(Decontaminate(against=str(path), short="inside"), table)[0]
+    assert reasons(Decontaminate(against=str(path), short="line"), table) == [None, None]
+    found = judged(Decontaminate(against=str(path)), table)[0]
     assert found == [
         (
             "contaminated_short",
@@ -395,8 +395,10 @@ def test_planted_test_prompts_are_found_and_nothing_else(percent):
     table = responses(*rows)
     step = Decontaminate(against=str(SHARED / "verifiable/gsm8k_test.jsonl.gz"))
     found, info = judged(step, table)
-    assert {i for i, (r, _) in enumerate(found) if r} == set(planted)
-    assert info["gsm8k_test"]["found"] == 10 * percent
+    extra = {i for i, (r, _) in enumerate(found) if r} - set(planted)
+    assert all(found[i][0] for i in planted)
+    assert len(extra) <= 1  # a stock phrase: "the original price. What was the original price"
+    assert info["gsm8k_test"]["found"] - 10 * percent in (0, 1)
     assert info["dirty"] == (["gsm8k_test"] if 10 * percent / 1319 > 0.02 else [])
 
 
@@ -412,7 +414,7 @@ def test_a_contaminated_corpus():
              "preference_judge/mt_bench_question.jsonl"]  # fmt: skip
     against = [{"path": str(SHARED / f)} for f in files]
     against.append({"path": str(SHARED / "verifiable/mmlu_*"), "name": "mmlu"})
-    step = Decontaminate(against=against, sides=("prompt",), short="inside")
+    step = Decontaminate(against=against, sides=("prompt",))
     found = reasons(step, table)
     shares = (
         pl.DataFrame({"kind": [kind.get(r["id"], "clean") for r in rows], "found": found})
@@ -420,8 +422,8 @@ def test_a_contaminated_corpus():
         .agg(pl.col("found").is_not_null().mean())
     )
     share = {k: round(v, 3) for k, v in shares.iter_rows()}
-    assert share["clean"] == 0
+    assert share["clean"] <= 0.001  # one of 1,000, by a stock phrase of the exam
     assert share["verbatim"] == share["verbatim_with_answer"] == share["first60pct"] == 1
     assert min(share["noise"], share["in_conversation"], share["options_shuffled"]) >= 0.95
-    assert share["edit10"] >= 0.6
+    assert share["edit10"] >= 0.7
     assert share["rephrase_en"] == share["rephrase_python"] == share["translate_zh"] == 0

@@ -1,9 +1,11 @@
 import itertools
+from pathlib import Path
 
 import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.dedup import planted_recall
 from filters import NearDuplicates
 from prefactory.context import Context
 from prefactory.errors import DataError
@@ -197,3 +199,54 @@ def test_the_links_are_in_the_ledger(tmp_path):
     assert kept in stays["response_id"].to_list()
     text = stays.filter(response_id=kept).select(text_of(pl.col("response"))).item()
     assert text in (RIVER, changed(RIVER, 8))
+
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "dedup"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_planted_copies_are_found_and_nothing_else(tmp_path):
+    found = planted_recall(SHARED, tmp_path)
+    floor = {"boilerplate": 0.92, "edit30": 0.7}
+    scored = set(found) - {"numbers_changed", "same_prompt_other_response", "outside"}
+    assert {k: found[k] for k in scored if found[k] < floor.get(k, 0.95)} == {}
+    assert found["same_prompt_other_response"] == found["outside"] == 0
+
+
+def test_a_word_of_a_short_prompt_does_not_part_two_long_rows():
+    table = scored(
+        ("Why is the sea so salty today?", f"{STONE} {RIVER}", 1),
+        ("Why is the sea so salty now?", f"{STONE} {changed(RIVER, 3)}", 2),
+    )
+    assert judged(NearDuplicates(keep_best="help"), table) == [("near_duplicate", 1), STAYS]
+
+
+def test_other_answers_to_nearly_the_same_prompt_stay():
+    long = f"{STONE} {RIVER} {MOON}"
+    table = scored(
+        (f"{long} Who was born first?", "It was Ada.", 1),
+        (f"{long} Who was born last?", "It was Bob.", 2),
+        (f"{long} Who was born last?", "It was Eve, they say.", 3),
+    )
+    assert judged(NearDuplicates(keep_best="help"), table) == [STAYS] * 3
+
+
+def test_the_same_answer_to_other_prompts_stays():
+    table = scored((MOON, f"{STONE} {RIVER}", 1), (RIVER, f"{STONE} {RIVER}", 2))
+    assert judged(NearDuplicates(keep_best="help"), table) == [STAYS] * 2
+
+
+def test_a_cut_answer_to_the_same_prompt_goes():
+    cut = "It was built in seventeen days"
+    table = scored(
+        ("q", f"{cut} by forty men", 2),
+        ("q", cut, 1),
+        ("other", cut, 3),
+        ("r", "It is", 1),
+        ("r", "It is not", 2),
+    )
+    wanted = [STAYS, ("near_duplicate", 0), STAYS, STAYS, STAYS]
+    assert judged(NearDuplicates(keep_best="help"), table) == wanted
+    within = NearDuplicates(on="response", keep_best="help")
+    assert judged(within, table) == wanted
+    assert judged(NearDuplicates(keep_best="help", threshold=0.9), table) == [STAYS] * 5

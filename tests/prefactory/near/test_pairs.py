@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from prefactory.near import pairs
+from prefactory.near import likeness, pairs
+from prefactory.near.likeness import Rule, overlap, similarity
 from prefactory.near.minhash import banding
 from prefactory.near.pairs import (
     Edges,
-    Rule,
     clusters,
-    jaccard,
+    linking_edges,
     near_edges,
     read_rows,
     reduce_texts,
@@ -25,14 +25,13 @@ ALL = Rule(0.35, 0, 0)
 
 
 def rows_of(group=None, cuts=(), threshold=0.35, **texts):
-    table = reduce_texts(
-        {k: pl.Series(v, dtype=pl.String) for k, v in texts.items()}, 2, banding(threshold, 0.95)
-    )
+    cut = banding(threshold, 0.95)
+    table = reduce_texts({k: pl.Series(v, dtype=pl.String) for k, v in texts.items()}, 2, cut)
     edges = [0, *cuts, table.height]
     table = pl.concat([table[a:b] for a, b in itertools.pairwise(edges)])
     if group is not None:
-        return read_rows(table.with_columns(group=pl.Series(group)), "group")
-    return read_rows(table)
+        return read_rows(table.with_columns(group=pl.Series(group)), cut, "group")
+    return read_rows(table, cut)
 
 
 def edges_of(rows, rule=ALL, others=None):
@@ -50,13 +49,13 @@ def test_the_jaccard_index_is_that_of_the_sets(texts):
     every = list(itertools.product(range(len(texts)), repeat=2))
     left, right = (np.array([p[i] for p in every], dtype=np.int64) for i in (0, 1))
     expected = [len(plain[i] & plain[j]) / len(plain[i] | plain[j]) for i, j in every]
-    assert jaccard(sets, sets, left, right).tolist() == expected
-    size = pairs.CHUNK
+    assert overlap(sets, sets, left, right).jaccard.tolist() == expected
+    size = likeness.CHUNK
     try:
-        pairs.CHUNK = 8
-        assert jaccard(sets, sets, left, right).tolist() == expected
+        likeness.CHUNK = 8
+        assert overlap(sets, sets, left, right).jaccard.tolist() == expected
     finally:
-        pairs.CHUNK = size
+        likeness.CHUNK = size
 
 
 TEXT = [f"w{i}" for i in range(12)]
@@ -121,10 +120,10 @@ def test_sides_are_matched_in_the_better_way():
     rows = rows_of(prompt=["q"] * 4, chosen=[a, b, a, a], rejected=[b, a, c, b])
     found = near_edges(rows, ALL)
     assert list(zip(found.left, found.right, strict=True)) == [(0, 1), (0, 3)]
-    like = pairs.similarity(rows.parts, found.left, found.right, ALL)
+    like = similarity(rows.parts, found.left, found.right, ALL)
     assert like.crossed.tolist() == [True, False]
     # one shared answer of two is no near-duplicate, though a third of the shingles agree
-    assert not pairs.similarity(rows.parts, np.array([0]), np.array([2]), ALL).near[0]
+    assert not similarity(rows.parts, np.array([0]), np.array([2]), ALL).near[0]
 
 
 def test_pairs_of_one_kind_with_the_other():
@@ -179,3 +178,25 @@ def test_recall_with_a_share_of_the_words_changed(words, share):
     wanted = {(i, i + 300) for i in range(300)}
     assert len(found & wanted) >= 0.95 * 300
     assert len(found - wanted) <= 3
+
+
+@given(WORDS, st.lists(st.sampled_from("pq"), min_size=14, max_size=14))
+def test_linking_edges_have_the_clusters_of_all_edges(texts, group):
+    for rows in (rows_of(prompt=texts), rows_of(prompt=texts, group=group[: len(texts)])):
+        every, linking = near_edges(rows, ALL), linking_edges(rows, ALL)
+        same = clusters(linking, len(texts)) == clusters(every, len(texts))
+        assert same.all()
+        pairs = set(zip(every.left, every.right, every.jaccard, strict=True))
+        assert set(zip(linking.left, linking.right, linking.jaccard, strict=True)) <= pairs
+        assert linking.left.size <= every.left.size
+
+
+def test_piles_of_near_copies_are_linked_by_few_pairs():
+    rng = np.random.default_rng(0)
+    piles = [[f"w{w}" for w in rng.integers(9999, size=40)] for _ in range(5)]
+    texts = [" ".join(changed(rng, pile, 0.03)) for pile in piles for _ in range(60)]
+    rows = rows_of(prompt=texts)
+    every, linking = near_edges(rows, Rule(0.35)), linking_edges(rows, Rule(0.35))
+    assert clusters(linking, 300).tolist() == clusters(every, 300).tolist()
+    assert clusters(linking, 300).tolist() == np.repeat(range(5), 60).tolist()
+    assert 295 <= linking.left.size < 320 < every.left.size / 10
