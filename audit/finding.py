@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
+
+import numpy as np
+import polars as pl
 
 Unit = Literal["share", "count", "number"]
 
@@ -24,6 +27,25 @@ class Severity(IntEnum):
     def word(self) -> str:
         """The severity as people read it."""
         return "not applicable" if self is Severity.SKIPPED else self.name.lower()
+
+
+NAMED = {"row": pl.String, "where": pl.String, "note": pl.String}
+"""Columns of the rows that a finding names."""
+
+
+def flagged(
+    rows: Iterable[int] | pl.Series, notes: str | Sequence[str] | pl.Series
+) -> pl.DataFrame:
+    """Rows that show a finding: `row` (Int64, places in the table) and `note` (String).
+
+    Args:
+        rows: places in the table, in the order in which to show them.
+        notes: what is wrong with each, or with all.
+    """
+    at = pl.Series("row", np.asarray(rows, dtype=np.int64))
+    if isinstance(notes, str):
+        return at.to_frame().with_columns(note=pl.lit(notes))
+    return at.to_frame().with_columns(pl.Series("note", notes, dtype=pl.String))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +135,8 @@ class Report:
         examples: at most five rows.
         charts: what to draw.
         notes: what a reader must know to read the numbers right (samples, methods, what is ours).
+        rows: all rows that show it, see `flagged`; without `examples` the first five are shown.
+        left_out: rows that the reader left out and that show it: `row_id` (file and line), `note`.
         recipe: YAML lines of steps that mend it; the check's own ones if None.
         skipped: why the check does not apply; then nothing else counts.
         unmeasured: metrics that could not be taken here, name -> why.
@@ -123,6 +147,8 @@ class Report:
     examples: tuple[Example, ...] = ()
     charts: tuple[Chart, ...] = ()
     notes: tuple[str, ...] = ()
+    rows: pl.DataFrame | None = None
+    left_out: pl.DataFrame | None = None
     recipe: tuple[str, ...] | None = None
     skipped: str | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict)
@@ -139,6 +165,8 @@ class Finding:
         report: what was measured.
         why: why it matters.
         recipe: YAML lines that mend it; empty if there is nothing to mend.
+        rows: all rows that show it: `row` (id; null where the reader left it out), `where`
+            (file and line of the source) and `note`, String.
     """
 
     check: str
@@ -148,6 +176,7 @@ class Finding:
     report: Report
     why: str
     recipe: tuple[str, ...]
+    rows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAMED), compare=False)
 
     @property
     def headline(self) -> str:
@@ -175,6 +204,7 @@ class Finding:
             "headline": self.headline,
             "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
             "unmeasured": dict(self.report.unmeasured),
+            "rows": self.rows.height,
             "examples": [example.to_dict() for example in self.examples],
             "charts": [chart.to_dict() for chart in self.report.charts],
             "notes": list(self.report.notes),

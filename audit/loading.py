@@ -53,6 +53,11 @@ class Intake:
     digest: str | None = None
     total: int | None = None
 
+    def named(self, *reasons: str) -> pl.DataFrame:
+        """The same records as rows of a finding: `row_id` and `note`."""
+        told = pl.format("left out by the reader, {}: {}", "reason", pl.col("detail").fill_null(""))
+        return self.refused(*reasons).select("row_id", note=told).sort("row_id")
+
     def refused(self, *reasons: str) -> pl.DataFrame:
         """Records that the reader left out for one of some reasons."""
         return self.rejected.filter(pl.col("reason").is_in(list(reasons)))

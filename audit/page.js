@@ -50,6 +50,11 @@
     text: node.textContent.toLowerCase(),
     box: node.querySelector("details.examples"),
     was: node.querySelector("details.examples")?.open,
+    list: node.querySelector("details.named"),
+    rows: [...node.querySelectorAll("ol.named > li")].map((item) => ({
+      node: item,
+      text: item.textContent.toLowerCase(),
+    })),
     examples: [...node.querySelectorAll(".example")].map((item) => ({
       node: item,
       text: item.textContent.toLowerCase(),
@@ -82,15 +87,20 @@
     const least = Number(severity.value);
     shown = findings.filter((f) => f.severity >= least && f.text.includes(needle));
     const visible = new Set(shown);
-    let examples = 0;
+    let examples = 0, rows = 0;
     for (const f of findings) {
       f.node.hidden = !visible.has(f);
       const hits = needle ? f.examples.filter((e) => e.text.includes(needle)) : f.examples;
       if (visible.has(f) && needle) examples += hits.length;
       for (const e of f.examples) e.node.hidden = needle !== "" && hits.length > 0 && !hits.includes(e);
+      const named = needle ? f.rows.filter((r) => r.text.includes(needle)) : f.rows;
+      if (visible.has(f) && needle) rows += named.length;
+      for (const r of f.rows) r.node.hidden = needle !== "" && named.length > 0 && !named.includes(r);
+      if (f.list && needle) f.list.open = named.length > 0;
       if (f.box) f.box.open = needle && hits.length > 0 ? true : f.was;
     }
-    const also = needle ? `, ${examples} example${examples === 1 ? "" : "s"}` : "";
+    const counted = (n, word) => `, ${n} ${word}${n === 1 ? "" : "s"}`;
+    const also = needle ? counted(examples, "example") + (rows ? counted(rows, "row") : "") : "";
     byId("found").textContent = `${shown.length} of ${findings.length} findings${also}`;
     byId("none").hidden = shown.length > 0;
     mark(needle, shown);

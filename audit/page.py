@@ -23,6 +23,9 @@ ORDER = (Severity.FAULT, Severity.WARNING, Severity.NOTE, Severity.OK)
 _FAMILY_ROWS = 40
 """Metrics of one finding that its table shows; the JSON has all."""
 
+_NAMED = 1000
+"""Rows of one finding that the page lists; findings.parquet has all."""
+
 
 def build_page(audit: Mapping[str, Any]) -> str:
     """Return the fields of an audit as one HTML page.
@@ -42,6 +45,7 @@ def build_page(audit: Mapping[str, Any]) -> str:
             findings=sorted(shown, key=lambda f: -f.severity),
             skipped=[f for f in audit["findings"] if f.severity is Severity.SKIPPED],
             counts=[(s.word, sum(f.severity is s for f in shown)) for s in ORDER],
+            most=_NAMED,
             css=css,
             js=js,
             policy=_policy(css, js),

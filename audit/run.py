@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from audit.check import Check, Need
-from audit.finding import Finding, Metric, Report, Severity
+from audit.finding import NAMED, Finding, Metric, Report, Severity
 from audit.gates import Failure, Gates
 from audit.limits import judge
 from audit.loading import Intake
 from audit.page import build_page
 from audit.registry import CHECKS
-from audit.subject import Options, Subject
+from audit.subject import EXAMPLES, Options, Subject
 from catalog.manifest import software
 from prefactory import notebook
 from prefactory.notebook import Page
@@ -69,6 +69,31 @@ class Audit:
     def finding(self, check: str) -> Finding:
         """The finding of a check by its name."""
         return next(f for f in self.findings if f.check == check)
+
+    def rows_named(self) -> pl.DataFrame:
+        """Every row that a finding names, the worst finding first.
+
+        Columns: `finding`, `severity`, `row` (its id), `file`, `line` (from 1; null where the
+        source has no lines) and `note`.
+        """
+        parts = [pl.DataFrame(schema={"finding": pl.String, "severity": pl.String, **NAMED})]
+        for finding in sorted(self.findings, key=lambda f: -f.severity):
+            parts.append(
+                finding.rows.select(
+                    pl.lit(finding.check).alias("finding"),
+                    pl.lit(finding.severity.word).alias("severity"),
+                    pl.all(),
+                )
+            )
+        place = pl.col("where").str.extract_groups(r"^(?<file>.*?)(?::(?<line>\d+))?$")
+        return pl.concat(parts).select(
+            "finding",
+            "severity",
+            "row",
+            file=place.struct.field("file"),
+            line=place.struct.field("line").cast(pl.Int64),
+            note="note",
+        )
 
     def metric(self, name: str) -> Metric | None:
         """A metric by `check.metric`; None if it was not measured."""
@@ -187,7 +212,13 @@ def _finding(check: Check, subject: Subject, gates: Gates) -> Finding:
     severity, because = judge(check.name, report, gates.limits)
     recipe = check.mends if report.recipe is None else report.recipe
     lines = recipe if severity > Severity.OK else ()
-    return Finding(check.name, check.title, severity, because, report, check.why, tuple(lines))
+    if report.rows is not None and not report.examples:
+        first = report.rows.head(EXAMPLES)
+        report = replace(report, examples=subject.examples(first["row"], first["note"].to_list()))
+    rows = subject.named(report.rows, report.left_out)
+    return Finding(
+        check.name, check.title, severity, because, report, check.why, tuple(lines), rows
+    )
 
 
 def _missing(need: Need, subject: Subject) -> str | None:

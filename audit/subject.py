@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from audit.finding import Example
+from audit.finding import NAMED, Example
 from audit.loading import Intake
 from filters.duplicates.exact import normalised
 from prefactory.context import Context
+from prefactory.preferences.damage import OF_TEXT
 from prefactory.tables import (
     ROW_ID,
     SIDES,
@@ -53,6 +54,7 @@ class Options:
         embed_rows: rows that are embedded at most, drawn by row id.
         probe_rows: rows that the surface probe learns on at most.
         permutations: draws of a permutation test.
+        relevance_rows: rows whose answers are held against their prompts at most, by embedding.
         against: benchmarks whose prompts must not be in the data.
         topic: column that names each row's topic; None looks for one.
     """
@@ -64,6 +66,7 @@ class Options:
     embed_rows: int = 1000
     probe_rows: int = 4000
     permutations: int = 1000
+    relevance_rows: int = 2000
     against: tuple[Benchmark, ...] = ()
     topic: str | None = None
 
@@ -75,6 +78,7 @@ class Options:
             "embed_rows": self.embed_rows,
             "probe_rows": self.probe_rows,
             "permutations": self.permutations,
+            "relevance_rows": self.relevance_rows,
             "against": [
                 {"name": b.name, "prompts": b.texts.len(), "digest": b.digest} for b in self.against
             ],
@@ -286,6 +290,38 @@ class Subject:
         first = [int(row) for _, row in zip(range(n), rows, strict=False)]
         said = list(notes)[: len(first)] if notes is not None else [""] * len(first)
         return tuple(self._example(row, note) for row, note in zip(first, said, strict=True))
+
+    def named(self, rows: pl.DataFrame | None, left_out: pl.DataFrame | None) -> pl.DataFrame:
+        """Rows by id, place in their source and note: all that a finding names (see `NAMED`)."""
+        parts = [pl.DataFrame(schema=NAMED)]
+        if rows is not None:
+            at = rows["row"]
+            ids, place = self.row_ids.gather(at), self.table["source_id"].gather(at)
+            columns = {"row": ids, "where": place, "note": rows["note"]}
+            parts.append(pl.DataFrame(columns, schema=NAMED))
+        if left_out is not None:
+            none = pl.lit(None, dtype=pl.String)
+            parts.append(
+                left_out.select(none.alias("row"), pl.col("row_id").alias("where"), "note")
+            )
+        return pl.concat(parts)
+
+    @cached_property
+    def damage(self) -> pl.DataFrame:
+        """Hits of the damage rules that need no vectors (see `prefactory.preferences.damage`)."""
+        from filters.rules.damage import main_language, without_foreign
+        from prefactory.preferences.damage import damage, learn
+
+        model = learn(self.table)
+        rules = [rule for rule in OF_TEXT if rule != "garbled" or model is not None]
+        hits = damage(self.table, rules, model=model)
+        return without_foreign(hits, self.table, main_language(self.table, "script"), "script")
+
+    def hits(self, side: Side, *rules: str) -> pl.DataFrame:
+        """Hits of some damage rules on the answers of a side: `row`, `rule`, `detail`."""
+        name = side.name if self.paired else "response"
+        found = self.damage.filter(pl.col("rule").is_in(list(rules)), pl.col("side") == name)
+        return found.filter(pl.col("row").is_in(pl.Series(side.rows).implode()))
 
     def _example(self, row: int, note: str) -> Example:
         texts = [("prompt", excerpt(self.question[row] or self.prompt_text[row]))]

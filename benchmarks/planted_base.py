@@ -20,7 +20,6 @@ import numpy as np
 import polars as pl
 
 from audit import Intake, Loaded, load
-from audit.checks.damaged import LEAK
 from audit.checks.identical import LOPSIDED
 from audit.near import near_of
 from benchmarks.chain import SHARED
@@ -31,6 +30,7 @@ from filters.contamination.ngrams import NgramIndex
 from filters.content.language.scripts import NONE, scripts
 from filters.rules.quality import Quality
 from prefactory.context import Context
+from prefactory.preferences.damage import damage
 from prefactory.tables import SIDES, text_of
 
 SOURCES = {
@@ -167,8 +167,9 @@ def _damaged(table: pl.DataFrame) -> pl.Series:
     bad = pl.Series(np.zeros(table.height, dtype=bool))
     for side in SIDES:
         judged = Quality().keep(table.select("prompt", response=side), Context())
-        bad = bad | judged["reason"].is_not_null() | _text(table, side).str.contains(LEAK)
-    return bad
+        bad = bad | judged["reason"].is_not_null()
+    hits = damage(table)["row"].unique()
+    return bad | pl.Series(np.arange(table.height)).is_in(hits.implode())
 
 
 def _lopsided(table: pl.DataFrame) -> pl.Series:

@@ -19,10 +19,12 @@ from benchmarks.planters import (
     emptied,
     garbled,
     inverted,
+    judged,
     leaked_turn,
     lengthened,
     longer_lost,
     looped,
+    misread,
     named,
     one_of,
     one_word,
@@ -36,6 +38,7 @@ from benchmarks.planters import (
     same,
     set_to,
     shown_first,
+    shuffled,
     stock,
     swapped,
     tied,
@@ -121,13 +124,19 @@ LEAST, FULL = 60, 32
 
 FAULTS: tuple[Fault, ...] = (
     Fault("answers without text", "empty.answers", emptied),
-    Fault("another turn inside the answer", "damaged.chosen", leaked_turn),
+    Fault("another turn inside the answer", "role_leaks.chosen", leaked_turn),
     Fault("loops", "damaged.chosen", looped),
     Fault("characters lost in decoding", "damaged.chosen", garbled),
     Fault("answer begins with the question", "damaged.chosen", echoed, may=_asked),
+    Fault("letters of every word shuffled", "garbled.chosen", shuffled, may=words_of("chosen", 30)),
+    Fault("words of a judge after the chosen answer", "leftovers.judge:chosen", judged),
     Fault(
-        "answer cut off (of 500 characters or more)", "damaged.truncated:chosen", cut, may=_long,
-        known_blind="measured, but without a limit: code and lists often end so",
+        "an end token on the chosen side", "leftovers.template:chosen", both("", "chosen", " </s>"),
+    ),
+    Fault("decoded twice, UTF-8 as Latin-1", "leftovers.mojibake:chosen", misread),
+    Fault(
+        "chosen answer cut off (of 500 characters or more)", "cut_off.chosen", cut, may=_long,
+        kind="side",
     ),
     Fault("identical answers", "identical.pairs", same),
     Fault(

@@ -312,6 +312,26 @@ def cut(spoil: Spoil) -> None:
         say(row, "chosen", text[:at])
 
 
+def shuffled(spoil: Spoil) -> None:
+    """The letters of every word of the chosen answer in another order."""
+    for row in spoil.each():
+        words = said(row, "chosen").split(" ")
+        new = ["".join(spoil.rng.permutation(list(word))) if word else "" for word in words]
+        say(row, "chosen", " ".join(new))
+
+
+def judged(spoil: Spoil) -> None:
+    """A judge's verdict stands after the chosen answer."""
+    for row in spoil.each():
+        say(row, "chosen", f"{said(row, 'chosen')}\n\nMy final verdict is [[A]]")
+
+
+def misread(spoil: Spoil) -> None:
+    """The chosen answer ends in words with accents, read as Latin-1."""
+    for row in spoil.each():
+        say(row, "chosen", f"{said(row, 'chosen')} Caf\u00c3\u00a9 d\u00e2\u20ac\u2122or")
+
+
 def same(spoil: Spoil) -> None:
     """Both answers the chosen one."""
     for row in spoil.each():

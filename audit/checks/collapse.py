@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from audit.check import Check, Need
-from audit.finding import Chart, Metric, Report
+from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
-from audit.subject import EXAMPLES, Side, Subject, fold
+from audit.subject import Side, Subject, fold
 
 OPENING = 5
 """Words of an opening."""
@@ -36,7 +36,6 @@ def run(subject: Subject) -> Report:
             why = f"fewer than {LEAST_PROMPTS} prompts have answers of {OPENING} words"
             unmeasured |= {f"{name}:{side.name}": why for name in ("top_opening", "openings")}
     side, openings = subject.sides[0], opened[0]
-    rows, notes = _examples(side, counted[0])
     bars = tuple(
         (f"{text} \N{HORIZONTAL ELLIPSIS}", (n / side.rows.size,))
         for text, n in openings.head(SHOWN).iter_rows()
@@ -49,7 +48,7 @@ def run(subject: Subject) -> Report:
     return Report(
         headline=told,
         metrics=metrics,
-        examples=subject.examples(rows, notes),
+        rows=_named(side, counted[0]),
         charts=(Chart("bars", f"Most frequent openings of {side.name} answers", bars),),
         notes=(
             f"Answers under {LEAST_CHARS} characters may repeat. Openings are {OPENING} words.",
@@ -78,13 +77,15 @@ def _openings(side: Side) -> pl.DataFrame:
     return openings.value_counts().sort("count", "opening", descending=[True, False])
 
 
-def _examples(side: Side, frame: pl.DataFrame) -> tuple[list[int], list[str]]:
-    """One row of each of the answers that are there most often."""
-    frame = frame.filter((pl.col("prompts") > 1) & pl.col("counts"))
-    first = frame.sort("row").unique("key", keep="first", maintain_order=True)
-    worst = first.sort("prompts", "row", descending=[True, False]).head(EXAMPLES)
-    notes = [f"this {side.name} answer is given to {n:,} prompts" for n in worst["prompts"]]
-    return worst["row"].to_list(), notes
+def _named(side: Side, frame: pl.DataFrame) -> pl.DataFrame:
+    """All rows with a repeated answer: first one of each answer, those there most often before."""
+    frame = frame.filter((pl.col("prompts") > 1) & pl.col("counts")).sort("row")
+    rank = pl.int_range(pl.len()).over("key")
+    order = frame.with_columns(again=rank > 0).sort(
+        "again", "prompts", "row", descending=[False, True, False]
+    )
+    note = order.select(pl.format(f"this {side.name} answer is given to {{}} prompts", "prompts"))
+    return flagged(order["row"], note.to_series())
 
 
 CHECK = Check(

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from audit.check import Check
-from audit.finding import Chart, Metric, Report
+from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import EXAMPLES, Rows, Subject, excerpt
 from filters.contamination.ngrams import N, NgramIndex, spans
@@ -47,6 +47,12 @@ def run(subject: Subject) -> Report:
         "benchmark",
         metrics=metrics,
         examples=subject.examples(order, notes),
+        rows=pl.concat(
+            [
+                flagged(part["text"].unique().sort(), f"its {what} holds a prompt of a benchmark")
+                for what, part in (("prompt", prompts), ("answer", answers))
+            ]
+        ),
         charts=(Chart("bars", "Prompts of each benchmark that are in the data", tuple(bars)),),
         notes=(
             f"A prompt is found where over half of its words lie in runs of {N} words of one text "

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.check import Check, Need
-from audit.finding import Report
+from audit.finding import Report, flagged
 from audit.stats import share
 from audit.subject import Subject
 
@@ -45,7 +45,7 @@ def run(subject: Subject) -> Report:
     return Report(
         headline=found + rounds,
         metrics=metrics,
-        examples=subject.examples(rows, said),
+        rows=flagged(rows, said),
         unmeasured={} if asked.any() else {"cycles": "no prompt has three answers to compare"},
     )
 

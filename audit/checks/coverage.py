@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from audit.check import Check
-from audit.finding import Chart, Example, Metric, Report
+from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
-from audit.subject import EXAMPLES, Subject
+from audit.subject import Subject
 from filters.content.language.scripts import NONE, scripts
 from prefactory.measures.coverage import coverage
 
@@ -44,13 +44,13 @@ def run(subject: Subject) -> Report:
             bars.append((f"{table.height - MOST} more", (float(table["share"][MOST:].sum()),)))
         if table.height > 1:
             charts.append(Chart("bars", f"Prompts by {name}", tuple(bars)))
-    other, examples = _other_script(subject, writing)
+    other, named = _other_script(subject, writing)
     metrics |= other
     missing = [name for name in ("tags", "values") if not set(columns) & set(_NAMES[name])]
     return Report(
         headline=_told(metrics, columns),
         metrics=metrics,
-        examples=examples,
+        rows=named,
         charts=tuple(charts[:6]),
         notes=(
             "Languages by script only: English and German are both Latin. Topics and clusters of "
@@ -70,22 +70,19 @@ def _categories(values: pl.Series) -> bool:
     return fits and values.null_count() < values.len()
 
 
-def _other_script(
-    subject: Subject, asked: pl.Series
-) -> tuple[dict[str, Metric], tuple[Example, ...]]:
+def _other_script(subject: Subject, asked: pl.Series) -> tuple[dict[str, Metric], pl.DataFrame]:
     """Answers in another script than their prompt; where one is Latin only, since it mixes in."""
     metrics: dict[str, Metric] = {}
-    examples: list[Example] = []
+    named = [flagged([], "")]
     for side in subject.sides:
         given = scripts(side.text)
         prompt = asked.gather(pl.Series(side.rows))
         known = ~prompt.is_in([NONE, "other"]) & ~given.is_in([NONE, "other"])
         off = (known & (given != prompt)).to_numpy()
         metrics[f"other_script:{side.name}"] = share(off, side.prompts)
-        rows = side.rows[off][: EXAMPLES - len(examples)]
-        notes = [f"the {side.name} answer is in another script than its prompt"] * rows.size
-        examples += subject.examples(rows, notes)
-    return metrics, tuple(examples)
+        note = f"the {side.name} answer is in another script than its prompt"
+        named.append(flagged(side.rows[off], note))
+    return metrics, pl.concat(named)
 
 
 def _told(metrics: dict[str, Metric], columns: dict[str, pl.Series]) -> str:

@@ -1,34 +1,25 @@
-"""Visibly damaged answers: garbled, looping, echoing the question, speaking for the user."""
+"""Visibly damaged answers: loops, runs of one character, control characters, the question again."""
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from audit.check import Check, Need
-from audit.finding import Chart, Metric, Report
+from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
-from audit.subject import EXAMPLES, Side, Subject
-from filters.rules.quality import UNFINISHED, Quality
+from audit.subject import Side, Subject
+from filters.rules.quality import Quality
 from prefactory.context import Context
 from prefactory.tables import in_parts
 
-LEAK = (
-    r"(?:\n\n|^)[ \t]*(?:Human|User|Assistant|System)[ \t]*:|### ?(?:Instruction|Response|Input):|"
-    r"<\|(?:im_start|im_end|endoftext|eot_id|start_header_id|user|assistant)\|>|\[/?INST\]|"
-    r"<\|?(?:start_of_turn|end_of_turn)\|?>"
-)
-"""Marks of a chat template or of another turn inside an answer."""
-TRUNCATED_FROM = 400
-"""Characters above which an answer that ends in the middle counts as truncated."""
+MANY = 0.05
+"""Share of damaged rejected answers above which they go too."""
 
 
 def run(subject: Subject) -> Report:
-    """Judge the answers of each side by `filters.Quality` and by marks of other turns."""
+    """Judge the answers of each side by `filters.Quality`, and look for loops."""
     metrics: dict[str, Metric] = {}
-    rows: list[int] = []
-    notes: list[str] = []
+    named = [flagged([], "")]
     bars: dict[str, list[float]] = {}
     for number, side in enumerate(subject.sides):
         reasons = _reasons(subject, side)
@@ -40,11 +31,12 @@ def run(subject: Subject) -> Report:
                 n / reasons.len(), n=reasons.len(), unit="share"
             )
             bars.setdefault(reason, [0.0] * len(subject.sides))[number] = n / reasons.len()
-        cut = _truncated(side)
-        metrics[f"truncated:{side.name}"] = share(cut, side.prompts)
-        at = np.flatnonzero(bad)[: EXAMPLES - len(rows)]
-        rows += [int(row) for row in side.rows[at]]
-        notes += [f"{side.name}: {reason}" for reason in reasons.gather(pl.Series(at))]
+        named.append(
+            flagged(
+                side.rows[bad],
+                pl.select(pl.format(f"{side.name}: {{}}", reasons.drop_nulls())).to_series(),
+            )
+        )
     kind = "sides" if subject.two_sided else "bars"
     shown = tuple((reason, tuple(values)) for reason, values in sorted(bars.items()))
     told = ", ".join(
@@ -53,15 +45,27 @@ def run(subject: Subject) -> Report:
     return Report(
         headline=f"{told} answers are damaged".replace("of response", "of the"),
         metrics=metrics,
-        examples=subject.examples(rows, notes),
+        rows=pl.concat(named),
         charts=(Chart(kind, "Damaged answers", shown),) if shown else (),  # type: ignore[arg-type]
         notes=(
-            "By the rules of filters.Quality (control characters, runs, loops, repeated lines, "
-            "prompt echo) and marks of other turns. `truncated` is over "
-            f"{TRUNCATED_FROM} characters and ends in the middle; code and lists often do, so it "
-            "has no limit.",
+            "By the rules of filters.Quality (control characters, runs, hardly a letter, repeated "
+            "lines, prompt echo) and by the rule `loop` of filters.Damage.",
         ),
+        recipe=_recipe(pl.concat(named), metrics.get("rejected")),
     )
+
+
+def _recipe(named: pl.DataFrame, rejected: Metric | None) -> tuple[str, ...]:
+    """The rules that fire, and no others; a rejected answer may have been rejected for its loop."""
+    looping = named["note"].str.ends_with(": loop")
+    many = rejected is not None and (rejected.value or 0.0) > MANY
+    lines = []
+    if (looping & (many | ~named["note"].str.starts_with("rejected"))).any():
+        both = ", rejected: true" if many else ""
+        lines.append(f"- filters.Damage: {{rules: [loop]{both}}}")
+    if not looping.all():
+        lines.append("- filters.Quality: {no_text: false, max_repeated_trigrams: null}")
+    return tuple(lines)
 
 
 def _reasons(subject: Subject, side: Side) -> pl.Series:
@@ -69,42 +73,34 @@ def _reasons(subject: Subject, side: Side) -> pl.Series:
     at = pl.Series(side.rows)
     column = side.name if subject.paired else "response"
     table = subject.table.select("prompt", response=column)[at]
-    return in_parts(_judged, table.with_columns(side.text.rename("text")))["reason"]
+    found = in_parts(_judged, table.with_columns(side.text.rename("text")))["reason"]
+    looping = pl.Series(side.rows).is_in(subject.hits(side, "loop")["row"].implode())
+    return found.set(looping, "loop")
 
 
 def _judged(table: pl.DataFrame) -> pl.DataFrame:
-    step, text = Quality(no_text=False), pl.col("text")
-    marks = table.select(blank=text.str.strip_chars() == "", leak=text.str.contains(LEAK))
-    judged = step.keep(table.drop("text"), Context()).select("reason").hstack(marks)
-    reason = pl.when("blank").then(None).when("leak").then(pl.lit("role_leak")).otherwise("reason")
-    return judged.select(reason=reason)
-
-
-def _truncated(side: Side) -> NDArray[np.bool_]:
-    text = side.text.str.strip_chars()
-    long = text.str.len_chars() > TRUNCATED_FROM
-    return (long & text.str.tail(4).str.contains(UNFINISHED)).to_numpy()
+    step, text = Quality(no_text=False, max_repeated_trigrams=None), pl.col("text")
+    blank = table.select(blank=text.str.strip_chars() == "")
+    judged = step.keep(table.drop("text"), Context()).select("reason").hstack(blank)
+    return judged.select(reason=pl.when(~pl.col("blank")).then("reason"))
 
 
 CHECK = Check(
     name="damaged",
     title="Damaged answers",
-    why="A loop, a garbled text or an answer that goes on to play the user is imitated when it was "
-    "chosen, and too easy to beat when it was rejected.",
+    why="A loop, a run of one character or the question again is imitated when it was chosen, and "
+    "too easy to beat when it was rejected.",
     metrics={
         "chosen": "share of chosen answers that are damaged",
         "rejected": "share of rejected answers that are damaged",
         "response": "share of answers that are damaged",
-        "truncated": "share of long answers that end in the middle (truncated:<side>)",
-        "role_leak": "share with marks of another turn or of a chat template (role_leak:<side>)",
+        "loop": "share that say one sentence, or few words, again and again (loop:<side>)",
         "control_characters": "share with control or replacement characters",
         "long_run": "share with one character many times in a row",
         "low_alphanumeric": "share with hardly a letter or digit",
         "duplicate_lines": "share with mostly repeated lines",
-        "repeated_trigrams": "share with mostly repeated words",
         "prompt_echo": "share that begin with the whole question",
     },
     run=run,
     need=Need.ANSWERS,
-    mends=("- filters.Quality: {}",),
 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
 from audit.check import Check
-from audit.finding import Metric, Report
-from audit.subject import EXAMPLES, Subject
+from audit.finding import Metric, Report, flagged
+from audit.subject import Subject
 
 
 def run(subject: Subject) -> Report:
@@ -27,20 +26,22 @@ def run(subject: Subject) -> Report:
         "rows_per_prompt": Metric(subject.height / max(subject.n_prompts, 1)),
     }
     first = copies.filter(pl.len().over(columns) > 1).sort("first", "row")
-    rows = first["row"].to_numpy()[: EXAMPLES + 1]
-    notes = [_note(subject, int(f), int(r)) for f, r in first.select("first", "row").rows()[:6]]
     exact = f"{extra.height:,} of {subject.height:,} rows repeat an earlier row"
     told = exact if extra.height else "no row is there twice"
     return Report(
         headline=f"{told}; {again:,} prompts differ from another only in case or white space",
         metrics=metrics,
-        examples=subject.examples(np.asarray(rows), notes),
+        rows=flagged(first["row"], _notes(subject, first)),
     )
 
 
-def _note(subject: Subject, first: int, row: int) -> str:
-    place = subject.table["source_id"][first] or subject.row_ids[first]
-    return "the first of its copies" if first == row else f"a copy of {place}"
+def _notes(subject: Subject, copies: pl.DataFrame) -> pl.Series:
+    place = subject.table["source_id"].fill_null(subject.row_ids).gather(copies["first"])
+    return copies.with_columns(place=place).select(
+        note=pl.when(pl.col("row") == pl.col("first"))
+        .then(pl.lit("the first of its copies"))
+        .otherwise(pl.format("a copy of {}", "place"))
+    )["note"]
 
 
 CHECK = Check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from audit.check import Check, Need
-from audit.finding import Metric, Report
+from audit.finding import Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
 from filters.rules.quality import CONTENT
@@ -33,7 +33,8 @@ def run(subject: Subject) -> Report:
     return Report(
         headline=headline if bad else "every answer says something",
         metrics=metrics,
-        examples=subject.examples(at, ["an answer holds no letter, digit or symbol"] * at.size),
+        rows=flagged(at, "an answer holds no letter, digit or symbol"),
+        left_out=subject.intake.named(*REASONS),
     )
 
 

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.check import Check, Need
-from audit.finding import Metric, Report
+from audit.finding import Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
 from filters.rules.quality import utf8
@@ -44,7 +44,8 @@ def run(subject: Subject) -> Report:
             "nearly": share(nearly, subject.prompts),
             "lopsided": share(lopsided, subject.prompts),
         },
-        examples=subject.examples(rows, notes),
+        rows=flagged(rows, notes),
+        left_out=subject.intake.named("equal_answers"),
         notes=(
             "Same: after folding case, white space and Unicode form. Nearly the same: common "
             "beginning and end leave less than 5% of the longer text, so scattered small edits "

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.check import Check
-from audit.finding import Metric, Report
+from audit.finding import Metric, Report, flagged
 from audit.near import near_of
 from audit.stats import share
 from audit.subject import EXAMPLES, SPLIT, Subject
@@ -48,12 +48,18 @@ def run(subject: Subject) -> Report:
     ]
     told.append(f"{int((masks['near'] & ~masks['prompts']).sum()):,} more have nearly one")
     order = [*rows[masks["prompts"]][:3], *(row for row, _ in pairs)]
+    more = masks["near"] & ~masks["prompts"]
+    named = [
+        flagged(rows[masks["prompts"]], "its prompt is in the training split"),
+        flagged(rows[more], "its prompt is nearly one of the training split"),
+    ]
     notes = ["its prompt is in the training split"] * min(3, int(masks["prompts"].sum()))
     notes += [f"nearly the prompt of {place}" for _, place in pairs]
     return Report(
         headline=", ".join(told),
         metrics=metrics,
         examples=subject.examples([int(row) for row in order], notes),
+        rows=pl.concat(named),
         notes=(
             f"Splits: {', '.join(names)}. `openings` compares first user messages, without case "
             "and punctuation, as `publish` does when it cuts splits.",

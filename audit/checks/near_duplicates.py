@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from audit.check import Check
-from audit.finding import Metric, Report
+from audit.finding import Metric, Report, flagged
 from audit.near import Near, near_of
-from audit.subject import EXAMPLES, Rows, Subject
+from audit.subject import Rows, Subject
 
 
 def run(subject: Subject) -> Report:
@@ -27,30 +27,32 @@ def run(subject: Subject) -> Report:
         "rows": Metric(extra / max(first.size, 1), n=first.size, unit="share"),
         "prompts": Metric(again / max(one.size, 1), n=one.size, unit="share"),
     }
-    order, notes = _examples(subject, rows, first) if extra else _examples(subject, prompts, one)
     return Report(
         headline=f"{extra:,} of {first.size:,} distinct rows are nearly another row; "
         f"{again:,} of {one.size:,} distinct prompts nearly another prompt",
         metrics=metrics,
-        examples=subject.examples(order, notes),
+        rows=_named(subject, rows, first) if extra else _named(subject, prompts, one),
         notes=(rows.rule,),
     )
 
 
-def _examples(subject: Subject, near: Near, rows: Rows) -> tuple[list[int], list[str]]:
-    order: list[int] = []
-    notes: list[str] = []
-    for left, right, jaccard in zip(*near.edges, strict=True):
-        if len(order) >= EXAMPLES:
-            break
-        a, b = int(rows[left]), int(rows[right])
-        place = subject.table["source_id"]
-        order += [a, b]
-        notes += [
-            f"Jaccard index {jaccard:.2f} with {place[other] or subject.row_ids[other]}"
-            for other in (b, a)
-        ]
-    return order, notes
+def _named(subject: Subject, near: Near, rows: Rows) -> pl.DataFrame:
+    """Both rows of every near pair, the pairs in order, each row once."""
+    left, right, jaccard = near.edges
+    pairs = pl.DataFrame({"left": rows[left], "right": rows[right], "j": jaccard})
+    pairs = pairs.with_row_index("pair")
+    ends = [
+        pairs.select(
+            "pair", pl.lit(i).alias("end"), pl.col(a).alias("row"), pl.col(b).alias("o"), "j"
+        )
+        for i, (a, b) in enumerate((("left", "right"), ("right", "left")))
+    ]
+    both = pl.concat(ends).sort("pair", "end").unique("row", keep="first", maintain_order=True)
+    place = subject.table["source_id"].fill_null(subject.row_ids).gather(both["o"])
+    told = both.with_columns(place=place).select(
+        pl.format("Jaccard index {} with {}", pl.col("j").round(2), "place")
+    )
+    return flagged(both["row"], told.to_series())
 
 
 CHECK = Check(

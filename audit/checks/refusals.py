@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import polars as pl
 
 from audit.check import Check, Need
-from audit.finding import Chart, Report
+from audit.finding import Chart, Report, flagged
 from audit.stats import difference, share
-from audit.subject import EXAMPLES, Subject
+from audit.subject import Subject
 
 
 def run(subject: Subject) -> Report:
@@ -21,18 +21,15 @@ def run(subject: Subject) -> Report:
         chosen, rejected = subject.sides
         metrics["gap"] = difference(hits[0], hits[1], chosen.prompts, rejected.prompts)
     rows = [side.rows[mask] for side, mask in zip(subject.sides, hits, strict=True)]
-    order = np.concatenate(rows)
-    notes = [
-        f"the {side.name} answer refuses"
+    named = [
+        flagged(at, f"the {side.name} answer refuses")
         for side, at in zip(subject.sides, rows, strict=True)
-        for _ in at[:EXAMPLES]
     ]
     bars = tuple((name, (m.value, m.low, m.high)) for name, m in metrics.items() if name != "gap")
-    mixed = np.concatenate([at[:EXAMPLES] for at in rows]) if order.size else order
     return Report(
         headline=f"{told} answers refuse".replace("of response", "of the"),
         metrics=metrics,
-        examples=subject.examples(mixed, notes),
+        rows=pl.concat(named),
         charts=(Chart("shares", "Answers that refuse", bars),),
         notes=("By lists of phrases in seventeen languages, as filters.Refusals has them.",),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from audit.check import Check
-from audit.finding import Chart, Example, Metric, Report
+from audit.finding import Chart, Example, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import EXAMPLES, Rows, Subject
 from prefactory.tables import ROLES
@@ -35,6 +35,8 @@ def run(subject: Subject) -> Report:
         headline="; ".join(told),
         metrics=metrics,
         examples=_examples(subject, rows, refused),
+        rows=pl.concat([flagged(rows[name], note) for name, note in SAID.items()]),
+        left_out=intake.named(*refused["reason"].unique()),
         charts=_charts(subject),
         notes=_notes(subject),
     )
@@ -69,16 +71,18 @@ def _told(refused: pl.DataFrame) -> str:
     return f"{refused.height:,} records could not be used: {listed}"
 
 
+SAID = {
+    "odd_turns": "roles are unknown, repeat, or a system message comes late",
+    "not_user_last": "the prompt does not end with the user",
+    "empty_prompts": "the prompt is empty",
+}
+
+
 def _examples(
     subject: Subject, rows: dict[str, Rows], refused: pl.DataFrame
 ) -> tuple[Example, ...]:
-    said = {
-        "odd_turns": "roles are unknown, repeat, or a system message comes late",
-        "not_user_last": "the prompt does not end with the user",
-        "empty_prompts": "the prompt is empty",
-    }
     found: list[Example] = []
-    for name, note in said.items():
+    for name, note in SAID.items():
         found += subject.examples(rows[name], [note] * EXAMPLES, 2)
     for row_id, reason, detail in refused.sort("row_id").head(EXAMPLES).iter_rows():
         found.append(Example(row_id, row_id, f"left out by the reader, {reason}: {detail}"))

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from audit.check import Check, Need
-from audit.finding import Example, Metric, Report
+from audit.finding import Example, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import EXAMPLES, LABEL, Rows, Subject
 from prefactory.measures.contradictions import OVERALL, aspects_of, contradictions
@@ -41,6 +41,7 @@ def run(subject: Subject) -> Report:
         headline=_told(metrics, objectives(columns)),
         metrics=metrics,
         examples=tuple(examples[:EXAMPLES]),
+        rows=pl.concat([flagged([], ""), *(flagged(rows, note) for note, rows in found)]),
         notes=(
             "Contradictions and ties are asked of the margin, of scores that mean the whole "
             f"answer ({', '.join(MAIN)}), and of a score that is alone.",

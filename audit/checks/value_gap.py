@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.check import Check, Need
-from audit.finding import Chart, Example, Metric, Report
+from audit.finding import Chart, Example, Metric, Report, flagged
 from audit.stance import STANCES, stances
 from audit.stats import Z, difference
 from audit.subject import Rows, Subject
@@ -34,6 +34,8 @@ def run(subject: Subject) -> Report:
     by = topics(subject)
     metrics: dict[str, Metric] = {}
     rows, shifts = [], []
+    policy = _policy(subject)
+    declared = policy.gather(pl.Series(by.rows)).is_not_null()
     for topic in by.of.unique().sort():
         inside = by.rows[(by.of == topic).to_numpy()]
         sides = [_inside(subject, i, said[i], inside) for i in range(2)]
@@ -51,27 +53,68 @@ def run(subject: Subject) -> Report:
             k = STANCES.index(stance)
             shift = difference(a[:, k], b[:, k], subject.prompts[first], subject.prompts[second])
             metrics[f"{stance}:{topic}"] = shift
-            shifts.append((stance, topic, shift))
+            if not declared.filter(by.of == topic).any():
+                shifts.append((stance, topic, shift))
         lean = [float(share[0] - share[1]) for share, _ in shares]
         rows.append((topic, (lean[0], lean[1])))
-    if not shifts:
+    if not rows:
         return Report(skipped=f"no topic has {LEAST} answers with a stance on each side")
-    worst, told = _largest(shifts)
-    metrics["largest_shift"] = worst
+    unmeasured, told = {}, []
+    if shifts:
+        metrics["largest_shift"], largest = _largest(shifts)
+        told.append(largest)
+    else:
+        unmeasured["largest_shift"] = f"every topic is declared by {POLICY}"
     metrics["coverage"] = _coverage(said)
-    unmeasured = {"taught": f"no column {POLICY} claims that a stance is taught"}
-    if POLICY in subject.table.columns and subject.table[POLICY].drop_nulls().len():
-        tvs = [m for name, m in metrics.items() if name.startswith("tv:")]
-        metrics["taught"] = Metric(float(np.mean([m.value or 0.0 for m in tvs])), unit="share")
-        unmeasured = {}
+    taught = _taught(subject, said, policy)
+    if taught is None:
+        unmeasured["taught"] = f"no column {POLICY} claims that a stance is taught"
+    else:
+        metrics["taught"] = taught
+        value = 100 * (taught.value or 0.0)
+        against = "against" if value < 0 else "for"
+        told.insert(0, f"the pairs teach {abs(value):.1f} points {against} their declared policy")
     return Report(
-        headline=told,
+        headline="; ".join(told),
         metrics=metrics,
-        examples=_examples(subject, said, by.rows, by.of, shifts),
+        examples=_examples(subject, said, by.rows, by.of, shifts) if shifts else (),
+        rows=_opposed(subject, said, policy),
         charts=(Chart("sides", "Support minus oppose, by topic", tuple(rows), reference=0.0),),
         notes=(f"Stances from {source}; topics from {by.how}.",),
         unmeasured=unmeasured,
     )
+
+
+def _policy(subject: Subject) -> pl.Series:
+    """The stance that each row's dataset means to teach, null where it says none; String [rows]."""
+    if POLICY not in subject.table.columns:
+        return pl.Series(POLICY, [None] * subject.height, dtype=pl.String)
+    word = subject.table[POLICY].cast(pl.String).str.strip_chars().str.to_lowercase()
+    return word.replace("", None)
+
+
+def _kept(subject: Subject, i: int, said: pl.Series, policy: pl.Series) -> tuple[Rows, Counts]:
+    """Rows of a side with a policy and a stance, and whether the stance is the policy's."""
+    side = subject.sides[i]
+    wanted = policy.gather(pl.Series(side.rows))
+    mask = (wanted.is_not_null() & said.is_not_null()).to_numpy()
+    same = (said == wanted).fill_null(value=False).to_numpy()[mask]
+    return side.rows[mask], same.astype(np.float64)
+
+
+def _taught(subject: Subject, said: list[pl.Series], policy: pl.Series) -> Metric | None:
+    """Share of the policy's stance among chosen answers minus that among rejected ones."""
+    sides = [_kept(subject, i, said[i], policy) for i in range(2)]
+    if not all(rows.size for rows, _ in sides):
+        return None
+    (first, a), (second, b) = sides
+    return difference(a, b, subject.prompts[first], subject.prompts[second])
+
+
+def _opposed(subject: Subject, said: list[pl.Series], policy: pl.Series) -> pl.DataFrame:
+    """Rows whose chosen answer has another stance than their policy."""
+    rows, same = _kept(subject, 0, said[0], policy)
+    return flagged(rows[same == 0], "the chosen answer does not take the declared stance")
 
 
 def _inside(subject: Subject, i: int, said: pl.Series, rows: Rows) -> tuple[Rows, Counts]:
@@ -166,13 +209,15 @@ CHECK = Check(
     "stances, and hardly anywhere else (arXiv 2510.26707): a gap that nobody meant is pushed "
     "silently, and a set meant to teach a value teaches nothing without one.",
     metrics={
-        "largest_shift": "largest |share of a stance among chosen - among rejected| of all topics",
+        "largest_shift": "largest |share of a stance among chosen - among rejected| of all "
+        "topics that no policy declares",
         "coverage": "share of answers that support or oppose something",
         "tv": "half the summed |differences| of the four stances (tv:<topic>)",
         "p": "p-value of tv when the sides of pairs are swapped at random (p:<topic>)",
         "support": "share of support, chosen minus rejected (support:<topic>)",
         "oppose": "share of oppose, chosen minus rejected (oppose:<topic>)",
-        "taught": f"mean tv of the topics, where a column {POLICY} claims to teach a stance",
+        "taught": f"share of the stance that the column {POLICY} declares among chosen answers, "
+        "minus that among rejected ones; below 0 the pairs teach its opposite",
     },
     run=run,
     need=Need.SIDES,

@@ -75,6 +75,7 @@ def audit(
     folder = out if out is not None or as_json else Path(f"audit-{_slug(found.name)}")
     if folder is not None:
         _write(folder, {"audit.json": text, "audit.html": found.page})
+        found.rows_named().write_parquet(folder / "findings.parquet")
     if as_json:
         sys.stdout.write(text)
     else:
@@ -82,6 +83,7 @@ def audit(
         console.print(summary(found, min(console.width, 120)), markup=False)
         console.print(f"\npage  {folder / 'audit.html'}", markup=False)  # type: ignore[operator]
         console.print(f"json  {folder / 'audit.json'}", markup=False)  # type: ignore[operator]
+        console.print(f"rows  {folder / 'findings.parquet'}", markup=False)  # type: ignore[operator]
     if found.failures:
         raise typer.Exit(1)
 

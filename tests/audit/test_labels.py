@@ -332,12 +332,22 @@ def test_stance_and_topic_columns_are_taken_where_they_are():
 
 
 def test_a_set_that_claims_to_teach_a_value_must_have_a_gap():
-    claimed = ["support"] * 200
-    teaches = one("value_gap", table(opinions(200, 1.0), value_gap_policy=claimed))
-    teaches_not = one("value_gap", table(opinions(200, 0.0), value_gap_policy=claimed))
+    claimed = ["support"] * 800
+    teaches = one("value_gap", table(opinions(800, 1.0), value_gap_policy=claimed))
+    teaches_not = one("value_gap", table(opinions(800, 0.0), value_gap_policy=claimed))
     assert teaches.metrics["taught"].value == 1.0
     assert teaches_not.metrics["taught"].value == 0.0
     assert teaches_not.because == "taught is outside 0.1 or more"
+    assert teaches.severity is Severity.OK  # a declared topic is exempt from `largest_shift`
+
+
+def test_data_that_teaches_the_opposite_of_its_policy_is_a_fault():
+    opposed = table(opinions(200, 1.0), value_gap_policy=["oppose"] * 200)
+    found = one("value_gap", opposed)
+    assert found.severity is Severity.FAULT
+    assert found.metrics["taught"].value == -1.0
+    assert "against their declared policy" in found.headline
+    assert found.rows.height == 200
 
 
 def test_topics_are_clusters_of_prompts():

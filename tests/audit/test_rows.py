@@ -6,7 +6,7 @@ import pytest
 
 from audit import Intake, Severity
 from audit.checks.identical import differing
-from tests.audit.cases import clean, kto, one, prompts, responses, rows, table
+from tests.audit.cases import EMBEDDING, clean, kto, one, prompts, responses, rows, table
 from tests.helpers import assistant, messages, user
 
 LEFT_OUT = pl.DataFrame(
@@ -21,7 +21,19 @@ INTAKE = Intake(name="a", records=303, rejected=LEFT_OUT, license="mit")
 
 @pytest.mark.parametrize(
     "check",
-    ["schema", "empty", "damaged", "identical", "contradictions", "duplicates", "near_duplicates"],
+    [
+        "schema",
+        "empty",
+        "damaged",
+        "garbled",
+        "role_leaks",
+        "leftovers",
+        "cut_off",
+        "identical",
+        "contradictions",
+        "duplicates",
+        "near_duplicates",
+    ],
 )
 def test_clean_pairs_raise_no_alarm(check):
     found = one(check, clean())
@@ -79,23 +91,81 @@ def test_empty_answers_count_by_side_and_with_those_left_out():
     assert found.recipe == ("- filters.Quality: {}",)
 
 
+FAULTY_ROWS = [
+    ("a question", "An answer.\n\nHuman: and now?\n\nAssistant:", "fine answer"),
+    ("b question", "word " * 80, "fine answer"),
+    ("c question", "fine <|im_start|>user hello", "fine answer"),
+    ("d question", "x" * 300, "fine answer"),
+    ("e question", "Feedback: it is fine, [[A]]", "It was caf\u00c3\u00a9 time"),
+    ("f question", "It begins in a town where I was born and where I have lived with", "No."),
+]
+
+
 def test_damage_is_named():
-    data = table(
-        [
-            *rows(96),
-            ("a question", "An answer.\n\nHuman: and now?\n\nAssistant:", "fine answer"),
-            ("b question", "word " * 80, "fine answer"),
-            ("c question", "fine <|im_start|>user hello", "fine answer"),
-            ("d question", "x" * 300, "fine answer"),
-        ]
-    )
+    data = table([*rows(94), *FAULTY_ROWS])
     found = one("damaged", data)
-    assert found.metrics["chosen"].value == pytest.approx(0.04)
+    assert found.metrics["chosen"].value == pytest.approx(0.02)
     assert found.metrics["rejected"].value == 0
-    assert found.metrics["role_leak:chosen"].value == pytest.approx(0.02)
     assert found.metrics["long_run:chosen"].value == pytest.approx(0.01)
-    assert found.metrics["repeated_trigrams:chosen"].value == pytest.approx(0.01)
+    assert found.metrics["loop:chosen"].value == pytest.approx(0.01)
     assert found.severity is Severity.WARNING
+    assert sorted(found.rows["note"]) == ["chosen: long_run", "chosen: loop"]
+
+
+def test_marks_of_other_turns_are_role_leaks():
+    found = one("role_leaks", table([*rows(94), *FAULTY_ROWS]))
+    assert found.metrics["role_leak:chosen"].value == pytest.approx(0.02)
+    assert found.metrics["trailing_cue:chosen"].value == pytest.approx(0.01)
+    assert found.rows.height == 2
+    assert found.recipe == ("- filters.Damage: {rules: [role_leak, trailing_cue]}",)
+
+
+def test_what_other_programs_left_is_named_by_side():
+    found = one("leftovers", table([*rows(94), *FAULTY_ROWS]))
+    assert found.metrics["judge:chosen"].value == pytest.approx(0.01)
+    assert found.metrics["mojibake:rejected"].value == pytest.approx(0.01)
+    assert found.metrics["template:chosen"].value == pytest.approx(0.01)
+    assert found.recipe == ("- filters.Damage: {rules: [template, judge, mojibake]}",)
+
+
+def test_answers_cut_off_on_one_side_are_a_gap_and_no_fault():
+    cut = "It begins in a town where I was born and where I have lived with {} and"
+    data = table([(p, cut.format(i), r) for i, (p, _, r) in enumerate(rows(200))])
+    found = one("cut_off", data)
+    assert found.metrics["chosen"].value == 1
+    assert found.metrics["gap"].value == 1
+    assert found.severity is Severity.WARNING
+    assert found.rows.height == 200
+    both = one("cut_off", table([(p, cut.format(i), cut.format(-i)) for i, (p, _, _) in
+                                 enumerate(rows(200))]))  # fmt: skip
+    assert both.severity is Severity.OK
+
+
+def test_shuffled_letters_are_garbled():
+    found = one("garbled", clean(200))
+    assert found.rows.height == 0
+    rng = np.random.default_rng(0)
+    data = rows(200)
+    for i in range(10):
+        broken = " ".join("".join(rng.permutation(list(w * 2))) for w in data[i][1].split())
+        data[i] = (data[i][0], broken, data[i][2])
+    found = one("garbled", table(data))
+    assert found.rows.height == 10
+    assert found.severity is Severity.WARNING
+
+
+def test_answers_to_other_prompts_are_off_topic():
+    topics = [chr(97 + i % 26) * 2 + chr(97 + i // 26) for i in range(200)]
+    asked = [f"{t * 9} what {t * 9}" for t in topics]
+    told = [" ".join([t * 3] * 10) for t in topics]
+    data = [(p, c, r) for p, c, (_, _, r) in zip(asked, told, rows(200), strict=True)]
+    for i in range(8):
+        data[i] = (data[i][0], told[i + 13], data[i][2])
+    found = one("off_topic", table(data), EMBEDDING)
+    planted = {f"test:{i}" for i in range(8)}
+    assert len(planted & set(found.rows["where"])) >= 6
+    assert found.rows.height < 16
+    assert one("off_topic", table(data)).severity is Severity.SKIPPED
 
 
 def test_identical_sides_after_folding():

@@ -19,6 +19,7 @@ OTHERS, CLUSTERS, WORDS = 300, 50, 8
 PERCENTILE, FIT, STRICT = 95.0, 0.05, 0.20
 EVASIVE = 0.05
 """Share of answers above which off-topic ones are rather short or evasive."""
+SHORT = 20
 _CHUNK = 20_000
 
 Floats = NDArray[np.floating]
@@ -88,3 +89,20 @@ def unit(vectors: Floats) -> Floats:
     """Vectors at length 1 (zero stays zero)."""
     size = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(size, 1e-12))
+
+
+def evasive(found: pl.DataFrame, answers: pl.Series) -> bool:
+    """Whether the answers off topic are rather short or evasive.
+
+    So they are if they are over 5 % of all and most have fewer than 20 words: an answer that
+    belongs to another prompt is as long as any (our choice).
+
+    Args:
+        found: of `off_topic`.
+        answers: their texts, String [N].
+    """
+    off = found["off_topic"]
+    if float(off.cast(pl.Float64).mean() or 0.0) <= EVASIVE:  # type: ignore[arg-type]
+        return False
+    words = answers.filter(off).str.count_matches(r"\S+")
+    return float(words.cast(pl.Float64).median() or 0.0) < SHORT  # type: ignore[arg-type]
