@@ -24,7 +24,8 @@ def report(
         notes: what a reader must know.
     """
     metrics: dict[str, Metric] = {}
-    named, bars, told = [flagged([], "")], dict.fromkeys(rules, ()), []
+    named, told = [flagged([], "")], []
+    bars: dict[str, tuple[float | None, ...]] = dict.fromkeys(rules, ())
     fired: set[str] = set()
     for side in subject.sides:
         hits = subject.hits(side, *rules)

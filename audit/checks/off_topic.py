@@ -48,7 +48,7 @@ def run(subject: Subject) -> Report:
         metrics={
             **named,
             "strict": strict,
-            "median": Metric(float(found["own"].median() or 0.0), n=rows.size),
+            "median": Metric(float(np.median(found["own"].to_numpy())), n=rows.size),
         },
         rows=flagged(rows[order], note.to_series()),
         notes=(_note(rows.size, side.rows.size, many=many),),
