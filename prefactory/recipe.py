@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefactory import yamllines
 from prefactory.beside import beside, import_module, public_name
 from prefactory.errors import ConfigError
+from prefactory.extras import missing
 from prefactory.identity import NOT_IDENTITY, fingerprint
 from prefactory.old_keys import new_key
 from prefactory.overrides import apply_overrides, nearest
@@ -170,6 +171,8 @@ def find_step(name: str) -> type[Step]:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
+        if (lacking := missing(error)) is not None:
+            raise lacking from error
         hint = nearest(module_name, ["filters", "labelers", "generators"])
         raise ConfigError(
             f"no module {public_name(error.name or module_name)!r} for the step {name!r}{hint}; a "

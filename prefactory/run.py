@@ -16,7 +16,8 @@ import polars as pl
 from prefactory import ledger
 from prefactory.apply import apply_filter, apply_generator, apply_labeler, fit, fit_shard
 from prefactory.context import Context
-from prefactory.errors import DataError, PrefactoryError
+from prefactory.errors import DataError, MissingPackageError, PrefactoryError
+from prefactory.extras import missing
 from prefactory.folders import sweep
 from prefactory.identity import fingerprint
 from prefactory.plan import PlannedStep, plan
@@ -143,6 +144,8 @@ class _Run:
         except PrefactoryError:
             raise
         except Exception as error:  # a bug in a step: name the step; the cause stays attached
+            if (lacking := missing(error)) is not None:
+                raise MissingPackageError(f"{stage.label}: {lacking}") from error
             problem = f"{type(error).__name__}: {error}"
             raise DataError(
                 f"{stage.label} failed with {problem}; `prefactory --verbose run` shows where"

@@ -2,4 +2,16 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from prefactory.extras import missing
+
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for; without its packages, say which extra brings them."""
+    try:
+        return _attribute(name)
+    except ModuleNotFoundError as error:
+        if (lacking := missing(error, "train")) is None:
+            raise
+        raise lacking from error

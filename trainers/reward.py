@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
+from trl import RewardConfig, RewardTrainer
 
-from prefactory.errors import ConfigError, DataError, MissingPackageError
+from prefactory.errors import ConfigError, DataError
 from prefactory.folders import new_folder
 from trainers import losses
 from trainers.base import DatasetRef
@@ -32,13 +33,6 @@ from trainers.transformer import (
     tokens,
     usable,
 )
-
-try:
-    from trl import RewardConfig, RewardTrainer
-except ModuleNotFoundError as error:
-    raise MissingPackageError(
-        f"training needs the package {error.name}: pip install -e '.[train]' in the checkout"
-    ) from error
 
 
 def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> TrainingReport:

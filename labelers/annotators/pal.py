@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from labelers.combine.scoring import Floats, Ints
 from prefactory.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 _TINY = 1e-12
 
@@ -132,6 +134,8 @@ def fit_pal(
     Raises:
         DataError: shapes that do not fit, no pair, or a label that is neither +1 nor -1.
     """
+    import torch
+
     checked(users, left, right, y)
     names, who = numbered(users)
     sides = torch.tensor(np.stack([left, right]), dtype=torch.float64)
@@ -150,6 +154,8 @@ def one_thread() -> Iterator[None]:
 
     Limits from outside do not reach the BLAS inside torch once somebody has set torch's threads.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -175,6 +181,8 @@ def checked(
 
 def numbered(users: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
     """Distinct users, sorted, and the number of each pair's user."""
+    import torch
+
     names, who = np.unique(np.asarray(users, dtype=object), return_inverse=True)
     return tuple(names.tolist()), torch.tensor(who)
 
@@ -195,6 +203,8 @@ def fit_user(
         y: +1 right preferred, -1 left preferred, Int64[n].
         steps: of Adam.
     """
+    import torch
+
     logits = torch.tensor(model.logits.mean(axis=0)[None], requires_grad=True)
     points, projection = torch.tensor(model.prototypes), torch.tensor(model.projection)
     sides = torch.tensor(np.stack([left, right]), dtype=torch.float64) @ projection
@@ -214,6 +224,8 @@ def _fit_once(
     rng: np.random.Generator,
 ) -> tuple[float, Floats, Floats, Floats]:
     """One start: loss, logits, prototypes and projection."""
+    import torch
+
     users, k, linear, steps = sizes
     d = sides.shape[2]
     unit = float(sides.std()) or 1.0
@@ -252,6 +264,8 @@ def _hinge(
 
 def descend(groups: list[dict[str, Any]], steps: int, loss: Callable[[], torch.Tensor]) -> None:
     """Adam (with the groups' weight decay) with a rate that falls to 0 along a cosine."""
+    import torch
+
     adam = torch.optim.AdamW(groups, weight_decay=0.0)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):

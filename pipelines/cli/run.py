@@ -43,7 +43,12 @@ def run(
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(help="Shards in work at a time.", min=1)] = None,
     shard_rows: Annotated[int, typer.Option(help="Rows of a shard, about.", min=1)] = 16384,
-    runner: Annotated[str, typer.Option(help="prefect, or threads (no server).")] = "prefect",
+    runner: Annotated[
+        str | None,
+        typer.Option(
+            help="prefect, or threads (no server); by default prefect if it is installed."
+        ),
+    ] = None,
     budget_usd: Annotated[
         float | None, typer.Option(help="US dollars that new model calls may cost.", min=0)
     ] = None,
@@ -60,7 +65,7 @@ def run(
     from prefactory.errors import ConfigError
 
     end_at_interrupt()
-    if runner not in ("prefect", "threads"):
+    if runner not in ("prefect", "threads", None):
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
     budget = Budget(usd=budget_usd, tokens=budget_tokens)
     at_a_time = workers or default_workers()
@@ -73,11 +78,20 @@ def run(
         _show(outcome, time.monotonic() - started)
 
 
-def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str) -> Outcome:
+def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str | None) -> Outcome:
+    from importlib.util import find_spec
+
     from pipelines.build import build, check_recipe
     from prefactory.stages import thread_mapper
 
     checked, sources, _ = check_recipe(recipe, overrides)  # before any server is started
+    if runner is None and find_spec("prefect") is None:
+        typer.echo(
+            "Prefect is not installed, so this runs on threads (pip install -e '.[prefect]' for "
+            "its pages and schedules)",
+            err=True,
+        )
+        runner = "threads"
     if runner == "threads":
         return build(checked, sources, settings, thread_mapper(settings.workers))
     from pipelines.flows import run_curate

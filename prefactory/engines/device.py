@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from prefactory.extras import package
+
 
 def native_precision(device: str | None = None) -> Literal["bf16", "fp32"]:
     """Name the fastest safe precision of a torch device (None: the one an encoder would take)."""
-    import torch
-
+    torch = package("torch")
     name = device or default_device()
     if name.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -21,6 +22,4 @@ def native_precision(device: str | None = None) -> Literal["bf16", "fp32"]:
 
 def default_device() -> str:
     """Torch device that an encoder without a `device` runs on."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if package("torch").cuda.is_available() else "cpu"

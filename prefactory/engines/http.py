@@ -4,10 +4,9 @@ The parser is llhttp (Node's) by httptools; connections, proxies and TLS are asy
 request is out on a connection, and bytes that nobody asked for close it: an answer never goes to
 another question.
 
-Why not aiohttp: the whole engine takes twice the CPU a call on it, and stays 1, 8 and 20 points of
-the ideal below this client at 8, 64 and 256 requests in flight (`benchmarks/engine_overhead.py
---compare`, docs/performance.md); its pool also takes what comes on an idle connection for the next
-answer. httpx is ten times slower still.
+Why not aiohttp: on it the whole engine takes about twice the CPU a call, and stays 7 to 24 points
+of the ideal below this client at 64 and 256 requests in flight (`benchmarks/engine_overhead.py
+--compare`, docs/performance.md).
 
 TLS is verified with the system's certificates (`SSL_CERT_FILE` is honoured); `HTTP_PROXY`,
 `HTTPS_PROXY` and `NO_PROXY` are obeyed. No redirects, no compression.

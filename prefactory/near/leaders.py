@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prefactory.engines.device import default_device, native_precision
 from prefactory.near.choose import greedy
 from prefactory.near.shingles import I64
 from prefactory.near.vectors import BORDER, Floats, Vectors, above, cell_pairs, cosines
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 2048
 STRIPE = 1 << 14
@@ -139,6 +142,8 @@ class _Products:
         allowed: Allowed,
         device: str | None,
     ) -> None:
+        import torch
+
         self.device = device or default_device()
         precision = native_precision(self.device)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -151,10 +156,14 @@ class _Products:
 
     def take(self, rows: I64) -> list[torch.Tensor]:
         """Vectors of rows, on the device."""
+        import torch
+
         return [torch.from_numpy(s[rows]).to(self.device, self.dtype) for s in self.sides]
 
     def keep(self, rows: I64) -> None:
         """Remember rows that stay, in order, in stripes of `STRIPE`; forget those of old groups."""
+        import torch
+
         if not rows.size:
             return
         last = self.group[rows[-1]]
@@ -199,6 +208,8 @@ class _Products:
 
 
 def _cosine(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+    import torch
+
     if len(a) == 1:
         return a[0] @ b[0].T
     straight = torch.minimum(a[0] @ b[0].T, a[1] @ b[1].T)
