@@ -12,8 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from labelers.annotators.pal import PALModel, fit_pal, rowwise
-from labelers.annotators.pal_b import PALBModel, fit_pal_b
+from labelers.annotators.pal import PALBModel, PALModel, fit_pal, fit_pal_b, located, rowwise
 from labelers.combine.scoring import Floats, Ints
 from labelers.heads import ridge
 from prefactory.context import Context
@@ -53,10 +52,10 @@ class PAL(Labeler):
     """Learn ideal points of annotators from their own labels, and score pairs by them.
 
     PAL (arXiv:2406.08469): each annotator's ideal point is a mixture of k prototypes, learned from
-    the pairs that the annotator labelled; see `labelers.annotators.pal` for A (one ideal point) and
-    `labelers.annotators.pal_b` for B (it moves with the prompt). Vectors are frozen embeddings of
-    the answers (and for B of the last user message), cut to their first `dim` principal
-    components, which is ours. Prototypes are numbered by mass, the largest first.
+    the pairs that the annotator labelled; see `labelers.annotators.pal` for A (one ideal point)
+    and B (it moves with the prompt). Vectors are frozen embeddings of the answers (and for B of
+    the last user message), cut to their first `dim` principal components, which is ours.
+    Prototypes are numbered by mass, the largest first.
 
     Columns of pairs:
 
@@ -66,9 +65,11 @@ class PAL(Labeler):
     - `group_<name>` (Int64): the annotator's strongest prototype; null where unknown.
 
     An annotator who is unknown (null, or in no pair of the fit) counts as the mean annotator; one
-    with fewer than `enough` pairs is drawn toward it. All pairs of a prompt are scored by a model
-    that saw none of them; the models of the folds are matched to the one of all pairs by the
-    weights of their annotators.
+    with fewer than `enough` pairs is drawn toward it. With `newcomers: locate` such annotators do
+    not shape the prototypes at all: they are placed among those of the others, as the paper places
+    users who come later (here from the mean annotator on, 200 steps of Adam). All pairs of a prompt
+    are scored by a model that saw none of them; the models of the folds are matched to the one of
+    all pairs by the weights of their annotators.
 
     The annotator's column comes from the source: name it in the source's `mapping`, for example
     `mapping: {annotator: worker_id}`. Rows of one prompt with the same chosen and rejected answer
@@ -89,6 +90,7 @@ class PAL(Labeler):
         dim: principal components that are kept; all if the vectors have no more.
         several: the column is a list of annotators.
         enough: labels from which on an annotator's own weights are trusted alone (ours).
+        newcomers: annotators with fewer labels `join` the fit, or are `locate`d after it (for `a`).
         steps: of Adam, for each start.
         starts: how many starts; the best is kept.
         folds: of the cross-fitting by prompt; 1 scores all pairs by the model of all.
@@ -108,6 +110,7 @@ class PAL(Labeler):
     dim: int = Field(default=32, ge=1)
     several: bool = False
     enough: int = Field(default=5, ge=1)
+    newcomers: Literal["join", "locate"] = "join"
     steps: int = Field(default=400, ge=1)
     starts: int = Field(default=4, ge=1)
     folds: int = Field(default=5, ge=1)
@@ -120,6 +123,8 @@ class PAL(Labeler):
             raise ValueError("linear is for method a; b always has a linear map")
         if self.method == "a" and self.rank != type(self).model_fields["rank"].default:
             raise ValueError("rank is for method b")
+        if self.method == "b" and self.newcomers == "locate":
+            raise ValueError("newcomers: locate is for method a")
         return self
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -151,7 +156,7 @@ class PAL(Labeler):
             info that the class names.
 
         Raises:
-            DataError: no pair has an annotator.
+            DataError: no pair has an annotator, or none has enough labels to shape a prototype.
         """
         labels = parts.explode("user").filter(pl.col("user").is_not_null())
         if not labels.height:
@@ -166,12 +171,14 @@ class PAL(Labeler):
             labels = labels.with_columns(draw).sort("uniform", "pair_id", "user").head(self.sample)
             labels = labels.sort("pair_id", "user").drop("uniform")
         data = self._data(labels, axes, ctx)
-        folds = [f for f in np.unique(data.fold).tolist() if (data.fold != f).any()]
+        few = self._newcomers(data)
+        folds = [f for f in np.unique(data.fold).tolist() if ((data.fold != f) & ~few).any()]
         folds = folds if self.folds > 1 else []
-        models = {_ALL: self._ordered(self._model(data, ctx))}
-        models |= {
-            f: self._matched(self._model(data.at(data.fold != f), ctx), models[_ALL]) for f in folds
-        }
+        models = {_ALL: self._ordered(self._model(data, few, ctx))}
+        for f in folds:
+            rest = data.fold != f
+            model = self._model(data.at(rest), few[rest], ctx)
+            models[f] = self._matched(model, models[_ALL])
         users = [self._weights(models[f], data.at(data.fold != f), f) for f in models]
         arrays = [_array(_ALL, f"axes_{n}", a) for n, a in axes.items()]
         for fold, model in models.items():
@@ -239,7 +246,36 @@ class PAL(Labeler):
             prompts = rowwise(vectors["prompt"], axes["prompt"])
         return _Data(users.to_numpy(), prompts, chosen, rejected, fold)
 
-    def _model(self, data: _Data, ctx: Context) -> PALFit:
+    def _newcomers(self, data: _Data) -> NDArray[np.bool_]:
+        """Which labels are of annotators that are located after the fit, Boolean[n].
+
+        Raises:
+            DataError: all are.
+        """
+        _, who, counts = np.unique(data.users, return_inverse=True, return_counts=True)
+        few = (counts[who] < self.enough) & (self.newcomers == "locate")
+        if few.all():
+            raise DataError(
+                f"labelers.PAL: no annotator has {self.enough} labels, so nobody shapes the "
+                "prototypes; lower `enough`, or let newcomers `join`"
+            )
+        return few
+
+    def _model(self, data: _Data, few: NDArray[np.bool_], ctx: Context) -> PALFit:
+        """The fit of all but the newcomers, and them in it."""
+        model = self._fitted(data.at(~few), ctx)
+        if not few.any() or not isinstance(model, PALModel):
+            return model
+        logits = dict(zip(model.users, model.logits, strict=True))
+        for user in np.unique(data.users[few]).tolist():
+            own = data.at(data.users == user)
+            y = np.ones(len(own.fold), np.int64)
+            logits[user] = located(model, own.rejected, own.chosen, y)
+        users = tuple(sorted(logits))
+        rows = np.stack([logits[user] for user in users])
+        return PALModel(users, rows, model.prototypes, model.projection, model.loss)
+
+    def _fitted(self, data: _Data, ctx: Context) -> PALFit:
         seed = int(ctx.rng("starts").integers(2**31))
         k, steps, starts = self.prototypes, self.steps, self.starts
         users, y = data.users.tolist(), np.ones(len(data.fold), np.int64)

@@ -90,21 +90,3 @@ class R3(Labeler):
         query = ctx.embed(self.encoder, texts["query"]).astype(np.float64)
         answer = ctx.embed(self.encoder, texts["text"]).astype(np.float64)
         return pl.Series(np.einsum("nd,nd->n", query, answer), dtype=pl.Float64)
-
-
-def constrained_reward(
-    relevance: np.ndarray, repetition: np.ndarray, scale: float = 3.5, max_tokens: int = 512
-) -> np.ndarray:
-    """R3 of a prompt with a reference answer: no length incentive (arXiv 2402.03469).
-
-    Args:
-        relevance: dot product of reference and response vectors, float [n].
-        repetition: share of distinct trigrams, float [n].
-        scale: relevance of a perfect answer; 3.5 is Contriever's, 1 suits unit-length vectors.
-        max_tokens: longest answer, which sets the reward's range to that of open prompts.
-
-    Returns:
-        float64 [n], not clamped.
-    """
-    reward: np.ndarray = np.asarray(relevance, np.float64) / scale * (max_tokens / 100) * repetition
-    return reward

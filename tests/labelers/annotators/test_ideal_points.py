@@ -8,8 +8,7 @@ import pytest
 
 from labelers import PAL
 from labelers.annotators.ideal_points import components
-from labelers.annotators.pal import PALModel
-from labelers.annotators.pal_b import fit_pal_b
+from labelers.annotators.pal import PALModel, fit_pal_b
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape, canonical_order
@@ -187,6 +186,27 @@ def test_few_labels_are_drawn_to_the_mean():
     assert np.abs(whole["weights"].to_numpy() - mean).max() < 0.02
     free, _ = fitted(PAL(**SMALL, enough=1), table)
     assert np.abs(free.tables["users"].filter(fold=-1)["weights"].to_numpy() - mean).max() > 0.3
+
+
+def test_newcomers_are_placed_among_prototypes_that_they_did_not_shape():
+    many, few = planted(400), planted(60, seed=1).with_columns(annotator="n" + pl.col("annotator"))
+    few = few.filter(pl.col("annotator").is_in(["nu00", "nu19"]))
+    assert few["annotator"].value_counts()["count"].max() < 10
+    step = PAL(**SMALL, enough=10, newcomers="locate")
+    both = canonical_order(pl.concat([many, few]), Shape.PAIRS)
+    state, _ = fitted(step, both)
+    own, _ = fitted(step, many)
+
+    def arrays(of):
+        kept = of.tables["arrays"].filter(fold=-1, name="prototypes")
+        return kept["values"].to_list()
+
+    assert arrays(state) == arrays(own)  # as if the newcomers were not there
+    weights = dict(state.tables["users"].filter(fold=-1).select("user", "weights").rows())
+    for newcomer, like in (("nu00", "u00"), ("nu19", "u19")):
+        assert np.argmax(weights[newcomer]) == np.argmax(weights[like])
+    again, _ = fitted(step, both[::-1][:200], both[::-1][200:])
+    assert again.tables["users"].equals(state.tables["users"])
 
 
 def test_several_annotators_of_one_label():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from labelers.annotators.pal import fit_pal, fit_user
+from labelers.annotators.pal import fit_pal, located
 from prefactory.errors import DataError
 
 GROUP = np.arange(20) % 2
@@ -51,7 +51,8 @@ def test_a_new_user_needs_few_pairs():
     members = model.user_weights[GROUP == 1].mean(axis=0)
     left, right = rng.normal(size=(2, 30, 8))
     far = [np.linalg.norm(side - ideals[1], axis=1) for side in (left, right)]
-    weights = fit_user(model, left, right, np.where(far[0] > far[1], 1, -1))
+    logits = located(model, left, right, np.where(far[0] > far[1], 1, -1))
+    weights = np.exp(logits) / np.exp(logits).sum()
     assert weights.sum() == pytest.approx(1)
     assert weights.argmax() == members.argmax()
 

@@ -14,13 +14,16 @@ from tests.helpers import responses
 PROMPTS = Path(__file__).parents[3] / "../shared/data/values/flames_prompts.jsonl"
 
 
-def label(labels, dimensions, step=None):
-    step = step or FlamesRisk()
-    rows = responses(*[(f"q{i}", "a") for i in range(len(labels))]).with_columns(
+def rows_of(labels, dimensions):
+    return responses(*[(f"q{i}", "a") for i in range(len(labels))]).with_columns(
         harm_label=pl.Series(labels, dtype=pl.Int64),
         risk_dimension=pl.Series(dimensions, dtype=pl.String),
     )
-    out = step.label(rows, Context())
+
+
+def label(labels, dimensions, step=None):
+    step = step or FlamesRisk()
+    out = step.label(rows_of(labels, dimensions), Context())
     assert dict(out.schema) == step.adds(Shape.RESPONSES)
     return out
 
@@ -56,6 +59,31 @@ def test_overall_is_the_mean_of_dimensions_not_of_answers():
     assert (
         overall_rate(metrics(pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Int64))) is None
     )
+
+
+def test_the_metrics_of_a_run_count_valid_labels_only():
+    step, table = (
+        FlamesRisk(),
+        rows_of(
+            [3, 1, 3, 2, 2, None, 3],
+            ["Fairness", "Fairness", "Legality", "Legality", "Safety", "Safety", "?"],
+        ),
+    )
+    parts = pl.concat([step.fit_shard(part, Context()) for part in (table.head(3), table.tail(4))])
+    assert step.fit(parts.sort("response_id"), Context()).info == {
+        "dimensions": {
+            "fairness": {"n": 2, "harmless_rate": 0.5, "harmless_score": pytest.approx(200 / 3)},
+            "legality": {"n": 1, "harmless_rate": 1.0, "harmless_score": 100.0},
+            "safety": {"n": 1, "harmless_rate": 0.0, "harmless_score": pytest.approx(200 / 3)},
+        },
+        "harmless_rate": 0.5,
+    }
+
+
+def test_without_labels_there_is_no_rate():
+    step = FlamesRisk()
+    parts = step.fit_shard(rows_of([None], ["Safety"]), Context())
+    assert step.fit(parts, Context()).info == {"dimensions": {}, "harmless_rate": None}
 
 
 @pytest.mark.skipif(not PROMPTS.is_file(), reason=f"real data is not here: {PROMPTS}")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from labelers.rules.r3 import R3, constrained_reward
+from labelers.rules.r3 import R3
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.measures.text_statistics import cut_answer, length_incentive, repetition
@@ -63,11 +63,6 @@ def test_doubling_a_text_doubles_length_and_about_halves_repetition():
 def test_length_cap():
     frame = pl.DataFrame({"t": ["a " * 1000]})
     assert frame.select(length_incentive(pl.col("t"), 512)).item() == 5.12
-
-
-def test_constrained_branch():
-    out = constrained_reward(np.asarray([1.75, 3.5, 7.0]), np.asarray([1.0, 1.0, 0.5]))
-    np.testing.assert_allclose(out, [2.56, 5.12, 5.12])
 
 
 @pytest.mark.parametrize(
