@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from catalog.sources.frames import as_frame, save_frame
+from catalog.sources.resolve import format_of
 from catalog.sources.spec import LEDGER, SourceSpec
 from catalog.versions import Catalog, Version, open_folder
 from prefactory.context import Context
@@ -115,7 +116,7 @@ def _version(dataset: str, catalog: Catalog) -> Version | None:
         return open_folder(path)
     name, _, version = dataset.partition("@")
     named = NAME.fullmatch(name) and (not version or NAME.fullmatch(version))
-    if path.exists() or not named:
+    if path.exists() or not named or format_of(dataset) is not None:
         return None
     return catalog.get(dataset)
 

@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from prefactory import yamllines
 
 
@@ -39,10 +37,7 @@ def apply_overrides(
         if not equals or not key:
             problems.append(f"override {word!r}: write key=value")
             continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
+        value = yamllines.value(text)
         if value is None and _leave_out(data, key, lines):
             continue
         target, last = _target(data, key, keys)

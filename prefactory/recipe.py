@@ -7,12 +7,11 @@ registry. A recipe can name any importable step, so read a stranger's recipe as 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory import yamllines
@@ -97,8 +96,10 @@ class Recipe:
         steps: the steps in order.
         train: (method, validated config) pairs, in order.
         path: the file it came from; relative source paths resolve against its folder.
-        data: the plain document after overrides, as published with a version.
+        data: the plain document after overrides.
         lines: line of every value.
+        text: of the file, for its comments.
+        overrides: the words that changed it.
     """
 
     head: Head
@@ -108,6 +109,8 @@ class Recipe:
     path: Path
     data: dict[str, Any]
     lines: dict[yamllines.Path, int] = field(repr=False)
+    text: str = field(default="", repr=False)
+    overrides: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,13 +128,19 @@ class Recipe:
         }
 
     def to_yaml(self) -> str:
-        """The document after overrides, without step fields that change no data."""
-        items = [
-            item if isinstance(item, str) else {n: _published(f, p.step) for n, f in item.items()}
-            for item, p in zip(map(as_item, self.data["steps"]), self.steps, strict=True)
-        ]
-        data = {**self.data, "steps": items}
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        """The document after overrides, with the comments of its file.
+
+        Step fields that change no data are left out. (The comment above a step that an override
+        leaves out stays.)
+        """
+        data: dict[str, Any] = {**self.data, "steps": [as_item(i) for i in self.data["steps"]]}
+        if self.text:
+            data = yamllines.document(self.text)
+            apply_overrides(data, list(self.overrides), {}, self.path.name, KEYS)
+        for item, placed in zip(data["steps"], self.steps, strict=True):
+            for fields in item.values() if isinstance(item, dict) else ():
+                _leave_out(fields or {}, placed.step)
+        return yamllines.dump(data)
 
 
 def as_item(item: object) -> Any:  # noqa: ANN401 - what stands in a list of steps
@@ -147,16 +156,14 @@ def set_fields(model: BaseModel) -> dict[str, Any]:
     return {name: data[name] for name in data if name in model.model_fields_set}
 
 
-def _published(fields: dict[str, Any] | None, model: BaseModel) -> dict[str, Any] | None:
-    """Fields as written, without those of `NOT_IDENTITY`, in a model and the models in it."""
-    if fields is None:
-        return None
-    return {
-        key: _published(value, inner) if isinstance(inner, BaseModel) else value
-        for key, value in fields.items()
-        if key not in NOT_IDENTITY
-        for inner in [getattr(model, key, None)]
-    }
+def _leave_out(fields: dict[str, Any], model: BaseModel) -> None:
+    """Remove the fields of `NOT_IDENTITY` from those of a model and of the models in it."""
+    for key in list(fields):
+        inner = getattr(model, key, None)
+        if key in NOT_IDENTITY:
+            del fields[key]
+        elif isinstance(inner, BaseModel):
+            _leave_out(fields[key], inner)
 
 
 def find_step(name: str) -> type[Step]:
@@ -227,7 +234,7 @@ def load(path: Path, overrides: list[str], sections: Sections) -> Recipe:
     data, lines = yamllines.load(text, path.name)
     if not isinstance(data, dict):
         raise ConfigError(f"{path.name}: a recipe is a mapping with name, source and steps")
-    return parse(data, path, overrides, sections, lines)
+    return replace(parse(data, path, overrides, sections, lines), text=text)
 
 
 def parse(
@@ -250,7 +257,7 @@ def parse(
     train = reader.train(data.get("train"), sections.train)
     if reader.problems or head is None:
         raise ConfigError(reader.problems)
-    return Recipe(head, sources, steps, train, path, data, lines)
+    return Recipe(head, sources, steps, train, path, data, lines, overrides=tuple(overrides))
 
 
 class _Reader:

@@ -1,10 +1,14 @@
-"""YAML by safe load, with the line of every value and an error for duplicate keys."""
+"""YAML 1.2 of safe types, with the line of every value and an error for duplicate keys."""
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import CollectionNode
 
 from prefactory.errors import ConfigError
 
@@ -29,10 +33,10 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     """
     lines: dict[Path, int] = {}
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        data = None if node is None else _build(loader, node, (), lines, name)
-    except yaml.YAMLError as error:
+        loader = YAML(typ="safe", pure=True)
+        node = loader.compose(text)
+        data = None if node is None else _build(loader.constructor, node, (), lines, name)
+    except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
@@ -41,13 +45,13 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
 
 
 def _build(
-    loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Path, int], name: str
+    loader: SafeConstructor, node: Node, path: Path, lines: dict[Path, int], name: str
 ) -> object:
     lines.setdefault(path, node.start_mark.line + 1)
     problem = _refused(node, path)
     if problem:
         raise ConfigError(f"{name}: line {node.start_mark.line + 1}: {problem}")
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, MappingNode):
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = loader.construct_object(key_node)
@@ -59,19 +63,47 @@ def _build(
             lines[(*path, key)] = line
             data[key] = _build(loader, value_node, (*path, key), lines, name)
         return data
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, SequenceNode):
         return [_build(loader, n, (*path, i), lines, name) for i, n in enumerate(node.value)]
     return loader.construct_object(node, deep=True)
 
 
-def _refused(node: yaml.Node, path: Path) -> str | None:
+def _refused(node: Node, path: Path) -> str | None:
     if len(path) > MAX_DEPTH:
         return f"nested more than {MAX_DEPTH} deep; does an alias hold itself?"
-    if isinstance(node, yaml.CollectionNode) and node.tag not in COLLECTIONS:
-        return f"the tag {node.tag!r} is not allowed"
-    if isinstance(node, yaml.ScalarNode) and any("\ud800" <= c <= "\udfff" for c in node.value):
+    if isinstance(node, CollectionNode) and str(node.tag) not in COLLECTIONS:
+        return f"the tag {str(node.tag)!r} is not allowed"
+    if isinstance(node, ScalarNode) and any("\ud800" <= c <= "\udfff" for c in node.value):
         return "the text has half a character (a lone surrogate)"
     return None
+
+
+def value(text: str) -> Any:  # noqa: ANN401 - any plain value
+    """What a text means as YAML; the text itself if it is none."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return text
+
+
+def document(text: str) -> Any:  # noqa: ANN401 - a document
+    """A document that keeps its comments and marks when it is changed and written again."""
+    return _writer().load(text)
+
+
+def dump(data: object) -> str:
+    """Write a document, or plain data, as YAML."""
+    out = StringIO()
+    _writer().dump(data, out)
+    return out.getvalue()
+
+
+def _writer() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int:

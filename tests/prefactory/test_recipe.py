@@ -99,6 +99,40 @@ def test_published_yaml_reads_back_to_the_same_recipe(read):
     assert again.payload([]) == found.payload([])
 
 
+def test_published_yaml_keeps_the_comments_and_the_forms_of_its_file(read):
+    text = """\
+        # what it is for
+        name: tiny   # its name
+        source: {path: "data.jsonl"}   # from there
+        steps:
+          # the first
+          - tests.steps.DropLong: {limit: 1e1, workers: 3}   # not many
+          # the last
+          - tests.steps.Coin:
+              rate: 0.25
+        """
+    published = read(text, "tests.steps.Coin.rate=0.5", "seed=3")
+    assert published.to_yaml() == textwrap.dedent("""\
+        # what it is for
+        name: tiny   # its name
+        source: {path: "data.jsonl"}   # from there
+        steps:
+          # the first
+          - tests.steps.DropLong: {limit: 1e1}               # not many
+          # the last
+          - tests.steps.Coin:
+              rate: 0.5
+        seed: 3
+        """)
+
+
+def test_yaml_words_that_once_were_truth_values_are_words(read):
+    found = read("name: x\nsource: a\nsteps: []\ndescription: no\n", "license=off")
+    assert (found.head.description, found.head.license) == ("no", "off")
+    again = read(found.to_yaml())
+    assert again.head == found.head
+
+
 def test_payload_is_what_decides_the_rows(read):
     base = read(GOOD).payload([])
     same = ["tests.steps.DropLong.workers=3", "description=x", "license=mit", "version=v1"]
@@ -236,7 +270,7 @@ def test_names_that_are_fine(name):
     [
         ("name: x\nname: y\n", "r.yaml: line 2: the key 'name' is there twice"),
         ("name: x\nsource:\n  a: 1\n  a: 2\n", "r.yaml: line 4: the key 'a' is there twice"),
-        ("name: x\nyes: 1\n", "r.yaml: line 2: the key True is not text"),
+        ("name: x\ntrue: 1\n", "r.yaml: line 2: the key True is not text"),
         ("name: x\nsteps: [\n", "r.yaml: line 3: "),
         ("name: x\n\ttabs: 1\n", "r.yaml: line 2: found character '\\t'"),
         ("name: x\n--- \nname: y\n", "r.yaml: line 2: but found another document"),
