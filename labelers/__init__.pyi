@@ -31,3 +31,4 @@ from .rules.r3 import R3 as R3
 from .rules.statistics import TextStatistics as TextStatistics
 from .rules.verifiable import Verifiable as Verifiable
 from .stack.step import PreferenceStack as PreferenceStack
+from .stack.trust import LabelTrust as LabelTrust

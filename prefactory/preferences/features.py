@@ -56,6 +56,10 @@ class Answers:
         """`[e(y), e(x) * e(y), |e(x) - e(y)|]` of some rows, by place: Float64[m, 3d]."""
         return vector_features(self.query[rows], self.answer[rows])
 
+    def take(self, rows: NDArray[np.int64]) -> Answers:
+        """Some rows, by place."""
+        return Answers(self.statistics[rows], self.query[rows], self.answer[rows])
+
 
 def names(encoder: bool) -> tuple[str, ...]:
     """Names of the statistics, with those that need vectors or without."""

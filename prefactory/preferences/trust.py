@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
 from prefactory.measures.calibration import Floats
 from prefactory.preferences.bradley_terry import root_mean_square
 from prefactory.preferences.folds import cluster_folds
-from prefactory.preferences.stack import Rows, cross_fit
+from prefactory.preferences.stack import Differences, Rows, cross_fit
 
 STEPS, RATE = 30, 0.05
 PENALTIES = (3.0, 0.1)
@@ -51,24 +52,51 @@ def by_rows(rows: Rows, copies: NDArray[Any] | None = None, seed: int = 0) -> Fl
     return cross_fit(rows, "joint", seed, fold).margins
 
 
-def dynamics(rows: Rows) -> Floats:
-    """Log odds of the mean probability of the label over 30 early steps of gradient ascent.
+@dataclass(frozen=True)
+class Dynamics:
+    """How fast early steps of gradient ascent come to believe labels.
 
     In-sample on purpose and far from fitted (training dynamics: arXiv 2009.10795, 2001.10528; the
     steps, the rate and the penalties are ours).
+
+    Attributes:
+        weights: before each step, Float64[steps, D].
+        scales: of the columns, with their penalties, Float64[D].
     """
-    parts = [
-        block / root_mean_square(block) / np.sqrt(penalty)
-        for block, penalty in zip((rows.data.vectors, rows.data.columns), PENALTIES, strict=True)
-    ]
-    z = np.concatenate(parts, axis=1)
-    w, total = np.zeros(z.shape[1]), np.zeros(len(z))
-    for _ in range(STEPS):
-        p = expit(z @ w)
-        total += p
-        w = w + RATE * ((1 - p) @ z) / len(z)
-    found: Floats = logit(np.clip(total / STEPS, 1e-12, 1 - 1e-12))
-    return found
+
+    weights: Floats
+    scales: Floats
+
+    @classmethod
+    def of(cls, rows: Rows) -> Dynamics:
+        """Follow 30 steps on some rows."""
+        blocks = (rows.data.vectors, rows.data.columns)
+        scales = np.concatenate(
+            [
+                root_mean_square(block) * np.sqrt(penalty)
+                for block, penalty in zip(blocks, PENALTIES, strict=True)
+            ]
+        )
+        z = np.concatenate(blocks, axis=1) / scales
+        weights = np.zeros((STEPS, z.shape[1]))
+        with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
+            for step in range(STEPS - 1):
+                pull = 1 - expit(z @ weights[step])
+                weights[step + 1] = weights[step] + RATE * (pull @ z) / len(z)
+        return cls(weights, scales)
+
+    def margins(self, data: Differences) -> Floats:
+        """Log odds of the mean probability of each label over the steps: Float64[n]."""
+        z = np.concatenate([data.vectors, data.columns], axis=1) / self.scales
+        with threadpool_limits(1, user_api="blas"):
+            p = expit(z @ self.weights.T).mean(axis=1)
+        found: Floats = logit(np.clip(p, 1e-12, 1 - 1e-12))
+        return found
+
+
+def dynamics(rows: Rows) -> Floats:
+    """`Dynamics` of rows on themselves: Float64[n]."""
+    return Dynamics.of(rows).margins(rows.data)
 
 
 def votes(for_label: Floats, against: Floats) -> Floats:
