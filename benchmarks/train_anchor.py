@@ -31,9 +31,9 @@ from prefactory.preferences.stack import Differences, Model, Rows, cross_fit, fi
 
 COPY = {
     "copy": [
-        "The texts and labels of hh-rlhf helpful are Anthropic's (MIT); the file that was read came by",
-        "Linear95/DSP, which puts CC BY-NC 4.0 on its copy. Before a release outside, train again with",
-        "`--hh-helpful` and the original file.",
+        "The texts and labels of hh-rlhf helpful are Anthropic's (MIT); the file that was read",
+        "came by Linear95/DSP, which puts CC BY-NC 4.0 on its copy. Before a release outside, train",
+        "again with `--hh-helpful` and the original file.",
     ],
     "original": ["hh-rlhf helpful was read from the original repository's file."],
 }
@@ -176,10 +176,10 @@ def card(facts: dict[str, Any]) -> str:
         "# The anchor: an outside opinion of labels",
         "",
         "Two linear scorers on text statistics and MiniLM vectors (`helpfulness`, `harmlessness`)",
-        "and a gate that chooses between them for a data set or a source. Used by",
-        "`labelers.LabelTrust` and the audit to say whether labels agree with people elsewhere, look",
-        "turned round, or run against them by length alone. Written by",
-        "`python -m benchmarks.train_anchor`; safetensors and JSON only.",
+        "and a gate that chooses between them for a data set or a source. `labelers.LabelTrust`",
+        "and the audit ask it whether labels agree with people elsewhere, look turned round, or",
+        "run against them by length alone. Written by `python -m benchmarks.train_anchor`;",
+        "safetensors and JSON only.",
         "",
         "| trained on | licence | pairs | used |",
         "|---|---|--:|--:|",
@@ -188,11 +188,12 @@ def card(facts: dict[str, Any]) -> str:
         lines.append(f"| {name} | {one['licence']} | {one['pairs']:,} | {one['used']:,} |")
     lines += [
         "",
-        "Not trained on: WebGPT, Shepherd, AlpacaEval (CC BY-NC), UltraFeedback (labels of a model).",
+        "Not trained on: WebGPT, Shepherd, AlpacaEval (CC BY-NC), UltraFeedback (labels",
+        "of a model).",
         *COPY[facts["hh_helpful"]],
         "",
-        "Agreement with right labels, by an expert that was not trained on the set (hh harmless: on",
-        "one half of its prompts):",
+        "Agreement with right labels, by an expert that was not trained on the set (hh harmless:",
+        "trained on one half of its prompts):",
         "",
         "| set | rows | agreement | 95 % |",
         "|---|--:|--:|---|",

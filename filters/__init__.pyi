@@ -29,3 +29,4 @@ from .selection.instag import InsTag as InsTag
 from .selection.isa import ISA as ISA
 from .selection.match_target import MatchTarget as MatchTarget
 from .selection.subsample import RandomSubsample as RandomSubsample
+from .suspects.step import SuspectLabels as SuspectLabels

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from prefactory.context import Context
 from prefactory.step import Generated, Generator, Scope, verdict
-from prefactory.tables import Shape, canonical_order, with_ids
+from prefactory.tables import Shape, canonical_order
+from prefactory.turned import turned
 
 Fate = Literal["drop", "flip", "keep"]
 
@@ -97,36 +98,6 @@ class Relabel(Generator):
 
     def _turned(self, table: pl.DataFrame, turn: pl.Series) -> pl.DataFrame:
         """The pairs with some turned round, after those with the same id that were not."""
-        turned = pl.col("relabelled")
-        table = table.with_columns(turn.alias("relabelled"), relabelled_from=pl.col("pair_id"))
-        new: dict[str, pl.Expr] = {"label_source": pl.lit("judge")}
-        new |= {one: pl.col(other) for one, other in _sides(table.columns)}
-        new |= {name: _other(pl.col(name)) for name in table.columns if name.endswith("_prefers")}
-        oriented = [c for c in table.columns if c == "margin" or c.startswith(_ORIENTED)]
-        new |= {c: (0 - pl.col(c)).cast(table.schema[c]) for c in oriented}
-        rows = table.with_columns(
-            pl.when(turned).then(value).otherwise(column).alias(column)
-            for column, value in new.items()
-        )
-        ids = with_ids(rows, Shape.PAIRS, keep_side_ids=True)["pair_id"]
-        rows = rows.with_columns(pair_id=pl.when(turned).then(ids).otherwise("pair_id"))
+        rows = turned(table, turn, "judge", "relabelled_from")
+        rows = rows.with_columns(turn.alias("relabelled"))
         return rows.sort("pair_id", "relabelled", "relabelled_from")
-
-
-_ORIENTED = ("sign_", "margin_")
-"""Beginnings of columns that change their sign with the sides."""
-
-
-def _other(side: pl.Expr) -> pl.Expr:
-    """`rejected` for `chosen` and the other way round; all else stays."""
-    return side.replace({"chosen": "rejected", "rejected": "chosen"})
-
-
-def _sides(columns: list[str]) -> list[tuple[str, str]]:
-    """Columns of one side with their names on the other: both directions."""
-    found = []
-    for column in columns:
-        other = "rejected" + column.removeprefix("chosen")
-        if column.startswith("chosen") and other in columns:
-            found += [(column, other), (other, column)]
-    return found

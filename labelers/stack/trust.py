@@ -37,14 +37,15 @@ class LabelTrust(FromPairs):
     Order of work: damaged rows leave every fit (`damage`); the anchor that ships judges the labels
     of each source; the signals, each a margin of the label as given: `rows` (a joint fit, five
     folds of rows), `dynamics` (how fast an early fit comes to believe the label), `anchor` (only
-    where its verdict is that the labels agree) and `outside` (scores and votes that are named). Each
-    is put over its root mean square and they are added up. A self-test turns a tenth of the labels
-    round, computes all of it anew and says how well the turned ones are found.
+    where its verdict is that the labels agree) and `outside` (scores and votes that are named).
+    Each is put over its root mean square and they are added up. A self-test turns a tenth of the
+    labels round, computes all of it anew and says how well the turned ones are found.
 
     Adds `trust` (P(label right), in (0, 1); null on damaged rows), `trust_rank` (share of the rows
-    that are trusted less, in [0, 1)) and `signal_<name>` for each signal, null where it has no
-    opinion. Without a measured or estimated share of wrong labels `trust` rests on an assumed .1
-    and is a rank.
+    that are trusted less, in [0, 1)), `trust_precision` (share of the self-test's plants among the
+    rows that are trusted at most as much, null without a self-test) and `signal_<name>` for each
+    signal, null where it has no opinion. Without a measured or estimated share of wrong labels
+    `trust` rests on an assumed .1 and is a rank.
 
     Attributes:
         anchor: `ships`, `off`, or `score:<objective>`: a score column that is the outside opinion
@@ -74,7 +75,7 @@ class LabelTrust(FromPairs):
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Trust, its rank, and a column for each signal, Float64."""
-        names = ["trust", "trust_rank", *(f"signal_{name}" for name in SIGNALS)]
+        names = ["trust", "trust_rank", "trust_precision", *(f"signal_{name}" for name in SIGNALS)]
         return dict.fromkeys(names, pl.Float64())
 
     def _opinion(self) -> str:
@@ -112,14 +113,14 @@ class LabelTrust(FromPairs):
         signals = own.signals() | self._outside(rows) | opinion
         kept = np.flatnonzero(~rows.damaged)
         prompts = own.by_prompt()
-        tested = own.self_test(signals, kept, self.self_tests)
+        tested = own.self_test(signals, self.self_tests)
         share = own.wrong_share(prompts)
         rate, known = self._rate(share)
         score = trust.total({name: values[kept] for name, values in signals.items()})
         if not len(score):
             score = np.zeros(len(kept))
         values = trust.trust(score, logistic_slope(score), rate)
-        table = self._table(rows, kept, values, signals)
+        table = self._table(rows, kept, values, signals, tested)
         info = {
             "pairs": len(rows.ids),
             "damaged": int(rows.damaged.sum()),
@@ -128,7 +129,9 @@ class LabelTrust(FromPairs):
             "rate_is": known,
             "wrong_share": share.as_dict(),
             "sources": [one.as_dict() for one in told],
-            "self_test": None if tested is None else tested.as_dict(),
+            "self_test": None
+            if tested is None
+            else tested.as_dict() | {"auc_at_rate": tested.at_rate(rate)},
             "skill": skill(prompts.margins, rows.clusters[own.drawn]).as_dict(),
         }
         groups = wrong_groups(rows, own.drawn, prompts.margins)
@@ -187,7 +190,12 @@ class LabelTrust(FromPairs):
         return ({"anchor": margins} if agrees else {}), told
 
     def _table(
-        self, rows: PairRows, kept: Ints, values: Floats, signals: Mapping[str, Floats]
+        self,
+        rows: PairRows,
+        kept: Ints,
+        values: Floats,
+        signals: Mapping[str, Floats],
+        tested: trust.SelfTest | None,
     ) -> pl.DataFrame:
         columns = {name: np.full(len(rows.ids), np.nan) for name in self.adds(Shape.PAIRS)}
         columns["trust"][kept] = values
@@ -195,6 +203,8 @@ class LabelTrust(FromPairs):
         rank = np.empty(len(kept))
         rank[order] = np.arange(len(kept)) / max(len(kept), 1)
         columns["trust_rank"][kept] = rank
+        if tested is not None:
+            columns["trust_precision"][kept] = tested.precision_at(rank)
         for name, margins in signals.items():
             columns[f"signal_{name}"] = margins
         table = pl.DataFrame({"pair_id": rows.ids, **columns})
@@ -251,9 +261,7 @@ class _Own:
         slope = max(logistic_slope(found.margins[np.isfinite(found.margins)]), 0.0)
         return shares.wrong_share(found.margins * (slope or 1.0), clusters, area, self.seed)
 
-    def self_test(
-        self, signals: Mapping[str, Floats], kept: Ints, draws: int
-    ) -> trust.SelfTest | None:
+    def self_test(self, signals: Mapping[str, Floats], draws: int) -> trust.SelfTest | None:
         """Turn a tenth of the drawn labels round and look for them with all signals."""
         if not draws or not self.enough:
             return None

@@ -157,7 +157,8 @@ class SelfTest:
     """How well swaps that were planted into the data itself are ranked.
 
     The plants are wrong labels on top of those that are there, so the fits are a little worse than
-    on the data as it is, and a plant on a wrong label makes it right.
+    on the data as it is, and a plant on a wrong label makes it right: with a share e of wrong
+    labels the area between wrong and right ones is (auc - e) / (1 - 2 e), `at_rate`.
 
     Attributes:
         auc, se: of the ranking, mean of the draws, and its standard error.
@@ -172,6 +173,15 @@ class SelfTest:
     precision: dict[float, float]
     draws: int
 
+    def at_rate(self, rate: float) -> float:
+        """The area, if so many labels were wrong before; at most 1."""
+        return min((self.auc - rate) / (1 - 2 * rate), 1.0)
+
+    def precision_at(self, share: Floats) -> Floats:
+        """Precision by the share of rows that is taken, in straight lines between the known."""
+        found: Floats = np.interp(share, list(self.precision), list(self.precision.values()))
+        return found
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         precision = {f"{share:g}": value for share, value in self.precision.items()}
@@ -184,7 +194,7 @@ class SelfTest:
         }
 
 
-SHARES = (0.05, 0.1, 0.2, 0.3)
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 Score = Callable[[NDArray[np.bool_], int], Floats]
 """`(which rows to turn round, seed) -> margin of each label as then given`."""
 

@@ -178,7 +178,8 @@ def ask(
     Args:
         anchor: see `load`.
         prompts: of the pairs.
-        chosen, rejected: features of the sides, with vectors of `ENCODER`.
+        chosen: features of the chosen answers, with vectors of `ENCODER`.
+        rejected: of the rejected ones.
         clusters: which rows belong together, Int64[n].
         objective: what the labels are declared to mean; None lets the gate choose the expert, and
             one that is neither `helpfulness` nor `harmlessness` leaves the anchor without opinion.

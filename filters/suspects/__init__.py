@@ -1,0 +1,1 @@
+"""Pairs whose labels look wrong: dropped, turned round, or marked for review."""
