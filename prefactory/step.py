@@ -65,6 +65,8 @@ class Step(BaseModel):
         scope: `row` (any shard), `prompt` (all rows of a prompt are together) or `dataset`
             (`fit_shard` and `fit` see everything first).
         version: of the behaviour; part of the identity.
+        learns_labels: whether what happens to a pair depends on the labels of other pairs. Whether
+            a selection pays can then be judged only where it was learned from other rows.
 
     Raises:
         ConfigError: when a class is defined that lacks a hook, or whose hook has another signature
@@ -77,6 +79,7 @@ class Step(BaseModel):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
     scope: ClassVar[Scope] = "row"
     version: ClassVar[int] = 1
+    learns_labels: ClassVar[bool] = False
     _abstract: ClassVar[bool] = True
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:  # noqa: ANN401
@@ -283,7 +286,9 @@ class Generator(Step, abstract=True):
 
 
 _OPTIONAL = ("needs", "adds", "out_shape", "opens_engines", "asks", "grows", "fit_shard", "fit")
-_ATTRIBUTES = ("shapes", "scope", "version", "parents", "new_prompts", "beside", "replaces")
+_ATTRIBUTES = (
+    "shapes", "scope", "version", "learns_labels", "parents", "new_prompts", "beside", "replaces"
+)  # fmt: skip
 
 
 def _problems(cls: type[Step]) -> list[str]:

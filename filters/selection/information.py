@@ -127,6 +127,57 @@ def quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     return places
 
 
+def mix_quotas(shares: Floats, most: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Share out k places by shares and largest remainder; what a kind can't fill others take.
+
+    Args:
+        shares: Float64[g], above 0; brought to sum to 1.
+        most: Int64[g], places that each kind can fill.
+        k: places.
+
+    Returns:
+        Int64[g], sums to k or to the sum of `most`; equal remainders go to the earlier kind.
+    """
+    places = np.zeros_like(most)
+    while (left := min(k, int(most.sum())) - int(places.sum())) > 0:
+        open_kinds = np.flatnonzero(places < most)
+        wanted = left * shares[open_kinds] / shares[open_kinds].sum()
+        given = np.floor(wanted + 1e-9).astype(np.int64)
+        more = np.argsort(-(wanted - given), kind="stable")[: left - int(given.sum())]
+        given[more] += 1
+        places[open_kinds] += np.minimum(given, most[open_kinds] - places[open_kinds])
+    return places
+
+
+def systematic(weights: Floats, draws: Floats, k: int, start: float) -> NDArray[np.bool_]:
+    """A sample of k in which each element has a chance of k times its weight, at most 1.
+
+    Madow 1949: elements stand in a random order, each as long as its chance, and every whole number
+    after a random start falls on one. What chances above 1 leave over goes to the others.
+
+    Args:
+        weights: Float64[n], not negative.
+        draws: Float64[n], the random order.
+        k: elements of the sample; fewer are drawn if fewer have a weight.
+        start: in [0, 1).
+
+    Returns:
+        Bool[n].
+    """
+    chance, whole = np.zeros(weights.size), np.zeros(weights.size, dtype=bool)
+    while (left := k - int(whole.sum())) > 0 and (rest := ~whole & (weights > 0)).any():
+        chance = np.where(rest, weights * left / weights[rest].sum(), 0.0)
+        if not (over := chance >= 1.0).any():
+            break
+        whole |= over
+        chance = np.zeros(weights.size)
+    order = np.argsort(draws, kind="stable")
+    ends = np.floor(np.cumsum(chance[order]) + start + 1e-9)
+    hit = np.zeros(weights.size, dtype=bool)
+    hit[order] = np.diff(ends, prepend=np.floor(start)) > 0
+    return hit | whole
+
+
 def gumbel_keys(weights: Floats, uniform: Floats) -> Floats:
     """Keys whose k largest are a sample without replacement by weight (Gumbel-top-k).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from filters.contamination.benchmarks import read_benchmark
 from filters.selection.baseline import Measure
 from filters.selection.grid import Floats
-from filters.selection.information import gumbel_keys
+from filters.selection.information import gumbel_keys, mix_quotas, systematic
 from filters.selection.match import drift, target_weights
 from filters.selection.places import I64, Places
 from filters.selection.selector import Chosen, On, VectorSelector
@@ -31,13 +31,16 @@ class MatchTarget(VectorSelector):
 
     With a `target` file of prompts (real requests, say) every target prompt shares its weight of
     1/m out among the rows by the nearness of their vectors, exp(-(1 - cos) / `eps`): entropic
-    optimal transport with the target's marginal held and the rows' free. Rows are then drawn by
-    weight without replacement (Gumbel-top-k), or the heaviest are taken (`top`, which keeps the
-    rows nearest to any target prompt, not its mix). A mix can't be reached if rows of a kind are
-    scarcer than the budget needs: `effective_rows` under the budget says so.
+    optimal transport with the target's marginal held and the rows' free. Rows are then drawn with
+    a chance of budget times weight, at most 1 (a systematic draw in random order, whose chances are
+    exact), or the heaviest are taken (`top`, which keeps the rows nearest to any target prompt, not
+    its mix). A mix can't be reached if rows of a kind are scarcer than the budget needs:
+    `effective_rows` under the budget says so.
 
-    With `mix` every value of a column has a share and a weight of share / its rows: a kind that is
-    not named has none and is kept only when nothing else is left.
+    With `mix` every value of a column has a share of the budget, by largest remainder, and a
+    uniform draw (`top`: the lowest ids) fills it. What a scarce kind can't fill goes to the others
+    by their shares; a kind that is not named is kept only when nothing else is left. With `group_by` or a budget of tokens
+    the draw is by weight (share / rows of the kind) without replacement (Gumbel-top-k).
 
     At most 5,000 target prompts count (a sample, by seed).
 
@@ -56,6 +59,8 @@ class MatchTarget(VectorSelector):
     Example:
         - filters.MatchTarget: {column: domain, mix: {math: 0.5, code: 0.5}, rows: 10}
     """
+
+    version: ClassVar[int] = 2
 
     target: str | None = Field(default=None, min_length=1)
     target_column: str | None = None
@@ -119,15 +124,43 @@ class MatchTarget(VectorSelector):
             weights, measure = self._by_mix(parts["kind"])
         else:
             weights, measure = self._by_file(parts["vector"].to_numpy(), parts, ctx)
-        keys = weights
-        if self.select == "sample":
-            keys = gumbel_keys(weights, ctx.uniform(parts.to_series(0), "draw").to_numpy())
-        rows = places.fill(np.argsort(-keys, kind="stable").astype(np.int64))
+        rows = places.fill(self._order(weights, parts, places, ctx))
         total = float(np.square(weights).sum())
         facts = {"effective_rows": float(1.0 / total) if total > 0 else 0.0}
         if self.mix is not None:
             facts |= self._shares(parts["kind"], rows)
         return Chosen(rows, measure, weights * parts.height, "weight", None, facts)
+
+    def _order(self, weights: Floats, parts: pl.DataFrame, places: Places, ctx: Context) -> I64:
+        """The rows in the order in which they are wanted, Int64[n]."""
+        draws = ctx.uniform(parts.to_series(0), "draw").to_numpy()
+        plain = self.group_by is None and self.tokens is None
+        budget = int(places.room.sum())
+        if self.mix is not None and plain:
+            places_of = np.arange(draws.size) if self.select == "top" else draws
+            return self._quota_order(parts["kind"], places_of, budget)
+        if self.select == "top":
+            return np.argsort(-weights, kind="stable").astype(np.int64)
+        keys = gumbel_keys(weights, draws)
+        if plain:
+            start = float(ctx.rng("systematic").random())
+            keys = keys + np.where(systematic(weights, draws, budget, start), np.inf, 0.0)
+        return np.argsort(-keys, kind="stable").astype(np.int64)
+
+    def _quota_order(self, kind: pl.Series, draws: Floats, budget: int) -> I64:
+        """Rows of each kind up to its quota, drawn uniformly, then all others."""
+        assert self.mix is not None  # noqa: S101 - checked by the caller
+        table = pl.DataFrame({"kind": kind, "draw": draws}).with_row_index("i")
+        table = table.with_columns(rank=pl.col("draw").rank("ordinal").over("kind"))
+        sizes = dict(table["kind"].value_counts().iter_rows())
+        names = sorted(name for name, share in self.mix.items() if share > 0)
+        shares = np.array([self.mix[name] for name in names])
+        most = np.array([sizes.get(name, 0) for name in names], dtype=np.int64)
+        quota = dict(zip(names, mix_quotas(shares, most, budget).tolist(), strict=True))
+        limit = pl.col("kind").replace_strict(quota, default=0, return_dtype=pl.Int64)
+        named = pl.col("kind").is_in(names).fill_null(value=False)
+        order = table.sort((pl.col("rank") > limit), ~named, "draw")["i"]
+        return order.to_numpy().astype(np.int64)
 
     def _by_mix(self, kind: pl.Series) -> tuple[Floats, Measure]:
         assert self.mix is not None  # noqa: S101 - checked by the caller

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.stats import f as fisher
 from scipy.stats import t as student
 
 from prefactory.errors import DataError
@@ -17,6 +18,11 @@ Interval = tuple[float, float]
 
 SLIGHT = 0.01
 """Share of the gain below which a difference from the curve does not matter."""
+
+AT_BOUND = 0.05
+"""On log scale: a rate so near to the bound is at it."""
+CLEAR = 0.01
+"""Level of the test that there is a gain."""
 
 GAIN = float(np.log(20.0))
 """c n at 95 % of the total gain."""
@@ -31,8 +37,12 @@ class Plateau:
         y0: quality without data.
         c: rate, per row.
         n_max: largest size that was measured, in rows.
-        reached: whether c n_max >= 1, so that the data show the bend.
-        n_95: rows that give 95 % of the total gain, ln(20) / c; null unless `reached`.
+        reached: whether c n_max >= 1, so that the data show the bend, and a measured size lies on
+            it (where c is at the bound of the fit, all of the gain is before the smallest size).
+        gained: whether the gain is clear of 0: a curve without one fits worse (F test at 1 %, our
+            choice), and over repeats the largest size is better than none (see
+            `plateau_of_repeats`).
+        n_95: rows that give 95 % of the total gain, ln(20) / c; null unless `reached` and `gained`.
         intervals: 95 % intervals for `y_inf`, `y0`, `c` and, if reached, `n_95`: by the delta
             method (rates on log scale), or by a bootstrap of repeats (see `plateau_of_repeats`).
         rmse: root mean squared residual, in units of y.
@@ -50,6 +60,7 @@ class Plateau:
     intervals: dict[str, Interval]
     rmse: float
     excess: tuple[float, float] | None = None
+    gained: bool = True
 
     @property
     def saving(self) -> float | None:
@@ -67,6 +78,17 @@ class Plateau:
         Args:
             unit: what a row is called.
         """
+        if not self.gained:
+            return (
+                f"How many {unit} are enough can't be said: no gain is clear of 0 (from "
+                f"{self.y0:.3f} without data to {self.y_inf:.3f}). More repeats or larger sizes "
+                "may show one."
+            )
+        if self.n_95 is None and self.c * self.n_max >= 1.0:
+            return (
+                f"How many {unit} are enough can't be said: all of the gain is there at the "
+                "smallest size that was measured. Measure smaller sizes."
+            )
         if self.n_95 is None:
             return (
                 f"How many {unit} are enough can't be said: the curve is still rising at "
@@ -144,8 +166,10 @@ def exponential_plateau(n: Sequence[float], y: Sequence[float]) -> Plateau:
     variance = 2.0 * fit.cost / freedom * np.linalg.pinv(fit.jac.T @ fit.jac)
     half = student.ppf(0.975, freedom) * np.sqrt(np.maximum(np.diagonal(variance), 0.0))
     c = float(np.exp(log_rate)) / n_max
-    reached = c * n_max >= 1.0
-    n_95 = GAIN / c if reached else None
+    smallest = float(sizes[sizes > 0].min())
+    reached = c * n_max >= 1.0 and log_rate < high - AT_BOUND and smallest <= GAIN / c
+    gained = _gained(quality, 2.0 * fit.cost)
+    n_95 = GAIN / c if reached and gained else None
     with np.errstate(over="ignore"):
         factor = float(np.exp(half[2]))
     intervals = {
@@ -156,7 +180,7 @@ def exponential_plateau(n: Sequence[float], y: Sequence[float]) -> Plateau:
     if n_95 is not None:
         intervals["n_95"] = (n_95 / factor, n_95 * factor)
     rmse = float(np.sqrt(2.0 * fit.cost / x.size))
-    return Plateau(y_inf, y0, c, n_max, reached, n_95, intervals, rmse)
+    return Plateau(y_inf, y0, c, n_max, reached, n_95, intervals, rmse, gained=gained)
 
 
 def plateau_of_repeats(
@@ -198,7 +222,18 @@ def plateau_of_repeats(
         if name in fit.intervals:
             low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
             intervals[name] = (float(low), float(high))
-    return replace(fit, intervals=intervals, excess=_excess(fit, np.asarray(n, float), values))
+    sizes = np.asarray(n, float)
+    if not (fit.gained and _rises(fit, sizes, values)):
+        return replace(fit, n_95=None, gained=False, intervals=intervals)
+    return replace(fit, intervals=intervals, excess=_excess(fit, sizes, values))
+
+
+def _rises(fit: Plateau, sizes: Floats, values: Floats) -> bool:
+    """Whether over the repeats the larger half of the sizes is beyond size 0, by a t test."""
+    large = values[:, sizes > np.median(sizes)].mean(axis=1)
+    gain = np.sign(fit.y_inf - fit.y0) * (large - values[:, sizes == 0].mean(axis=1))
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    return bool(gain.mean() > student.ppf(1.0 - CLEAR, len(gain) - 1) * error)
 
 
 def _excess(fit: Plateau, sizes: Floats, values: Floats) -> tuple[float, float] | None:
@@ -211,6 +246,16 @@ def _excess(fit: Plateau, sizes: Floats, values: Floats) -> tuple[float, float] 
     curve = fit.at(float(sizes[last])) - fit.at(float(sizes[first]))
     rises = sign * (values[:, last] - values[:, first] - curve)
     return float(rises.mean()), float(rises.std(ddof=1) / np.sqrt(len(rises)))
+
+
+def _gained(quality: Floats, error: float) -> bool:
+    """Whether the curve fits better than a constant by more than chance (F test, `CLEAR`)."""
+    flat = float(np.square(quality - quality.mean()).sum())
+    freedom = quality.size - 3
+    if error <= 1e-18 * max(flat, 1.0):
+        return True
+    ratio = (flat - error) / 2.0 / (error / max(freedom, 1))
+    return bool(ratio > fisher.ppf(1.0 - CLEAR, 2, max(freedom, 1)))
 
 
 def _check(sizes: Floats, quality: Floats) -> None:

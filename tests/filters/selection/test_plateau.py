@@ -155,3 +155,22 @@ def test_a_curve_that_still_rises_is_no_plateau(sign):
     level = plateau_of_repeats(SIZES, repeats(SIZES), draws=5)
     assert level.excess == pytest.approx((0, 0), abs=1e-3)  # an optimiser stops somewhere
     assert "But" not in level.summary()
+
+
+def test_curves_of_pure_noise_get_no_number():
+    claims = 0
+    for seed in range(60):
+        noise = 0.5 + np.random.default_rng(seed).normal(0, 0.01, len(SIZES))
+        fit = exponential_plateau(SIZES, noise)
+        claims += fit.n_95 is not None
+        assert fit.gained or "no gain is clear of 0" in fit.summary()
+    for seed in range(20):
+        curves = 0.5 + np.random.default_rng(1000 + seed).normal(0, 0.01, (5, len(SIZES)))
+        claims += plateau_of_repeats(SIZES, curves.tolist(), draws=10).n_95 is not None
+    assert claims <= 2
+
+
+def test_a_step_at_the_smallest_size_is_no_measurement_of_the_rate():
+    fit = exponential_plateau(SIZES, [0.5, *[0.6] * (len(SIZES) - 1)])
+    assert fit.n_95 is None
+    assert "at the smallest size" in fit.summary()
