@@ -130,7 +130,7 @@ def _deita(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: A
 
 
 def _instag(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: ANN401
-    from filters.selection.tags import complexity_first
+    from filters.selection.instag import complexity_first
 
     n = len(vectors)
     return {"rows": complexity_first(data["owner"], data["tag"], n, _places(n, k))[0]}

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from generators import pools
 from generators.answers.step import Origin
 from generators.contests import BETTER, Contest, confirm
 from generators.made_rows import (
@@ -22,7 +23,7 @@ from generators.made_rows import (
     user_turn,
     with_user_turn,
 )
-from generators.new_prompts.augment_examples import load_examples, word_count
+from generators.new_prompts.rules import word_count
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
@@ -37,6 +38,7 @@ from prefactory.asking import (
 from prefactory.context import Context
 from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.errors import ConfigError
 from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -53,6 +55,41 @@ _CRITERION = (
     "it serves the person who sent this request, and does what the request says: not a narrower or "
     "wider task than theirs"
 )
+
+
+class Example(BaseModel):
+    """A request and what would complement it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request: str = Field(min_length=1)
+    complement: str = Field(min_length=1)
+
+
+Pool = dict[str, tuple[Example, ...]]
+"""Kind of request -> examples."""
+
+
+def load_examples(name_or_path: str) -> Pool:
+    """Read examples by kind: those that come with prefactory (`complements`), or a YAML file.
+
+    Raises:
+        ConfigError: there is no such file, it has another form, or no kind `general`.
+    """
+    try:
+        pool = TypeAdapter(Pool).validate_python(pools.read(name_or_path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(
+            f"examples {name_or_path}: {place}: {first['msg']}; a kind is a list of request and "
+            "complement"
+        ) from error
+    if not pool.get("general"):
+        raise ConfigError(
+            f"examples {name_or_path} have no kind 'general', the one to fall back to"
+        )
+    return pool
 
 
 @dataclass

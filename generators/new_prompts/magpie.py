@@ -9,8 +9,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.made_rows import PARENT, children, talks, text_column
-from generators.new_prompts.augment_examples import word_count
-from generators.new_prompts.rules import refuses
+from generators.new_prompts.rules import refuses, word_count
 from prefactory.asking import (
     QUESTION_TOKENS,
     Asker,

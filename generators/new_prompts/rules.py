@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from generators.hard_negatives.texts import pieces
 from prefactory.measures.diversity import rouge_l, words
 
 _DENIED = (
@@ -77,3 +78,10 @@ def unwanted(text: str, phrases: Sequence[str]) -> str | None:
         if re.search(rf"\b{re.escape(phrase)}\b", text, re.IGNORECASE):
             return phrase
     return None
+
+
+def word_count(text: str) -> int:
+    """Words of a text; in scripts without spaces two letters count as one."""
+    words_and_letters = pieces(text)
+    letters = sum(len(p.strip()) == 1 and ord(p.strip()) > 0x0DFF for p in words_and_letters)
+    return len(words_and_letters) - letters + -(-letters // 2)

@@ -63,7 +63,7 @@ class Reward(BaseModel):
         """
         if self.function is not None:
             return _imported(self.function)
-        from generators.value_guided.reward import RewardNet
+        from generators.value_guided.model import RewardNet
 
         return RewardNet(self.model or "", self.head, self.device).score
 

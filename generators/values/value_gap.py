@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from generators.answers.step import Origin
 from generators.made_rows import ORIGINS, Column, children, sides, text_column
-from generators.new_prompts.augment_examples import word_count
+from generators.new_prompts.rules import word_count
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,

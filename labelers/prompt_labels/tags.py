@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import polars as pl
 from pydantic import Field, model_validator
 
 from labelers.prompt_labels import axes as tag_axes
 from labelers.prompt_labels.axes import AXES, TAGS, Axis, Vote
-from labelers.prompt_labels.votes import Agreed, agreed
 from prefactory.asking import Answer, Asking, fence, tokens_of, transcript
 from prefactory.context import Context
 from prefactory.engines.base import Failure, Message
@@ -31,7 +31,7 @@ class PromptTags(Prompted, Asking, Labeler):
     `reason_<name>` (String) says why: `unparseable`, or the engine's reason. Tags are of the
     prompt, not scores: on responses and pairs all rows of a prompt have the same. Each distinct
     prompt is asked once, `votes` times; how votes become one is in
-    `labelers.prompt_labels.votes.agreed`.
+    `labelers.prompt_labels.tags.agreed`.
 
     With `free` the model also names tags of its own (`<name>_free`, List(String), in one
     spelling): `labelers.MergeTags` turns them into a vocabulary. How well rows cover the
@@ -158,3 +158,61 @@ class PromptTags(Prompted, Asking, Labeler):
         if self.free:
             row[f"{self.name}_free"] = list(found.tags[TAGS])
         return row
+
+
+class Agreed(NamedTuple):
+    """What the votes on one prompt come to.
+
+    Attributes:
+        tags: axis -> categories; None without a valid vote. Free tags under `TAGS`.
+        confidence: share of votes that agree, on the axis on which they agree least; in [0, 1].
+    """
+
+    tags: Vote | None
+    confidence: float | None
+
+
+def agreed(votes: Sequence[Vote], axes: Sequence[Axis], asked: int, free: int = 0) -> Agreed:
+    """Majority on every axis.
+
+    On an axis of one category the most frequent one wins (of equal ones the first of the axis,
+    or of the alphabet), and the votes for it agree. On an axis of several, a category stays if
+    more than half of the valid votes have it, and the votes on its larger side agree: about the
+    category that is disputed most. A vote that could not be read agrees with nothing.
+
+    Free tags are those of the votes together, the most frequent first, then by the alphabet.
+
+    Args:
+        votes: the valid ones.
+        axes: that were asked.
+        asked: votes in all, at least as many as there are valid ones, above 0.
+        free: most free tags.
+    """
+    if not votes:
+        return Agreed(None, None)
+    tags: Vote = {}
+    least = len(votes)
+    for axis in axes:
+        kept, agree = _several(votes, axis) if axis.several else _one(votes, axis)
+        tags[axis.name] = kept
+        least = min(least, agree)
+    if free:
+        counts = Counter(tag for vote in votes for tag in vote[TAGS])
+        ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))
+        tags[TAGS] = tuple(ranked[:free])
+    return Agreed(tags, least / asked)
+
+
+def _one(votes: Sequence[Vote], axis: Axis) -> tuple[tuple[str, ...], int]:
+    counts = Counter(vote[axis.name][0] for vote in votes)
+    order = list(axis.values) or sorted(counts)
+    winner = min(counts, key=lambda value: (-counts[value], order.index(value)))
+    return (winner,), counts[winner]
+
+
+def _several(votes: Sequence[Vote], axis: Axis) -> tuple[tuple[str, ...], int]:
+    n = len(votes)
+    counts = Counter(value for vote in votes for value in vote[axis.name])
+    order = list(axis.values) or sorted(counts)
+    kept = tuple(value for value in order if 2 * counts[value] > n)
+    return kept, min((max(c, n - c) for c in counts.values()), default=n)

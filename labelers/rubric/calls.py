@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelers.rubric import parse as rubric_parse
-from labelers.rubric.items import Item
-from labelers.rubric.parse import Reading
+from labelers.rubric.items import Item, Reading, answer_form, answer_schema, read_ratings
 from prefactory.asking import Answer, Asker, answer_text, fence, storable, transcript
 from prefactory.engines.base import Failure, Message
 from prefactory.forms import after_thoughts
@@ -85,7 +83,7 @@ class Grader:
 
     def rated(self, questions: Sequence[Question]) -> list[Rated]:
         """Ask about every row that has no reason against it; rows of one form go out together."""
-        found = [Rated(reason=q.reason, detail=q.detail) for q in questions]
+        rated = [Rated(reason=q.reason, detail=q.detail) for q in questions]
         groups: dict[tuple[str, ...], list[int]] = {}
         for place, question in enumerate(questions):
             if question.reason is None:
@@ -93,8 +91,8 @@ class Grader:
         for places in groups.values():
             asked = [questions[place] for place in places]
             for place, replies in zip(places, self._replies(asked), strict=True):
-                found[place] = summed(replies, self.min_samples)
-        return found
+                rated[place] = summed(replies, self.min_samples)
+        return rated
 
     def _replies(self, questions: list[Question]) -> list[list[Reply]]:
         """`samples` replies to each of n questions that share their keys."""
@@ -102,7 +100,7 @@ class Grader:
             return self._critique_first(questions)
         same = self.critique == "same"
         items = questions[0].items
-        form = rubric_parse.form(items, same)
+        form = answer_form(items, same)
         conversations = [
             self._opened_by(
                 "question", material=self._material(q), items=shown(q), form=form, critique=same
@@ -111,14 +109,14 @@ class Grader:
         ]
 
         def parse(text: str) -> Reading:
-            return rubric_parse.read(text, items, same)
+            return read_ratings(text, items, same)
 
-        schema = rubric_parse.schema(items, same)
+        schema = answer_schema(items, same)
         return self.judge.each(conversations, parse, schema, self.samples)
 
     def _critique_first(self, questions: list[Question]) -> list[list[Reply]]:
         items = questions[0].items
-        form = rubric_parse.form(items)
+        form = answer_form(items)
         asked = [
             self._opened_by("critique", material=self._material(q), items=shown(q))
             for q in questions
@@ -127,19 +125,19 @@ class Grader:
         places, conversations, salts = [], [], []
         for row, samples in enumerate(critiques):
             digest = fingerprint(asked[row])
-            for sample, said in enumerate(samples):
-                if isinstance(said, Failure):
+            for sample, critique in enumerate(samples):
+                if isinstance(critique, Failure):
                     continue
                 places.append((row, sample))
                 rate = self.render("rate", items=shown(questions[row]), form=form)
-                turns = [_turn("assistant", said.value), _turn("user", rate)]
+                turns = [_turn("assistant", critique.value), _turn("user", rate)]
                 conversations.append([*asked[row], *turns])
                 salts.append(f"{digest}/{sample}")
 
         def parse(text: str) -> Reading:
-            return rubric_parse.read(text, items)
+            return read_ratings(text, items)
 
-        rated = self.judge.each(conversations, parse, rubric_parse.schema(items), salts=salts)
+        rated = self.judge.each(conversations, parse, answer_schema(items), salts=salts)
         replies: list[list[Reply]] = [
             [s if isinstance(s, Failure) else Failure("no_answer") for s in samples]
             for samples in critiques
@@ -186,17 +184,17 @@ def summed(replies: Sequence[Reply], least: int) -> Rated:
 
 def _critique(text: str) -> str:
     """A critique as it was written, without the thoughts of reasoning models."""
-    told = storable(after_thoughts(text)).strip()
-    if not told:
+    critique = storable(after_thoughts(text)).strip()
+    if not critique:
         raise ValueError("Your answer is empty. Write the critique.")
-    return told
+    return critique
 
 
 def _turn(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _with_critique(reply: Reply, said: Answer[str] | Failure) -> Reply:
-    if isinstance(reply, Failure) or isinstance(said, Failure):
+def _with_critique(reply: Reply, critique: Answer[str] | Failure) -> Reply:
+    if isinstance(reply, Failure) or isinstance(critique, Failure):
         return reply
-    return Answer(reply.value._replace(critique=said.value), reply.completion, reply.attempts)
+    return Answer(reply.value._replace(critique=critique.value), reply.completion, reply.attempts)

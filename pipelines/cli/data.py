@@ -147,7 +147,7 @@ def doctor() -> None:
     if importlib.util.find_spec("torch") is not None:
         import torch
 
-        from prefactory.engines.encoder import native_precision
+        from prefactory.engines.device import native_precision
 
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         console.print(f"{'GPUs':<22} {', '.join(gpus) or 'none'}")

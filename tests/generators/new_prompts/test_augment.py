@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from generators import AugmentPrompts
-from generators.new_prompts.augment_examples import load_examples, word_count
+from generators.new_prompts.augment import load_examples
+from generators.new_prompts.rules import word_count
 from prefactory.engines.base import Failure
 from prefactory.errors import ConfigError
 from prefactory.tables import Shape, text_of

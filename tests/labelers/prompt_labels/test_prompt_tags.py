@@ -9,8 +9,7 @@ import pytest
 
 from labelers.prompt_labels import axes as tag_axes
 from labelers.prompt_labels.axes import AXES, Axis, fold
-from labelers.prompt_labels.tags import PromptTags
-from labelers.prompt_labels.votes import agreed
+from labelers.prompt_labels.tags import PromptTags, agreed
 from prefactory.apply import apply_labeler
 from prefactory.engines import serving
 from prefactory.engines.base import Failure

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelers.rubric import parse as rubric_parse
-from labelers.rubric.items import Attribute, Criterion
-from labelers.rubric.parse import read, result_number
+from labelers.rubric.items import Attribute, Criterion, answer_schema, result_number
+from labelers.rubric.items import read_ratings as read
 
 GRADES = [Attribute(name="helpful").item(), Attribute(name="honest").item()]
 VERDICTS = [Criterion(id="kind", text="Be kind.").item(), Criterion(id="short", text="x").item()]
@@ -108,7 +107,7 @@ def test_the_form_of_janus():
 def test_schema_says_all_that_the_parser_checks():
     fine = Attribute(name="fine", scale=(0, 100)).item()
     half = Attribute(name="half", scale=(0, 1), whole=False).item()
-    found = rubric_parse.schema([GRADES[0], fine, half, VERDICTS[0]], critique=True)
+    found = answer_schema([GRADES[0], fine, half, VERDICTS[0]], critique=True)
     assert list(found["properties"]) == ["critique", "ratings"]  # the critique comes first
     ratings = found["properties"]["ratings"]
     assert ratings["required"] == ["helpful", "fine", "half", "kind"]

@@ -1,7 +1,7 @@
 import numpy as np
 
+from filters.selection.instag import complexity_first
 from filters.selection.places import Places
-from filters.selection.tags import complexity_first
 
 
 def taken(lists, k):
