@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from audit.finding import Chart, Unit
 from catalog.report.stats import nice
-from catalog.report.svg import el
-from catalog.report.wording import count, num, percent
+from prefactory.pages.svg import el
+from prefactory.pages.wording import count, num, percent
 
 WIDTH, HEIGHT, PAD = 220.0, 18.0, 5.0
 _MIDDLE = HEIGHT / 2

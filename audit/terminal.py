@@ -6,7 +6,7 @@ import textwrap
 
 from audit.finding import Finding, Severity
 from audit.run import Audit
-from catalog.report.wording import CONTROLS
+from prefactory.pages.wording import CONTROLS
 
 SIGNS = {
     Severity.FAULT: "x",

@@ -21,7 +21,6 @@ import polars as pl
 
 from benchmarks.evidence import all_gaps
 from benchmarks.human_labels import DATASETS, read_pairs
-from catalog.report.wording import EN_DASH
 from catalog.splits import group_key
 from labelers import (
     MAP,
@@ -42,6 +41,7 @@ from prefactory.engines.vectors import shared_store
 from prefactory.measures.calibration import calibration_errors, pairwise_accuracy
 from prefactory.measures.disagreement import logistic_slope, margins
 from prefactory.measures.text_statistics import Statistic
+from prefactory.pages.wording import EN_DASH
 from prefactory.step import Labeler
 from prefactory.tables import Shape, digests, unpair
 from trainers.embedding_reward import choose_l2, fit_head

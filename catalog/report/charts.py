@@ -10,8 +10,8 @@ import polars as pl
 from markupsafe import Markup
 
 from catalog.report.stats import Bins, Share, nice
-from catalog.report.svg import el, figure
-from catalog.report.wording import MINUS, count, num, percent, tick
+from prefactory.pages.svg import el, figure
+from prefactory.pages.wording import MINUS, count, num, percent, tick
 
 WIDTH, HEIGHT = 360, 226
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 42

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from catalog.report.svg import el
+from prefactory.pages.svg import el
 
 CELL, LEFT, TOP, RIGHT = 34, 132, 92, 74
 LONGEST = 20

@@ -10,8 +10,8 @@ import polars as pl
 
 from catalog.arrow_folder import Table
 from catalog.report.stages import Stage
-from catalog.report.wording import EN_DASH, count, percent, plain, two
 from prefactory.measures.judge_report import judge_report
+from prefactory.pages.wording import EN_DASH, count, percent, plain, two
 from prefactory.tables import Shape
 
 VOTES = "_votes"

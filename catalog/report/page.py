@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import ChainableUndefined, FileSystemLoader
-from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from catalog.arrow_folder import Table
-from catalog.report import charts, judges, read, samples, scores, stages, stats, tree_page, wording
+from catalog.report import charts, judges, read, samples, scores, stages, stats, tree_page
 from catalog.report.charts import Series
 from catalog.versions import read_manifest
 from prefactory.errors import PrefactoryError
+from prefactory.pages import wording
+from prefactory.pages.page import environment, render
 from prefactory.tables import SCORE, SIDES, Shape
 
 HERE = Path(__file__).parent
@@ -53,30 +51,26 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         texts = samples.read(main["saved"], main["objectives"][:MOST], n_samples)
     steps = stages.read(manifest, ledger)
     trees = _trees(folder, manifest)
-    css = _asset("page.css") + _asset("scores.css") + (tree_page.section_css() if trees else "")
-    js = _asset("page.js") + _asset("pareto.js")
-    html = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            manifest=manifest,
-            path="/".join(str(manifest.get(key) or "?") for key in ("name", "version")),
-            tables=found,
-            main=main,
-            scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
-            judges=judges.read(main["saved"], steps) if main else [],
-            trees=trees,
-            samples=texts,
-            cut=samples.told_cut(texts),
-            stages=steps,
-            ledger_rows=int(ledger["n"].sum()),
-            missing=sum(stage.missing for stage in steps),
-            css=css,
-            js=js,
-            policy=_policy(css, js),
-        )
+    css = [HERE / "scores.css", *([HERE / "tree_section.css"] if trees else [])]
+    return render(
+        environment(HERE, FILTERS, lenient=True),
+        "page.html.j2",
+        css,
+        [HERE / "page.js", HERE / "pareto.js"],
+        manifest=manifest,
+        path="/".join(str(manifest.get(key) or "?") for key in ("name", "version")),
+        tables=found,
+        main=main,
+        scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
+        judges=judges.read(main["saved"], steps) if main else [],
+        trees=trees,
+        samples=texts,
+        cut=samples.told_cut(texts),
+        stages=steps,
+        ledger_rows=int(ledger["n"].sum()),
+        missing=sum(stage.missing for stage in steps),
+        interval=charts.interval,
     )
-    return html.translate(wording.CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 
 def _trees(folder: Path, manifest: dict[str, Any]) -> Markup | None:
@@ -150,38 +144,13 @@ def _lengths(numbers: pl.DataFrame) -> list[tuple[str, Markup]]:
     return shown
 
 
-def _asset(name: str) -> Markup:
-    text = (HERE / name).read_text(encoding="utf-8")
-    return Markup(text)  # noqa: S704 - a file of this package, inlined as it is
-
-
-def _policy(css: str, js: str) -> str:
-    def digest(text: str) -> str:
-        hashed = hashlib.sha256(text.encode()).digest()
-        return f"'sha256-{base64.b64encode(hashed).decode()}'"
-
-    return (
-        f"default-src 'none'; style-src {digest(css)}; script-src {digest(js)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _environment() -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("count", "num", "percent", "two", "size", "plain"):
-        environment.filters[name] = getattr(wording, name)
-    environment.filters["level"] = _level
-    environment.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
-    environment.globals["interval"] = charts.interval
-    return environment
-
-
 def _level(r: float | None) -> str:
     """CSS class of a correlation: `h-5` (strongly negative) to `h5`."""
     return "h0" if r is None else f"h{round(5 * r)}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+FILTERS = {"two": wording.two, "size": wording.size, "level": _level, "quoted": _quoted}

@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from catalog.arrow_folder import Table
 from catalog.report.stats import nice
-from catalog.report.svg import el, figure
-from catalog.report.wording import count, num, percent, tick
+from prefactory.pages.svg import el, figure
+from prefactory.pages.wording import count, num, percent, tick
 from prefactory.tables import ROW_ID, SCORE, SIDES, Shape
 
 MOST = 300

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from catalog.arrow_folder import Table
 from catalog.report.charts import score_bar
 from catalog.report.stats import Objective
-from catalog.report.wording import LONGEST, count, num, plain
+from prefactory.pages.wording import LONGEST, count, num, plain
 from prefactory.tables import ROW_ID, SCORE, SIDES, Shape
 
 TURNS = 12

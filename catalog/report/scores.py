@@ -13,8 +13,8 @@ from markupsafe import Markup
 from catalog.arrow_folder import Table
 from catalog.report import pareto
 from catalog.report.heatmap import Cell, heatmap
-from catalog.report.wording import MINUS, count, percent, two
 from prefactory.measures import disagreement as d
+from prefactory.pages.wording import MINUS, count, percent, two
 from prefactory.tables import Shape
 
 MOST_PAIRS = 500_000

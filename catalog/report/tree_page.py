@@ -1,25 +1,23 @@
 """Search trees as HTML: a page of its own, or a section for the report. Loads nothing, no script.
 
-In a report: `section = tree_page.tree_section(folder)` (None without trees), `css +=
-tree_page.section_css()`; the rules use the report's variables and start with `.search-tree`.
+In a report: `tree_section(folder)` (None without trees) and `tree_section.css`, whose rules use the
+variables of `prefactory/pages/base.css` and start with `.search-tree`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from catalog.report.svg import el
 from catalog.report.trees import Kept, SearchTree, count_trees, has_trees, read_trees
-from catalog.report.wording import CONTROLS, count, num, plain
 from catalog.versions import open_folder
+from prefactory.pages.page import environment, readable, render
+from prefactory.pages.svg import el
+from prefactory.pages.wording import num
 
 HERE = Path(__file__).parent
 MOST = 50
@@ -42,25 +40,23 @@ def page(trees: Sequence[Kept], title: str, total: int | None = None) -> str:
         title: what they are of, such as a version.
         total: how many there are in all.
     """
-    css = _asset("tree_page.css") + section_css()
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     shown = trees[:MOST]
-    html = _environment().get_template("tree_page.html.j2").render(
+    return render(
+        _templates(),
+        "tree_page.html.j2",
+        [HERE / "tree_section.css"],
+        [],
         title=title,
         count=total or len(trees),
         shown=len(shown),
         section=section(shown),
-        css=css,
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
-    )  # fmt: skip
-    return _safe(html)
+    )
 
 
 def section(trees: Sequence[Kept]) -> Markup:
-    """Trees as markup, with every text of the data escaped; needs `section_css`."""
-    template = _environment().get_template("tree_section.html.j2")
-    return Markup(_safe(template.render(trees=trees, deepest=DEEPEST)))  # noqa: S704 - autoescaped
+    """Trees as markup, with every text of the data escaped; needs `tree_section.css`."""
+    html = _templates().get_template("tree_section.html.j2").render(trees=trees, deepest=DEEPEST)
+    return Markup(readable(html))  # noqa: S704 - autoescaped
 
 
 def tree_section(folder: Path, most: int = 3) -> Markup | None:
@@ -74,11 +70,6 @@ def tree_section(folder: Path, most: int = 3) -> Markup | None:
     if not has_trees(version) or not count_trees(version):
         return None
     return section(read_trees(version, most=most))
-
-
-def section_css() -> Markup:
-    """Style rules of a section; colours are the report's variables."""
-    return _asset("tree_section.css")
 
 
 def picture(tree: SearchTree) -> Markup:
@@ -179,24 +170,7 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(num(value) for value in values) or "none"
 
 
-def _asset(name: str) -> Markup:
-    return Markup((HERE / name).read_text(encoding="utf-8"))  # noqa: S704 - a file of this package
-
-
-def _safe(html: str) -> str:
-    return html.translate(CONTROLS).encode("utf-8", "replace").decode("utf-8")
-
-
-def _environment() -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "num": num, "count": count, "plain": plain, "excerpt": excerpt, "numbers": _numbers,
-    }  # fmt: skip
-    environment.globals |= {"picture": picture, "bar": bar, "changed": changed}
-    return environment
+def _templates() -> SandboxedEnvironment:
+    made = environment(HERE, {"excerpt": excerpt, "numbers": _numbers})
+    made.globals |= {"picture": picture, "bar": bar, "changed": changed}
+    return made

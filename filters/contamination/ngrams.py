@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefactory.near.shingles import I64, U64, Words, finalise, words
+from prefactory.near.shingles import I64, U64, Words, finalise, word_hashes
 
 N = 8
 SHARE = 0.3
@@ -72,7 +72,7 @@ class NgramIndex:
             n: words of a run, at least 1.
         """
         some = prompts.fill_null("").str.contains(r"[\p{L}\p{N}]").to_numpy()
-        found = words(prompts)
+        found = word_hashes(prompts)
         lengths = np.where(some, np.diff(found.offsets), 0)
         hashes, rows, at = _runs(found, n)
         keep = some[rows] & (np.diff(found.offsets)[rows] >= n)
@@ -110,7 +110,7 @@ class NgramIndex:
 
         def look(start: int) -> pl.DataFrame:
             part = texts[start : start + BLOCK]
-            found = words(part)
+            found = word_hashes(part)
             parts = [self._long(found, least), self._short(found)]
             if short != "text":
                 parts.append(self._lines(part))
@@ -137,7 +137,7 @@ class NgramIndex:
         lines = lines.filter(pl.col("line").str.contains(r"[\p{L}\p{N}]"))
         if not lines.height or not known.height:
             return pl.DataFrame(schema=MATCHES)
-        found = pl.DataFrame({"whole": _whole(words(lines["line"]))}).with_columns(text=of)
+        found = pl.DataFrame({"whole": _whole(word_hashes(lines["line"]))}).with_columns(text=of)
         hits = self._all_of(found.join(known, on="whole"))
         return hits.with_columns(text=lines["of"].gather(hits["text"]))
 

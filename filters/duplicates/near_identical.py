@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
 
-from filters.bit_parallel import lcs, words
 from filters.rules.margin import score_columns
 from prefactory.context import Context
+from prefactory.measures.overlap import rouge_l, words
 from prefactory.step import Filter, Scope
 from prefactory.tables import Shape, text_of
 
@@ -71,50 +70,21 @@ class NearIdenticalAnswers(Filter):
             )
         )
         details: list[str | None] = [None] * table.height
-        last, kept = None, list[_Answer]()
+        last, kept = None, list[tuple[str, list[str]]]()
         for row, prompt, answer_id, _, text in ranked.iter_rows():
             if prompt != last:
                 last, kept = prompt, []
-            answer = _answer(answer_id, text)
+            answer = words(text) or [text]  # of emoji and signs alone the text is the word
             details[row] = next(
                 (
-                    f"rouge_l {f1:.3f} with {other.id}"
-                    for other in kept
+                    f"rouge_l {f1:.3f} with {other_id}"
+                    for other_id, other in kept
                     if (f1 := rouge_l(answer, other, self.threshold)) > self.threshold
                 ),
                 None,
             )
             if details[row] is None:
-                kept.append(answer)
+                kept.append((answer_id, answer))
         found = pl.Series("detail", details, dtype=pl.String)
         reason = pl.when(found.is_not_null()).then(pl.lit("near_identical"))
         return pl.DataFrame([found]).select(reason=reason, detail=pl.col("detail"))
-
-
-class _Answer(NamedTuple):
-    id: str
-    words: list[str]
-    counts: Counter[str]
-
-
-def _answer(answer_id: str, text: str) -> _Answer:
-    found = words(text) or [text]  # of emoji and signs alone the text is the word
-    return _Answer(answer_id, found, Counter(found))
-
-
-def rouge_l(a: _Answer, b: _Answer, above: float = 0.0) -> float:
-    """ROUGE-L F1 of two answers, in [0, 1].
-
-    Args:
-        a: an answer.
-        b: another.
-        above: where F1 can't be above it, some upper bound of F1 not above it may be returned.
-    """
-    total = len(a.words) + len(b.words)
-    bound = 2 * min(len(a.words), len(b.words)) / total
-    if bound <= above:
-        return bound
-    bound = 2 * (a.counts & b.counts).total() / total
-    if bound <= above:
-        return bound
-    return 2 * lcs(a.words, b.words) / total

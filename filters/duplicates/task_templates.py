@@ -10,12 +10,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import polars as pl
 from pydantic import Field
+from rapidfuzz.distance import LCSseq
 
-from filters.bit_parallel import lcs
 from filters.duplicates.near import quality
 from filters.rules.margin import score_columns
 from prefactory.context import Context
-from prefactory.near.shingles import as_lists, words
+from prefactory.near.shingles import as_lists, word_hashes
 from prefactory.step import FittedFilter, State
 from prefactory.tables import Shape, last_user_text, shape_of
 
@@ -85,7 +85,7 @@ class TaskTemplates(FittedFilter):
         units = scored.with_columns(best.alias("score")).unique(
             "prompt_id", keep="first", maintain_order=True
         )
-        found = words(units.select(last_user_text(pl.col("prompt"))).to_series())
+        found = word_hashes(units.select(last_user_text(pl.col("prompt"))).to_series())
         lists = as_lists(found.values, found.offsets).list.head(self.first_words)
         return units.select(unit="prompt_id", score="score").with_columns(words=lists)
 
@@ -179,7 +179,7 @@ class _Groups:
             return 0.0
         if len(numbered & template.numbered) < least:  # no common subsequence is longer
             return 0.0
-        common = lcs(template.words, sequence)
+        common = LCSseq.similarity(template.words, sequence)
         return common / short if common >= least else 0.0
 
 

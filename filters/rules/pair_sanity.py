@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
+from rapidfuzz.distance import Levenshtein
 
-from filters.bit_parallel import edit_distance, words
 from prefactory.context import Context
 from prefactory.step import Filter, verdict
 from prefactory.tables import SIDES, Shape, text_of
-
-HEAD = 6
-"""Heads of texts that are compared first, in multiples of the greatest distance of interest."""
 
 
 class PairSanity(Filter):
@@ -89,32 +85,11 @@ class PairSanity(Filter):
 def small_edit(a: str, b: str, below: float) -> float | None:
     """Normalised edit distance of two texts if it is below a limit, else None.
 
-    Three things spare most of the work and change no result. One edit of a letter changes at most
-    three words (a Chinese one within a Latin one), so texts that share few words are far apart;
-    what both begin and end with costs nothing; and texts whose heads are far apart are so too.
-
     Args:
         a: a text.
-        b: another.
+        b: another, not both empty.
         below: the limit, in [0, 1].
     """
     longest = max(len(a), len(b))
-    one, two = Counter(words(a)), Counter(words(b))
-    if max((one - two).total(), (two - one).total()) / 3 >= below * longest:
-        return None
-    start = 0
-    while start < min(len(a), len(b)) and a[start] == b[start]:
-        start += 1
-    a, b = a[start:], b[start:]
-    end = 0
-    while end < min(len(a), len(b)) and a[-1 - end] == b[-1 - end]:
-        end += 1
-    a, b = a[: len(a) - end], b[: len(b) - end]
-    most = math.ceil(below * longest)
-    head = HEAD * most
-    # an alignment of at most `most` edits takes a's head to one of b's that is at most as much
-    # shorter or longer, so the heads themselves are within twice that
-    if head < min(len(a), len(b)) and edit_distance(a[:head], b[:head]) > 2 * most:
-        return None
-    edit = edit_distance(a, b) / longest
+    edit = Levenshtein.distance(a, b, score_cutoff=math.ceil(below * longest)) / longest
     return edit if edit < below else None

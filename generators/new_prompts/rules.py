@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from generators.hard_negatives.texts import pieces
-from prefactory.measures.diversity import rouge_l, words
+from prefactory.measures.diversity import tokens
+from prefactory.measures.overlap import rouge_l
 
 _DENIED = (
     r"(?:help|assist|fulfil|comply|rewrite|provide|answer|create|write|do (?:that|this|it)|support"
@@ -62,14 +63,14 @@ def copied(text: str, orders: str, prompt: str) -> str | None:
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
-    found = words(text)
+    found = tokens(text)
     return {tuple(found[i : i + _RUN]) for i in range(len(found) - _RUN + 1)}
 
 
 def nearest_rouge_l(text: str, others: Iterable[str]) -> float:
     """Greatest ROUGE-L F1 of a text with any of others, by words in lower case; 0 without any."""
-    own = words(text)
-    return max((rouge_l(own, words(other)) for other in others), default=0.0)
+    own = tokens(text)
+    return max((rouge_l(own, tokens(other)) for other in others), default=0.0)
 
 
 def unwanted(text: str, phrases: Sequence[str]) -> str | None:

@@ -31,7 +31,8 @@ from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.forms import Form
 from prefactory.identity import fingerprint
-from prefactory.measures.diversity import rouge_l, words
+from prefactory.measures.diversity import tokens
+from prefactory.measures.overlap import rouge_l
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape
@@ -114,7 +115,8 @@ class Dilemma(Task):
             if rule.reason is not None:
                 self.fail(rule.reason, rule.detail or "")
                 return
-        if rouge_l(*(words(rule.act) for rule in self.rules)) >= SAME_ACT:
+        first, second = (tokens(rule.act) for rule in self.rules)
+        if rouge_l(first, second) >= SAME_ACT:
             self.fail("same_act", " / ".join(self.rule_texts))
 
 

@@ -10,23 +10,27 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prefactory.measures.overlap import rouge_l
 from prefactory.near.vectors import Floats, unit
 
-WORD = re.compile(r"\w+|[^\w\s]+")
+TOKEN = re.compile(r"\w+|[^\w\s]+")
 """A word, or a run of punctuation."""
 
 BLOCK = 1024
 """Rows of vectors that are compared at a time."""
 
 
-def words(text: str) -> list[str]:
-    """Words and punctuation of a text, in lower case."""
-    return WORD.findall(text.lower())
+def tokens(text: str) -> list[str]:
+    """Words and runs of punctuation of a text, in lower case, as BLEU counts them.
+
+    Unlike `prefactory.measures.overlap.words`, for which punctuation is nothing.
+    """
+    return TOKEN.findall(text.lower())
 
 
 # -- vectors -----
@@ -125,29 +129,6 @@ def _directions(vectors: NDArray[np.floating]) -> Floats:
 # -- words -----
 
 
-def rouge_l(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
-    """F1 of the longest common subsequence of two lists of words, in [0, 1].
-
-    1 for the same words in the same order (and for two empty lists), 0 for no word in common.
-    """
-    if not a and not b:
-        return 1.0
-    return 2 * common_length(a, b) / (len(a) + len(b))
-
-
-def common_length(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Length of the longest common subsequence, by bits of one whole number (Hyyro 2004)."""
-    where: dict[Hashable, int] = {}
-    for i, item in enumerate(a):
-        where[item] = where.get(item, 0) | 1 << i
-    everything = (1 << len(a)) - 1
-    row = everything  # a 0 bit is a place where the length grows
-    for item in b:
-        hits = row & where.get(item, 0)
-        row = ((row + hits) | (row - hits)) & everything
-    return len(a) - row.bit_count()
-
-
 def self_rouge_l(texts: Sequence[str], pairs: int = 1000, seed: int = 0) -> float:
     """Mean ROUGE-L F1 of pairs of texts, by words in lower case.
 
@@ -159,11 +140,11 @@ def self_rouge_l(texts: Sequence[str], pairs: int = 1000, seed: int = 0) -> floa
     Returns:
         1 for identical texts, 0 for texts without a word in common; NaN for fewer than two texts.
     """
-    tokens = [words(text) for text in texts]
-    drawn = _drawn_pairs(len(tokens), pairs, seed)
+    split = [tokens(text) for text in texts]
+    drawn = _drawn_pairs(len(split), pairs, seed)
     if not drawn:
         return math.nan
-    return math.fsum(rouge_l(tokens[i], tokens[j]) for i, j in drawn) / len(drawn)
+    return math.fsum(rouge_l(split[i], split[j]) for i, j in drawn) / len(drawn)
 
 
 def _drawn_pairs(n: int, pairs: int, seed: int) -> list[tuple[int, int]]:
@@ -197,12 +178,12 @@ def self_bleu(texts: Sequence[str], sample: int = 200, seed: int = 0, most: int 
     Returns:
         1 for identical texts, 0 for texts without an n-gram in common; NaN for fewer than two.
     """
-    tokens = [t for t in map(words, _drawn(texts, sample, seed)) if t]
-    if len(tokens) < 2:
+    split = [t for t in map(tokens, _drawn(texts, sample, seed)) if t]
+    if len(split) < 2:
         return math.nan
-    grams = [[_grams(t, n) for n in range(1, most + 1)] for t in tokens]
+    grams = [[_grams(t, n) for n in range(1, most + 1)] for t in split]
     best, second = _two_best(grams, most)
-    lengths = [len(t) for t in tokens]
+    lengths = [len(t) for t in split]
     scores = []
     for i, own in enumerate(grams):
         others = [length for j, length in enumerate(lengths) if j != i]
@@ -256,8 +237,8 @@ def _precision(
     return math.exp(math.fsum(logs) / len(logs))
 
 
-def _grams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+def _grams(text: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(text[i : i + n]) for i in range(len(text) - n + 1))
 
 
 def _drawn(texts: Sequence[str], sample: int, seed: int) -> list[str]:
@@ -289,7 +270,7 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
-        grams = _grams(words(text), n)
+        grams = _grams(tokens(text), n)
         seen.update(grams)
         total += grams.total()
     return len(seen) / total if total else math.nan

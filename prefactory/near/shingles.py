@@ -68,7 +68,7 @@ def fold(texts: pl.Series) -> pl.Series:
     """Bring texts to the form whose ASCII letters, digits and bytes beyond ASCII are words.
 
     Only texts beyond ASCII are rewritten: NFKC, lower case, punctuation and symbols as spaces, and
-    characters of scripts without spaces set apart. ASCII case and punctuation are left to `words`.
+    characters of scripts without spaces set apart. `word_hashes` does ASCII case and punctuation.
     Null is the empty text.
     """
 
@@ -83,7 +83,7 @@ def fold(texts: pl.Series) -> pl.Series:
     return change_where(texts, texts.str.len_bytes() != texts.str.len_chars(), beyond)
 
 
-def words(texts: pl.Series) -> Words:
+def word_hashes(texts: pl.Series) -> Words:
     """Hash the words of each text, in order.
 
     Args:
@@ -115,7 +115,7 @@ def shingle_sets(texts: pl.Series, n: int) -> Sets:
     Returns:
         The sets; none is empty.
     """
-    found = words(texts)
+    found = word_hashes(texts)
     parts = [_block_sets(found, n, low, high) for low, high in _row_blocks(found.offsets)]
     values = np.concatenate([np.zeros(0, np.uint32), *(v for v, _ in parts)])
     sizes = np.concatenate([np.zeros(0, np.int64), *(s for _, s in parts)])

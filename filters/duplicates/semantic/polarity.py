@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefactory.near.leaders import Allowed
-from prefactory.near.shingles import I64, U64, words
+from prefactory.near.shingles import I64, U64, word_hashes
 
 # fmt: off
 NEGATIONS = (
@@ -58,7 +58,7 @@ def _lists() -> tuple[U64, U64, np.uint64, U64, U64]:
     """Hashes of negations, of contracted words, of the t, and of both sides of the opposites."""
     couples = [couple.split() for couple in OPPOSITES.split(",")]
     lists = [NEGATIONS, CONTRACTED, ["t"], [c[0] for c in couples], [c[1] for c in couples]]
-    hashed = [words(pl.Series(list(texts))).values for texts in lists]
+    hashed = [word_hashes(pl.Series(list(texts))).values for texts in lists]
     return hashed[0], hashed[1], hashed[2][0], hashed[3], hashed[4]
 
 
@@ -72,7 +72,7 @@ def polarity(texts: pl.Series) -> pl.DataFrame:
         `length` (UInt32, words), `odd` (Boolean, the number of negations is), `ones` and `others`
         (UInt64, one bit for each couple of `OPPOSITES` whose first, or second, word occurs).
     """
-    found = words(texts)
+    found = word_hashes(texts)
     negations, contracted, t, first, second = _lists()
     before = np.concatenate([np.zeros(1, np.uint64), found.values[:-1]])
     before[found.offsets[:-1]] = 0

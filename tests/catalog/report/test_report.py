@@ -382,8 +382,8 @@ def drive(page):
     page.click("#theme")
     assert page.evaluate(paper) == dark
     pareto(page)
-    page.click("#copy")
-    page.locator("#copy:text-is('Copied')").wait_for()
+    page.click("button.copy")
+    page.locator("button.copy:text-is('Copied')").wait_for()
 
 
 def pareto(page):

@@ -78,7 +78,7 @@ def test_the_page_is_self_contained_and_escapes_everything():
     assert "&lt;script&gt;" in html
     assert "x@1 &lt;b&gt;" in html
     assert "\u0007" not in html
-    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", html)
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", html)
     assert "default-src &#39;none&#39;; style-src &#39;sha256-" in html
     assert html.count("<circle") == 5
     assert html.count('class="edge marked"') == 3

@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from filters import NearIdenticalAnswers
-from filters.duplicates.near_identical import _answer, rouge_l
 from prefactory.context import Context
+from prefactory.measures.overlap import rouge_l, words
 from prefactory.tables import Shape, canonical_order
 from tests.helpers import content, ledger_of, one_file, recipe, responses, run, view
 
@@ -19,7 +19,7 @@ def kept(table, **fields):
 
 
 def f1(a, b):
-    return rouge_l(_answer("a", a), _answer("b", b))
+    return rouge_l(words(a) or [a], words(b) or [b])
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import PairSanity
-from filters.bit_parallel import edit_distance
 from filters.rules.pair_sanity import small_edit
 from prefactory.context import Context
 from tests.helpers import ledger_of, one_file, pairs, recipe, run
+from tests.prefactory.measures.test_overlap import plain_edit
 
 LONG = "The cat sat on the mat, and nobody in the house minded it at all. " * 3
 
@@ -50,7 +50,7 @@ TEXT = st.text("ab 说.", max_size=40)
 def test_the_bound_never_changes_the_verdict(a, b, below):
     if not a and not b:
         return
-    exact = edit_distance(a, b) / max(len(a), len(b))
+    exact = plain_edit(a, b) / max(len(a), len(b))
     assert small_edit(a, b, below) == (exact if exact < below else None)
 
 
@@ -59,7 +59,7 @@ def test_heads_never_hide_a_small_edit(a, places):
     b = a
     for place in places:  # edits anywhere, insertions and deletions in turn
         b = b[:place] + b[place + 1 :] if place % 2 else f"{b[:place]}c{b[place:]}"
-    exact = edit_distance(a, b) / max(len(a), len(b))
+    exact = plain_edit(a, b) / max(len(a), len(b))
     assert small_edit(a, b, 0.1) == (exact if exact < 0.1 else None)
 
 

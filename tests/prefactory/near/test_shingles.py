@@ -9,13 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefactory.near import shingles
-from prefactory.near.shingles import as_lists, fold, from_lists, set_digests, shingle_sets, words
+from prefactory.near.shingles import (
+    as_lists,
+    fold,
+    from_lists,
+    set_digests,
+    shingle_sets,
+    word_hashes,
+)
 
 ANY_TEXT = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=8)
 
 
 def lists(texts):
-    found = words(pl.Series(texts, dtype=pl.String))
+    found = word_hashes(pl.Series(texts, dtype=pl.String))
     return [found.values[a:b].tolist() for a, b in pairwise(found.offsets)]
 
 

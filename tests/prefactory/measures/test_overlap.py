@@ -1,10 +1,11 @@
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import LCSseq, Levenshtein
 
-from filters.bit_parallel import edit_distance, lcs, words
+from prefactory.measures.overlap import rouge_l, words
 
 SHORT = st.text("abc ", max_size=9)
 
@@ -43,16 +44,39 @@ def plain_lcs(a, b):
         ("kitten", "sitting", 4, 3),
         ("abcde", "abcde", 5, 0),
         ("a" * 200, "a" * 130 + "b" * 70, 130, 70),
+        ("abcbdab", "bdcaba", 4, 5),  # a common textbook pair
     ],
 )
 def test_known_answers(a, b, common, edits):
-    assert (lcs(a, b), edit_distance(a, b)) == (common, edits)
+    """Of the library: nothing else tells what its cutoffs and word sizes do."""
+    assert (LCSseq.similarity(a, b), Levenshtein.distance(a, b)) == (common, edits)
+    assert rouge_l(a, b) == (2 * common / (len(a) + len(b)) if a or b else 1.0)
+
+
+WORDS = st.lists(st.sampled_from(["a", "the", "\u732b", "caf\u00e9", ""]), max_size=70)
 
 
 @given(SHORT, SHORT)
-def test_both_agree_with_the_quadratic_table(a, b):
-    assert lcs(a, b) == lcs(b, a) == plain_lcs(a, b)
-    assert edit_distance(a, b) == edit_distance(b, a) == plain_edit(a, b)
+def test_letters_agree_with_the_quadratic_table(a, b):
+    assert rouge_l(a, b) == (2 * plain_lcs(a, b) / (len(a) + len(b)) if a or b else 1)
+    assert Levenshtein.distance(a, b) == plain_edit(a, b)
+
+
+@settings(deadline=None, max_examples=50)
+@given(WORDS, WORDS, st.floats(0, 1))
+def test_words_agree_with_the_quadratic_table_and_a_limit_hides_nothing_above_it(a, b, above):
+    f1 = 2 * plain_lcs(a, b) / (len(a) + len(b)) if a or b else 1
+    assert rouge_l(a, b) == rouge_l(b, a) == f1
+    found = rouge_l(a, b, above)
+    assert found == f1 if f1 > above else found <= above
+    assert Levenshtein.distance(a, b) == plain_edit(a, b)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=9), st.randoms())
+def test_hashes_of_words_are_told_apart(a, random):
+    b = a.copy()
+    random.shuffle(b)
+    assert LCSseq.similarity(a, b) == plain_lcs(a, b)
 
 
 def test_words_in_many_scripts():

@@ -1,0 +1,1 @@
+"""What HTML pages share: frame, style, script, words and pictures."""
