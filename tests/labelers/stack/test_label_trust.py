@@ -103,7 +103,8 @@ def test_a_given_rate_and_rows_beyond_the_most():
 def test_a_score_column_can_be_the_outside_opinion():
     table = swapped(preferences(300, right=1.0), 0.1)
     length = {
-        f"{s}_score_rm": pl.col(s).list.last().struct.field("content").str.len_chars() for s in SIDES
+        f"{s}_score_rm": pl.col(s).list.last().struct.field("content").str.len_chars()
+        for s in SIDES
     }
     table = table.with_columns(**{name: size.cast(pl.Float64) for name, size in length.items()})
     state, found = fitted(LabelTrust(anchor="score:rm", self_tests=0), table)
