@@ -7,8 +7,9 @@ holds no run state: what it learns from the whole dataset is a `State`, made by 
 from __future__ import annotations
 
 import importlib
+import linecache
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -188,9 +189,19 @@ def source_mark(cls: type[Step]) -> dict[str, str]:
         return {}
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
-    if path is None or not Path(path).is_file():
-        return {}
-    return {"source": getattr(module, DIGEST, None) or digest(Path(path))}
+    if path is not None and Path(path).is_file():
+        return {"source": getattr(module, DIGEST, None) or digest(Path(path))}
+    return {"source": fingerprint(list(_typed_in(cls)))} if cls.__module__ == "__main__" else {}
+
+
+def _typed_in(cls: type[Step]) -> Iterator[str]:
+    """The cells of a notebook that hold a class's functions; elsewhere what these do."""
+    for name, value in sorted(vars(cls).items()):
+        code = getattr(getattr(value, "__func__", value), "__code__", None)
+        if code is not None:
+            cell = "".join(linecache.getlines(code.co_filename))
+            constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+            yield cell or f"{name} {code.co_code.hex()} {constants!r}"
 
 
 def step_name(cls: type[Step]) -> str:

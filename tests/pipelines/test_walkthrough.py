@@ -1,6 +1,5 @@
 """What a newcomer does first: the README's four lines, and the tutorial in a real kernel."""
 
-import os
 import re
 import subprocess
 import sys
@@ -61,17 +60,35 @@ asked.frame("responses").collect().height
 """
 
 
+CLASS = """
+from prefactory import Filter, verdict
+import polars as pl
+
+class Short(Filter):
+    def keep(self, table, ctx):
+        long = pl.col("response").list.last().struct.field("content").str.len_chars() > LIMIT
+        return verdict(table, (long, "long", pl.lit("")))
+
+one = Recipe("typed", source="examples/quickstart", steps=[Short()]).run()
+one.manifest.stages[-1].rows_out
+"""
+
+
 def test_the_tutorial_runs_in_a_kernel_whose_event_loop_is_running(clone, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(clone / "ipython"))
     (clone / "answer.py").write_text("def answer(request):\n    return 'one answer'\n")
     notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", 4)
     notebook.cells.append(nbformat.v4.new_code_cell(MODEL))  # also where a model is asked
+    for limit in (300, 200, 300):  # a step that is typed in, edited, and typed as it was
+        cell = nbformat.v4.new_code_cell(CLASS.replace("LIMIT", str(limit)))
+        notebook.cells.append(cell)
     NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     html = "".join(o.get("data", {}).get("text/html", "") for o in outputs)
     version = Catalog()["tutorial"]
     assert version.manifest.content_digest in html
     assert html.count("<table>") >= 5  # audit, version (two), explanation, catalog
-    assert notebook.cells[-1].outputs[-1].data["text/plain"] == "24"
-    assert os.environ["PYTHONPATH"] == str(ROOT)
+    asked, *typed = [cell.outputs[-1].data["text/plain"] for cell in notebook.cells[-4:]]
+    assert asked == "24"
+    assert typed[0] == typed[2] != typed[1]
