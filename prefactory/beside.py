@@ -10,13 +10,17 @@ import builtins
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from prefactory.errors import ConfigError
 
 OURS = frozenset(
     {"audit", "catalog", "filters", "generators", "labelers", "pipelines", "prefactory", "trainers"}
@@ -52,6 +56,43 @@ def import_module(name: str) -> ModuleType:
     if folder is None or not _lies(name, folder):
         return importlib.import_module(name)
     return importlib.import_module(f"{_root(folder)}.{name}")
+
+
+class _Placed(str):
+    """An import path that was read in a recipe's folder, which it remembers."""
+
+    __slots__ = ("package",)
+    package: str
+
+
+def placed(path: str) -> str:
+    """An import path that remembers the folder of the recipe being read, if it leads there."""
+    folder = _FOLDER.get()
+    if folder is None or not _lies(path, folder):
+        return path
+    found = _Placed(path)
+    found.package = f"{_root(folder)}."
+    return found
+
+
+ImportPath = Annotated[str, AfterValidator(placed)]
+"""Field of a step: `module.function`, of a module beside the recipe or an installed one."""
+
+
+def import_function(path: str, what: str) -> Callable[..., Any]:
+    """Import the function that an `ImportPath` names; `what` wants it, for messages.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(getattr(path, "package", "") + module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{what}: can't import {path!r}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"{what}: {path!r} is no function")
+    return found  # type: ignore[no-any-return]
 
 
 def public_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -13,11 +12,11 @@ from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
 from generators.answers.step import Origin
 from prefactory.asking import Sampled
+from prefactory.beside import ImportPath, import_function
 from prefactory.context import Context
 from prefactory.engines.base import Engine, EngineConfig, Request, SamplingParams
 from prefactory.engines.encoder import Encoder
 from prefactory.engines.transformers import Transformers
-from prefactory.errors import ConfigError
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape, shape_of
 
@@ -38,7 +37,7 @@ class Reward(BaseModel):
 
     model: str | None = None
     head: int = Field(default=0, ge=0)
-    function: str | None = None
+    function: ImportPath | None = None
     version: int = 1
     device: str | None = None
 
@@ -62,21 +61,10 @@ class Reward(BaseModel):
             ConfigError: there is no such function or model.
         """
         if self.function is not None:
-            return _imported(self.function)
+            return import_function(self.function, "reward")
         from generators.value_guided.model import RewardNet
 
         return RewardNet(self.model or "", self.head, self.device).score
-
-
-def _imported(path: str) -> Callable[[list[dict[str, str]], list[str]], Any]:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"reward: can't import {path!r}: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"reward: {path!r} is no function")
-    return found  # type: ignore[no-any-return]
 
 
 class Guided(EngineConfig):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from prefactory.beside import ImportPath, import_function
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -41,8 +41,8 @@ class Scripted(EngineConfig):
     engine: Literal["scripted"] = "scripted"
     model: str = "scripted"
     answers: Answers | None = None
-    function: str | None = None
-    logprob_function: str | None = None
+    function: ImportPath | None = None
+    logprob_function: ImportPath | None = None
     version: int = 1
 
     @property
@@ -70,8 +70,8 @@ class ScriptedEngine(Engine):
         self.config = config
         self.capabilities = config.capabilities
         self.calls = 0
-        self._function = _imported(config.function)
-        self._logprobs = _imported(config.logprob_function)
+        self._function = _function(config.function)
+        self._logprobs = _function(config.logprob_function)
         self._lock = threading.Lock()
         self._next = iter(config.answers if isinstance(config.answers, list) else [])
 
@@ -123,14 +123,5 @@ def _completion(found: str | Result, request: Request) -> Result:
     return Completion(text, "stop", asked, len(text.split()))
 
 
-def _imported(path: str | None) -> Callable[..., Any] | None:
-    if path is None:
-        return None
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"scripted engine: can't import {path!r}: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"scripted engine: {path!r} is no function")
-    return found  # type: ignore[no-any-return]
+def _function(path: str | None) -> Callable[..., Any] | None:
+    return None if path is None else import_function(path, "scripted engine")

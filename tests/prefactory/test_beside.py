@@ -4,7 +4,7 @@ import textwrap
 import polars as pl
 import pytest
 
-from prefactory.beside import beside, import_module
+from prefactory.beside import beside, import_function, import_module
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.recipe import load
@@ -86,3 +86,19 @@ def test_a_missing_neighbour_is_said_by_its_own_name(tmp_path):
         load(tmp_path / "r.yaml", [], SECTIONS)
     assert "no module 'q_not_there' for the step 'p.A'" in error.value.problems[0]
     assert "_beside" not in str(error.value)
+
+
+def test_a_function_beside_a_recipe_is_found_when_it_is_called(folders):
+    step = "filters.Toxicity: {function: words.score, threshold: 0.5}"
+    text = f"name: x\nsource: a\nsteps:\n  - {step}\n"
+    steps = []
+    for folder, worth in zip(folders, (0.25, 0.75), strict=True):
+        (folder / "words" / "__init__.py").write_text(f"def score(texts): return [{worth}]\n")
+        (folder / "r.yaml").write_text(text)
+        steps.append(step_of(folder))
+    found = [import_function(s.function, "function")(["x"]) for s in steps]
+    assert found == [[0.25], [0.75]]
+    one, two = (step.identity() for step in steps)
+    assert one["fields"] == two["fields"]
+    assert one["fields"]["function"] == "words.score"
+    assert one["function_source"] != two["function_source"]

@@ -7,12 +7,13 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from filters.content.toxicity.model import Classifier
+from prefactory.beside import import_function, placed
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.step import Filter
@@ -60,7 +61,7 @@ class Toxicity(Filter):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
 
     model: Classifier | None = None
-    function: str | None = Field(default=None, pattern=r"^[\w.]+\.\w+$")
+    function: Annotated[str, Field(pattern=r"^[\w.]+\.\w+$"), AfterValidator(placed)] | None = None
     score: str | None = Field(default=None, min_length=1)
     threshold: float = 0.5
     sides: tuple[Side, ...] = Field(default=("chosen", "response"), min_length=1)
@@ -82,7 +83,7 @@ class Toxicity(Filter):
             ConfigError: if the rows have none of the sides, or the function is not there.
         """
         if self.function is not None:
-            _imported(self.function)
+            import_function(self.function, "function")
         sides = self._sides(shape)
         if not sides:
             known = ", ".join(SIDES[shape])
@@ -94,7 +95,9 @@ class Toxicity(Filter):
         found = super().identity()
         if self.function is None:
             return found
-        path = importlib.import_module(_imported(self.function).__module__).__file__
+        path = importlib.import_module(
+            import_function(self.function, "function").__module__
+        ).__file__
         source = Path(path).read_bytes() if path else b""
         return {**found, "function_source": hashlib.blake2b(source, digest_size=16).hexdigest()}
 
@@ -141,7 +144,7 @@ class Toxicity(Filter):
 
     def _asked(self, texts: pl.Series) -> pl.Series:
         distinct = texts.unique(maintain_order=True)
-        answers = list(_imported(self.function or "")(distinct.to_list()))
+        answers = list(import_function(self.function or "", "function")(distinct.to_list()))
         if len(answers) != distinct.len():
             raise DataError(
                 f"{self.function} gave {len(answers)} values for {distinct.len()} texts"
@@ -160,14 +163,3 @@ def _number(value: object, step: Toxicity) -> float | None:
     except (TypeError, ValueError) as error:
         raise DataError(f"{step.function} gave {value!r}, which is no number") from error
     return None if math.isnan(found) else found
-
-
-def _imported(path: str) -> Scorer:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"function: can't import {path!r}: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"function: {path!r} is no function")
-    return found  # type: ignore[no-any-return]
