@@ -15,7 +15,7 @@ def table_for(step: Step, table: pl.DataFrame, shape: Shape) -> tuple[pl.DataFra
     """The table that a step sees: the table itself, or the responses of pairs."""
     if shape in step.shapes:
         return table, shape
-    return unpair(table), Shape.RESPONSES
+    return unpair(table, step.needs(Shape.RESPONSES)), Shape.RESPONSES
 
 
 def accepts(step: Step, shape: Shape) -> bool:

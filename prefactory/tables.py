@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import TypeVar
@@ -258,14 +258,19 @@ def with_ids(table: pl.DataFrame, shape: Shape, keep_side_ids: bool = False) -> 
     return table
 
 
-def unpair(pairs: pl.DataFrame) -> pl.DataFrame:
+def unpair(pairs: pl.DataFrame, columns: Iterable[str] = ()) -> pl.DataFrame:
     """Turn pairs into their responses, each distinct response once, in canonical order.
 
     Score columns lose their side prefix; an objective that only one side has is null on the other.
     Of two copies of a response the first in pair order stays.
+
+    Args:
+        pairs: the pairs.
+        columns: more columns of a response to take from `chosen_<column>`, `rejected_<column>`.
     """
     sided = [c for c in pairs.columns if is_score(c) and not c.startswith(SCORE)]
     names = [f"{SCORE}{o}" for o in objectives(sided)]
+    more = [c for c in columns if c not in names and f"chosen_{c}" in pairs.columns]
     sides = []
     for side in SIDES:
         scores = [
@@ -284,6 +289,7 @@ def unpair(pairs: pl.DataFrame) -> pl.DataFrame:
                 pl.col(f"{side}_model").alias("model"),
                 origin.cast(pl.String).alias("origin"),
                 *[score.alias(n) for n, score in zip(names, scores, strict=True)],
+                *[pl.col(f"{side}_{c}").alias(c) for c in more],
             )
         )
     responses = pl.concat(sides).unique("response_id", keep="first", maintain_order=True)

@@ -16,79 +16,17 @@ from prefactory.recipe import Sections, parse
 from prefactory.run import execute
 from prefactory.stages import Options, thread_mapper
 from prefactory.store import Store
-from prefactory.tables import (
-    COLUMNS,
-    MESSAGES,
-    Shape,
-    canonical_order,
-    text_of,
-    with_ids,
-    with_prompt_id,
-)
+from prefactory.tables import COLUMNS, Shape, canonical_order
+from prefactory.testing import assistant as assistant
+from prefactory.testing import messages as messages
+from prefactory.testing import pairs as pairs
+from prefactory.testing import prompts as prompts
+from prefactory.testing import responses as responses
+from prefactory.testing import system as system
+from prefactory.testing import texts as content  # noqa: F401
+from prefactory.testing import user as user
 
 ROOT = Path(__file__).parents[1]
-
-# -- messages and tables -----
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-def system(text):
-    return {"role": "system", "content": text}
-
-
-def messages(*lists):
-    return pl.Series(list(lists), dtype=MESSAGES)
-
-
-def prompts(*texts, source="test", first_id=0):
-    n = len(texts)
-    table = pl.DataFrame(
-        {
-            "prompt": messages(*[[user(t)] for t in texts]),
-            "source": pl.Series([source] * n, dtype=pl.String),
-            "source_id": pl.Series([f"{source}:{first_id + i}" for i in range(n)], dtype=pl.String),
-        }
-    )
-    return with_prompt_id(table).select(*COLUMNS[Shape.PROMPTS])
-
-
-def responses(*rows, source="test", first_id=0, **extra):
-    """Rows are (prompt, response); extra columns are lists."""
-    table = prompts(*[p for p, _ in rows], source=source, first_id=first_id)
-    table = table.with_columns(
-        response=messages(*[[assistant(r)] for _, r in rows]),
-        model=pl.lit("m"),
-        origin=pl.lit("self"),
-    )
-    table = with_ids(table, Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
-    return table.with_columns(pl.Series(k, v) for k, v in extra.items())
-
-
-def pairs(*rows, source="test", first_id=0, **extra):
-    """Rows are (prompt, chosen, rejected); extra columns are lists."""
-    table = prompts(*[row[0] for row in rows], source=source, first_id=first_id)
-    table = table.with_columns(
-        chosen=messages(*[[assistant(row[1])] for row in rows]),
-        rejected=messages(*[[assistant(row[2])] for row in rows]),
-        chosen_model=pl.lit("big"),
-        rejected_model=pl.lit("small"),
-        label_source=pl.lit("human"),
-    )
-    table = with_ids(table, Shape.PAIRS).select(*COLUMNS[Shape.PAIRS])
-    return table.with_columns(pl.Series(k, v) for k, v in extra.items())
-
-
-def content(table, column):
-    """The joined text of a column of conversations."""
-    return table.select(text_of(pl.col(column))).to_series().to_list()
-
 
 # -- a source in memory -----
 

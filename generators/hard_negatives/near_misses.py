@@ -178,7 +178,8 @@ class NearMisses(Generator):
             there is one, `near_prompt_id`, `text`, `model`, `origin` of the answer.
         """
         vectors = self._vectors(prompts.select(last_user_text(pl.col("prompt"))).to_series(), ctx)
-        held = np.array(pool["vector"].to_list(), dtype=np.float32).reshape(pool.height, -1)
+        held = np.array(pool["vector"].to_list(), dtype=np.float32)
+        held = held.reshape(pool.height, vectors.shape[1])
         ids, of_pool = prompts["prompt_id"].to_numpy(), pool["prompt_id"].to_numpy()
         place = np.full(prompts.height, -1)
         likeness, below = np.full((2, prompts.height), np.nan)

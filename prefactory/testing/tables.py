@@ -1,0 +1,198 @@
+"""Small readable tables of each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from prefactory.errors import DataError
+from prefactory.tables import (
+    COLUMNS,
+    MESSAGES,
+    SIDES,
+    Shape,
+    canonical_order,
+    text_of,
+    with_ids,
+    with_prompt_id,
+)
+
+Message = dict[str, str]
+Turns = str | Sequence[Message]
+"""A text, or the messages of a conversation."""
+
+
+def user(text: str) -> Message:
+    """A message of the user."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Message:
+    """A message of the assistant."""
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> Message:
+    """A system message."""
+    return {"role": "system", "content": text}
+
+
+def messages(*conversations: Sequence[Message]) -> pl.Series:
+    """A column of conversations."""
+    return pl.Series([list(turns) for turns in conversations], dtype=MESSAGES)
+
+
+def prompts(
+    *rows: Turns,
+    source: str = "test",
+    first_id: int = 0,
+    **extra: Any,  # noqa: ANN401 - values of any type
+) -> pl.DataFrame:
+    """A table of PROMPTS, in the order of its rows.
+
+    Args:
+        rows: texts of a user, or whole conversations.
+        source: name of the source.
+        first_id: number of the first row in its `source_id`.
+        extra: more columns, as lists.
+    """
+    n = len(rows)
+    table = pl.DataFrame(
+        {
+            "prompt": messages(*[_turns(row, user) for row in rows]),
+            "source": pl.Series([source] * n, dtype=pl.String),
+            "source_id": pl.Series([f"{source}:{first_id + i}" for i in range(n)], dtype=pl.String),
+        }
+    )
+    table = with_prompt_id(table).select(*COLUMNS[Shape.PROMPTS])
+    return _with(table, extra)
+
+
+def responses(
+    *rows: tuple[Turns, Turns],
+    source: str = "test",
+    first_id: int = 0,
+    **extra: Any,  # noqa: ANN401
+) -> pl.DataFrame:
+    """A table of RESPONSES: rows are (prompt, response); see `prompts`."""
+    table = prompts(*[row[0] for row in rows], source=source, first_id=first_id).with_columns(
+        response=messages(*[_turns(row[1], assistant) for row in rows]),
+        model=pl.lit("m"),
+        origin=pl.lit("self"),
+    )
+    table = with_ids(table, Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
+    return _with(table, extra)
+
+
+def pairs(
+    *rows: tuple[Turns, Turns, Turns],
+    source: str = "test",
+    first_id: int = 0,
+    **extra: Any,  # noqa: ANN401
+) -> pl.DataFrame:
+    """A table of PAIRS: rows are (prompt, chosen, rejected); see `prompts`."""
+    table = prompts(*[row[0] for row in rows], source=source, first_id=first_id).with_columns(
+        chosen=messages(*[_turns(row[1], assistant) for row in rows]),
+        rejected=messages(*[_turns(row[2], assistant) for row in rows]),
+        chosen_model=pl.lit("big"),
+        rejected_model=pl.lit("small"),
+        label_source=pl.lit("human"),
+    )
+    table = with_ids(table, Shape.PAIRS).select(*COLUMNS[Shape.PAIRS])
+    return _with(table, extra)
+
+
+def _turns(turns: Turns, speaker: Any) -> list[Message]:  # noqa: ANN401 - `user` or `assistant`
+    return [speaker(turns)] if isinstance(turns, str) else list(turns)
+
+
+def _with(table: pl.DataFrame, extra: Mapping[str, Any]) -> pl.DataFrame:
+    return table.with_columns(pl.Series(name, values) for name, values in extra.items())
+
+
+def texts(table: pl.DataFrame, column: str) -> list[str]:
+    """The joined text of each conversation in a column."""
+    return table.select(text_of(pl.col(column))).to_series().to_list()
+
+
+def turned(table: pl.DataFrame) -> pl.DataFrame:
+    """PAIRS with chosen and rejected, and all columns of either side, exchanged."""
+    names = {}
+    for side, other in (SIDES, SIDES[::-1]):
+        names[side] = other
+        names |= {c: c.replace(side, other, 1) for c in table.columns if c.startswith(f"{side}_")}
+    return with_ids(table.rename(names), Shape.PAIRS)
+
+
+_QUESTIONS: tuple[Turns, ...] = (
+    "How do I boil an egg?",
+    "Write a haiku about rain in the old town.",
+    [system("You are a careful physician."), user("I have had a headache for three days.")],
+    "What is 12 times 12? Answer with the number only.",
+    [user("Name a fruit."), assistant("An apple."), user("And a vegetable that is red?")],
+    "怎么做番茄炒蛋",
+    "Explain photosynthesis to a child of six in two sentences.",
+    [system("Answer in one line."), user("Why is the sky blue at noon and red at dusk?")],
+    "Translate 'good morning' into French, and say when one uses it.",
+    "Plan a weekend in Lisbon for two people who love books.",
+)
+_ANSWERS = (
+    "Put it into boiling water for {n} minutes, cool it, and peel it under cold running water.",
+    "I'm sorry, but I can't help with that.",
+    "1. Read the question {n} times.\n2. Think.\n\n**Answer:** it depends on what you want to do.",
+    "It is {n}44, because twelve dozen make a gross; write to me at ann@example.org for more.",
+)
+EXAMPLE_ANSWERS = 3
+
+
+def example(shape: Shape, columns: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame:
+    """A table of ten prompts (three answers or one pair each) in canonical order.
+
+    Args:
+        shape: of the table.
+        columns: more columns, filled with values of their type.
+
+    Raises:
+        DataError: for a type that we make no values of.
+    """
+    if shape == Shape.PROMPTS:
+        table = prompts(*_QUESTIONS)
+    elif shape == Shape.RESPONSES:
+        table = responses(
+            *[(q, _answer(i, j)) for i, q in enumerate(_QUESTIONS) for j in range(EXAMPLE_ANSWERS)]
+        ).with_columns(model=pl.Series([f"model_{i % 3}" for i in range(3 * len(_QUESTIONS))]))
+    else:
+        table = pairs(*[(q, _answer(i, 0), _answer(i, 1)) for i, q in enumerate(_QUESTIONS)])
+    table = canonical_order(table, shape)
+    return table.with_columns(
+        _values(name, dtype, table.height)
+        for name, dtype in (columns or {}).items()
+        if name not in table.columns
+    )
+
+
+def _answer(question: int, answer: int) -> str:
+    return _ANSWERS[(question + answer) % len(_ANSWERS)].format(n=question + 1)
+
+
+def _values(name: str, dtype: pl.DataType, n: int) -> pl.Series:
+    salt = sum(place * ord(char) for place, char in enumerate(name, 1))
+    numbers = [(i * 37 + salt) % 11 for i in range(n)]
+    made: list[Any]
+    if dtype.is_float():
+        made = [number / 2 for number in numbers]
+    elif dtype.is_integer():
+        made = numbers
+    elif dtype == pl.Boolean:
+        made = [number % 2 == 0 for number in numbers]
+    elif dtype == pl.String:
+        made = [f"group {number % 3}" for number in numbers]
+    elif dtype == pl.List(pl.String):
+        made = [[f"tag {k}" for k in range(number % 4)] for number in numbers]
+    elif dtype == pl.List(pl.Float64):
+        made = [[number / 2, 1.0] for number in numbers]
+    else:
+        raise DataError(f"no example values for column {name!r} of type {dtype}: give a table")
+    return pl.Series(name, made, dtype=dtype)

@@ -1,0 +1,156 @@
+"""What must hold of every step, of each that is exported (`prefactory.testing.check_step`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import polars as pl
+import pytest
+import yaml
+
+import filters
+import generators
+import labelers
+from catalog.publish import publish
+from catalog.versions import Catalog
+from pipelines.steps import describe
+from prefactory import Shape
+from prefactory.apply import accepts, columns_needed
+from prefactory.errors import ConfigError
+from prefactory.testing import broken_invariants, example, responses
+from tests.helpers import one_file, recipe, run, tiny_llama
+
+EXPORTED = sorted(
+    f"{package.__name__}.{name}"
+    for package in (filters, labelers, generators)
+    for name in package.__all__
+)
+
+
+def answer(request):
+    """A model that obeys now and then: the kind of answer is drawn by the text of the request."""
+    last = request.conversation[-1]["content"]
+    digest = hashlib.blake2b(f"{last}{request.sample}".encode("utf-8", "replace"), digest_size=1)
+    kinds = (
+        "A plain answer about eggs and the sky, with some words more.",
+        "I looked at all.\n[[A]]",
+        "[[tie]]",
+        '{"score": 4, "reason": "fine", "prompt": "Why?", "answer": "So.", "tags": ["cooking"]}',
+        "",
+        "A \ud83d lone surrogate.",
+        "1. First\n2. Second\n\nQuestion: What? Answer: That.",
+        "Rating: 3\nRationale: good",
+    )
+    return kinds[digest.digest()[0] % len(kinds)]
+
+
+SCRIPTED = {"engine": "scripted", "model": "any", "function": f"{__name__}.answer"}
+
+
+def scripted(fields):
+    """The fields of an example with every server replaced by a script."""
+    if isinstance(fields, dict):
+        if fields.get("engine") == "server":
+            return {**SCRIPTED, "model": fields["model"]}
+        return {key: scripted(value) for key, value in fields.items()}
+    return [scripted(v) for v in fields] if isinstance(fields, list) else fields
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A tiny language model, and the same with two heads."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+    folder = tmp_path_factory.mktemp("models")
+    model, heads = str(tiny_llama(folder / "lm")), str(folder / "heads")
+    set_seed(1)
+    AutoModelForSequenceClassification.from_pretrained(model, num_labels=2).save_pretrained(heads)
+    AutoTokenizer.from_pretrained(model).save_pretrained(heads)
+    cpu = {"precision": "fp32", "device": "cpu", "max_tokens": 64}
+    return {"model": model, **cpu}, {"model": heads, **cpu}
+
+
+MODELS = {
+    "labelers.ImplicitReward": lambda model, heads: {"policy": model, "reference": model},
+    "labelers.Likelihood": lambda model, heads: {"models": [model]},
+    "labelers.RewardModel": lambda model, heads: {"model": heads, "heads": ["one", "two"]},
+    "labelers.StepScores": lambda model, heads: {"model": heads},
+}
+
+
+def benchmark(folder):
+    file = folder / "benchmark.jsonl"
+    prompt = "Explain photosynthesis to a child of six in two sentences."
+    file.write_text(json.dumps({"prompt": prompt}) + "\n")
+    return {"against": [str(file)]}
+
+
+def version(folder):
+    old = recipe({"filters.Length": {}}, name="mine", version="2026.11.29")
+    table = responses(("Write a haiku about rain in the old town.", "no"), ("Why?", "So."))
+    publish(run(old, one_file(table), folder / "store"), Catalog(folder / "versions"))
+    return {}
+
+
+FILES = {"filters.AgainstVersions": version, "filters.Decontaminate": benchmark}
+FIELDS = {
+    "labelers.Constraints": {"constraints": [{"id": "detectable_format:title", "kwargs": {}}]},
+    "labelers.Dimension": {"values": ["test"]},
+    "labelers.PAL": {"steps": 20, "starts": 1, "folds": 2, "dim": 4},
+}
+COLUMNS = {
+    "generators.RAGPairs": {
+        "gold": pl.lit("So."),
+        "documents": pl.lit(["It is so.", "Not at all.", "Who knows?"]),
+        "gold_documents": pl.lit([0]),
+    }
+}
+SKIPPED = {
+    "generators.RAGPairs": {"needs": "`gold` may be a text or a list, which `needs` can't say"},
+}
+EXEMPT = {
+    "generators.ValueGuided": "decodes token by token with a model; its own tests cut its shards",
+}
+
+
+def step_of(name, more):
+    package, _, attribute = name.partition(".")
+    packages = {"filters": filters, "labelers": labelers, "generators": generators}
+    cls = getattr(packages[package], attribute)
+    (item,) = yaml.safe_load(describe(cls).example)
+    return cls.model_validate(scripted(item[name]) | FIELDS.get(name, {}) | more)
+
+
+def tables(name, step):
+    """An example of each shape that goes with the fields of the step."""
+    for shape in Shape:
+        try:
+            needed = columns_needed(step, shape)
+        except ConfigError:
+            continue
+        if accepts(step, shape):
+            yield example(shape, needed).with_columns(**COLUMNS.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in MODELS else ())
+        for n in EXPORTED
+        if n not in EXEMPT
+    ],
+)
+def test_what_must_hold_of_every_step(name, request, tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path))
+    more = {}
+    if name in MODELS:
+        more = MODELS[name](*request.getfixturevalue("llama"))
+    elif name in FILES:
+        more = FILES[name](tmp_path)
+    step = step_of(name, more)
+    skip = SKIPPED.get(name, {})
+    checked = [broken_invariants(step, table, skip=skip) for table in tables(name, step)]
+    assert checked
+    broken = [text for texts in checked for text in texts]
+    assert not broken, "\n".join(broken)
