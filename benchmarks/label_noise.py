@@ -1,0 +1,312 @@
+"""How well are wrong labels found, counted and named? Writes docs/label_noise.md.
+
+    python -m benchmarks.label_noise [--draws 200] [--page docs/label_noise.md]
+
+Sets of ../shared/data with labels of people, swaps planted into them, and the noise set with damage
+and swaps. Vectors are cached in PREFACTORY_BENCHMARK_VECTORS (.benchmarks/vectors).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from benchmarks.label_rows import NAMES, Labelled, embed, labelled
+from benchmarks.train_anchor import HELPFUL, drawn, expert
+from prefactory.engines.encoder import Encoder
+from prefactory.measures.calibration import Floats, logistic_slope
+from prefactory.preferences import anchor, shares, trust
+from prefactory.preferences.clustered import Ints
+from prefactory.preferences.damage import (
+    OF_MEANING,
+    OF_TEXT,
+    Vectors,
+    damage,
+    judge_relevance,
+    texts_of_meaning,
+)
+from prefactory.preferences.folds import cluster_folds
+from prefactory.preferences.stack import Rows, cross_fit
+from prefactory.preferences.verdict import Opinion, judge
+
+PLANTED = ("hh helpful", "hh harmless", "ultrafeedback", "ukp", "pandalm", "tulu")
+RATES = (0.05, 0.15, 0.3)
+SUBSAMPLE = 200
+
+
+# -- suspects -----
+
+
+def turned(rows: Rows, rate: float, seed: int = 0) -> tuple[Rows, np.ndarray]:
+    """The rows with a share of them turned round, and which."""
+    which = np.zeros(len(rows), np.bool_)
+    order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+    which[order[: round(rate * len(rows))]] = True
+    return Rows.of(rows.data.turned(which), rows.clusters), which
+
+
+def score(rows: Rows, seed: int = 0, extra: Floats | None = None) -> Floats:
+    """The default score: rows + dynamics (+ an outside opinion)."""
+    parts = {"rows": trust.by_rows(rows, seed=seed), "dynamics": trust.dynamics(rows)}
+    return trust.total(parts | ({} if extra is None else {"anchor": extra}))
+
+
+def planted(name: str) -> Iterator[str]:
+    """Rows of the table of planted swaps: truth against the self-test."""
+    for rate in RATES:
+        rows, wrong = turned(labelled(name).rows, rate)
+        suspicion = -score(rows)
+        area, se = trust.auc(suspicion, wrong)
+
+        def anew(which: np.ndarray, seed: int, rows: Rows = rows) -> Floats:
+            return score(Rows.of(rows.data.turned(which), rows.clusters), seed)
+
+        own = trust.self_test(anew, len(rows), seed=1)
+        top = trust.precision_in_top(suspicion, wrong)
+        yield (
+            f"| {name} | {rate:.0%} | {area:.3f} ± {se:.3f} | {own.auc:.3f} ± {own.se:.3f} "
+            f"| {own.at_rate(rate):.3f} | {top:.2f} |"
+        )
+
+
+# -- the noise set -----
+
+
+@lru_cache(maxsize=1)
+def found_damage() -> np.ndarray:
+    """Which rows of the noise set our rules call damaged on the chosen side, or as a pair."""
+    table = labelled("noise").pairs
+    vectors = Vectors(*(embed()(Encoder(), text) for text in texts_of_meaning(table)))
+    told = damage(table, (*OF_TEXT, *OF_MEANING), relevance=judge_relevance(table, vectors))
+    told = told.filter((pl.col("side") != "rejected") & (pl.col("rule") != "off_topic_strict"))
+    return table["pair_id"].is_in(told["id"].implode()).to_numpy()
+
+
+def outside(name: str, without: Labelled) -> Floats:
+    """Margins of an expert of helpfulness that saw no prompt of a set."""
+    groups = without.groups
+    parts = []
+    for other in HELPFUL:
+        if other == name:
+            continue
+        one = labelled(other)
+        rows = one.rows.take(np.flatnonzero(~one.groups.is_in(groups.implode()).to_numpy()))
+        if len(rows):
+            parts.append(rows.take(drawn(rows)))
+    return expert(parts)[0].scores(without.rows.data)
+
+
+def noise() -> Iterator[str]:
+    """Rows of the table of the noise set: AUC and share wrong in the most suspect tenth."""
+    one = labelled("noise")
+    kind = one.pairs["kind"].to_numpy()
+    judged, wrong = np.isin(kind, ["clean", "flipped"]), kind == "flipped"
+    opinion = outside("noise", one)
+    longer = one.length
+    for where, kept in (
+        ("left in", np.ones(len(kind), np.bool_)),
+        ("out by our rules", ~found_damage()),
+        ("out by truth", judged),
+    ):
+        at = np.flatnonzero(kept)
+        rows = Rows.of(one.rows.data.take(at), one.rows.clusters[at])
+        signals = {"rows": trust.by_rows(rows), "dynamics": trust.dynamics(rows)}
+        extra = {"anchor": opinion[at], "longer wins": longer[at]}
+        tables = {
+            **extra,
+            **signals,
+            "rows + dynamics": trust.total(signals),
+            "rows + dynamics + anchor": trust.total(signals | {"anchor": opinion[at]}),
+        }
+        here = judged[at]
+        for name, margins in tables.items():
+            area, se = trust.auc(-margins[here], wrong[at][here])
+            top = trust.precision_in_top(-margins[here], wrong[at][here])
+            yield f"| {where} | {name} | {int(here.sum()):,} | {area:.3f} ± {se:.3f} | {top:.2f} |"
+
+
+def noise_self_test() -> str:
+    """The self-test on the noise set, damage out by our rules, in a sentence."""
+    one = labelled("noise")
+    at = np.flatnonzero(~found_damage())
+    rows = Rows.of(one.rows.data.take(at), one.rows.clusters[at])
+
+    def anew(which: np.ndarray, seed: int) -> Floats:
+        return score(Rows.of(rows.data.turned(which), rows.clusters), seed)
+
+    own = trust.self_test(anew, len(rows), seed=1)
+    wrong = (one.pairs["kind"].to_numpy() == "flipped")[at]
+    rate = float(wrong.mean())
+    area, se = trust.auc(-score(rows), wrong)
+    return (
+        f"Self-test on it (no outside opinion): AUC {own.auc:.3f} ± {own.se:.3f} as it is, "
+        f"{own.at_rate(0.1):.3f} at an assumed rate of .1, {own.at_rate(rate):.3f} at the true rate "
+        f"of {rate:.2f}; truth {area:.3f} ± {se:.3f}."
+    )
+
+
+# -- verdicts -----
+
+
+@lru_cache(maxsize=16)
+def judged_by(name: str) -> tuple[Floats, Floats, Ints, float]:
+    """Margins of the expert that the gate chooses and did not see the set; lengths, clusters, gate."""
+    one = labelled(name)
+    kept = np.arange(len(one.rows))
+    gate = anchor.load().harmless_kind(one.pairs["prompt"], embed())
+    kind = float((gate > 0.5).mean())
+    if kind >= anchor.MOST:
+        half = cluster_folds(one.rows.clusters, 0, 2) == 0
+        rows = one.rows.take(half) if name == "hh harmless" else labelled("hh harmless").rows
+        kept = np.flatnonzero(~half) if name == "hh harmless" else kept
+        margins = expert([rows])[0].scores(one.rows.data.take(kept))
+    else:
+        margins = outside(name, one)
+    return margins, one.length[kept], one.rows.clusters[kept], kind
+
+
+def verdicts(draws: int) -> Iterator[str]:
+    """Rows of the table of verdicts, on whole sets and on sub-samples."""
+    for name in NAMES:
+        margins, length, clusters, kind = judged_by(name)
+        right, wrong = judge(margins, length, clusters), judge(-margins, -length, clusters)
+        counts = subsamples(margins, length, clusters, draws)
+        yield (
+            f"| {name} | {len(margins):,} | {kind:.2f} | {right.agreement.value:.3f} "
+            f"[{right.agreement.low:.3f}, {right.agreement.high:.3f}] | {right.given_length:+.1f} "
+            f"| {right.verdict} | {wrong.verdict} | {counts} |"
+        )
+
+
+def subsamples(margins: Floats, length: Floats, clusters: Ints, draws: int) -> str:
+    """How often sub-samples are called inverted: with right labels / with inverted ones."""
+    if len(margins) < SUBSAMPLE:
+        return ""
+    rng = np.random.default_rng(0)
+    said: list[tuple[Opinion, Opinion]] = []
+    for _ in range(draws):
+        at = np.sort(rng.permutation(len(margins))[:SUBSAMPLE])
+        part = (margins[at], length[at], clusters[at])
+        said.append((judge(*part), judge(-part[0], -part[1], part[2])))
+    right, wrong = (np.mean([o[i].verdict == "inverted" for o in said]) for i in (0, 1))
+    return f"{right:.2f} / {wrong:.2f}"
+
+
+def turned_shares() -> Iterator[str]:
+    """Rows of the verdicts when a share of the labels is turned."""
+    for name in ("hh helpful", "tulu", "ultrafeedback", "ukp"):
+        margins, length, clusters, _ = judged_by(name)
+        cells = []
+        for rate in (0.3, 0.85):
+            order = np.random.default_rng(0).permutation(len(margins))
+            sign = np.ones(len(margins))
+            sign[order[: round(rate * len(margins))]] = -1
+            cells.append(judge(margins * sign, length * sign, clusters).verdict)
+        yield f"| {name} | {cells[0]} | {cells[1]} |"
+
+
+# -- the share of wrong labels -----
+
+
+def estimate(rows: Rows, seed: int = 0) -> tuple[shares.WrongShare, shares.Interval, float]:
+    """What is said of the share, the interval whether or not it is said, and the plants' AUC."""
+    found = cross_fit(rows, "joint", seed)
+    slope = max(logistic_slope(found.margins), 0.0) or 1.0
+    with_plants, which = turned(rows, trust.PLANTED, seed + 1)
+    area = trust.auc(-cross_fit(with_plants, "joint", seed).margins, which)[0]
+    margins = found.margins * slope
+    told = shares.wrong_share(margins, rows.clusters, area, seed)
+    return told, shares.profile(margins, rows.clusters, seed), area
+
+
+def counted(name: str) -> str:
+    """Row of the table of shares."""
+    cells = []
+    for rate in (0.0, *RATES):
+        told, interval, area = estimate(turned(labelled(name).rows, rate)[0])
+        said = f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+        mark = said if told.estimate is not None else f"({said})"
+        cells.append(f"{mark}, at most {told.bound:.2f}; AUC {area:.2f}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+# -- the page -----
+
+
+def page(draws: int) -> Iterator[str]:
+    """Lines of docs/label_noise.md."""
+    yield "# Wrong labels: found, counted, named"
+    yield ""
+    yield "Made by `python -m benchmarks.label_noise` on sets of human labels (in the benchmark's data"
+    yield "folder), swaps planted with a seed. A row is a pair. `rows` and `dynamics` are the signals of"
+    yield "`labelers.LabelTrust`; its anchor is here trained without the prompts of the set it judges."
+    yield ""
+    yield "## Planted swaps: how they rank, and what the self-test says"
+    yield ""
+    yield "AUC of planted swaps by rows + dynamics against the self-test's own, which sees labels with"
+    yield "the swaps in them: as it is, and if so many labels are known to be wrong."
+    yield ""
+    yield "| set | planted | AUC, truth | self-test | self-test at the rate | wrong in the top tenth |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name in PLANTED:
+        yield from planted(name)
+    yield ""
+    yield "At 5 % wrong labels most suspects are right: review them, don't drop them."
+    yield ""
+    yield "## The noise set: swaps among damage"
+    yield ""
+    yield "AUC of swapped against clean rows, and the share of swapped rows in the most suspect tenth."
+    yield ""
+    yield "| damage | signal | rows | AUC | top tenth |"
+    yield "|---|---|--:|--:|--:|"
+    yield from noise()
+    yield ""
+    yield noise_self_test()
+    yield ""
+    yield "## The outside opinion: right and inverted labels"
+    yield ""
+    yield "hh harmless is judged on the half of its prompts that the expert has not seen. Last column:"
+    yield f"share of {draws} sub-samples of {SUBSAMPLE} rows that are called inverted, with right labels /"
+    yield "with inverted ones."
+    yield ""
+    yield "| set | rows | harmless kind | agreement | t given length | right | inverted | sub-samples |"
+    yield "|---|--:|--:|--:|--:|---|---|--:|"
+    yield from verdicts(draws)
+    yield ""
+    yield "| share of labels turned | .3 | .85 |"
+    yield "|---|---|---|"
+    yield from turned_shares()
+    yield ""
+    yield "## The share of wrong labels from one scorer"
+    yield ""
+    yield "Estimate with its interval, in brackets where it is refused (AUC of planted swaps below .75,"
+    yield "interval wider than .25, or fewer than 400 rows), and the upper bound, which is always said."
+    yield "Labels of people are not free of wrong ones: Tulu's raters agree with each other in .69 of the"
+    yield "pairs, PandaLM's in .90; the estimate counts whatever a Bradley-Terry curve can't explain."
+    yield ""
+    yield "| set | planted 0 | .05 | .15 | .30 |"
+    yield "|---|---|---|---|---|"
+    for name in PLANTED:
+        yield counted(name)
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--page", type=Path, default=Path("docs/label_noise.md"))
+    args = parser.parse_args()
+    lines = []
+    for line in page(args.draws):
+        print(line, flush=True)
+        lines.append(line)
+    args.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
