@@ -145,7 +145,7 @@ def noise_self_test() -> str:
     area, se = trust.auc(-score(rows), wrong)
     return (
         f"Self-test on it (no outside opinion): AUC {own.auc:.3f} ± {own.se:.3f} as it is, "
-        f"{own.at_rate(0.1):.3f} at an assumed rate of .1, {own.at_rate(rate):.3f} at the true rate "
+        f"{own.at_rate(0.1):.3f} at an assumed rate of .1, {own.at_rate(rate):.3f} at the true one "
         f"of {rate:.2f}; truth {area:.3f} ± {se:.3f}."
     )
 
@@ -155,7 +155,7 @@ def noise_self_test() -> str:
 
 @lru_cache(maxsize=16)
 def judged_by(name: str) -> tuple[Floats, Floats, Ints, float]:
-    """Margins of the expert that the gate chooses and did not see the set; lengths, clusters, gate."""
+    """Margins of an expert trained without the set, as the gate chooses; lengths, clusters, q."""
     one = labelled(name)
     kept = np.arange(len(one.rows))
     gate = anchor.load().harmless_kind(one.pairs["prompt"], embed())
@@ -238,59 +238,66 @@ def counted(name: str) -> str:
 # -- the page -----
 
 
+INTRO = """\
+# Wrong labels: found, counted, named
+
+Made by `python -m benchmarks.label_noise` on sets of human labels (in the benchmark's data
+folder), swaps planted with a seed. A row is a pair. `rows` and `dynamics` are the signals of
+`labelers.LabelTrust`; its anchor is here trained without the prompts of the set it judges.
+
+## Planted swaps: how they rank, and what the self-test says
+
+AUC of planted swaps by rows + dynamics against the self-test's own, which sees labels with the
+swaps in them: as it is, and undone for the planted rate. The sets have wrong labels of their own,
+and a tenth more plants weaken the fit: the self-test is on the low side where labels are bad.
+
+| set | planted | AUC, truth | self-test | at the rate | wrong in the top tenth |
+|---|--:|--:|--:|--:|--:|"""
+NOISE = """
+At 5 % wrong labels most suspects are right: review them, don't drop them.
+
+## The noise set: swaps among damage
+
+AUC of swapped against clean rows, and the share of swapped rows in the most suspect tenth.
+
+| damage | signal | rows | AUC | top tenth |
+|---|---|--:|--:|--:|"""
+VERDICTS = """
+## The outside opinion: right and inverted labels
+
+hh harmless is judged on the half of its prompts that the expert has not seen. Last column: share of
+sub-samples of 200 rows that are called inverted, with right labels / with inverted ones.
+
+| set | rows | harmless | agreement | t given length | right | inverted | sub-samples |
+|---|--:|--:|--:|--:|---|---|--:|"""
+TURNED = """
+| share of labels turned | .3 | .85 |
+|---|---|---|"""
+COUNTED = """
+## The share of wrong labels from one scorer
+
+Estimate with its interval, in brackets where refused (AUC of planted swaps below .75, interval
+wider than .25, or fewer than 400 rows), and the upper bound, which is always said. Labels of people
+are not free of wrong ones: Tulu's raters agree with each other in .69 of the pairs, PandaLM's in
+.90; the estimate counts whatever a Bradley-Terry curve can't explain.
+
+| set | planted 0 | .05 | .15 | .30 |
+|---|---|---|---|---|"""
+
+
 def page(draws: int) -> Iterator[str]:
-    """Lines of docs/label_noise.md."""
-    yield "# Wrong labels: found, counted, named"
-    yield ""
-    yield "Made by `python -m benchmarks.label_noise` on sets of human labels (in the benchmark's data"
-    yield "folder), swaps planted with a seed. A row is a pair. `rows` and `dynamics` are the signals of"
-    yield "`labelers.LabelTrust`; its anchor is here trained without the prompts of the set it judges."
-    yield ""
-    yield "## Planted swaps: how they rank, and what the self-test says"
-    yield ""
-    yield "AUC of planted swaps by rows + dynamics against the self-test's own, which sees labels with"
-    yield "the swaps in them: as it is, and if so many labels are known to be wrong."
-    yield ""
-    yield "| set | planted | AUC, truth | self-test | self-test at the rate | wrong in the top tenth |"
-    yield "|---|--:|--:|--:|--:|--:|"
+    """Parts of docs/label_noise.md."""
+    yield INTRO
     for name in PLANTED:
         yield from planted(name)
-    yield ""
-    yield "At 5 % wrong labels most suspects are right: review them, don't drop them."
-    yield ""
-    yield "## The noise set: swaps among damage"
-    yield ""
-    yield "AUC of swapped against clean rows, and the share of swapped rows in the most suspect tenth."
-    yield ""
-    yield "| damage | signal | rows | AUC | top tenth |"
-    yield "|---|---|--:|--:|--:|"
+    yield NOISE
     yield from noise()
-    yield ""
-    yield noise_self_test()
-    yield ""
-    yield "## The outside opinion: right and inverted labels"
-    yield ""
-    yield "hh harmless is judged on the half of its prompts that the expert has not seen. Last column:"
-    yield f"share of {draws} sub-samples of {SUBSAMPLE} rows that are called inverted, with right labels /"
-    yield "with inverted ones."
-    yield ""
-    yield "| set | rows | harmless kind | agreement | t given length | right | inverted | sub-samples |"
-    yield "|---|--:|--:|--:|--:|---|---|--:|"
+    yield "\n" + noise_self_test()
+    yield VERDICTS
     yield from verdicts(draws)
-    yield ""
-    yield "| share of labels turned | .3 | .85 |"
-    yield "|---|---|---|"
+    yield TURNED
     yield from turned_shares()
-    yield ""
-    yield "## The share of wrong labels from one scorer"
-    yield ""
-    yield "Estimate with its interval, in brackets where it is refused (AUC of planted swaps below .75,"
-    yield "interval wider than .25, or fewer than 400 rows), and the upper bound, which is always said."
-    yield "Labels of people are not free of wrong ones: Tulu's raters agree with each other in .69 of the"
-    yield "pairs, PandaLM's in .90; the estimate counts whatever a Bradley-Terry curve can't explain."
-    yield ""
-    yield "| set | planted 0 | .05 | .15 | .30 |"
-    yield "|---|---|---|---|---|"
+    yield COUNTED
     for name in PLANTED:
         yield counted(name)
 

@@ -32,8 +32,8 @@ from prefactory.preferences.stack import Differences, Model, Rows, cross_fit, fi
 COPY = {
     "copy": [
         "The texts and labels of hh-rlhf helpful are Anthropic's (MIT); the file that was read",
-        "came by Linear95/DSP, which puts CC BY-NC 4.0 on its copy. Before a release outside, train",
-        "again with `--hh-helpful` and the original file.",
+        "came by Linear95/DSP, which puts CC BY-NC 4.0 on its copy. Before a release outside,",
+        "train again with `--hh-helpful` and the original file.",
     ],
     "original": ["hh-rlhf helpful was read from the original repository's file."],
 }

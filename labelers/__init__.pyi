@@ -30,5 +30,6 @@ from .rules.flames import FlamesRisk as FlamesRisk
 from .rules.r3 import R3 as R3
 from .rules.statistics import TextStatistics as TextStatistics
 from .rules.verifiable import Verifiable as Verifiable
+from .stack.score import PreferenceScore as PreferenceScore
 from .stack.step import PreferenceStack as PreferenceStack
 from .stack.trust import LabelTrust as LabelTrust

@@ -15,13 +15,14 @@ from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
-from trainers.settings import DPO, EmbeddingReward, Reward
+from trainers.settings import DPO, EmbeddingReward, PreferenceStack, Reward
 
 if TYPE_CHECKING:
     from trainers.base import DatasetRef
 
 METHODS: dict[str, type[BaseModel]] = {
     "embedding-reward": EmbeddingReward,
+    "preference-stack": PreferenceStack,
     "reward": Reward,
     "dpo": DPO,
 }
@@ -115,6 +116,12 @@ def _trainer(method: str, settings: Settings) -> Callable[[Any, Any, Path], Any]
         from trainers import train_embedding_reward
 
         return lambda config, data, out: train_embedding_reward(
+            config, data, out, embedder(settings)
+        )
+    if method == "preference-stack":
+        from trainers import train_preference_stack
+
+        return lambda config, data, out: train_preference_stack(
             config, data, out, embedder(settings)
         )
     if method == "reward":

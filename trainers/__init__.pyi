@@ -9,4 +9,6 @@ from .reward import train_reward as train_reward
 from .settings import DPO as DPO
 from .settings import EmbeddingReward as EmbeddingReward
 from .settings import Lora as Lora
+from .settings import PreferenceStack as PreferenceStack
 from .settings import Reward as Reward
+from .stack import train_preference_stack as train_preference_stack

@@ -7,7 +7,7 @@ on which it beats the length baseline carries a preference that even a frozen en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from prefactory.errors import ConfigError, DataError
 from prefactory.folders import new_folder
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
+from prefactory.preferences.stack import COLUMNS
 from prefactory.tables import SIDES
 from trainers import losses
 from trainers.base import DatasetRef, hashed, margins_of, table
@@ -52,7 +53,7 @@ def train_embedding_reward(
     """
     encoder = config.encoder.resolved()
     dropped: dict[str, int] = {}
-    train, test = _read(data, "train", dropped), _read(data, "test", dropped)
+    train, test = read_split(data, "train", dropped), read_split(data, "test", dropped)
     if not train.height:
         raise DataError(f"{data} has no training pairs")
     weights = _weights(config, data, train)
@@ -62,15 +63,15 @@ def train_embedding_reward(
     scale = np.where(size > 0, size, 1.0)
     gaps = {name: gap / scale for name, gap in gaps.items()}
     l2, notes = choose_l2(config, gaps["train"], weights, train["prompt_id"])
-    head = fit_head(gaps["train"], weights, l2)
+    head = fit_head(gaps["train"], weights, penalties(config, l2, *gaps["train"].shape))
     model = EmbeddingRewardModel(encoder, head, scale, config.length_feature, embed)
-    measured = _measure(gaps["test"] @ head, test)
+    measured = measure(gaps["test"] @ head, test)
     report = TrainingReport(
         method=METHOD,
         folder=Path(output),
         dataset=data,
         config=identity_of(config.model_copy(update={"encoder": encoder}).model_dump(mode="json")),
-        train=_measure(gaps["train"] @ head, train),
+        train=measure(gaps["train"] @ head, train),
         test=measured,
         dropped=dropped,
         facts={"l2": l2, "distinct_texts": len(texts.row), "features": len(head)},
@@ -85,11 +86,20 @@ def train_embedding_reward(
 LOW_GOAL = "relabelled for a low reward goal, which the encoder does not read"
 
 
-def _read(data: DatasetRef, split: str, dropped: dict[str, int]) -> pl.DataFrame:
-    """Pairs of a split in the order of their ids; what is left out is counted by reason."""
+def read_split(
+    data: DatasetRef, split: str, dropped: dict[str, int], extra: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Pairs of a split in the order of their ids; what is left out is counted by reason.
+
+    Args:
+        data: the version.
+        split: `train` or `test`.
+        dropped: reason -> pairs, added to.
+        extra: further columns.
+    """
     pairs = data.pairs(split)
     goals = ["goal_kind"] if "goal_kind" in pairs.column_names else []
-    rows = table(pairs, [*CONTEXT, "prompt", "margin", *goals]).sort("pair_id")
+    rows = table(pairs, [*CONTEXT, "prompt", "margin", *extra, *goals]).sort("pair_id")
     rules = {"both answers are the same": pl.col("chosen_id") == pl.col("rejected_id")}
     if goals:  # chosen there is the answer that misses the goal less, not the better one
         rules[LOW_GOAL] = pl.col("goal_kind") == "low"
@@ -126,7 +136,8 @@ def _gaps(pairs: pl.DataFrame, texts: Texts, config: EmbeddingReward) -> Floats:
     return features(x, chosen, texts, length) - features(x, rejected, texts, length)
 
 
-def _measure(margins: Floats, pairs: pl.DataFrame) -> PairMetrics | None:
+def measure(margins: Floats, pairs: pl.DataFrame) -> PairMetrics | None:
+    """Metrics of margins."""
     return pair_metrics(margins, _losses(margins), pairs)
 
 
@@ -136,15 +147,30 @@ def _losses(margins: Floats) -> Floats:
     return values
 
 
+def penalties(config: EmbeddingReward, l2: float, rows: int, features: int) -> Floats:
+    """The penalty of each feature: `l2`, but for the length at most 40 / rows.
+
+    Under the penalty of a thousand columns of vectors one column of length can't get any weight.
+    """
+    found = np.full(features, l2)
+    if config.length_feature:
+        found[-1] = min(l2, COLUMNS / rows)
+    return found
+
+
 def fit_head(
-    gaps: Floats, weights: Floats, l2: float, start: Floats | None = None, tolerance: float = 1e-9
+    gaps: Floats,
+    weights: Floats,
+    l2: float | Floats,
+    start: Floats | None = None,
+    tolerance: float = 1e-9,
 ) -> Floats:
-    """Minimise `sum_i weight_i * BT(w . gap_i) / sum_i weight_i + l2/2 |w|^2`, which is convex.
+    """Minimise `sum_i weight_i * BT(w . gap_i) / sum_i weight_i + 1/2 sum_j l2_j w_j^2`.
 
     Args:
         gaps: features of chosen minus features of rejected, Float64[n, D].
         weights: weight of each pair, Float64[n], not all zero; a pair of weight zero is left out.
-        l2: the penalty, > 0.
+        l2: the penalty, > 0, one for all or Float64[D].
         start: where to start (zeros).
         tolerance: largest component of the gradient at which to stop.
 
@@ -153,12 +179,13 @@ def fit_head(
     """
     z = torch.from_numpy(np.ascontiguousarray(gaps))
     share = torch.from_numpy(weights / weights.sum())
+    penalty = torch.as_tensor(l2, dtype=torch.float64)
 
     def objective(w: Floats) -> tuple[float, Floats]:
         point = torch.from_numpy(w).requires_grad_()
         margin = z @ point
         pairs = (share * losses.bradley_terry(margin, torch.zeros_like(margin))).sum()
-        value = pairs + 0.5 * l2 * point @ point
+        value = pairs + 0.5 * (penalty * point * point).sum()
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()
 
@@ -195,7 +222,8 @@ def choose_l2(
         held = fold == k
         head: Floats | None = None
         for i, l2 in enumerate(grid):
-            head = fit_head(gaps, np.where(held, 0.0, weights), l2, head, tolerance=1e-6)
+            penalty = penalties(config, l2, int((~held).sum()), gaps.shape[1])
+            head = fit_head(gaps, np.where(held, 0.0, weights), penalty, head, tolerance=1e-6)
             loss[i] += (weights * _losses(gaps @ head))[held].sum()
     best = int(np.argmin(loss))
     edge = best in (0, len(grid) - 1)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prefactory.engines.encoder import Encoder
+from prefactory.preferences.stack import Form
 
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -119,7 +120,8 @@ class EmbeddingReward(BaseModel):
         encoder: which frozen encoder reads the texts.
         l2: grid of penalties, tried by cross-validation; one value is taken as it is.
         folds: folds of the cross-validation; the pairs of a prompt are always in one fold.
-        length_feature: add the answer's log length. Off, because length is a shortcut.
+        length_feature: add the answer's log length, under a penalty of its own (at most
+            40 / pairs). Off, because length is a shortcut.
         margin_weight: weigh pairs by their margin; needs a margin on every pair.
         seed: decides the folds.
     """
@@ -133,4 +135,28 @@ class EmbeddingReward(BaseModel):
     folds: int = Field(5, ge=2)
     length_feature: bool = False
     margin_weight: bool = False
+    seed: int = 0
+
+
+class PreferenceStack(BaseModel):
+    """Settings of the preference stack: text statistics, vectors and outside scores.
+
+    Attributes:
+        form: `stack`, `joint`, `statistics`, or `auto`: the best of them on held-out rows.
+        encoder: which frozen encoder reads the texts.
+        vectors: False leaves out all that needs an encoder.
+        outside: objectives whose scores, on both sides of every pair, are features as well. Who
+            uses the model needs them too.
+        oriented: columns about a pair as a whole (votes of judges). A model with one can't score
+            single answers, so that none is saved: an error.
+        seed: decides the folds.
+    """
+
+    model_config = FROZEN
+
+    form: Form = "auto"
+    encoder: Encoder = Field(default_factory=Encoder)
+    vectors: bool = True
+    outside: tuple[str, ...] = ()
+    oriented: tuple[str, ...] = ()
     seed: int = 0

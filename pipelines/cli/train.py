@@ -34,7 +34,11 @@ def reward(
     ref: Ref,
     overrides: Overrides = None,
     backend: Annotated[
-        str, typer.Option(help="embedding (frozen encoder, CPU minutes) or trl (a transformer).")
+        str,
+        typer.Option(
+            help="stack (text statistics and vectors), embedding (vectors; both CPU minutes) or"
+            " trl (a transformer)."
+        ),
     ] = "trl",
     model: Model = None,
     table: Table = "pairs",
@@ -44,10 +48,11 @@ def reward(
     """Train a reward model."""
     from prefactory.errors import ConfigError
 
-    if backend not in ("embedding", "trl"):
-        raise ConfigError(f"--backend {backend!r}: choose embedding or trl")
-    method = "embedding-reward" if backend == "embedding" else "reward"
-    if backend == "embedding" and model is not None:
+    methods = {"stack": "preference-stack", "embedding": "embedding-reward", "trl": "reward"}
+    if backend not in methods:
+        raise ConfigError(f"--backend {backend!r}: choose stack, embedding or trl")
+    method = methods[backend]
+    if backend != "trl" and model is not None:
         raise ConfigError(
             "--model goes with --backend trl; for another encoder write encoder.model=NAME"
         )
@@ -82,7 +87,7 @@ def _train(
     settings = Settings()
     version = settings.catalog.get(ref)
     fields = _fields(overrides)
-    if method != "embedding-reward":
+    if method not in ("embedding-reward", "preference-stack"):
         if model is None and "model" not in fields:
             raise ConfigError("--model is missing: the folder or hub id of the model to start from")
         fields |= {"model": model} if model is not None else {}

@@ -231,3 +231,18 @@ def test_unknown_settings_are_refused():
 def test_table_keeps_the_order_of_the_dataset(version):
     rows = DatasetRef.from_path(version).pairs("train")
     assert table(rows, ["pair_id", "absent"])["pair_id"].to_list() == rows["pair_id"][:]
+
+
+def test_length_has_a_penalty_of_its_own_and_so_a_weight(train, make):
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(200)]
+    texts = [
+        [" ".join(rng.choice(words, size)) for size in ((12, 3) if rng.random() < 0.9 else (3, 12))]
+        for _ in range(150)
+    ]
+    pairs = make.pairs_of([(f"q{i}", a, b) for i, (a, b) in enumerate(texts)])
+    without = train(pairs, pairs, EmbeddingReward(l2=(10.0,)), out="without")
+    report = train(pairs, pairs, EmbeddingReward(l2=(10.0,), length_feature=True), out="with")
+    assert report.test.loss < without.test.loss - 0.15
+    model = EmbeddingRewardModel.load(report.folder, make.hash_embed)
+    assert abs(model.weights[-1]) > 10 * np.abs(model.weights[:-1]).max()
