@@ -102,6 +102,7 @@ def run_audit(path: Path, embeddings: bool) -> dict[str, object]:
         "audit_s": round(audited - read, 1),
         "page_s": round(time.monotonic() - audited, 1),
         "page_kb": len(page) // 1000,
+        "cpu_s": time.process_time(),
         "peak_mb": round(peak_mb()),
         "slowest": sorted(found.seconds.items(), key=lambda item: -item[1])[:6],
     }

@@ -120,6 +120,16 @@ def peer(python: str, script: str, url: str, width: int, seconds: float) -> dict
     return {"rate": found["rate"], "warm": found["rate"], "cpu_ms": found["cpu_ms"]}
 
 
+@contextlib.contextmanager
+def mock_server() -> Iterator[str]:
+    """Address of the mock server, a process of its own."""
+    command = [sys.executable, str(MOCK), str(LATENCY_S)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        server.terminate()
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser()
@@ -129,10 +139,7 @@ def main() -> None:
     parser.add_argument("--curator", metavar="PYTHON")
     parser.add_argument("--distilabel", metavar="PYTHON")
     options = parser.parse_args()
-    command = [sys.executable, str(MOCK), str(LATENCY_S)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+    with mock_server() as url:
         print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()}")
         print("client            in flight   calls/s   of ideal   warm: of ideal   CPU ms/call")
         for width in (8, 64, 256):
@@ -152,7 +159,6 @@ def main() -> None:
                     f"{name:<17} {width:>9} {found['rate']:>9.0f} {found['rate'] / ideal:>10.1%} "
                     f"{found['warm'] / ideal:>16.1%} {found['cpu_ms']:>13.3f}"
                 )
-        server.terminate()
 
 
 if __name__ == "__main__":

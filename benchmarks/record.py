@@ -1,0 +1,156 @@
+"""Run the quick benchmarks, keep their figures, and say what got slower: `make bench`.
+
+    python -m benchmarks.record [--only chain,audit,engine] [--data ../shared/data]
+
+Each writes `benchmarks/results/NAME-DATE-COMMIT.json` with the machine, the commit and its figures,
+and compares them with the last result of the same processor and number of cores: a figure that is
+worse by more than a quarter is printed. Figures are CPU seconds, memory and ratios within one run,
+which other work on the machine changes least; wall seconds and calls a second are kept beside them
+and not compared. A benchmark whose data are not there is left out, loudly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import audit, chain, engine_overhead
+
+RESULTS = Path(__file__).parent / "results"
+WORSE = 1.25
+"""A figure that is this many times the last one is said to be slower."""
+
+Figures = dict[str, float]
+
+
+def run_chain() -> tuple[Figures, Figures]:
+    """The light chain on 10,000 and 50,000 pairs, beside plain Polars."""
+    compared, beside = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in (10_000, 50_000):
+            path = chain.make_data(Path(folder), rows)
+            ours, plain = chain.child("chain", path), chain.child("polars", path)
+            compared[f"{rows} pairs, CPU s"] = ours["cpu_s"]
+            compared[f"{rows} pairs, times plain Polars' CPU"] = ours["cpu_s"] / plain["cpu_s"]
+            compared[f"{rows} pairs, peak MB"] = ours["peak_mb"]
+            beside[f"{rows} pairs, wall s"] = ours["seconds"]
+            beside |= {f"{rows} pairs, {stage}, wall s": s for stage, s in ours["stages"].items()}
+    return compared, beside
+
+
+def run_audit() -> tuple[Figures, Figures]:
+    """The audit of 10,000 pairs without embeddings."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = audit.make_data(Path(folder), 10_000, copies=False)
+        command = [sys.executable, "-m", "benchmarks.audit", "--one", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    compared = {"10000 pairs, CPU s": found["cpu_s"], "10000 pairs, peak MB": found["peak_mb"]}
+    beside = {f"10000 pairs, {key}": found[key] for key in ("read_s", "audit_s", "page_s")}
+    return compared, beside | {f"check {name}, s": s for name, s in found["slowest"]}
+
+
+def run_engine() -> tuple[Figures, Figures]:
+    """Calls to a mock server with 100 ms latency, with the journal."""
+    compared, beside = {}, {}
+    with engine_overhead.mock_server() as url:
+        for width in (8, 64, 256):
+            config = engine_overhead.Server(base_url=url, model="m", max_concurrency=width)
+            found = engine_overhead.measure(config, 3.0, journal=True)
+            compared[f"{width} in flight, CPU ms a call"] = found["cpu_ms"]
+            ideal = width / engine_overhead.LATENCY_S
+            beside[f"{width} in flight, warm share of the ideal"] = found["warm"] / ideal
+    return compared, beside
+
+
+QUICK: dict[str, Callable[[], tuple[Figures, Figures]]] = {
+    "chain": run_chain,
+    "audit": run_audit,
+    "engine": run_engine,
+}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def last(name: str, here: dict[str, Any], folder: Path = RESULTS) -> dict[str, Any] | None:
+    """The newest result of a benchmark on such a machine."""
+    results = [json.loads(path.read_text("utf-8")) for path in folder.glob(f"{name}-*.json")]
+    same = [r for r in results if all(r["machine"][k] == here[k] for k in ("processor", "cores"))]
+    return max(same, key=lambda result: str(result["time"]), default=None)
+
+
+def slower(before: Figures, now: Figures) -> list[str]:
+    """What is worse than it was by more than `WORSE`, the worst first."""
+    ratios = {key: now[key] / before[key] for key in now if before.get(key)}
+    worst = sorted((k for k in ratios if ratios[k] > WORSE), key=lambda k: -ratios[k])
+    return [f"{k}: {before[k]:.3g} -> {now[k]:.3g} ({ratios[k] - 1:+.0%})" for k in worst]
+
+
+def record(name: str) -> None:
+    """Run one benchmark, compare it with its last result, and keep it."""
+    here = machine()
+    compared, beside = QUICK[name]()
+    before = last(name, here)
+    git = ["git", "-C", str(RESULTS.parent)]
+    commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+    clean = not subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    moment = datetime.now(UTC)
+    result = {
+        "name": name,
+        "time": moment.isoformat(timespec="seconds"),
+        "commit": commit if clean else f"{commit} and changes",
+        "machine": here,
+        "figures": compared,
+        "beside": beside,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{moment:%Y-%m-%d}-{commit}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    print(f"\n{name} (load {here['load']}) -> {path.relative_to(RESULTS.parents[1])}")
+    for key, value in (compared | beside).items():
+        print(f"  {key:<44} {value:10.3f}")
+    if before is None:
+        print("  no earlier result of such a machine to compare with")
+        return
+    worse = slower(before["figures"], compared)
+    print(f"  beside {before['commit']} of {before['time']} (load {before['machine']['load']}):")
+    print("".join(f"    SLOWER {line}\n" for line in worse) or "    nothing is slower", end="\n")
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(QUICK))
+    parser.add_argument("--data", type=Path, help="folder of real data [../shared/data]")
+    options = parser.parse_args()
+    if options.data:
+        chain.SHARED = audit.SHARED = options.data.resolve()
+        os.environ["PREFACTORY_SHARED_DATA"] = str(chain.SHARED)  # of the processes that measure
+    for name in options.only.split(","):
+        if name != "engine" and not chain.SHARED.is_dir():
+            print(f"\n{name} is LEFT OUT: its data are not in {chain.SHARED} (--data)")
+            continue
+        record(name)
+
+
+if __name__ == "__main__":
+    main()
