@@ -34,6 +34,8 @@ class Check:
         run: measures.
         need: what the data must have.
         mends: recipe lines (YAML steps) that mend it.
+        faulty_rows: whether those take out the rows that are at fault and no others, so that
+            `prefactory audit --write-recipe` applies them; a matter of balance or taste is not.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Check:
     run: Callable[[Subject], Report]
     need: Need = Need.ROWS
     mends: tuple[str, ...] = field(default=())
+    faulty_rows: bool = False
 
 
 CONTENT_DECIDES = (

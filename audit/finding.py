@@ -138,6 +138,7 @@ class Report:
         rows: all rows that show it, see `flagged`; without `examples` the first five are shown.
         left_out: rows that the reader left out and that show it: `row_id` (file and line), `note`.
         recipe: YAML lines of steps that mend it; the check's own ones if None.
+        choices: lines that mend it too, but take rows which are not at fault.
         skipped: why the check does not apply; then nothing else counts.
         unmeasured: metrics that could not be taken here, name -> why.
     """
@@ -150,6 +151,7 @@ class Report:
     rows: pl.DataFrame | None = None
     left_out: pl.DataFrame | None = None
     recipe: tuple[str, ...] | None = None
+    choices: tuple[str, ...] = ()
     skipped: str | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict)
 

@@ -107,6 +107,7 @@ LIMITS: dict[str, Limit] = {
     "leftovers.response": _most(0.0, 0.01, 0.05),
     "cut_off.gap": _between(0.03, 0.10, 1.0),
     "identical.pairs": _most(0.0, 0.005, 0.05),
+    "identical.case_only": _most(0.01, 0.05),
     "identical.nearly": _most(0.01, 0.05),
     "identical.lopsided": _most(0.25, 0.6),
     "contradictions.pairs": _most(0.0, 0.01, 0.05),

@@ -101,7 +101,7 @@ def load(
     if frame is not None:
         with tempfile.TemporaryDirectory(prefix="prefactory-") as folder:
             return _load_source(str(save_frame(frame, Path(folder))), sampler, fields)
-    version = dataset if isinstance(dataset, Version) else _version(str(dataset), catalog)
+    version = dataset if isinstance(dataset, Version) else version_of(str(dataset), catalog)
     if version is not None:
         return _load_version(version, table, sampler)
     if table is not None:
@@ -109,7 +109,7 @@ def load(
     return _load_source(str(dataset), sampler, fields)
 
 
-def _version(dataset: str, catalog: Catalog) -> Version | None:
+def version_of(dataset: str, catalog: Catalog) -> Version | None:
     """The version that a word names, or None if it names files, an URL or a hub dataset."""
     path = Path(dataset).expanduser()
     if (path / "manifest.json").is_file():

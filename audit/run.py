@@ -211,7 +211,7 @@ def _finding(check: Check, subject: Subject, gates: Gates) -> Finding:
         return Finding(check.name, check.title, Severity.SKIPPED, "", report, check.why, ())
     severity, because = judge(check.name, report, gates.limits)
     recipe = check.mends if report.recipe is None else report.recipe
-    lines = recipe if severity > Severity.OK else ()
+    lines = (*recipe, *report.choices) if severity > Severity.OK else ()
     if report.rows is not None and not report.examples:
         first = report.rows.head(EXAMPLES)
         report = replace(report, examples=subject.examples(first["row"], first["note"].to_list()))

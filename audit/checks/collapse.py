@@ -49,12 +49,25 @@ def run(subject: Subject) -> Report:
         headline=told,
         metrics=metrics,
         rows=_named(side, counted[0]),
+        recipe=_recipe(subject, metrics),
         charts=(Chart("bars", f"Most frequent openings of {side.name} answers", bars),),
         notes=(
             f"Answers under {LEAST_CHARS} characters may repeat. Openings are {OPENING} words.",
         ),
         unmeasured=unmeasured,
     )
+
+
+def _recipe(subject: Subject, metrics: dict[str, Metric]) -> tuple[str, ...]:
+    """Of each answer that is given to many prompts one row stays."""
+    names = [side.name for side in subject.sides] if subject.paired else ["response"]
+    found = {s.name for s in subject.sides if metrics[f"repeated_answers:{s.name}"].value}
+    lines = [
+        f'- filters.ExactDuplicates: {{"on": {name}, shortest: {LEAST_CHARS}}}'
+        for name in names
+        if name in found or not subject.paired
+    ]
+    return tuple(lines)
 
 
 def _counted(subject: Subject, number: int) -> pl.DataFrame:
@@ -99,6 +112,6 @@ CHECK = Check(
         "openings": "distinct openings by answers (openings:<side>)",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
-    mends=('- filters.ExactDuplicates: {"on": response}',),
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -9,6 +12,7 @@ from audit.check import Check
 from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import EXAMPLES, Rows, Subject, excerpt
+from filters.contamination.benchmarks import Benchmark
 from filters.contamination.ngrams import N, NgramIndex, spans
 
 
@@ -47,6 +51,7 @@ def run(subject: Subject) -> Report:
         "benchmark",
         metrics=metrics,
         examples=subject.examples(order, notes),
+        recipe=_recipe(against),
         rows=pl.concat(
             [
                 flagged(part["text"].unique().sort(), f"its {what} holds a prompt of a benchmark")
@@ -60,6 +65,12 @@ def run(subject: Subject) -> Report:
             "or a line of it. Paraphrases and translations are not found this way.",
         ),
     )
+
+
+def _recipe(against: Sequence[Benchmark]) -> tuple[str, ...]:
+    """The benchmarks that were looked up, by the path that each was read from."""
+    paths = json.dumps([b.path or b.name for b in against], ensure_ascii=False)
+    return (f"- filters.Decontaminate: {{against: {paths}}}",)
 
 
 def _share(subject: Subject, rows: Rows) -> Metric:
@@ -108,7 +119,5 @@ CHECK = Check(
         "benchmark": "share of a benchmark's prompts that are in the data (benchmark:<name>)",
     },
     run=run,
-    mends=(
-        "- filters.Decontaminate: {against: [benchmark.jsonl]}   # the files given to --against",
-    ),
+    faulty_rows=True,
 )

@@ -83,6 +83,7 @@ CHECK = Check(
         "cycles": "share of pairs on a circle of three, among prompts with three pairs or more",
     },
     run=run,
+    faulty_rows=True,
     need=Need.PAIRS,
     mends=('- filters.ExactDuplicates: {"on": row, on_contradiction: drop_both}',),
 )

@@ -102,5 +102,6 @@ CHECK = Check(
         "prompt_echo": "share that begin with the whole question",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
 )

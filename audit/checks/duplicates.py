@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from audit.check import Check
-from audit.finding import Metric, Report, flagged
+from audit.finding import Metric, Report, Severity, flagged
+from audit.limits import LIMITS
 from audit.subject import Subject
 
 
@@ -31,8 +32,18 @@ def run(subject: Subject) -> Report:
     return Report(
         headline=f"{told}; {again:,} prompts differ from another only in case or white space",
         metrics=metrics,
+        recipe=('- filters.ExactDuplicates: {"on": row}',) if extra.height else (),
+        choices=_one_spelling(subject, metrics["respelled_prompts"]),
         rows=flagged(first["row"], _notes(subject, first)),
     )
+
+
+def _one_spelling(subject: Subject, respelled: Metric) -> tuple[str, ...]:
+    """Too many prompts in several spellings: what lets one of each stay takes good rows as well."""
+    if LIMITS["duplicates.respelled_prompts"].severity(respelled) is Severity.OK:
+        return ()
+    stays = "one pair of each prompt stays" if subject.paired else "one spelling stays"
+    return (f'- filters.ExactDuplicates: {{"on": prompt}}   # {stays}',)
 
 
 def _notes(subject: Subject, copies: pl.DataFrame) -> pl.Series:
@@ -56,5 +67,5 @@ CHECK = Check(
         "rows_per_prompt": "rows for each prompt, on average",
     },
     run=run,
-    mends=('- filters.ExactDuplicates: {"on": row}',),
+    faulty_rows=True,
 )

@@ -1,4 +1,4 @@
-"""Answers that say nothing: no letter, digit, emoji or symbol."""
+"""Answers that say nothing: no character that could be seen."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from audit.check import Check, Need
 from audit.finding import Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
-from filters.rules.quality import CONTENT
+from prefactory.preferences.damage.marks import VISIBLE
 
 REASONS = ("empty_answer", "missing_answer", "no_answer")
 
 
 def run(subject: Subject) -> Report:
     """Count empty answers by side, and those that the reader left out."""
-    empty = [~side.text.str.contains(CONTENT).to_numpy() for side in subject.sides]
+    empty = [~side.text.str.contains(VISIBLE).to_numpy() for side in subject.sides]
     metrics = {
         side.name: share(mask, side.prompts)
         for side, mask in zip(subject.sides, empty, strict=True)
@@ -33,7 +33,7 @@ def run(subject: Subject) -> Report:
     return Report(
         headline=headline if bad else "every answer says something",
         metrics=metrics,
-        rows=flagged(at, "an answer holds no letter, digit or symbol"),
+        rows=flagged(at, "an answer holds nothing but space and invisible signs"),
         left_out=subject.intake.named(*REASONS),
     )
 
@@ -50,6 +50,7 @@ CHECK = Check(
         "response": "share of answers without text",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
-    mends=("- filters.Quality: {}",),
+    mends=("- filters.Damage: {rules: [empty]}",),
 )

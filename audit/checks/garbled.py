@@ -35,5 +35,6 @@ CHECK = Check(
         "garbled": "the same (garbled:<side>)",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
 )

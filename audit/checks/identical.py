@@ -7,7 +7,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.check import Check, Need
-from audit.finding import Metric, Report, flagged
+from audit.finding import Metric, Report, Severity, flagged
+from audit.limits import LIMITS
 from audit.stats import share
 from audit.subject import Subject
 from filters.rules.quality import utf8
@@ -23,8 +24,10 @@ def run(subject: Subject) -> Report:
     """Compare the two answers of each pair."""
     chosen, rejected = subject.sides
     keys = subject.keys
-    same = (keys["chosen"] == keys["rejected"]).to_numpy()
-    nearly = ~same & (differing(chosen.text, rejected.text) < NEARLY)
+    alike = (keys["chosen"] == keys["rejected"]).to_numpy()
+    same = (chosen.text.str.strip_chars() == rejected.text.str.strip_chars()).to_numpy()
+    folded = alike & ~same
+    nearly = ~alike & (differing(chosen.text, rejected.text) < NEARLY)
     sizes = [f["chars"].cast(pl.Float64).to_numpy() for f in subject.features]
     ratio = np.maximum(*sizes) / np.maximum(np.minimum(*sizes), 1)
     lopsided = ratio > LOPSIDED
@@ -33,25 +36,50 @@ def run(subject: Subject) -> Report:
     bad = int(same.sum()) + refused
     where = f" ({refused:,} left out by the reader)" if refused else ""
     notes = ["nothing to choose between"] * int(same.sum())
+    notes += ["they differ in case, space or Unicode form only"] * int(folded.sum())
     notes += ["less than 5% differs, in one place"] * int(nearly.sum())
-    rows = np.concatenate([np.flatnonzero(same), np.flatnonzero(nearly)])
+    rows = np.concatenate([np.flatnonzero(mask) for mask in (same, folded, nearly)])
     found = f"{bad:,} of {total:,} pairs have the same answer twice{where}"
+    metrics = {
+        "pairs": Metric(bad / total, n=total, unit="share"),
+        "case_only": share(folded, subject.prompts),
+        "nearly": share(nearly, subject.prompts),
+        "lopsided": share(lopsided, subject.prompts),
+    }
     return Report(
         headline=f"{found if bad else 'no pair has the same answer twice'}; "
         f"{int(nearly.sum()):,} are nearly the same",
-        metrics={
-            "pairs": Metric(bad / total, n=total, unit="share"),
-            "nearly": share(nearly, subject.prompts),
-            "lopsided": share(lopsided, subject.prompts),
-        },
+        metrics=metrics,
+        recipe=_recipe(metrics),
+        choices=(f"- filters.PairSanity: {{max_ratio: {LOPSIDED:g}, min_edit: 0}}",)
+        if _broken(metrics, "lopsided")
+        else (),
         rows=flagged(rows, notes),
         left_out=subject.intake.named("equal_answers"),
         notes=(
-            "Same: after folding case, white space and Unicode form. Nearly the same: common "
+            "Same: without outer white space. Nearly the same: common "
             "beginning and end leave less than 5% of the longer text, so scattered small edits "
             "are not counted.",
         ),
     )
+
+
+def _broken(metrics: dict[str, Metric], name: str) -> bool:
+    return LIMITS[f"identical.{name}"].severity(metrics[name]) > Severity.OK
+
+
+def _recipe(metrics: dict[str, Metric]) -> tuple[str, ...]:
+    """One line for each part that is out of its range."""
+    lines = []
+    if _broken(metrics, "case_only"):
+        lines.append(
+            "- filters.Damage: {rules: [identical], fold: true}   # but for case and space"
+        )
+    elif _broken(metrics, "pairs"):
+        lines.append("- filters.Damage: {rules: [identical]}")
+    if _broken(metrics, "nearly"):
+        lines.append(f"- filters.PairSanity: {{max_ratio: null, min_edit: {NEARLY}}}")
+    return tuple(lines)
 
 
 def differing(first: pl.Series, second: pl.Series) -> NDArray[np.float64]:
@@ -109,10 +137,11 @@ CHECK = Check(
     "model learns a margin of noise. Pairs of very different length teach length.",
     metrics={
         "pairs": "share of pairs with one answer on both sides, those left out by the reader too",
+        "case_only": "share of pairs whose answers differ in case, space or Unicode form only",
         "nearly": "share of pairs whose answers differ by less than 5 %, in one place",
         "lopsided": "share of pairs in which one answer is over three times as long",
     },
     run=run,
+    faulty_rows=True,
     need=Need.PAIRS,
-    mends=("- filters.PairSanity: {}",),
 )

@@ -104,6 +104,7 @@ CHECK = Check(
         "near": "share of held-out rows whose prompt is, or nearly is, a training prompt",
     },
     run=run,
+    faulty_rows=True,
     mends=(
         "# publish cuts splits by groups of prompts; near-copies must go first",
         '- filters.NearDuplicates: {"on": prompt}',

@@ -35,5 +35,6 @@ CHECK = Check(
         "mojibake": "share that was decoded wrongly (mojibake:<side>)",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
 )

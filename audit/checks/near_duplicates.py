@@ -65,5 +65,6 @@ CHECK = Check(
         "prompts": "share of distinct prompts that nearly repeat another prompt",
     },
     run=run,
+    faulty_rows=True,
     mends=("- filters.NearDuplicates: {}",),
 )

@@ -84,5 +84,6 @@ CHECK = Check(
         "median": "median cosine of an answer with its own prompt",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
 )

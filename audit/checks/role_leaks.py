@@ -32,5 +32,6 @@ CHECK = Check(
         "trailing_cue": "share whose last line cues another turn (trailing_cue:<side>)",
     },
     run=run,
+    faulty_rows=True,
     need=Need.ANSWERS,
 )

@@ -37,6 +37,7 @@ def run(subject: Subject) -> Report:
         examples=_examples(subject, rows, refused),
         rows=pl.concat([flagged(rows[name], note) for name, note in SAID.items()]),
         left_out=intake.named(*refused["reason"].unique()),
+        recipe=_recipe(metrics),
         charts=_charts(subject),
         notes=_notes(subject),
     )
@@ -69,6 +70,16 @@ def _told(refused: pl.DataFrame) -> str:
     counts = refused["reason"].value_counts().sort("count", "reason", descending=[True, False])
     listed = ", ".join(f"{reason} {n:,}" for reason, n in counts.head(4).iter_rows())
     return f"{refused.height:,} records could not be used: {listed}"
+
+
+def _recipe(metrics: dict[str, Metric]) -> tuple[str, ...]:
+    """A filter for empty prompts; turns and records are a matter of how the data is read."""
+    if metrics["empty_prompts"].value:
+        return ("- filters.Length: {prompt_min_words: 1}",)
+    return (
+        "# no step mends how records are read: name the columns where the data is read",
+        "# source: {path: ..., layout: ..., mapping: {prompt: their.column}}",
+    )
 
 
 SAID = {
@@ -129,5 +140,5 @@ CHECK = Check(
         "empty_prompts": "share of prompts without text",
     },
     run=run,
-    mends=("- filters.Length: {prompt_min_words: 1}",),
+    faulty_rows=True,
 )

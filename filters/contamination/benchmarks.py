@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,14 @@ class Benchmark:
         texts: its prompts, no nulls.
         digest: of the prompts and places, for records.
         places: where each prompt stands, `file:line`, as in the ids of sources.
+        path: where it was read; empty if it was not.
     """
 
     name: str
     texts: pl.Series = field(repr=False)
     digest: str
     places: pl.Series = field(repr=False)
+    path: str = ""
 
 
 def benchmark(name: str, texts: pl.Series, places: pl.Series | None = None) -> Benchmark:
@@ -112,7 +114,7 @@ def _checked(path: str, name: str, rows: list[tuple[str, str]]) -> Benchmark:
     made = benchmark(name, pl.Series(texts, dtype=pl.String), pl.Series(places, dtype=pl.String))
     if not made.texts.len():
         raise DataError(f"benchmark {path!r} holds no prompt")
-    return made
+    return replace(made, path=path)
 
 
 def _texts(

@@ -10,8 +10,9 @@ from pydantic import Field
 from filters.rules.margin import score_columns
 from prefactory import tables
 from prefactory.context import Context
+from prefactory.errors import ConfigError
 from prefactory.step import FittedFilter, State
-from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of
+from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of, text_of
 
 OTHER_SPACE = r"\s\s+|[\s--\x20]"
 """White space that is not one space already (five times as fast as every run of it)."""
@@ -46,6 +47,8 @@ class ExactDuplicates(FittedFilter):
     - `prompt`: of pairs one row per prompt stays. Of responses the rows of one `prompt_id` stay
       among prompts that are the same when normalised; all answers to that prompt stay.
     - `response`: the answer alone; of pairs the unordered two answers, whatever the prompt.
+    - `chosen`, `rejected`: of pairs that answer alone, whatever the prompt: an answer that is given
+      to many prompts stays once.
 
     The copy that stays has the best score of `keep_best` (of pairs the widest margin, chosen minus
     rejected; of prompts the best answer); equal or missing scores leave it to the lowest id.
@@ -55,6 +58,8 @@ class ExactDuplicates(FittedFilter):
 
     Attributes:
         on: the text that is compared.
+        shortest: texts of fewer characters (yes, 42, B) are no duplicates; of pairs and rows the
+            texts that are compared, joined.
         keep_best: objective whose score chooses the copy that stays.
         on_contradiction: `drop_both` takes out every copy of a pair that is labelled both ways;
             `keep_first` keeps the copy chosen as above, and its label.
@@ -65,7 +70,8 @@ class ExactDuplicates(FittedFilter):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
 
-    on: Literal["row", "prompt", "response"] = "row"
+    on: Literal["row", "prompt", "response", "chosen", "rejected"] = "row"
+    shortest: int = Field(default=0, ge=0)
     keep_best: str | None = Field(default=None, min_length=1)
     on_contradiction: Literal["drop_both", "keep_first"] = "drop_both"
     nfc: bool = True
@@ -73,7 +79,13 @@ class ExactDuplicates(FittedFilter):
     whitespace: bool = True
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
-        """The scores of `keep_best` (Float64), if it is set."""
+        """The scores of `keep_best` (Float64), if it is set.
+
+        Raises:
+            ConfigError: `on` names an answer of pairs and the rows are none.
+        """
+        if self.on in SIDES and shape != Shape.PAIRS:
+            raise ConfigError(f"on: {self.on}: these rows are no pairs; say on: response")
         return {} if self.keep_best is None else score_columns(self.keep_best, shape)
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
@@ -91,16 +103,23 @@ class ExactDuplicates(FittedFilter):
         """
         shape = shape_of(table)
         sides = ["response"] if shape == Shape.RESPONSES else list(SIDES)
-        compared = {"row": ["prompt", *sides], "prompt": ["prompt"], "response": sides}[self.on]
+        compared = {"row": ["prompt", *sides], "prompt": ["prompt"], "response": sides}.get(
+            self.on, [self.on]
+        )
         keys = pl.DataFrame([self._digests(table, name) for name in compared])
         forward = pl.lit(None, dtype=pl.Boolean)
         parts = [pl.col(name) for name in compared]
-        if shape == Shape.PAIRS and self.on != "prompt":
+        if shape == Shape.PAIRS and self.on in ("row", "response"):
             chosen, rejected = parts[-2:]
             parts[-2:] = [pl.min_horizontal(chosen, rejected), pl.max_horizontal(chosen, rejected)]
             if self.on == "row":
                 forward = pl.when(chosen != rejected).then(chosen < rejected)
         keys = keys.select(key=pl.concat_str(parts), forward=forward)
+        if self.shortest:
+            sizes = [text_of(pl.col(c)).fill_null("").str.len_chars() for c in compared]
+            short = table.select(s=pl.sum_horizontal(sizes) < self.shortest)["s"]
+            alone = pl.when(short).then(pl.concat_str(pl.lit("alone "), table[ROW_ID[shape]]))
+            keys = keys.with_columns(key=alone.otherwise("key"))
         return table.select(
             ROW_ID[shape], unit=pl.col(self.unit(shape)), score=self._score(shape)
         ).with_columns(digests(keys["key"]), keys["forward"])

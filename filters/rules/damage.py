@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from filters.content.language.model import languages, versions
 from filters.content.language.scripts import scripts
+from filters.duplicates.exact import normalised
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, MissingPackageError
@@ -40,6 +41,8 @@ class Damage(Filter):
     Attributes:
         rules: which rules drop rows; by default all that need no vectors.
         rejected: whether `loop` and `garbled` drop pairs for their rejected answer too.
+        fold: whether `identical` looks past case, white space and Unicode form; such pairs may be
+            meant (a prompt that asks for capitals), so it is off.
         detector: what tells languages apart: `script` (needs nothing) or `model` (extra
             `language`; see `filters.Language`).
         encoder: sentence encoder of `off_topic`.
@@ -50,6 +53,7 @@ class Damage(Filter):
 
     rules: tuple[Rule, ...] = Field(default=OF_TEXT, min_length=1)
     rejected: bool = False
+    fold: bool = False
     detector: Detector = "script"
     encoder: Encoder = Field(default_factory=Encoder)
 
@@ -172,6 +176,8 @@ class Damage(Filter):
         rules = [r for r in self.rules if r != "garbled" or model is not None]
         hits = rules_of.damage(table, rules, model=model, relevance=relevance)
         hits = only_damage(hits, rejected=self.rejected)
+        if self.fold and "identical" in self.rules:
+            hits = pl.concat([hits, alike(table)])
         if model is not None:
             hits = without_foreign(hits, table, str(state.info["language"]), self.detector)
         first = hits.unique("row", keep="first", maintain_order=True)
@@ -181,6 +187,23 @@ class Damage(Filter):
 
     def _main(self, sample: pl.DataFrame) -> str:
         return main_language(sample, self.detector)
+
+
+def alike(table: pl.DataFrame) -> pl.DataFrame:
+    """Pairs whose answers differ in case, white space or Unicode form only, as hits."""
+    if shape_of(table) != Shape.PAIRS:
+        return pl.DataFrame(schema=rules_of.SCHEMA)
+    texts = (rules_of.answers(table, side) for side in SIDES)
+    chosen, rejected = (
+        t.to_frame().select(normalised(pl.first(), True, True, True)).to_series() for t in texts
+    )
+    return table.select(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
+        pl.col("pair_id").alias("id"),
+        pl.lit("identical").alias("rule"),
+        pl.lit("pair").alias("side"),
+        pl.lit("both answers are one text but for case and space").alias("detail"),
+    ).filter((chosen == rejected) & (chosen != ""))
 
 
 def only_damage(hits: pl.DataFrame, *, rejected: bool = False) -> pl.DataFrame:

@@ -25,14 +25,14 @@ class PairSanity(Filter):
     characters, divided by the longer text's length, is under `min_edit`). The detail is the number.
 
     Attributes:
-        max_ratio: greatest ratio of the longer to the shorter answer.
+        max_ratio: greatest ratio of the longer to the shorter answer; null for no such rule.
         unit: what lengths are counted in.
         min_edit: least normalised edit distance, in [0, 1]; 0 for no such rule.
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
 
-    max_ratio: float = Field(default=3.0, ge=1)
+    max_ratio: float | None = Field(default=3.0, ge=1)
     unit: Literal["characters", "words"] = "characters"
     min_edit: float = Field(default=0.05, ge=0, le=1)
 
@@ -53,7 +53,10 @@ class PairSanity(Filter):
             ratio=pl.when((chosen > 0) & (rejected > 0)).then(chosen / rejected),
         )
         ratio = pl.col("ratio")
-        apart = ratio.is_null() | (ratio > self.max_ratio) | (1 / ratio > self.max_ratio)
+        limit = self.max_ratio
+        apart = pl.lit(value=False)
+        if limit is not None:
+            apart = ratio.is_null() | (ratio > limit) | (1 / ratio > limit)
         texts = texts.with_columns(apart=apart).with_columns(edit=self._edits(texts, apart))
         return verdict(
             texts,

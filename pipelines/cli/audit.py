@@ -58,6 +58,18 @@ def audit(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+    write_recipe: Annotated[
+        Path | None,
+        typer.Option(help="Write the cures of faulty rows as one recipe, and try it on the data."),
+    ] = None,
+    suspects: Annotated[
+        bool,
+        typer.Option("--suspects", help="The recipe also drops the least trusted fifth of labels."),
+    ] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Publish the mended rows there [--write-recipe: a temporary folder]."),
+    ] = None,
 ) -> None:
     """Look for faults in preference data: a page for people, JSON for machines, gates."""
     from audit import summary
@@ -84,8 +96,32 @@ def audit(
         console.print(f"\npage  {folder / 'audit.html'}", markup=False)  # type: ignore[operator]
         console.print(f"json  {folder / 'audit.json'}", markup=False)  # type: ignore[operator]
         console.print(f"rows  {folder / 'findings.parquet'}", markup=False)  # type: ignore[operator]
+    if write_recipe is not None:
+        from pipelines.mend import mend
+
+        source = {"path": dataset, "layout": layout, "mapping": mapping_of(mapping)}
+        fields = {**source, "split": split, "config": config}
+        done = mend(
+            found, _source(dataset, table, fields), write_recipe, suspects=suspects, home=home,
+            options={"seed": seed, "embeddings": embeddings, "against": against or ()},
+        )  # fmt: skip
+        told.print(done.summary(), markup=False, soft_wrap=True)
     if found.failures:
         raise typer.Exit(1)
+
+
+def _source(dataset: str, table: str | None, fields: dict[str, object]) -> dict[str, object]:
+    """The `source:` of a recipe that reads what was audited; of a version the folder of a table."""
+    from audit.loading import version_of
+    from catalog.versions import Catalog
+
+    version = version_of(dataset, Catalog())
+    if version is not None:
+        name = table or next(iter(version.manifest.tables))
+        return {"path": str(version.path / name)}
+    given = {k: v for k, v in fields.items() if v and not (k == "layout" and v == "auto")}
+    path = Path(dataset).expanduser()
+    return {**given, "path": str(path.absolute()) if path.exists() else dataset}
 
 
 def _slug(name: str) -> str:

@@ -100,7 +100,7 @@ def test_a_version_has_no_such_table(tmp_path, catalog, monkeypatch):
     version = SimpleNamespace(
         ref="a@1", manifest=SimpleNamespace(tables={"pairs": SimpleNamespace(splits={})})
     )
-    monkeypatch.setattr("audit.loading._version", lambda *_: version)
+    monkeypatch.setattr("audit.loading.version_of", lambda *_: version)
     with pytest.raises(DataError, match=r"a@1 has no table 'goal_pairs'; it has: pairs"):
         load("a", catalog, table="goal_pairs")
 

@@ -82,13 +82,13 @@ def test_a_system_message_first_and_a_tool_last_are_in_order():
 
 def test_empty_answers_count_by_side_and_with_those_left_out():
     found = one(
-        "empty", table([*rows(298), ("p", " ", "text"), ("q", "text", "...")]), intake=INTAKE
+        "empty", table([*rows(298), ("p", " ", "text"), ("q", "text", "\u200b")]), intake=INTAKE
     )
     assert found.metrics["chosen"].value == pytest.approx(1 / 300)
     assert found.metrics["rejected"].value == pytest.approx(1 / 300)
     assert found.metrics["answers"].value == pytest.approx(3 / 301)
     assert found.severity is Severity.WARNING
-    assert found.recipe == ("- filters.Quality: {}",)
+    assert found.recipe == ("- filters.Damage: {rules: [empty]}",)
 
 
 FAULTY_ROWS = [
@@ -170,9 +170,13 @@ def test_answers_to_other_prompts_are_off_topic():
 
 def test_identical_sides_after_folding():
     found = one("identical", table([*rows(99), ("p", "The  same ANSWER", "the same answer")]))
-    assert found.metrics["pairs"].value == pytest.approx(0.01)
+    assert found.metrics["pairs"].value == 0  # case may be what was asked for
+    assert found.metrics["case_only"].value == pytest.approx(0.01)
     assert found.metrics["nearly"].value == 0
-    assert found.examples[0].note == "nothing to choose between"
+    assert found.examples[0].note == "they differ in case, space or Unicode form only"
+    same = one("identical", table([*rows(99), ("p", "The answer ", "The answer")]))
+    assert same.metrics["pairs"].value == pytest.approx(0.01)
+    assert same.examples[0].note == "nothing to choose between"
 
 
 def test_nearly_identical_sides():

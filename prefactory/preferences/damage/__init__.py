@@ -2,7 +2,7 @@
 
 | rule | what it is | sides |
 |---|---|---|
-| `empty`, `identical` | an answer without text; two equal ones (both after strip) | pair |
+| `empty`, `identical` | nothing to be seen in an answer; two equal ones after strip | pair |
 | `role_leak` | the answer speaks for another turn, or holds a template token | each |
 | `trailing_cue` | its last line cues another turn (`Answer:`) | each |
 | `template` | template or end tokens in one answer only | pair |
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from prefactory.context import Context
 from prefactory.preferences.damage import garbled as letters
 from prefactory.preferences.damage.loops import loops
-from prefactory.preferences.damage.marks import has_token, marks, unfinished
+from prefactory.preferences.damage.marks import VISIBLE, has_token, marks, unfinished
 from prefactory.preferences.damage.relevance import (
     CONVERSATION,
     EVASIVE,
@@ -112,7 +112,9 @@ def damage(
     if shape == Shape.PAIRS:
         parts += _of_pairs(ids, texts["chosen"], texts["rejected"], rules)
     elif "empty" in rules:
-        parts.append(_hits(ids, "empty", "response", texts["response"] == "", "no text"))
+        parts.append(
+            _hits(ids, "empty", "response", ~texts["response"].str.contains(VISIBLE), "no text")
+        )
     for side, text in texts.items():
         parts += _of_answers(ids, side, text, rules)
         if "garbled" in rules:
@@ -195,10 +197,11 @@ def _of_pairs(
     ids: pl.Series, chosen: pl.Series, rejected: pl.Series, rules: Sequence[str]
 ) -> list[pl.DataFrame]:
     found = []
-    empty = (chosen == "") | (rejected == "")
+    blank = [~text.str.contains(VISIBLE) for text in (chosen, rejected)]
+    empty = blank[0] | blank[1]
     if "empty" in rules:
-        for side, text in zip(SIDES, (chosen, rejected), strict=True):
-            found.append(_hits(ids, "empty", side, text == "", "no text"))
+        for side, none in zip(SIDES, blank, strict=True):
+            found.append(_hits(ids, "empty", side, none, "no text"))
     if "identical" in rules:
         same = (chosen == rejected) & ~empty
         found.append(_hits(ids, "identical", OF_PAIR, same, "both answers are one text"))

@@ -1,0 +1,167 @@
+"""One recipe of the cures that an audit prints, run on the data at hand: what each line takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from audit import CHECKS, Audit, Severity
+from pipelines.api import Recipe, audit
+from prefactory.errors import ConfigError
+
+SUSPECTS = "- filters.SuspectLabels: {by: share, share: 0.2, do: drop}   # the least trusted fifth"
+"""Line that `--suspects` adds, after the damage is out."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one line of the recipe did.
+
+    Attributes:
+        text: the line.
+        findings: whose cure it is.
+        taken: rows that it took.
+        unnamed: how many of them no finding names.
+    """
+
+    text: str
+    findings: tuple[str, ...]
+    taken: int
+    unnamed: int
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What became of the data.
+
+    Attributes:
+        recipe: the file.
+        lines: of the recipe, in order.
+        before, after: the audits.
+    """
+
+    recipe: Path
+    lines: tuple[Line, ...]
+    before: Audit
+    after: Audit
+
+    def summary(self) -> str:
+        """What each line took, and what the audit says afterwards."""
+        if not self.lines:
+            return f"{self.recipe}: no finding names rows that a step could take out"
+        told = ["", "  rows taken  no finding names  line"]
+        for line in self.lines:
+            text = line.text.removeprefix("- ").partition("   #")[0]
+            told.append(f"  {line.taken:>10,}  {line.unnamed:>16,}  {text}")
+        counts = ", ".join(f"{n} {word}" for word, n in self.after.counts().items() if n)
+        told.append(f"\n{self.before.rows:,} rows before, {self.after.rows:,} after: {counts}")
+        told += [
+            f"  {f.severity.word:<8} {f.check}: {f.headline}"
+            for f in sorted(self.after.findings, key=lambda f: -f.severity)
+            if f.severity > Severity.NOTE
+        ]
+        return "\n".join([*told, f"\nrecipe {self.recipe}"])
+
+
+def lines_of(found: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ...]]:
+    """The recipe lines that take out faulty rows, each with the findings whose cure it is."""
+    faulty = {check.name for check in CHECKS if check.faulty_rows}
+    lines: dict[str, tuple[str, ...]] = {}
+    for finding in found.findings:
+        if finding.check not in faulty or finding.severity < Severity.NOTE:
+            continue
+        for line in finding.recipe:
+            if line.startswith("- ") and line not in finding.report.choices:
+                lines[line] = (*lines.get(line, ()), finding.check)
+    if suspects:
+        lines[SUSPECTS] = ("labels",)
+    return lines
+
+
+def text_of(found: Audit, source: Mapping[str, Any], lines: Sequence[str]) -> str:
+    """The recipe as YAML, with what is not applied as comments."""
+    name = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")[:40] or "data"
+    head = {"name": f"mended-{name}", "source": dict(source)}
+    text = [
+        f"# Takes out the faulty rows that the audit of {json.dumps(found.name)} found.",
+        yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(),
+        "steps:" if lines else "steps: []",
+        *(f"  {line}" for line in lines),
+    ]
+    left = [
+        f for f in found.findings if f.severity > Severity.OK and not set(f.recipe) & set(lines)
+    ]
+    if left:
+        text += [
+            "",
+            "# Not applied: matters of balance or of the source, which no rule can decide.",
+        ]
+    for finding in left:
+        headline = " ".join(finding.headline.split())
+        text.append(f"# {finding.severity.word} {finding.check}: {headline}")
+        text += [f"#   {line}" for line in finding.recipe]
+    return "\n".join(text) + "\n"
+
+
+def mend(
+    found: Audit,
+    source: Mapping[str, Any],
+    path: Path,
+    *,
+    suspects: bool = False,
+    home: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Mended:
+    """Write the recipe of an audit's cures, run it, and audit what is left.
+
+    Args:
+        found: the audit.
+        source: fields of the `source:` that was audited.
+        path: where to write the recipe.
+        suspects: also drop the least trusted fifth of the labels.
+        home: where to publish the mended rows; a temporary folder if None.
+        options: of the audit (`seed`, `embeddings`, `against`).
+
+    Raises:
+        ConfigError: the file can't be written.
+        PrefactoryError: the recipe fails on the data.
+    """
+    lines = lines_of(found, suspects=suspects)
+    try:
+        path.write_text(text_of(found, source, list(lines)), "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--write-recipe {str(path)!r}: {error.strerror}") from error
+    if not lines:
+        return Mended(path, (), found, found)
+    if home is not None:
+        return _run(found, path, lines, home, options or {})
+    with tempfile.TemporaryDirectory(prefix="prefactory-mend-") as folder:
+        return _run(found, path, lines, Path(folder), options or {})
+
+
+def _run(
+    found: Audit,
+    path: Path,
+    lines: Mapping[str, tuple[str, ...]],
+    home: Path,
+    options: Mapping[str, Any],
+) -> Mended:
+    recipe = Recipe.from_yaml(path)
+    version = recipe.run(home)
+    named = set(found.rows_named()["row"].drop_nulls())
+    taken = version.ledger()
+    told = []
+    for placed, (line, findings) in zip(recipe.steps, lines.items(), strict=True):
+        rows = taken.filter(pl.col("step") == placed.label)["row_id"]
+        unnamed = rows.filter(~rows.is_in(list(named))).len()
+        told.append(Line(line, findings, rows.len(), unnamed))
+    after = audit(version, home=home, **options)
+    return Mended(path, tuple(told), found, after)

@@ -1,0 +1,135 @@
+"""Cures that cure: plant a fault, audit, run exactly the printed lines, audit again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from audit import CHECKS, Intake, Severity, audit
+from filters.contamination.benchmarks import read_benchmark
+from prefactory.run import execute
+from prefactory.stages import Options, thread_mapper
+from prefactory.store import Store
+from tests.audit.cases import EMBEDDING, NO_EMBEDDING, embed, rows, table
+from tests.helpers import one_file, recipe, view
+
+N = 300
+
+
+def planted(change, n=24):
+    """Pairs of which the first n are changed."""
+    data = rows(N)
+    return table([change(i, *row) if i < n else row for i, row in enumerate(data)])
+
+
+def shuffled(i, prompt, chosen, rejected):
+    rng = np.random.default_rng(i)
+    words = ["".join(rng.permutation(list(w * 2))) for w in chosen.split()]
+    return prompt, " ".join(words), rejected
+
+
+def many_prompts(change, n=24):
+    """The same with the first rows made of the last ones."""
+    data = rows(N)
+    return table([change(*data[N - 1 - i]) if i < n else row for i, row in enumerate(data)])
+
+
+def off_topic():
+    topics = [chr(97 + i % 26) * 2 + chr(97 + i // 26) for i in range(N)]
+    told = [" ".join([t * 3] * 30) for t in topics]
+    data = [(f"{t * 9} what {t * 9}", told[i], r[2])
+            for i, (t, r) in enumerate(zip(topics, rows(N), strict=True))]  # fmt: skip
+    for i in range(24):
+        data[i] = (data[i][0], told[i + 13 * 5], data[i][2])
+    return table(data)
+
+
+FAULTS = {
+    "schema": lambda: planted(lambda i, p, c, r: (" " * (i + 1), c, r)),
+    "empty": lambda: planted(lambda i, p, c, r: (p, "\u200b", r)),
+    "damaged": lambda: planted(
+        lambda i, p, c, r: (p, f"word {i} " * 60 if i % 2 else "x" * 300 + str(i), r)
+    ),
+    "garbled": lambda: planted(shuffled),
+    "off_topic": off_topic,
+    "role_leaks": lambda: planted(lambda i, p, c, r: (p, f"{c}\n\nHuman: {p}\n\nAssistant:", r)),
+    "leftovers": lambda: planted(
+        lambda i, p, c, r: (p, c + (" </s>", " [[A]]", " caf\u00c3\u00a9")[i % 3], r)
+    ),
+    "identical": lambda: planted(lambda i, p, c, r: (p, c, c if i % 2 else f"{c[:-1]}!")),
+    "contradictions": lambda: many_prompts(lambda p, c, r: (p, r, c)),
+    "duplicates": lambda: many_prompts(lambda p, c, r: (p.upper(), f"{c} ", r)),
+    "near_duplicates": lambda: many_prompts(lambda p, c, r: (f"so {p}", f"well {c}", f"well {r}")),
+    "collapse": lambda: planted(lambda i, p, c, r: (p, "One answer to all of the questions.", r)),
+}
+WITH_ROWS = [check.name for check in CHECKS if check.faulty_rows]
+
+
+def one_check(name, data, options):
+    check = next(c for c in CHECKS if c.name == name)
+    return audit(data, options, Intake(license="mit"), checks=[check]).findings[0]
+
+
+def mended(data, lines, tmp_path):
+    """The rows that are left after a run of exactly these lines."""
+    steps = recipe(*yaml.safe_load("\n".join(lines)))
+    options = Options(workers=1, embed=lambda _, texts: embed(texts))
+    done = execute(steps, [one_file(data)], Store(tmp_path), thread_mapper(1), options)
+    return view(done, "pairs" if "pairs" in done.views else next(iter(done.views)))
+
+
+def options_of(name, tmp_path):
+    if name != "contamination":
+        return EMBEDDING if name == "off_topic" else NO_EMBEDDING
+    path = tmp_path / "bench.txt"
+    path.write_text("\n".join(p for p, *_ in rows(40, 5)), "utf-8")
+    return replace(NO_EMBEDDING, against=(read_benchmark(str(path)),))
+
+
+def spoiled(name):
+    if name == "contamination":
+        asked = [p for p, *_ in rows(40, 5)]
+        return planted(lambda i, p, c, r: (f"{asked[i]}", c, r))
+    if name == "leakage":
+        data = many_prompts(lambda p, c, r: (f"so {p}", c, r))
+        return data.with_columns(split=pl.Series(["test"] * 60 + ["train"] * (N - 60)))
+    return FAULTS[name]()
+
+
+@pytest.mark.parametrize("name", WITH_ROWS)
+def test_the_printed_lines_take_the_finding_away(name, tmp_path):
+    data, options = spoiled(name), options_of(name, tmp_path)
+    before = one_check(name, data, options)
+    assert before.severity > Severity.OK
+    lines = [line for line in before.recipe if line not in before.report.choices]
+    assert any(line.startswith("- ") for line in lines)
+    left = mended(data, lines, tmp_path)
+    after = one_check(name, left, options)
+    assert after.severity <= Severity.OK, after.headline
+    gone = set(data["pair_id"]) - set(left["pair_id"])
+    # the narrowest rule: what leaves is named; a leak goes by all near-copies of prompts
+    assert name == "leakage" or gone <= set(before.rows["row"]), len(gone - set(before.rows["row"]))
+    assert left.height >= N - 60
+
+
+def test_every_check_with_a_cure_of_rows_is_tested():
+    assert set(WITH_ROWS) == {*FAULTS, "contamination", "leakage"}
+
+
+def test_the_sets_without_a_fault_lose_no_row(tmp_path):
+    data = planted(lambda i, p, c, r: (p, c, r))
+    for name in WITH_ROWS:
+        if name not in ("contamination", "leakage", "off_topic"):
+            assert one_check(name, data, NO_EMBEDDING).recipe == (), name
+
+
+def test_case_only_answers_go_by_an_option(tmp_path):
+    data = planted(lambda i, p, c, r: (p, c, c.upper()))
+    found = one_check("identical", data, NO_EMBEDDING)
+    assert found.metrics["pairs"].value == 0
+    left = mended(data, found.recipe, tmp_path)
+    assert left.height == N - 24
