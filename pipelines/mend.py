@@ -17,8 +17,11 @@ from audit import CHECKS, Audit, Severity
 from pipelines.api import Recipe, audit
 from prefactory.errors import ConfigError
 
-SUSPECTS = "- filters.SuspectLabels: {by: share, share: 0.2, do: drop}   # the least trusted fifth"
-"""Line that `--suspects` adds, after the damage is out."""
+SUSPECTS = (
+    "- labelers.LabelTrust: {}",
+    "- filters.SuspectLabels: {by: share, amount: 0.2, do: drop}   # the least trusted fifth",
+)
+"""Lines that `--suspects` adds, after the damage is out."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def lines_of(found: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ..
             if line.startswith("- ") and line not in finding.report.choices:
                 lines[line] = (*lines.get(line, ()), finding.check)
     if suspects:
-        lines[SUSPECTS] = ("labels",)
+        lines |= dict.fromkeys(SUSPECTS, ("labels",))
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -110,7 +111,7 @@ def audit(
         raise typer.Exit(1)
 
 
-def _source(dataset: str, table: str | None, fields: dict[str, object]) -> dict[str, object]:
+def _source(dataset: str, table: str | None, fields: Mapping[str, object]) -> dict[str, object]:
     """The `source:` of a recipe that reads what was audited; of a version the folder of a table."""
     from audit.loading import version_of
     from catalog.versions import Catalog
