@@ -1,3 +1,4 @@
+import importlib
 import sys
 import textwrap
 
@@ -102,3 +103,17 @@ def test_a_function_beside_a_recipe_is_found_when_it_is_called(folders):
     assert one["fields"] == two["fields"]
     assert one["fields"]["function"] == "words.score"
     assert one["function_source"] != two["function_source"]
+
+
+def test_a_module_that_the_program_has_imported_itself_stays_one(folders, monkeypatch):
+    for folder in folders:
+        (folder / "own_module.py").write_text(f"FOLDER = {folder.name!r}\n")
+    monkeypatch.syspath_prepend(folders[0])
+    own = importlib.import_module("own_module")
+    found = []
+    for folder in folders:
+        with beside(folder):
+            found.append(import_module("own_module"))
+    del sys.modules["own_module"]
+    assert found[0] is own
+    assert found[1].FOLDER == "b"
