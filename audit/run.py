@@ -26,7 +26,7 @@ from prefactory import notebook
 from prefactory.notebook import Page
 from prefactory.tables import Shape
 
-log = logging.getLogger("prefactory.audit")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def audit(
         with threadpool_limits(1):  # matrices are small: more threads cost time and last digits
             findings.append(_finding(check, subject, gates))
         seconds[check.name] = time.monotonic() - started
-        log.debug("%s: %.2f s", check.name, seconds[check.name])
+        _LOG.debug("%s: %.2f s", check.name, seconds[check.name])
     return Audit(
         name=intake.name,
         shape=subject.shape,

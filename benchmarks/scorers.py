@@ -33,8 +33,8 @@ from labelers import (
     TextStatistics,
     Weigh,
 )
-from labelers.combine.compare import palette_of
 from labelers.rules import r3 as text_scores
+from pipelines.compare import palette_of
 from prefactory.apply import apply_labeler, table_for
 from prefactory.context import Context
 from prefactory.engines.vectors import shared_store

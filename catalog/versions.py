@@ -29,7 +29,7 @@ from prefactory.recipe import NAME
 from prefactory.store import file_digest
 from prefactory.tables import Shape, digests
 
-log = logging.getLogger("prefactory.catalog")
+_LOG = logging.getLogger(__name__)
 UNLISTED = ("manifest.json", "provenance.json")
 
 
@@ -231,7 +231,7 @@ class Catalog:
             try:
                 found.append(open_folder(path))
             except CatalogError as error:  # one damaged version must not hide the others
-                log.warning("skipped: %s", error)
+                _LOG.warning("skipped: %s", error)
         return found
 
     def get(self, ref: str) -> Version:

@@ -26,7 +26,7 @@ from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
 from prefactory.stages import Mapper, Options, Stage, common_schema
 
-log = logging.getLogger("prefactory")
+_LOG = logging.getLogger(__name__)
 
 SECTIONS = Sections(source=SourceSpec, train=METHODS)
 
@@ -104,7 +104,7 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
             shard_rows=settings.shard_rows,
             embed=embedder(settings),
             engine=engine,
-            on_stage=lambda stage: log.info(stage_line(stage)),
+            on_stage=lambda stage: _LOG.info(stage_line(stage)),
         )
         result = execute(recipe, sources, settings.store, mapper, options)
     shown = recipe.head.publish.report_rows
@@ -117,7 +117,7 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
         ) from error
     outcome = Outcome(published, result.stages)
     for method, config in recipe.train:
-        log.info("train %s", method)
+        _LOG.info("train %s", method)
         outcome.trained.append(train(method, config, published.version, settings))
     return outcome
 

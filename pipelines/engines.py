@@ -16,7 +16,7 @@ from pipelines.settings import Settings
 if TYPE_CHECKING:
     from prefactory.engines.accounts import Accounts
 
-log = logging.getLogger("prefactory")
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def engines(settings: Settings) -> Iterator[Callable[[Any], Any]]:
                 yield session.engine
         finally:
             for model, used in session.report().items():
-                log.info(used_line(model, used))
+                _LOG.info(used_line(model, used))
 
 
 def used_line(model: str, used: dict[str, Any]) -> str:
@@ -89,5 +89,5 @@ def _plain(accounts: Accounts, stop: threading.Event, console: Console) -> None:
     while not stop.wait(30):
         line = _line(accounts, started)
         if accounts.total().calls and line != said:
-            log.info("%s", line)
+            _LOG.info("%s", line)
             said = line

@@ -7,12 +7,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefactory import yamllines
+from prefactory.errors import ConfigError
 
 
 def nearest(word: str, known: list[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known word, or an empty text."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def split(word: str) -> tuple[str, Any]:
+    """Key and value of one `key=value` word; the value is read as YAML, or as a text.
+
+    Raises:
+        ConfigError: it is no such word.
+    """
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {word!r}: write key=value")
+    return key, yamllines.value(text)
+
+
+def nested(words: list[str]) -> dict[str, Any]:
+    """Mappings of `key=value` words, a level for each dot of a key.
+
+    Raises:
+        ConfigError: a word is none, or a key stands where another word put a value.
+    """
+    fields: dict[str, Any] = {}
+    for word in words:
+        key, value = split(word)
+        target, last = _descend(fields, key.split("."))
+        if target is None:
+            parent = key.rpartition(".")[0]
+            raise ConfigError(f"override {word!r}: {parent} has a value already, and so no {last}")
+        target[last] = value
+    return fields
 
 
 def apply_overrides(
@@ -33,11 +63,11 @@ def apply_overrides(
     """
     problems = []
     for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            problems.append(f"override {word!r}: write key=value")
+        try:
+            key, value = split(word)
+        except ConfigError as error:
+            problems += error.problems
             continue
-        value = yamllines.value(text)
         if value is None and _leave_out(data, key, lines):
             continue
         target, last = _target(data, key, keys)
@@ -92,5 +122,5 @@ def _descend(data: dict[str, Any], keys: list[str]) -> tuple[dict[str, Any] | No
     for key in keys[:-1]:
         data = data.setdefault(key, {}) if isinstance(data, dict) else {}
         if not isinstance(data, dict):
-            return None, ""
-    return (data, keys[-1]) if isinstance(data, dict) else (None, "")
+            return None, keys[-1]
+    return (data, keys[-1]) if isinstance(data, dict) else (None, keys[-1])

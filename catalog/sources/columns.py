@@ -195,7 +195,8 @@ def _series(values: list[Any], dtype: pl.DataType) -> pl.Series:
         return pl.Series(values, dtype=dtype, strict=True)
     if not all(_lists_where_due(v, dtype) for v in values):
         raise TypeError("a text can't stand for a list of texts")
-    array = pa.array(values, type=arrow_type(dtype))
+    empty = pl.Series([], dtype=dtype).to_arrow(compat_level=pl.CompatLevel.oldest())
+    array = pa.array(values, type=empty.type)
     column = pl.from_arrow(array)
     assert isinstance(column, pl.Series)  # noqa: S101 - an array always gives a series
     return column.cast(dtype)
@@ -212,15 +213,6 @@ def _lists_where_due(value: Any, dtype: Any) -> bool:  # noqa: ANN401 - JSON val
     if isinstance(dtype, pl.Struct) and isinstance(value, dict):
         return all(_lists_where_due(value.get(f.name), f.dtype) for f in dtype.fields)
     return True
-
-
-def arrow_type(dtype: Any) -> pa.DataType:  # noqa: ANN401 - a Polars dtype or its class
-    """Arrow type with the same names and values as a Polars dtype."""
-    if isinstance(dtype, pl.List):
-        return pa.large_list(arrow_type(dtype.inner))
-    if isinstance(dtype, pl.Struct):
-        return pa.struct([(f.name, arrow_type(f.dtype)) for f in dtype.fields])
-    return pl.Series([], dtype=dtype).to_arrow(compat_level=pl.CompatLevel.oldest()).type
 
 
 def said(texts: pl.Series, role: str) -> pl.Series:

@@ -24,6 +24,10 @@ from pipelines.cli import train as train_commands
 from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
 
+PACKAGES = (
+    "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit", "pipelines",
+)  # fmt: skip
+
 app = typer.Typer(
     name="prefactory",
     help="The factory for preference data: curate, label, publish and train.",
@@ -59,7 +63,8 @@ def settings(
         os.environ["PREFACTORY_HOME"] = str(home)
     quiet_environment(verbose)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("prefactory").setLevel(logging.INFO)
+    for package in PACKAGES:  # modules log under their own names
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def quiet_environment(verbose: bool) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from catalog.versions import Version
-    from labelers.combine.compare import Comparison, Counted
+    from pipelines.compare import Comparison, Counted
     from prefactory.step import Labeler
 
 COMBINERS = ("labelers.Combine", "labelers.MAP", "labelers.Weigh", "labelers.Normalise")
@@ -57,7 +57,7 @@ def compare_aggregations(
     soft minimum, Pareto rank, and the scores that the steps of --with add
     and none of them reads.
     """
-    from labelers.combine.compare import compare
+    from pipelines.compare import compare
     from pipelines.engines import engines
     from pipelines.settings import Settings
     from pipelines.vectors import embedder

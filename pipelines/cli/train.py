@@ -83,10 +83,11 @@ def _train(
     from pipelines.settings import Settings
     from pipelines.training import METHODS, train
     from prefactory.errors import ConfigError
+    from prefactory.overrides import nested
 
     settings = Settings()
     version = settings.catalog.get(ref)
-    fields = _fields(overrides)
+    fields = nested(overrides)
     if method not in ("embedding-reward", "preference-stack"):
         if model is None and "model" not in fields:
             raise ConfigError("--model is missing: the folder or hub id of the model to start from")
@@ -98,29 +99,6 @@ def _train(
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
     else:
         typer.echo(trained.summary)
-
-
-def _fields(overrides: list[str]) -> dict[str, Any]:
-    import yaml
-
-    from prefactory.errors import ConfigError
-
-    fields: dict[str, Any] = {}
-    for word in overrides:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise ConfigError(f"{word!r}: write key=value")
-        *parents, last = key.split(".")
-        target = fields
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"{word!r}: {parent} has a value already, and so no {last}")
-        try:
-            target[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{word!r}: {text!r} is no YAML value; quote it") from error
-    return fields
 
 
 def _config(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:

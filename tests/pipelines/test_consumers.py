@@ -130,7 +130,7 @@ WRONG = [
     ("train dpo small --model x betta=0.1", "unknown key 'betta'; did you mean 'beta'?"),
     ("train dpo small --model x beta=low", "'beta'"),
     ("train dpo small --model x beta", "write key=value"),
-    ("train dpo small --model x beta=[1", "'[1' is no YAML value"),
+    ("train dpo small --model x beta=[1", "'beta': Input should be a valid number"),
     ("train dpo small --model x lora=1 lora.r=2", "lora has a value already"),
     ("train dpo small --model x --table responses", "no table of pairs 'responses'; it has: pairs"),
     ("train dpo smal --model x", "did you mean 'small'?"),

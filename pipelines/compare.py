@@ -155,7 +155,7 @@ def fit(step: Labeler, answers: pl.DataFrame, ctx: Context) -> tuple[pl.DataFram
     """
     label = type(step).__name__
     if Shape.RESPONSES not in step.shapes:
-        raise ConfigError(f"labelers.combine.compare: {label} takes no responses")
+        raise ConfigError(f"{label} takes no responses")
     needs = step.needs(Shape.RESPONSES)
     missing = [c for c in needs if c not in answers.columns]
     if missing:

@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 
 from labelers import MAP, Combine, Normalise, Weigh
-from labelers.combine.compare import (
+from labelers.combine.palette import solve
+from pipelines.compare import (
     LABEL,
     PUBLISHED,
     WITHIN,
@@ -14,7 +15,6 @@ from labelers.combine.compare import (
     palette_of,
     without_spread,
 )
-from labelers.combine.palette import solve
 from prefactory.errors import ConfigError, DataError
 from tests.helpers import responses
 
