@@ -28,6 +28,7 @@ from .rubric.step import Rubric as Rubric
 from .rules.constraints import Constraints as Constraints
 from .rules.flames import FlamesRisk as FlamesRisk
 from .rules.r3 import R3 as R3
+from .rules.rule import Rule as Rule
 from .rules.statistics import TextStatistics as TextStatistics
 from .rules.verifiable import Verifiable as Verifiable
 from .stack.score import PreferenceScore as PreferenceScore

@@ -154,7 +154,7 @@ def fit(step: Labeler, answers: pl.DataFrame, ctx: Context) -> tuple[pl.DataFram
         DataError: what the step says of the data.
     """
     label = type(step).__name__
-    if Shape.RESPONSES not in step.shapes:
+    if Shape.RESPONSES not in step.takes():
         raise ConfigError(f"{label} takes no responses")
     needs = step.needs(Shape.RESPONSES)
     missing = [c for c in needs if c not in answers.columns]

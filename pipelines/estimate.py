@@ -53,7 +53,7 @@ def estimate(
     found = []
     for step in planned:
         shape_rows = prompts if step.shape == Shape.PROMPTS else rows
-        unpaired = step.shape not in step.placed.step.shapes  # two answers a pair, at most
+        unpaired = step.shape not in step.placed.step.takes()  # two answers a pair, at most
         for asked in step.placed.step.asks(shape_rows * (2 if unpaired else 1), prompts):
             found.append(_priced(step.placed.label, asked, known))
         rows, prompts = step.placed.step.grows(shape_rows, prompts)

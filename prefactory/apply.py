@@ -13,7 +13,7 @@ from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, check, join
 
 def table_for(step: Step, table: pl.DataFrame, shape: Shape) -> tuple[pl.DataFrame, Shape]:
     """The table that a step sees: the table itself, or the responses of pairs."""
-    if shape in step.shapes:
+    if shape in step.takes():
         return table, shape
     return unpair(table, step.needs(Shape.RESPONSES)), Shape.RESPONSES
 
@@ -22,15 +22,15 @@ def accepts(step: Step, shape: Shape) -> bool:
     """Tell whether a step can run on tables of a shape, directly or by unpairing."""
     by_unpairing = (
         shape == Shape.PAIRS
-        and Shape.RESPONSES in step.shapes
+        and Shape.RESPONSES in step.takes()
         and isinstance(step, Filter | Labeler)
     )
-    return shape in step.shapes or by_unpairing
+    return shape in step.takes() or by_unpairing
 
 
 def columns_added(step: Step, shape: Shape) -> dict[str, pl.DataType]:
     """Columns that a labeler adds to a table of this shape (with side prefixes if unpaired)."""
-    if shape in step.shapes:
+    if shape in step.takes():
         return step.adds(shape)
     adds = step.adds(Shape.RESPONSES)
     return {f"{side}_{name}": dtype for side in SIDES for name, dtype in adds.items()}
@@ -38,7 +38,7 @@ def columns_added(step: Step, shape: Shape) -> dict[str, pl.DataType]:
 
 def columns_needed(step: Step, shape: Shape) -> dict[str, pl.DataType]:
     """Columns that a step reads from a table of this shape (with side prefixes if unpaired)."""
-    if shape in step.shapes:
+    if shape in step.takes():
         return step.needs(shape)
     needs = step.needs(Shape.RESPONSES)
     return {f"{side}_{name}": dtype for side in SIDES for name, dtype in needs.items()}

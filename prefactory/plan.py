@@ -64,12 +64,12 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
     for i, placed in enumerate(recipe.steps):
         where = f"{recipe.path.name}: {placed.place}{placed.label}"
         if not accepts(placed.step, shape):
-            wanted = " or ".join(s.value for s in placed.step.shapes)
+            wanted = " or ".join(s.value for s in placed.step.takes())
             problems.append(
                 f"{where} works on {wanted}, but gets {shape.value} here{_bridge(placed, shape)}"
             )
             break
-        if rewriter and shape not in placed.step.shapes:
+        if rewriter and shape not in placed.step.takes():
             problems.append(
                 f"{where} reads the answers of pairs, whose prompts {rewriter} has rewritten by "
                 f"then: put it before {rewriter}"
@@ -148,7 +148,7 @@ def _missing(recipe: Recipe, i: int, name: str, shape: Shape, columns: Columns) 
 
 
 def _bridge(placed: Placed, shape: Shape) -> str:
-    if shape == Shape.RESPONSES and Shape.PAIRS in placed.step.shapes:
+    if shape == Shape.RESPONSES and Shape.PAIRS in placed.step.takes():
         return "; put labelers.Pairs before it"
     return ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import pydantic
@@ -167,7 +168,17 @@ def _leave_out(fields: dict[str, Any], model: BaseModel) -> None:
 
 
 def find_step(name: str) -> type[Step]:
-    """Import a step class by its dotted name.
+    """Import a step class by its dotted name; of a step that is made already, its class.
+
+    Raises:
+        ConfigError: if there is no such step, naming the nearest one.
+    """
+    found = find(name)
+    return type(found) if isinstance(found, Step) else found
+
+
+def find(name: str) -> type[Step] | Step:
+    """Import a step class, or a step that a module has made, by its dotted name.
 
     Raises:
         ConfigError: if there is no such step, naming the nearest one.
@@ -194,7 +205,14 @@ def find_step(name: str) -> type[Step]:
         ) from error
     names = [str(n) for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
     found = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
+    if isinstance(found, Step):
+        return found
     if not (isinstance(found, type) and issubclass(found, Step)) or found.is_abstract():
+        if isinstance(found, FunctionType):
+            raise ConfigError(
+                f"{name!r} is a plain function: write `filters.Rule: {{function: {name}}}` or "
+                "`labelers.Rule`, or put `@filters.Rule` above it"
+            )
         others = [n for n in names if n != attribute]
         hint = nearest(attribute, others).replace("'", f"'{module_name}.", 1)
         raise ConfigError(f"no step {name!r}{hint}")
@@ -331,7 +349,12 @@ class _Reader:
 
     def step(self, name: str, fields: dict[str, Any], i: int) -> Step | None:
         try:
-            return self.model(find_step(name), fields, ("steps", i, name))
+            found = find(name)
+            if not isinstance(found, Step):
+                return self.model(found, fields, ("steps", i, name))
+            if fields:
+                self.problem(("steps", i), f"{name} is a step with its fields set; it takes none")
+            return found
         except ConfigError as error:
             for text in error.problems:
                 self.problem(("steps", i), text)

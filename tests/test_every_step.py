@@ -45,6 +45,14 @@ def answer(request):
     return kinds[digest.digest()[0] % len(kinds)]
 
 
+def polite(prompt):
+    return ~prompt.str.contains("weekend|haiku")
+
+
+def questions(prompt, mark="!"):
+    return prompt.str.count_matches(mark, literal=True)
+
+
 SCRIPTED = {"engine": "scripted", "model": "any", "function": f"{__name__}.answer"}
 
 
@@ -97,6 +105,8 @@ FILES = {"filters.AgainstVersions": version, "filters.Decontaminate": benchmark}
 FIELDS = {
     "labelers.Constraints": {"constraints": [{"id": "detectable_format:title", "kwargs": {}}]},
     "labelers.Dimension": {"values": ["test"]},
+    "filters.Rule": {"function": f"{__name__}.polite"},
+    "labelers.Rule": {"function": f"{__name__}.questions", "options": {"mark": "?"}},
     "labelers.PAL": {"steps": 20, "starts": 1, "folds": 2, "dim": 4},
 }
 COLUMNS = {

@@ -97,7 +97,7 @@ class Scorer(Asking):
 
     def _check_labeler(self, labeler: Labeler | None) -> None:
         name = next(iter(self.step or {}), "")
-        if not isinstance(labeler, Labeler) or Shape.RESPONSES not in labeler.shapes:
+        if not isinstance(labeler, Labeler) or Shape.RESPONSES not in labeler.takes():
             raise ValueError(f"step: {name} is no labeler of answers")
         if labeler.scope != "row":
             raise ValueError(

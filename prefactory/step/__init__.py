@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from prefactory.beside import DIGEST, OURS, digest, public_name
 from prefactory.context import Context
 from prefactory.context import State as State
-from prefactory.contract import faults, misplaced, where
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.prompts import Prompted
+from prefactory.step.contract import faults, misplaced, where
 from prefactory.tables import ROW_ID, Shape, shape_of
 
 Scope = Literal["row", "prompt", "dataset"]
@@ -95,6 +95,10 @@ class Step(BaseModel):
         problems = [] if abstract else _problems(cls)
         if problems:
             raise ConfigError(problems)
+
+    def takes(self) -> tuple[Shape, ...]:
+        """Shapes that the step takes, with these fields."""
+        return self.shapes
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Columns, beyond those of the shape, that the step reads from a table of this shape."""
@@ -296,7 +300,17 @@ class Generator(Step, abstract=True):
         raise NotImplementedError
 
 
-_OPTIONAL = ("needs", "adds", "out_shape", "opens_engines", "asks", "grows", "fit_shard", "fit")
+_OPTIONAL = (
+    "takes",
+    "needs",
+    "adds",
+    "out_shape",
+    "opens_engines",
+    "asks",
+    "grows",
+    "fit_shard",
+    "fit",
+)
 _ATTRIBUTES = (
     "shapes", "scope", "version", "learns_labels", "parents", "new_prompts", "beside", "replaces"
 )  # fmt: skip
