@@ -23,6 +23,9 @@ _WORD = r"\w+|[^\w\s]+"
 class MessageCoverage(FittedFilter):
     """Measure system messages as they came out; on request cap sets of values that come too often.
 
+    A filter that stands beside the generators whose work it measures: recipes name it so, and a
+    step's name is part of its identity.
+
     Everything stays unless `most_alike` is set. The manifest and the report show, under "Learned
     from the data": rows by `system_source`; for each value system n, share and entropy by level and
     node (`catalog.values.coverage`); and of a sample of messages, drawn by row id, how many are

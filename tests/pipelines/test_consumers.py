@@ -134,7 +134,7 @@ WRONG = [
     ("train dpo small --model x lora=1 lora.r=2", "lora has a value already"),
     ("train dpo small --model x --table responses", "no table of pairs 'responses'; it has: pairs"),
     ("train dpo smal --model x", "did you mean 'small'?"),
-    ("train reward small --backend gpu", "choose embedding or trl"),
+    ("train reward small --backend gpu", "embedding or trl"),
     ("train reward small --backend embedding zzz=1", "options are: encoder, l2"),
     ("train ppo small", "Did you mean 'dpo'?"),
     ("export small --layout trl --out pairs.jsonl/x", "pairs.jsonl/x can't be made"),

@@ -27,6 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefactory.context import Context
+from prefactory.near.vectors import unit
 from prefactory.preferences.damage import garbled as letters
 from prefactory.preferences.damage.loops import loops
 from prefactory.preferences.damage.marks import VISIBLE, has_token, marks, unfinished
@@ -35,7 +36,6 @@ from prefactory.preferences.damage.relevance import (
     EVASIVE,
     off_topic,
     own_relevance,
-    unit,
 )
 from prefactory.tables import ROW_ID, SIDES, Shape, in_parts, last_user_text, shape_of, text_of
 

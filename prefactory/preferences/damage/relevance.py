@@ -85,12 +85,6 @@ def off_topic(
     )
 
 
-def unit(vectors: Floats) -> Floats:
-    """Vectors at length 1 (zero stays zero)."""
-    size = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(size, 1e-12))
-
-
 def evasive(found: pl.DataFrame, answers: pl.Series) -> bool:
     """Whether the answers off topic are rather short or evasive.
 
