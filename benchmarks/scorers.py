@@ -1,6 +1,6 @@
 """Which scorers and which combinations agree with people? Writes docs/scorers.md.
 
-    python -m benchmarks.scorers [--folds 5] [--home DIR] [--only NAME]
+    python -m benchmarks.scorers [--folds 5] [--home DIR] [--only NAME] [--stack]
 
 Human labels of ../shared/data. Prompts are cut into folds (prompts that open alike together), and
 every pair is scored by what was fitted on the other folds only: heads, scales, references, palettes
@@ -21,6 +21,7 @@ import polars as pl
 
 from benchmarks.evidence import all_gaps
 from benchmarks.human_labels import DATASETS, read_pairs
+from benchmarks.label_rows import NAMES, labelled
 from catalog.splits import group_key
 from labelers import (
     MAP,
@@ -34,6 +35,7 @@ from labelers import (
     Weigh,
 )
 from labelers.rules import r3 as text_scores
+from labelers.stack.step import length_rule
 from pipelines.compare import palette_of
 from prefactory.apply import apply_labeler, table_for
 from prefactory.context import Context
@@ -42,6 +44,7 @@ from prefactory.measures.calibration import calibration_errors, pairwise_accurac
 from prefactory.measures.disagreement import logistic_slope, margins
 from prefactory.measures.text_statistics import Statistic
 from prefactory.pages.wording import EN_DASH
+from prefactory.preferences.stack import Form, cross_fit, skill
 from prefactory.step import Labeler
 from prefactory.tables import Shape, digests, unpair
 from trainers.embedding_reward import choose_l2, fit_head
@@ -309,6 +312,55 @@ def page(found: dict[str, tuple[pl.DataFrame, list[dict[str, Any]]]], told: str,
     return "\n".join(lines).rstrip() + "\n"
 
 
+STACK = "## The preference stack"
+FORMS: tuple[Form, ...] = ("statistics", "joint", "stack", "auto")
+
+
+def stack_row(name: str) -> str:
+    """One set: the length rule, every form of `labelers.PreferenceStack`, and what is ahead."""
+    one = labelled(name)
+    margins = {form: cross_fit(one.rows, form) for form in FORMS}
+    rule = length_rule(one.length, margins["auto"], one.rows)["accuracy"]["value"]
+    cells = []
+    for form in FORMS:
+        told = skill(margins[form].margins, one.rows.clusters)
+        ahead = length_rule(one.length, margins[form], one.rows)["ahead"]
+        lead = f"{100 * ahead['value']:+.1f} ± {100 * ahead['se']:.1f}"
+        nothing = ", teaches nothing" if told.teaches_nothing else ""
+        cells.append(f"{told.accuracy.value:.3f} ± {told.accuracy.se:.3f} ({lead}{nothing})")
+    size = f"{len(one.rows):,} / {one.rows.clusters.max() + 1:,}"
+    return f"| {name} | {size} | {rule:.3f} | " + " | ".join(cells) + " |"
+
+
+def stack_section() -> list[str]:
+    """The table of the stack; made by `--stack` alone as well."""
+    lines = [
+        STACK,
+        "",
+        "`labelers.PreferenceStack` at its default (`auto`) and in each form, out of fold by",
+        "cluster of near-duplicate prompts, seed 0; in brackets what it is ahead of the length",
+        "rule, in points, with the paired standard error. Pairs with two equal answers, and UltraFeedback's",
+        "with equal scores, are left out; of UKP 1,500 pairs are drawn. Made by",
+        "`python -m benchmarks.scorers --stack`.",
+        "",
+        "| | pairs / clusters | length rule | " + " | ".join(FORMS) + " |",
+        "|---|--:|--:|" + "--:|" * len(FORMS),
+    ]
+    for name in NAMES:
+        lines.append(stack_row(name))
+        print(lines[-1], flush=True)
+    return [*lines, ""]
+
+
+def with_stack(text: str, section: list[str]) -> str:
+    """A page with its section on the stack replaced, or put before what to take from it."""
+    before, _, rest = text.partition(f"{STACK}\n")
+    if not rest:
+        before, mark, rest = text.partition(f"{TAKEN}\n")
+        return before + "\n".join(section) + "\n" + mark + rest
+    return before + "\n".join(section) + "\n" + TAKEN + "\n" + rest.partition(f"{TAKEN}\n")[2]
+
+
 TAKEN = "## What to take from it"
 METHOD = (
     "Held-out prompts: they are cut into folds (prompts that open alike together), and every pair",
@@ -334,7 +386,12 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--home", type=Path, default=Path(".prefactory/store"))
     parser.add_argument("--only", choices=list(DATASETS), help="one data set, printed only")
+    parser.add_argument("--stack", action="store_true", help="the stack's table only")
     options = parser.parse_args()
+    target = Path(__file__).resolve().parents[1] / "docs" / "scorers.md"
+    if options.stack:
+        target.write_text(with_stack(target.read_text("utf-8"), stack_section()), "utf-8")
+        return
     started = time.monotonic()
     names = [options.only] if options.only else list(DATASETS)
     found = {}
@@ -345,9 +402,9 @@ def main() -> None:
         f"Made by `python -m benchmarks.scorers --folds {options.folds}` in "
         f"{time.monotonic() - started:.0f} s on a CPU, with the vectors of earlier runs if any."
     )
-    target = Path(__file__).resolve().parents[1] / "docs" / "scorers.md"
     text = page(found, told, kept(target))
     if not options.only:
+        text = with_stack(text, stack_section())
         target.write_text(text, "utf-8")
     print(text)
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from benchmarks.human_labels import ordered
-from benchmarks.scorers import TAKEN, Fold, fold_groups, kept, numbers, verdict
+from benchmarks.scorers import STACK, TAKEN, Fold, fold_groups, kept, numbers, verdict, with_stack
 from labelers import Combine
 from prefactory.context import Context
 from tests.helpers import pairs
@@ -46,6 +46,15 @@ def test_what_people_wrote_about_the_numbers_stays(tmp_path):
     assert kept(target) == ""
     target.write_text(f"# Title\n\n{TAKEN}\n\n- one\n- two\n\n## hh\n\n| a |\n")
     assert kept(target) == "- one\n- two"
+
+
+def test_the_table_of_the_stack_takes_the_place_of_the_old_one():
+    text = f"# Title\n\n{TAKEN}\n\n- one\n\n## hh\n"
+    once = with_stack(text, [STACK, "", "| a |", ""])
+    assert once.index("| a |") < once.index(TAKEN)
+    twice = with_stack(once, [STACK, "", "| b |", ""])
+    assert "| a |" not in twice
+    assert twice == once.replace("| a |", "| b |")
 
 
 def test_what_is_fitted_sees_the_training_side_only():
