@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from catalog.arrow_folder import Table
-from catalog.report import charts, judges, read, samples, scores, stages, stats, tree_page
+from catalog.report import charts, judges, labels, read, samples, scores, stages, stats, tree_page
 from catalog.report.charts import Series
 from catalog.versions import read_manifest
 from prefactory.errors import PrefactoryError
@@ -63,6 +63,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         main=main,
         scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
         judges=judges.read(main["saved"], steps) if main else [],
+        labels=labels.read(steps),
         trees=trees,
         samples=texts,
         cut=samples.told_cut(texts),
