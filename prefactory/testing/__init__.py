@@ -1,6 +1,6 @@
 """For tests of steps, ours and yours: small readable tables, one step applied, its invariants."""
 
-from prefactory.testing.applied import Applied, apply_step, word_vectors
+from prefactory.testing.applied import Applied, apply_step, fitted, verdicts, word_vectors
 from prefactory.testing.invariants import broken_invariants, check_step
 from prefactory.testing.tables import (
     assistant,
@@ -22,6 +22,7 @@ __all__ = [
     "broken_invariants",
     "check_step",
     "example",
+    "fitted",
     "messages",
     "pairs",
     "prompts",
@@ -30,5 +31,6 @@ __all__ = [
     "texts",
     "turned",
     "user",
+    "verdicts",
     "word_vectors",
 ]

@@ -71,6 +71,36 @@ def opener() -> Callable[[Any], Any]:
     return engine
 
 
+def context(step: Step) -> Context:
+    """Seed 0, the step's name, `word_vectors`, and engines opened without a journal."""
+    return Context(step=step_name(type(step)), embed=word_vectors, engine=opener())
+
+
+def fitted(step: Step, *shards: pl.DataFrame, ctx: Context | None = None) -> Context:
+    """Fit a dataset step to the shards of a table: the context with its state."""
+    ctx = ctx or context(step)
+    shape = shape_of(shards[0])
+    parts = pl.concat([fit_shard(step, ctx.step, shard, shape, ctx) for shard in shards])
+    return replace(ctx, state=fit(step, ctx.step, parts, ctx))
+
+
+def verdicts(
+    step: Filter, table: pl.DataFrame, ctx: Context | None = None
+) -> list[tuple[str | None, str | None]]:
+    """(reason, detail) of every row of a table that a filter takes as it is, null where it stays.
+
+    A dataset step is fitted first if `ctx` holds no state.
+
+    Raises:
+        DataError: the step judges another number of rows, or gives other columns.
+    """
+    ctx = ctx or context(step)
+    if step.scope == "dataset" and ctx.state is None:
+        ctx = fitted(step, table, ctx=ctx)
+    apply_filter(step, ctx.step, table, shape_of(table), ctx)  # holds it to its promise
+    return step.keep(table, ctx).select("reason", "detail").rows()
+
+
 def apply_step(
     step: Step,
     table: pl.DataFrame | Sequence[pl.DataFrame],
@@ -93,10 +123,9 @@ def apply_step(
     if not accepts(step, shape):
         raise ConfigError(f"{step_name(type(step))} does not take {shape}")
     if ctx is None:
-        ctx = Context(step=step_name(type(step)), embed=word_vectors, engine=opener())
+        ctx = context(step)
     if step.scope == "dataset" and ctx.state is None:
-        parts = pl.concat([fit_shard(step, ctx.step, shard, shape, ctx) for shard in shards])
-        ctx = replace(ctx, state=fit(step, ctx.step, parts, ctx))
+        ctx = fitted(step, *shards, ctx=ctx)
     notes: dict[str, int] = {}
     rows, dropped = [], [ledger.empty()]
     for shard in shards:

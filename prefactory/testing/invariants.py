@@ -21,7 +21,7 @@ from prefactory.tables import (
     shape_of,
     with_ids,
 )
-from prefactory.testing.applied import Applied, apply_step, opener, word_vectors
+from prefactory.testing.applied import Applied, apply_step, context
 from prefactory.testing.tables import assistant, example, messages, turned, user
 
 INVARIANTS = (
@@ -84,7 +84,7 @@ def broken_invariants(
     unknown = sorted(set(skip) - set(INVARIANTS))
     if unknown:
         raise ValueError(f"no invariant {unknown[0]!r}; there are {', '.join(INVARIANTS)}")
-    ctx = ctx or Context(step=name, embed=word_vectors, engine=opener())
+    ctx = ctx or context(step)
     if table is None:
         shape = step.shapes[0]
         table = example(shape, columns_needed(step, shape))
@@ -174,7 +174,9 @@ class _Check:
         out = self.step.out_shape(self.shape)
         if self.shape != Shape.PAIRS or out != Shape.PAIRS:
             return
-        if difference(turned(turned(self.table)), with_ids(self.table, Shape.PAIRS)):
+        if difference(
+            turned(turned(self.table)), with_ids(self.table, Shape.PAIRS, keep_side_ids=True)
+        ):
             yield "turning the table twice does not give the table"
         back = turned(self.whole.rows)
         sided = [c for c in self.table.columns if c in back.columns and c.startswith(SIDES)]

@@ -11,13 +11,13 @@ from prefactory.errors import DataError
 from prefactory.tables import (
     COLUMNS,
     MESSAGES,
-    SIDES,
     Shape,
     canonical_order,
     text_of,
     with_ids,
     with_prompt_id,
 )
+from prefactory.turned import turned as turn
 
 Message = dict[str, str]
 Turns = str | Sequence[Message]
@@ -39,9 +39,10 @@ def system(text: str) -> Message:
     return {"role": "system", "content": text}
 
 
-def messages(*conversations: Sequence[Message]) -> pl.Series:
+def messages(*conversations: Sequence[Message] | None) -> pl.Series:
     """A column of conversations."""
-    return pl.Series([list(turns) for turns in conversations], dtype=MESSAGES)
+    rows = [None if turns is None else list(turns) for turns in conversations]
+    return pl.Series(rows, dtype=MESSAGES)
 
 
 def prompts(
@@ -118,12 +119,10 @@ def texts(table: pl.DataFrame, column: str) -> list[str]:
 
 
 def turned(table: pl.DataFrame) -> pl.DataFrame:
-    """PAIRS with chosen and rejected, and all columns of either side, exchanged."""
-    names = {}
-    for side, other in (SIDES, SIDES[::-1]):
-        names[side] = other
-        names |= {c: c.replace(side, other, 1) for c in table.columns if c.startswith(f"{side}_")}
-    return with_ids(table.rename(names), Shape.PAIRS)
+    """All PAIRS of a table turned round (see `prefactory.turned`)."""
+    every = pl.repeat(True, table.height, dtype=pl.Boolean, eager=True)
+    rows = turn(table, every, "", "_before").drop("_before")
+    return rows.with_columns(table["label_source"])
 
 
 _QUESTIONS: tuple[Turns, ...] = (

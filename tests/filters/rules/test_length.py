@@ -3,8 +3,8 @@ import pytest
 from pydantic import ValidationError
 
 from filters.rules.length import WORD, Length
-from prefactory.context import Context
 from prefactory.tables import COLUMNS, MESSAGES, Shape
+from prefactory.testing import verdicts
 
 
 def responses(*texts, prompt="Hi there?"):
@@ -21,25 +21,18 @@ def responses(*texts, prompt="Hi there?"):
     return pl.DataFrame(rows, schema=COLUMNS[Shape.RESPONSES])
 
 
-def judged(step, table):
-    answer = step.keep(table, Context())
-    assert answer.columns == ["reason", "detail"]
-    assert answer.height == table.height
-    return answer.rows()
-
-
 STAYS = (None, None)
 
 
 def test_default_drops_only_answers_without_text():
     table = responses("a", "", " \n\t", None, "👍")
     gone = ("too_short", "0 characters")
-    assert judged(Length(), table) == [STAYS, gone, gone, gone, STAYS]
+    assert verdicts(Length(), table) == [STAYS, gone, gone, gone, STAYS]
 
 
 def test_character_limits_are_inclusive_and_ignore_outer_space():
     table = responses("ab", "abc", " abcd \n", "abcde")
-    assert judged(Length(min_characters=3, max_characters=4), table) == [
+    assert verdicts(Length(min_characters=3, max_characters=4), table) == [
         ("too_short", "2 characters"),
         STAYS,
         STAYS,
@@ -49,7 +42,7 @@ def test_character_limits_are_inclusive_and_ignore_outer_space():
 
 def test_word_limits():
     table = responses("Don't", "one two", "one, two - three!", "... !!!")
-    assert judged(Length(min_characters=None, min_words=1, max_words=2), table) == [
+    assert verdicts(Length(min_characters=None, min_words=1, max_words=2), table) == [
         STAYS,
         STAYS,
         ("too_long", "3 words"),
@@ -78,18 +71,20 @@ def test_words_of_many_scripts(text, words):
 def test_prompt_limits_count_every_message():
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "one two"}]
     table = responses("fine").with_columns(pl.Series("prompt", [messages], dtype=MESSAGES))
-    assert judged(Length(prompt_max_words=4), table) == [STAYS]
-    assert judged(Length(prompt_max_words=3), table) == [("prompt_too_long", "4 words")]
-    assert judged(Length(prompt_min_words=5), table) == [("prompt_too_short", "4 words")]
-    assert judged(Length(prompt_max_characters=16), table) == [("prompt_too_long", "17 characters")]
-    assert judged(Length(prompt_min_characters=18), table) == [
+    assert verdicts(Length(prompt_max_words=4), table) == [STAYS]
+    assert verdicts(Length(prompt_max_words=3), table) == [("prompt_too_long", "4 words")]
+    assert verdicts(Length(prompt_min_words=5), table) == [("prompt_too_short", "4 words")]
+    assert verdicts(Length(prompt_max_characters=16), table) == [
+        ("prompt_too_long", "17 characters")
+    ]
+    assert verdicts(Length(prompt_min_characters=18), table) == [
         ("prompt_too_short", "17 characters")
     ]
 
 
 def test_answer_is_judged_before_the_prompt():
     table = responses("", prompt="long prompt")
-    assert judged(Length(prompt_max_words=1), table) == [("too_short", "0 characters")]
+    assert verdicts(Length(prompt_max_words=1), table) == [("too_short", "0 characters")]
 
 
 def test_no_limit_at_all_is_refused():
@@ -98,9 +93,9 @@ def test_no_limit_at_all_is_refused():
 
 
 def test_empty_table_and_megabyte_text():
-    assert judged(Length(), responses()) == []
+    assert verdicts(Length(), responses()) == []
     table = responses("wörter " * 200_000)
-    assert judged(Length(max_words=199_999), table) == [("too_long", "200000 words")]
+    assert verdicts(Length(max_words=199_999), table) == [("too_long", "200000 words")]
 
 
 def test_limits_out_of_order_are_refused():

@@ -13,6 +13,7 @@ from labelers.combine import scoring
 from prefactory.apply import apply_labeler
 from prefactory.context import Context
 from prefactory.tables import MESSAGES, Shape, canonical_order, join_sides, with_ids
+from prefactory.testing import fitted
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -37,11 +38,6 @@ def answers(prompts=None, **scores):
         }
     )
     return with_ids(table, Shape.RESPONSES)
-
-
-def fitted(step, table):
-    parts = step.fit_shard(table, Context())
-    return Context(state=step.fit(parts.sort(parts.columns[0]), Context()))
 
 
 def combined(step, table, ctx=None):
@@ -270,7 +266,8 @@ def test_a_million_answers_of_eight_objectives():
         }
     )
     step = logsigmoid(weights={str(i): 1 for i in range(k)}, scale="pooled")
-    ctx = fitted(step, table)
+    parts = step.fit_shard(table, Context()).sort("response_id")
+    ctx = Context(state=step.fit(parts, Context()))
     found = step.label(table, ctx).to_series().to_numpy()
     assert ctx.state.info["objectives"]["0"]["within_sd"] == pytest.approx(1, abs=0.01)
     few = table.slice(400, 4)

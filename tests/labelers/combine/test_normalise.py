@@ -11,9 +11,9 @@ from scipy.stats import rankdata
 
 from labelers import Normalise
 from labelers.combine import normalise
-from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.tables import Shape
+from prefactory.testing import fitted
 from tests.helpers import responses
 
 
@@ -22,12 +22,6 @@ def answers(prompts=None, **scores):
     prompts = prompts or ["q"] * n
     columns = {f"score_{k}": pl.Series(v, dtype=pl.Float64) for k, v in scores.items()}
     return responses(*[(p, f"a{i}") for i, p in enumerate(prompts)], **columns)
-
-
-def fitted(step, *tables):
-    parts = pl.concat([step.fit_shard(t, Context()) for t in tables])
-    parts = parts.sort(parts.columns[0], maintain_order=True)
-    return Context(state=step.fit(parts, Context()))
 
 
 def normalised(step, table, ctx=None):

