@@ -48,13 +48,13 @@ def children(
     kept = table.drop([c for c in table.columns if c in fresh])
     if parent is not None:
         kept = kept.with_columns(pl.col("prompt_id").alias(parent))
-    made = kept.select(pl.all().gather(pl.Series(rows, dtype=pl.UInt32))).with_columns(
+    rows_made = kept.select(pl.all().gather(pl.Series(rows, dtype=pl.UInt32))).with_columns(
         pl.Series(name, values, dtype=dtype) for name, (dtype, values) in new.items()
     )
-    made = with_ids(made, shape)
+    rows_made = with_ids(rows_made, shape)
     first = list(COLUMNS[shape])
-    made = made.select(*first, *[c for c in made.columns if c not in first])
-    return canonical_order(made, shape)
+    rows_made = rows_made.select(*first, *[c for c in rows_made.columns if c not in first])
+    return canonical_order(rows_made, shape)
 
 
 def said(texts: Sequence[str], role: str = "assistant") -> Column:
@@ -88,12 +88,12 @@ def sides(
     """
     n = len(answers)
     each = [models] * n if isinstance(models[0] if models else "", str) else models
-    found: dict[str, Column] = {"label_source": text_column([label_source] * n)}
+    columns: dict[str, Column] = {"label_source": text_column([label_source] * n)}
     for i, side in enumerate(SIDES):
-        found[side] = said([pair[i] for pair in answers])
-        found[f"{side}_model"] = text_column([str(pair[i]) for pair in each])
-        found[f"{side}_origin"] = text_column([origins[i]] * n)
-    return found
+        columns[side] = said([pair[i] for pair in answers])
+        columns[f"{side}_model"] = text_column([str(pair[i]) for pair in each])
+        columns[f"{side}_origin"] = text_column([origins[i]] * n)
+    return columns
 
 
 ORIGINS: dict[str, pl.DataType] = {"chosen_origin": pl.String(), "rejected_origin": pl.String()}

@@ -53,7 +53,7 @@ def objects(text: str) -> list[dict[str, Any]]:
     """
     starts = [m.start() for m in re.finditer(r"\{", text)][-MOST_BRACES:]
     decoder = json.JSONDecoder(object_pairs_hook=_object, strict=False)
-    found: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
     end = 0
     for start in starts:
         if start < end:
@@ -64,27 +64,27 @@ def objects(text: str) -> list[dict[str, Any]]:
             if _BEGINS.match(text, start):
                 raise ValueError("The JSON of your answer is cut or invalid.") from error
             continue
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def _object(pairs: list[tuple[str, Any]]) -> _Object:
-    made = _Object(pairs)
-    made.twice = tuple(dict.fromkeys(k for k, v in pairs if made[k] is not v and made[k] != v))
-    return made
+    value = _Object(pairs)
+    value.twice = tuple(dict.fromkeys(k for k, v in pairs if value[k] is not v and value[k] != v))
+    return value
 
 
-def repeated(found: dict[str, Any]) -> list[str]:
+def repeated(value: dict[str, Any]) -> list[str]:
     """Keys of an object that came twice with different values, or twice up to folding."""
-    times = Counter(folded(k) for k in found)
-    alike = [k for k in found if times[folded(k)] > 1]
-    return list(dict.fromkeys([*getattr(found, "twice", ()), *alike]))
+    times = Counter(folded(k) for k in value)
+    alike = [k for k in value if times[folded(k)] > 1]
+    return list(dict.fromkeys([*getattr(value, "twice", ()), *alike]))
 
 
-def without(found: dict[str, Any], key: str) -> dict[str, Any]:
+def without(value: dict[str, Any], key: str) -> dict[str, Any]:
     """An object without a key, up to folding."""
-    kept = _Object({k: v for k, v in found.items() if folded(k) != key})
-    kept.twice = getattr(found, "twice", ())
+    kept = _Object({k: v for k, v in value.items() if folded(k) != key})
+    kept.twice = getattr(value, "twice", ())
     return kept
 
 
@@ -112,12 +112,12 @@ def fields(text: str, keys: Sequence[str]) -> dict[str, Any]:
             a sentence for the model.
     """
     wanted = {folded(key): key for key in keys}
-    found = [o for o in objects(after_thoughts(text)) if {folded(k) for k in o} & set(wanted)]
-    if not found:
+    candidates = [o for o in objects(after_thoughts(text)) if {folded(k) for k in o} & set(wanted)]
+    if not candidates:
         raise ValueError("Your answer has no JSON object with what was asked for.")
-    if any(o != found[0] for o in found[1:]):
+    if any(o != candidates[0] for o in candidates[1:]):
         raise ValueError("Your answer has several JSON objects that differ.")
-    last = found[-1]
+    last = candidates[-1]
     twice = repeated(last)
     if twice:
         raise ValueError(f"{', '.join(map(repr, twice))} is there twice.")

@@ -41,26 +41,26 @@ def results(ctx: Context, models: Sequence[EngineConfig], calls: Sequence[Call])
     Returns:
         One result per call, in the order of the calls.
     """
-    found: list[Result] = [Failure("no_answer", "never answered")] * len(calls)
+    replies: list[Result] = [Failure("no_answer", "never answered")] * len(calls)
     engines = [ctx.open(model) for model in models]
 
     def work(model: int) -> None:
         places = [i for i, call in enumerate(calls) if call.model == model]
 
         def done(place: int, result: Result) -> None:
-            found[places[place]] = result
+            replies[places[place]] = result
 
         if places:
             engines[model].run([calls[i].request for i in places], done)
 
     with ThreadPoolExecutor(max(1, len(models)), thread_name_prefix="model") as pool:
         list(pool.map(work, range(len(models))))
-    return found
+    return replies
 
 
 def outcomes(
     calls: Sequence[Call],
-    found: Sequence[Result],
+    replies: Sequence[Result],
     names: Sequence[str],
     truncated: Truncated = "keep",
 ) -> pl.DataFrame:
@@ -68,7 +68,7 @@ def outcomes(
 
     Args:
         calls: n calls.
-        found: their results.
+        replies: their results.
         names: of the models.
         truncated: whether an answer that ended at `max_tokens` counts.
 
@@ -77,7 +77,7 @@ def outcomes(
         (the engine's, `empty_answer` or `truncated`) and `detail`, which names the model.
     """
     rows: list[_Outcome] = []
-    for call, result in zip(calls, found, strict=True):
+    for call, result in zip(calls, replies, strict=True):
         name = names[call.model]
         if isinstance(result, Failure):
             rows.append((None, None, result.reason, f"{name}: {result.detail}"))

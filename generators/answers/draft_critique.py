@@ -122,13 +122,13 @@ class DraftCritique(Prompted, Asking, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """Draft, critique and final answer per prompt, and two verdicts."""
         critic = self.critic or self.model
-        found = [
+        asks = [
             Asks(self.model, 2 * rows, 2 * QUESTION_TOKENS, self.sampling.max_tokens),
             Asks(critic, rows, QUESTION_TOKENS + self.sampling.max_tokens, FORM_TOKENS),
         ]
         if self.judge is not None:
-            found.append(Asks(self.judge, 2 * rows, 2 * self.sampling.max_tokens, FORM_TOKENS))
-        return found
+            asks.append(Asks(self.judge, 2 * rows, 2 * self.sampling.max_tokens, FORM_TOKENS))
+        return asks
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make the pairs of a table's prompts.
@@ -171,8 +171,8 @@ class DraftCritique(Prompted, Asking, Generator):
                 "critique", prompt=task.text, draft=task.draft, queries=self.queries, mark=mark
             )
 
-        def take(task: _Draft, found: dict[str, Any]) -> None:
-            task.flaws, task.queries = found["flaws"], found["queries"][: self.queries]
+        def take(task: _Draft, answer: dict[str, Any]) -> None:
+            task.flaws, task.queries = answer["flaws"], answer["queries"][: self.queries]
             if not task.flaws:
                 task.fail("nothing_to_mend", "the critic finds no flaw")
 

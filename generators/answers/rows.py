@@ -51,10 +51,10 @@ def generated(table: pl.DataFrame, shape: Shape, answers: pl.DataFrame) -> Gener
     rows = _new_rows(base, shape, answers, failed)
     if shape == Shape.RESPONSES:
         rows = _beside(table, base, rows, failed)
-    gone = pl.DataFrame(schema={"row_id": pl.String, "reason": pl.String, "detail": pl.String})
+    dropped = pl.DataFrame(schema={"row_id": pl.String, "reason": pl.String, "detail": pl.String})
     if shape == Shape.PROMPTS:
-        gone = _without_answer(base, answers)
-    return Generated(canonical_order(rows, Shape.RESPONSES), gone)
+        dropped = _without_answer(base, answers)
+    return Generated(canonical_order(rows, Shape.RESPONSES), dropped)
 
 
 def prompt_rows(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
@@ -76,9 +76,11 @@ def _new_rows(
     good = answers.filter(pl.col("reason").is_null())
     own = good.drop("reason", "detail").with_columns(response=as_messages(pl.col("text")))
     own = own.join(failed, on="row", how="left", maintain_order="left").drop("text")
-    told = base.with_columns(parent_id=pl.col(ROW_ID[shape]))
-    told = told.drop(*[c for c in told.columns if c in own.columns], "response_id", strict=False)
-    rows = told.select(pl.all().gather(own["row"])).hstack(own.drop("row").get_columns())
+    parents = base.with_columns(parent_id=pl.col(ROW_ID[shape]))
+    parents = parents.drop(
+        *[c for c in parents.columns if c in own.columns], "response_id", strict=False
+    )
+    rows = parents.select(pl.all().gather(own["row"])).hstack(own.drop("row").get_columns())
     rows = with_ids(rows, Shape.RESPONSES).with_columns(
         same_samples=pl.len().over("response_id").cast(pl.Int64) - 1
     )
@@ -94,10 +96,10 @@ def _beside(
     copies = new.select("response_id", copies=pl.col("same_samples") + 1)
     counted = base.with_row_index("row").select(pl.col("row").cast(pl.Int64), "prompt_id")
     counted = counted.join(failed, on="row", how="left").drop("row")
-    told = [c for c in ("failed_samples", "failures", "parent_id") if c in table.columns]
+    carried = [c for c in ("failed_samples", "failures", "parent_id") if c in table.columns]
     before = pl.col("same_samples") if "same_samples" in table.columns else pl.lit(0, pl.Int64)
     old = (
-        table.drop(told)
+        table.drop(carried)
         .join(counted, on="prompt_id", how="left", maintain_order="left")
         .join(copies, on="response_id", how="left", maintain_order="left")
         .with_columns(

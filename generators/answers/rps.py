@@ -143,7 +143,7 @@ class RPS(Prompted, Sampled, Generator):
         systems = [self._message(w) for w in directions]
         calls = list(self._calls(base, systems, ctx))
         name = self.model.model
-        told = outcomes(calls, results(ctx, [self.model], calls), [name], self.truncated)
+        texts = outcomes(calls, results(ctx, [self.model], calls), [name], self.truncated)
         cosine = np.clip((directions * target).sum(axis=1), -1.0, 1.0)
         whole = np.tile(target, (n, 1))
         answers = pl.DataFrame(
@@ -156,7 +156,7 @@ class RPS(Prompted, Sampled, Generator):
                 "system_used": pl.Series(systems, dtype=pl.String),
             }
         )
-        answers = answers.hstack(told.get_columns()).with_columns(
+        answers = answers.hstack(texts.get_columns()).with_columns(
             model=pl.lit(name), origin=pl.lit(self.origin)
         )
         return generated(table, shape, answers)

@@ -144,8 +144,8 @@ class Responses(Sampled, Generator):
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """Every call an answer, beside those that are there."""
-        made = prompts * self.n * (self.per_prompt or len(self.models))
-        return made + (rows if rows > prompts else 0), made if self.new_prompts else prompts
+        answers = prompts * self.n * (self.per_prompt or len(self.models))
+        return answers + (rows if rows > prompts else 0), answers if self.new_prompts else prompts
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Answer the prompts of a table.
@@ -161,10 +161,10 @@ class Responses(Sampled, Generator):
         base = prompt_rows(table, shape)
         drawn = self._draws(base, ctx)
         calls = list(self._calls(base, drawn, ctx))
-        found = results(ctx, self.models, calls)
+        replies = results(ctx, self.models, calls)
         names = [m.model for m in self.models]
-        told = outcomes(calls, found, names, self.truncated)
-        answers = drawn.hstack(told.get_columns()).with_columns(
+        texts = outcomes(calls, replies, names, self.truncated)
+        answers = drawn.hstack(texts.get_columns()).with_columns(
             model=pl.Series([names[c.model] for c in calls], dtype=pl.String),
             origin=pl.Series([self._origin(names[c.model]) for c in calls], dtype=pl.String),
         )

@@ -110,10 +110,10 @@ class StylePairs(Prompted, Asking, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """Two answers per pair, and two verdicts."""
         calls = 2 * rows * self.per_prompt
-        found = [Asks(self.model, calls, QUESTION_TOKENS, self.sampling.max_tokens)]
+        asks = [Asks(self.model, calls, QUESTION_TOKENS, self.sampling.max_tokens)]
         if self.judge is not None:
-            found.append(Asks(self.judge, calls, 2 * self.sampling.max_tokens, FORM_TOKENS))
-        return found
+            asks.append(Asks(self.judge, calls, 2 * self.sampling.max_tokens, FORM_TOKENS))
+        return asks
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """`per_prompt` pairs per prompt."""
@@ -178,8 +178,8 @@ class StylePairs(Prompted, Asking, Generator):
                 "rule" if self.judge is None else "judge",
             ),
         }
-        made = children(table, [t.row for t in fine], new, Shape.PAIRS)
-        return made.unique("pair_id", keep="first", maintain_order=True)
+        rows = children(table, [t.row for t in fine], new, Shape.PAIRS)
+        return rows.unique("pair_id", keep="first", maintain_order=True)
 
 
 def _with_hidden(task: _Style) -> Conversation:

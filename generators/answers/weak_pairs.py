@@ -94,16 +94,16 @@ class WeakPairs(Sampled, Generator):
         models = (self.strong, self.weak)
         calls = list(self._calls(table, ctx))
         names = [m.model for m in models]
-        told = outcomes(calls, results(ctx, models, calls), names, self.truncated)
+        texts = outcomes(calls, results(ctx, models, calls), names, self.truncated)
         keys = pl.DataFrame(
             {
                 "row": pl.Series([c.row for c in calls], dtype=pl.Int64),
                 "sample": pl.Series([c.request.sample for c in calls], dtype=pl.Int64),
             }
         )
-        told = keys.hstack(told.drop("finish_reason").get_columns())
-        half = told.height // 2
-        strong, weak = told.head(half), told.tail(half).drop("row", "sample")
+        texts = keys.hstack(texts.drop("finish_reason").get_columns())
+        half = texts.height // 2
+        strong, weak = texts.head(half), texts.tail(half).drop("row", "sample")
         both = strong.hstack([c.alias(f"weak_{c.name}") for c in weak.get_columns()])
         both = both.with_columns(
             reason=pl.coalesce(
@@ -117,8 +117,8 @@ class WeakPairs(Sampled, Generator):
         lost = both.filter(pl.col("reason").is_null().any().over("row").not_())
         lost = lost.unique("row", keep="first", maintain_order=True)
         ids = table["prompt_id"].gather(lost["row"]).alias("row_id")
-        gone = lost.with_columns(ids).select("row_id", "reason", "detail")
-        return Generated(rows, gone)
+        dropped = lost.with_columns(ids).select("row_id", "reason", "detail")
+        return Generated(rows, dropped)
 
     def _calls(self, table: pl.DataFrame, ctx: Context) -> Iterator[Call]:
         sampling = self.sampling.drawn(ctx.seed)
@@ -131,10 +131,10 @@ class WeakPairs(Sampled, Generator):
 
     def _rows(self, table: pl.DataFrame, good: pl.DataFrame) -> pl.DataFrame:
         taken = [*COLUMNS[Shape.PAIRS], *self.adds(Shape.PROMPTS)]
-        told = table.drop(
+        prompts = table.drop(
             [c for c in taken if c in table.columns and c not in COLUMNS[Shape.PROMPTS]]
         )
-        rows = told.select(pl.all().gather(good["row"])).with_columns(
+        rows = prompts.select(pl.all().gather(good["row"])).with_columns(
             good["sample"],
             *good.select(as_messages(pl.col("text")).alias("chosen")).get_columns(),
             *good.select(as_messages(pl.col("weak_text")).alias("rejected")).get_columns(),

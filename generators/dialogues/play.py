@@ -148,16 +148,16 @@ class Dialogue(Task):
         heard = self.heard_by(target)
         left_out = max(0, len(heard) - memory - 1)
         named = len(scenario.actors) > 2
-        found: list[Message] = [{"role": "system", "content": self.told(target)}]
+        messages: list[Message] = [{"role": "system", "content": self.told(target)}]
         for line in [*heard[:1], *heard[1 + left_out :]]:
             own = line.turn.speaker == target
             role = "assistant" if own else "user"
             text = line.text if own or not named else _shown(scenario, line)
-            if found[-1]["role"] == role:
-                found[-1]["content"] += f"\n\n{text}"
+            if messages[-1]["role"] == role:
+                messages[-1]["content"] += f"\n\n{text}"
             else:
-                found.append({"role": role, "content": text})
-        return found
+                messages.append({"role": role, "content": text})
+        return messages
 
     def told(self, actor: str) -> str:
         """Role, goal and knowledge of an actor as one text."""
@@ -176,19 +176,19 @@ class Dialogue(Task):
         """What an actor thought last, oldest first."""
         return self.thoughts[actor][-most:] if most else []
 
-    def say(self, turn: Turn, said: Candidate) -> None:
+    def say(self, turn: Turn, candidate: Candidate) -> None:
         """Add a turn: its line, what it reveals, what its speaker thought."""
-        text = said.public
-        self.over = said.ends
+        text = candidate.public
+        self.over = candidate.ends
         revealed = []
         for fact in self.open_facts(turn.speaker):
-            if fact.id in said.facts or _folded(fact.text) in _folded(text):
+            if fact.id in candidate.facts or _folded(fact.text) in _folded(text):
                 fact.told = turn.number
                 revealed.append(fact.id)
-        if said.private:
-            self.thoughts[turn.speaker].append(said.private)
+        if candidate.private:
+            self.thoughts[turn.speaker].append(candidate.private)
         self.lines.append(Line(turn, text))
-        self.note(turn, revealed, said.tokens)
+        self.note(turn, revealed, candidate.tokens)
 
     def note(self, turn: Turn, revealed: list[str], tokens: int, dropped: bool = False) -> None:
         """Write down what happened in a turn."""
@@ -227,13 +227,13 @@ def read_turn(text: str, words: int, most_facts: int) -> dict[str, Any]:
     Raises:
         ValueError: it has another form, too many words or facts; a sentence for the model.
     """
-    found = TURN.parse(text)
-    count = len(found["public"].split())
+    parts = TURN.parse(text)
+    count = len(parts["public"].split())
     if count > TOLERANCE * words:
         raise ValueError(f"What you say has {count} words. Use at most {words}.")
-    if len(set(found["facts"])) > most_facts:
-        raise ValueError(f"You tell {len(set(found['facts']))} facts. Tell at most {most_facts}.")
-    return found
+    if len(set(parts["facts"])) > most_facts:
+        raise ValueError(f"You tell {len(set(parts['facts']))} facts. Tell at most {most_facts}.")
+    return parts
 
 
 def _shown(scenario: Scenario, line: Line) -> str:

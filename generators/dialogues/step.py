@@ -127,8 +127,8 @@ class Dialogues(TurnTaking, Generator):
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Columns with facts of actors, and the reference."""
         columns = [a.facts for a in self._scenario().actors if isinstance(a.facts, str)]
-        found: dict[str, pl.DataType] = dict.fromkeys(columns, pl.List(pl.String))
-        return {**found, **({self.reference: pl.String()} if self.reference else {})}
+        columns_needed: dict[str, pl.DataType] = dict.fromkeys(columns, pl.List(pl.String))
+        return {**columns_needed, **({self.reference: pl.String()} if self.reference else {})}
 
     def out_shape(self, shape: Shape) -> Shape:
         """PAIRS or RESPONSES."""
@@ -142,16 +142,16 @@ class Dialogues(TurnTaking, Generator):
         """A call per turn, `k` where it branches, and as many ratings."""
         scenario = self._scenario()
         played = rows * min(self.cells or 10**9, len(scenario.cells()))
-        found = []
+        asks = []
         for actor in scenario.actors:
             turns = [t for t in scenario.schedule() if t.speaker == actor.id]
             samples = sum(self.k if self._branches(scenario, t) else 1 for t in turns)
             engine = self.engine_of(actor.id)
-            found.append(Asks(engine, played * samples, 2 * QUESTION_TOKENS, FORM_TOKENS))
+            asks.append(Asks(engine, played * samples, 2 * QUESTION_TOKENS, FORM_TOKENS))
         if self.judge is not None:
             rated = played * self.k * self._branching(scenario)
-            found.append(Asks(self.judge, rated, 2 * QUESTION_TOKENS, FORM_TOKENS))
-        return found
+            asks.append(Asks(self.judge, rated, 2 * QUESTION_TOKENS, FORM_TOKENS))
+        return asks
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """A row, or `k`, per branching turn and cell."""
@@ -202,16 +202,16 @@ class Dialogues(TurnTaking, Generator):
             elif dialogue.reason is None:
                 dialogue.fail("no_turn_branched", f"{len(dialogue.branches)} turns were tried")
         rows = [k for d in dialogues for k in kept[id(d)]]
-        made = rows_of(table, scenario, rows, self.engine_of(scenario.target).model,
+        new_rows = rows_of(table, scenario, rows, self.engine_of(scenario.target).model,
                        self.origin, self.make)  # fmt: skip
-        return Generated(made, lost(table["prompt_id"], dialogues), missed(dialogues))
+        return Generated(new_rows, lost(table["prompt_id"], dialogues), missed(dialogues))
 
     def _dialogues(self, scenario: Scenario, table: pl.DataFrame, ctx: Context) -> list[Dialogue]:
         """A dialogue per case and cell, its roles filled."""
         cells = scenario.cells()
         columns = self._fact_columns(scenario, table)
         references = table[self.reference].to_list() if self.reference else [""] * table.height
-        found = []
+        dialogues = []
         prompts = zip(table["prompt_id"], table["prompt"].to_list(), strict=True)
         for row, (key, prompt) in enumerate(prompts):
             drawn = list(range(len(cells)))
@@ -225,11 +225,11 @@ class Dialogues(TurnTaking, Generator):
                 facts = {column: values[row] for column, values in columns.items()}
                 dialogue.cast_for(scenario, request_text(prompt), facts)
                 dialogue.reference = references[row] or ""
-                found.append(dialogue)
-        return found
+                dialogues.append(dialogue)
+        return dialogues
 
     def _fact_columns(self, scenario: Scenario, table: pl.DataFrame) -> dict[str, list[list[str]]]:
-        found = {}
+        columns = {}
         for actor in scenario.actors:
             if isinstance(actor.facts, str):
                 values = table[actor.facts].to_list()
@@ -238,8 +238,8 @@ class Dialogues(TurnTaking, Generator):
                         f"column {actor.facts!r} holds what only {actor.shown} knows; it is null "
                         "in some rows: give those an empty list"
                     )
-                found[actor.facts] = values
-        return found
+                columns[actor.facts] = values
+        return columns
 
     def _speak(self, scenario: Scenario, live: list[Dialogue], turn: Turn, ctx: Context) -> None:
         """One sample of a turn for each dialogue."""
@@ -281,11 +281,11 @@ class Dialogues(TurnTaking, Generator):
 
     def _kept(self, dialogue: Dialogue) -> list[Kept]:
         """Rows of a dialogue: a pair, or all distinct candidates, of each branch."""
-        found = []
+        kept = []
         for branch in dialogue.branches:
             if self.make == "responses":
                 texts = dict.fromkeys(c.public for c in branch.candidates)
-                found.append(Kept(dialogue, branch, list(texts)))
+                kept.append(Kept(dialogue, branch, list(texts)))
                 continue
             rated = sorted(
                 (c for c in branch.candidates if c.score is not None),
@@ -296,5 +296,5 @@ class Dialogues(TurnTaking, Generator):
             best, worst = rated[0].score or 0.0, rated[-1].score or 0.0
             if best - worst >= self.min_margin and rated[0].public != rated[-1].public:
                 both = [rated[0].public, rated[-1].public]
-                found.append(Kept(dialogue, branch, both, (best, worst)))
-        return found
+                kept.append(Kept(dialogue, branch, both, (best, worst)))
+        return kept

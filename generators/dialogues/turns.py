@@ -82,33 +82,33 @@ class TurnTaking(Prompted, Asking):
             ends_with=scenario.ends_with or "",
         )
         lines, left_out = dialogue.view(scenario, speaker.id, self.memory)
-        told = self.render("turn", lines=lines, left_out=left_out, mark=fence(*lines))
-        return [{"role": "system", "content": role}, {"role": "user", "content": told}]
+        heard = self.render("turn", lines=lines, left_out=left_out, mark=fence(*lines))
+        return [{"role": "system", "content": role}, {"role": "user", "content": heard}]
 
     def drawn(
         self, scenario: Scenario, live: list[Dialogue], turn: Turn, samples: int, ctx: Context
     ) -> dict[int, list[Candidate]]:
         """Candidates of a turn of all dialogues that go on, in one batch."""
-        found = {
+        candidates_of = {
             id(d): [Candidate(d.row, f"{d.key}/{turn.number}/{i}") for i in range(samples)]
             for d in live
         }
         questions = {id(d): self.question(scenario, d, turn) for d in live}
-        owner = {id(c): key for key, candidates in found.items() for c in candidates}
+        owner = {id(c): key for key, candidates in candidates_of.items() for c in candidates}
 
-        def take(candidate: Candidate, said: dict[str, Any]) -> None:
-            candidate.private, candidate.facts = said["private"], tuple(said["facts"])
-            candidate.end_with(said["public"], scenario.ends_with)
+        def take(candidate: Candidate, turn_form: dict[str, Any]) -> None:
+            candidate.private, candidate.facts = turn_form["private"], tuple(turn_form["facts"])
+            candidate.end_with(turn_form["public"], scenario.ends_with)
 
         self.asker(ctx, self.engine_of(turn.speaker)).parsed(
-            [c for candidates in found.values() for c in candidates],
+            [c for candidates in candidates_of.values() for c in candidates],
             "turn",
             partial(read_turn, words=turn.words, most_facts=self.most_facts),
             lambda c: questions[owner[id(c)]],
             take,
             TURN.schema,
         )
-        return found
+        return candidates_of
 
     def rate(
         self,
@@ -144,8 +144,8 @@ class TurnTaking(Prompted, Asking):
                 mark=fence(*lines, copy.public),
             )
 
-        def take(copy: Candidate, found: dict[str, Any]) -> None:
-            copy.score = float(found["score"])
+        def take(copy: Candidate, answer: dict[str, Any]) -> None:
+            copy.score = float(answer["score"])
 
         copies = [copy for copy, _ in rated]
         self.asker(ctx, self.judge, greedy=True).forms(copies, "rate", RATING, question, take)

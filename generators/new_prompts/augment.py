@@ -186,8 +186,8 @@ class AugmentPrompts(Prompted, Asking, Generator):
     def identity(self) -> dict[str, Any]:
         """Fields, and the examples."""
         pool = load_examples(self.examples)
-        told = {k: [e.model_dump() for e in v] for k, v in pool.items()}
-        return {**super().identity(), "pool": told}
+        examples = {k: [e.model_dump() for e in v] for k, v in pool.items()}
+        return {**super().identity(), "pool": examples}
 
     @property
     def new_prompts(self) -> bool:  # type: ignore[override]
@@ -211,19 +211,19 @@ class AugmentPrompts(Prompted, Asking, Generator):
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """A complement and a critique per prompt; for pairs two answers, and two verdicts."""
-        found = [
+        asks = [
             Asks(self.writer, rows, QUESTION_TOKENS, 2 * self.max_words),
             Asks(self.critic or self.writer, rows, QUESTION_TOKENS, FORM_TOKENS),
         ]
         if self.answerer is not None:
-            found.append(
+            asks.append(
                 Asks(self.answerer, 2 * rows, QUESTION_TOKENS, self.answer_sampling.max_tokens)
             )
         if self.judge is not None:
-            found.append(
+            asks.append(
                 Asks(self.judge, 2 * rows, 2 * self.answer_sampling.max_tokens, FORM_TOKENS)
             )
-        return found
+        return asks
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Complement the prompts of a table.
@@ -300,16 +300,16 @@ class AugmentPrompts(Prompted, Asking, Generator):
                 mark=fence(task.text, task.complement),
             )
 
-        def take(task: _Prompt, found: dict[str, Any]) -> None:
-            fine, repaired = found["problem"] == "none", found["repaired"]
+        def take(task: _Prompt, answer: dict[str, Any]) -> None:
+            fine, repaired = answer["problem"] == "none", answer["repaired"]
             task.critique = {
                 "ok": fine,
-                "problem": None if fine else found["problem"],
-                "reason": found["reason"],
+                "problem": None if fine else answer["problem"],
+                "reason": answer["reason"],
                 "repaired": not fine,
             }
             if not fine and not repaired:
-                task.fail("no_complement", f"{found['problem']}: {found['reason']}")
+                task.fail("no_complement", f"{answer['problem']}: {answer['reason']}")
             elif not fine and (count := word_count(repaired)) > self.max_words:
                 task.fail("repair_too_long", f"{count} words; at most {self.max_words}")
             elif not fine:

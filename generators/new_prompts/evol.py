@@ -155,19 +155,19 @@ class Evol(Prompted, Asking, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """A question a round, and one for each of `judge` and `answerer`."""
         calls = rows * self.rounds
-        found = [Asks(self.writer, calls, QUESTION_TOKENS, FORM_TOKENS)]
+        asks = [Asks(self.writer, calls, QUESTION_TOKENS, FORM_TOKENS)]
         if self.judge is not None:
-            found.append(Asks(self.judge, calls, QUESTION_TOKENS, FORM_TOKENS))
+            asks.append(Asks(self.judge, calls, QUESTION_TOKENS, FORM_TOKENS))
         if self.answerer is not None:
-            found.append(
+            asks.append(
                 Asks(self.answerer, calls, QUESTION_TOKENS, self.answer_sampling.max_tokens)
             )
-        return found
+        return asks
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """A prompt a round, or one in all."""
-        made = rows * ((self.rounds if self.keep == "all" else 1) + self.keep_source)
-        return made, made
+        prompts_out = rows * ((self.rounds if self.keep == "all" else 1) + self.keep_source)
+        return prompts_out, prompts_out
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Evolve the prompts of a table.
@@ -209,8 +209,8 @@ class Evol(Prompted, Asking, Generator):
                 lot, prompt=turn.before, words=self.added_words, mark=fence(turn.before)
             )
 
-        def take(turn: _Turn, found: dict[str, Any]) -> None:
-            turn.text = found["prompt"]
+        def take(turn: _Turn, answer: dict[str, Any]) -> None:
+            turn.text = answer["prompt"]
             self._eliminate(turn)
 
         self.asker(ctx, self.writer).forms(turns, "evolve", _WRITTEN, lambda t: t.question, take)
@@ -254,9 +254,9 @@ class Evol(Prompted, Asking, Generator):
             mark = fence(turn.before, turn.text)
             return self.render("gain", before=turn.before, after=turn.text, mark=mark)
 
-        def take(turn: _Turn, found: dict[str, Any]) -> None:
-            if found["same"]:
-                turn.fail("no_gain", found["reason"])
+        def take(turn: _Turn, answer: dict[str, Any]) -> None:
+            if answer["same"]:
+                turn.fail("no_gain", answer["reason"])
 
         self.asker(ctx, self.judge, greedy=True).forms(turns, "gain", _GAIN, question, take)
 
@@ -277,18 +277,18 @@ class Evol(Prompted, Asking, Generator):
         )
 
     def _rows(self, table: pl.DataFrame, chains: list[_Chain]) -> pl.DataFrame:
-        made: list[tuple[_Chain, _Kept]] = []
+        forms: list[tuple[_Chain, _Kept]] = []
         for chain in chains:
             if self.keep_source:
-                made.append((chain, _Kept(chain.seen[0], "", 0, "")))
-            made += [(chain, k) for k in (chain.kept if self.keep == "all" else chain.kept[-1:])]
-        before = prompt_ids([with_user_turn(c.prompt, k.before) for c, k in made])
+                forms.append((chain, _Kept(chain.seen[0], "", 0, "")))
+            forms += [(chain, k) for k in (chain.kept if self.keep == "all" else chain.kept[-1:])]
+        before = prompt_ids([with_user_turn(c.prompt, k.before) for c, k in forms])
         new = {
-            "prompt": talks([with_user_turn(c.prompt, k.text) for c, k in made]),
+            "prompt": talks([with_user_turn(c.prompt, k.text) for c, k in forms]),
             "evolved_from": text_column(
-                [b if k.round else None for b, (_, k) in zip(before, made, strict=True)]
+                [b if k.round else None for b, (_, k) in zip(before, forms, strict=True)]
             ),
-            "round": (pl.Int64(), [k.round for _, k in made]),
-            "operator": text_column([k.operator or None for _, k in made]),
+            "round": (pl.Int64(), [k.round for _, k in forms]),
+            "operator": text_column([k.operator or None for _, k in forms]),
         }
-        return children(table, [c.row for c, _ in made], new, Shape.PROMPTS, PARENT)
+        return children(table, [c.row for c, _ in forms], new, Shape.PROMPTS, PARENT)

@@ -131,8 +131,8 @@ class SelfInstruct(Prompted, Asking, Generator):
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """`n` prompts per row and round."""
-        made = rows * self.rounds * self.n
-        return made, made
+        new_prompts = rows * self.rounds * self.n
+        return new_prompts, new_prompts
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce a shard to ids and draws, with the texts that may be in the pool.
@@ -141,7 +141,7 @@ class SelfInstruct(Prompted, Asking, Generator):
             `prompt_id`, `draw` (Float64), and `text` (String; null beyond the first `pool`).
         """
         texts = [user_turn(p) for p in table["prompt"].to_list()]
-        found = pl.DataFrame(
+        drawn = pl.DataFrame(
             {
                 "prompt_id": table["prompt_id"],
                 "draw": ctx.uniform(table["prompt_id"], "pool"),
@@ -149,7 +149,7 @@ class SelfInstruct(Prompted, Asking, Generator):
             }
         )
         place = pl.when(pl.col("text").is_not_null()).then("draw").rank("ordinal")
-        return found.with_columns(text=pl.when(place <= self.pool).then("text"))
+        return drawn.with_columns(text=pl.when(place <= self.pool).then("text"))
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Draw the pool.
@@ -183,13 +183,13 @@ class SelfInstruct(Prompted, Asking, Generator):
         for seed in open_tasks(seeds):
             if not seed.kept:
                 seed.fail(*(seed.refused or ("nothing_written", "the list was empty")))
-        made = [(seed.row, new) for seed in open_tasks(seeds) for new in seed.kept]
+        written = [(seed.row, new) for seed in open_tasks(seeds) for new in seed.kept]
         new = {
-            "prompt": said([n.text for _, n in made], "user"),
-            "round": (pl.Int64(), [n.round for _, n in made]),
-            "example_ids": (pl.List(pl.String), [n.examples for _, n in made]),
+            "prompt": said([n.text for _, n in written], "user"),
+            "round": (pl.Int64(), [n.round for _, n in written]),
+            "example_ids": (pl.List(pl.String), [n.examples for _, n in written]),
         }
-        rows = children(table, [row for row, _ in made], new, Shape.PROMPTS, PARENT)
+        rows = children(table, [row for row, _ in written], new, Shape.PROMPTS, PARENT)
         return Generated(rows, lost(table["prompt_id"], seeds), missed(seeds))
 
     def _round(
@@ -208,8 +208,8 @@ class SelfInstruct(Prompted, Asking, Generator):
                 "instructions", examples=texts, n=self.n, mark=fence(*texts)
             )
 
-        def take(turn: _Seed, found: dict[str, Any]) -> None:
-            for text in found["requests"][: self.n]:
+        def take(turn: _Seed, answer: dict[str, Any]) -> None:
+            for text in answer["requests"][: self.n]:
                 refused = self._refused(text, turn)
                 if refused is None:
                     shown = [key for key, _ in turn.shown]

@@ -108,13 +108,13 @@ class PersonaIF(Prompted, Asking, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """A relaxation and two answers per prompt, and two verdicts."""
         relaxer = self.relaxer or self.model
-        found = [
+        asks = [
             Asks(relaxer, rows, QUESTION_TOKENS, FORM_TOKENS),
             Asks(self.model, 2 * rows, QUESTION_TOKENS, self.sampling.max_tokens),
         ]
         if self.judge is not None:
-            found.append(Asks(self.judge, 2 * rows, 2 * self.sampling.max_tokens, FORM_TOKENS))
-        return found
+            asks.append(Asks(self.judge, 2 * rows, 2 * self.sampling.max_tokens, FORM_TOKENS))
+        return asks
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make the pairs of a table's prompts.
@@ -157,8 +157,8 @@ class PersonaIF(Prompted, Asking, Generator):
         def question(task: _Relaxed) -> str:
             return self.render("relax", prompt=task.text, mark=fence(task.text))
 
-        def take(task: _Relaxed, found: dict[str, Any]) -> None:
-            task.condition, task.relaxed = found["condition"], found["relaxed"]
+        def take(task: _Relaxed, answer: dict[str, Any]) -> None:
+            task.condition, task.relaxed = answer["condition"], answer["relaxed"]
             words = _folded(task.condition)
             if not words or not task.relaxed:
                 task.fail("no_condition", "the model finds none")

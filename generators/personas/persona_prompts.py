@@ -125,8 +125,8 @@ class PersonaPrompts(Prompted, Asking, Generator):
                 )
                 tasks.append(task)
 
-        def take(task: _Wanted, found: dict[str, Any]) -> None:
-            task.text = found["prompt"]
+        def take(task: _Wanted, answer: dict[str, Any]) -> None:
+            task.text = answer["prompt"]
             if refuses(task.text):
                 task.fail("refuses", task.text[:100])
             elif (words := copied(task.text, task.question, task.persona)) is not None:

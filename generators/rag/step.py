@@ -134,9 +134,9 @@ class RAGPairs(Prompted, Asking, Generator):
         """An answer per situation, model and sample; a rating of each by every judge."""
         cases = rows * len(self.situations)
         tokens = QUESTION_TOKENS * self.shown // 2
-        found = [Asks(m, cases * self.n, tokens, self.sampling.max_tokens) for m in self.models]
+        asks = [Asks(m, cases * self.n, tokens, self.sampling.max_tokens) for m in self.models]
         rated = cases * self.n * len(self.models)
-        return [*found, *(Asks(j, rated, tokens + self.sampling.max_tokens, FORM_TOKENS)
+        return [*asks, *(Asks(j, rated, tokens + self.sampling.max_tokens, FORM_TOKENS)
                           for j in self.judge)]  # fmt: skip
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
@@ -191,7 +191,7 @@ class RAGPairs(Prompted, Asking, Generator):
         seeds = (ctx.uniform(table["prompt_id"], "documents") * 2**53).cast(pl.UInt64).to_list()
         columns = [table["prompt_id"], table["prompt"].to_list(), seeds, wrong]
         columns += [table[name].to_list() for name in names]
-        found = []
+        sources = []
         for row, (key, prompt, seed, false, gold, documents, places) in enumerate(
             zip(*columns, strict=True)
         ):
@@ -202,8 +202,8 @@ class RAGPairs(Prompted, Asking, Generator):
                 raise DataError(f"prompt {key}: {self.gold_documents} names no document it has")
             right = sorted({int(p) for p in places})
             source = Source(row, key, request_text(prompt), golds, documents, right, false, seed)
-            found.append(source)
-        return found
+            sources.append(source)
+        return sources
 
     def _answers(self, cases: list[Case], ctx: Context) -> list[Answer]:
         """All models answer, side by side."""
@@ -248,8 +248,8 @@ class RAGPairs(Prompted, Asking, Generator):
             [Answer(a.row, a.key, case=a.case, text=a.text) for a in rated] for _ in self.judge
         ]
 
-        def take(copy: Answer, found: dict[str, Any]) -> None:
-            copy.ratings = [float(found["score"])]
+        def take(copy: Answer, answer_form: dict[str, Any]) -> None:
+            copy.ratings = [float(answer_form["score"])]
 
         def rate(number: int) -> None:
             judge = self.asker(ctx, self.judge[number], greedy=True)

@@ -79,7 +79,7 @@ def write(
     if not wanted:
         return []
     size, engine = len(wanted[0].dimensions), asker.ctx.open(asker.config)
-    found: list[Written | Failure | None] = [None] * len(wanted)
+    results: list[Written | Failure | None] = [None] * len(wanted)
     replies = ask(
         engine,
         [conversation(w.question) for w in wanted],
@@ -94,26 +94,29 @@ def write(
             names = [str(d["dimension"]).lower() for d in wanted[i].dimensions]
             missing = [n for n in names if n not in reply.value]
             if missing:
-                found[i] = Failure("unparseable", f"nothing about {', '.join(missing)}")
+                results[i] = Failure("unparseable", f"nothing about {', '.join(missing)}")
             else:
                 sets[i] = [reply.value[n] for n in names]
         else:
-            found[i] = reply
+            results[i] = reply
     merged = ask(
         engine,
-        [conversation(merge([description for _, description in one])) for one in sets.values()],
+        [
+            conversation(merge([description for _, description in preferences]))
+            for preferences in sets.values()
+        ],
         asker.sampling(),
         parse_message,
         [f"{wanted[i].row_id}/message" for i in sets],
         asker.attempts,
     )
-    for (i, one), (text,) in zip(sets.items(), merged, strict=True):
+    for (i, preferences), (text,) in zip(sets.items(), merged, strict=True):
         if isinstance(text, Failure):
-            found[i] = text
+            results[i] = text
         else:
-            keywords, descriptions = (tuple(column) for column in zip(*one, strict=True))
-            found[i] = Written(keywords, descriptions, text.value)
-    return [f if f is not None else Failure("no_answer", "never answered") for f in found]
+            keywords, descriptions = (tuple(column) for column in zip(*preferences, strict=True))
+            results[i] = Written(keywords, descriptions, text.value)
+    return [f if f is not None else Failure("no_answer", "never answered") for f in results]
 
 
 def _expected(wanted: Sequence[Wanted]) -> tuple[int, frozenset[str]]:
@@ -146,7 +149,7 @@ def parse_preferences(
     entries = data.get("preferences") if isinstance(data, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise ValueError('Return an object with a list "preferences" of objects.')
-    found: dict[str, tuple[str, str]] = {}
+    preferences: dict[str, tuple[str, str]] = {}
     for entry in entries:
         fields = [entry.get(k) for k in ("dimension", "preference", "description")]
         if not all(isinstance(f, str) and f.strip() for f in fields):
@@ -156,10 +159,10 @@ def parse_preferences(
         dimension, preference, description = (str(f).strip() for f in fields)
         if dimension.lower() not in known:
             raise ValueError(f"{dimension!r} is none of the dimensions {', '.join(sorted(known))}.")
-        found[dimension.lower()] = (preference, description)
-    if len(found) != size or len(entries) != size:
+        preferences[dimension.lower()] = (preference, description)
+    if len(preferences) != size or len(entries) != size:
         raise ValueError(f"Return {size} entries, one per dimension; these are {len(entries)}.")
-    return found
+    return preferences
 
 
 def parse_message(text: str) -> str:

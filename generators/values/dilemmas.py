@@ -130,11 +130,11 @@ def read_rule(text: str, most: int) -> tuple[str, str]:
     Raises:
         ValueError: it has no judgement, no act, or too many words; a sentence for the model.
     """
-    found = RULE.parse(text)
-    rule = f"{found['judgement'].rstrip(' .:')} {found['act'].rstrip(' .')}."
+    parts = RULE.parse(text)
+    rule = f"{parts['judgement'].rstrip(' .:')} {parts['act'].rstrip(' .')}."
     if (count := len(rule.split())) > most:
         raise ValueError(f"The rule has {count} words. Use at most {most}.")
-    return rule, found["act"]
+    return rule, parts["act"]
 
 
 def lettered(things: tuple[str, ...], order: tuple[int, ...]) -> dict[str, str]:
@@ -252,13 +252,13 @@ class Dilemmas(Prompted, Asking, Generator):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """Two rules a row; a scene, a check and two answers per dilemma."""
         scenes = rows * self.dilemmas
-        found = [Asks(self.writer, 2 * rows + scenes, QUESTION_TOKENS, FORM_TOKENS)]
+        asks = [Asks(self.writer, 2 * rows + scenes, QUESTION_TOKENS, FORM_TOKENS)]
         if self.confirm:
             judge = self.judge or self.writer
-            found.append(Asks(judge, scenes, QUESTION_TOKENS, FORM_TOKENS))
+            asks.append(Asks(judge, scenes, QUESTION_TOKENS, FORM_TOKENS))
         answerer = self.answerer or self.writer
         return [
-            *found,
+            *asks,
             Asks(answerer, 2 * scenes, QUESTION_TOKENS, self.answer_sampling.max_tokens),
         ]
 
@@ -277,11 +277,11 @@ class Dilemmas(Prompted, Asking, Generator):
             State with the table `pairs`: `prompt_id`, `first` and `second` (numbers of leaves);
             its `info` has the coverage of what was drawn, and the declared order.
         """
-        found = self._ranked()
+        values = self._ranked()
         order = ctx.uniform(parts["prompt_id"], "order").arg_sort()
         ids = parts["prompt_id"].gather(order)
-        drawn = least_covered(ids.len(), found.partners, ctx.rng("values"))
-        names = pl.Series([found.system.value_id(n.id) for n in found.leaves], dtype=pl.String)
+        drawn = least_covered(ids.len(), values.partners, ctx.rng("values"))
+        names = pl.Series([values.system.value_id(n.id) for n in values.leaves], dtype=pl.String)
         pairs = pl.DataFrame({"prompt_id": ids, "first": drawn[:, 0], "second": drawn[:, 1]})
         both = pairs.select(
             pl.concat_list(
@@ -289,10 +289,10 @@ class Dilemmas(Prompted, Asking, Generator):
             )
         ).to_series()
         info = {
-            "value_system": found.system.system,
+            "value_system": values.system.system,
             "priority": list(self.priority),
             "situations": ids.len(),
-            "coverage_of_draws": facts(coverage(both, found.system)),
+            "coverage_of_draws": facts(coverage(both, values.system)),
         }
         return State({"pairs": pairs.sort("prompt_id")}, info)
 
@@ -329,14 +329,14 @@ class Dilemmas(Prompted, Asking, Generator):
 
     def _rules(self, table: pl.DataFrame, pairs: pl.DataFrame, ctx: Context) -> list[Rule]:
         """Two rules per row, that of the chosen value first."""
-        found = self._ranked()
+        values = self._ranked()
         drawn = table.select("prompt_id", "prompt").join(
             pairs, on="prompt_id", how="left", maintain_order="left"
         )
         rules = []
         for row, (key, prompt, first, second) in enumerate(drawn.iter_rows()):
             situation = request_text(prompt).strip()
-            for value in found.chosen_first((first, second)):
+            for value in values.chosen_first((first, second)):
                 rule = Rule(row, f"{key}/{value.id}", situation=situation, value=value)
                 if not situation:
                     rule.fail("no_situation", "the prompt has no text")
@@ -348,7 +348,7 @@ class Dilemmas(Prompted, Asking, Generator):
             value = {
                 "label": node.label,
                 "definition": node.definition.rstrip("."),
-                "above": found.above(node),
+                "above": values.above(node),
             }
             mark = fence(rule.situation)
             return self.render(
@@ -375,19 +375,19 @@ class Dilemmas(Prompted, Asking, Generator):
                 mark=fence(first, second, task.rules[0].situation),
             )
 
-        def take(task: Dilemma, found: dict[str, Any]) -> None:
-            task.scene, task.question = found["scene"], found["question"]
-            keeps = [found["keeps_first"], found["keeps_second"]]
-            one, other = reversed(keeps) if task.turned else keeps
-            task.options = (one, other, found[NEITHER])
+        def take(task: Dilemma, answer: dict[str, Any]) -> None:
+            task.scene, task.question = answer["scene"], answer["question"]
+            keeps = [answer["keeps_first"], answer["keeps_second"]]
+            first_keeps, second_keeps = reversed(keeps) if task.turned else keeps
+            task.options = (first_keeps, second_keeps, answer[NEITHER])
             labels = [r.value.label for r in task.rules if r.value is not None]
             if (label := unwanted(task.asked, labels)) is not None:
                 task.fail("names_value", f"it says {label!r}")
 
         self.asker(ctx, self.writer).forms(tasks, "scene", SCENE, question, take)
-        told: dict[int, list[str]] = {}
+        scenes: dict[int, list[str]] = {}
         for task in open_tasks(tasks):
-            before = told.setdefault(task.row, [])
+            before = scenes.setdefault(task.row, [])
             if (likeness := nearest_rouge_l(task.scene, before)) > self.max_similarity:
                 task.fail("same_scene", f"ROUGE-L {likeness:.3f} with another of its row")
             else:
@@ -399,10 +399,10 @@ class Dilemmas(Prompted, Asking, Generator):
             mark = fence(first, second, task.asked)
             return self.render("check", first=first, second=second, scene=task.asked, mark=mark)
 
-        def take(task: Dilemma, found: dict[str, Any]) -> None:
-            if not (found["first_applies"] and found["second_applies"]):
+        def take(task: Dilemma, answer: dict[str, Any]) -> None:
+            if not (answer["first_applies"] and answer["second_applies"]):
                 task.fail("no_conflict", "a rule does not apply")
-            elif found["both_can_be_kept"]:
+            elif answer["both_can_be_kept"]:
                 task.fail("no_conflict", "both rules can be kept")
 
         judge = self.judge or self.writer

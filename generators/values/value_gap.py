@@ -171,18 +171,18 @@ class ValueGapPairs(Prompted, Asking, Generator):
             PAIRS in canonical order, and the prompts without a pair.
         """
         topics = table[self.topic].cast(pl.String) if self.topic in table.columns else None
-        told = topics.to_list() if topics is not None else [None] * table.height
+        row_topics = topics.to_list() if topics is not None else [None] * table.height
         answers = [
             _Answer(row, f"{key}/{stance}", prompt=request_text(prompt), topic=topic, stance=stance)
             for row, (key, prompt, topic) in enumerate(
-                zip(table["prompt_id"], table["prompt"].to_list(), told, strict=True)
+                zip(table["prompt_id"], table["prompt"].to_list(), row_topics, strict=True)
             )
             for stance in self._stances()
         ]
         self._write(answers, ctx)
         self._vote(answers, ctx)
         pairs = self._paired(table.height, answers)
-        rows = self._rows(table, open_tasks(pairs), told)
+        rows = self._rows(table, open_tasks(pairs), row_topics)
         return Generated(rows, lost(table["prompt_id"], pairs), missed(pairs))
 
     def _write(self, answers: list[_Answer], ctx: Context) -> None:
@@ -213,8 +213,8 @@ class ValueGapPairs(Prompted, Asking, Generator):
                 "stance", prompt=answer.prompt, topic=answer.topic, answer=answer.text, mark=mark
             )
 
-        def take(answer: _Answer, found: dict[str, Any]) -> None:
-            answer.votes += found["stance"] == answer.stance
+        def take(answer: _Answer, answer_form: dict[str, Any]) -> None:
+            answer.votes += answer_form["stance"] == answer.stance
 
         judge = self.judge or self.writer
         for vote in range(self.votes):
@@ -253,16 +253,16 @@ class ValueGapPairs(Prompted, Asking, Generator):
         self, table: pl.DataFrame, pairs: list[_Pair], topics: list[str | None]
     ) -> pl.DataFrame:
         both = [(p.chosen, p.rejected) for p in pairs]
-        told = [(c, r) for c, r in both if c is not None and r is not None]
+        answers = [(c, r) for c, r in both if c is not None and r is not None]
         name = self.writer.model
         new: dict[str, Column] = {
             "topic": text_column([topics[p.row] for p in pairs]),
-            "stance_chosen": text_column([c.stance for c, _ in told]),
-            "stance_rejected": text_column([r.stance for _, r in told]),
+            "stance_chosen": text_column([c.stance for c, _ in answers]),
+            "stance_rejected": text_column([r.stance for _, r in answers]),
             "value_gap_policy": text_column([self.policy] * len(pairs)),
             "stance_agreement": (pl.Float64(), [p.agreement for p in pairs]),
             **sides(
-                [(c.text, r.text) for c, r in told],
+                [(c.text, r.text) for c, r in answers],
                 (name, name),
                 (self.origin, self.origin),
                 "rule",

@@ -112,8 +112,8 @@ class Judge(Judging, Generator):
         questions = questions.join(prompts, on="prompt_id", how="left", maintain_order="left")
         votes = self.poll(questions, ctx)
         facts = asked.select("question", "prompt_id", answers=_size())
-        found = votes.join(facts, on="question", how="left", maintain_order="left")
-        return found.select(list(_PART)).sort("prompt_id", "question", "judge", "round")
+        joined = votes.join(facts, on="question", how="left", maintain_order="left")
+        return joined.select(list(_PART)).sort("prompt_id", "question", "judge", "round")
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Keep the votes, and compute their statistics over all questions.
@@ -159,11 +159,11 @@ class Judge(Judging, Generator):
     def _paired(self, decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The pairs that are made, and the questions with the reasons why others are not."""
         beats = about.edges(decided)
-        gone = beats.select("question").head(0).with_columns(left=pl.lit(None, dtype=pl.String))
+        left_out = beats.select("question").head(0).with_columns(left=pl.lit(None, dtype=pl.String))
         if self.mode == "pairwise" and self.on_cycle == "drop":
             cyclic = about.in_cycles(beats)
             left = beats.filter(cyclic).select("question", left=pl.lit("cycle"))
-            beats, gone = beats.filter(~cyclic), pl.concat([gone, left])
+            beats, left_out = beats.filter(~cyclic), pl.concat([left_out, left])
         if self.keep == "winner":
             top = about.champions(beats)
             lost = beats.filter(~top)
@@ -172,8 +172,8 @@ class Judge(Judging, Generator):
                 pl.when(single).then(pl.lit("not_selected")).otherwise(pl.lit("no_single_winner"))
             )
             left = lost.select("question", left=code)
-            beats, gone = beats.filter(top), pl.concat([gone, left])
-        decided = decided.join(gone, on="question", how="left", maintain_order="left")
+            beats, left_out = beats.filter(top), pl.concat([left_out, left])
+        decided = decided.join(left_out, on="question", how="left", maintain_order="left")
         rank = {"cycle": 0, "no_single_winner": 1, "abstained": 2, "tie": 3, "not_selected": 5}
         reason = pl.coalesce("left", "reason")
         detail = (
@@ -194,10 +194,10 @@ class Judge(Judging, Generator):
         kept = votes.join(beats.select("question").unique(), on="question", how="semi")
         facts = decided.select("question", "answers", "agreement", "asked", "valid")
         facts = facts.join(nested(kept), on="question", how="left")
-        made = beats.join(facts, on="question", how="left", maintain_order="left")
+        joined = beats.join(facts, on="question", how="left", maintain_order="left")
         adds = about.columns(self.name)
-        made = made.rename({c.removeprefix(f"{self.name}_"): c for c in adds})
-        rows = about.pair_rows(table, made, list(adds)).with_columns(label_source=pl.lit("judge"))
+        joined = joined.rename({c.removeprefix(f"{self.name}_"): c for c in adds})
+        rows = about.pair_rows(table, joined, list(adds)).with_columns(label_source=pl.lit("judge"))
         return canonical_order(with_ids(rows, Shape.PAIRS, keep_side_ids=True), Shape.PAIRS)
 
 

@@ -88,8 +88,8 @@ class JudgePairs(Judging, Labeler):
         """
         judged = ctx.fitted.tables["judged"].select("pair_id", *self.adds(Shape.PAIRS))
         ids = table.select("pair_id")
-        found = ids.join(judged, on="pair_id", how="left", maintain_order="left")
-        return found.drop("pair_id")
+        joined = ids.join(judged, on="pair_id", how="left", maintain_order="left")
+        return joined.drop("pair_id")
 
     def _judged(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """The columns of `adds` for a table, asked for now."""
@@ -123,10 +123,10 @@ class JudgePairs(Judging, Labeler):
         decided = outcomes(votes, facts, self.rules()).join(
             nested(votes), on="question", how="left"
         )
-        found = asked.join(decided, on="question", how="left", maintain_order="left")
-        return self._columns(found)
+        joined = asked.join(decided, on="question", how="left", maintain_order="left")
+        return self._columns(joined)
 
-    def _columns(self, found: pl.DataFrame) -> pl.DataFrame:
+    def _columns(self, joined: pl.DataFrame) -> pl.DataFrame:
         """The new columns from questions joined with their outcomes."""
         winner = pl.col("winner")
         winner_id = pl.when(winner == 0).then("low").when(winner == 1).then("high")
@@ -141,7 +141,7 @@ class JudgePairs(Judging, Labeler):
         reason = (
             pl.when("same").then(pl.lit("same_text")).when(winner.is_null()).then(pl.col("reason"))
         )
-        made = {
+        columns = {
             "prefers": prefers,
             "reason": reason,
             "question": pl.col("question"),
@@ -151,7 +151,7 @@ class JudgePairs(Judging, Labeler):
             "valid": pl.col("valid").fill_null(0),
             "votes": pl.col("votes").fill_null(pl.lit([], dtype=_votes(self.name))),
         }
-        return found.select(expr.alias(f"{self.name}_{n}") for n, expr in made.items())
+        return joined.select(expr.alias(f"{self.name}_{n}") for n, expr in columns.items())
 
 
 def _votes(name: str) -> pl.DataType:

@@ -179,8 +179,8 @@ class Judging(Prompted, Asking):
                 done = facts.filter(settled(votes, facts, self.rules()))["question"]
                 over = set(done.to_list())
                 ballots = [b for b in ballots if b.question not in over]
-        for judge, found in enumerate(faults):
-            _warn(self.judge[judge].model, found)
+        for judge, fault_counts in enumerate(faults):
+            _warn(self.judge[judge].model, fault_counts)
         return votes
 
     def warn_of_bias(self, info: Mapping[str, Any]) -> None:
@@ -189,8 +189,8 @@ class Judging(Prompted, Asking):
         Args:
             info: of `prefactory.measures.judge_report.vote_report`.
         """
-        for number, found in enumerate(info.get("judges", [info])):
-            place = found["position"]
+        for number, report in enumerate(info.get("judges", [info])):
+            place = report["position"]
             if place["bias"] is None or place["bias"] < BIASED or place["p_value"] > BY_CHANCE:
                 continue
             worst = max(place["places"], key=lambda p: abs(p["share"] - 1 / p["answers"]))
@@ -217,13 +217,13 @@ class Judging(Prompted, Asking):
         flat = questions.select("question", "ids").explode("ids")
         flat = flat.with_columns(slot=pl.int_range(pl.len()).over("question"))
         keys = flat.select(pl.concat_str("question", "ids", separator="/")).to_series()
-        found: dict[str, list[list[int]]] = {q: [] for q in questions["question"]}
+        orders_of: dict[str, list[list[int]]] = {q: [] for q in questions["question"]}
         for cycle in range(self.rounds):
             drawn = flat.with_columns(draw=ctx.uniform(keys, f"order {cycle}"))
             drawn = drawn.sort("question", "draw", "ids")
             for question, slots in drawn.group_by("question").agg("slot").iter_rows():
-                found[question].append(slots)
-        return found
+                orders_of[question].append(slots)
+        return orders_of
 
     def _round(
         self,

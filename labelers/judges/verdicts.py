@@ -84,18 +84,18 @@ def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> 
             to the judge what is wanted.
     """
     wanted = "Say exactly one of " + ", ".join(f"[[{o}]]" for o in options(n, ties, strength))
-    said = {" ".join(token.upper().split()) for token in _tokens(after_thoughts(text))}
-    if not said:
+    tokens = {" ".join(token.upper().split()) for token in _tokens(after_thoughts(text))}
+    if not tokens:
         raise ValueError(f"There is no verdict in this reply. {wanted}.")
-    found = set()
-    for token in sorted(said):
+    verdicts = set()
+    for token in sorted(tokens):
         meant = _meant(token, n, ties, strength)
         if meant is None:
             raise ValueError(f"{token} is no possible verdict here. {wanted}.")
-        found.add(meant)
-    if len(found) > 1:
+        verdicts.add(meant)
+    if len(verdicts) > 1:
         raise ValueError(f"This reply holds more than one verdict. {wanted}.")
-    return found.pop()
+    return verdicts.pop()
 
 
 def _tokens(text: str) -> Sequence[str]:
@@ -123,8 +123,8 @@ def _in_json(text: str) -> list[str]:
 
 
 def _named(value: dict[str, Any]) -> str | None:
-    found = [str(value[key]) for key in _KEYS if key in value]
-    return found[0] if found else None
+    named = [str(value[key]) for key in _KEYS if key in value]
+    return named[0] if named else None
 
 
 def _from_text(text: str) -> str | None:

@@ -70,10 +70,10 @@ def read(value: object) -> object:
         data = _parsed(text)
     except ValueError as error:
         raise ValueError(f"{value} is neither JSON nor JSON lines: {error}") from error
-    found = _listed(data)
-    if not found:
+    entries = _listed(data)
+    if not entries:
         raise ValueError(f"{value} holds no anchors")
-    return found
+    return entries
 
 
 def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -102,8 +102,8 @@ def table_of(anchors: tuple[Anchor, ...]) -> pl.DataFrame:
         "prompt": pl.Series([list(a.prompt) for a in anchors], dtype=MESSAGES),
         "strength": pl.Series([a.strength for a in anchors], dtype=pl.Float64),
     }
-    found = with_prompt_id(pl.DataFrame(rows)).select(*SCHEMA)
-    return found.unique(["bucket", "prompt_id"], keep="first").sort("bucket", "prompt_id")
+    table = with_prompt_id(pl.DataFrame(rows)).select(*SCHEMA)
+    return table.unique(["bucket", "prompt_id"], keep="first").sort("bucket", "prompt_id")
 
 
 def candidates(prompts: pl.DataFrame, most: int, ctx: Context) -> pl.DataFrame:

@@ -74,13 +74,13 @@ class Axis(BaseModel):
             ValueError: with a sentence for the model.
         """
         given = value if isinstance(value, list) else [value]
-        found = {self._one(entry) for entry in given}
-        if not self.several and len(found) != 1:
+        values = {self._one(entry) for entry in given}
+        if not self.several and len(values) != 1:
             raise ValueError(f"{self.name} needs exactly one value.")
-        if len(found) > self.most:
+        if len(values) > self.most:
             raise ValueError(f"{self.name} may have at most {self.most} values.")
         order = list(self.values)
-        return tuple(sorted(found, key=order.index if order else None))
+        return tuple(sorted(values, key=order.index if order else None))
 
     def _one(self, entry: object) -> str:
         name = folded(entry) if isinstance(entry, str) else ""
@@ -211,9 +211,9 @@ def read(text: str, axes: Sequence[Axis], free: int) -> Vote:
             the model.
     """
     try:
-        found = fields(text, [*(a.name for a in axes), *([TAGS] if free else [])])
-        vote = {axis.name: axis.read(found[axis.name]) for axis in axes}
-        return vote | ({TAGS: _free(found[TAGS], free)} if free else {})
+        given = fields(text, [*(a.name for a in axes), *([TAGS] if free else [])])
+        vote = {axis.name: axis.read(given[axis.name]) for axis in axes}
+        return vote | ({TAGS: _free(given[TAGS], free)} if free else {})
     except ValueError as error:
         again = f"Reply with one JSON object of this form: {form(axes, free)}"
         raise ValueError(f"{error} {again}") from error
@@ -221,10 +221,10 @@ def read(text: str, axes: Sequence[Axis], free: int) -> Vote:
 
 def _free(value: object, most: int) -> tuple[str, ...]:
     given = value if isinstance(value, list) else [value]
-    found = [fold(entry) for entry in given if isinstance(entry, str)]
-    if len(found) < len(given):
+    tags = [fold(entry) for entry in given if isinstance(entry, str)]
+    if len(tags) < len(given):
         raise ValueError(f"{TAGS} must be a list of texts.")
-    kept = dict.fromkeys(t for t in found if t and len(t) <= MOST_FREE_CHARACTERS)
+    kept = dict.fromkeys(t for t in tags if t and len(t) <= MOST_FREE_CHARACTERS)
     return tuple(kept)[:most]
 
 

@@ -81,7 +81,7 @@ class Comparer:
             frozen: the anchors, as `labelers.prompt_labels.anchors.SCHEMA`.
         """
         picks = anchors.picked(prompts, frozen, self.per_prompt, self.ctx)
-        found, reasons = self._outcomes(picks, anchors.texts(prompts), anchors.texts(frozen))
+        compared, reasons = self._outcomes(picks, anchors.texts(prompts), anchors.texts(frozen))
         k = len(self.names)
         near: dict[str, list[int]] = {}
         for place, prompt_id in enumerate(picks["prompt_id"].to_list()):
@@ -92,7 +92,7 @@ class Comparer:
         names, why = [], []
         for row, prompt_id in enumerate(prompts["prompt_id"].to_list()):
             places = near.get(prompt_id, [])
-            outcomes[row, : len(places)] = found[places]
+            outcomes[row, : len(places)] = compared[places]
             names.append([ids[p] for p in places] + [""] * (width - len(places)))
             valid = bool(places) and not np.isnan(outcomes[row]).all()
             first = next((reasons[p] for p in places if reasons[p]), "no_anchors")
@@ -104,19 +104,19 @@ class Comparer:
     ) -> tuple[Floats, list[str | None]]:
         """Float64[m, dimensions] of m comparisons, and why one has none."""
         rows = picks.rows()
-        found = np.full((len(rows), len(self.names)), np.nan)
+        outcomes = np.full((len(rows), len(self.names)), np.nan)
         reasons: list[str | None] = [None] * len(rows)
         own = [i for i, (a, b) in enumerate(rows) if a == b]
-        found[own] = VERDICTS["tie"]  # against itself; nobody needs to be asked
+        outcomes[own] = VERDICTS["tie"]  # against itself; nobody needs to be asked
         others = [i for i, (a, b) in enumerate(rows) if a != b]
         for start in range(0, len(others), AT_A_TIME):
             places = others[start : start + AT_A_TIME]
             pairs = [(prompts[rows[i][0]], frozen[rows[i][1]]) for i in places]
             values, why = self._asked(pairs)
-            found[places] = values
+            outcomes[places] = values
             for place, reason in zip(places, why, strict=True):
                 reasons[place] = reason
-        return found, reasons
+        return outcomes, reasons
 
     def _asked(self, pairs: Sequence[tuple[str, str]]) -> tuple[Floats, list[str | None]]:
         """Mean over the judges that could be read in both orders."""
@@ -129,12 +129,12 @@ class Comparer:
         for judge in self.judges:
             replies = judge.each(orders, self._parse, schema)
             for i in range(len(pairs)):
-                (one,), (other,) = replies[i], replies[i + len(pairs)]
-                if isinstance(one, Answer) and isinstance(other, Answer):
-                    total[i] += (np.array(one.value) + 1 - np.array(other.value)) / 2
+                (first,), (second,) = replies[i], replies[i + len(pairs)]
+                if isinstance(first, Answer) and isinstance(second, Answer):
+                    total[i] += (np.array(first.value) + 1 - np.array(second.value)) / 2
                     count[i] += 1
                 else:
-                    failed = one if isinstance(one, Failure) else other
+                    failed = first if isinstance(first, Failure) else second
                     reasons[i] = failed.reason if isinstance(failed, Failure) else None
         with np.errstate(invalid="ignore"):
             return total / count[:, None], reasons
@@ -161,8 +161,8 @@ class Comparer:
             ValueError: with a sentence for the judge.
         """
         try:
-            found = fields(text, self.names)
-            return tuple(_outcome(name, value) for name, value in found.items())
+            words = fields(text, self.names)
+            return tuple(_outcome(name, value) for name, value in words.items())
         except ValueError as error:
             again = f"Reply with one JSON object of this form: {self._form()}"
             raise ValueError(f"{error} {again}") from error

@@ -115,8 +115,8 @@ class PromptQuality(Prompted, Asking, Labeler):
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """See the class."""
         names = [self.name, f"{self.name}_se", *(f"{self.name}_{d}" for d in self.dimensions)]
-        found: dict[str, pl.DataType] = dict.fromkeys(names, pl.Float64())
-        return {**found, f"{self.name}_anchors": pl.Int64(), f"reason_{self.name}": pl.String()}
+        columns: dict[str, pl.DataType] = dict.fromkeys(names, pl.Float64())
+        return {**columns, f"{self.name}_anchors": pl.Int64(), f"reason_{self.name}": pl.String()}
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """Two calls per prompt, anchor and judge."""
@@ -145,21 +145,21 @@ class PromptQuality(Prompted, Asking, Labeler):
             of anchors has them), `buckets` (anchors by bucket) and `version` (their digest).
         """
         if isinstance(self.anchors, tuple):
-            found = anchors.table_of(self.anchors)
+            frozen = anchors.table_of(self.anchors)
         else:
             once = parts.unique(["bucket", "prompt_id"], keep="first")
             chosen = anchors.lowest(once, self.per_bucket).sort("bucket", "prompt_id")
             strength = pl.lit(None, dtype=pl.Float64).alias("strength")
-            found = chosen.with_columns(strength).select(*anchors.SCHEMA)
-        if self.method == "bradley_terry" and found["strength"].null_count():
-            found = self._with_strengths(found, ctx)
-        counts = found.group_by("bucket").len().sort("bucket")
+            frozen = chosen.with_columns(strength).select(*anchors.SCHEMA)
+        if self.method == "bradley_terry" and frozen["strength"].null_count():
+            frozen = self._with_strengths(frozen, ctx)
+        counts = frozen.group_by("bucket").len().sort("bucket")
         info = {
             "buckets": dict(counts.rows()),
-            "version": fingerprint(anchors.written(found)),
-            "anchors": anchors.written(found),
+            "version": fingerprint(anchors.written(frozen)),
+            "anchors": anchors.written(frozen),
         }
-        return State({"anchors": found}, info)
+        return State({"anchors": frozen}, info)
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Compare the prompts of a table.
@@ -173,9 +173,9 @@ class PromptQuality(Prompted, Asking, Labeler):
         frozen = ctx.fitted.tables["anchors"]
         prompts = self._prompts(table)
         compared = self._comparer(ctx).compared(prompts, frozen)
-        found = prompts.select("prompt_id").hstack(self._scores(prompts, frozen, compared))
+        scored = prompts.select("prompt_id").hstack(self._scores(prompts, frozen, compared))
         joined = table.select("prompt_id").join(
-            found, on="prompt_id", how="left", maintain_order="left"
+            scored, on="prompt_id", how="left", maintain_order="left"
         )
         return joined.select(*self.adds(Shape.PROMPTS))
 
@@ -194,13 +194,13 @@ class PromptQuality(Prompted, Asking, Labeler):
         rows = table.select("prompt_id", pl.col("prompt").cast(MESSAGES), bucket=bucket)
         return rows.unique("prompt_id", keep="first", maintain_order=True)
 
-    def _with_strengths(self, found: pl.DataFrame, ctx: Context) -> pl.DataFrame:
+    def _with_strengths(self, frozen: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Compare the anchors with each other and fit their strengths, bucket by bucket.
 
         Anchors without a valid comparison have the prior's mean, 0.
         """
         parts = []
-        for rows in found.partition_by("bucket", maintain_order=True):
+        for rows in frozen.partition_by("bucket", maintain_order=True):
             compared = self._comparer(ctx).compared(rows, rows)
             place = {a: i for i, a in enumerate(rows["prompt_id"].to_list())}
             matrix = np.full((rows.height, rows.height), np.nan)
@@ -210,7 +210,7 @@ class PromptQuality(Prompted, Asking, Labeler):
             ] = compared.overall
             fitted = anchored_scores.strengths(matrix, self.prior)
             parts.append(rows.with_columns(strength=pl.Series(fitted, dtype=pl.Float64)))
-        return pl.concat(parts) if parts else found
+        return pl.concat(parts) if parts else frozen
 
     def _scores(
         self, prompts: pl.DataFrame, frozen: pl.DataFrame, compared: Compared
@@ -236,11 +236,11 @@ class PromptQuality(Prompted, Asking, Labeler):
             here = np.flatnonzero(buckets == rows["bucket"][0])
             known = dict(zip(rows["prompt_id"].to_list(), rows["strength"].to_list(), strict=True))
             theta = [[known.get(a, 0.0) for a in compared.anchor_ids[i]] for i in here]
-            found = anchored_scores.against_anchors(
+            scored = anchored_scores.against_anchors(
                 compared.overall[here],
                 np.array(theta, np.float64).reshape(len(here), -1),
                 rows["strength"].to_numpy(),
                 self.prior,
             )
-            score[here], se[here] = found
+            score[here], se[here] = scored
         return anchored_scores.Scored(score, se)

@@ -81,15 +81,15 @@ class PromptTags(Prompted, Asking, Labeler):
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """The tags, `<name>_confidence`, `<name>_review` and `reason_<name>`."""
         several: pl.DataType = pl.List(pl.String)
-        found: dict[str, pl.DataType] = {
+        columns: dict[str, pl.DataType] = {
             f"{self.name}_{a.name}": several if a.several else pl.String() for a in self.axes
         }
         if self.free:
-            found[f"{self.name}_free"] = several
-        found[f"{self.name}_confidence"] = pl.Float64()
-        found[f"{self.name}_review"] = pl.Boolean()
-        found[f"reason_{self.name}"] = pl.String()
-        return found
+            columns[f"{self.name}_free"] = several
+        columns[f"{self.name}_confidence"] = pl.Float64()
+        columns[f"{self.name}_review"] = pl.Boolean()
+        columns[f"reason_{self.name}"] = pl.String()
+        return columns
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """One call per prompt and vote."""
@@ -118,10 +118,10 @@ class PromptTags(Prompted, Asking, Labeler):
             return tag_axes.read(text, self.axes, self.free)
 
         replies = self.asker(ctx, self.tagger).each(conversations, parse, schema, self.votes)
-        found = pl.DataFrame(
+        rows = pl.DataFrame(
             [self._row(answers) for answers in replies], schema=self.adds(Shape.PROMPTS)
         )
-        tags = prompts.select("prompt_id").hstack(found)
+        tags = prompts.select("prompt_id").hstack(rows)
         joined = table.select("prompt_id").join(
             tags, on="prompt_id", how="left", maintain_order="left"
         )
@@ -148,15 +148,15 @@ class PromptTags(Prompted, Asking, Labeler):
             f"reason_{self.name}": None if votes else failed[0],
         }
 
-    def _named(self, found: Agreed) -> dict[str, Any]:
-        if found.tags is None:
+    def _named(self, agreement: Agreed) -> dict[str, Any]:
+        if agreement.tags is None:
             return {}
         row: dict[str, Any] = {}
         for axis in self.axes:
-            value = found.tags[axis.name]
+            value = agreement.tags[axis.name]
             row[f"{self.name}_{axis.name}"] = list(value) if axis.several else value[0]
         if self.free:
-            row[f"{self.name}_free"] = list(found.tags[TAGS])
+            row[f"{self.name}_free"] = list(agreement.tags[TAGS])
         return row
 
 

@@ -157,14 +157,14 @@ class Rubric(Prompted, Asking, Labeler):
     @property
     def objectives(self) -> dict[str, tuple[float, float, str]]:
         """Objective -> lowest and highest score, and which direction is better."""
-        found: dict[str, tuple[float, float, str]] = {
+        ranges: dict[str, tuple[float, float, str]] = {
             a.name: (*a.scale, a.direction) for a in self.attributes
         }
-        found |= {f"{self.name}_{c.id}": (0.0, 1.0, "higher") for c in self.criteria}
+        ranges |= {f"{self.name}_{c.id}": (0.0, 1.0, "higher") for c in self.criteria}
         if self._combines():
             low, high = self.scale or (self.attributes[0].scale if self.attributes else (0.0, 1.0))
-            found[self.name] = (low, high, "higher")
-        return found
+            ranges[self.name] = (low, high, "higher")
+        return ranges
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -179,17 +179,17 @@ class Rubric(Prompted, Asking, Labeler):
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Scores (Float64), reason, and what the options ask for."""
-        found: dict[str, pl.DataType] = {f"{SCORE}{o}": pl.Float64() for o in self.objectives}
+        columns: dict[str, pl.DataType] = {f"{SCORE}{o}": pl.Float64() for o in self.objectives}
         if self.rubric is not None:
-            found[f"verdicts_{self.name}"] = VERDICTS
+            columns[f"verdicts_{self.name}"] = VERDICTS
         if self.keep_critique:
-            found[f"critique_{self.name}"] = pl.String()
+            columns[f"critique_{self.name}"] = pl.String()
         if self.samples > 1:
-            found[f"valid_{self.name}"] = pl.Int64()
-        found[f"reason_{self.name}"] = pl.String()
+            columns[f"valid_{self.name}"] = pl.Int64()
+        columns[f"reason_{self.name}"] = pl.String()
         if self.details:
-            found[f"detail_{self.name}"] = pl.String()
-        return found
+            columns[f"detail_{self.name}"] = pl.String()
+        return columns
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """One call per answer and sample, two with a critique first."""
@@ -224,7 +224,7 @@ class Rubric(Prompted, Asking, Labeler):
         rows = zip(
             table["prompt"].to_list(), table["response"].to_list(), references, rubrics, strict=True
         )
-        found = []
+        questions = []
         for prompt, response, reference, rubric in rows:
             items, reason, detail = fixed, None, None
             if self.reference is not None and not reference:
@@ -236,13 +236,13 @@ class Rubric(Prompted, Asking, Labeler):
                     items = tuple(of_row(rubric, self.scale))
                 except ValueError as error:
                     reason, detail = "bad_rubric", str(error)
-            found.append(Question(prompt, response, reference, items, reason, detail))
-        return found
+            questions.append(Question(prompt, response, reference, items, reason, detail))
+        return questions
 
     def _columns(
         self, table: pl.DataFrame, questions: list[Question], rated: list[Rated]
     ) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         means = [r.means for r in rated]
         if self.rubric is None:
             width = len(self._fixed())
@@ -250,10 +250,10 @@ class Rubric(Prompted, Asking, Labeler):
             whole = whole.reshape(len(means), width)
             prefix = f"{self.name}_" if self.criteria else ""
             for place, item in enumerate(self._fixed()):
-                found[f"{SCORE}{prefix}{item.key}"] = _column(whole[:, place])
+                columns[f"{SCORE}{prefix}{item.key}"] = _column(whole[:, place])
         else:
             rubrics = table[self.rubric].to_list()
-            found[f"verdicts_{self.name}"] = [
+            columns[f"verdicts_{self.name}"] = [
                 None
                 if m is None
                 else [{"id": e["id"], "rating": v} for e, v in zip(r, m, strict=True)]
@@ -261,12 +261,12 @@ class Rubric(Prompted, Asking, Labeler):
             ]
         if self._combines():
             mean = [self._combined(q.items, r.means) for q, r in zip(questions, rated, strict=True)]
-            found[f"{SCORE}{self.name}"] = _column(np.array(mean, dtype=np.float64))
-        found[f"critique_{self.name}"] = [r.critique for r in rated]
-        found[f"valid_{self.name}"] = [r.valid for r in rated]
-        found[f"reason_{self.name}"] = [r.reason for r in rated]
-        found[f"detail_{self.name}"] = [r.detail for r in rated]
-        return {name: found[name] for name in self.adds(Shape.RESPONSES)}
+            columns[f"{SCORE}{self.name}"] = _column(np.array(mean, dtype=np.float64))
+        columns[f"critique_{self.name}"] = [r.critique for r in rated]
+        columns[f"valid_{self.name}"] = [r.valid for r in rated]
+        columns[f"reason_{self.name}"] = [r.reason for r in rated]
+        columns[f"detail_{self.name}"] = [r.detail for r in rated]
+        return {name: columns[name] for name in self.adds(Shape.RESPONSES)}
 
     def _combined(self, items: tuple[Item, ...], means: list[float] | None) -> float:
         """Weighted mean, NaN without ratings."""
