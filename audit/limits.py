@@ -86,6 +86,12 @@ _POINTWISE = Limit(note=(None, 0.65), warning=(None, 0.75), fault=(None, 0.95), 
 _SIDES = _between(0.03, 0.08, 0.25)
 
 LIMITS: dict[str, Limit] = {
+    "labels.verified": Limit(note=(1.0, None)),
+    "labels.inverted": _most(0.0, 0.0, 0.0),
+    "labels.against": _most(0.0, 0.0),
+    "labels.wrong": Limit(
+        note=(None, 0.05), warning=(None, 0.10), fault=(None, 0.30), evidence=True
+    ),
     "schema.rejected": _most(0.0, 0.02, 0.2),
     "schema.odd_turns": _most(0.0, 0.02, 0.2),
     "schema.not_user_last": _most(0.0, 0.02, 0.2),

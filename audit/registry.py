@@ -17,6 +17,7 @@ from audit.checks import (
     empty,
     garbled,
     identical,
+    labels,
     leakage,
     leftovers,
     length,
@@ -35,6 +36,7 @@ from audit.checks import (
 CHECKS: tuple[Check, ...] = tuple(
     module.CHECK
     for module in (
+        labels,
         schema,
         empty,
         damaged,

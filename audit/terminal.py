@@ -32,6 +32,7 @@ def summary(audit: Audit, width: int = WIDTH) -> str:
     lines = [
         f"{audit.name}: {audit.rows:,} {audit.shape.value} of {audit.prompts:,} prompts{drawn}"
     ]
+    lines += _unverified(audit)
     lines += ["", *_told(audit, width)]
     fine = [f.check for f in audit.findings if f.severity is Severity.OK]
     skipped = [f.check for f in audit.findings if f.severity is Severity.SKIPPED]
@@ -44,6 +45,13 @@ def summary(audit: Audit, width: int = WIDTH) -> str:
         lines += _gates(audit, width)
     shown = {code: sign for code, sign in CONTROLS.items() if code != 10}
     return "\n".join(lines).translate(shown)
+
+
+def _unverified(audit: Audit) -> list[str]:
+    """Said at the top, where nothing could be said of the labels of pairs."""
+    found = next((f for f in audit.findings if f.check == "labels"), None)
+    metric = None if found is None else found.metrics.get("verified")
+    return ["labels were not verified"] if metric is not None and not metric.value else []
 
 
 def _told(audit: Audit, width: int) -> list[str]:

@@ -49,7 +49,8 @@ def run(subject: Subject) -> Report:
         headline=told,
         metrics=metrics,
         rows=_named(side, counted[0]),
-        recipe=_recipe(subject, metrics),
+        recipe=(),
+        choices=_recipe(subject, metrics),
         charts=(Chart("bars", f"Most frequent openings of {side.name} answers", bars),),
         notes=(
             f"Answers under {LEAST_CHARS} characters may repeat. Openings are {OPENING} words.",
@@ -112,6 +113,5 @@ CHECK = Check(
         "openings": "distinct openings by answers (openings:<side>)",
     },
     run=run,
-    faulty_rows=True,
     need=Need.ANSWERS,
 )

@@ -44,7 +44,7 @@ def hostile():
 @pytest.fixture(scope="module")
 def page():
     bench = benchmark(EVIL, pl.Series([EVIL, f"{EVIL} more words to be found here"]))
-    options = Options(embed=embed, against=(bench,), permutations=20)
+    options = Options(embed=embed, encoder="letters", against=(bench,), permutations=20)
     intake = Intake(name=EVIL, layout=EVIL, license=EVIL, digest=EVIL)
     gates = Gates(bounds={"identical.pairs": Bound(max=0.0)})
     return audit(hostile(), options, intake, gates).page

@@ -4,9 +4,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from audit import Intake, Severity
+from audit import Intake, Severity, audit, summary
 from audit.checks.identical import differing
-from tests.audit.cases import EMBEDDING, clean, kto, one, prompts, responses, rows, table
+from tests.audit.cases import (
+    EMBEDDING,
+    NO_EMBEDDING,
+    clean,
+    kto,
+    one,
+    prompts,
+    responses,
+    rows,
+    table,
+)
 from tests.helpers import assistant, messages, user
 
 LEFT_OUT = pl.DataFrame(
@@ -320,3 +330,12 @@ def test_unpaired_answers_and_prompts_are_checked_too():
     assert (
         one("empty", prompts("a")).headline == "not applicable: these are prompts without answers"
     )
+
+
+def test_labels_that_nothing_can_be_said_of_are_not_verified_and_said_so_at_the_top():
+    few = one("labels", clean(30))
+    assert few.severity is Severity.NOTE
+    assert few.metrics["verified"].value == 0
+    assert few.headline.startswith("labels were not verified")
+    found = audit(clean(120), NO_EMBEDDING, Intake(license="mit"))
+    assert summary(found).splitlines()[1] == "labels were not verified"
