@@ -2,7 +2,7 @@
 
 With K scores a node and equally good nodes, the best of n means lies E_n sigma / sqrt(K) above the
 truth, E_n being the expected greatest of n standard normal numbers. So 21 equal nodes with K = 3
-differ by 2.18 sigma from best to worst (core.md 4.5), with nothing behind it.
+differ by 2.18 sigma from best to worst, with nothing behind it.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_the_log_sigmoid_turns_a_surplus_that_the_sum_takes():
         name="strict", method="logsigmoid", weights={"a": 1, "b": 1},
         reference={"a": 0, "b": 0}, scale="none",
     )  # fmt: skip
-    table = answers(2, a=[6, 1], b=[-3, 1])  # core.md 5.3: 3 > 2, but -3.05 < -.63
+    table = answers(2, a=[6, 1], b=[-3, 1])  # 3 > 2, but -3.05 < -.63
     found = compare(table, None, [strict])
     assert flips(found.counted[WITHIN], "sum", "strict") == (1, 1)
     assert PUBLISHED not in found.counted

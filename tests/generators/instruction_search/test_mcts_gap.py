@@ -40,7 +40,7 @@ def test_expected_greatest_of_n():
 
 
 def test_best_minus_worst_of_21_equal_nodes_is_2_18_sigma():
-    assert null_gap(21, 21, 3) == pytest.approx(2.18, abs=5e-3)  # core.md 0.2 (7) and 4.5
+    assert null_gap(21, 21, 3) == pytest.approx(2.18, abs=5e-3)  # Gumbel, n = 21
     means = np.random.default_rng(0).normal(0, 1, (20_000, 21, 3)).mean(axis=2)
     assert np.mean(means.max(axis=1) - means.min(axis=1)) == pytest.approx(2.18, abs=0.02)
     assert null_gap(1, 1, 3) == 0

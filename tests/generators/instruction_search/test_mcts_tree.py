@@ -55,7 +55,7 @@ def test_q_is_a_mean_of_means_and_not_weighted_by_visits():
 def test_the_bonus_has_no_factor_two():
     found = by_hand(tree(2, exploration=0.1), (0, "p0", 0.0, 5), (0, "p1", 0.0, 15))
     assert found.bonus(1) == 0.1 * math.sqrt(math.log(20) / 5)
-    assert round(found.bonus(1), 3) == 0.077  # core.md 4.5
+    assert round(found.bonus(1), 3) == 0.077
 
 
 @pytest.mark.parametrize(("c", "place"), [(0.0, 1), (0.5, 1), (0.6, 2), (5.0, 2)])
@@ -127,7 +127,7 @@ def test_the_best_node_has_applied_all_principles(actions):
 
 
 def test_with_the_papers_c_on_its_models_scale_the_search_is_breadth_first():
-    """core.md 4.5: depth exactly 3 / 2.7 / 2 for 3 / 4 / 5 actions, much deeper with c = 0."""
+    """depth exactly 3 / 2.7 / 2 for 3 / 4 / 5 actions, much deeper with c = 0."""
 
     def depths(actions, **options):
         found = []
