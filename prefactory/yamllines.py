@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from typing import Any
 
@@ -15,6 +16,17 @@ from prefactory.errors import ConfigError
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 50
+ADVICE = {
+    r"found character '\\t'": "a tab; indent with spaces",
+    r"found character": "quote the text: it begins with a sign that YAML keeps for itself",
+    r"but got ':'": "a text with `: ` between { } or [ ] must be quoted",
+    r"mapping values are not allowed": "a text with `: ` in it must be quoted",
+    r"but found '<scalar>'": "does a quoted text hold its own quote? write it twice",
+    r"but found '\?'": "a list item (`- `) and a key stand in one column; indent one of them",
+    r"<stream end>|end of stream": "something is opened and never closed: a bracket or a quote",
+}
+"""What a parser says, as a pattern -> what most often causes it."""
+
 COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -40,8 +52,14 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{name}:{line} {problem}") from error
+        raise ConfigError(f"{name}:{line} {problem}{_advice(problem)}") from error
     return data, lines
+
+
+def _advice(problem: str) -> str:
+    """What to do about a parser's complaint."""
+    texts = (text for pattern, text in ADVICE.items() if re.search(pattern, problem))
+    return "".join(f" ({text})" for text in [next(texts, "")] if text)
 
 
 def _build(

@@ -38,7 +38,9 @@ class Block:
 def blocks_of(page):
     """The fenced blocks of a page, also those inside tabs (indented)."""
     lines = page.read_text("utf-8").splitlines()
-    flat = "\n".join(line.removeprefix("    ") if tabbed else line for line, tabbed in in_tabs(lines))
+    flat = "\n".join(
+        line.removeprefix("    ") if tabbed else line for line, tabbed in in_tabs(lines)
+    )
     text = flat.splitlines()
     tokens = [t for t in MarkdownIt().parse(flat) if t.type == "fence"]
     for token in tokens:
@@ -106,5 +108,9 @@ def test_blocks_in_tabs_and_marks_are_found(tmp_path):
         "<!-- not run: no server -->\n```bash\nfalse\n```\n"
     )
     found = list(blocks_of(page))
-    assert [(b.language, b.run) for b in found] == [("yaml", True), ("python", True), ("bash", False)]
+    assert [(b.language, b.run) for b in found] == [
+        ("yaml", True),
+        ("python", True),
+        ("bash", False),
+    ]
     assert found[0].text == "# a.yaml\nx: 1\n"
