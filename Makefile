@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test test-all test-small test-vllm coverage check lint types format hooks lock bench clean
+.PHONY: quickstart test test-all test-small test-vllm coverage check lint types docs format hooks lock bench clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/prefactory run recipes/quickstart.yaml
@@ -39,6 +39,10 @@ lint: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
+
+# The site, in build/site; a broken link or an undocumented page is an error.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .

@@ -53,7 +53,7 @@ class PromptQuality(Prompted, Asking, Labeler):
     Cost: per_prompt * 2 * judges calls a prompt.
 
     Attributes:
-        judges: what compares.
+        judge: what compares; one or several.
         name: of the columns.
         bucket: String column with the prompts' buckets (a tag); None: all are in one.
         anchors: `dataset`, a list of anchors, or a file with them (see

@@ -21,7 +21,7 @@ NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*$")
 PAGES = sorted(
     p for p in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")) if "```" in p.read_text("utf-8")
 )
-HEAVY = {"README.md"}
+HEAVY = {"README.md", "tutorial.md"}
 """Pages whose blocks take long: run with the slow tests."""
 
 
@@ -80,7 +80,7 @@ def run(block, folder):
 
 
 def marked(page):
-    slow = [pytest.mark.slow] if page.name in HEAVY else []
+    slow = [pytest.mark.slow, pytest.mark.timeout(900)] if page.name in HEAVY else []
     return pytest.param(page, marks=slow, id=str(page.relative_to(ROOT)))
 
 
