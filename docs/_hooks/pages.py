@@ -135,9 +135,15 @@ def command_text(name: str, command: Any) -> str:
     """One command: what it does and its parameters."""
     rows = []
     for param in command.params:
-        words = param.opts if param.param_type_name == "option" else [param.metavar or (param.name or "").upper()]
+        words = (
+            param.opts
+            if param.param_type_name == "option"
+            else [param.metavar or (param.name or "").upper()]
+        )
         told = getattr(param, "help", None) or ""
-        default = "" if param.default in (None, False, ()) or callable(param.default) else param.default
+        default = (
+            "" if param.default in (None, False, ()) or callable(param.default) else param.default
+        )
         names = ", ".join(f"`{word}`" for word in [*words, *param.secondary_opts])
         rows.append(f"| {names} | {cell(html.escape(told))} | {cell(str(default))} |")
     table = "\n| | | default |\n|---|---|---|\n" + "\n".join(rows) + "\n" if rows else ""

@@ -61,7 +61,7 @@ def in_tabs(lines):
 
 
 def run(block, folder):
-    """Run a block in a folder; YAML and modules with a file name in their first line are written."""
+    """Run a block in a folder; one that begins with `# NAME.yaml` or `# NAME.py` is written."""
     name = re.match(r"# ([\w.-]+\.(?:yaml|py))", block.text)
     if name:
         (folder / name[1]).write_text(block.text, "utf-8")
