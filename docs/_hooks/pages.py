@@ -6,11 +6,11 @@ import html
 import importlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from typer.core import TyperCommand
 
 from catalog.sources import LAYOUTS
 from pipelines.cli.app import app
@@ -123,7 +123,7 @@ def cli_text() -> str:
     return "\n".join(parts)
 
 
-def commands(group: Any, name: str) -> list[tuple[str, Any]]:
+def commands(group: TyperCommand, name: str) -> list[tuple[str, TyperCommand]]:
     """Commands of a group and of the groups in it, by their whole name."""
     inner = getattr(group, "commands", None)
     if not inner:
@@ -131,7 +131,7 @@ def commands(group: Any, name: str) -> list[tuple[str, Any]]:
     return [pair for key in sorted(inner) for pair in commands(inner[key], f"{name} {key}")]
 
 
-def command_text(name: str, command: Any) -> str:
+def command_text(name: str, command: TyperCommand) -> str:
     """One command: what it does and its parameters."""
     rows = []
     for param in command.params:
@@ -153,11 +153,11 @@ def command_text(name: str, command: Any) -> str:
 def layouts_text() -> str:
     """Every layout that a source can have."""
     parts = [
-        "# Sources and layouts\n\nA source is a file, a folder, a glob, an fsspec URL, a folder made "
-        "by `datasets.save_to_disk`, or a hub dataset. Its layout is recognised by its columns; "
-        "`prefactory import SOURCE --dry-run` shows how it is read, `--layout` and `--map "
-        "our_column=their.column` say it otherwise.\n\n| layout | rows | what | columns | label_source |"
-        "\n|---|---|---|---|---|"
+        "# Sources and layouts\n\nA source is a file, a folder, a glob, an fsspec URL, a folder of "
+        "`datasets.save_to_disk`, or a hub dataset. Its layout is recognised by its columns; "
+        "`prefactory import SOURCE --dry-run` shows how it is read, `--layout` and "
+        "`--map our_column=their.column` say it otherwise.\n",
+        "| layout | rows | what | columns | label_source |\n|---|---|---|---|---|",
     ]
     for layout in LAYOUTS.values():
         fields = ", ".join(

@@ -39,8 +39,9 @@ class MatchTarget(VectorSelector):
 
     With `mix` every value of a column has a share of the budget, by largest remainder, and a
     uniform draw (`top`: the lowest ids) fills it. What a scarce kind can't fill goes to the others
-    by their shares; a kind that is not named is kept only when nothing else is left. With `group_by` or a budget of tokens
-    the draw is by weight (share / rows of the kind) without replacement (Gumbel-top-k).
+    by their shares; a kind that is not named is kept only when nothing else is left. With
+    `group_by` or a budget of tokens the draw is by weight (share / rows of the kind) without
+    replacement (Gumbel-top-k).
 
     At most 5,000 target prompts count (a sample, by seed).
 
@@ -137,7 +138,7 @@ class MatchTarget(VectorSelector):
         plain = self.group_by is None and self.tokens is None
         budget = int(places.room.sum())
         if self.mix is not None and plain:
-            places_of = np.arange(draws.size) if self.select == "top" else draws
+            places_of = np.arange(draws.size, dtype=np.float64) if self.select == "top" else draws
             return self._quota_order(parts["kind"], places_of, budget)
         if self.select == "top":
             return np.argsort(-weights, kind="stable").astype(np.int64)

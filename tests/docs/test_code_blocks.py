@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
