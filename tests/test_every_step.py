@@ -82,7 +82,7 @@ def llama(tmp_path_factory):
 MODELS = {
     "labelers.ImplicitReward": lambda model, heads: {"policy": model, "reference": model},
     "labelers.Likelihood": lambda model, heads: {"models": [model]},
-    "labelers.RewardModel": lambda model, heads: {"model": heads, "heads": ["one", "two"]},
+    "labelers.RewardModel": lambda model, heads: {"model": heads, "objectives": ["one", "two"]},
     "labelers.StepScores": lambda model, heads: {"model": heads},
 }
 
@@ -97,7 +97,7 @@ def benchmark(folder):
 def version(folder):
     old = recipe({"filters.Length": {}}, name="mine", version="2026.11.29")
     table = responses(("Write a haiku about rain in the old town.", "no"), ("Why?", "So."))
-    publish(run(old, one_file(table), folder / "store"), Catalog(folder / "versions"))
+    publish(run(old, one_file(table), folder / "store"), Catalog(folder))
     return {}
 
 
@@ -105,6 +105,7 @@ FILES = {"filters.AgainstVersions": version, "filters.Decontaminate": benchmark}
 FIELDS = {
     "labelers.Constraints": {"constraints": [{"id": "detectable_format:title", "kwargs": {}}]},
     "labelers.Dimension": {"values": ["test"]},
+    "filters.AgreementDraw": {"untaught": "random"},
     "filters.Rule": {"function": f"{__name__}.polite"},
     "labelers.Rule": {"function": f"{__name__}.questions", "options": {"mark": "?"}},
     "labelers.PAL": {"steps": 20, "starts": 1, "folds": 2, "dim": 4},
@@ -120,6 +121,7 @@ SKIPPED = {
     "generators.RAGPairs": {"needs": "`gold` may be a text or a list, which `needs` can't say"},
 }
 EXEMPT = {
+    "labelers.PreferenceScore": "needs a folder that `PreferenceStack` trained; see its own tests",
     "generators.ValueGuided": "decodes token by token with a model; its own tests cut its shards",
 }
 
@@ -128,7 +130,7 @@ def step_of(name, more):
     package, _, attribute = name.partition(".")
     packages = {"filters": filters, "labelers": labelers, "generators": generators}
     cls = getattr(packages[package], attribute)
-    (item,) = yaml.safe_load(describe(cls).example)
+    item = next(i for i in yaml.safe_load(describe(cls).example) if name in i)
     return cls.model_validate(scripted(item[name]) | FIELDS.get(name, {}) | more)
 
 

@@ -18,7 +18,7 @@ from prefactory.shards import without_copies
 from prefactory.step import Filter, Generator, Labeler, State, Step, step_name
 from prefactory.tables import ROW_ID, Shape, canonical_order, shape_of
 
-WIDTH = 32
+WIDTH = 384
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ def word_vectors(encoder: Any, column: pl.Series) -> np.ndarray:  # noqa: ANN401
     """Vectors for tests that need no encoder: the words of a text, hashed, as a unit vector.
 
     Returns:
-        Float32[N, 32].
+        Float32[N, 384], as wide as those of the bundled encoder.
     """
     found = np.zeros((column.len(), WIDTH), dtype=np.float32)
     for row, text in enumerate(column.fill_null("").to_list()):
         for word in text.lower().split() or [""]:
-            found[row, hashlib.blake2b(word.encode(), digest_size=1).digest()[0] % WIDTH] += 1.0
+            place = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=2).digest())
+            found[row, place % WIDTH] += 1.0
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     return found
 
