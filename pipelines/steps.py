@@ -128,7 +128,8 @@ def describe(cls: type[Step]) -> StepPage:
     """Describe a step class from its docstring, fields and promises."""
     doc = _parsed(inspect.getdoc(cls))
     example = example_of(cls)
-    step = cls.model_validate(next(iter(yaml.safe_load(example)[0].values())) or {})
+    items = [item for item in yaml.safe_load(example) if step_name(cls) in item]
+    step = cls.model_validate(items[0][step_name(cls)] or {})
     shapes = [s for s in Shape if s in step.shapes or accepts(step, s)]
     own = [s for s in shapes if s in step.shapes]
     whole = inspect.getdoc(cls) or ""
