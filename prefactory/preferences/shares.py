@@ -76,7 +76,8 @@ def wrong_share(
     Args:
         margins: of held-out rows (folds of clusters), about log odds; NaN is left out.
         clusters: which rows belong together, length n.
-        auc: with which planted swaps are ranked by such margins; None if it is not known.
+        auc: with which planted swaps are ranked by such margins; None if it is not known. Plants
+            on labels that are wrong already make them right, which is undone at the estimate.
         seed: of the bootstrap.
     """
     there = ~np.isnan(margins)
@@ -86,12 +87,13 @@ def wrong_share(
     bound = upper_bound(kept, group)
     if len(kept) < LEAST_ROWS:
         return WrongShare(bound, None, f"{len(kept)} rows are fewer than {LEAST_ROWS}")
-    if auc is None or auc < LEAST_AUC:
-        said = "unknown" if auc is None else f"{auc:.2f}"
+    estimate = profile(kept, group, seed)
+    ranked = None if auc is None else (auc - estimate.value) / (1 - 2 * estimate.value)
+    if ranked is None or ranked < LEAST_AUC:
+        said = "unknown" if ranked is None else f"{ranked:.2f}"
         return WrongShare(
             bound, None, f"planted swaps are ranked with AUC {said}, below {LEAST_AUC}"
         )
-    estimate = profile(kept, group, seed)
     if estimate.high - estimate.low > WIDEST + 1e-9:
         ends = f"[{estimate.low:.2f}, {estimate.high:.2f}]"
         return WrongShare(bound, None, f"the interval, {ends}, is wider than {WIDEST}")

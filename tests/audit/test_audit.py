@@ -1,7 +1,6 @@
 """The audit as a whole: order, shapes, limits, recipes, documentation."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
