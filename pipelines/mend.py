@@ -75,11 +75,14 @@ class Mended:
 
 
 def lines_of(found: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ...]]:
-    """The recipe lines that take out faulty rows, each with the findings whose cure it is."""
+    """The recipe lines of warnings and faults that take out faulty rows, with their findings.
+
+    What is only noted (a few copies) is left to whoever reads the recipe: a comment has its lines.
+    """
     faulty = {check.name for check in CHECKS if check.faulty_rows}
     lines: dict[str, tuple[str, ...]] = {}
     for finding in found.findings:
-        if finding.check not in faulty or finding.severity < Severity.NOTE:
+        if finding.check not in faulty or finding.severity < Severity.WARNING:
             continue
         for line in finding.recipe:
             if line.startswith("- ") and line not in finding.report.choices:
@@ -105,7 +108,7 @@ def text_of(found: Audit, source: Mapping[str, Any], lines: Sequence[str]) -> st
     if left:
         text += [
             "",
-            "# Not applied: matters of balance or of the source, which no rule can decide.",
+            "# Not applied: notes, and matters of balance or of the source, which no rule can decide.",
         ]
     for finding in left:
         headline = " ".join(finding.headline.split())
