@@ -277,10 +277,10 @@ COUNTED = """
 ## The share of wrong labels from one scorer
 
 Estimate with its interval, in brackets where refused (planted swaps ranked below .75 once the
-estimated wrong labels are undone, interval wider than .25, or fewer than 400 rows), the upper bound,
-which is always said, and the AUC of planted swaps as it is. Labels of people are not free of wrong
-ones: Tulu's raters agree with each other in .69 of the pairs, PandaLM's in .90; the estimate counts
-whatever a Bradley-Terry curve can't explain.
+estimated wrong labels are undone, interval wider than .25, or fewer than 400 rows); the upper
+bound, which is always said; and the AUC of planted swaps as it is. Labels of people are not free
+of wrong ones: Tulu's raters agree with each other in .69 of the pairs, PandaLM's in .90; the
+estimate counts whatever a Bradley-Terry curve can't explain.
 
 | set | planted 0 | .05 | .15 | .30 |
 |---|---|---|---|---|"""
