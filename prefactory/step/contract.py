@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from prefactory.beside import public_name
+
 CLOSE = 0.8
 """Likeness of two names (0 to 1) from which a method is taken for a misspelt hook (our choice)."""
 
@@ -49,7 +51,7 @@ def faults(cls: type[BaseModel], base: type[BaseModel], hooks: Mapping[str, bool
 
 def where(cls: type) -> str:
     """Name of a class with its file and line, as far as they are known."""
-    name = f"{cls.__module__}.{cls.__qualname__}"
+    name = f"{public_name(cls.__module__)}.{cls.__qualname__}"
     try:
         file, line = inspect.getsourcefile(cls), inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):  # typed in, or its file is gone

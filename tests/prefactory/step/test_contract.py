@@ -161,7 +161,7 @@ def test_check_names_the_recipes_line_and_every_fault(tmp_path):
         load(Path(recipe), [], SECTIONS)
     assert len(error.value.problems) == 3
     assert all(p.startswith("half.yaml: line 4: ") for p in error.value.problems)
-    assert "half_steps.Half (half_steps.py, line 2) has no `keep(table, ctx)`" in str(error.value)
+    assert ": half_steps.Half (half_steps.py, line 2) has no `keep(table, ctx)`" in str(error.value)
 
 
 ROWS = responses(("q", "a"), ("p", "b"))
