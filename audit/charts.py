@@ -32,17 +32,17 @@ def draw(chart: Chart) -> Drawn:
     low, high = _axis(chart)
     rows = []
     for label, values in chart.rows:
-        told = _told(chart, values)
+        numbers = _numbers(chart, values)
         parts = _marks(chart, values, low, high)
         picture = el(
             "svg",
             *parts,
             viewBox=f"{-PAD:g} 0 {WIDTH + 2 * PAD:g} {HEIGHT:g}",
             role="img",
-            aria_label=f"{label}: {told}",
+            aria_label=f"{label}: {numbers}",
             class_="row",
         )
-        rows.append((label, picture, told))
+        rows.append((label, picture, numbers))
     middle = chart.reference
     marked = "" if middle is None or not low < middle < high else value(middle, chart.unit)
     return Drawn(
@@ -60,7 +60,7 @@ def value(x: float | None, unit: Unit) -> str:
     return count(x) if unit == "count" else num(x)
 
 
-def _told(chart: Chart, values: tuple[float | None, ...]) -> str:
+def _numbers(chart: Chart, values: tuple[float | None, ...]) -> str:
     first = value(values[0], chart.unit)
     if chart.kind == "sides":
         return f"{first} / {value(values[1], chart.unit)}"
@@ -73,9 +73,9 @@ def _axis(chart: Chart) -> tuple[float, float]:
     """Ends of the axis: 0 to 1 around a reference of 1/2, else round numbers around or above 0."""
     if chart.unit == "share" and chart.reference == 0.5:
         return 0.0, 1.0
-    found = [v for _, values in chart.rows for v in values if v is not None and math.isfinite(v)]
+    numbers = [v for _, values in chart.rows for v in values if v is not None and math.isfinite(v)]
     least = _LEAST if chart.unit == "share" else 1.0
-    low, high = min([0.0, *found]), max([0.0, *found])
+    low, high = min([0.0, *numbers]), max([0.0, *numbers])
     if chart.reference == 0:
         low, high = min(low, -high), max(high, -low)
     step = nice(max(high - low, least) / 4) or least

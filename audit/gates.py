@@ -120,17 +120,17 @@ def _broken(name: str, bound: Bound, by_name: dict[str, Finding]) -> list[Failur
     finding = by_name.get(check)
     if finding is None:
         return [Failure(name, f"the check {check} was not run")]
-    found = {
+    values = {
         metric: value
         for metric, value in finding.metrics.items()
         if wanted in (metric, metric.split(":")[0]) and value.value is not None
     }
-    if not found:
+    if not values:
         why = finding.report.skipped or finding.report.unmeasured.get(wanted) or "there is no value"
         return [] if bound.optional else [Failure(name, f"was not measured: {why}")]
     return [
         Failure(name, f"{metric} is {_value(value)}, not {_range(bound)}")
-        for metric, value in found.items()
+        for metric, value in values.items()
         if not bound.holds(value)
     ]
 
@@ -197,13 +197,13 @@ class _Reader:
         self.problems.append(f"{self._name}: line {line}: {why}")
 
     def section(self, data: dict[str, Any], key: str) -> list[tuple[str, Any]]:
-        found = data.get(key)
-        if found is None:
+        lines = data.get(key)
+        if lines is None:
             return []
-        if not isinstance(found, dict):
+        if not isinstance(lines, dict):
             self.wrong((key,), f"`{key}` holds no lines of the form name: value")
             return []
-        return list(found.items())
+        return list(lines.items())
 
     def severity(self, key: str, value: str) -> Severity:
         path = ("gates", key)

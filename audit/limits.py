@@ -62,16 +62,16 @@ def _outside(metric: Metric, healthy: Range, evidence: bool) -> bool:
 
 def _most(note: float | None, warning: float | None, fault: float | None = None) -> Limit:
     """A limit from above, on the number itself."""
-    found: list[Range | None] = [
+    ranges: list[Range | None] = [
         None if at is None else (None, at) for at in (note, warning, fault)
     ]
-    return Limit(note=found[0], warning=found[1], fault=found[2])
+    return Limit(note=ranges[0], warning=ranges[1], fault=ranges[2])
 
 
 def _between(note: float, warning: float, fault: float, centre: float = 0.0) -> Limit:
     """A limit around a centre, on the interval."""
-    found = [(centre - off, centre + off) for off in (note, warning, fault)]
-    return Limit(note=found[0], warning=found[1], fault=found[2], evidence=True)
+    ranges = [(centre - off, centre + off) for off in (note, warning, fault)]
+    return Limit(note=ranges[0], warning=ranges[1], fault=ranges[2], evidence=True)
 
 
 _LONGER = Limit(
@@ -182,11 +182,11 @@ def judge(check: str, report: Report, limits: dict[str, Limit]) -> tuple[Severit
         excess = limit.excess(metric, severity) if limit else 0.0
         if limit and severity > Severity.OK and (severity, excess) > (worst, most):
             worst, most = severity, excess
-            because = f"{name} is outside {_told(limit, severity)}"
+            because = f"{name} is outside {_healthy_range(limit, severity)}"
     return worst, because
 
 
-def _told(limit: Limit, severity: Severity) -> str:
+def _healthy_range(limit: Limit, severity: Severity) -> str:
     healthy = {
         Severity.NOTE: limit.note,
         Severity.WARNING: limit.warning,

@@ -56,8 +56,8 @@ class Intake:
 
     def named(self, *reasons: str) -> pl.DataFrame:
         """The same records as rows of a finding: `row_id` and `note`."""
-        told = pl.format("left out by the reader, {}: {}", "reason", pl.col("detail").fill_null(""))
-        return self.refused(*reasons).select("row_id", note=told).sort("row_id")
+        note = pl.format("left out by the reader, {}: {}", "reason", pl.col("detail").fill_null(""))
+        return self.refused(*reasons).select("row_id", note=note).sort("row_id")
 
     def refused(self, *reasons: str) -> pl.DataFrame:
         """Records that the reader left out for one of some reasons."""
@@ -180,10 +180,10 @@ def _reasons(rejected: list[pl.DataFrame]) -> str:
 
 def _splits(names: list[str]) -> dict[str, str]:
     """Split of each file by its name; nothing unless there are two and every file has one."""
-    found = {name: SPLIT_NAME.findall(name) for name in names}
-    if not all(found.values()):
+    matches = {name: SPLIT_NAME.findall(name) for name in names}
+    if not all(matches.values()):
         return {}
-    named = {name: words[-1].lower() for name, words in found.items()}
+    named = {name: words[-1].lower() for name, words in matches.items()}
     return named if len(set(named.values())) > 1 else {}
 
 
@@ -225,7 +225,7 @@ class _Sampler:
         self._parts.append(rows)
         self._held += rows.height
         if self._rows is not None and self._held > 4 * self._rows + 50_000:
-            self._parts = [self._cut()]
+            self._parts = [self._first_drawn()]
             self._held = self._parts[0].height
 
     @property
@@ -237,9 +237,9 @@ class _Sampler:
         """The rows that were kept."""
         if not self._parts:
             raise DataError(f"{name} holds no row to audit")
-        return self._cut().drop("_draw", strict=False)
+        return self._first_drawn().drop("_draw", strict=False)
 
-    def _cut(self) -> pl.DataFrame:
+    def _first_drawn(self) -> pl.DataFrame:
         table = pl.concat(self._parts, how="diagonal_relaxed")
         if self._rows is None or table.height <= self._rows:
             return table

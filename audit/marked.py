@@ -24,7 +24,7 @@ def report(
         notes: what a reader must know.
     """
     metrics: dict[str, Metric] = {}
-    named, told = [flagged([], "")], []
+    named, counts = [flagged([], "")], []
     bars: dict[str, tuple[float | None, ...]] = dict.fromkeys(rules, ())
     fired: set[str] = set()
     for side in subject.sides:
@@ -37,7 +37,7 @@ def report(
         first = hits.unique("row", keep="first", maintain_order=True)
         note = first.select(pl.format(f"{side.name}: {{}}: {{}}", "rule", "detail")).to_series()
         named.append(flagged(first["row"], note))
-        told.append(f"{first.height:,} {side.name}".removesuffix(" response"))
+        counts.append(f"{first.height:,} {side.name}".removesuffix(" response"))
         if side.name != "rejected":
             fired |= set(hits["rule"])
         else:
@@ -46,7 +46,7 @@ def report(
     kind = "sides" if subject.two_sided else "bars"
     lines = ", ".join(rule for rule in rules if rule in fired)
     return Report(
-        headline=f"{' and '.join(told)} answers {headline}",
+        headline=f"{' and '.join(counts)} answers {headline}",
         metrics=metrics,
         rows=pl.concat(named),
         charts=(Chart(kind, "Answers that the rules hit", shown),),  # type: ignore[arg-type]

@@ -64,8 +64,8 @@ def near_of(texts: dict[str, pl.Series], others: NDArray[np.bool_] | None = None
     leader, quick = _leaders(rows, step.rule, others)
     left = np.flatnonzero(leader == np.arange(leader.size))
     kept = read_rows(table[pl.Series(left)], step.banding) if left.size < leader.size else rows
-    found = near_edges(kept, step.rule, None if others is None else others[left])
-    edges = Edges(left[found.left], left[found.right], found.jaccard)
+    near = near_edges(kept, step.rule, None if others is None else others[left])
+    edges = Edges(left[near.left], left[near.right], near.jaccard)
     rule = (
         f"Near: Jaccard index of {step.words}-word shingles at least {step.threshold:g} in every "
         "text, and more in short texts. Rows that are exact copies count once here."
@@ -96,13 +96,13 @@ def _leaders(
     for band in range(min(PASSES, rows.keys.shape[1])):
         here = np.flatnonzero(leader == np.arange(n))
         keys = rows.keys[here, band].astype(np.uint64) | (kind[here] << np.uint64(32))
-        _, first, place = np.unique(keys, return_index=True, return_inverse=True)
-        head = here[first[place]]
+        _, first, bucket = np.unique(keys, return_index=True, return_inverse=True)
+        head = here[first[bucket]]
         asked = np.flatnonzero(head != here)
-        found = similarity(rows.parts, head[asked], here[asked], rule)
-        row, to = here[asked][found.near], head[asked][found.near]
+        alike = similarity(rows.parts, head[asked], here[asked], rule)
+        row, to = here[asked][alike.near], head[asked][alike.near]
         leader[row] = to
-        links.append((to, row, found.jaccard[found.near]))
+        links.append((to, row, alike.jaccard[alike.near]))
     while (leader[leader] != leader).any():
         leader = leader[leader]
     return leader, links

@@ -85,13 +85,13 @@ class Audit:
                     pl.all(),
                 )
             )
-        place = pl.col("where").str.extract_groups(r"^(?<file>.*?)(?::(?<line>\d+))?$")
+        where = pl.col("where").str.extract_groups(r"^(?<file>.*?)(?::(?<line>\d+))?$")
         return pl.concat(parts).select(
             "finding",
             "severity",
             "row",
-            file=place.struct.field("file"),
-            line=place.struct.field("line").cast(pl.Int64),
+            file=where.struct.field("file"),
+            line=where.struct.field("line").cast(pl.Int64),
             note="note",
         )
 
@@ -150,8 +150,8 @@ class Audit:
 
     def _repr_html_(self) -> str:
         title = f"{self.name}: {self.rows:,} {self.shape.value} of {self.prompts:,} prompts"
-        found = sorted(self.findings, key=lambda f: -f.severity)
-        rows = [(f.severity.word, f.title, f.headline) for f in found]
+        findings = sorted(self.findings, key=lambda f: -f.severity)
+        rows = [(f.severity.word, f.title, f.headline) for f in findings]
         return notebook.table(title, ("severity", "check", "what was found"), rows)
 
 

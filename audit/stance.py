@@ -39,11 +39,11 @@ def stances(subject: Subject) -> tuple[list[pl.Series], str]:
     for pattern in ("{}_stance", "stance_{}"):
         columns = [pattern.format(side.name) for side in subject.sides]
         if set(columns) <= set(subject.table.columns):
-            found = [
+            by_side = [
                 _of_column(subject.table[column].gather(pl.Series(side.rows)))
                 for column, side in zip(columns, subject.sides, strict=True)
             ]
-            return found, f"columns {' and '.join(columns)}"
+            return by_side, f"columns {' and '.join(columns)}"
     return [_of_text(subject, side) for side in subject.sides], "a lexicon of English phrases"
 
 

@@ -36,8 +36,8 @@ def share(hits: NDArray[Any], groups: Groups | None = None) -> Metric:
     if values.size == 0:
         return Metric(None, n=0, unit="share")
     by = None if groups is None else pl.Series(groups)
-    found = ratio(values, np.ones(values.size), by)
-    return Metric(found.value, found.low, found.high, values.size, "share")
+    mean = ratio(values, np.ones(values.size), by)
+    return Metric(mean.value, mean.low, mean.high, values.size, "share")
 
 
 def difference(

@@ -163,7 +163,7 @@ class Subject:
     @cached_property
     def prompt_text(self) -> pl.Series:
         """All messages of every row's prompt, joined."""
-        return self._text("prompt")
+        return self._text_column("prompt")
 
     @cached_property
     def folded_question(self) -> pl.Series:
@@ -203,13 +203,13 @@ class Subject:
         return Side(
             name,
             rows,
-            self._text(column).gather(at),
+            self._text_column(column).gather(at),
             self.table[row_id].gather(at),
             self.prompts[rows],
             self.table[model].gather(at),
         )
 
-    def _text(self, column: str) -> pl.Series:
+    def _text_column(self, column: str) -> pl.Series:
         return self.table.select(text_of(pl.col(column)).fill_null("").alias(column))[column]
 
     @cached_property
@@ -219,7 +219,7 @@ class Subject:
         Of unpaired answers `response`. Equal keys are equal texts; the numbers mean nothing else.
         """
         answers = {Shape.PAIRS: SIDES, Shape.RESPONSES: ("response",)}.get(self.shape, ())
-        texts = {"prompt": self.prompt_text} | {name: self._text(name) for name in answers}
+        texts = {"prompt": self.prompt_text} | {name: self._text_column(name) for name in answers}
         folded = (normalised(pl.col(name), True, True, True).hash(0) for name in texts)
         return pl.DataFrame(texts).select(folded)  # in one select, the columns run side by side
 
@@ -288,16 +288,16 @@ class Subject:
             n: how many to show.
         """
         first = [int(row) for _, row in zip(range(n), rows, strict=False)]
-        said = list(notes)[: len(first)] if notes is not None else [""] * len(first)
-        return tuple(self._example(row, note) for row, note in zip(first, said, strict=True))
+        shown = list(notes)[: len(first)] if notes is not None else [""] * len(first)
+        return tuple(self._example(row, note) for row, note in zip(first, shown, strict=True))
 
     def named(self, rows: pl.DataFrame | None, left_out: pl.DataFrame | None) -> pl.DataFrame:
         """Rows by id, place in their source and note: all that a finding names (see `NAMED`)."""
         parts = [pl.DataFrame(schema=NAMED)]
         if rows is not None:
-            at = rows["row"]
-            ids, place = self.row_ids.gather(at), self.table["source_id"].gather(at)
-            columns = {"row": ids, "where": place, "note": rows["note"]}
+            rows_at = rows["row"]
+            ids, source_ids = self.row_ids.gather(rows_at), self.table["source_id"].gather(rows_at)
+            columns = {"row": ids, "where": source_ids, "note": rows["note"]}
             parts.append(pl.DataFrame(columns, schema=NAMED))
         if left_out is not None:
             none = pl.lit(None, dtype=pl.String)
@@ -320,8 +320,8 @@ class Subject:
     def hits(self, side: Side, *rules: str) -> pl.DataFrame:
         """Hits of some damage rules on the answers of a side: `row`, `rule`, `detail`."""
         name = side.name if self.paired else "response"
-        found = self.damage.filter(pl.col("rule").is_in(list(rules)), pl.col("side") == name)
-        return found.filter(pl.col("row").is_in(pl.Series(side.rows).implode()))
+        hits = self.damage.filter(pl.col("rule").is_in(list(rules)), pl.col("side") == name)
+        return hits.filter(pl.col("row").is_in(pl.Series(side.rows).implode()))
 
     def _example(self, row: int, note: str) -> Example:
         texts = [("prompt", excerpt(self.question[row] or self.prompt_text[row]))]

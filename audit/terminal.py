@@ -33,7 +33,7 @@ def summary(audit: Audit, width: int = WIDTH) -> str:
         f"{audit.name}: {audit.rows:,} {audit.shape.value} of {audit.prompts:,} prompts{drawn}"
     ]
     lines += _unverified(audit)
-    lines += ["", *_told(audit, width)]
+    lines += ["", *_findings(audit, width)]
     fine = [f.check for f in audit.findings if f.severity is Severity.OK]
     skipped = [f.check for f in audit.findings if f.severity is Severity.SKIPPED]
     for word, names in (("ok", fine), ("not applicable", skipped)):
@@ -49,12 +49,12 @@ def summary(audit: Audit, width: int = WIDTH) -> str:
 
 def _unverified(audit: Audit) -> list[str]:
     """Said at the top, where nothing could be said of the labels of pairs."""
-    found = next((f for f in audit.findings if f.check == "labels"), None)
-    metric = None if found is None else found.metrics.get("verified")
+    labels = next((f for f in audit.findings if f.check == "labels"), None)
+    metric = None if labels is None else labels.metrics.get("verified")
     return ["labels were not verified"] if metric is not None and not metric.value else []
 
 
-def _told(audit: Audit, width: int) -> list[str]:
+def _findings(audit: Audit, width: int) -> list[str]:
     bad = [f for f in audit.findings if f.severity > Severity.OK]
     lines = []
     for finding in sorted(bad, key=lambda f: -f.severity):

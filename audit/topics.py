@@ -75,16 +75,16 @@ def _clusters(subject: Subject) -> Topics:
     seed = int(subject.rng("topics").integers(2**31))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different prompts than clusters
-        found = KMeans(n, n_init=3, random_state=seed).fit(vectors).labels_
-    names = _names(distinct, found)
-    known = pl.DataFrame({"text": distinct, "topic": [names[i] for i in found]})
+        clusters = KMeans(n, n_init=3, random_state=seed).fit(vectors).labels_
+    names = _names(distinct, clusters)
+    known = pl.DataFrame({"text": distinct, "topic": [names[i] for i in clusters]})
     of = pl.DataFrame({"text": texts}).join(known, on="text", how="left", maintain_order="left")
     return Topics(rows, of["topic"], f"{n} k-means clusters of prompt embeddings")
 
 
-def _names(texts: pl.Series, found: NDArray[np.int32]) -> dict[int, str]:
+def _names(texts: pl.Series, clusters: NDArray[np.int32]) -> dict[int, str]:
     """Three words of each cluster with the largest share of prompts here against elsewhere."""
-    frame = pl.DataFrame({"text": texts, "cluster": found}).with_columns(
+    frame = pl.DataFrame({"text": texts, "cluster": clusters}).with_columns(
         word=pl.col("text").str.head(500).str.to_lowercase().str.extract_all(WORD).list.unique()
     )
     sizes = frame.group_by("cluster").len("size")
@@ -104,7 +104,7 @@ def _names(texts: pl.Series, found: NDArray[np.int32]) -> dict[int, str]:
         for (cluster,), part in best.group_by("cluster", maintain_order=True)
     }
     taken: dict[str, int] = {}
-    for cluster in range(int(found.max()) + 1):
+    for cluster in range(int(clusters.max()) + 1):
         name = named.get(cluster) or f"cluster {cluster + 1}"
         taken[name] = taken.get(name, 0) + 1
         named[cluster] = name if taken[name] == 1 else f"{name} ({taken[name]})"

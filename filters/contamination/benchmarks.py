@@ -95,26 +95,26 @@ def read_benchmark(
         numbered = [(line, f"{Path(path).name}:{n}") for n, line in enumerate(lines, 1)]
         return _checked(path, Path(path).stem, numbered)
     spec = SourceSpec(path=path, split=split, config=config)
-    found = resolve(spec, None)
+    source = resolve(spec, None)
     files: list[tuple[SourceFile, Iterable[Chunk]]]
-    if found.hub is None:
-        files = [(file, chunks(file, _ROWS)) for file in found.files]
+    if source.hub is None:
+        files = [(file, chunks(file, _ROWS)) for file in source.files]
     else:
-        commit = hub_revision(found.hub, None)
+        commit = hub_revision(source.hub, None)
         files = [
             (file, hub_chunks(file, _ROWS, None, config, commit))
-            for file in hub_splits(spec, found.hub, commit)
+            for file in hub_splits(spec, source.hub, commit)
         ]
     texts = [row for file, parts in files for row in _texts(file, parts, path, column)]
-    return _checked(path, found.name, texts)
+    return _checked(path, source.name, texts)
 
 
 def _checked(path: str, name: str, rows: list[tuple[str, str]]) -> Benchmark:
     texts, places = zip(*rows, strict=True) if rows else ((), ())
-    made = benchmark(name, pl.Series(texts, dtype=pl.String), pl.Series(places, dtype=pl.String))
-    if not made.texts.len():
+    prompts = benchmark(name, pl.Series(texts, dtype=pl.String), pl.Series(places, dtype=pl.String))
+    if not prompts.texts.len():
         raise DataError(f"benchmark {path!r} holds no prompt")
-    return replace(made, path=path)
+    return replace(prompts, path=path)
 
 
 def _texts(
@@ -130,8 +130,8 @@ def _texts(
         if key is None:
             key, header = _column(chunk, list(records[0]), path, column, format_of(file.name))
             texts += [(text, f"{file.name}:1") for text in header]
-        found = [_text(record.get(key), record) for record in records]
-        texts += [(t, f"{file.name}:{n}") for t, n in zip(found, chunk.lines, strict=True)]
+        prompts = [_prompt_text(record.get(key), record) for record in records]
+        texts += [(t, f"{file.name}:{n}") for t, n in zip(prompts, chunk.lines, strict=True)]
     return texts
 
 
@@ -156,7 +156,7 @@ def _column(
     )
 
 
-def _text(value: Any, record: dict[str, Any]) -> str:  # noqa: ANN401 - any JSON value
+def _prompt_text(value: Any, record: dict[str, Any]) -> str:  # noqa: ANN401 - any JSON value
     """A prompt as text; an `instruction` with an `input` is both."""
     if isinstance(value, list):
         return "\n".join(filter(None, map(_turn, value)))

@@ -72,10 +72,10 @@ class NgramIndex:
             n: words of a run, at least 1.
         """
         some = prompts.fill_null("").str.contains(r"[\p{L}\p{N}]").to_numpy()
-        found = word_hashes(prompts)
-        lengths = np.where(some, np.diff(found.offsets), 0)
-        hashes, rows, at = _runs(found, n)
-        keep = some[rows] & (np.diff(found.offsets)[rows] >= n)
+        words = word_hashes(prompts)
+        lengths = np.where(some, np.diff(words.offsets), 0)
+        hashes, rows, at = _runs(words, n)
+        keep = some[rows] & (np.diff(words.offsets)[rows] >= n)
         grams = pl.DataFrame({"gram": hashes[keep], "prompt": rows[keep], "at": at[keep]})
         spread = grams.group_by("gram").agg(spread=pl.col("prompt").n_unique())
         near = grams.join(spread, on="gram")
@@ -85,13 +85,13 @@ class NgramIndex:
         lettered = prompts.fill_null("").str.contains(r"\p{L}").to_numpy()
         whole = pl.DataFrame(
             {
-                "whole": _whole(found)[short],
+                "whole": _whole(words)[short],
                 "prompt": short.astype(np.int64),
                 "line": (lettered & (lengths >= 2))[short],
             }
         )
         keys = [np.unique(t["gram"].to_numpy()) for t in (grams, telling)]
-        alone = _short_runs(found, lengths, n)
+        alone = _short_runs(words, lengths, n)
         return cls(n, lengths.astype(np.int64), grams, keys[0], keys[1], whole, alone)
 
     def search(self, texts: pl.Series, least: float = SHARE, short: Short = "text") -> pl.DataFrame:
@@ -110,12 +110,12 @@ class NgramIndex:
 
         def look(start: int) -> pl.DataFrame:
             part = texts[start : start + BLOCK]
-            found = word_hashes(part)
-            parts = [self._long(found, least), self._short(found)]
+            words = word_hashes(part)
+            parts = [self._long(words, least), self._short(words)]
             if short != "text":
                 parts.append(self._lines(part))
             if short == "inside":
-                parts.append(self._inside(found))
+                parts.append(self._inside(words))
             hits = pl.concat(parts).unique(["text", "prompt"])
             return hits.with_columns(pl.col("text") + start)
 
@@ -123,8 +123,8 @@ class NgramIndex:
             parts = list(pool.map(look, range(0, texts.len(), BLOCK)))
         return pl.concat([pl.DataFrame(schema=MATCHES), *parts]).sort("text", "prompt")
 
-    def _short(self, found: Words) -> pl.DataFrame:
-        texts = pl.DataFrame({"whole": _whole(found), "text": np.arange(len(found.offsets) - 1)})
+    def _short(self, words: Words) -> pl.DataFrame:
+        texts = pl.DataFrame({"whole": _whole(words), "text": np.arange(len(words.offsets) - 1)})
         return self._all_of(texts.join(self.whole, on="whole"))
 
     def _lines(self, texts: pl.Series) -> pl.DataFrame:
@@ -137,17 +137,17 @@ class NgramIndex:
         lines = lines.filter(pl.col("line").str.contains(r"[\p{L}\p{N}]"))
         if not lines.height or not known.height:
             return pl.DataFrame(schema=MATCHES)
-        found = pl.DataFrame({"whole": _whole(word_hashes(lines["line"]))}).with_columns(text=of)
-        hits = self._all_of(found.join(known, on="whole"))
+        wholes = pl.DataFrame({"whole": _whole(word_hashes(lines["line"]))}).with_columns(text=of)
+        hits = self._all_of(wholes.join(known, on="whole"))
         return hits.with_columns(text=lines["of"].gather(hits["text"]))
 
-    def _inside(self, found: Words) -> pl.DataFrame:
+    def _inside(self, words: Words) -> pl.DataFrame:
         """Short prompts whose words stand in a row in a text."""
         parts = [pl.DataFrame(schema=MATCHES)]
         for n in range(INSIDE, self.n):
             index = self.short_runs.filter(pl.col("n") == n)
             if index.height:
-                hashes, rows, _ = _runs(found, n)
+                hashes, rows, _ = _runs(words, n)
                 known = _inside(hashes, np.unique(index["gram"].to_numpy()))
                 hits = pl.DataFrame({"gram": hashes[known], "text": rows[known]}).unique()
                 parts.append(self._all_of(hits.join(index, on="gram")))
@@ -157,10 +157,10 @@ class NgramIndex:
         size = pl.Series(self.lengths).gather(hits["prompt"])
         return hits.select("text", "prompt", words=size, share=pl.lit(1.0)).cast(MATCHES)
 
-    def _long(self, found: Words, least: float) -> pl.DataFrame:
+    def _long(self, words: Words, least: float) -> pl.DataFrame:
         if not self.keys.size:
             return pl.DataFrame(schema=MATCHES)
-        hashes, rows, _ = _runs(found, self.n)
+        hashes, rows, _ = _runs(words, self.n)
         known = _inside(hashes, self.keys)
         hits = pl.DataFrame({"gram": hashes[known], "text": rows[known]}).unique()
         wanted = hits.filter(pl.Series(_inside(hits["gram"].to_numpy(), self.telling)))
@@ -184,15 +184,15 @@ def spans(text: str, prompt: str, n: int = N) -> list[tuple[int, int]]:
     here, there = _words_of(text), [word for word, _, _ in _words_of(prompt)]
     n = min(n, len(there)) or 1
     runs = {tuple(there[i : i + n]) for i in range(len(there) - n + 1)}
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for i in range(len(here) - n + 1):
         if tuple(word for word, _, _ in here[i : i + n]) in runs:
             start, end = here[i][1], here[i + n - 1][2]
-            if found and start <= found[-1][1]:
-                found[-1] = (found[-1][0], end)
+            if ranges and start <= ranges[-1][1]:
+                ranges[-1] = (ranges[-1][0], end)
             else:
-                found.append((start, end))
-    return found
+                ranges.append((start, end))
+    return ranges
 
 
 _ALONE = re.compile(
@@ -201,50 +201,50 @@ _ALONE = re.compile(
 
 
 def _words_of(text: str) -> list[tuple[str, int, int]]:
-    found = []
+    words = []
     for run in _ALONE.finditer(text):
         word = unicodedata.normalize("NFKC", run.group()).lower()
-        found.append((word, run.start(), run.end()))
-    return found
+        words.append((word, run.start(), run.end()))
+    return words
 
 
-def _runs(found: Words, n: int) -> tuple[U64, I64, I64]:
+def _runs(words: Words, n: int) -> tuple[U64, I64, I64]:
     """Hash of every run of n words inside a row, its row, and its first word's place in the row."""
-    counts = np.diff(found.offsets)
+    counts = np.diff(words.offsets)
     rows = np.repeat(np.arange(counts.size, dtype=np.int64), counts)
-    at = np.arange(found.values.size, dtype=np.int64) - found.offsets[rows]
-    total = found.values.size - n + 1
+    at = np.arange(words.values.size, dtype=np.int64) - words.offsets[rows]
+    total = words.values.size - n + 1
     if total <= 0:
         none = np.zeros(0, dtype=np.int64)
         return none.astype(np.uint64), none, none
-    hashes = found.values[:total].copy()
+    hashes = words.values[:total].copy()
     for step in range(1, n):
-        hashes = hashes * _MIX + found.values[step : step + total]
+        hashes = hashes * _MIX + words.values[step : step + total]
     inside = at[:total] + n <= counts[rows[:total]]
     return finalise(hashes[inside]), rows[:total][inside], at[:total][inside]
 
 
-def _short_runs(found: Words, lengths: I64, n: int) -> pl.DataFrame:
+def _short_runs(words: Words, lengths: I64, n: int) -> pl.DataFrame:
     """Every row of INSIDE to n - 1 words as one run (rows of length 0 are none)."""
     schema = pl.Schema({"gram": pl.UInt64, "prompt": pl.Int64, "n": pl.Int64})
     parts = [pl.DataFrame(schema=schema)]
     for size in range(INSIDE, n):
-        hashes, rows, _ = _runs(found, size)
+        hashes, rows, _ = _runs(words, size)
         keep = lengths[rows] == size
         part = pl.DataFrame({"gram": hashes[keep], "prompt": rows[keep]})
         parts.append(part.with_columns(n=pl.lit(size, pl.Int64)).cast(schema))
     return pl.concat(parts)
 
 
-def _whole(found: Words) -> U64:
+def _whole(words: Words) -> U64:
     """One hash for the words of each row, in order, and their number."""
-    counts = np.diff(found.offsets)
+    counts = np.diff(words.offsets)
     if not counts.size:
         return np.zeros(0, dtype=np.uint64)
     rows = np.repeat(np.arange(counts.size), counts)
-    place = (np.arange(found.values.size) - found.offsets[rows]).astype(np.uint64)
-    mixed = finalise(found.values + (place + np.uint64(1)) * _MIX)
-    return np.add.reduceat(mixed, found.offsets[:-1]) + counts.astype(np.uint64)
+    position = (np.arange(words.values.size) - words.offsets[rows]).astype(np.uint64)
+    mixed = finalise(words.values + (position + np.uint64(1)) * _MIX)
+    return np.add.reduceat(mixed, words.offsets[:-1]) + counts.astype(np.uint64)
 
 
 def _inside(values: U64, keys: U64) -> NDArray[np.bool_]:
@@ -252,9 +252,9 @@ def _inside(values: U64, keys: U64) -> NDArray[np.bool_]:
     table = np.zeros(1 << _BITS, dtype=bool)
     shift = np.uint64(64 - _BITS)
     table[(keys >> shift).astype(np.int64)] = True
-    found = table[(values >> shift).astype(np.int64)]
-    at = np.flatnonzero(found)
+    among = table[(values >> shift).astype(np.int64)]
+    at = np.flatnonzero(among)
     if at.size and keys.size:
-        place = np.minimum(np.searchsorted(keys, values[at]), keys.size - 1)
-        found[at] = keys[place] == values[at]
-    return found
+        nearest = np.minimum(np.searchsorted(keys, values[at]), keys.size - 1)
+        among[at] = keys[nearest] == values[at]
+    return among

@@ -122,12 +122,12 @@ def _mark(source: BenchmarkSource) -> tuple[object, ...]:
 def _read(source: BenchmarkSource, root: Path) -> Benchmark:
     version = _version_of(source)
     if version is not None:
-        found = _of_version(Catalog(root=root).get(version))
+        benchmark = _of_version(Catalog(root=root).get(version))
     else:
-        found = read_benchmark(source.path, source.column, source.split, source.config)
+        benchmark = read_benchmark(source.path, source.column, source.split, source.config)
     if source.name is None:
-        return found
-    return Benchmark(source.name, found.texts, found.digest, found.places)
+        return benchmark
+    return Benchmark(source.name, benchmark.texts, benchmark.digest, benchmark.places)
 
 
 def _of_version(version: Version) -> Benchmark:

@@ -125,10 +125,10 @@ class Decontaminate(Filter):
 
     def identity(self) -> dict[str, Any]:
         """As of any step, with the digests of the benchmarks instead of their paths."""
-        found = super().identity()
-        fields = {k: v for k, v in found["fields"].items() if k != "catalog"}
+        identity = super().identity()
+        fields = {k: v for k, v in identity["fields"].items() if k != "catalog"}
         contents = {part.name: part.digest for part in self._open().parts}
-        return {**found, "fields": {**fields, "against": contents}}
+        return {**identity, "fields": {**fields, "against": contents}}
 
     def _open(self) -> Benchmarks:
         return open_benchmarks(self.against, Catalog(root=self.catalog).root, self.n)
@@ -158,10 +158,10 @@ class Decontaminate(Filter):
             units = table.unique(key, keep="first", maintain_order=True)
             matches = self._matches(units, side, known, ctx)
             ids = units[key].gather(matches["text"])
-            found = matches.with_columns(ids.alias(key), side=pl.lit(side))
+            by_row = matches.with_columns(ids.alias(key), side=pl.lit(side))
             rows = table.select(key, unit=pl.col(ROW_ID[shape]))
-            found = rows.join(found, on=key, how="inner", maintain_order="left_right")
-            parts.append(found.select(MATCHES.names()).cast(MATCHES))
+            by_row = rows.join(by_row, on=key, how="inner", maintain_order="left_right")
+            parts.append(by_row.select(MATCHES.names()).cast(MATCHES))
         return pl.concat(parts)
 
     def _matches(
@@ -170,16 +170,16 @@ class Decontaminate(Filter):
         """`text` (number of the row), `number`, `words`, `value` and `reason` of each match."""
         texts = units.select(text_of(pl.col(side)).fill_null("")).to_series()
         short = "text" if self.short == "off" else self.short
-        found = known.index.search(texts, self.share, short).rename({"prompt": "number"})
-        few = pl.Series(known.index.lengths < self.n).gather(found["number"])
+        matches = known.index.search(texts, self.share, short).rename({"prompt": "number"})
+        few = pl.Series(known.index.lengths < self.n).gather(matches["number"])
         if self.short == "off" or side != "prompt":
             fewest = self.n if self.short == "off" else ANSWER_WORDS
-            some = known.index.lengths[found["number"].to_numpy()] >= fewest
-            found, few = found.filter(some), few.filter(some)
+            some = known.index.lengths[matches["number"].to_numpy()] >= fewest
+            matches, few = matches.filter(some), few.filter(some)
         reason = pl.when(few).then(pl.lit(REASONS[1])).otherwise(pl.lit(REASONS[0]))
-        found = found.with_columns(reason=reason).rename({"share": "value"})
+        matches = matches.with_columns(reason=reason).rename({"share": "value"})
         if side != "prompt" or self.encoder is None:
-            return found
+            return matches
         if ctx.embed is None:
             raise ConfigError("Decontaminate needs an encoder; this context has none")
         questions = units.select(last_user_text(pl.col("prompt"))).to_series()
@@ -188,8 +188,8 @@ class Decontaminate(Filter):
         near = near.with_columns(
             words=known.index.lengths[near["number"].to_numpy()], reason=pl.lit(REASONS[2])
         )
-        order = found.columns
-        return pl.concat([found, near.select(order).cast(found.schema)]).unique(
+        order = matches.columns
+        return pl.concat([matches, near.select(order).cast(matches.schema)]).unique(
             ["text", "number"], keep="first", maintain_order=True
         )
 
@@ -213,16 +213,16 @@ class Decontaminate(Filter):
         rows = parts.with_columns(which=pl.Series(known.which).gather(parts["number"]))
         facts: dict[str, Any] = {"rows": best.height, "dirty": []}
         for i, part in enumerate(known.parts):
-            mine = rows.filter(which=i)
-            found, of = mine["number"].n_unique(), part.texts.len()
-            sides = mine.group_by("side").agg(pl.col("unit").n_unique()).sort("side")
+            matches = rows.filter(which=i)
+            matched, of = matches["number"].n_unique(), part.texts.len()
+            sides = matches.group_by("side").agg(pl.col("unit").n_unique()).sort("side")
             facts[part.name] = {
                 "prompts": of,
-                "found": found,
-                "share": round(found / of, 4),
+                "found": matched,
+                "share": round(matched / of, 4),
                 **{f"by_{side}": n for side, n in sides.iter_rows()},
             }
-            if found / of > self.dirty_above:
+            if matched / of > self.dirty_above:
                 facts["dirty"].append(part.name)
         return State({"matches": best}, facts)
 
@@ -241,29 +241,29 @@ class Decontaminate(Filter):
         """
         shape = shape_of(table)
         matches = ctx.fitted.tables["matches"].cast({"reason": pl.String})
-        gone = table.join(matches, left_on=ROW_ID[shape], right_on="unit", how="inner")
+        dropped = table.join(matches, left_on=ROW_ID[shape], right_on="unit", how="inner")
         known = self._open()
-        details = [self._detail(row, known) for row in _shown(gone, self._sides(shape))]
-        judged = gone.select(pl.col(ROW_ID[shape]), "reason").with_columns(
+        details = [self._detail(row, known) for row in _shown(dropped, self._sides(shape))]
+        judged = dropped.select(pl.col(ROW_ID[shape]), "reason").with_columns(
             detail=pl.Series(details, dtype=pl.String)
         )
-        found = table.select(ROW_ID[shape]).join(
+        verdicts = table.select(ROW_ID[shape]).join(
             judged, on=ROW_ID[shape], how="left", maintain_order="left"
         )
-        return found.select("reason", "detail")
+        return verdicts.select("reason", "detail")
 
     def _detail(self, row: dict[str, Any], known: Benchmarks) -> str:
         number, text = row["number"], row["text"]
         name = known.parts[int(known.which[number])].name
         where = f"{row['side']}: {name} {known.places[number]}"
         if row["reason"] == REASONS[2]:
-            return f"{where}, cosine {row['value']:.3f}: {_cut(text)}"
+            return f"{where}, cosine {row['value']:.3f}: {_excerpt(text)}"
         matched = " ... ".join(text[a:b] for a, b in spans(text, known.texts[number], self.n))
         of = int(known.index.lengths[number])
-        return f"{where}, {row['words']} of {of} words ({row['value']:.2f}): {_cut(matched)}"
+        return f"{where}, {row['words']} of {of} words ({row['value']:.2f}): {_excerpt(matched)}"
 
 
-def _shown(gone: pl.DataFrame, sides: list[str]) -> list[dict[str, Any]]:
+def _shown(dropped: pl.DataFrame, sides: list[str]) -> list[dict[str, Any]]:
     """What the details of dropped rows are made of: the matches, and the text on their side."""
     text: pl.Expr = last_user_text(pl.col("prompt"))
     asked = pl.col("reason") == REASONS[2]
@@ -271,10 +271,10 @@ def _shown(gone: pl.DataFrame, sides: list[str]) -> list[dict[str, Any]]:
         here = (pl.col("side") == side) & ~asked
         text = pl.when(here).then(text_of(pl.col(side))).otherwise(text)
     columns = ["number", "side", "reason", "words", "value"]
-    return gone.select(*columns, text=text.fill_null("")).to_dicts()
+    return dropped.select(*columns, text=text.fill_null("")).to_dicts()
 
 
-def _cut(text: str) -> str:
+def _excerpt(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
 
@@ -292,5 +292,5 @@ def neighbours(ours: Vectors, theirs: Vectors, least: float) -> pl.DataFrame:
         to six places), sorted by both numbers.
     """
     text, number, value = near_pairs(unit32(ours), unit32(theirs), least - 1e-6)
-    found = pl.DataFrame({"text": text, "number": number, "value": value.round(6)})
-    return found.filter(pl.col("value") >= least)
+    pairs = pl.DataFrame({"text": text, "number": number, "value": value.round(6)})
+    return pairs.filter(pl.col("value") >= least)

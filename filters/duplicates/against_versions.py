@@ -74,10 +74,10 @@ class AgainstVersions(Shingled):
 
     def identity(self) -> dict[str, Any]:
         """As of any step, with the content digests of the versions and without their folder."""
-        found = super().identity()
+        identity = super().identity()
         contents = {v.ref: v.manifest.content_digest for v in self._open()}
-        fields = {k: v for k, v in found["fields"].items() if k != "catalog"}
-        return {**found, "fields": {**fields, "versions": contents}}
+        fields = {k: v for k, v in identity["fields"].items() if k != "catalog"}
+        return {**identity, "fields": {**fields, "versions": contents}}
 
     def _open(self) -> list[Version]:
         catalog = Catalog(root=self.catalog)
@@ -151,7 +151,7 @@ def _most_alike(edges: Edges, rows: pl.DataFrame, known: int) -> pl.DataFrame:
 
     Own rows with equal sets share the edges of the first of them.
     """
-    found = pl.DataFrame(
+    pairs = pl.DataFrame(
         {
             "digest": rows["digest"].gather(edges.right),
             "ref": rows["ref"].gather(edges.left),
@@ -159,7 +159,7 @@ def _most_alike(edges: Edges, rows: pl.DataFrame, known: int) -> pl.DataFrame:
             "jaccard": edges.jaccard,
         }
     )
-    best = found.sort("jaccard", "ref", "other", descending=[True, False, False]).unique(
+    best = pairs.sort("jaccard", "ref", "other", descending=[True, False, False]).unique(
         "digest", keep="first", maintain_order=True
     )
     own = rows.slice(known).select("unit", "digest")

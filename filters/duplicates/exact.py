@@ -168,15 +168,15 @@ class ExactDuplicates(FittedFilter):
         )
         opposed = pl.col("ahead").is_not_null() & pl.col("behind").is_not_null()
         if self.on_contradiction == "drop_both":
-            gone, contradicts = opposed | (unit != pl.col("kept")), opposed
+            loses, contradicts = opposed | (unit != pl.col("kept")), opposed
             opposite = pl.when(forward).then("behind").otherwise("ahead")
             other = pl.when(opposed).then(opposite).otherwise("kept")
         else:
-            gone, contradicts = unit != pl.col("kept"), forward != pl.col("kept_forward")
+            loses, contradicts = unit != pl.col("kept"), forward != pl.col("kept_forward")
             other = pl.col("kept")
         contradicts = contradicts.fill_null(value=False)
         reason = pl.when(contradicts).then(pl.lit("contradiction")).otherwise(pl.lit("duplicate"))
-        dropped = ranked.filter(gone).select("unit", reason=reason, other=other).sort("unit")
+        dropped = ranked.filter(loses).select("unit", reason=reason, other=other).sort("unit")
         counts = {r: dropped.filter(reason=r).height for r in ("duplicate", "contradiction")}
         return State({"dropped": dropped}, {"groups": ranked["key"].n_unique(), **counts})
 

@@ -208,7 +208,7 @@ class NearDuplicates(Shingled):
 
 def quality(columns: dict[str, pl.DataType]) -> pl.Expr:
     """Score by which a row is kept: of no column null, of two the first minus the second."""
-    found = [pl.col(c).fill_nan(None) for c in columns]
-    if not found:
+    scores = [pl.col(c).fill_nan(None) for c in columns]
+    if not scores:
         return pl.lit(None, dtype=pl.Float64)
-    return found[0] if len(found) == 1 else (found[0] - found[1]).fill_nan(None)
+    return scores[0] if len(scores) == 1 else (scores[0] - scores[1]).fill_nan(None)

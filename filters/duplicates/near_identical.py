@@ -85,6 +85,6 @@ class NearIdenticalAnswers(Filter):
             )
             if details[row] is None:
                 kept.append((answer_id, answer))
-        found = pl.Series("detail", details, dtype=pl.String)
-        reason = pl.when(found.is_not_null()).then(pl.lit("near_identical"))
-        return pl.DataFrame([found]).select(reason=reason, detail=pl.col("detail"))
+        detail = pl.Series("detail", details, dtype=pl.String)
+        reason = pl.when(detail.is_not_null()).then(pl.lit("near_identical"))
+        return pl.DataFrame([detail]).select(reason=reason, detail=pl.col("detail"))

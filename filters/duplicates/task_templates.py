@@ -85,8 +85,8 @@ class TaskTemplates(FittedFilter):
         units = scored.with_columns(best.alias("score")).unique(
             "prompt_id", keep="first", maintain_order=True
         )
-        found = word_hashes(units.select(last_user_text(pl.col("prompt"))).to_series())
-        lists = as_lists(found.values, found.offsets).list.head(self.first_words)
+        words = word_hashes(units.select(last_user_text(pl.col("prompt"))).to_series())
+        lists = as_lists(words.values, words.offsets).list.head(self.first_words)
         return units.select(unit="prompt_id", score="score").with_columns(words=lists)
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
@@ -101,7 +101,7 @@ class TaskTemplates(FittedFilter):
             `templates` (of two prompts or more), `largest`, `template` (prompts that go).
         """
         groups = _Groups(self)
-        number = [groups.place(row) for row in parts["words"].to_list()]
+        number = [groups.assign(row) for row in parts["words"].to_list()]
         table = parts.select("unit", "score").with_columns(
             pl.col("score").fill_nan(None),
             template=pl.Series(number, dtype=pl.Int64),
@@ -149,7 +149,7 @@ class _Groups:
         self.templates: list[_Template] = []
         self.listed: dict[tuple[int, int], list[int]] = {}
 
-    def place(self, sequence: list[int]) -> int:
+    def assign(self, sequence: list[int]) -> int:
         """Number of the template that a prompt joins or begins."""
         bigrams = set(pairwise(sequence))
         numbered = _numbered(sequence)

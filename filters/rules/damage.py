@@ -86,8 +86,8 @@ class Damage(Filter):
 
     def identity(self) -> dict[str, Any]:
         """As of any step; with the language model, its versions too."""
-        found = super().identity()
-        return {**found, "model": versions()} if self.detector == "model" else found
+        identity = super().identity()
+        return {**identity, "model": versions()} if self.detector == "model" else identity
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Take the texts that `garbled` learns from and embed those of `off_topic`.
@@ -116,14 +116,14 @@ class Damage(Filter):
             if ctx.embed is None:
                 raise ConfigError("Damage needs an encoder for off_topic; this context has none")
             texts = rules_of.texts_of_meaning(table)
-            found = np.asarray(ctx.embed(self.encoder, pl.concat(texts)), dtype=np.float32)
+            embedded = np.asarray(ctx.embed(self.encoder, pl.concat(texts)), dtype=np.float32)
             parts = parts.with_columns(
                 rules_of.clusters(table).hash(0).alias("cluster"),
                 texts[0].str.count_matches(r"\S+").alias("words"),
             ).hstack(
                 [
                     array_column(vectors, pl.Float32()).alias(f"vector_{which}")
-                    for which, vectors in zip(_VECTORS, np.split(found, 3), strict=True)
+                    for which, vectors in zip(_VECTORS, np.split(embedded, 3), strict=True)
                 ]
             )
         return parts
@@ -150,9 +150,11 @@ class Damage(Filter):
                 info["language"] = self._main(sample)
         if self._vectors:
             vectors = Vectors(*(parts[f"vector_{which}"].to_numpy() for which in _VECTORS))
-            found = rules_of.judged(parts.to_series(0), parts["cluster"], parts["words"], vectors)
-            if found is not None:
-                tables["relevance"] = parts.select(id=pl.first()).hstack(found)
+            relevance = rules_of.judged(
+                parts.to_series(0), parts["cluster"], parts["words"], vectors
+            )
+            if relevance is not None:
+                tables["relevance"] = parts.select(id=pl.first()).hstack(relevance)
         return State(tables, info)
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
@@ -220,8 +222,8 @@ def language_of(texts: pl.Series, detector: Detector) -> pl.Series:
 def main_language(sample: pl.DataFrame, detector: Detector) -> str:
     """The language, or script, that most answers of a sample are in."""
     side = "chosen" if "chosen" in sample.columns else "response"
-    found = language_of(rules_of.answers(sample, side), detector).value_counts(name="n")
-    return str(found.sort("n", found.columns[0], descending=[True, False])[0, 0])
+    counts = language_of(rules_of.answers(sample, side), detector).value_counts(name="n")
+    return str(counts.sort("n", counts.columns[0], descending=[True, False])[0, 0])
 
 
 def without_foreign(
@@ -234,5 +236,5 @@ def without_foreign(
         texts = rules_of.answers(table[part["row"]], str(side))
         parts.append(part.filter(language_of(texts, detector) == main))
     order = {rule: i for i, rule in enumerate(rules_of.RULES)}
-    found = pl.concat(parts).with_columns(_o=pl.col("rule").replace_strict(order))
-    return found.sort("_o", "side", "row").drop("_o")
+    remaining = pl.concat(parts).with_columns(_o=pl.col("rule").replace_strict(order))
+    return remaining.sort("_o", "side", "row").drop("_o")

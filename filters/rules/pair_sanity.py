@@ -78,11 +78,11 @@ class PairSanity(Filter):
         shorter = pl.min_horizontal(*[pl.col(s).str.len_chars() for s in SIDES])
         close = (longer - shorter) < self.min_edit * longer
         open_ = texts.select((~apart & ~pl.col("same") & close).fill_null(value=False)).to_series()
-        found: list[float | None] = [None] * texts.height
+        distances: list[float | None] = [None] * texts.height
         wanted = texts.with_row_index("row").filter(open_).select("row", *SIDES)
         for row, a, b in wanted.iter_rows():
-            found[row] = small_edit(a, b, self.min_edit)
-        return pl.Series("edit", found, dtype=pl.Float64)
+            distances[row] = small_edit(a, b, self.min_edit)
+        return pl.Series("edit", distances, dtype=pl.Float64)
 
 
 def small_edit(a: str, b: str, below: float) -> float | None:

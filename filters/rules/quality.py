@@ -111,12 +111,12 @@ class Quality(Filter):
             text=text_of(pl.col("response")).fill_null("").str.strip_chars(),
             question=last_user_text(pl.col("prompt")),
         )
-        found = np.zeros(texts.height, dtype=bool)
+        failing = np.zeros(texts.height, dtype=bool)
         for suspects, rule in self._active():
             at = np.flatnonzero(suspects(texts))
             if at.size:
-                found[at] |= _fires(texts[at], rule())
-        at = np.flatnonzero(found)
+                failing[at] |= _fires(texts[at], rule())
+        at = np.flatnonzero(failing)
         rules = [rule() for _, rule in self._active()]
         judged = verdict(texts[at], *rules).with_columns(row=pl.Series(at))
         rows = pl.DataFrame({"row": np.arange(texts.height)})
@@ -144,9 +144,9 @@ class Quality(Filter):
         """ASCII letters and digits alone are no share of the bytes that would do."""
         data, ends = utf8(texts["text"])
         sums = np.concatenate(([0], np.cumsum(_ASCII_ALPHANUMERIC[data], dtype=np.int32)))
-        found = np.diff(sums[ends])
+        alphanumeric = np.diff(sums[ends])
         size = np.diff(ends)
-        few: np.ndarray = found <= (self.min_alphanumeric or 0) * size
+        few: np.ndarray = alphanumeric <= (self.min_alphanumeric or 0) * size
         return few & (size >= self.alphanumeric_from)
 
     def _has_lines(self, texts: pl.DataFrame) -> np.ndarray:
@@ -155,14 +155,14 @@ class Quality(Filter):
 
     def _may_repeat(self, texts: pl.DataFrame) -> np.ndarray:
         """Enough words, and few of them distinct: every distinct word but two opens a trigram."""
-        found: np.ndarray = (texts["text"].str.len_bytes() >= 2 * self.words_from - 1).to_numpy()
-        at = np.flatnonzero(found)
+        suspect: np.ndarray = (texts["text"].str.len_bytes() >= 2 * self.words_from - 1).to_numpy()
+        at = np.flatnonzero(suspect)
         words = texts["text"].gather(at).str.to_lowercase().str.extract_all(WORD)
         total = words.list.len().to_numpy().astype(np.int64)
         distinct = words.list.n_unique().to_numpy().astype(np.int64)
         least = (1 - (self.max_repeated_trigrams or 0)) * (total - 2)
-        found[at] = (total >= self.words_from) & (distinct - 2 <= least)
-        return found
+        suspect[at] = (total >= self.words_from) & (distinct - 2 <= least)
+        return suspect
 
     def _may_echo(self, texts: pl.DataFrame) -> np.ndarray:
         """A question that is long enough, whose opening is the answer's when folded.
@@ -263,12 +263,12 @@ def may_run(texts: pl.Series, limit: int) -> np.ndarray:
     if step < 1:
         return np.ones(texts.len(), dtype=bool)
     data, ends = utf8(texts)
-    found = np.zeros(texts.len(), dtype=bool)
+    suspect = np.zeros(texts.len(), dtype=bool)
     at = np.arange(0, max(0, data.size - _WINDOW + 1), step)
     for i in range(8):
         at = at[data[at + i] == data[at + i + 12]]
-    found[np.searchsorted(ends, at, side="right") - 1] = True
-    return found
+    suspect[np.searchsorted(ends, at, side="right") - 1] = True
+    return suspect
 
 
 def longest_runs(texts: pl.Series) -> pl.Series:

@@ -95,21 +95,21 @@ class AgreementDraw(Selector):
         hashes = group.to_frame().join(
             reduce_prompts(table), on="group", how="left", maintain_order="left"
         )
-        found = [group, *hashes.select(HASHES).get_columns(), table["source"]]
-        found.append(_array("columns", chosen - rejected, pl.Float64()))
+        columns = [group, *hashes.select(HASHES).get_columns(), table["source"]]
+        columns.append(_array("columns", chosen - rejected, pl.Float64()))
         if self.vectors:
             gap = (sides[0].vectors() - sides[1].vectors()).astype(np.float32)
-            found.append(_array("vectors", gap, pl.Float32()))
-        return found
+            columns.append(_array("vectors", gap, pl.Float32()))
+        return columns
 
     def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
         """Judge and draw; the ledger says the margin."""
         group = near_groups([parts.select("group", *HASHES)])
         near = parts.select("group").join(group, on="group", how="left", maintain_order="left")
-        margins, told = self._judge(parts, codes(near["number"]), ctx)
-        taught = told.accuracy.value - 0.5 >= 2 * told.accuracy.se  # False for NaN
+        margins, scorer = self._judge(parts, codes(near["number"]), ctx)
+        taught = scorer.accuracy.value - 0.5 >= 2 * scorer.accuracy.se  # False for NaN
         if not taught and self.untaught == "refuse":
-            raise DataError(_refusal(ctx.step, told))
+            raise DataError(_refusal(ctx.step, scorer))
         agrees = margins > 0 if taught else np.ones(parts.height, dtype=bool)
         places.open &= agrees
         draws = ctx.uniform(parts.to_series(0), "draw").to_numpy()
@@ -117,19 +117,19 @@ class AgreementDraw(Selector):
         asked = self.size(parts.height)
         budgeted = self.tokens is None and (self.rows is not None or self.fraction is not None)
         facts = {
-            "scorer": told.as_dict(),
+            "scorer": scorer.as_dict(),
             "taught": taught,
             "agreeing": int(agrees.sum()),
             "fewer_than_asked": bool(budgeted and rows.size < asked),
             "shares": self._shares(parts, rows),
         }
-        said = margins if taught else np.full(parts.height, np.nan)
+        shown = margins if taught else np.full(parts.height, np.nan)
         measure = Measure(
             "share of pairs that the scorer agrees with",
             "higher",
             lambda rows: float((margins[rows] > 0).mean()),
         )
-        return Chosen(rows, measure, said, "margin", None, facts)
+        return Chosen(rows, measure, shown, "margin", None, facts)
 
     def _judge(self, parts: pl.DataFrame, clusters: Ints, ctx: Context) -> tuple[Floats, Skill]:
         """Margins of all pairs by scorers that did not see their cluster, Float64[n]."""
@@ -141,22 +141,22 @@ class AgreementDraw(Selector):
             draws = ctx.uniform(parts.to_series(0), "fit").to_numpy()
             drawn = np.sort(np.argsort(draws, kind="stable")[: self.fit_rows])
         rows = Rows.of(data.take(drawn), clusters[drawn])
-        found = cross_fit(rows, self.form, seed, fold[drawn])
+        fits = cross_fit(rows, self.form, seed, fold[drawn])
         margins = np.full(parts.height, np.nan)
-        for k, model in found.models.items():
+        for k, model in fits.models.items():
             held = fold == k
             margins[held] = model.scores(data.take(held))
-        return margins, skill(found.margins, rows.clusters)
+        return margins, skill(fits.margins, rows.clusters)
 
     def _shares(self, parts: pl.DataFrame, rows: I64) -> dict[str, Any]:
         """Shares before and after: of sources, and of pairs whose longer answer is chosen."""
         longer = _matrix(parts, "columns")[:, names(self.vectors).index(LENGTH)] > 0
-        found = {"longer chosen": _before_after(longer, rows)}
+        shares = {"longer chosen": _before_after(longer, rows)}
         sources = parts["source"].value_counts(sort=True).head(SHOWN)["source"]
         for source in sources.sort().to_list():
             of_source = (parts["source"] == source).fill_null(value=False).to_numpy()
-            found[f"source {source}"] = _before_after(of_source, rows)
-        return found
+            shares[f"source {source}"] = _before_after(of_source, rows)
+        return shares
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """See `Selector.fit`; rows that the scorer disagrees with have a reason of their own."""
@@ -171,15 +171,15 @@ def _before_after(marks: np.ndarray, rows: I64) -> list[float]:
     return [round(before, 4), round(float(marks[rows].mean()) if rows.size else 0.0, 4)]
 
 
-def _refusal(step: str, told: Skill) -> str:
-    accuracy = told.accuracy
+def _refusal(step: str, scorer: Skill) -> str:
+    accuracy = scorer.accuracy
     if not np.isfinite(accuracy.se):
-        found = "all prompts are near-duplicates of one another, so no pair can be held out"
+        reason = "all prompts are near-duplicates of one another, so no pair can be held out"
     else:
         share = f"{accuracy.value:.3f} ± {accuracy.se:.3f}"
-        found = f"its accuracy on {accuracy.n:,} held-out pairs is {share}"
+        reason = f"its accuracy on {accuracy.n:,} held-out pairs is {share}"
     return (
-        f"{step}: the labels teach the scorer nothing that selects ({found}; at least 1/2 and two "
+        f"{step}: the labels teach the scorer nothing that selects ({reason}; at least 1/2 and two "
         "standard errors are needed). Take filters.RandomSubsample, or write `untaught: random`"
     )
 

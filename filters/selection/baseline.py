@@ -46,9 +46,9 @@ def against_random(
         `objective`, `better`, `selected`, and `random_mean`, `random_sd` (sample standard
         deviation), `draws`; the values are null if nothing was selected or the value is infinite.
     """
-    found: dict[str, Any] = {"objective": measure.name, "better": measure.better, "draws": draws}
+    measured: dict[str, Any] = {"objective": measure.name, "better": measure.better, "draws": draws}
     if not kept.size:
-        return {**found, "selected": None, "random_mean": None, "random_sd": None}
+        return {**measured, "selected": None, "random_mean": None, "random_sd": None}
     values = []
     for i in range(draws):
         order = np.argsort(ctx.uniform(ids, f"random {i}").to_numpy(), kind="stable")
@@ -59,4 +59,4 @@ def against_random(
         "random_mean": float(np.mean(values)),
         "random_sd": float(np.std(values, ddof=1)) if draws > 1 else 0.0,
     }
-    return {**found, **{k: v if np.isfinite(v) else None for k, v in numbers.items()}}
+    return {**measured, **{k: v if np.isfinite(v) else None for k, v in numbers.items()}}

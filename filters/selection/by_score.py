@@ -61,8 +61,8 @@ class _Ordered(Selector, abstract=True):
         shown = dict.fromkeys(("0.05", "0.5", "0.95"))
         if seen.size:
             shown = {q: float(np.quantile(seen, float(q))) for q in shown}
-        found = {"order": self.order, "at_random": int(drawn.size), "quantiles": shown, **facts}
-        return Chosen(rows, measure, number, name, None, found)
+        info = {"order": self.order, "at_random": int(drawn.size), "quantiles": shown, **facts}
+        return Chosen(rows, measure, number, name, None, info)
 
 
 class MarginSelection(_Ordered):
@@ -108,10 +108,10 @@ class MarginSelection(_Ordered):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores of the objectives (Float64)."""
-        found = super().needs(shape)
+        columns = super().needs(shape)
         for objective in self.objectives:
-            found |= score_columns(objective, shape)
-        return found
+            columns |= score_columns(objective, shape)
+        return columns
 
     def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:
         """`score_<i>`: margins."""
@@ -183,10 +183,10 @@ class EnsembleUncertainty(_Ordered):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores of the objectives (Float64)."""
-        found = super().needs(shape)
+        columns = super().needs(shape)
         for objective in self.objectives:
-            found |= score_columns(objective, shape)
-        return found
+            columns |= score_columns(objective, shape)
+        return columns
 
     def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:
         """`score_<i>`: margins; or `vector` (Array(Float32, d)) and `prompt_id`."""
@@ -202,8 +202,8 @@ class EnsembleUncertainty(_Ordered):
             p = np.stack([self._probability(parts[f"score_{i}"], places) for i in self._members()])
         else:
             p, heard = self._heads(parts, ctx)
-        found = uncertainty(p.T, None if heard is None else heard.T)
-        number = np.where(places.eligible, getattr(found, self.measure), np.nan)
+        measures = uncertainty(p.T, None if heard is None else heard.T)
+        number = np.where(places.eligible, getattr(measures, self.measure), np.nan)
         name = self.measure.replace("_", " ")
         return self.by_number(number, name, parts, places, ctx, members=len(p))
 
@@ -235,9 +235,9 @@ class EnsembleUncertainty(_Ordered):
 
 
 def _margins(table: pl.DataFrame, objectives: tuple[str, ...]) -> list[pl.Series]:
-    found = []
+    margins = []
     for i, objective in enumerate(objectives):
         chosen, rejected = (pl.col(c) for c in score_columns(objective, Shape.PAIRS))
         margin = table.select("pair_id", margin=chosen - rejected)["margin"]
-        found.append(margin.alias(f"score_{i}"))
-    return found
+        margins.append(margin.alias(f"score_{i}"))
+    return margins

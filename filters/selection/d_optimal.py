@@ -63,9 +63,9 @@ class DOptimal(Selector):
         if self.score is not None:
             chosen, rejected = (pl.col(c) for c in score_columns(self.score, shape))
             margin = chosen - rejected
-        found = table.select("pair_id", margin=margin.fill_nan(None))["margin"]
+        margins = table.select("pair_id", margin=margin.fill_nan(None))["margin"]
         gaps = embedded(table, shape, "difference", self.encoder, ctx, type(self).__name__)
-        return [vector_column(gaps), found]
+        return [vector_column(gaps), margins]
 
     def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
         """Choose; the ledger says what one more pair like a row would still add to log det."""

@@ -129,17 +129,17 @@ class DPP(VectorSelector):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The score of `quality` (Float64), if it is set."""
-        found = super().needs(shape)
+        columns = super().needs(shape)
         if self.quality is not None:
-            found[side_score(self.quality, shape)] = pl.Float64()
-        return found
+            columns[side_score(self.quality, shape)] = pl.Float64()
+        return columns
 
     def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:
         """`vector` and `score`."""
-        found = super().reads(table, shape, ctx)
+        columns = super().reads(table, shape, ctx)
         if self.quality is not None:
-            found.append(table[side_score(self.quality, shape)].alias("score"))
-        return found
+            columns.append(table[side_score(self.quality, shape)].alias("score"))
+        return columns
 
     def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
         """Choose; the ledger says which share of a row's own variance no kept row explains."""

@@ -122,8 +122,8 @@ class _Dense:
 
     def _load(self, rows: I64) -> None:
         slots = np.argsort(self.used, kind="stable")[: rows.size]
-        gone = self.owner[slots]
-        self.slot[gone[gone >= 0]] = -1
+        evicted = self.owner[slots]
+        self.slot[evicted[evicted >= 0]] = -1
         self.columns[slots] = self.grid.products(rows)
         self.slot[rows], self.owner[slots], self.used[slots] = slots, rows, self.clock
 

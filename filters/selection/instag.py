@@ -43,8 +43,8 @@ class InsTag(Selector):
         names = flat["tags"].unique().sort()
         numbers = digests(names).str.slice(0, 15).str.to_integer(base=16, dtype=pl.Int64)
         known = pl.DataFrame({"tags": names, "number": numbers})
-        found = flat.join(known, on="tags").group_by("row").agg(pl.col("number").sort())
-        joined = rows.select("row").join(found, on="row", how="left", maintain_order="left")
+        numbered = flat.join(known, on="tags").group_by("row").agg(pl.col("number").sort())
+        joined = rows.select("row").join(numbered, on="row", how="left", maintain_order="left")
         return [joined.select(tags=pl.col("number").fill_null([])).to_series()]
 
     def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
@@ -91,10 +91,10 @@ def complexity_first(owner: I64, tag: I64, n: int, places: Places) -> tuple[I64,
     rank = np.empty(n, dtype=np.int64)
     rank[order] = np.arange(n)
     by_rank = np.argsort(rank[owner], kind="stable")
-    place, tag = rank[owner][by_rank], tag[by_rank]
-    start = np.searchsorted(place, np.arange(n + 1))
+    ranked, tag = rank[owner][by_rank], tag[by_rank]
+    start = np.searchsorted(ranked, np.arange(n + 1))
     by_tag = np.argsort(tag, kind="stable")
-    member = place[by_tag]
+    member = ranked[by_tag]
     first = np.searchsorted(tag[by_tag], np.arange(int(tag.max(initial=-1)) + 2))
     taken: list[int] = []
     passes: list[int] = []
@@ -121,5 +121,5 @@ def complexity_first(owner: I64, tag: I64, n: int, places: Places) -> tuple[I64,
         if len(taken) == before:
             break
     rest = places.fill(order)
-    found = np.concatenate([np.asarray(taken, dtype=np.int64), rest])
-    return found, np.concatenate([np.asarray(passes, dtype=np.int64), np.zeros_like(rest)])
+    rows = np.concatenate([np.asarray(taken, dtype=np.int64), rest])
+    return rows, np.concatenate([np.asarray(passes, dtype=np.int64), np.zeros_like(rest)])

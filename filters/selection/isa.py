@@ -155,11 +155,11 @@ class ISA(Subsample):
         embedded = [pl.Series(s, v, dtype=dtype) for s, v in zip(sides, parts, strict=True)]
         cost = self.cost_columns(shape)
         if shape == Shape.PAIRS:
-            found = table.select(ROW_ID[shape], "chosen_id", "rejected_id", *cost)
-            return found.with_columns(embedded)
+            columns = table.select(ROW_ID[shape], "chosen_id", "rejected_id", *cost)
+            return columns.with_columns(embedded)
         desirable = pl.col(labels[0]).fill_nan(None) > 0.5 if labels else pl.lit(None, pl.Boolean)
-        found = table.select(ROW_ID[shape], *cost, desirable=desirable)
-        return found.with_columns(embedded)
+        columns = table.select(ROW_ID[shape], *cost, desirable=desirable)
+        return columns.with_columns(embedded)
 
     @one_thread()
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:

@@ -82,11 +82,11 @@ class MatchTarget(VectorSelector):
 
     def identity(self) -> dict[str, Any]:
         """As of any step, with the digest of the target's content in the place of its name."""
-        found = super().identity()
+        identity = super().identity()
         if self.target is None:
-            return found
+            return identity
         digest = fingerprint(self._read().to_list())
-        return {**found, "fields": {**found["fields"], "target": digest}}
+        return {**identity, "fields": {**identity["fields"], "target": digest}}
 
     def opens_engines(self) -> bool:
         """The encoder is opened for a target file only."""
@@ -167,11 +167,11 @@ class MatchTarget(VectorSelector):
         assert self.mix is not None  # noqa: S101 - checked by the caller
         total = sum(self.mix.values())
         shares = {name: share / total for name, share in self.mix.items()}
-        found = pl.DataFrame({"kind": kind}).with_columns(
+        kinds = pl.DataFrame({"kind": kind}).with_columns(
             share=pl.col("kind").replace_strict(shares, default=0.0, return_dtype=pl.Float64),
             size=pl.len().over("kind"),
         )
-        weights = found.select(pl.col("share") / pl.col("size")).to_series().to_numpy()
+        weights = kinds.select(pl.col("share") / pl.col("size")).to_series().to_numpy()
         weights = weights / weights.sum() if weights.sum() > 0 else weights
         names = kind.fill_null("\0").to_numpy().astype(str)
 
@@ -194,11 +194,11 @@ class MatchTarget(VectorSelector):
         target = self._vectors(ctx)
         few = ctx.rng("target sample").permutation(len(target))[:SAMPLE]
         draws = np.argsort(ctx.uniform(parts.to_series(0), "sample").to_numpy(), kind="stable")
-        place = np.empty(draws.size, dtype=np.int64)
-        place[draws] = np.arange(draws.size)
+        draw_rank = np.empty(draws.size, dtype=np.int64)
+        draw_rank[draws] = np.arange(draws.size)
 
         def distance(rows: I64) -> float:
-            sample = rows[np.argsort(place[rows], kind="stable")][:SAMPLE]
+            sample = rows[np.argsort(draw_rank[rows], kind="stable")][:SAMPLE]
             return drift(vectors[np.sort(sample)], target[np.sort(few)], self.eps)
 
         weights = target_weights(vectors, target, self.eps)

@@ -210,15 +210,15 @@ def plateau_of_repeats(
         raise DataError(f"y must be 3 or more lists of {len(n)} values, got shape {values.shape}")
     fit = exponential_plateau(n, values.mean(axis=0).tolist())
     rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {"y_inf": [], "y0": [], "c": [], "n_95": []}
+    resampled: dict[str, list[float]] = {"y_inf": [], "y0": [], "c": [], "n_95": []}
     for _ in range(draws):
         again = values[rng.integers(len(values), size=len(values))].mean(axis=0)
-        one = exponential_plateau(n, again.tolist())
-        for name, drawn in found.items():
-            value = getattr(one, name)
+        refit = exponential_plateau(n, again.tolist())
+        for name, drawn in resampled.items():
+            value = getattr(refit, name)
             drawn.append(np.inf if value is None else value)
     intervals = {}
-    for name, drawn in found.items():
+    for name, drawn in resampled.items():
         if name in fit.intervals:
             low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
             intervals[name] = (float(low), float(high))

@@ -77,8 +77,8 @@ class Selector(Budgeted, abstract=True):
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce a shard to its ids, the columns of `reads`, `tokens` and `group_by`."""
         shape = shape_of(table)
-        found = table.select(ROW_ID[shape], *self.cost_columns(shape))
-        return found.with_columns(self.reads(table, shape, ctx))
+        parts = table.select(ROW_ID[shape], *self.cost_columns(shape))
+        return parts.with_columns(self.reads(table, shape, ctx))
 
     @one_thread()
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
@@ -133,7 +133,7 @@ def _table(ids: pl.Series, chosen: Chosen, kept: Bools, eligible: Bools) -> pl.D
     rank = np.zeros(len(ids), dtype=np.int64)
     rank[chosen.rows] = np.arange(1, chosen.rows.size + 1)
     score = pl.col("score").fill_nan(None)
-    said = pl.format(f"{chosen.word} {{}}", score.round_sig_figs(4))
+    detail = pl.format(f"{chosen.word} {{}}", score.round_sig_figs(4))
     columns = {
         "row_id": ids,
         "selected": pl.Series(kept),
@@ -143,15 +143,15 @@ def _table(ids: pl.Series, chosen: Chosen, kept: Bools, eligible: Bools) -> pl.D
     }
     if chosen.beside is not None:
         columns["beside"] = ids.gather(chosen.beside)
-        said = pl.format("{}, nearest kept {}", said, pl.col("beside"))
+        detail = pl.format("{}, nearest kept {}", detail, pl.col("beside"))
     table = pl.DataFrame(columns)
     why = pl.when("eligible").then(pl.lit("not_selected")).otherwise(pl.lit("null_score"))
-    gone = ~pl.col("selected")
+    dropped = ~pl.col("selected")
     return table.select(
         "row_id",
         "selected",
-        reason=pl.when(gone).then(why),
-        detail=pl.when(gone & pl.col("eligible")).then(said),
+        reason=pl.when(dropped).then(why),
+        detail=pl.when(dropped & pl.col("eligible")).then(detail),
         rank=pl.when("selected").then("rank"),
         score=score,
     ).cast(CHOICES)
@@ -216,10 +216,10 @@ def embedded(
         pl.concat_str(question, text_of(pl.col(side)).fill_null(""), separator="\n")
         for side in sides
     ]
-    found = _vectors(table, texts, encoder, ctx)
-    if len(found) == 1:
-        return found[0]
-    chosen, rejected = found
+    vectors = _vectors(table, texts, encoder, ctx)
+    if len(vectors) == 1:
+        return vectors[0]
+    chosen, rejected = vectors
     both = chosen - rejected if on == "difference" else (chosen + rejected) / np.float32(2.0)
     return both.astype(np.float32)
 

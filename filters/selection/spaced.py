@@ -33,7 +33,7 @@ def spaced(grid: Grid, order: I64, cosine: float, places: Places, block: int = 5
     """
     limit = cosine * grid.scale**2 if cosine < 1 else np.inf
     taken = np.zeros((0, grid.q.shape[1]), dtype=np.float32)
-    found: list[int] = []
+    kept_rows: list[int] = []
     for at in range(0, order.size, block):
         rows = order[at : at + block]
         rows = rows[places.fit(rows)]
@@ -53,9 +53,9 @@ def spaced(grid: Grid, order: I64, cosine: float, places: Places, block: int = 5
                 places.take(row)
                 kept.append(i)
                 near |= own[i]
-        found += rows[kept].tolist()
+        kept_rows += rows[kept].tolist()
         taken = np.concatenate([taken, vectors[kept]])
-    return np.asarray(found, dtype=np.int64)
+    return np.asarray(kept_rows, dtype=np.int64)
 
 
 def covered(grid: Grid, order: I64, cosine: float, places: Places) -> I64:
@@ -64,13 +64,13 @@ def covered(grid: Grid, order: I64, cosine: float, places: Places) -> I64:
     Returns:
         Int64[k], as many rows as the budget has room for.
     """
-    found: list[I64] = []
+    passes: list[I64] = []
     while True:
         taken = spaced(grid, order, cosine, places)
-        found.append(taken)
+        passes.append(taken)
         order = order[places.fit(order)]
         if not order.size or not taken.size:
-            return np.concatenate(found)
+            return np.concatenate(passes)
 
 
 def visits(

@@ -81,16 +81,16 @@ class Budgeted(FittedFilter, abstract=True):
 
     def cost_columns(self, shape: Shape) -> list[pl.Expr]:
         """What `places` reads beside the row id: `tokens` and `group_by`, each only if needed."""
-        found = []
+        columns = []
         if self.tokens is not None:
             size = pl.sum_horizontal(
                 text_of(pl.col(c)).str.len_bytes().fill_null(0) for c in TEXTS[shape]
             )
             tokens = (size / self.bytes_a_token).ceil().cast(pl.Int64).clip(lower_bound=1)
-            found.append(tokens.alias("tokens"))
+            columns.append(tokens.alias("tokens"))
         if self.group_by is not None:
-            found.append(pl.col(self.group_by).alias("group_by"))
-        return found
+            columns.append(pl.col(self.group_by).alias("group_by"))
+        return columns
 
     def places(
         self,
@@ -197,8 +197,8 @@ class RandomSubsample(Subsample):
         for column in columns:
             value = pl.col(column) if column == "source" else label_group(column)
             groups = digests(table.select(value.cast(pl.String).alias("group")).to_series())
-        found = table.select(ROW_ID[shape], *self.cost_columns(shape))
-        return found.insert_column(1, groups)
+        parts = table.select(ROW_ID[shape], *self.cost_columns(shape))
+        return parts.insert_column(1, groups)
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Draw the sample.
@@ -246,11 +246,11 @@ def decided(
         outlier: Bool[n]; of the rows that go, those that go as `trimmed_outlier`.
     """
     blank = pl.Series([None] * len(ids), dtype=pl.Float64)
-    gone = pl.Series(np.zeros(len(ids), dtype=bool) if outlier is None else outlier)
+    outliers = pl.Series(np.zeros(len(ids), dtype=bool) if outlier is None else outlier)
     columns = {
         "row_id": ids,
         "selected": pl.Series(chosen, dtype=pl.Boolean),
-        "outlier": gone,
+        "outlier": outliers,
         "score": blank if score is None else pl.Series(score),
         "loglik": blank if loglik is None else pl.Series(loglik),
     }

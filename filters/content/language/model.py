@@ -63,5 +63,7 @@ def languages(texts: pl.Series) -> pl.DataFrame:
             "confidence": pl.Series([min(1.0, a["score"]) for a in answers], dtype=pl.Float64),
         }
     )
-    found = pl.DataFrame({"text": heads}).join(known, on="text", how="left", maintain_order="left")
-    return found.select(pl.col("found").replace(SAME), "confidence")
+    detected = pl.DataFrame({"text": heads}).join(
+        known, on="text", how="left", maintain_order="left"
+    )
+    return detected.select(pl.col("found").replace(SAME), "confidence")

@@ -94,7 +94,7 @@ def _scripts(texts: pl.Series) -> pl.DataFrame:
     ascii_only = head.str.len_bytes() == head.str.len_chars()
     letters = head.str.contains("[A-Za-z]")
     plain = pl.DataFrame({"plain": ascii_only, "letters": letters})
-    found = plain.select(
+    scripts = plain.select(
         script=pl.when(pl.col("plain") & pl.col("letters"))
         .then(pl.lit("Latin"))
         .when("plain")
@@ -102,7 +102,7 @@ def _scripts(texts: pl.Series) -> pl.DataFrame:
     )["script"]
     at = (~ascii_only).arg_true()
     if not at.len():
-        return found.to_frame()
+        return scripts.to_frame()
     odd = head.gather(at).to_frame()
     counts = odd.select(
         **{name: pl.col("text").str.count_matches(rule) for name, rule in SCRIPTS.items()},
@@ -127,4 +127,4 @@ def _scripts(texts: pl.Series) -> pl.DataFrame:
         .then(pl.lit("other"))
         .otherwise(name)
     )
-    return found.clone().scatter(at, counts.select(script=name)["script"]).to_frame()
+    return scripts.clone().scatter(at, counts.select(script=name)["script"]).to_frame()

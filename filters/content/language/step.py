@@ -86,8 +86,8 @@ class Language(Filter):
 
     def identity(self) -> dict[str, Any]:
         """As of any step; with the model, its versions too."""
-        found = super().identity()
-        return {**found, "model": versions()} if self.detector == "model" else found
+        identity = super().identity()
+        return {**identity, "model": versions()} if self.detector == "model" else identity
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Judge rows by the language of their texts.
@@ -118,13 +118,13 @@ class Language(Filter):
     def _judged(self, texts: pl.Series, side: str) -> pl.DataFrame:
         prose = texts.str.replace_all(CODE, " ")
         letters = prose.str.count_matches(r"\p{L}")
-        found = pl.DataFrame({"letters": letters}).hstack(self._found(prose))
+        detected = pl.DataFrame({"letters": letters}).hstack(self._detected(prose))
         few = pl.col("letters") < self.min_letters
         sure = ~few & pl.col("sure")
         prefix = "" if side == "response" else "prompt_"
         unsure = ~sure & (self.unsure == "drop")
         detail = pl.when(few).then(pl.format("{} letters", "letters")).otherwise("what")
-        return found.select(
+        return detected.select(
             reason=pl.when(sure & ~pl.col("fits"))
             .then(pl.lit(f"{prefix}language"))
             .when(unsure)
@@ -134,7 +134,7 @@ class Language(Filter):
             ),
         )
 
-    def _found(self, prose: pl.Series) -> pl.DataFrame:
+    def _detected(self, prose: pl.Series) -> pl.DataFrame:
         """`what` was found (String), whether it `fits` and whether that is `sure` (Boolean)."""
         if self.detector == "script":
             found = script_verdicts(prose, self.languages)

@@ -95,17 +95,17 @@ def _marked(texts: pl.Series, rule: Rule, mark: str, cut: str, allowed: list[str
         after=pl.col("text").shift(-1).over("row").str.head(2),
         candidate=odd,
     )
-    found = around.filter("candidate").with_columns(pl.col("before", "after").fill_null(""))
-    taken = checked(found, rule) & ~_allowed(found["text"], allowed)
-    found = found.select(text=pl.when(taken).then(pl.lit(mark)).otherwise(pl.col("text")))
+    candidates = around.filter("candidate").with_columns(pl.col("before", "after").fill_null(""))
+    taken = checked(candidates, rule) & ~_allowed(candidates["text"], allowed)
+    candidates = candidates.select(text=pl.when(taken).then(pl.lit(mark)).otherwise(pl.col("text")))
     at = around["candidate"].arg_true()
-    new = pieces.with_columns(pieces["text"].scatter(at, found["text"]))
+    new = pieces.with_columns(pieces["text"].scatter(at, candidates["text"]))
     new = new.group_by("row", maintain_order=True).agg(pl.col("text").str.join(""))
     return texts.clone().scatter(new["row"], new["text"])
 
 
-def _allowed(found: pl.Series, allowed: list[str]) -> pl.Series:
-    low = found.str.to_lowercase()
+def _allowed(candidates: pl.Series, allowed: list[str]) -> pl.Series:
+    low = candidates.str.to_lowercase()
     hits = low.is_in(allowed)
     for domain in (a for a in allowed if a.startswith("@")):
         hits = hits | low.str.ends_with(domain)

@@ -71,10 +71,10 @@ class Presidio(BaseModel):
         marks, _ = marks_for(texts, self.kinds)
 
         def marked(text: str) -> str:
-            found = analyzer.analyze(
+            entities = analyzer.analyze(
                 text, self.language, list(self.entities), score_threshold=self.min_score
             )
-            spans = sorted((r.start, -r.end, r.entity_type.lower()) for r in found)
+            spans = sorted((r.start, -r.end, r.entity_type.lower()) for r in entities)
             pieces, at = [], 0
             for start, end, kind in spans:  # of those that overlap the first and longest counts
                 if start >= at:

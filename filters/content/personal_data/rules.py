@@ -88,7 +88,7 @@ def _secret_rules() -> list[Rule]:
 def _number_rules() -> list[Rule]:
     """Numbers with a checksum or a range: each with what is searched first, and the candidates."""
     tail = rf"(?: ?[A-Z0-9]{{4}}){{2,7}}(?: ?[A-Z0-9]{{1,3}})?{EDGE}"
-    found: list[tuple[Kind, str, str, Check]] = [
+    searches: list[tuple[Kind, str, str, Check]] = [
         ("iban", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}", rf"{EDGE}[A-Z]{{2}}[0-9]{{2}}{tail}", _iban),
         ("credit_card", r"[0-9](?:[ -]?[0-9]){12}", r"[0-9](?:[ -]?[0-9]){12,18}", _card),
         ("ip_address", r"[0-9]\.[0-9]{1,3}\.[0-9]", r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}", _ip),
@@ -100,7 +100,7 @@ def _number_rules() -> list[Rule]:
             _ip,
         ),
     ]
-    return [Rule(*one, literal=False) for one in found]
+    return [Rule(*search, literal=False) for search in searches]
 
 
 def _phone_rules() -> list[Rule]:
@@ -108,7 +108,7 @@ def _phone_rules() -> list[Rule]:
     cues = f"(?i:{'|'.join(_cue(cue) for cue in data()['phone_cues'])})"
     american = r"(?:\([2-9][0-9]{2}\)[- ]?|[2-9][0-9]{2}[-. ])[2-9][0-9]{2}[-. ][0-9]{4}"
     international = r"(?:(?:[ .\x{A0}\x{2010}-\x{2013}-]|\) ?| ?\()?[0-9]{2,12}){1,6}"
-    found = [
+    searches = [
         (r"\+[1-9]", rf"\+[1-9][0-9]{{0,2}}{international}", ""),
         (r"[0-9][-. )]", rf"(?:1[-. ])?{american}", ""),
         (
@@ -119,7 +119,9 @@ def _phone_rules() -> list[Rule]:
         (r"1[3-9]", r"1[3-9][0-9][ -][0-9]{4}[ -][0-9]{4}", ""),
         (cues, r"[0-9][0-9 .-]{5,14}[0-9]", rf"{cues}[^0-9\n]{{0,15}}"),
     ]
-    return [Rule("phone", holds, p, _phone, literal=False, lead=lead) for holds, p, lead in found]
+    return [
+        Rule("phone", holds, p, _phone, literal=False, lead=lead) for holds, p, lead in searches
+    ]
 
 
 def _cue(word: str) -> str:
@@ -207,13 +209,13 @@ def _ip(before: str, text: str, after: str) -> bool:
         return False
     text = text.rstrip(":") if not text.endswith("::") else text
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
     groups = len([g for g in text.split(":") if g])
-    if found.version == 6 and (groups < 4 or not re.search("[0-9]", text)):
+    if address.version == 6 and (groups < 4 or not re.search("[0-9]", text)):
         return False
-    return found.is_global and not found.is_multicast and text not in data()["placeholder_ips"]
+    return address.is_global and not address.is_multicast and text not in data()["placeholder_ips"]
 
 
 def _phone(before: str, text: str, after: str) -> bool:
@@ -227,10 +229,12 @@ def _phone(before: str, text: str, after: str) -> bool:
     return len(steps) > 1 and len(set(last[-7:])) > 2 and not fiction
 
 
-def checked(found: pl.DataFrame, rule: Rule) -> pl.Series:
+def checked(candidates: pl.DataFrame, rule: Rule) -> pl.Series:
     """Which candidates (`before`, `text`, `after`) a rule takes (Boolean); each is asked once."""
     columns = ["before", "text", "after"]
-    distinct = found.select(columns).unique(maintain_order=True)
+    distinct = candidates.select(columns).unique(maintain_order=True)
     taken = [rule.checks(*row) for row in distinct.iter_rows()]
     known = distinct.with_columns(taken=pl.Series(taken, dtype=pl.Boolean))
-    return found.select(columns).join(known, on=columns, how="left", maintain_order="left")["taken"]
+    return candidates.select(columns).join(known, on=columns, how="left", maintain_order="left")[
+        "taken"
+    ]

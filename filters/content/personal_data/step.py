@@ -72,8 +72,8 @@ class Finder(Step, abstract=True):
 
     def hidden(self, texts: pl.Series) -> Hidden:
         """The texts with marks in place of personal data."""
-        found = hide(texts, self.kinds, self.allow)
-        return found if self.presidio is None else self.presidio.hide(found)
+        hidden = hide(texts, self.kinds, self.allow)
+        return hidden if self.presidio is None else self.presidio.hide(hidden)
 
 
 class PersonalData(Finder, Filter):
@@ -119,10 +119,10 @@ class PersonalData(Finder, Filter):
     def _judged(self, texts: pl.Series, side: str) -> pl.DataFrame:
         counts = self.hidden(texts).counts()
         kinds = counts.columns
-        said = [pl.when(pl.col(k) > 0).then(pl.format(f"{k} {{}}", pl.col(k))) for k in kinds]
+        counted = [pl.when(pl.col(k) > 0).then(pl.format(f"{k} {{}}", pl.col(k))) for k in kinds]
         first = pl.coalesce(pl.when(pl.col(k) > 0).then(pl.lit(k)) for k in kinds)
         goes = pl.sum_horizontal(kinds) > self.most
-        detail = pl.concat_str(said, separator=", ", ignore_nulls=True)
+        detail = pl.concat_str(counted, separator=", ", ignore_nulls=True)
         return counts.select(
             reason=pl.when(goes).then(first),
             detail=pl.when(goes).then(pl.format(f"{side}: {{}}", detail)),

@@ -28,7 +28,7 @@ class Lists(NamedTuple):
     """What tells refusals of one language: needed literals, pattern, pattern of what is none."""
 
     holds: tuple[str, ...]
-    said: str
+    pattern: str
     without: str | None
 
 
@@ -39,9 +39,9 @@ def languages() -> dict[str, Lists]:
     found = {}
     for code, lists in yaml.safe_load(text).items():
         parts = dict(lists["parts"])
-        said = "|".join(_filled(pattern, parts) for pattern in lists["patterns"])
+        refusal = "|".join(_filled(pattern, parts) for pattern in lists["patterns"])
         without = "|".join(_filled(pattern, parts) for pattern in lists["except"])
-        found[code] = Lists(tuple(lists["holds"]), f"{_START}(?:{said})", without or None)
+        found[code] = Lists(tuple(lists["holds"]), f"{_START}(?:{refusal})", without or None)
     return found
 
 
@@ -65,12 +65,12 @@ def refuses(texts: pl.Series) -> pl.Series:
         text.fill_null("").str.strip_chars().str.head(HEAD)
         .str.replace_all("[\u2019\u02bc\u00b4`]", "'").str.to_lowercase()
     )["text"]  # fmt: skip
-    found = pl.Series("refuses", [False], dtype=pl.Boolean).new_from_index(0, texts.len())
+    refusing = pl.Series("refuses", [False], dtype=pl.Boolean).new_from_index(0, texts.len())
     for lists in languages().values():
-        at = (heads.str.contains_any(list(lists.holds)) & ~found).arg_true()
+        at = (heads.str.contains_any(list(lists.holds)) & ~refusing).arg_true()
         if at.len():
             some = heads.gather(at)
             if lists.without is not None:
                 some = some.str.replace_all(lists.without, " ")
-            found = found.scatter(at, some.str.contains(lists.said))
-    return found
+            refusing = refusing.scatter(at, some.str.contains(lists.pattern))
+    return refusing

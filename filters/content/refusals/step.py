@@ -112,14 +112,14 @@ class Refusals(FittedFilter):
         if shape == Shape.PAIRS and self.both == "drop":
             reasons[judged & flags["chosen"] & flags["rejected"]] = "refusal_both"
         draws = {side: ctx.uniform(ids, side).to_numpy() for side in self._limits(shape)}
-        gone = True
-        while gone:  # a row that goes for one side changes the share of the other
-            gone = False
+        dropping = True
+        while dropping:  # a row that goes for one side changes the share of the other
+            dropping = False
             for side, limit in self._limits(shape).items():
                 stays = judged & (reasons == "")
                 lost = _surplus(stays & flags[side], int(stays.sum()), limit, draws[side])
                 reasons[lost] = "refusal" if side == "response" else f"refusal_{side}"
-                gone = gone or bool(lost.size)
+                dropping = dropping or bool(lost.size)
         stays = judged & (reasons == "")
         facts: dict[str, Any] = {"rows": parts.height, "exempt": int((~judged).sum())}
         for side in sides:
@@ -133,16 +133,18 @@ class Refusals(FittedFilter):
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Look the rows up in the state, and show how the refusal begins (see `Filter.keep`)."""
         shape = shape_of(table)
-        found = table.select(
+        judged = table.select(
             ["response"] if shape == Shape.RESPONSES else list(SIDES)
         ).with_columns(self.decisions(table, ctx)["reason"])
         if shape == Shape.RESPONSES:
-            return found.select("reason", detail=_begin("response", pl.col("reason").is_not_null()))
+            return judged.select(
+                "reason", detail=_begin("response", pl.col("reason").is_not_null())
+            )
         side = pl.col("reason") == "refusal_rejected"
         detail = pl.coalesce(
             _begin("rejected", side), _begin("chosen", pl.col("reason").is_not_null())
         )
-        return found.select("reason", detail=detail)
+        return judged.select("reason", detail=detail)
 
 
 def _begin(side: str, where: pl.Expr) -> pl.Expr:

@@ -93,8 +93,8 @@ def _windows(texts: pl.Series) -> pl.DataFrame:
     pattern = rf"(?s)\S.{{0,{WINDOW - 2}}}(?:\s|\z)|\S\S{{0,{WINDOW - 1}}}"
     rows = pl.DataFrame({"row": pl.int_range(texts.len(), eager=True), "text": texts})
     parts = pl.col("text").str.extract_all(pattern)
-    found = rows.with_columns(parts).explode("text").drop_nulls()
-    return found.with_columns(pl.col("text").str.strip_chars_end())
+    windows = rows.with_columns(parts).explode("text").drop_nulls()
+    return windows.with_columns(pl.col("text").str.strip_chars_end())
 
 
 _LOCK = threading.Lock()

@@ -92,14 +92,14 @@ class Toxicity(Filter):
 
     def identity(self) -> dict[str, Any]:
         """As of any step, with the source of the function's module."""
-        found = super().identity()
+        identity = super().identity()
         if self.function is None:
-            return found
+            return identity
         path = importlib.import_module(
             import_function(self.function, "function").__module__
         ).__file__
         source = Path(path).read_bytes() if path else b""
-        return {**found, "function_source": hashlib.blake2b(source, digest_size=16).hexdigest()}
+        return {**identity, "function_source": hashlib.blake2b(source, digest_size=16).hexdigest()}
 
     def _sides(self, shape: Shape) -> list[Side]:
         judged = [side for side in SIDES[shape] if side in self.sides]
@@ -122,11 +122,11 @@ class Toxicity(Filter):
         judged = pl.DataFrame({"detail": none})
         for side in self._sides(shape_of(table)):
             value = pl.DataFrame({"detail": judged["detail"], "value": self._values(table, side)})
-            said = pl.format(f"{side}: {{}} > {self.threshold:g}", pl.col("value").round(4))
+            above = pl.format(f"{side}: {{}} > {self.threshold:g}", pl.col("value").round(4))
             worse = (pl.col("value") > self.threshold).fill_null(value=False)
-            judged = value.select(detail=pl.coalesce("detail", pl.when(worse).then(said)))
-        gone = pl.col("detail").is_not_null()
-        return judged.select(reason=pl.when(gone).then(pl.lit("toxic")), detail="detail")
+            judged = value.select(detail=pl.coalesce("detail", pl.when(worse).then(above)))
+        toxic = pl.col("detail").is_not_null()
+        return judged.select(reason=pl.when(toxic).then(pl.lit("toxic")), detail="detail")
 
     def _values(self, table: pl.DataFrame, side: Side) -> pl.Series:
         """Value of each row's text on a side: Float64, null if unknown."""
@@ -159,7 +159,7 @@ def _number(value: object, step: Toxicity) -> float | None:
     if value is None:
         return None
     try:
-        found = float(value)  # type: ignore[arg-type]  # numbers of NumPy and torch too
+        number = float(value)  # type: ignore[arg-type]  # numbers of NumPy and torch too
     except (TypeError, ValueError) as error:
         raise DataError(f"{step.function} gave {value!r}, which is no number") from error
-    return None if math.isnan(found) else found
+    return None if math.isnan(number) else number

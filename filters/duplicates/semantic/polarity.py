@@ -72,19 +72,19 @@ def polarity(texts: pl.Series) -> pl.DataFrame:
         `length` (UInt32, words), `odd` (Boolean, the number of negations is), `ones` and `others`
         (UInt64, one bit for each couple of `OPPOSITES` whose first, or second, word occurs).
     """
-    found = word_hashes(texts)
+    words = word_hashes(texts)
     negations, contracted, t, first, second = _lists()
-    before = np.concatenate([np.zeros(1, np.uint64), found.values[:-1]])
-    before[found.offsets[:-1]] = 0
-    negated = np.isin(found.values, negations)
-    negated |= (found.values == t) & np.isin(before, contracted)
-    starts = found.offsets[:-1]
+    before = np.concatenate([np.zeros(1, np.uint64), words.values[:-1]])
+    before[words.offsets[:-1]] = 0
+    negated = np.isin(words.values, negations)
+    negated |= (words.values == t) & np.isin(before, contracted)
+    starts = words.offsets[:-1]
     none = np.zeros(0, dtype=np.uint64)
     columns = {
-        "length": np.diff(found.offsets).astype(np.uint32),
+        "length": np.diff(words.offsets).astype(np.uint32),
         "odd": np.add.reduceat(negated.astype(np.int64), starts) % 2 == 1 if starts.size else none,
-        "ones": _bits(found.values, first, starts),
-        "others": _bits(found.values, second, starts),
+        "ones": _bits(words.values, first, starts),
+        "others": _bits(words.values, second, starts),
     }
     schema = {"length": pl.UInt32, "odd": pl.Boolean, "ones": pl.UInt64, "others": pl.UInt64}
     return pl.DataFrame({k: pl.Series(k, v).cast(schema[k]) for k, v in columns.items()})

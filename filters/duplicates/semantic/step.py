@@ -120,15 +120,15 @@ class SemanticDuplicates(FittedFilter):
             units = units.with_columns(score=pl.col("score").max().over("prompt_id"))
             units = units.unique("prompt_id", keep="first", maintain_order=True)
         by_prompt = ["prompt_id"] if self._by_prompt else []
-        found = units.select("unit", "score", "stance", *by_prompt)
+        parts = units.select("unit", "score", "stance", *by_prompt)
         texts = [units.select(t.fill_null("")).to_series() for t in self._texts(shape)]
         both = np.asarray(ctx.embed(self.encoder, pl.concat(texts)), dtype=np.float32)
         for i, (text, vectors) in enumerate(zip(texts, np.split(both, len(texts)), strict=True)):
             features = polarity(text)
             features.columns = [f"{name}_{i}" for name in FEATURES]
             column = array_column(unit32(vectors), pl.Float32()).alias(f"vector_{i}")
-            found = found.hstack([column, *features.get_columns()])
-        return found
+            parts = parts.hstack([column, *features.get_columns()])
+        return parts
 
     def unit(self, shape: Shape) -> str:
         """Prompts stay or go with all their rows if `on` is `prompt`."""
@@ -166,17 +166,17 @@ class SemanticDuplicates(FittedFilter):
             group = parts["prompt_id"].rank("dense").cast(pl.Int64).to_numpy()
         rank = ranks(parts["unit"], parts["score"])
         beside = self._beside(sides, rank, group, self._allowed(parts, len(sides)))
-        gone = np.flatnonzero(beside >= 0)
-        cosine = np.round(exact_cosine(sides, gone, beside[gone]), 3)
+        losers = np.flatnonzero(beside >= 0)
+        cosine = np.round(exact_cosine(sides, losers, beside[losers]), 3)
         dropped = pl.DataFrame(
             {
-                "unit": parts["unit"].gather(gone),
-                "reason": pl.Series(["semantic_duplicate"] * gone.size, dtype=pl.String),
-                "kept": parts["unit"].gather(beside[gone]),
+                "unit": parts["unit"].gather(losers),
+                "reason": pl.Series(["semantic_duplicate"] * losers.size, dtype=pl.String),
+                "kept": parts["unit"].gather(beside[losers]),
                 "cosine": cosine,
             }
         ).with_columns(detail=pl.format("kept {}, cosine {}", "kept", "cosine"))
-        facts = {"units": parts.height, "semantic_duplicate": int(gone.size)}
+        facts = {"units": parts.height, "semantic_duplicate": int(losers.size)}
         return State({"dropped": dropped.drop("cosine")}, facts)
 
     def _allowed(self, parts: pl.DataFrame, sides: int) -> Allowed:
