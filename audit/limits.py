@@ -118,7 +118,7 @@ LIMITS: dict[str, Limit] = {
     "identical.lopsided": _most(0.25, 0.6),
     "contradictions.pairs": _most(0.0, 0.01, 0.05),
     "contradictions.cycles": _most(0.0, 0.05),
-    "duplicates.rows": _most(0.0, 0.01, 0.2),
+    "duplicates.rows": _most(0.0, 0.02, 0.2),
     "duplicates.respelled_prompts": _most(0.01, 0.1),
     "near_duplicates.rows": _most(0.01, 0.05, 0.3),
     "near_duplicates.prompts": _most(0.05, 0.2),

@@ -317,6 +317,18 @@ class Subject:
         hits = damage(self.table, rules, model=model)
         return without_foreign(hits, self.table, main_language(self.table, "script"), "script")
 
+    @cached_property
+    def relevance(self) -> tuple[Rows, pl.DataFrame | None]:
+        """Rows of a sample, and how their chosen (or only) answers fit their prompts and others.
+
+        See `prefactory.preferences.damage.judge_relevance`; None for too few different prompts.
+        """
+        from prefactory.preferences.damage import Vectors, judge_relevance, texts_of_meaning
+
+        rows = self.sample(self.sides[0].rows, self.options.relevance_rows, "texts")
+        table = self.table[rows]
+        return rows, judge_relevance(table, Vectors(*map(self.embed, texts_of_meaning(table))))
+
     def hits(self, side: Side, *rules: str) -> pl.DataFrame:
         """Hits of some damage rules on the answers of a side: `row`, `rule`, `detail`."""
         name = side.name if self.paired else "response"

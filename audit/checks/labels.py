@@ -33,6 +33,11 @@ def run(subject: Subject) -> Report:
     hit = subject.damage.filter(pl.col("side") != "rejected")["id"]
     at = subject.table[rows].with_columns(_row=pl.Series(rows))
     table = at.filter(~pl.col("pair_id").is_in(hit.implode()))
+    if options.embeddings:
+        judged, found = subject.relevance
+        if found is not None:  # damage out before heads are fitted
+            off = pl.Series(judged[found["off_topic"].to_numpy()])
+            table = table.filter(~pl.col("_row").is_in(off.implode()))
     table = table.unique("pair_id", keep="first", maintain_order=True).sort("pair_id")
     if table.height < LEAST:
         return _silent(f"{table.height} rows without damage are fewer than {LEAST}")

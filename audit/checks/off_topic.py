@@ -9,7 +9,7 @@ from audit.check import Check, Need
 from audit.finding import Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
-from prefactory.preferences.damage import EVASIVE, Vectors, judge_relevance, texts_of_meaning
+from prefactory.preferences.damage import EVASIVE, texts_of_meaning
 from prefactory.preferences.damage.relevance import CLUSTERS, evasive
 
 
@@ -18,16 +18,14 @@ def run(subject: Subject) -> Report:
     if not subject.options.embeddings:
         return Report(skipped="embeddings were switched off (--no-embeddings)")
     side = subject.sides[0]
-    rows = subject.sample(side.rows, subject.options.relevance_rows, "texts")
-    table = subject.table[rows]
-    found = judge_relevance(table, Vectors(*map(subject.embed, texts_of_meaning(table))))
+    rows, found = subject.relevance
     if found is None:
         return Report(skipped=f"fewer than {CLUSTERS} different prompts make no comparison")
     hits = {rule: found[rule].to_numpy() for rule in ("off_topic", "strict")}
     by = subject.prompts[rows]
     strict = share(hits["strict"], by)
     # many answers that fit no prompt are no accident: they are short or evasive
-    many = evasive(found, texts_of_meaning(table)[0])
+    many = evasive(found, texts_of_meaning(subject.table[rows])[0])
     rule = "strict" if many else "off_topic"
     order = np.flatnonzero(hits[rule])
     order = order[np.argsort(-found["fit"].to_numpy()[order], kind="stable")]
