@@ -98,11 +98,11 @@ class Explanation:
     def _repr_html_(self) -> str:
         return "".join(
             notebook.table(
-                f"{one.shape.removesuffix('s')} {one.row_id} of {self.ref}: {one.fate}",
+                f"{row.shape.removesuffix('s')} {row.row_id} of {self.ref}: {row.fate}",
                 ("stage", "verdict", "reason", "detail"),
-                [(v.stage, v.verdict, v.reason, v.detail) for v in one.verdicts],
+                [(v.stage, v.verdict, v.reason, v.detail) for v in row.verdicts],
             )
-            for one in self.rows
+            for row in self.rows
         )
 
 
@@ -158,24 +158,24 @@ class _Search:
         else:
             in_ledger = pl.col("row_id") == asked
             tests = [pl.col("source_id") == asked]
-        found = self._ids_where(tests)
-        found += self.ledger.filter(in_ledger)["row_id"].to_list()
-        if not found:
-            found = self._ids_where([_holds(name, asked) for name in _TEXTS])
-        return list(dict.fromkeys(found))
+        row_ids = self._ids_where(tests)
+        row_ids += self.ledger.filter(in_ledger)["row_id"].to_list()
+        if not row_ids:
+            row_ids = self._ids_where([_holds(name, asked) for name in _TEXTS])
+        return list(dict.fromkeys(row_ids))
 
     def _ids_where(self, tests: list[pl.Expr]) -> list[str]:
         """Ids of rows that pass a test; a pair before its answers, published rows first."""
         for only_published in (True, False):
             for shape in _ORDER:
-                found = []
+                row_ids = []
                 for rows in self._tables(shape, only_published):
                     fit = [t for t in tests if set(t.meta.root_names()) <= set(rows.columns)]
                     if fit:
                         hits = rows.filter(pl.any_horizontal(fit))
-                        found += hits[ROW_ID[shape]].head(1000).to_list()
-                if found:
-                    return found
+                        row_ids += hits[ROW_ID[shape]].head(1000).to_list()
+                if row_ids:
+                    return row_ids
         return []
 
     def _tables(self, shape: Shape, only_published: bool) -> Iterator[pl.DataFrame]:
@@ -205,7 +205,7 @@ class _Search:
 
     def children(self, row_id: str) -> list[str]:
         """Ids of rows that name this one as a side or a parent."""
-        found = []
+        children = []
         for only_published in (True, False):
             for shape in _ORDER:
                 for rows in self._tables(shape, only_published):
@@ -213,14 +213,14 @@ class _Search:
                     texts = [n for n, t in rows.schema.items() if t == pl.String and n not in own]
                     if texts:
                         hits = rows.filter(pl.any_horizontal(pl.col(n) == row_id for n in texts))
-                        found += hits[ROW_ID[shape]].to_list()
-        return [child for child in dict.fromkeys(found) if child != row_id]
+                        children += hits[ROW_ID[shape]].to_list()
+        return [child for child in dict.fromkeys(children) if child != row_id]
 
     def explained(self, row_id: str) -> Explained:
         """The way of a row."""
-        found = self.row(row_id)
+        known = self.row(row_id)
         entries = self.ledger.filter(pl.col("row_id") == row_id).to_dicts()
-        shape, row = found if found is not None else (None, {})
+        shape, row = known if known is not None else (None, {})
         parents = _parents(row, shape)
         children = self.children(row_id)
         relatives = [Relative(how, p, self._fate(p, self.row(p))) for p, how in parents.items()]
@@ -228,16 +228,16 @@ class _Search:
         return Explained(
             row_id,
             shape.value if shape else ("row" if _ID.fullmatch(row_id) else "record"),
-            self._fate(row_id, found),
-            {n: text for n in _TEXTS if (text := _text(row.get(n)))},
+            self._fate(row_id, known),
+            {n: text for n in _TEXTS if (text := _transcript(row.get(n)))},
             row.get("source_id"),
             self._verdicts(row, shape, entries),
             relatives,
         )
 
-    def _fate(self, row_id: str, found: tuple[Shape, dict[str, Any]] | None) -> str:
-        if found is not None and "_table" in found[1]:
-            return f"published in {found[1]['_table']}"
+    def _fate(self, row_id: str, known: tuple[Shape, dict[str, Any]] | None) -> str:
+        if known is not None and "_table" in known[1]:
+            return f"published in {known[1]['_table']}"
         entries = self.ledger.filter(pl.col("row_id") == row_id).to_dicts()
         if entries:
             return f"dropped by {entries[0]['step']}: {entries[0]['reason']}"
@@ -249,11 +249,11 @@ class _Search:
         by_step = {entry["step"]: entry for entry in entries}
         begins = self._begins(row, shape)
         verdicts: list[Verdict] = []
-        gone = False
+        out = False
         for i, stage in enumerate(self.stages):
-            entry = {} if gone else by_step.get(stage.label, {})
-            verdict = self._verdict(i, begins, shape, gone=gone, dropped=bool(entry))
-            gone = gone or verdict in ("dropped", "turned")
+            entry = {} if out else by_step.get(stage.label, {})
+            verdict = self._verdict(i, begins, shape, out=out, dropped=bool(entry))
+            out = out or verdict in ("dropped", "turned")
             rule = {k: v for k, v in _plain(stage.fields).items() if v not in (None, [], {})}
             adds = {n: row[n] for n in _columns(stage) if n in row and verdict == "kept"}
             verdicts.append(
@@ -261,8 +261,8 @@ class _Search:
             )
         return verdicts
 
-    def _verdict(self, i: int, begins: int, shape: Shape | None, gone: bool, dropped: bool) -> str:
-        if gone:
+    def _verdict(self, i: int, begins: int, shape: Shape | None, out: bool, dropped: bool) -> str:
+        if out:
             return "not reached"
         if dropped:
             return "dropped"
@@ -281,7 +281,7 @@ class _Search:
         named = [
             i
             for i in makers
-            if any(row.get(c) not in (None, own) for c in self.stages[i].adds if _made(c))
+            if any(row.get(c) not in (None, own) for c in self.stages[i].adds if _names_parents(c))
         ]
         if named:
             return named[-1]
@@ -299,7 +299,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-def _made(column: str) -> bool:
+def _names_parents(column: str) -> bool:
     """Whether a column that a generator adds names parents."""
     return column.endswith(("_from", "_id", "_ids"))
 
@@ -313,12 +313,12 @@ def _shape(columns: list[str]) -> Shape | None:
 
 
 def _holds(column: str, text: str) -> pl.Expr:
-    said = pl.col(column).list.eval(pl.element().struct.field("content")).list.join("\n\n")
-    folded = said.str.replace_all(r"\s+", " ").str.to_lowercase()
+    contents = pl.col(column).list.eval(pl.element().struct.field("content")).list.join("\n\n")
+    folded = contents.str.replace_all(r"\s+", " ").str.to_lowercase()
     return folded.str.contains(text.lower(), literal=True)
 
 
-def _text(messages: object) -> str:
+def _transcript(messages: object) -> str:
     if not isinstance(messages, list):
         return ""
     return "\n".join(f"{m['role']}: {m['content']}" for m in messages if m)
@@ -329,10 +329,10 @@ def _parents(row: dict[str, Any], shape: Shape | None) -> dict[str, str]:
     if shape is None:
         return {}
     own = (row.get(ROW_ID[shape]), row.get("prompt_id"))
-    found: dict[str, str] = {}
+    relations: dict[str, str] = {}
     for name, value in row.items():
-        for one in value if isinstance(value, list) else [value]:
-            is_id = isinstance(one, str) and re.fullmatch("[0-9a-f]{32}", one)
-            if is_id and one not in own:
-                found.setdefault(one, name.removesuffix("_id"))
-    return found
+        for row_id in value if isinstance(value, list) else [value]:
+            is_id = isinstance(row_id, str) and re.fullmatch("[0-9a-f]{32}", row_id)
+            if is_id and row_id not in own:
+                relations.setdefault(row_id, name.removesuffix("_id"))
+    return relations

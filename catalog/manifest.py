@@ -74,10 +74,10 @@ class Manifest(BaseModel):
 
 def software() -> dict[str, str]:
     """Versions of Python and of the packages that shape the data."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

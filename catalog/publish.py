@@ -265,11 +265,11 @@ def _stage(stage: Stage) -> StageRecord:
 
 def _models(stages: list[Stage]) -> list[dict[str, Any]]:
     """The models that the steps opened, each once."""
-    found = {}
+    models = {}
     for model in (m for s in stages for m in s.models):
         role = "engine" if "engine" in model else "encoder"
-        found[fingerprint(model)] = {"role": role, **model}
-    return [found[key] for key in sorted(found)]
+        models[fingerprint(model)] = {"role": role, **model}
+    return [models[key] for key in sorted(models)]
 
 
 def _write_ledger(result: RunResult, path: Path) -> int:

@@ -90,10 +90,10 @@ def near_groups(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
         `group` (String, each once, sorted), `number` (Int64, of its cluster) and `size` (groups of
         the cluster).
     """
-    found = list(parts)
-    if not found:
+    frames = list(parts)
+    if not frames:
         return pl.DataFrame(schema={"group": pl.String, "number": pl.Int64, "size": pl.Int64})
-    groups = pl.concat(found).unique("group").sort("group")
+    groups = pl.concat(frames).unique("group").sort("group")
     rows = read_rows(groups, banding(THRESHOLD, RECALL))
     number = clusters(linking_edges(rows, Rule(THRESHOLD)), groups.height)
     size = np.bincount(number, minlength=1)[number]

@@ -226,13 +226,13 @@ class Catalog:
             return []
         paths = [p for p in folder.iterdir() if (p / "manifest.json").is_file()]
         paths = [p for p in paths if NAME.fullmatch(p.name)]
-        found = []
+        versions = []
         for path in sorted(paths, key=lambda p: version_key(p.name)):
             try:
-                found.append(open_folder(path))
+                versions.append(open_folder(path))
             except CatalogError as error:  # one damaged version must not hide the others
                 _LOG.warning("skipped: %s", error)
-        return found
+        return versions
 
     def get(self, ref: str) -> Version:
         """Open `name`, `name@version`, or a version folder by its path.
@@ -320,13 +320,13 @@ def verify(version: Version) -> list[str]:
     for name, record in version.manifest.tables.items():
         digests = {}
         for split, rows in record.splits.items():
-            digest, found = ContentDigest(), 0
+            digest, height = ContentDigest(), 0
             for batch in version.batches(name, split):
                 digest.update(batch)
-                found += batch.height
+                height += batch.height
             digests[split] = digest.hexdigest()
-            if found != rows:
-                problems.append(f"{name}/{split}: {found} rows, the manifest says {rows}")
+            if height != rows:
+                problems.append(f"{name}/{split}: {height} rows, the manifest says {rows}")
         if table_digest(digests) != record.digest:
             problems.append(f"{name}: the content does not match its digest")
     rows = pl.scan_parquet(version.path / "ledger.parquet").select(pl.len()).collect().item()

@@ -70,7 +70,7 @@ class Recipe(recipes.Recipe):
         **head: Any,  # noqa: ANN401 - checked by `Head`
     ) -> None:
         many = source if isinstance(source, list | tuple) else [source]
-        sources = [_source(one) for one in many]
+        sources = [_source(item) for item in many]
         published = recipes.set_fields(publish) if isinstance(publish, BaseModel) else publish
         data = {
             "name": name,

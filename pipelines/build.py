@@ -61,14 +61,14 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 def _as_text(word: str) -> str:
     """`version=1.10` is a version, no number."""
-    found = TEXT.fullmatch(word)
-    return f"{found[1]}={json.dumps(found[2])}" if found else word
+    match = TEXT.fullmatch(word)
+    return f"{match[1]}={json.dumps(match[2])}" if match else word
 
 
 def _from_here(word: str) -> str:
-    found = SOURCE_PATH.fullmatch(word)
-    if found and not Path(found[2]).is_absolute() and LocalFileSystem().glob(found[2]):
-        return f"{found[1]}={Path(found[2]).absolute()}"
+    match = SOURCE_PATH.fullmatch(word)
+    if match and not Path(match[2]).is_absolute() and LocalFileSystem().glob(match[2]):
+        return f"{match[1]}={Path(match[2]).absolute()}"
     return word
 
 

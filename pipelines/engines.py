@@ -85,9 +85,9 @@ def _live(accounts: Accounts, stop: threading.Event, console: Console) -> None:
 
 
 def _plain(accounts: Accounts, stop: threading.Event, console: Console) -> None:
-    started, said = time.monotonic(), ""
+    started, last = time.monotonic(), ""
     while not stop.wait(30):
         line = _line(accounts, started)
-        if accounts.total().calls and line != said:
+        if accounts.total().calls and line != last:
             _LOG.info("%s", line)
-            said = line
+            last = line

@@ -50,14 +50,14 @@ def estimate(
         return []
     known = read_prices(prices)
     rows, prompts = _counted(sources)
-    found = []
+    estimates = []
     for step in planned:
         shape_rows = prompts if step.shape == Shape.PROMPTS else rows
         unpaired = step.shape not in step.placed.step.takes()  # two answers a pair, at most
         for asked in step.placed.step.asks(shape_rows * (2 if unpaired else 1), prompts):
-            found.append(_priced(step.placed.label, asked, known))
+            estimates.append(_priced(step.placed.label, asked, known))
         rows, prompts = step.placed.step.grows(shape_rows, prompts)
-    return [e for e in found if e.calls]
+    return [e for e in estimates if e.calls]
 
 
 def _priced(label: str, asked: Asks, known: dict[str, Price]) -> Estimate:

@@ -60,28 +60,28 @@ class Mended:
         """What each line took, and what the audit says afterwards."""
         if not self.lines:
             return f"{self.recipe}: no finding names rows that a step could take out"
-        told = ["", "  rows taken  no finding names  line"]
+        texts = ["", "  rows taken  no finding names  line"]
         for line in self.lines:
             text = line.text.removeprefix("- ").partition("   #")[0]
-            told.append(f"  {line.taken:>10,}  {line.unnamed:>16,}  {text}")
+            texts.append(f"  {line.taken:>10,}  {line.unnamed:>16,}  {text}")
         counts = ", ".join(f"{n} {word}" for word, n in self.after.counts().items() if n)
-        told.append(f"\n{self.before.rows:,} rows before, {self.after.rows:,} after: {counts}")
-        told += [
+        texts.append(f"\n{self.before.rows:,} rows before, {self.after.rows:,} after: {counts}")
+        texts += [
             f"  {f.severity.word:<8} {f.check}: {f.headline}"
             for f in sorted(self.after.findings, key=lambda f: -f.severity)
             if f.severity > Severity.NOTE
         ]
-        return "\n".join([*told, f"\nrecipe {self.recipe}"])
+        return "\n".join([*texts, f"\nrecipe {self.recipe}"])
 
 
-def lines_of(found: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ...]]:
+def lines_of(audited: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ...]]:
     """The recipe lines of warnings and faults that take out faulty rows, with their findings.
 
     What is only noted (a few copies) is left to whoever reads the recipe: a comment has its lines.
     """
     faulty = {check.name for check in CHECKS if check.faulty_rows}
     lines: dict[str, tuple[str, ...]] = {}
-    for finding in found.findings:
+    for finding in audited.findings:
         if finding.check not in faulty or finding.severity < Severity.WARNING:
             continue
         for line in finding.recipe:
@@ -92,18 +92,18 @@ def lines_of(found: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ..
     return lines
 
 
-def text_of(found: Audit, source: Mapping[str, Any], lines: Sequence[str]) -> str:
+def text_of(audited: Audit, source: Mapping[str, Any], lines: Sequence[str]) -> str:
     """The recipe as YAML, with what is not applied as comments."""
-    name = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")[:40] or "data"
+    name = re.sub(r"[^a-z0-9]+", "-", audited.name.lower()).strip("-")[:40] or "data"
     head = {"name": f"mended-{name}", "source": dict(source)}
     text = [
-        f"# Takes out the faulty rows that the audit of {json.dumps(found.name)} found.",
+        f"# Takes out the faulty rows that the audit of {json.dumps(audited.name)} found.",
         yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(),
         "steps:" if lines else "steps: []",
         *(f"  {line}" for line in lines),
     ]
     left = [
-        f for f in found.findings if f.severity > Severity.OK and not set(f.recipe) & set(lines)
+        f for f in audited.findings if f.severity > Severity.OK and not set(f.recipe) & set(lines)
     ]
     if left:
         text += [
@@ -118,7 +118,7 @@ def text_of(found: Audit, source: Mapping[str, Any], lines: Sequence[str]) -> st
 
 
 def mend(
-    found: Audit,
+    audited: Audit,
     source: Mapping[str, Any],
     path: Path,
     *,
@@ -129,7 +129,7 @@ def mend(
     """Write the recipe of an audit's cures, run it, and audit what is left.
 
     Args:
-        found: the audit.
+        audited: the audit.
         source: fields of the `source:` that was audited.
         path: where to write the recipe.
         suspects: also drop the least trusted fifth of the labels.
@@ -140,21 +140,21 @@ def mend(
         ConfigError: the file can't be written.
         PrefactoryError: the recipe fails on the data.
     """
-    lines = lines_of(found, suspects=suspects)
+    lines = lines_of(audited, suspects=suspects)
     try:
-        path.write_text(text_of(found, source, list(lines)), "utf-8")
+        path.write_text(text_of(audited, source, list(lines)), "utf-8")
     except OSError as error:
         raise ConfigError(f"--write-recipe {str(path)!r}: {error.strerror}") from error
     if not lines:
-        return Mended(path, (), found, found)
+        return Mended(path, (), audited, audited)
     if home is not None:
-        return _run(found, path, lines, home, options or {})
+        return _run(audited, path, lines, home, options or {})
     with tempfile.TemporaryDirectory(prefix="prefactory-mend-") as folder:
-        return _run(found, path, lines, Path(folder), options or {})
+        return _run(audited, path, lines, Path(folder), options or {})
 
 
 def _run(
-    found: Audit,
+    audited: Audit,
     path: Path,
     lines: Mapping[str, tuple[str, ...]],
     home: Path,
@@ -162,12 +162,12 @@ def _run(
 ) -> Mended:
     recipe = Recipe.from_yaml(path)
     version = recipe.run(home)
-    named = set(found.rows_named()["row"].drop_nulls())
+    named = set(audited.rows_named()["row"].drop_nulls())
     taken = version.ledger()
-    told = []
+    taken_by = []
     for placed, (line, findings) in zip(recipe.steps, lines.items(), strict=True):
         rows = taken.filter(pl.col("step") == placed.label)["row_id"]
         unnamed = rows.filter(~rows.is_in(list(named))).len()
-        told.append(Line(line, findings, rows.len(), unnamed))
+        taken_by.append(Line(line, findings, rows.len(), unnamed))
     after = audit(version, home=home, **options)
-    return Mended(path, tuple(told), found, after)
+    return Mended(path, tuple(taken_by), audited, after)

@@ -129,14 +129,14 @@ class _Recorder(Engine):
         if self._inner is None:
             self._asked += [Asked(self._model, r) for r in waiting]
             raise _EnoughError("no model was asked")
-        found: dict[int, Result] = {}
+        results: dict[int, Result] = {}
 
         def heard(place: int, result: Result) -> None:
-            found[place] = result
+            results[place] = result
             done(place, result)
 
         self._inner.run(waiting, heard)
-        self._asked += [Asked(self._model, r, found.get(i)) for i, r in enumerate(waiting)]
+        self._asked += [Asked(self._model, r, results.get(i)) for i, r in enumerate(waiting)]
 
     def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failed]:
         """Score for real, or end the preview here."""
@@ -174,8 +174,8 @@ def preview(
             result = execute(recipe, heads, Store(Path(folder)), thread_mapper(1), options)
             tables = {str(n): _rows(v.tables(), v.shape) for n, v in result.views.items()}
         except _EnoughError:
-            place = max(len(stages) - 1, 0)
-            label = recipe.steps[place].label
+            reached = max(len(stages) - 1, 0)
+            label = recipe.steps[reached].label
             stages.append(Looked(label, None, asked.copy()))
             stopped = f"{label} asks a model; with --call it is asked, and the steps after it run"
         except DataError as error:

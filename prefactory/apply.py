@@ -117,7 +117,7 @@ def apply_filter(
 
 
 def _pairs_dropped(pairs: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
-    found = pairs.select("pair_id", "chosen_id", "rejected_id")
+    pair_sides = pairs.select("pair_id", "chosen_id", "rejected_id")
     for side in SIDES:
         right = dropped.select(
             pl.col("row_id").alias(f"{side}_id"),
@@ -126,9 +126,9 @@ def _pairs_dropped(pairs: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
                 f"{side}_detail"
             ),
         )
-        found = found.join(right, on=f"{side}_id", how="left", maintain_order="left")
+        pair_sides = pair_sides.join(right, on=f"{side}_id", how="left", maintain_order="left")
     hit = pl.coalesce("chosen_reason", "rejected_reason")
-    return found.filter(hit.is_not_null()).select(
+    return pair_sides.filter(hit.is_not_null()).select(
         pl.col("pair_id").alias("row_id"),
         hit.alias("reason"),
         pl.coalesce("chosen_detail", "rejected_detail").alias("detail"),
@@ -170,32 +170,32 @@ def apply_generator(
     Raises:
         DataError: if ids repeat, or an input row is neither a parent nor accounted for.
     """
-    made = step.generate(table, ctx)
-    if not isinstance(made, Generated):
-        raise DataError(f"{label}.generate returned {kind(made)}; it must return a `Generated`")
-    _table(made.rows, f"{label}.generate", "the new rows as a table")
-    _table(made.dropped, f"{label}.generate", "the dropped rows as a table")
-    absent = [c for c in step.parents if c not in made.rows.columns]
-    absent += [c for c in ("row_id", "reason", "detail") if c not in made.dropped.columns]
+    output = step.generate(table, ctx)
+    if not isinstance(output, Generated):
+        raise DataError(f"{label}.generate returned {kind(output)}; it must return a `Generated`")
+    _table(output.rows, f"{label}.generate", "the new rows as a table")
+    _table(output.dropped, f"{label}.generate", "the dropped rows as a table")
+    absent = [c for c in step.parents if c not in output.rows.columns]
+    absent += [c for c in ("row_id", "reason", "detail") if c not in output.dropped.columns]
     if absent:
         raise DataError(
             f"{label}.generate returned tables without {', '.join(absent)}; its rows need "
             f"{', '.join(step.parents)}, its dropped rows `row_id`, `reason` and `detail`"
         )
     if notes is not None:
-        notes.update(made.notes)
+        notes.update(output.notes)
     out = step.out_shape(shape)
-    once = made.rows
+    once = output.rows
     if step.new_prompts and ROW_ID[out] in once.columns:
         once = once.unique(ROW_ID[out], keep="first")
     check(once, out, f"the output of {label}")
     ids = table[ROW_ID[shape]]
-    parents = pl.concat([made.rows[c] for c in step.parents] or [ids.clear()]).unique()
+    parents = pl.concat([output.rows[c] for c in step.parents] or [ids.clear()]).unique()
     known = parents.is_in(ids.implode())
     fate = pl.DataFrame({"row_id": ids}).with_columns(
         parent=pl.col("row_id").is_in(parents.implode())
     )
-    fate = fate.join(made.dropped, on="row_id", how="left", maintain_order="left")
+    fate = fate.join(output.dropped, on="row_id", how="left", maintain_order="left")
     lost = fate.filter(~pl.col("parent") & pl.col("reason").is_null())["row_id"]
     problems = {
         f"{lost.len()} of {ids.len()} rows are neither a parent nor dropped with a reason (for "
@@ -203,10 +203,10 @@ def apply_generator(
         f"{parents.len() - known.sum()} parents are not among its rows": not known.all(),
         "it accounts for a row twice": fate.height != ids.len(),
         "it makes new prompts and does not say so (`new_prompts`)": not step.new_prompts
-        and not made.rows["prompt_id"].is_in(table["prompt_id"].implode()).all(),
+        and not output.rows["prompt_id"].is_in(table["prompt_id"].implode()).all(),
     }
-    found = [text for text, there in problems.items() if there]
-    if found:
-        raise DataError(f"{label} does not account for every row: " + "; ".join(found))
+    mistakes = [text for text, there in problems.items() if there]
+    if mistakes:
+        raise DataError(f"{label} does not account for every row: " + "; ".join(mistakes))
     dropped = fate.filter(~pl.col("parent")).select("row_id", "reason", "detail")
-    return canonical_order(made.rows, out), ledger.entries(dropped, label)
+    return canonical_order(output.rows, out), ledger.entries(dropped, label)

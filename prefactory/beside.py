@@ -70,9 +70,9 @@ def placed(path: str) -> str:
     folder = _FOLDER.get()
     if folder is None or not _lies(path, folder):
         return path
-    found = _Placed(path)
-    found.package = f"{_root(folder)}."
-    return found
+    remembered = _Placed(path)
+    remembered.package = f"{_root(folder)}."
+    return remembered
 
 
 ImportPath = Annotated[str, AfterValidator(placed)]
@@ -87,12 +87,12 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     """
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
-        found = getattr(importlib.import_module(getattr(path, "package", "") + module), name)
+        function = getattr(importlib.import_module(getattr(path, "package", "") + module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{what}: can't import {path!r}: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"{what}: {path!r} is no function")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def public_name(name: str) -> str:
@@ -113,10 +113,10 @@ def _lies(name: str, folder: Path) -> bool:
     if here is None:
         return False
     loaded = getattr(sys.modules.get(top), "__spec__", None)
-    return loaded is None or _place(loaded) != _place(here)
+    return loaded is None or _locations(loaded) != _locations(here)
 
 
-def _place(spec: ModuleSpec) -> list[str]:
+def _locations(spec: ModuleSpec) -> list[str]:
     return [str(Path(p).resolve()) for p in spec.submodule_search_locations or [str(spec.origin)]]
 
 

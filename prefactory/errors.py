@@ -48,12 +48,6 @@ class MissingPackageError(PrefactoryError, ImportError):
     """An optional package is not installed; the message is the command that installs it."""
 
 
-class GateError(PrefactoryError, RuntimeError):
-    """A gate of a recipe or an audit failed."""
-
-    exit_code = 1
-
-
 class StoppedError(PrefactoryError, RuntimeError):
     """The run stopped cleanly before its end and can be resumed by the same command."""
 

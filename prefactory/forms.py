@@ -204,7 +204,7 @@ def _choice(key: str, kind: tuple[str, ...], value: object) -> str:
     return choices[0]
 
 
-def _text(key: str, value: object) -> str:
+def _filled(key: str, value: object) -> str:
     text = _maybe(key, value)
     if not text:
         raise ValueError(f"{key!r} is empty.")
@@ -220,7 +220,7 @@ def _maybe(key: str, value: object) -> str:
 def _texts(key: str, value: object) -> list[str]:
     if not isinstance(value, list):
         raise ValueError(f"{key!r} must be a list of texts.")
-    return [_text(key, item) for item in value]
+    return [_filled(key, item) for item in value]
 
 
 def _flag(key: str, value: object) -> bool:
@@ -230,7 +230,7 @@ def _flag(key: str, value: object) -> bool:
 
 
 _READ: dict[str, Callable[[str, object], Any]] = {
-    "text": _text,
+    "text": _filled,
     "maybe": _maybe,
     "texts": _texts,
     "flag": _flag,

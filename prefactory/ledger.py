@@ -48,7 +48,7 @@ def unlabelled(columns: pl.DataFrame) -> dict[str, int]:
 def add_counts(counts: list[dict[str, int]]) -> dict[str, int]:
     """Sum several counts by reason."""
     total: dict[str, int] = {}
-    for one in counts:
-        for reason, n in one.items():
+    for by_reason in counts:
+        for reason, n in by_reason.items():
             total[reason] = total.get(reason, 0) + n
     return dict(sorted(total.items()))

@@ -12,7 +12,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in columns)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup("<td>{}</td>").format(_text(cell)) for cell in row)
+            Markup("").join(Markup("<td>{}</td>").format(_cell_text(cell)) for cell in row)
         )
         for row in rows
     )
@@ -21,7 +21,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     ).format(title, head, body)
 
 
-def _text(cell: object) -> str:
+def _cell_text(cell: object) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return f"{cell:,}"
     return "" if cell is None else str(cell)

@@ -83,8 +83,8 @@ def _labelled(data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any], int]]
     """Yield the label, name, list and index of every step and training method of a document."""
     counts: dict[str, int] = {}
     for group in ("steps", "train"):
-        found = data.get(group)
-        items = found if isinstance(found, list) else []
+        group_items = data.get(group)
+        items = group_items if isinstance(group_items, list) else []
         for i, item in enumerate(list(items)):
             name = next(iter(item), "") if isinstance(item, dict) else item
             if isinstance(name, str):

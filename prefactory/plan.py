@@ -62,7 +62,7 @@ def plan(recipe: Recipe, shape: Shape, columns: Columns) -> list[PlannedStep]:
     columns = dict(columns)
     rewriter, publisher = "", ""
     for i, placed in enumerate(recipe.steps):
-        where = f"{recipe.path.name}: {placed.place}{placed.label}"
+        where = f"{recipe.path.name}: {placed.line_prefix}{placed.label}"
         if not accepts(placed.step, shape):
             wanted = " or ".join(s.value for s in placed.step.takes())
             problems.append(
@@ -139,7 +139,7 @@ def _missing(recipe: Recipe, i: int, name: str, shape: Shape, columns: Columns) 
     for later in recipe.steps[i + 1 :]:
         labels = isinstance(later.step, Labeler) and accepts(later.step, shape)
         if labels and name in columns_added(later.step, shape):
-            at = f" ({later.place[:-2]})" if later.line else ""
+            at = f" ({later.line_prefix[:-2]})" if later.line else ""
             return f"which {later.label}{at} makes only later: move it up"
     scores = [c for c in columns if is_score(c)]
     known = ", ".join(scores) if scores else "no scores at all"

@@ -59,19 +59,19 @@ class Prompted(BaseModel):
     @field_validator("prompts")
     @classmethod
     def _check_prompts(cls, value: dict[str, str]) -> dict[str, str]:
-        found = {}
+        texts = {}
         for name, text in value.items():
             if name not in cls.templates:
                 known = ", ".join(cls.templates)
                 hint = nearest(name, list(cls.templates))
                 raise ValueError(f"there is no prompt text {name!r} (there are: {known}){hint}")
-            found[name] = _from_file(text)
-            if not found[name].strip():
+            texts[name] = _from_file(text)
+            if not texts[name].strip():
                 raise ValueError(
                     f"the prompt text {name!r} is empty; without it the step uses its own"
                 )
-            _check(name, found[name], cls.templates[name].gives)
-        return found
+            _check(name, texts[name], cls.templates[name].gives)
+        return texts
 
     def texts(self) -> dict[str, str]:
         """All prompt texts by name, as they are used; part of the step's identity."""

@@ -82,7 +82,7 @@ class Placed:
     line: int
 
     @property
-    def place(self) -> str:
+    def line_prefix(self) -> str:
         """`line 5: `, for messages; empty if it is not from a file."""
         return f"line {self.line}: " if self.line else ""
 
@@ -173,8 +173,8 @@ def find_step(name: str) -> type[Step]:
     Raises:
         ConfigError: if there is no such step, naming the nearest one.
     """
-    found = find(name)
-    return type(found) if isinstance(found, Step) else found
+    step = find(name)
+    return type(step) if isinstance(step, Step) else step
 
 
 def find(name: str) -> type[Step] | Step:
@@ -204,11 +204,11 @@ def find(name: str) -> type[Step] | Step:
             f"the module of the step {name!r} can't be imported ({problem})"
         ) from error
     names = [str(n) for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
-    found = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
-    if isinstance(found, Step):
-        return found
-    if not (isinstance(found, type) and issubclass(found, Step)) or found.is_abstract():
-        if isinstance(found, FunctionType):
+    step = getattr(module, attribute, None) if attribute in {*names, *vars(module)} else None
+    if isinstance(step, Step):
+        return step
+    if not (isinstance(step, type) and issubclass(step, Step)) or step.is_abstract():
+        if isinstance(step, FunctionType):
             raise ConfigError(
                 f"{name!r} is a plain function: write `filters.Rule: {{function: {name}}}` or "
                 "`labelers.Rule`, or put `@filters.Rule` above it"
@@ -216,7 +216,7 @@ def find(name: str) -> type[Step] | Step:
         others = [n for n in names if n != attribute]
         hint = nearest(attribute, others).replace("'", f"'{module_name}.", 1)
         raise ConfigError(f"no step {name!r}{hint}")
-    return found
+    return step
 
 
 @dataclass
@@ -287,11 +287,11 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, path: yamllines.Path, text: str) -> None:
-        place = f"line {yamllines.line_of(self.lines, path)}: " if self.lines else ""
+        where = f"line {yamllines.line_of(self.lines, path)}: " if self.lines else ""
         match path:
             case ("steps", int(i), *_) if not self.lines:
-                place = f"step {i + 1}: "
-        self.problems.append(f"{self.name}: {place}{text}")
+                where = f"step {i + 1}: "
+        self.problems.append(f"{self.name}: {where}{text}")
 
     def model(self, cls: type[M], data: object, path: yamllines.Path) -> M | None:
         if not isinstance(data, dict):
@@ -310,13 +310,13 @@ class _Reader:
             self.problem((), "'source' is missing: say where the rows come from")
             return ()
         many = source if isinstance(source, list) else [source]
-        found = []
+        specs = []
         for i, item in enumerate(many):
             path: yamllines.Path = ("source", i) if isinstance(source, list) else ("source",)
             item = {"path": item} if isinstance(item, str) else item
             model = self.model(cls, item, path)
-            found += [model] if model is not None else []
-        return tuple(found)
+            specs += [model] if model is not None else []
+        return tuple(specs)
 
     def named(self, item: object, path: yamllines.Path) -> tuple[str, dict[str, Any]] | None:
         if isinstance(item, str):
@@ -349,12 +349,12 @@ class _Reader:
 
     def step(self, name: str, fields: dict[str, Any], i: int) -> Step | None:
         try:
-            found = find(name)
-            if not isinstance(found, Step):
-                return self.model(found, fields, ("steps", i, name))
+            step = find(name)
+            if not isinstance(step, Step):
+                return self.model(step, fields, ("steps", i, name))
             if fields:
                 self.problem(("steps", i), f"{name} is a step with its fields set; it takes none")
-            return found
+            return step
         except ConfigError as error:
             for text in error.problems:
                 self.problem(("steps", i), text)
@@ -368,7 +368,7 @@ class _Reader:
         if not isinstance(items, list):
             self.problem(("train",), "'train' must be a list of methods")
             return ()
-        found = []
+        methods = []
         for i, item in enumerate(items):
             named = self.named(item, ("train", i))
             if named is None:
@@ -379,8 +379,8 @@ class _Reader:
                 self.problem(("train", i), f"no training method {name!r}{hint}")
                 continue
             model = self.model(models[name], fields, ("train", i, name))
-            found += [(name, model)] if model is not None else []
-        return tuple(found)
+            methods += [(name, model)] if model is not None else []
+        return tuple(methods)
 
 
 def _model_at(cls: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:

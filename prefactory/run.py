@@ -133,7 +133,7 @@ class _Run:
                 + (", ".join(f"{n:,} for {r}" for r, n in stage.reasons.items()) or "nothing")
             )
 
-    def made(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
+    def ensure(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
         """Open an object, making it first if the store has no whole copy."""
         record = self.store.open(key)
         if record is not None:
@@ -175,7 +175,9 @@ class _Run:
 
         def read(i: int) -> Record:
             n, file = jobs[i]
-            return self.made(keys[i], stage, lambda: self._read(sources[n], file, keys[i], columns))
+            return self.ensure(
+                keys[i], stage, lambda: self._read(sources[n], file, keys[i], columns)
+            )
 
         records = self.mapper("source", read, len(jobs))
         for key, record in zip(keys, records, strict=True):
@@ -246,7 +248,7 @@ class _Run:
                     writer.info["columns"] = rows.columns
                     writer.info["reasons"] = ledger.count(copies)
 
-            return self.made(keys[i], stage, make)
+            return self.ensure(keys[i], stage, make)
 
         records = self.mapper(f"{stage.label} (shards)", exchange, len(ranges))
         stage.reasons = ledger.add_counts([stage.reasons, *(r.info["reasons"] for r in records)])
@@ -281,7 +283,7 @@ class _Run:
                 table = load(self.store, shards[i], planned.shape)
                 self._apply(placed.step, table, planned.shape, ctx, keys[i])
 
-            return self.made(keys[i], stage, make)
+            return self.ensure(keys[i], stage, make)
 
         records = self.mapper(placed.label, work, len(shards))
         after = self._after(planned, shards, keys, records, stage)
@@ -329,14 +331,14 @@ class _Run:
                 s.with_delta(Delta("drop", k), s.rows - r.files["ledger.arrow"]["rows"])
                 for s, k, r in zip(shards, keys, records, strict=True)
             ]
-        made = [
+        new_shards = [
             Shard(k, r.files["rows.arrow"]["rows"], tuple(r.info["columns"]))
             for k, r in zip(keys, records, strict=True)
         ]
         if _new_prompts(planned.placed.step):
-            parts = [Part(s.base, "rows", s.rows) for s in made]
+            parts = [Part(s.base, "rows", s.rows) for s in new_shards]
             return self._exchange(parts, planned.out_shape, stage)
-        return made
+        return new_shards
 
     def _fit(
         self, step: Step, base: str, shape: Shape, shards: list[Shard], stage: Stage
@@ -351,7 +353,7 @@ class _Run:
                 with self.store.write(keys[i]) as writer:
                     writer.table("part", fit_shard(step, stage.label, table, shape, ctx))
 
-            return self.made(keys[i], stage, make)
+            return self.ensure(keys[i], stage, make)
 
         self.mapper(f"{stage.label} (fit)", part, len(shards))
         state_key = fingerprint(["state", keys])
@@ -365,7 +367,7 @@ class _Run:
                         writer.table(name, table)
                     writer.info["info"] = dict(state.info)
 
-            return self.made(state_key, stage, make)
+            return self.ensure(state_key, stage, make)
 
         (record,) = self.mapper(f"{stage.label} (state)", reduce, 1)
         names = [PurePath(n).stem for n in record.files]

@@ -66,9 +66,9 @@ def load(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
     row_id = ROW_ID[shape]
     for delta in shard.deltas:
         if delta.kind == "drop":
-            gone = store.read(delta.key, "ledger", ["row_id"])["row_id"]
-            if gone.len():
-                table = table.filter(~pl.col(row_id).is_in(gone.implode()))
+            lost = store.read(delta.key, "ledger", ["row_id"])["row_id"]
+            if lost.len():
+                table = table.filter(~pl.col(row_id).is_in(lost.implode()))
         else:
             new = store.read(delta.key, "columns")
             if new.height != table.height or not new[row_id].equals(table[row_id]):
@@ -85,8 +85,8 @@ def load_prompts(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
     table = store.read(shard.base, "rows", columns)
     for delta in shard.deltas:
         if delta.kind == "drop":
-            gone = store.read(delta.key, "ledger", ["row_id"])["row_id"]
-            table = table.filter(~pl.col(row_id).is_in(gone.implode())) if gone.len() else table
+            lost = store.read(delta.key, "ledger", ["row_id"])["row_id"]
+            table = table.filter(~pl.col(row_id).is_in(lost.implode())) if lost.len() else table
     return table.unique("prompt_id", keep="first", maintain_order=True).select("prompt")
 
 

@@ -205,9 +205,9 @@ def digests(texts: pl.Series) -> pl.Series:
     distinct = texts.unique()
     if 2 * distinct.len() < texts.len():  # a prompt with many answers is hashed once
         known = pl.DataFrame({"text": distinct, "digest": _digests(distinct)})
-        found = texts.alias("text").to_frame()
-        found = found.join(known, on="text", how="left", maintain_order="left", nulls_equal=True)
-        return found["digest"].alias(texts.name)
+        hashed = texts.alias("text").to_frame()
+        hashed = hashed.join(known, on="text", how="left", maintain_order="left", nulls_equal=True)
+        return hashed["digest"].alias(texts.name)
     return _digests(texts)
 
 

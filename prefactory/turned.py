@@ -30,7 +30,7 @@ def turned(table: pl.DataFrame, turn: pl.Series, label_source: str, before: str)
     """
     marked = table.with_columns(pl.col("pair_id").alias(before), turn.alias("_turn"))
     new: dict[str, pl.Expr] = {"label_source": pl.lit(label_source)}
-    new |= {one: pl.col(other) for one, other in _sides(table.columns)}
+    new |= {column: pl.col(other) for column, other in _sides(table.columns)}
     new |= {name: _other(pl.col(name)) for name in table.columns if name.endswith("_prefers")}
     oriented = [c for c in table.columns if c == "margin" or c.startswith(ORIENTED)]
     new |= {c: (0 - pl.col(c)).cast(table.schema[c]) for c in oriented}
@@ -52,9 +52,9 @@ def _other(side: pl.Expr) -> pl.Expr:
 
 def _sides(columns: list[str]) -> list[tuple[str, str]]:
     """Columns of one side with their names on the other: both directions."""
-    found = []
+    renames = []
     for column in columns:
         other = "rejected" + column.removeprefix("chosen")
         if column.startswith("chosen") and other in columns:
-            found += [(column, other), (other, column)]
-    return found
+            renames += [(column, other), (other, column)]
+    return renames

@@ -96,13 +96,13 @@ def margins_of(pairs: pl.DataFrame, ref: DatasetRef, option: str) -> pl.Series:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Installed versions of packages, by name; a package that is not installed is left out."""
-    found = {}
+    versions = {}
     for name in sorted(names):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def write_json(path: Path, value: object) -> None:

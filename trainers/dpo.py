@@ -84,7 +84,7 @@ def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingRepo
             test=metrics,
             dropped={SAME: same + test_same, f"prompt {LONG}": dropped},
             facts=facts,
-            notes=(*_cut(facts["truncated"]), *warnings(metrics)),
+            notes=(*_cut_note(facts["truncated"]), *warnings(metrics)),
         )
         save(trainer, folder)
         write_reports(folder, report, _card(report), PACKAGES)
@@ -128,7 +128,7 @@ def _truncated(rows: Any, max_length: int) -> int:  # noqa: ANN401
     return sum(p + max(c, r) > max_length for p, c, r in sizes)
 
 
-def _cut(pairs: float) -> list[str]:
+def _cut_note(pairs: float) -> list[str]:
     return [f"{pairs:.0f} training pairs were cut at max_length"] if pairs else []
 
 

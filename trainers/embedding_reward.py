@@ -152,10 +152,10 @@ def penalties(config: EmbeddingReward, l2: float, rows: int, features: int) -> F
 
     Under the penalty of a thousand columns of vectors one column of length can't get any weight.
     """
-    found = np.full(features, l2)
+    penalty = np.full(features, l2)
     if config.length_feature:
-        found[-1] = min(l2, COLUMNS / rows)
-    return found
+        penalty[-1] = min(l2, COLUMNS / rows)
+    return penalty
 
 
 def fit_head(
@@ -191,8 +191,8 @@ def fit_head(
 
     first = np.zeros(gaps.shape[1]) if start is None else start
     options = {"maxiter": 2000, "maxfun": 4000, "gtol": tolerance, "ftol": 0.0}
-    found: Any = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
-    head: Floats = found.x
+    minimum: Any = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+    head: Floats = minimum.x
     return head
 
 

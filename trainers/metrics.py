@@ -61,7 +61,7 @@ def pair_metrics(margins: Floats, losses: Floats, pairs: pl.DataFrame) -> PairMe
     if not pairs.height:
         return None
     prompts = pairs["prompt_id"]
-    found = calibration_errors(margins)
+    errors = calibration_errors(margins)
     accuracy, accuracy_se = pairwise_accuracy(margins, prompts)
     longer, longer_se = pairwise_accuracy(
         lengths(pairs, "chosen") - lengths(pairs, "rejected"), prompts
@@ -75,9 +75,9 @@ def pair_metrics(margins: Floats, losses: Floats, pairs: pl.DataFrame) -> PairMe
         accuracy_se=accuracy_se,
         loss=float(losses.mean()),
         margin=float(margins.mean()),
-        ece=found.ece,
-        ace=found.ace,
-        mce=found.mce,
+        ece=errors.ece,
+        ace=errors.ace,
+        mce=errors.mce,
         longer_wins=longer,
         longer_wins_se=longer_se,
         always_first=always,

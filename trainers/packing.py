@@ -107,7 +107,7 @@ def pack_balanced(
         raise ConfigError(problems)
     lengths = np.array([min(len(row), seq_len) for row in rows], dtype=np.int64)
     turns = _turns(lengths, domains, default, repeats, np.random.default_rng(seed))
-    chunks = [part for turn in turns for part in _cut(turn, lengths, seq_len, chunk)]
+    chunks = [part for turn in turns for part in _chunks_of(turn, lengths, seq_len, chunk)]
     windows = _windows([int(lengths[c].sum()) for c in chunks], seq_len)
     return _filled(rows, chunks, windows, seq_len, pad_id)
 
@@ -145,7 +145,7 @@ def _turns(
     return turns
 
 
-def _cut(
+def _chunks_of(
     turn: list[int], lengths: NDArray[np.int64], seq_len: int, most: int | None
 ) -> list[list[int]]:
     """Cut a turn into chunks that fit a window."""
@@ -165,10 +165,10 @@ def _windows(sizes: list[int], seq_len: int) -> list[list[int]]:
     windows: list[list[int]] = []
     room = _Room(len(sizes), seq_len)
     for number in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        place = room.take(sizes[number])
-        if place == len(windows):
+        window = room.take(sizes[number])
+        if window == len(windows):
             windows.append([])
-        windows[place].append(number)
+        windows[window].append(number)
     return windows
 
 
@@ -185,11 +185,11 @@ class _Room:
         while node < self._size:
             node = 2 * node if self._tree[2 * node] >= need else 2 * node + 1
         self._tree[node] -= need
-        place = node - self._size
+        window = node - self._size
         while node > 1:
             node //= 2
             self._tree[node] = max(self._tree[2 * node], self._tree[2 * node + 1])
-        return place
+        return window
 
 
 def _filled(
@@ -241,8 +241,8 @@ def attention_mask(packed: Packed, mode: Mode = "row", use: Use = "sft") -> Bool
             f"train {use} with mode='row'"
         )
     n = packed.row_ids.shape[1]
-    places = np.arange(n)
-    causal = places[None, :] <= places[:, None]
+    positions = np.arange(n)
+    causal = positions[None, :] <= positions[:, None]
     there = packed.row_ids != PAD
     if mode == "row":
         starts = (packed.position_ids == 0) & there

@@ -58,17 +58,17 @@ def train_preference_stack(
     reader = embed if config.vectors else None
     rows = Rows.of(_differences(train, config, reader), prompt_clusters(train))
     held = cross_fit(rows, config.form, config.seed)
-    told = skill(held.margins, rows.clusters)
-    if told.teaches_nothing:
+    skills = skill(held.margins, rows.clusters)
+    if skills.teaches_nothing:
         raise DataError(
             f"the labels of {data} teach nothing that this scorer can see: held-out accuracy "
-            f"{told.accuracy.value:.3f} ± {told.accuracy.se:.3f}, slope {told.slope:.2f}"
+            f"{skills.accuracy.value:.3f} ± {skills.accuracy.se:.3f}, slope {skills.slope:.2f}"
         )
-    model = fit(rows, config.form, config.seed).times(told.slope)
+    model = fit(rows, config.form, config.seed).times(skills.slope)
     encoder = config.encoder.resolved() if config.vectors else None
     trained = {"dataset": str(data), "digest": data.digest, "pairs": len(rows)}
-    info = {"trained_on": [trained], "out_of_fold": told.as_dict()}
-    scorer = Scorer(model, names(config.vectors), config.outside, encoder, told.slope, info)
+    info = {"trained_on": [trained], "out_of_fold": skills.as_dict()}
+    scorer = Scorer(model, names(config.vectors), config.outside, encoder, skills.slope, info)
     margins = model.scores(_differences(test, config, reader))
     measured = pair_metrics(margins, log_loss(margins), test)
     report = TrainingReport(
@@ -79,7 +79,7 @@ def train_preference_stack(
         train=pair_metrics(held.margins, log_loss(held.margins), train),
         test=measured,
         dropped=dropped,
-        facts={"slope": told.slope, "ece_out_of_fold": told.ece},
+        facts={"slope": skills.slope, "ece_out_of_fold": skills.ece},
         notes=(f"form: {model.form}; train is out of fold", *warnings(measured)),
     )
     with new_folder(report.folder, ConfigError) as folder:

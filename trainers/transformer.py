@@ -279,12 +279,12 @@ def measure(
     )
     device = trainer.accelerator.device
     trainer.model.eval()
-    found = []
+    parts = []
     with torch.no_grad(), trainer.accelerator.autocast():
         for batch in batches:
             moved = {key: value.to(device) for key, value in batch.items()}
-            found.append(torch.stack(evaluate(moved)).double().cpu())
-    margins, losses = torch.cat(found, dim=1).numpy()
+            parts.append(torch.stack(evaluate(moved)).double().cpu())
+    margins, losses = torch.cat(parts, dim=1).numpy()
     return pair_metrics(*_aligned(rows, data, margins, losses))
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from catalog.report.stats import Bins, Share, nice
-from prefactory.pages.svg import el, figure
+from prefactory.pages.svg import el, figure, text_at
 from prefactory.pages.wording import MINUS, count, num, percent, tick
 
 WIDTH, HEIGHT = 360, 226
@@ -31,9 +31,9 @@ class Series:
 def histogram(series: Sequence[Series], bins: Bins, x_label: str, y_label: str) -> Markup:
     """Draw histograms over each other, each as a share of its own values."""
     counts = [bins.counts(s.values) for s in series]
-    shares = [[c / (sum(found) or 1) for c in found] for found in counts]
+    shares = [[c / (sum(binned) or 1) for c in binned] for binned in counts]
     top = _top(max((max(s) for s in shares), default=0.0))
-    summary = f"Histogram of {x_label}. " + " ".join(_told(s) for s in series)
+    summary = f"Histogram of {x_label}. " + " ".join(_in_words(s) for s in series)
     drawn = [
         el("path", d=_steps(share, top), class_=f"area {s.style}")
         for s, share in zip(series, shares, strict=True)
@@ -79,26 +79,28 @@ def longer_wins(groups: Sequence[tuple[str, Share]]) -> Markup:
     """Draw how often the longer answer was chosen, by length difference, with 95% intervals."""
     slot = _SPAN / max(len(groups), 1)
     marks: list[Markup] = []
-    told = []
+    sentences = []
     for i, (label, share) in enumerate(groups):
         x = LEFT + (i + 0.5) * slot
-        marks.append(_text(x, _BASE + 14, label, "middle"))
+        marks.append(text_at(x, _BASE + 14, label, "middle"))
         if share.share is None:
             continue
-        told.append(f"{label} characters: {percent(share.share)} of {count(share.of)} pairs")
-        tip = f"{told[-1]} (95% interval {percent(share.low)} to {percent(share.high)})"
+        sentences.append(f"{label} characters: {percent(share.share)} of {count(share.of)} pairs")
+        tip = f"{sentences[-1]} (95% interval {percent(share.low)} to {percent(share.high)})"
         bar = {"x1": x, "x2": x, "y1": _y(share.low), "y2": _y(share.high)}
         dot = el("circle", cx=x, cy=_y(share.share), r=4.5, class_="dot")
         marks.append(el("g", el("title", tip), el("line", **bar, class_="whisker"), dot))
     half = el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_y(0.5), y2=_y(0.5), class_="half")
-    below = _text(LEFT + _SPAN / 2, HEIGHT - 6, "length difference, characters", "middle", "label")
-    summary = "Share of pairs whose longer answer was chosen. " + "; ".join(told)
+    below = text_at(
+        LEFT + _SPAN / 2, HEIGHT - 6, "length difference, characters", "middle", "label"
+    )
+    summary = "Share of pairs whose longer answer was chosen. " + "; ".join(sentences)
     return figure(WIDTH, HEIGHT, summary, *_y_axis(1.0, "longer chosen"), half, *marks, below)
 
 
 def interval(share: Share) -> Markup:
     """Draw one share with its interval on a line from 0 to 100% with a mark at 50%."""
-    told = f"{percent(share.share)}, 95% interval {percent(share.low)} to {percent(share.high)}"
+    summary = f"{percent(share.share)}, 95% interval {percent(share.low)} to {percent(share.high)}"
     return el(
         "svg",
         el("line", x1=0, x2=100, y1=8, y2=8, class_="axis"),
@@ -107,7 +109,7 @@ def interval(share: Share) -> Markup:
         el("circle", cx=(share.share or 0.0) * 100, cy=8, r=2.2, class_="dot"),
         viewBox="-4 0 108 16",
         role="img",
-        aria_label=told,
+        aria_label=summary,
         class_="mini",
     )
 
@@ -148,7 +150,7 @@ def score_bar(value: float | None, low: float, high: float, style: str) -> Marku
     return el("svg", track, fill, **box, aria_hidden="true", class_="scorebar")
 
 
-def _told(series: Series) -> str:
+def _in_words(series: Series) -> str:
     values = series.values.drop_nulls()
     mean, median = values.mean(), values.median()
     if not isinstance(mean, int | float) or not isinstance(median, int | float):
@@ -177,7 +179,7 @@ def _hits(series: Sequence[Series], counts: list[list[int]], bins: Bins) -> list
     width = _SPAN / bins.n
     hits = []
     for i in range(bins.n):
-        found = "; ".join(
+        bin_counts = "; ".join(
             f"{s.name} {count(c[i])} ({percent(c[i] / (sum(c) or 1))})"
             for s, c in zip(series, counts, strict=True)
         )
@@ -185,7 +187,7 @@ def _hits(series: Sequence[Series], counts: list[list[int]], bins: Bins) -> list
         low, high = bins.edge(i), bins.edge(i + 1)
         span = tick(low + 0.5) if whole else f"{tick(low)} to {tick(high)}"
         box = {"x": LEFT + i * width, "y": TOP, "width": width, "height": _BASE - TOP}
-        hits.append(el("rect", el("title", f"{span}: {found}"), **box, class_="hit"))
+        hits.append(el("rect", el("title", f"{span}: {bin_counts}"), **box, class_="hit"))
     return hits
 
 
@@ -196,10 +198,10 @@ def _y_axis(top: float, label: str) -> list[Markup]:
         y = _y(i * step / top)
         style = "grid" if i else "axis"
         drawn.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_=style))
-        drawn.append(_text(LEFT - 6, y + 3.5, f"{tick(float(f'{100 * i * step:.3g}'))}%", "end"))
+        drawn.append(text_at(LEFT - 6, y + 3.5, f"{tick(float(f'{100 * i * step:.3g}'))}%", "end"))
     middle = (TOP + _BASE) / 2
     turn = f"rotate(-90 10 {middle:g})"
-    return [*drawn, _text(10, middle, label, "middle", "label", transform=turn)]
+    return [*drawn, text_at(10, middle, label, "middle", "label", transform=turn)]
 
 
 def _x_axis(bins: Bins, label: str) -> list[Markup]:
@@ -213,11 +215,5 @@ def _x_axis(bins: Bins, label: str) -> list[Markup]:
         x = LEFT + (i + shift) * _SPAN / bins.n
         value = bins.edge(i) + shift
         drawn.append(el("line", x1=x, x2=x, y1=_BASE, y2=_BASE + 4, class_="axis"))
-        drawn.append(_text(x, _BASE + 15, tick(float(f"{value:.6g}")), "middle"))
-    return [*drawn, _text(LEFT + _SPAN / 2, HEIGHT - 6, label, "middle", "label")]
-
-
-def _text(
-    x: float, y: float, text: str, anchor: str, style: str = "tick", transform: str | None = None
-) -> Markup:
-    return el("text", text, x=x, y=y, text_anchor=anchor, class_=style, transform=transform)
+        drawn.append(text_at(x, _BASE + 15, tick(float(f"{value:.6g}")), "middle"))
+    return [*drawn, text_at(LEFT + _SPAN / 2, HEIGHT - 6, label, "middle", "label")]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from prefactory.pages.svg import el
+from prefactory.pages.svg import el, text_at
 
 CELL, LEFT, TOP, RIGHT = 34, 132, 92, 74
 LONGEST = 20
@@ -38,9 +38,9 @@ def heatmap(
         at = CELL * (i + 0.5)
         x, y = LEFT + at - 4, TOP - 8
         turned = f"rotate(-45 {x:g} {y:g})"
-        drawn.append(_text(LEFT - 8, TOP + at + 4, short(name), "end", "name"))
-        drawn.append(_text(x, y, short(name), "start", "name", turned))
-        drawn.append(_text(LEFT + at, TOP + at + 4, self_text, "middle", "self"))
+        drawn.append(text_at(LEFT - 8, TOP + at + 4, short(name), "end", "name"))
+        drawn.append(text_at(x, y, short(name), "start", "name", turned))
+        drawn.append(text_at(LEFT + at, TOP + at + 4, self_text, "middle", "self"))
     for i, a in enumerate(names):
         for j, b in enumerate(names):
             cell = cells.get((a, b)) or cells.get((b, a))
@@ -69,11 +69,5 @@ def _cell(cell: Cell, x: float, y: float) -> Markup:
     middle = CELL / 2
     box = {"x": x + 1, "y": y + 1, "width": CELL - 2, "height": CELL - 2, "rx": 3}
     tip = el("title", cell.tip)
-    text = _text(x + middle, y + middle + 4, cell.text, "middle", "value")
+    text = text_at(x + middle, y + middle + 4, cell.text, "middle", "value")
     return el("g", tip, el("rect", **box, class_=cell.style), text)
-
-
-def _text(
-    x: float, y: float, text: str, anchor: str, style: str, transform: str | None = None
-) -> Markup:
-    return el("text", text, x=x, y=y, text_anchor=anchor, class_=style, transform=transform)

@@ -16,7 +16,7 @@ from prefactory.tables import Shape
 
 VOTES = "_votes"
 _NEEDED = ("_question", "_answers", VOTES)
-_TOLD = {"name", "questions", "votes", "position", "self_consistency"}
+_REPORTED = {"name", "questions", "votes", "position", "self_consistency"}
 """Facts of a stage that judged."""
 
 
@@ -43,14 +43,14 @@ class Judged:
 
 def read(saved: Table, stages: Sequence[Stage] = ()) -> list[Judged]:
     """Report on every stage that judged, and on other sets of votes among the columns of pairs."""
-    told = {str(s.info.get("name")): s.info for s in stages if set(s.info) >= _TOLD}
-    found = [_judged(name, info, everything=True) for name, info in told.items()]
+    infos = {str(s.info.get("name")): s.info for s in stages if set(s.info) >= _REPORTED}
+    reports = [_judged(name, info, everything=True) for name, info in infos.items()]
     if saved.shape != Shape.PAIRS:
-        return found
+        return reports
     names = [c.removesuffix(VOTES) for c in saved.columns if c.endswith(VOTES)]
     names = [n for n in names if all(f"{n}{c}" in saved.columns for c in _NEEDED)]
-    left = [n for n in names if n not in told]
-    return found + [_judged(n, _of_columns(saved, n), everything=False) for n in left]
+    left = [n for n in names if n not in infos]
+    return reports + [_judged(n, _of_columns(saved, n), everything=False) for n in left]
 
 
 def _of_columns(saved: Table, name: str) -> Mapping[str, Any]:
@@ -60,17 +60,17 @@ def _of_columns(saved: Table, name: str) -> Mapping[str, Any]:
     return judge_report(pl.concat(parts), name) if parts else {}
 
 
-def _judged(name: str, found: Mapping[str, Any], everything: bool) -> Judged:
-    heads, _ = zip(*_row(found), strict=True) if found else ((), ())
-    models = [f", {plain(str(model), 60)}" for model in found.get("models", ())]
+def _judged(name: str, facts: Mapping[str, Any], everything: bool) -> Judged:
+    heads, _ = zip(*_row(facts), strict=True) if facts else ((), ())
+    models = [f", {plain(str(model), 60)}" for model in facts.get("models", ())]
     judges = tuple(
         (
-            f"judge {one['judge']}{''.join(models[one['judge'] : one['judge'] + 1])}",
-            tuple(value for _, value in _row(one)),
+            f"judge {own['judge']}{''.join(models[own['judge'] : own['judge'] + 1])}",
+            tuple(value for _, value in _row(own)),
         )
-        for one in found.get("judges", ())
+        for own in facts.get("judges", ())
     )
-    between = found.get("between_judges") or {"pairs": []}
+    between = facts.get("between_judges") or {"pairs": []}
     pairs = tuple(
         (
             f"judges {two_of['one']} and {two_of['other']}",
@@ -79,32 +79,32 @@ def _judged(name: str, found: Mapping[str, Any], everything: bool) -> Judged:
         )
         for two_of in between["pairs"]
     )
-    return Judged(name, everything, tuple(_facts(found)), judges, tuple(heads), pairs)
+    return Judged(name, everything, tuple(_facts(facts)), judges, tuple(heads), pairs)
 
 
-def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if not found:
+def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not facts:
         return
-    yield from _row(found)
-    if faults := found["faults"]:
+    yield from _row(facts)
+    if faults := facts["faults"]:
         yield "why votes are invalid", ", ".join(f"{why} {count(n)}" for why, n in faults.items())
-    if between := found.get("between_judges"):
+    if between := facts.get("between_judges"):
         yield "Krippendorff's alpha between judges", _kappa(between["alpha"])
-    if label := found.get("label"):
+    if label := facts.get("label"):
         yield "agree with the label where they decide", _share(label["agreement"])
         undecided = f"{count(label['tie'])} ties, {count(label['undecided'])} undecided"
         yield "pairs without a decision", f"{undecided} of {count(label['pairs'])}"
 
 
-def _row(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _row(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is told of all judges and of each."""
-    place = found["position"]
-    yield "questions", count(found["questions"])
-    yield "valid votes", f"{count(found['valid'])} of {count(found['votes'])}"
-    yield "ties", count(found["ties"])
-    expected = percent(place["first_expected"])
-    yield "for the first place", f"{_share(place['first'])}, unbiased {expected}"
-    yield "self-consistency", _share(found["self_consistency"])
+    position = facts["position"]
+    yield "questions", count(facts["questions"])
+    yield "valid votes", f"{count(facts['valid'])} of {count(facts['votes'])}"
+    yield "ties", count(facts["ties"])
+    expected = percent(position["first_expected"])
+    yield "for the first place", f"{_share(position['first'])}, unbiased {expected}"
+    yield "self-consistency", _share(facts["self_consistency"])
 
 
 def _share(estimate: Mapping[str, Any]) -> str:

@@ -32,15 +32,15 @@ class Learned:
 
 def read(stages: Sequence[Stage]) -> list[Learned]:
     """Report on every stage that learned from labels."""
-    found = []
+    learned = []
     for stage in stages:
         if stack := stage.info.get("preference_stack"):
-            found.append(_stack(stage.label, stack))
+            learned.append(_stack(stage.label, stack))
         if trust := stage.info.get("label_trust"):
-            found.append(_trust(stage.label, trust))
+            learned.append(_trust(stage.label, trust))
         if suspects := stage.info.get("suspect_labels"):
-            found.append(_suspects(stage.label, suspects))
-    return found
+            learned.append(_suspects(stage.label, suspects))
+    return learned
 
 
 def _stack(label: str, info: Mapping[str, Any]) -> Learned:
@@ -66,7 +66,7 @@ def _trust(label: str, info: Mapping[str, Any]) -> Learned:
 
 
 def _doubt(info: Mapping[str, Any]) -> str:
-    inverted = [one["source"] for one in info["sources"] if one["verdict"] == "inverted"]
+    inverted = [o["source"] for o in info["sources"] if o["verdict"] == "inverted"]
     if inverted:
         return f"The labels of {', '.join(plain(s, 60) for s in inverted)} look turned round."
     if info["rate_is"] == "assumed":
@@ -75,10 +75,10 @@ def _doubt(info: Mapping[str, Any]) -> str:
 
 
 def _trust_facts(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for one in info["sources"]:
-        against = "" if one["expert"] is None else f" ({one['expert']})"
-        said = f"{one['verdict']}, agreement {share(one['agreement'])}"
-        yield f"outside opinion of {plain(one['source'], 60)}{against}", said
+    for opinion in info["sources"]:
+        against = "" if opinion["expert"] is None else f" ({opinion['expert']})"
+        verdict = f"{opinion['verdict']}, agreement {share(opinion['agreement'])}"
+        yield f"outside opinion of {plain(opinion['source'], 60)}{against}", verdict
     test = info["self_test"]
     if test is not None:
         error = f"{two(test['auc'])} ± {two(test['auc_se'])}"

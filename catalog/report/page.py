@@ -44,8 +44,8 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
     """
     manifest = read_manifest(folder)
     ledger = read.ledger(folder)
-    found = [_table(saved) for saved in read.tables(folder).values()]
-    main = next((t for t in found if t["rows"]), None)
+    tables = [_table(saved) for saved in read.tables(folder).values()]
+    main = next((t for t in tables if t["rows"]), None)
     texts = samples.Samples((), 0, 0)
     if main is not None:
         texts = samples.read(main["saved"], main["objectives"][:MOST], n_samples)
@@ -59,14 +59,14 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         [HERE / "page.js", HERE / "pareto.js"],
         manifest=manifest,
         path="/".join(str(manifest.get(key) or "?") for key in ("name", "version")),
-        tables=found,
+        tables=tables,
         main=main,
         scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
         judges=judges.read(main["saved"], steps) if main else [],
         labels=labels.read(steps),
         trees=trees,
         samples=texts,
-        cut=samples.told_cut(texts),
+        cut=samples.cut_sentence(texts),
         stages=steps,
         ledger_rows=int(ledger["n"].sum()),
         missing=sum(stage.missing for stage in steps),

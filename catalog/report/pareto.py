@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from catalog.arrow_folder import Table
 from catalog.report.stats import nice
-from prefactory.pages.svg import el, figure
+from prefactory.pages.svg import el, figure, text_at
 from prefactory.pages.wording import count, num, percent, tick
 from prefactory.tables import ROW_ID, SCORE, SIDES, Shape
 
@@ -79,11 +79,11 @@ def _column(rows: pl.DataFrame | None, name: str) -> list[float | None]:
 
 def front(points: Sequence[Point]) -> list[Point]:
     """Points that no other beats or equals on both axes, by rising x (and falling y), each once."""
-    found: list[Point] = []
+    ahead: list[Point] = []
     for x, y in sorted(set(points), reverse=True):
-        if not found or y > found[-1][1]:
-            found.append((x, y))
-    return found[::-1]
+        if not ahead or y > ahead[-1][1]:
+            ahead.append((x, y))
+    return ahead[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +108,33 @@ class Axis:
         ticks = tuple(float(f"{i * step:.12g}") for i in range(first, last + 1))
         return cls(low - room, high + room, ticks)
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """Where a value lies, 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
 
 def plot(points: Points, x: int, y: int) -> Markup:
     """Draw objectives x and y (their places among the names) against each other."""
-    found = {side: [p for p in points.at(side, x, y) if p] for side in points.sides}
-    every = [p for side in found.values() for p in side]
+    points_of = {side: [p for p in points.at(side, x, y) if p] for side in points.sides}
+    every = [p for side in points_of.values() for p in side]
     across, up = (Axis.of([p[i] for p in every]) for i in (0, 1))
     ahead = front(every)
     marks: list[Markup] = []
-    for side, places in found.items():
-        for place, n in sorted(Counter(places).items()):
-            marks.append(_mark(side, place, n, place in ahead, (across, up)))
+    for side, own_points in points_of.items():
+        for point, n in sorted(Counter(own_points).items()):
+            marks.append(_mark(side, point, n, point in ahead, (across, up)))
     axes = _axes(across, up, points.names[x], points.names[y])
-    summary = f"{points.names[y]} against {points.names[x]}. {told(points, x, y)}"
+    summary = f"{points.names[y]} against {points.names[x]}. {sentence(points, x, y)}"
     drawn = [*axes, *([_line(ahead, across, up)] if ahead else []), *marks]
     return figure(WIDTH, HEIGHT, summary, el("g", *drawn))
 
 
-def told(points: Points, x: int, y: int) -> str:
+def sentence(points: Points, x: int, y: int) -> str:
     """Say in words what the plot shows; `pareto.js` says it in the same words."""
-    found = {side: [p for p in points.at(side, x, y) if p] for side in points.sides}
-    every = [p for side in found.values() for p in side]
+    points_of = {side: [p for p in points.at(side, x, y) if p] for side in points.sides}
+    every = [p for side in points_of.values() for p in side]
     ahead = set(front(every))
-    on = {side: sum(p in ahead for p in places) for side, places in found.items()}
+    on = {side: sum(p in ahead for p in own_points) for side, own_points in points_of.items()}
     by_side = f" ({', '.join(f'{count(n)} {s}' for s, n in on.items())})" if len(on) > 1 else ""
     text = f"{count(sum(on.values()))} of {count(len(every))} answers lie on the Pareto front"
     text += f"{by_side}."
@@ -161,12 +161,12 @@ def _beats(a: Point, b: Point) -> bool:
 
 def front_rows(points: Points, x: int, y: int) -> list[tuple[str, str, str]]:
     """The front as a table, from the greatest x: both scores, and how many answers lie there."""
-    found = {side: Counter(p for p in points.at(side, x, y) if p) for side in points.sides}
-    ahead = front([p for places in found.values() for p in places])
+    counts_of = {side: Counter(p for p in points.at(side, x, y) if p) for side in points.sides}
+    ahead = front([p for counts in counts_of.values() for p in counts])
     rows = []
-    for place in reversed(ahead):
-        there = [f"{count(n[place])} {side}" for side, n in found.items() if n[place]]
-        rows.append((num(place[0]), num(place[1]), ", ".join(there)))
+    for point in reversed(ahead):
+        there = [f"{count(n[point])} {side}" for side, n in counts_of.items() if n[point]]
+        rows.append((num(point[0]), num(point[1]), ", ".join(there)))
     return rows
 
 
@@ -180,19 +180,19 @@ def data(points: Points, x: int, y: int) -> str:
 
 
 def _across(axis: Axis, value: float) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * axis.place(value)
+    return LEFT + (WIDTH - LEFT - RIGHT) * axis.position(value)
 
 
 def _up(axis: Axis, value: float) -> float:
-    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * axis.place(value)
+    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * axis.position(value)
 
 
-def _mark(side: str, place: Point, n: int, ahead: bool, axes: tuple[Axis, Axis]) -> Markup:
-    x, y = _across(axes[0], place[0]), _up(axes[1], place[1])
+def _mark(side: str, point: Point, n: int, ahead: bool, axes: tuple[Axis, Axis]) -> Markup:
+    x, y = _across(axes[0], point[0]), _up(axes[1], point[1])
     r = max(min(RADIUS * math.sqrt(n), LARGEST), LEAST_AHEAD if ahead else 0.0)
     style = f"mark {side}{' ahead' if ahead else ''}"
     many = f" ({count(n)} answers)" if n > 1 else ""
-    where = f"{tick(place[0])}, {tick(place[1])}"
+    where = f"{tick(point[0])}, {tick(point[1])}"
     tip = el("title", f"{side} at {where}{many}{', on the front' if ahead else ''}")
     if side == "rejected":  # a diamond, so that colour is not all that tells the sides apart
         points = f"{x:.2f},{y - r:.2f} {x + r:.2f},{y:.2f} {x:.2f},{y + r:.2f} {x - r:.2f},{y:.2f}"
@@ -215,20 +215,14 @@ def _axes(across: Axis, up: Axis, x_name: str, y_name: str) -> list[Markup]:
     for value in up.ticks:
         y = _up(up, value)
         drawn.append(el("line", x1=LEFT, x2=end, y1=y, y2=y, class_="grid"))
-        drawn.append(_text(LEFT - 6, y + 3.5, tick(value), "end"))
+        drawn.append(text_at(LEFT - 6, y + 3.5, tick(value), "end"))
     for value in across.ticks:
         x = _across(across, value)
         drawn.append(el("line", x1=x, x2=x, y1=TOP, y2=base, class_="grid"))
-        drawn.append(_text(x, base + 15, tick(value), "middle"))
+        drawn.append(text_at(x, base + 15, tick(value), "middle"))
     drawn.append(el("line", x1=LEFT, x2=end, y1=base, y2=base, class_="axis"))
     middle = (TOP + base) / 2
     turn = f"rotate(-90 12 {middle:g})"
-    drawn.append(_text((LEFT + end) / 2, HEIGHT - 8, x_name, "middle", "label"))
-    drawn.append(_text(12, middle, y_name, "middle", "label", turn))
+    drawn.append(text_at((LEFT + end) / 2, HEIGHT - 8, x_name, "middle", "label"))
+    drawn.append(text_at(12, middle, y_name, "middle", "label", turn))
     return drawn
-
-
-def _text(
-    x: float, y: float, text: str, anchor: str, style: str = "tick", transform: str | None = None
-) -> Markup:
-    return el("text", text, x=x, y=y, text_anchor=anchor, class_=style, transform=transform)

@@ -15,8 +15,8 @@ EXAMPLES = 5
 
 def tables(folder: Path) -> dict[Shape, Table]:
     """The tables of a version that its report shows, pairs first; absent ones are left out."""
-    found = {shape: Table(folder / name, shape) for shape, name in FOLDERS.items()}
-    return {shape: table for shape, table in found.items() if table.columns}
+    tables_of = {shape: Table(folder / name, shape) for shape, name in FOLDERS.items()}
+    return {shape: table for shape, table in tables_of.items() if table.columns}
 
 
 def ledger(folder: Path) -> pl.DataFrame:

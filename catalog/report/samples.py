@@ -110,7 +110,7 @@ def _first(saved: Table, split: str, n: int) -> list[dict[str, Any]]:
             kept = new if kept is None else pl.concat([kept, new]).sort(row_id).head(n)
     if kept is None:
         return []
-    return kept.with_columns(_cut(c) for c in TALKS if c in wanted).to_dicts()
+    return kept.with_columns(_excerpts(c) for c in TALKS if c in wanted).to_dicts()
 
 
 def _shown(column: str) -> bool:
@@ -119,7 +119,7 @@ def _shown(column: str) -> bool:
     return bare in known or bare.startswith(SCORE)
 
 
-def _cut(column: str) -> pl.Expr:
+def _excerpts(column: str) -> pl.Expr:
     message = pl.element().struct
     content = message.field("content").fill_null("")
     cut = pl.struct(
@@ -137,13 +137,13 @@ def _cut(column: str) -> pl.Expr:
 
 
 def _talk(row: Mapping[str, Any], column: str, id_: str = "", model: str = "") -> Talk:
-    found = row.get(column) or {}
+    talk = row.get(column) or {}
     messages = tuple(
         Message(m["role"] or "", m["text"], m["length"] - len(m["text"]))
-        for m in found.get("messages") or ()
+        for m in talk.get("messages") or ()
     )
-    skipped = (found.get("n") or 0) - len(messages)
-    return Talk(column, id_, model, found.get("length") or 0, skipped, messages)
+    skipped = (talk.get("n") or 0) - len(messages)
+    return Talk(column, id_, model, talk.get("length") or 0, skipped, messages)
 
 
 def _sample(
@@ -191,7 +191,7 @@ def _bytes(sample: Sample) -> int:
     return 2000 + sum(len(escape(text).encode("utf-8", "replace")) for text in texts)
 
 
-def told_cut(samples: Samples) -> str:
+def cut_sentence(samples: Samples) -> str:
     """Say in a sentence what is not on the page; empty if everything is."""
     parts = []
     if samples.cut:

@@ -28,7 +28,7 @@ class Plot:
     """The Pareto plot: the first picture, what it says, its front, and the data of all others."""
 
     picture: Markup
-    told: str
+    sentence: str
     front: list[tuple[str, str, str]]
     data: str
     names: tuple[str, ...]
@@ -83,21 +83,21 @@ def section(saved: Table, numbers: pl.DataFrame, names: Sequence[str]) -> Sectio
     used = [o for o in d.scored(pairs) if o in names]
     if not used or not numbers.height:
         return None
-    found = d.disagreement(pairs, used)
-    both = found.agreement.join(
-        found.correlations.drop("n"), on=["a", "b"], how="left", maintain_order="left"
+    measured = d.disagreement(pairs, used)
+    both = measured.agreement.join(
+        measured.correlations.drop("n"), on=["a", "b"], how="left", maintain_order="left"
     ).sort("conflict_share", descending=True, nulls_last=True, maintain_order=True)
-    rows = found.accuracy.join(
-        found.calibration.drop("n"), on="objective", how="left", maintain_order="left"
+    rows = measured.accuracy.join(
+        measured.calibration.drop("n"), on="objective", how="left", maintain_order="left"
     )
-    plain = found.as_json()
+    plain = measured.as_json()
     if not labelled:  # which side is chosen means nothing here
         plain |= {"accuracy": [], "calibration": []}
-    doubt = found.contradictions
+    doubt = measured.contradictions
     return Section(
         labelled=labelled,
         pairs=pairs.height,
-        prompts=found.prompts,
+        prompts=measured.prompts,
         rows=rows.to_dicts() if labelled else [],
         both=both.to_dicts(),
         conflict=_conflict(used, both) if len(used) > 1 else None,
@@ -158,7 +158,7 @@ def _plot(saved: Table, of: int, names: Sequence[str], both: pl.DataFrame) -> Pl
     points = pareto.read(saved, names, of)
     return Plot(
         picture=pareto.plot(points, x, y),
-        told=pareto.told(points, x, y),
+        sentence=pareto.sentence(points, x, y),
         front=pareto.front_rows(points, x, y),
         data=pareto.data(points, x, y),
         names=points.names,

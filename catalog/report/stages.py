@@ -61,10 +61,10 @@ def read(manifest: Mapping[str, Any], ledger: pl.DataFrame) -> list[Stage]:
     widest = max((max(_rows(s, "rows_in"), _rows(s, "rows_out")) for s in raw), default=0)
     stages = [_stage(s, ledgers.get(str(s.get("label")), {}), widest) for s in raw]
     for step in sorted(set(ledgers) - known):
-        found = ledgers[step]
-        lost = {reason: n for reason, (n, _) in found.items()}
+        reasons = ledgers[step]
+        lost = {reason: n for reason, (n, _) in reasons.items()}
         left = {"label": step, "kind": "ledger only", "rows_out": 0, "reasons": lost}
-        stages.append(_stage(left, found, max(widest, sum(lost.values()))))
+        stages.append(_stage(left, reasons, max(widest, sum(lost.values()))))
     return stages
 
 

@@ -65,8 +65,8 @@ class Bins:
     def counts(self, values: pl.Series) -> list[int]:
         """Count values per bin; values beyond the ends go to the end bins, nulls nowhere."""
         at = ((values.drop_nulls() - self.start) / self.width).floor().clip(0, self.n - 1)
-        found = dict(at.cast(pl.Int64).value_counts().iter_rows())
-        return [found.get(i, 0) for i in range(self.n)]
+        count_of = dict(at.cast(pl.Int64).value_counts().iter_rows())
+        return [count_of.get(i, 0) for i in range(self.n)]
 
     def edge(self, i: int) -> float:
         """Return the left edge of bin `i` without the noise of repeated addition."""
@@ -195,10 +195,10 @@ def by_gap(table: pl.DataFrame) -> list[tuple[str, Share]]:
 
 def correlation(flat: pl.DataFrame, a: str, b: str) -> float | None:
     """Pearson correlation of two columns over the rows that have both; None if undefined."""
-    found = flat.select(a=a, b=b).drop_nulls()
-    if any(found[c].min() == found[c].max() for c in found.columns):
+    complete = flat.select(a=a, b=b).drop_nulls()
+    if any(complete[c].min() == complete[c].max() for c in complete.columns):
         return None
-    return _number(found.select(pl.corr("a", "b")).item())
+    return _number(complete.select(pl.corr("a", "b")).item())
 
 
 def correlations(flat: pl.DataFrame, names: Sequence[str]) -> list[list[float | None]]:

@@ -77,69 +77,70 @@ def picture(tree: SearchTree) -> Markup:
     across = _across(tree)
     most = max(node.visits for node in tree.nodes) or 1
     at = [
-        (PAD + STEP_X * across[place], PAD + STEP_Y * tree.depths[place])
-        for place in range(len(tree.nodes))
+        (PAD + STEP_X * across[index], PAD + STEP_Y * tree.depths[index])
+        for index in range(len(tree.nodes))
     ]
     lines = []
-    for place, node in enumerate(tree.nodes):
+    for index, node in enumerate(tree.nodes):
         if node.parent is not None:
-            (x0, y0), (x1, y1) = at[node.parent], at[place]
+            (x0, y0), (x1, y1) = at[node.parent], at[index]
             bend = (y0 + y1) / 2
             way = f"M{x0:.1f} {y0:.1f} C{x0:.1f} {bend:.1f} {x1:.1f} {bend:.1f} {x1:.1f} {y1:.1f}"
-            lines.append(el("path", d=way, class_=_class("edge", tree, place)))
+            lines.append(el("path", d=way, class_=_class("edge", tree, index)))
     marks = [
-        _mark(tree, place, x, y, LARGEST * math.sqrt(tree.nodes[place].visits / most))
-        for place, (x, y) in enumerate(at)
+        _mark(tree, index, x, y, LARGEST * math.sqrt(tree.nodes[index].visits / most))
+        for index, (x, y) in enumerate(at)
     ]
     width = int(2 * PAD + STEP_X * max(across) + 20)
     height = 2 * PAD + STEP_Y * max(tree.depths)
-    told = f"search tree: {len(tree.nodes)} nodes, {max(tree.depths)} deep"
+    summary = f"search tree: {len(tree.nodes)} nodes, {max(tree.depths)} deep"
     return el(
-        "svg", el("title", told), *lines, *marks, viewBox=f"0 0 {width} {height}", width=width,
-        height=height, role="img", aria_label=told,
+        "svg", el("title", summary), *lines, *marks, viewBox=f"0 0 {width} {height}", width=width,
+        height=height, role="img", aria_label=summary,
     )  # fmt: skip
 
 
-def _mark(tree: SearchTree, place: int, x: float, y: float, radius: float) -> Markup:
-    node = tree.nodes[place]
-    role = {tree.rejected: " rejected", tree.chosen: " chosen"}.get(place, "")
-    told = f"{place} {node.action}: {num(node.mean)}, {node.visits} visits. {changed(tree, place)}"
-    level = round(5 * tree.share(place))
+def _mark(tree: SearchTree, index: int, x: float, y: float, radius: float) -> Markup:
+    node = tree.nodes[index]
+    role = {tree.rejected: " rejected", tree.chosen: " chosen"}.get(index, "")
+    mean = num(node.mean)
+    summary = f"{index} {node.action}: {mean}, {node.visits} visits. {changed(tree, index)}"
+    level = round(5 * tree.share(index))
     radius = max(radius, 4.0)
     return el(
         "g",
-        el("title", told),
+        el("title", summary),
         el("circle", cx=x, cy=y, r=radius, class_=f"v{level}{role}"),
-        el("text", str(place), x=x + radius + 3, y=y + 4),
+        el("text", str(index), x=x + radius + 3, y=y + 4),
     )
 
 
-def _class(name: str, tree: SearchTree, place: int) -> str:
-    return f"{name} marked" if place in tree.marked else name
+def _class(name: str, tree: SearchTree, index: int) -> str:
+    return f"{name} marked" if index in tree.marked else name
 
 
 def _across(tree: SearchTree) -> list[float]:
     """Place of each node from left to right: leaves in turn, a parent between its children."""
-    found = [0.0] * len(tree.nodes)
+    across = [0.0] * len(tree.nodes)
     leaves = 0
     stack = [(0, False)]
     while stack:
-        place, seen = stack.pop()
-        children = tree.children[place]
+        index, seen = stack.pop()
+        children = tree.children[index]
         if not children:
-            found[place] = float(leaves)
+            across[index] = float(leaves)
             leaves += 1
         elif seen:
-            found[place] = (found[children[0]] + found[children[-1]]) / 2
+            across[index] = (across[children[0]] + across[children[-1]]) / 2
         else:
-            stack.append((place, True))
+            stack.append((index, True))
             stack += [(child, False) for child in reversed(children)]
-    return found
+    return across
 
 
-def bar(tree: SearchTree, place: int) -> Markup:
+def bar(tree: SearchTree, index: int) -> Markup:
     """A node's mean between the lowest and the highest of the tree."""
-    wide = max(1.0, BAR * tree.share(place))
+    wide = max(1.0, BAR * tree.share(index))
     return el(
         "svg",
         el("rect", class_="track", width=BAR, height=HIGH, rx=2),
@@ -154,9 +155,9 @@ def excerpt(text: str, limit: int = EXCERPT) -> str:
     return flat if len(flat) <= limit and len(text) <= 4 * limit else f"{flat[: limit - 1]}…"
 
 
-def changed(tree: SearchTree, place: int, limit: int = EXCERPT) -> str:
+def changed(tree: SearchTree, index: int, limit: int = EXCERPT) -> str:
     """The beginning of what a node says otherwise than its parent, on one line."""
-    node = tree.nodes[place]
+    node = tree.nodes[index]
     if node.parent is None:
         return excerpt(node.text, limit)
     both = enumerate(zip(tree.nodes[node.parent].text, node.text, strict=False))
@@ -171,6 +172,6 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _templates() -> SandboxedEnvironment:
-    made = environment(HERE, {"excerpt": excerpt, "numbers": _numbers})
-    made.globals |= {"picture": picture, "bar": bar, "changed": changed}
-    return made
+    templates = environment(HERE, {"excerpt": excerpt, "numbers": _numbers})
+    templates.globals |= {"picture": picture, "bar": bar, "changed": changed}
+    return templates

@@ -75,41 +75,41 @@ class SearchTree(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for place, node in enumerate(self.nodes):
-            before = node.parent is not None and 0 <= node.parent < place
-            if not (node.parent is None if place == 0 else before):
-                raise ValueError(f"node {place} does not come after its parent")
+        for index, node in enumerate(self.nodes):
+            before = node.parent is not None and 0 <= node.parent < index
+            if not (node.parent is None if index == 0 else before):
+                raise ValueError(f"node {index} does not come after its parent")
         named = [self.best, self.chosen, self.rejected, *(p for pair in self.pairs for p in pair)]
-        if any(place is not None and not 0 <= place < len(self.nodes) for place in named):
+        if any(index is not None and not 0 <= index < len(self.nodes) for index in named):
             raise ValueError("it names a node that it does not have")
         return self
 
     @cached_property
     def children(self) -> list[list[int]]:
         """Places of the children of each node."""
-        found: list[list[int]] = [[] for _ in self.nodes]
-        for place, node in enumerate(self.nodes):
+        children: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
             if node.parent is not None:
-                found[node.parent].append(place)
-        return found
+                children[node.parent].append(index)
+        return children
 
     @cached_property
     def depths(self) -> list[int]:
         """Steps from the root to each node."""
-        found: list[int] = []
+        depths: list[int] = []
         for node in self.nodes:
-            found.append(0 if node.parent is None else found[node.parent] + 1)
-        return found
+            depths.append(0 if node.parent is None else depths[node.parent] + 1)
+        return depths
 
     @cached_property
     def marked(self) -> frozenset[int]:
         """The way from the root to the chosen node, or to the best one if none was chosen."""
-        place: int | None = self.best if self.chosen is None else self.chosen
-        found = []
-        while place is not None:
-            found.append(place)
-            place = self.nodes[place].parent
-        return frozenset(found)
+        index: int | None = self.best if self.chosen is None else self.chosen
+        way = []
+        while index is not None:
+            way.append(index)
+            index = self.nodes[index].parent
+        return frozenset(way)
 
     @cached_property
     def range(self) -> tuple[float, float]:
@@ -117,10 +117,10 @@ class SearchTree(BaseModel):
         means = [node.mean for node in self.nodes if node.mean is not None] or [0.0]
         return min(means), max(means)
 
-    def share(self, place: int) -> float:
+    def share(self, index: int) -> float:
         """Where a node's mean lies between the lowest (0) and the highest (1) of the tree."""
         low, high = self.range
-        mean = self.nodes[place].mean
+        mean = self.nodes[index].mean
         return 0.0 if mean is None or high <= low else (mean - low) / (high - low)
 
 
@@ -156,17 +156,17 @@ def read_trees(version: Version, prompt: str | None = None, most: int | None = N
             f"{version.ref} keeps no search trees: none of its tables has the columns `{COLUMN}` "
             "and `parent_id`, which generators.InstructionSearch makes"
         )
-    found: pl.DataFrame | None = None
+    first: pl.DataFrame | None = None
     for rows in _rows(version, table, prompt):
-        both = rows if found is None else pl.concat([found, rows])
-        found = both.sort("parent_id", "prompt_id")
-        found = found if most is None else found.head(most)
-    if found is None or not found.height:
+        both = rows if first is None else pl.concat([first, rows])
+        first = both.sort("parent_id", "prompt_id")
+        first = first if most is None else first.head(most)
+    if first is None or not first.height:
         of = f" of a prompt {prompt!r}" if prompt else ""
         raise CatalogError(f"{version.ref} has no tree{of}; without --prompt all are listed")
     return [
         Kept(parent, source or "", _parsed(text, parent))
-        for parent, source, text in found.select("parent_id", "source_id", COLUMN).iter_rows()
+        for parent, source, text in first.select("parent_id", "source_id", COLUMN).iter_rows()
     ]
 
 
@@ -198,9 +198,9 @@ def _parsed(text: str, prompt_id: str) -> SearchTree:
     try:
         return SearchTree.model_validate_json(text)
     except pydantic.ValidationError as error:
-        told = error.errors(include_url=False)[0]
-        where = ".".join(map(str, told["loc"]))
+        mistake = error.errors(include_url=False)[0]
+        where = ".".join(map(str, mistake["loc"]))
         raise DataError(
             f"the column `{COLUMN}` of prompt {prompt_id} holds no search tree: "
-            f"{where + ': ' if where else ''}{told['msg'].removeprefix('Value error, ')}"
+            f"{where + ': ' if where else ''}{mistake['msg'].removeprefix('Value error, ')}"
         ) from error

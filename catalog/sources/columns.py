@@ -160,11 +160,11 @@ def _finite(numbers: pl.Series) -> pl.Series:
 def _texts_or_messages(values: list[Any], role: str) -> tuple[pl.Series, pl.Series | None]:
     types = set(map(type, values)) - {type(None)}
     if types <= {str}:
-        return said(pl.Series(values, dtype=pl.String), role), None
+        return one_message(pl.Series(values, dtype=pl.String), role), None
     lists, bad = _strict([None if isinstance(v, str) else v for v in values], CHAT)
     messages = messages_of(lists)
     if str in types:
-        texts = said(pl.Series([v if isinstance(v, str) else None for v in values]), role)
+        texts = one_message(pl.Series([v if isinstance(v, str) else None for v in values]), role)
         messages = pl.select(pl.coalesce(texts, messages)).to_series()
     return messages, bad
 
@@ -215,7 +215,7 @@ def _lists_where_due(value: Any, dtype: Any) -> bool:  # noqa: ANN401 - JSON val
     return True
 
 
-def said(texts: pl.Series, role: str) -> pl.Series:
+def one_message(texts: pl.Series, role: str) -> pl.Series:
     """Make each text a conversation of one message; null stays null."""
     column = texts.alias("t").to_frame()
     message = pl.concat_list(pl.struct(role=pl.lit(role), content=pl.col("t")))
@@ -254,7 +254,7 @@ def _from_table(
             return pl.Series([None] * table.height, dtype=field.column_dtype), None
         column = inner
     if field.kind in SPEAKER and conform(pl.col("c"), column.dtype, pl.String()) is not None:
-        return said(column.cast(pl.String), SPEAKER[field.kind]), None
+        return one_message(column.cast(pl.String), SPEAKER[field.kind]), None
     want = CHAT if field.kind in CONVERSATIONS else field.column_dtype
     if field.kind == Kind.KEY and column.dtype.is_integer():
         column = column.cast(pl.String)

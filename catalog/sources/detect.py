@@ -40,10 +40,10 @@ class Sample:
 
     def values(self, path: Path, kind: Kind) -> list[Any]:
         """Values at a path, read as a kind if they come from csv; nulls are left out."""
-        found = (value_at(r, path) for r in self.records)
+        cells = (value_at(r, path) for r in self.records)
         return [
             value
-            for v in found
+            for v in cells
             if (value := from_text(kind, v) if self.texts_only else v) is not None
         ]
 
@@ -184,7 +184,7 @@ def _plan(
         binding[name] = path
     used = {*known, *paths, *form.makes}
     for name in sample.columns:
-        if name not in used and _wanted(name, form.shape) and (field := _found(name, sample)):
+        if name not in used and _wanted(name, form.shape) and (field := _own_field(name, sample)):
             extras.append(field)
             binding[name] = (name,)
     return Plan(form, (*form.fields, *extras), binding)
@@ -197,7 +197,7 @@ def _wanted(name: str, shape: Shape) -> bool:
     return name == "images" or scored or (name == "margin" and shape == Shape.PAIRS)
 
 
-def _found(name: str, sample: Sample) -> Field | None:
+def _own_field(name: str, sample: Sample) -> Field | None:
     values = sample.values((name,), Kind.NUMBER)
     if name == "images":
         dtype = sample.images if sample.images is not None else _dtype(values)
@@ -229,11 +229,11 @@ def _dtype(values: list[Any]) -> pl.DataType:
 
 
 def _unknown(sample: Sample, where: str) -> str:
-    found = {*sample.columns}
+    columns = {*sample.columns}
     scored: list[tuple[float, str, list[str]]] = []
     for entry in LAYOUTS.values():
         required = [f for f in entry.fields if f.required]
-        missing = [f.candidates[0] for f in required if not found & {*f.candidates}]
+        missing = [f.candidates[0] for f in required if not columns & {*f.candidates}]
         scored.append((len(missing) / max(len(required), 1), entry.name, missing))
     nearest = sorted(scored, key=lambda item: item[0])[:3]
     hints = "; ".join(

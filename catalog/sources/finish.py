@@ -46,17 +46,17 @@ def finish(
     )
     judged = verdict(frame, *rules)
     stays = judged["reason"].is_null()
-    gone = _ledger(frame.filter(~stays), judged.filter(~stays))
+    rejected = _ledger(frame.filter(~stays), judged.filter(~stays))
     kept = with_ids(frame.filter(stays), shape, keep_side_ids=keep_side_ids)
     if shape == Shape.PAIRS:
         judged = verdict(kept, _EQUAL)
         stays = judged["reason"].is_null()
-        gone = pl.concat([gone, _ledger(kept.filter(~stays), judged.filter(~stays))])
+        rejected = pl.concat([rejected, _ledger(kept.filter(~stays), judged.filter(~stays))])
         kept = kept.filter(stays)
     notes = (*draft.notes, *_general_notes(answers, any_blank=any(blank.values())))
     return Block(
         rows=kept.select(pl.col(c).cast(d) for c, d in schema.items()),
-        rejected=gone,
+        rejected=rejected,
         notes=_notes(kept, notes),
         n_records=frame.height,
     )

@@ -180,15 +180,15 @@ def _by_element(text: bytes, rows: int, cut: str | None, problem: str) -> Iterat
     constants: list[str] = []
     decoder = json.JSONDecoder(parse_constant=constants.append)
     chunk = Chunk(lines=[], records=[])
-    line, place = 1, decoded.find("[") + 1
-    while place:
-        place = _BETWEEN.match(decoded, place).end()  # type: ignore[union-attr]
-        if decoded[place : place + 1] == "]":
-            problem = "there is more text after the array" if decoded[place + 1 :].strip() else ""
+    line, offset = 1, decoded.find("[") + 1
+    while offset:
+        offset = _BETWEEN.match(decoded, offset).end()  # type: ignore[union-attr]
+        if decoded[offset : offset + 1] == "]":
+            problem = "there is more text after the array" if decoded[offset + 1 :].strip() else ""
             break
         constants.clear()
         try:
-            value, place = decoder.raw_decode(decoded, place)
+            value, offset = decoder.raw_decode(decoded, offset)
         except (ValueError, RecursionError):
             break
         repair = _repair_of(value, not_utf8) or ("not_finite" if constants else None)

@@ -29,14 +29,14 @@ def question_files(
         return resolve(SourceSpec(path=named), base).files
     fs, path = fsspec.core.url_to_fs(files[0].url)
     folder = PurePosixPath(path).parent
-    for place in (folder, folder.parent):
-        found = [
+    for parent in (folder, folder.parent):
+        files_near = [
             SourceFile(PurePosixPath(p).name, _url(fs, p, files[0]), int(fs.size(p) or -1))
-            for p in fs.ls(str(place), detail=False)
+            for p in fs.ls(str(parent), detail=False)
             if "question" in PurePosixPath(p).name.lower() and format_of(p) is not None
         ]
-        if found:
-            return tuple(sorted(found, key=lambda f: f.name))
+        if files_near:
+            return tuple(sorted(files_near, key=lambda f: f.name))
     raise DataError(
         f"source {spec.path!r} holds answers without their prompts, and no file called *question* "
         "lies near it; name it with `mapping: {questions: <path>}`"

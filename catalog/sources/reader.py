@@ -151,11 +151,11 @@ class OpenSource:
             elif name in frame.columns:
                 default = pl.coalesce(pl.col(name), default)
             columns.append(default.cast(pl.String).alias(name))
-        made = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id"}
+        ids = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id"}
         columns += [
             pl.lit(None, dtype=dtype).alias(name)
             for name, dtype in self.schema.items()
-            if name not in frame.columns and name not in made and name not in defaults
+            if name not in frame.columns and name not in ids and name not in defaults
         ]
         return frame.with_columns(columns)
 
@@ -184,16 +184,16 @@ def open_source(spec: SourceSpec, base: Path | None = None) -> OpenSource:
     Raises:
         DataError: nothing is there, a file can't be read, or the layout is not known.
     """
-    found = resolve(spec, base)
-    commit = hub_revision(found.hub, spec.revision) if found.hub else None
-    files = found.files
-    if found.hub and commit:
-        files = hub_splits(spec, found.hub, commit)
+    resolved = resolve(spec, base)
+    commit = hub_revision(resolved.hub, spec.revision) if resolved.hub else None
+    files = resolved.files
+    if resolved.hub and commit:
+        files = hub_splits(spec, resolved.hub, commit)
     where = f"source {spec.path!r}"
     plan = _planned(spec, files, commit, where)
     questions: tuple[SourceFile, ...] = ()
     around = Surroundings()
-    if plan.layout.wants_questions and (not found.hub or "questions" in spec.mapping):
+    if plan.layout.wants_questions and (not resolved.hub or "questions" in spec.mapping):
         questions = question_files(spec, base, files)
         around = Surroundings(read_questions(questions))
         files = tuple(f for f in files if f.url not in {q.url for q in questions})
@@ -203,7 +203,7 @@ def open_source(spec: SourceSpec, base: Path | None = None) -> OpenSource:
         shape=plan.layout.shape,
         files=list(files),
         schema=plan.schema(),
-        name=spec.name or found.name,
+        name=spec.name or resolved.name,
         plan=plan,
         commit=commit,
         questions=questions,

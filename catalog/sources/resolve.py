@@ -81,13 +81,13 @@ def resolve(spec: SourceSpec, base: Path | None) -> Resolved:
     url = spec.path if remote else str((base or Path()).joinpath(Path(spec.path).expanduser()))
     try:
         fs, path = fsspec.core.url_to_fs(url)
-        found = _find(spec, fs, path)
+        resolved = _find(spec, fs, path)
     except DataError:
         raise
     except Exception as error:  # every filesystem has errors of its own
         raise DataError(f"source {spec.path!r} can't be opened: {error}") from error
-    if found is not None:
-        return found
+    if resolved is not None:
+        return resolved
     if not remote and _HUB.fullmatch(spec.path) and format_of(spec.path) is None:
         return Resolved(spec.path.split("/")[1], hub=spec.path)
     raise DataError(f"source {spec.path!r}: there is no such file or folder ({url}); mend `path`")
@@ -126,8 +126,8 @@ def _folder(spec: SourceSpec, fs: Any, path: str) -> Resolved:  # noqa: ANN401 -
         path = f"{path}/{spec.config}"
     elif fs.isfile(f"{path}/manifest.json"):
         marks = ("dataset_dict.json", "state.json")  # of a saved DatasetDict, or Dataset
-        found = [f for mark in marks for f in fs.glob(f"{path}/*/{mark}")]
-        tables = sorted({PurePosixPath(f).parent.name for f in found})
+        mark_files = [f for mark in marks for f in fs.glob(f"{path}/*/{mark}")]
+        tables = sorted({PurePosixPath(f).parent.name for f in mark_files})
         if len(tables) > 1:
             raise DataError(
                 f"source {spec.path!r} is a published version with {' and '.join(tables)}; say "

@@ -59,13 +59,13 @@ def coverage(value_ids: pl.Series, system: ValueSystem) -> pl.DataFrame:
     table = table.with_columns(share=pl.when(total > 0).then(pl.col("weight") / total))
     shares = table.group_by("level", maintain_order=True).agg("share")
     entropy = {
-        level: None if None in found else normalised_entropy(np.array(found, dtype=np.float64))
-        for level, found in shares.iter_rows()
+        level: None if None in values else normalised_entropy(np.array(values, dtype=np.float64))
+        for level, values in shares.iter_rows()
     }
-    told = pl.DataFrame(
+    entropies = pl.DataFrame(
         {"level": list(entropy), "entropy": pl.Series(list(entropy.values()), dtype=pl.Float64)}
     )
-    table = table.join(told, on="level", how="left", maintain_order="left")
+    table = table.join(entropies, on="level", how="left", maintain_order="left")
     return table.select(pl.col(name).cast(dtype) for name, dtype in NODES.items())
 
 
@@ -97,13 +97,13 @@ def facts(nodes: pl.DataFrame) -> dict[str, Any]:
 
     `nodes` maps each node to `n` and `share`; `empty` is how many have no row.
     """
-    found: dict[str, Any] = {}
+    levels: dict[str, Any] = {}
     for (level,), part in nodes.group_by("level", maintain_order=True):
         entropy = part["entropy"][0]
         counts = part.select("node", "n", pl.col("share").round(6)).iter_rows()
-        found[str(level)] = {
+        levels[str(level)] = {
             "entropy": None if entropy is None else round(entropy, 6),
             "empty": int((part["n"] == 0).sum()),
             "nodes": {node: {"n": n, "share": share} for node, n, share in counts},
         }
-    return found
+    return levels

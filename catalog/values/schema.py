@@ -98,10 +98,10 @@ class ValueSystem(BaseModel):
     @cached_property
     def children(self) -> dict[str | None, tuple[str, ...]]:
         """Ids below each node, in the order of the file; those of the first level under None."""
-        found: dict[str | None, list[str]] = {}
+        children: dict[str | None, list[str]] = {}
         for node in self.nodes:
-            found.setdefault(node.parent, []).append(node.id)
-        return {parent: tuple(ids) for parent, ids in found.items()}
+            children.setdefault(node.parent, []).append(node.id)
+        return {parent: tuple(ids) for parent, ids in children.items()}
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ def mistakes(system: ValueSystem) -> list[tuple[Place, str]]:
     known = {node.id for node in system.nodes}
     seen: set[str] = set()
     depth: dict[str | None, int] = {None: 0}
-    found: list[tuple[Place, str]] = []
+    sentences: list[tuple[Place, str]] = []
     for i, node in enumerate(system.nodes):
         problems = list(_node_mistakes(node, known, seen))
         if not problems:
@@ -232,8 +232,8 @@ def mistakes(system: ValueSystem) -> list[tuple[Place, str]]:
         else:
             depth[node.id] = depth.get(node.parent, 0) + 1
         seen.add(node.id)
-        found += [(("nodes", i), f"node {node.id!r} {text}") for text in problems]
-    return found
+        sentences += [(("nodes", i), f"node {node.id!r} {text}") for text in problems]
+    return sentences
 
 
 def _node_mistakes(node: Node, known: set[str], seen: set[str]) -> Iterator[str]:

@@ -76,24 +76,24 @@ def audit(
     from audit import summary
     from pipelines.api import audit as run
 
-    told = Console(stderr=True, highlight=False)
-    with told.status("audit") if told.is_terminal else nullcontext() as status:
+    stderr = Console(stderr=True, highlight=False)
+    with stderr.status("audit") if stderr.is_terminal else nullcontext() as status:
         progress = (lambda title: status.update(title)) if status else None
-        found = run(
+        result = run(
             dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
             gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
         )  # fmt: skip
-    text = found.to_json()
-    folder = out if out is not None or as_json else Path(f"audit-{_slug(found.name)}")
+    text = result.to_json()
+    folder = out if out is not None or as_json else Path(f"audit-{_slug(result.name)}")
     if folder is not None:
-        _write(folder, {"audit.json": text, "audit.html": found.page})
-        found.rows_named().write_parquet(folder / "findings.parquet")
+        _write(folder, {"audit.json": text, "audit.html": result.page})
+        result.rows_named().write_parquet(folder / "findings.parquet")
     if as_json:
         sys.stdout.write(text)
     else:
         console = Console(highlight=False, soft_wrap=True)
-        console.print(summary(found, min(console.width, 120)), markup=False)
+        console.print(summary(result, min(console.width, 120)), markup=False)
         console.print(f"\npage  {folder / 'audit.html'}", markup=False)  # type: ignore[operator]
         console.print(f"json  {folder / 'audit.json'}", markup=False)  # type: ignore[operator]
         console.print(f"rows  {folder / 'findings.parquet'}", markup=False)  # type: ignore[operator]
@@ -103,11 +103,11 @@ def audit(
         source = {"path": dataset, "layout": layout, "mapping": mapping_of(mapping)}
         fields = {**source, "split": split, "config": config}
         done = mend(
-            found, _source(dataset, table, fields), write_recipe, suspects=suspects, home=home,
+            result, _source(dataset, table, fields), write_recipe, suspects=suspects, home=home,
             options={"seed": seed, "embeddings": embeddings, "against": against or ()},
         )  # fmt: skip
-        told.print(done.summary(), markup=False, soft_wrap=True)
-    if found.failures:
+        stderr.print(done.summary(), markup=False, soft_wrap=True)
+    if result.failures:
         raise typer.Exit(1)
 
 

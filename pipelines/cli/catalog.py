@@ -31,7 +31,7 @@ def list_versions(as_json: AsJson = False) -> None:
     from pipelines.settings import Settings
 
     catalog = Settings().catalog
-    found = [v for name in catalog.names() for v in catalog.versions(name)]
+    versions = [v for name in catalog.names() for v in catalog.versions(name)]
     if as_json:
         rows = [
             {
@@ -41,15 +41,15 @@ def list_versions(as_json: AsJson = False) -> None:
                 "tables": {n: t.splits for n, t in v.manifest.tables.items()},
                 "path": str(v.path),
             }
-            for v in found
+            for v in versions
         ]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
-    if not found:
+    if not versions:
         typer.echo(f"no versions in {catalog.root}; `prefactory run RECIPE` publishes one")
         return
     table = Table("dataset", "version", "pairs", "responses", "digest", box=None)
-    for version in found:
+    for version in versions:
         counts = {n: sum(t.splits.values()) for n, t in version.manifest.tables.items()}
         table.add_row(
             version.manifest.name,

@@ -139,11 +139,11 @@ def doctor() -> None:
     }  # fmt: skip
     for package, extra in wanted.items():
         try:
-            found = importlib.metadata.version(package)
+            installed = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             hint = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
-            found = f"not installed ({hint})"
-        console.print(f"{package:<22} {found}", markup=False)
+            installed = f"not installed ({hint})"
+        console.print(f"{package:<22} {installed}", markup=False)
     if importlib.util.find_spec("torch") is not None:
         import torch
 

@@ -37,34 +37,35 @@ def explain(
     from pipelines.settings import Settings
 
     settings = Settings()
-    told = settings.catalog.get(ref).explain(row, settings.home / "store")
+    answer = settings.catalog.get(ref).explain(row, settings.home / "store")
     if as_json:
-        data = {"version": told.ref, "found": told.found, "rows": [asdict(r) for r in told.rows]}
+        rows = [asdict(r) for r in answer.rows]
+        data = {"version": answer.ref, "found": answer.found, "rows": rows}
         sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         return
     console = Console(highlight=False, soft_wrap=True)
-    for one in told.rows:
-        _show(console, told.ref, one)
-    if told.found > len(told.rows):
-        more = told.found - len(told.rows)
+    for explained in answer.rows:
+        _show(console, answer.ref, explained)
+    if answer.found > len(answer.rows):
+        more = answer.found - len(answer.rows)
         console.print(f"... and {more:,} more rows: give more of the text, or an id")
 
 
-def _show(console: Console, ref: str, one: Explained) -> None:
-    console.print(f"[bold]{one.shape.removesuffix('s')} {one.row_id}[/] of {ref}: ", end="")
-    console.print(one.fate, markup=False)
-    if one.source:
-        console.print(f"  from {one.source}", markup=False)
-    for name, text in one.texts.items():
-        console.print(f"  {name:9} {_cut(text, _TEXT)}", markup=False)
-    if not one.texts:
+def _show(console: Console, ref: str, row: Explained) -> None:
+    console.print(f"[bold]{row.shape.removesuffix('s')} {row.row_id}[/] of {ref}: ", end="")
+    console.print(row.fate, markup=False)
+    if row.source:
+        console.print(f"  from {row.source}", markup=False)
+    for name, text in row.texts.items():
+        console.print(f"  {name:9} {_one_line(text, _TEXT)}", markup=False)
+    if not row.texts:
         console.print("  its text is neither in the version nor in the store", markup=False)
-    width = max((len(v.stage) for v in one.verdicts), default=0)
-    for verdict in one.verdicts:
+    width = max((len(v.stage) for v in row.verdicts), default=0)
+    for verdict in row.verdicts:
         style = "bold red" if verdict.verdict == "dropped" else ""
         line = f"  {verdict.stage:{width}}  {verdict.verdict:11} {_why(verdict)}"
         console.print(line.rstrip(), style=style, markup=False)
-    for relative in one.relatives:
+    for relative in row.relatives:
         console.print(f"  {relative.relation} {relative.row_id}: {relative.fate}", markup=False)
     console.print()
 
@@ -76,9 +77,10 @@ def _why(verdict: Verdict) -> str:
     if verdict.adds:
         parts.append(", ".join(f"{n} {_value(v)}" for n, v in verdict.adds.items()))
     if verdict.verdict in ("kept", "dropped", "made") and verdict.rule:
-        said = {name: _value(value) for name, value in verdict.rule.items()}
-        rule = ", ".join(f"{n}={said[n]}" for n in sorted(said, key=lambda n: len(said[n]) > 40))
-        parts.append(f"[{_cut(rule, _RULE)}]")
+        fields = {name: _value(value) for name, value in verdict.rule.items()}
+        order = sorted(fields, key=lambda n: len(fields[n]) > 40)
+        rule = ", ".join(f"{n}={fields[n]}" for n in order)
+        parts.append(f"[{_one_line(rule, _RULE)}]")
     return "  ".join(parts)
 
 
@@ -88,6 +90,6 @@ def _value(value: Any) -> str:  # noqa: ANN401 - whatever a field or a column ho
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _cut(text: str, most: int) -> str:
+def _one_line(text: str, most: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[:most]}..."

@@ -27,8 +27,8 @@ def temporary_servers() -> list[subprocess.Popen[bytes]]:
     """
     module = sys.modules.get("prefect.server.api.server")
     instances = getattr(getattr(module, "SubprocessASGIServer", None), "_instances", {})
-    found = [getattr(server, "server_process", None) for server in instances.values()]
-    return [process for process in found if process is not None]
+    processes = [getattr(server, "server_process", None) for server in instances.values()]
+    return [process for process in processes if process is not None]
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

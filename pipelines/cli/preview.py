@@ -55,7 +55,7 @@ def _machine(seen: Preview) -> dict[str, Any]:
             {
                 "model": a.model,
                 "messages": list(a.request.conversation),
-                "sampling": a.request.sampling.one(),
+                "sampling": a.request.sampling.of_one_sample(),
                 "sample": a.request.sample,
                 "answer": answer_of(a),
             }
@@ -104,7 +104,7 @@ def _show_asked(console: Console, asked: Asked) -> None:
     body = Text()
     for i, (role, content) in enumerate(parts):
         body.append(f"{chr(10) if i else ''}{role}: ", style="bold cyan")
-        body.append(_cut(content) + "\n")
+        body.append(_beginning(content) + "\n")
     body.rstrip()
     panel = Panel(body, title=Text(title), title_align="left")
     console.print(panel, soft_wrap=False)  # soft wrap cuts what is wider than the panel
@@ -114,10 +114,10 @@ def _show_row(console: Console, table: pl.DataFrame) -> None:
     for name, value in table.row(0, named=True).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if value is not None:
-            console.print(f"  {name}: {_cut(text, 300)}", markup=False)
+            console.print(f"  {name}: {_beginning(text, 300)}", markup=False)
 
 
-def _cut(text: str, most: int = _SHOWN) -> str:
+def _beginning(text: str, most: int = _SHOWN) -> str:
     return (
         text if len(text) <= most else f"{text[:most]} ... ({len(text) - most:,} more characters)"
     )

@@ -70,8 +70,8 @@ def show_tree(
     console = Console(highlight=False)
     if prompt is None:
         _list(console, trees, total)
-    for place, kept in enumerate(trees if prompt is not None else trees[:1]):
-        if place or prompt is None:
+    for index, kept in enumerate(trees if prompt is not None else trees[:1]):
+        if index or prompt is None:
             console.print()
         _draw(console, kept, full)
 
@@ -97,7 +97,7 @@ def _list(console: Console, trees: list[Kept], total: int) -> None:
             _number(tree.nodes[0].mean),
             _number(tree.nodes[tree.best].mean),
             _number(chosen),
-            Text(_cut(tree.nodes[0].text, 48)),
+            Text(_excerpt(tree.nodes[0].text, 48)),
         )
     console.print(table)
     if total > len(trees):
@@ -108,23 +108,23 @@ def _draw(console: Console, kept: Kept, full: bool) -> None:
     from catalog.report.tree_page import DEEPEST
 
     tree = kept.tree
-    console.print(f"[bold]{kept.prompt_id}[/]  {escape(_cut(kept.source_id, 60))}")
+    console.print(f"[bold]{kept.prompt_id}[/]  {escape(_excerpt(kept.source_id, 60))}")
     drawn = {0: Tree(_label(tree, 0, full), guide_style="dim")}
-    for place, node in enumerate(tree.nodes[1:], 1):
+    for index, node in enumerate(tree.nodes[1:], 1):
         parent = drawn.get(node.parent or 0)
-        if parent is not None and tree.depths[place] <= DEEPEST:
-            drawn[place] = parent.add(_label(tree, place, full))
+        if parent is not None and tree.depths[index] <= DEEPEST:
+            drawn[index] = parent.add(_label(tree, index, full))
     console.print(drawn[0])
     if tree.failed:
-        told = ", ".join(f"{action} ({reason})" for action, reason, _ in tree.failed)
-        console.print(f"failed: {escape(told)}")
+        failures = ", ".join(f"{action} ({reason})" for action, reason, _ in tree.failed)
+        console.print(f"failed: {escape(failures)}")
 
 
-def _label(tree: SearchTree, place: int, full: bool) -> Text:
-    node = tree.nodes[place]
-    marked = place in tree.marked
-    filled = round(CELLS * tree.share(place))
-    label = Text(f"{'*' if marked else ' '}{place} ", style="green" if marked else "")
+def _label(tree: SearchTree, index: int, full: bool) -> Text:
+    node = tree.nodes[index]
+    marked = index in tree.marked
+    filled = round(CELLS * tree.share(index))
+    label = Text(f"{'*' if marked else ' '}{index} ", style="green" if marked else "")
     label.append(node.action, style="bold green" if marked else "bold")
     label.append(f" {'#' * filled}{'.' * (CELLS - filled)}", style="cyan")
     label.append(f" {_number(node.mean)}")
@@ -132,24 +132,24 @@ def _label(tree: SearchTree, place: int, full: bool) -> Text:
         label.append(f" (again {_number(node.fresh_mean)})")
     label.append(f", {node.visits} visit{'s' if node.visits != 1 else ''}", style="dim")
     for role, where in (("chosen", tree.chosen), ("rejected", tree.rejected)):
-        if place == where:
+        if index == where:
             label.append(f" {role}", style="bold green" if role == "chosen" else "bold red")
-    label.append(f"\n{node.text if full else _changed(tree, place)}", style="" if marked else "dim")
+    label.append(f"\n{node.text if full else _changed(tree, index)}", style="" if marked else "dim")
     label.no_wrap, label.overflow = not full, "ellipsis"
     return label
 
 
-def _changed(tree: SearchTree, place: int) -> str:
+def _changed(tree: SearchTree, index: int) -> str:
     from catalog.report.tree_page import changed
 
-    return changed(tree, place)
+    return changed(tree, index)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _cut(text: str, limit: int) -> str:
+def _excerpt(text: str, limit: int) -> str:
     from catalog.report.tree_page import excerpt
 
     return excerpt(text, limit)

@@ -32,13 +32,13 @@ def list_systems(as_json: AsJson = False) -> None:
     """List the value systems that come with prefactory."""
     from catalog.values import load, names
 
-    found = [load(name) for name in names()]
+    systems = [load(name) for name in names()]
     if as_json:
-        rows = [{**_head(s), "leaves": len(s.leaves)} for s in found]
+        rows = [{**_head(s), "leaves": len(s.leaves)} for s in systems]
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
     table = Table("name", "kind", "levels", "nodes", "title", box=None)
-    for system in found:
+    for system in systems:
         counts = _per_level(system)
         mark = " (sensitive)" if system.sensitive else ""
         table.add_row(

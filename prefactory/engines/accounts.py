@@ -93,8 +93,8 @@ def read_prices(path: Path | None = None) -> dict[str, Price]:
         if file is None:
             continue
         try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-            prices |= {str(k): _price(v) for k, v in dict(found).items()}
+            entries = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            prices |= {str(k): _price(v) for k, v in dict(entries).items()}
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(
                 f"prices {file}: {error}; each line is `model: [input, output]`, US dollars per "

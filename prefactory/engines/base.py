@@ -103,7 +103,12 @@ class Sampling(SamplingParams):
     json_schema: dict[str, Any] | None = None
     writes: Writes = "answer"
 
-    def one(self) -> dict[str, Any]:
+    def before_stop(self, text: str) -> str:
+        """A text up to the first of the stop texts."""
+        offsets = [text.index(stop) for stop in self.stop if stop and stop in text]
+        return text[: min(offsets)] if offsets else text
+
+    def of_one_sample(self) -> dict[str, Any]:
         """What decides one sample, as plain JSON data: all but their number."""
         usual = {"writes"} if self.writes == "answer" else set()
         return self.model_dump(mode="json", exclude={"n", *usual})
@@ -167,7 +172,7 @@ class Request:
     @cached_property
     def content_key(self) -> str:
         """Digest of what decides the answer, beside the engine: 32 hex digits."""
-        parts = [list(self.conversation), self.sampling.one(), self.sample, self.row_id]
+        parts = [list(self.conversation), self.sampling.of_one_sample(), self.sample, self.row_id]
         return fingerprint(parts)
 
     @cached_property
@@ -189,7 +194,28 @@ Done = Callable[[int, Result], None]
 """Called once per request, at once when it is finished, from any thread: (place, result)."""
 
 
-class Engine(ABC):
+class Closing(ABC):
+    """Base of what is opened for a `with` block and closed at its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held."""
+
+    def __enter__(self) -> Self:
+        """Return the object itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+class Engine(Closing):
     """An opened model. Close it, or use it as a context manager; safe for several threads.
 
     Attributes:
@@ -263,21 +289,8 @@ class Engine(ABC):
         """
         raise EngineError(f"{type(self).__name__} makes no vectors; use an Encoder")
 
-    def close(self) -> None:  # noqa: B027 - most engines hold nothing
+    def close(self) -> None:  # most engines hold nothing
         """Free what the engine holds."""
-
-    def __enter__(self) -> Self:
-        """Return the engine itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the engine."""
-        self.close()
 
 
 class EngineConfig(BaseModel):

@@ -109,8 +109,8 @@ class ChatModel(Engine):
                 rows.append(Tokens(place, ids))
 
         def work(part: list[Tokens]) -> None:
-            found = self._generate([batch[r.place] for r in part], part)
-            for row, completion in zip(part, found, strict=True):
+            completions = self._generate([batch[r.place] for r in part], part)
+            for row, completion in zip(part, completions, strict=True):
                 done(row.place, completion)
 
         self._each(work, _batches(rows, lambda _: self.config.batch_size))
@@ -120,21 +120,21 @@ class ChatModel(Engine):
 
         That is the message and, where the template has one, the token that ends the turn.
         """
-        found: list[TokenLogprobs | Failure] = [TokenLogprobs((), ())] * len(conversations)
+        logprobs: list[TokenLogprobs | Failure] = [TokenLogprobs((), ())] * len(conversations)
         rows = []
         for place, conversation in enumerate(conversations):
             row = self._scored(place, conversation)
             if isinstance(row, Failure):
-                found[place] = row
+                logprobs[place] = row
             elif row.answer:
                 rows.append(row)
 
         def work(part: list[Tokens]) -> None:
             for row, scored in zip(part, self._score(part), strict=True):
-                found[row.place] = scored
+                logprobs[row.place] = scored
 
         self._each(work, _batches(rows, lambda width: max(1, SCORED_TOKENS // width)))
-        return found
+        return logprobs
 
     def close(self) -> None:
         """Free the weights."""
@@ -241,7 +241,7 @@ class ChatModel(Engine):
         )
         return [
             Completion(
-                _cut(self._decode(tokens), request.sampling.stop),
+                request.sampling.before_stop(self._decode(tokens)),
                 reason,
                 len(row.ids),
                 len(tokens),
@@ -342,8 +342,8 @@ def _load(config: ChatSettings, folder: Path, device: torch.device) -> tuple[Any
 
 def _end_ids(tokenizer: Any, model: Any) -> frozenset[int]:  # noqa: ANN401
     """Tokens that end a turn, by the model's own generation settings and the tokenizer."""
-    found = model.generation_config.eos_token_id
-    ids = found if isinstance(found, list) else [found]
+    eos = model.generation_config.eos_token_id
+    ids = eos if isinstance(eos, list) else [eos]
     return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
@@ -358,8 +358,3 @@ def _without_break(answer: str, content: str) -> str:
     """Drop the line break that a template puts after the token that ends the turn."""
     cut = answer.rstrip()
     return answer if content.strip() and cut.endswith(content.rstrip()) else cut
-
-
-def _cut(text: str, stops: Sequence[str]) -> str:
-    places = [text.index(stop) for stop in stops if stop and stop in text]
-    return text[: min(places)] if places else text

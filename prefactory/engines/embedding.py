@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from prefactory.engines.base import Closing
 from prefactory.engines.device import default_device
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import missing
@@ -52,7 +52,7 @@ class EncoderSettings:
     threads: int | None
 
 
-class OpenEncoder:
+class OpenEncoder(Closing):
     """A loaded encoder. Close it, or use it as a context manager.
 
     Attributes:
@@ -108,19 +108,6 @@ class OpenEncoder:
             list(pool.map(lambda _: together.wait(), range(count)))
             torch.set_num_threads(before)
         return pool
-
-    def __enter__(self) -> OpenEncoder:
-        """Return the encoder itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the encoder."""
-        self.close()
 
     def close(self) -> None:
         """Stop the worker threads."""

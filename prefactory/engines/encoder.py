@@ -146,12 +146,12 @@ def _unreachable(encoder: Encoder, error: Exception) -> ConfigError:
 def _checked_digest(folder: Path, asked: str | None) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _IDENTITY_SUFFIXES)
     stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
-    found = _digest(str(folder), stamps)
-    if asked not in (None, found):
+    digest = _digest(str(folder), stamps)
+    if asked not in (None, digest):
         raise ConfigError(
-            f"encoder model {str(folder)!r} has revision {found}, but {asked} was asked for"
+            f"encoder model {str(folder)!r} has revision {digest}, but {asked} was asked for"
         )
-    return found
+    return digest
 
 
 _IDENTITY_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".py"}

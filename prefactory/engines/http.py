@@ -319,10 +319,10 @@ def _proxy(at: SplitResult) -> SplitResult | None:
     host = at.hostname or ""
     if urllib.request.proxy_bypass(_netloc(at)) or urllib.request.proxy_bypass(host):
         return None
-    found = urllib.request.getproxies().get(at.scheme)
-    if not found or host in ("localhost", "127.0.0.1", "::1"):
+    proxy = urllib.request.getproxies().get(at.scheme)
+    if not proxy or host in ("localhost", "127.0.0.1", "::1"):
         return None
-    return urlsplit(found if "://" in found else f"http://{found}")
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
 
 
 def _proxy_rights(proxy: SplitResult) -> dict[str, str]:

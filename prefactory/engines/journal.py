@@ -88,14 +88,14 @@ class Journal:
             StoreError: the segment can't be read any more.
         """
         with self._lock:
-            place = self._index.get(bytes.fromhex(key))
-            if place is None:
+            packed = self._index.get(bytes.fromhex(key))
+            if packed is None:
                 return None
-            length = place & ((1 << _LENGTH_BITS) - 1)
-            offset = place >> _LENGTH_BITS & ((1 << _OFFSET_BITS) - 1)
-            line = self._pread(place >> (_LENGTH_BITS + _OFFSET_BITS), length, offset)
-        found = json.loads(line[42:])
-        return found if isinstance(found, dict) else None
+            length = packed & ((1 << _LENGTH_BITS) - 1)
+            offset = packed >> _LENGTH_BITS & ((1 << _OFFSET_BITS) - 1)
+            line = self._pread(packed >> (_LENGTH_BITS + _OFFSET_BITS), length, offset)
+        answer = json.loads(line[42:])
+        return answer if isinstance(answer, dict) else None
 
     def put(self, key: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
         """Write an answer; `commit` makes it durable.

@@ -80,12 +80,12 @@ class ScriptedEngine(Engine):
         for place, request in enumerate(requests):
             with self._lock:
                 self.calls += 1
-                found = self._table(request)
-            if found is None:
+                answer = self._table(request)
+            if answer is None:
                 if self._function is None:
                     raise EngineError(self._unknown(request))
-                found = self._function(request)
-            done(place, _completion(found, request))
+                answer = self._function(request)
+            done(place, _completion(answer, request))
 
     def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
         """Ask the function for each conversation."""
@@ -98,10 +98,10 @@ class ScriptedEngine(Engine):
         answers = self.config.answers
         if isinstance(answers, list):
             return next(self._next, None)
-        found = (answers or {}).get(last_user_text(request.conversation))
-        if isinstance(found, list):
-            return found[request.sample] if request.sample < len(found) else None
-        return found
+        answer = (answers or {}).get(last_user_text(request.conversation))
+        if isinstance(answer, list):
+            return answer[request.sample] if request.sample < len(answer) else None
+        return answer
 
     def _unknown(self, request: Request) -> str:
         text = last_user_text(request.conversation)
@@ -114,11 +114,10 @@ class ScriptedEngine(Engine):
         return f"the scripted engine has no answer to {which}{text[:200]!r}{hint}"
 
 
-def _completion(found: str | Result, request: Request) -> Result:
-    if not isinstance(found, str):
-        return found
-    cuts = [found.index(stop) for stop in request.sampling.stop if stop and stop in found]
-    text = found[: min(cuts)] if cuts else found
+def _completion(answer: str | Result, request: Request) -> Result:
+    if not isinstance(answer, str):
+        return answer
+    text = request.sampling.before_stop(answer)
     asked = sum(len(m["content"].split()) for m in request.conversation)
     return Completion(text, "stop", asked, len(text.split()))
 

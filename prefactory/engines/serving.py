@@ -85,8 +85,8 @@ class ServerEngine(Engine):
         """Score last messages by vLLM's `prompt_logprobs`."""
         if "logprobs" not in self.capabilities:
             return super().logprobs(conversations)
-        found: list[TokenLogprobs | Failure] = self._wait(self._score(conversations))
-        return found
+        logprobs: list[TokenLogprobs | Failure] = self._wait(self._score(conversations))
+        return logprobs
 
     def close(self) -> None:
         """Stop the event loop."""
@@ -198,7 +198,7 @@ class ServerEngine(Engine):
                 return None
             if fault.final or attempt >= self.config.retries:
                 if fault.failure.reason == "unreachable" and self._answered == before:
-                    raise self._gone(fault.failure)
+                    raise self._unreachable(fault.failure)
                 return fault.failure
             _LOG.debug("attempt %d: %s", attempt + 1, fault.failure)
             ceiling = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2.0**attempt)
@@ -231,16 +231,16 @@ class ServerEngine(Engine):
 
     def _refused(self, reply: Reply, began: float) -> _Fault:
         """Sort an answer that is no success: raise, give up, or try again."""
-        said = self._clean(_said(reply.body))
+        message = self._clean(_message_of(reply.body))
         spent = reply.status == 429 and b"insufficient_quota" in reply.body  # OpenAI's 402
         if spent or reply.status in _FATAL or 300 <= reply.status < 400:
             elsewhere = "the server sends us elsewhere"
             why = _FATAL.get(402 if spent else reply.status, elsewhere)
             raise EngineError(
                 f"{self.config.base_url}: {why} (HTTP {reply.status}, model "
-                f"{self.config.model!r}): {said}"
+                f"{self.config.model!r}): {message}"
             )
-        failure = Failure(f"http_{reply.status}", said)
+        failure = Failure(f"http_{reply.status}", message)
         if reply.status in _OVERLOAD:
             wait = _retry_after(reply.headers)
             self.limiter.overload(began, wait)
@@ -248,7 +248,7 @@ class ServerEngine(Engine):
         final = 400 <= reply.status < 500 and reply.status not in (408, 409, 425)
         return _Fault(failure, _retry_after(reply.headers), final)
 
-    def _gone(self, failure: Failure) -> StoppedError:
+    def _unreachable(self, failure: Failure) -> StoppedError:
         return StoppedError(
             f"the server at {self.config.base_url} can't be reached ({failure.detail}); what was "
             "answered is kept: start the server and run the same command again"
@@ -258,18 +258,18 @@ class ServerEngine(Engine):
         return list(await asyncio.gather(*(self._score_one(c) for c in conversations)))
 
     async def _score_one(self, conversation: Conversation) -> TokenLogprobs | Failure:
-        found: list[Any] = []
+        replies: list[Any] = []
         before, whole = wire.scoring_bodies(self.config, conversation)
         slot = await self.limiter.acquire()
         failure = await self._attempts(
-            before, lambda raw: found.append(wire.prompt_length(raw)), slot
+            before, lambda raw: replies.append(wire.prompt_length(raw)), slot
         )
         if failure is None:
             slot = await self.limiter.acquire()
             failure = await self._attempts(
-                whole, lambda raw: found.append(wire.token_logprobs(raw, found[0])), slot
+                whole, lambda raw: replies.append(wire.token_logprobs(raw, replies[0])), slot
             )
-        return failure or found[1]
+        return failure or replies[1]
 
     # -- secrets -------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class ServerEngine(Engine):
         return raw
 
 
-def _said(body: bytes) -> str:
+def _message_of(body: bytes) -> str:
     """The message of an error answer, in one line."""
     text = body[:4000].decode("utf-8", "replace")
     try:

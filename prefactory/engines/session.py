@@ -7,13 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from prefactory.engines.accounts import Accounts, Budget, Hold, read_prices
 from prefactory.engines.base import (
+    Closing,
     Completion,
     Conversation,
     Done,
@@ -30,7 +30,7 @@ from prefactory.identity import fingerprint
 _LOG = logging.getLogger(__name__)
 
 
-class Session:
+class Session(Closing):
     """Opens each engine once, by its identity; safe for threads.
 
     Attributes:
@@ -76,19 +76,6 @@ class Session:
                 engine.close()
             self._engines.clear()
 
-    def __enter__(self) -> Self:
-        """Return the session itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the session."""
-        self.close()
-
 
 class JournaledEngine(Engine):
     """An engine behind its journal: a call that was ever answered is not made again.
@@ -122,10 +109,10 @@ class JournaledEngine(Engine):
             if key in places:
                 places[key].append(place)
                 continue
-            found = self.journal.get(key)
-            if found is not None:
+            record = self.journal.get(key)
+            if record is not None:
                 reused += 1
-                done(place, Completion(**found))
+                done(place, Completion(**record))
                 continue
             places[key] = [place]
             missing.append((key, request))
@@ -184,8 +171,8 @@ class JournaledEngine(Engine):
         """Answer from the journal, ask the engine for the rest. Not under the budget."""
         self.journal.refresh()
         keys = [fingerprint(["logprobs", list(c)]) for c in conversations]
-        found = {key: self.journal.get(key) for key in dict.fromkeys(keys)}
-        missing = {k: c for k, c in zip(keys, conversations, strict=True) if found[k] is None}
+        records = {key: self.journal.get(key) for key in dict.fromkeys(keys)}
+        missing = {k: c for k, c in zip(keys, conversations, strict=True) if records[k] is None}
         fresh: dict[str, TokenLogprobs | Failure] = {}
         if missing:
             fresh = dict(zip(missing, self._opened().logprobs(list(missing.values())), strict=True))
@@ -195,7 +182,7 @@ class JournaledEngine(Engine):
                     key, {"tokens": list(scored.tokens), "logprobs": list(scored.logprobs)}
                 )
         self.journal.commit()
-        return [fresh[k] if k in fresh else _scored(found[k] or {}) for k in keys]
+        return [fresh[k] if k in fresh else _scored(records[k] or {}) for k in keys]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors straight from the engine; the cache of vectors is `engines.vectors`."""
@@ -222,8 +209,8 @@ def _record(completion: Completion) -> dict[str, Any]:
     return {name: getattr(completion, name) for name in names}
 
 
-def _scored(found: dict[str, Any]) -> TokenLogprobs:
-    return TokenLogprobs(tuple(found["tokens"]), tuple(found["logprobs"]))
+def _scored(record: dict[str, Any]) -> TokenLogprobs:
+    return TokenLogprobs(tuple(record["tokens"]), tuple(record["logprobs"]))
 
 
 def _chain(head: Request, rest: Iterator[Request]) -> Iterator[Request]:

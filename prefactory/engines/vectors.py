@@ -86,13 +86,13 @@ class VectorStore:
         keys = text_keys(texts)
         for _ in range(_ATTEMPTS):
             index = shelf.index
-            places = index.find(keys)
-            if not index.dim or (places < 0).any():
+            rows = index.find(keys)
+            if not index.dim or (rows < 0).any():
                 self._fill(shelf, encoder, texts, keys)
                 index = shelf.index
-                places = index.find(keys)
+                rows = index.find(keys)
             try:
-                return index.gather(places)
+                return index.gather(rows)
             except _DamagedError as error:
                 shelf.discard(error.segment)
         raise StoreError(
@@ -262,20 +262,20 @@ class _Index:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Place of each key (uint64 [N, 2]) in the index, -1 where it is not: int64 [N]."""
-        found = np.full(len(keys), -1, np.int64)
+        rows = np.full(len(keys), -1, np.int64)
         if not len(self._hi):
-            return found
+            return rows
         first = np.searchsorted(self._hi, keys[:, 0])
         for step in range(self._longest_run):  # copies of a key, or keys with one high half
-            place = np.minimum(first + step, len(self._hi) - 1)
-            hit = (self._hi[place] == keys[:, 0]) & (self._lo[place] == keys[:, 1]) & (found < 0)
-            found[hit] = place[hit]
-        return found
+            row = np.minimum(first + step, len(self._hi) - 1)
+            hit = (self._hi[row] == keys[:, 0]) & (self._lo[row] == keys[:, 1]) & (rows < 0)
+            rows[hit] = row[hit]
+        return rows
 
-    def gather(self, places: np.ndarray) -> np.ndarray:
+    def gather(self, index_rows: np.ndarray) -> np.ndarray:
         """Vectors at places of the index (int64 [N]): float32 [N, d]."""
-        out = np.empty((len(places), self.dim), np.float32)
-        segment, row = self._segment[places], self._row[places]
+        out = np.empty((len(index_rows), self.dim), np.float32)
+        segment, row = self._segment[index_rows], self._row[index_rows]
         order = np.argsort(segment, kind="stable")
         used, counts = np.unique(segment, return_counts=True)
         parts = np.split(order, np.cumsum(counts))[: len(used)]

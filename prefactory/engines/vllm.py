@@ -130,7 +130,7 @@ class VLLMEngine(Engine):
 
     def _chunk(self, chunk: Sequence[tuple[int, Request]], done: Done) -> None:
         try:
-            found = self._answer([request for _, request in chunk])
+            answers = self._answer([request for _, request in chunk])
         except self._refusals as error:
             if len(chunk) == 1:
                 done(chunk[0][0], Failure("refused", " ".join(str(error).split())[:300]))
@@ -138,12 +138,12 @@ class VLLMEngine(Engine):
             for pair in chunk:
                 self._chunk([pair], done)
             return
-        for (place, _), result in zip(chunk, found, strict=True):
+        for (place, _), result in zip(chunk, answers, strict=True):
             done(place, result)
 
     def _answer(self, requests: Sequence[Request]) -> list[Result]:
         """Answers by the chat template, all else by token ids: two calls at most."""
-        found: list[Any] = [None] * len(requests)
+        answers: list[Any] = [None] * len(requests)
         chats = [i for i, r in enumerate(requests) if r.sampling.writes == "answer"]
         others = [i for i, r in enumerate(requests) if r.sampling.writes != "answer"]
         params = [self._params(request) for request in requests]
@@ -151,12 +151,12 @@ class VLLMEngine(Engine):
             if chats:
                 messages = [list(requests[i].conversation) for i in chats]
                 outputs = self._llm.chat(messages, [params[i] for i in chats], use_tqdm=False)
-                _put(found, chats, outputs)
+                _put(answers, chats, outputs)
             if others:
                 prompts = [{"prompt_token_ids": self._ids(requests[i])} for i in others]
                 outputs = self._llm.generate(prompts, [params[i] for i in others], use_tqdm=False)
-                _put(found, others, outputs)
-        return [_completion(output) for output in found]
+                _put(answers, others, outputs)
+        return [_completion(output) for output in answers]
 
     def _ids(self, request: Request) -> list[int]:
         tokenizer = self._llm.get_tokenizer()
@@ -187,11 +187,11 @@ class VLLMEngine(Engine):
     def _score(self, conversation: Conversation) -> TokenLogprobs | Failure:
         if not conversation or conversation[-1]["role"] != "assistant":
             return Failure("no_answer", "the last message is not an assistant's")
-        one = self._vllm.SamplingParams(max_tokens=1, temperature=0.0)
+        prompt_only = self._vllm.SamplingParams(max_tokens=1, temperature=0.0)
         scored = self._vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
         try:
             with self._lock:
-                (before,) = self._llm.chat([list(conversation[:-1])], one, use_tqdm=False)
+                (before,) = self._llm.chat([list(conversation[:-1])], prompt_only, use_tqdm=False)
                 (whole,) = self._llm.chat(
                     [list(conversation)], scored, use_tqdm=False, add_generation_prompt=False
                 )
@@ -203,9 +203,9 @@ class VLLMEngine(Engine):
         return _scored(whole.prompt_token_ids[skip:], whole.prompt_logprobs[skip:])
 
 
-def _put(found: list[Any], places: Sequence[int], outputs: Sequence[Any]) -> None:
+def _put(answers: list[Any], places: Sequence[int], outputs: Sequence[Any]) -> None:
     for place, output in zip(places, outputs, strict=True):
-        found[place] = output
+        answers[place] = output
 
 
 def _completion(output: Any) -> Result:  # noqa: ANN401 - vLLM's RequestOutput
@@ -221,8 +221,8 @@ def _completion(output: Any) -> Result:  # noqa: ANN401 - vLLM's RequestOutput
 
 
 def _scored(ids: Sequence[int], entries: Sequence[Any]) -> TokenLogprobs:
-    found = [entry[token] for token, entry in zip(ids, entries, strict=True)]
-    tokens = [(f.decoded_token or "", float(f.logprob)) for f in found]
+    token_entries = [entry[token] for token, entry in zip(ids, entries, strict=True)]
+    tokens = [(f.decoded_token or "", float(f.logprob)) for f in token_entries]
     while tokens and not tokens[-1][0].strip():
         tokens.pop()  # the template's line break after the end of the turn
     return TokenLogprobs(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))

@@ -109,15 +109,15 @@ def results(raw: bytes, count: int) -> list[Result]:
         raise BadAnswerError(f"the answer's choices are numbered {order}")
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    asked, made = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    shares = [made // count + (i < made % count) for i in range(count)]
+    asked, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    shares = [written // count + (i < written % count) for i in range(count)]
     ranked = [c for _, c in sorted(zip(order, choices, strict=True), key=lambda pair: pair[0])]
     return [
         _result(choice, asked if i == 0 else 0, shares[i], raw) for i, choice in enumerate(ranked)
     ]
 
 
-def _result(choice: dict[str, Any], asked: int, made: int, raw: bytes) -> Result:
+def _result(choice: dict[str, Any], asked: int, written: int, raw: bytes) -> Result:
     reason = choice.get("finish_reason") or "stop"
     message = choice.get("message", {"content": choice.get("text")})
     text = message.get("content") if isinstance(message, dict) else None
@@ -127,11 +127,11 @@ def _result(choice: dict[str, Any], asked: int, made: int, raw: bytes) -> Result
         text = ""  # a reasoning model that spent all its tokens before the answer
     if not isinstance(text, str):
         raise BadAnswerError(f"the answer has no text: {_short(raw)}")
-    return Completion(text, str(reason), asked, made, _logprob(choice.get("logprobs")))
+    return Completion(text, str(reason), asked, written, _logprob(choice.get("logprobs")))
 
 
-def _logprob(found: object) -> float | None:
-    content = found.get("content") if isinstance(found, dict) else None
+def _logprob(logprobs: object) -> float | None:
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return None
     try:
@@ -165,11 +165,11 @@ def prompt_length(raw: bytes) -> int:
 def token_logprobs(raw: bytes, skip: int) -> TokenLogprobs:
     """Log-probabilities of the prompt's tokens after the first `skip`, as vLLM writes them."""
     answer = _object(raw)
-    found = answer.get("prompt_logprobs")
-    if not isinstance(found, list):
+    logprobs = answer.get("prompt_logprobs")
+    if not isinstance(logprobs, list):
         raise BadAnswerError("the answer has no prompt_logprobs; is the server vLLM?")
     try:
-        pairs = [next(iter(entry.values())) for entry in found[skip:]]
+        pairs = [next(iter(entry.values())) for entry in logprobs[skip:]]
         tokens = [(str(p["decoded_token"]), float(p["logprob"])) for p in pairs]
     except (AttributeError, KeyError, TypeError, StopIteration) as error:
         raise BadAnswerError(f"prompt_logprobs of an unknown form: {error!r}") from error
@@ -189,8 +189,8 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _count(usage: dict[str, Any], name: str) -> int:
-    found = usage.get(name)
-    return found if isinstance(found, int) and found >= 0 else 0
+    count = usage.get(name)
+    return count if isinstance(count, int) and count >= 0 else 0
 
 
 def _short(raw: bytes) -> str:

@@ -253,8 +253,8 @@ def _interval(unit: Ints, values: pl.Series, m: Floats) -> tuple[Floats, float, 
     """Squared distances of ordered pairs, as `_nominal` counts unequal ones."""
     x = values.to_numpy()
     x = x - x.mean()  # for the digits; distances stay
-    one = np.bincount(unit, weights=x)
-    two = np.bincount(unit, weights=x**2)
-    n, s1, s2 = float(m.sum()), float(one.sum()), float(two.sum())
+    sums = np.bincount(unit, weights=x)
+    squares = np.bincount(unit, weights=x**2)
+    n, s1, s2 = float(m.sum()), float(sums.sum()), float(squares.sum())
     spread = 2 * (n * s2 - s1**2)
-    return 2 * (m * two - one**2), spread, 2 * (n * two + s2 * m - 2 * s1 * one)
+    return 2 * (m * squares - sums**2), spread, 2 * (n * squares + s2 * m - 2 * s1 * sums)

@@ -82,15 +82,15 @@ def coverage(
     weight = 1 / pl.len().over("row")
     parts = inside.select("row", "value", weight=weight).group_by("value")
     counts = parts.agg(support=pl.len().cast(pl.Int64), weight=pl.col("weight").sort().sum())
-    found = known.join(counts, on="value", how="left", maintain_order="left").fill_null(0)
+    weighed = known.join(counts, on="value", how="left", maintain_order="left").fill_null(0)
     labelled = inside["row"].n_unique()
-    share = (found["weight"].to_numpy() / labelled) if labelled else np.zeros(len(categories))
+    share = (weighed["weight"].to_numpy() / labelled) if labelled else np.zeros(len(categories))
     wanted = None if target is None else _mix(target, categories)
     outside = flat.join(known, on="value", how="anti").group_by("value").agg(support=pl.len())
     table = pl.DataFrame(
         {
-            "category": found["value"],
-            "support": found["support"].cast(pl.Int64),
+            "category": weighed["value"],
+            "support": weighed["support"].cast(pl.Int64),
             "share": share,
             "target": pl.Series(wanted, dtype=pl.Float64)
             if wanted is not None
@@ -159,16 +159,16 @@ def joint_cells(
     Raises:
         DataError: more combinations than `most`, or none.
     """
-    size = math.prod(len(found) for found in axes.values())
+    size = math.prod(len(values) for values in axes.values())
     if not axes or not 0 < size <= most:
         raise DataError(f"{size:,} combinations of {', '.join(axes)}; 1 to {most:,} can be listed")
     cells = pl.DataFrame({})
     rows = pl.DataFrame({"row": pl.int_range(table.height, eager=True)})
-    for name, found in axes.items():
+    for name, values in axes.items():
         flat = _flat(table[name]).rename({"value": name})
         rows = rows.join(flat, on="row", how="inner", maintain_order="left")
-        one = pl.DataFrame({name: pl.Series(list(found), dtype=pl.String)})
-        cells = one if cells.width == 0 else cells.join(one, how="cross")
+        axis = pl.DataFrame({name: pl.Series(list(values), dtype=pl.String)})
+        cells = axis if cells.width == 0 else cells.join(axis, how="cross")
     counts = rows.group_by(list(axes)).agg(support=pl.len().cast(pl.Int64))
     joined = cells.join(counts, on=list(axes), how="left", maintain_order="left")
     return joined.with_columns(pl.col("support").fill_null(0))

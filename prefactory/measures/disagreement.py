@@ -63,8 +63,8 @@ def accuracy(pairs: pl.DataFrame, names: Sequence[str] | None = None) -> pl.Data
         there = gap.is_not_null()
         values = gap.filter(there).to_numpy()
         groups = pairs["prompt_id"].filter(there) if "prompt_id" in pairs.columns else None
-        found = pairwise_accuracy(values, groups) if len(values) else (None, None)
-        rows.append((gap.name, len(values), int((values == 0).sum()), *found))
+        rate = pairwise_accuracy(values, groups) if len(values) else (None, None)
+        rows.append((gap.name, len(values), int((values == 0).sum()), *rate))
     schema = {"objective": pl.String, "n": pl.Int64, "ties": pl.Int64}
     return pl.DataFrame(rows, schema | {"accuracy": pl.Float64, "se": pl.Float64}, orient="row")
 
@@ -89,9 +89,9 @@ def calibration(
             rows.append((gap.name, 0, None, None, None, None, None))
             continue
         slope = logistic_slope(values)
-        found = calibration_errors(slope * values, bins)
+        errors = calibration_errors(slope * values, bins)
         raw = calibration_errors(values, bins).ece
-        rows.append((gap.name, len(values), slope, found.ece, found.ace, found.mce, raw))
+        rows.append((gap.name, len(values), slope, errors.ece, errors.ace, errors.mce, raw))
     kinds = dict.fromkeys(("slope", "ece", "ace", "mce", "unscaled"), pl.Float64)
     return pl.DataFrame(rows, {"objective": pl.String, "n": pl.Int64, **kinds}, orient="row")
 
@@ -177,9 +177,9 @@ def correlations(table: pl.DataFrame, names: Sequence[str] | None = None) -> pl.
         ranked = ranks.select(a, b).filter(both)  # ranks among all are ranks among both, or anew
         ranked = ranked if whole else kept.select(pl.all().rank("average"))
         rows.append((a, b, kept.height, _pearson(kept, a, b), _pearson(ranked, a, b)))
-    found = dict.fromkeys(("pearson", "spearman"), pl.Float64)
+    kinds = dict.fromkeys(("pearson", "spearman"), pl.Float64)
     return pl.DataFrame(
-        rows, {"a": pl.String, "b": pl.String, "n": pl.Int64, **found}, orient="row"
+        rows, {"a": pl.String, "b": pl.String, "n": pl.Int64, **kinds}, orient="row"
     )
 
 
@@ -215,7 +215,7 @@ class Disagreement:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for machines; of the contradictions the counts, limits and scales."""
-        found = self.contradictions
+        doubt = self.contradictions
         tables = ("accuracy", "calibration", "agreement", "correlations")
         return {
             "pairs": self.pairs,
@@ -223,15 +223,15 @@ class Disagreement:
             "objectives": list(self.objectives),
             **{name: getattr(self, name).to_dicts() for name in tables},
             "contradictions": None
-            if found is None
+            if doubt is None
             else {
-                "overall": found.overall,
-                "aspects": list(found.aspects),
-                "scales": {o: list(scale) for o, scale in found.scales.items()},
-                "limit": found.limit,
-                "checked": found.checked,
-                "found": found.rows.height,
-                "too_high": int((found.rows["gap"] > 0).sum()),
+                "overall": doubt.overall,
+                "aspects": list(doubt.aspects),
+                "scales": {o: list(scale) for o, scale in doubt.scales.items()},
+                "limit": doubt.limit,
+                "checked": doubt.checked,
+                "found": doubt.rows.height,
+                "too_high": int((doubt.rows["gap"] > 0).sum()),
             },
         }
 

@@ -153,12 +153,12 @@ def _drawn_pairs(n: int, pairs: int, seed: int) -> list[tuple[int, int]]:
     if whole <= pairs:
         return [(i, j) for i in range(n) for j in range(i + 1, n)]
     rng = np.random.default_rng(seed)
-    places = np.sort(rng.choice(whole, size=pairs, replace=False))
+    numbers = np.sort(rng.choice(whole, size=pairs, replace=False))
     # pair number p in the order (0,1), (0,2), (1,2), (0,3), ...: j (j - 1) / 2 <= p
-    j = ((1 + np.sqrt(1 + 8 * places.astype(np.float64))) / 2).astype(np.int64)
-    j -= j * (j - 1) // 2 > places
-    j += j * (j + 1) // 2 <= places
-    i = places - j * (j - 1) // 2
+    j = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
+    j -= j * (j - 1) // 2 > numbers
+    j += j * (j + 1) // 2 <= numbers
+    i = numbers - j * (j - 1) // 2
     return list(zip(i.tolist(), j.tolist(), strict=True))
 
 
@@ -284,7 +284,7 @@ def of_texts(texts: Sequence[str], sample: int = 200, seed: int = 0) -> dict[str
         `compression_ratio`; measures that need two texts are left out where there are fewer.
     """
     drawn = _drawn(texts, sample, seed)
-    found: dict[str, float | int] = {
+    measures: dict[str, float | int] = {
         "texts": len(drawn),
         "distinct_texts": len(set(drawn)),
         "rouge_l": self_rouge_l(drawn, seed=seed),
@@ -292,4 +292,4 @@ def of_texts(texts: Sequence[str], sample: int = 200, seed: int = 0) -> dict[str
         "distinct_2": distinct_n(drawn),
         "compression_ratio": compression_ratio(drawn),
     }
-    return {k: round(v, 6) for k, v in found.items() if not math.isnan(v)}
+    return {k: round(v, 6) for k, v in measures.items() if not math.isnan(v)}

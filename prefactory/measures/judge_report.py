@@ -26,7 +26,7 @@ from prefactory.measures.agreement import (
 
 VOTES = ("judge", "round", "place", "answer", "weight", "fault")
 TIE = -1
-_TOLD = ("question", "answers", "votes")
+_COLUMNS = ("question", "answers", "votes")
 
 
 def judge_report(table: pl.DataFrame, name: str = "judge") -> dict[str, Any]:
@@ -46,16 +46,16 @@ def judge_report(table: pl.DataFrame, name: str = "judge") -> dict[str, Any]:
     Raises:
         DataError: the columns are not there.
     """
-    missing = [f"{name}_{c}" for c in _TOLD if f"{name}_{c}" not in table.columns]
+    missing = [f"{name}_{c}" for c in _COLUMNS if f"{name}_{c}" not in table.columns]
     if missing:
         raise DataError(
             f"these pairs were not judged: column {missing[0]!r} is missing; labelers.Judge and "
             "labelers.JudgePairs add it"
         )
-    found = vote_report(votes_of(table, name))
+    report = vote_report(votes_of(table, name))
     if f"{name}_prefers" in table.columns:
-        found["label"] = _label(table, name)
-    return found
+        report["label"] = _label(table, name)
+    return report
 
 
 def votes_of(table: pl.DataFrame, name: str = "judge") -> pl.DataFrame:
@@ -64,7 +64,7 @@ def votes_of(table: pl.DataFrame, name: str = "judge") -> pl.DataFrame:
     Returns:
         `question`, `answers` and the fields of a vote, sorted by question, judge and round.
     """
-    columns = {c: pl.col(f"{name}_{c}") for c in _TOLD}
+    columns = {c: pl.col(f"{name}_{c}") for c in _COLUMNS}
     rows = table.select(**columns).unique("question", keep="first", maintain_order=True)
     rows = rows.filter(pl.col("votes").list.len() > 0)
     return rows.explode("votes").unnest("votes").sort("question", "judge", "round")
@@ -84,12 +84,12 @@ def vote_report(votes: pl.DataFrame) -> dict[str, Any]:
         several. Intervals are 95%, questions are taken as independent.
     """
     votes = votes.sort("question", "judge", "round")
-    found = {**_counts(votes), "position": position_bias(votes)}
-    found["self_consistency"] = self_consistency(votes).plain()
+    report = {**_counts(votes), "position": position_bias(votes)}
+    report["self_consistency"] = self_consistency(votes).plain()
     numbers = votes["judge"].unique().sort().to_list()
     if len(numbers) > 1:
-        found["between_judges"] = between_judges(votes)
-        found["judges"] = [
+        report["between_judges"] = between_judges(votes)
+        report["judges"] = [
             {
                 "judge": judge,
                 **_counts(own := votes.filter(pl.col("judge") == judge)),
@@ -98,7 +98,7 @@ def vote_report(votes: pl.DataFrame) -> dict[str, Any]:
             }
             for judge in numbers
         ]
-    return found
+    return report
 
 
 def _counts(votes: pl.DataFrame) -> dict[str, Any]:
@@ -178,11 +178,11 @@ def verdicts(votes: pl.DataFrame) -> pl.DataFrame:
     options = votes.group_by("question", "judge", "answer").agg(n=pl.len())
     known = pl.col("answer").is_not_null()
     top = options.filter(known).filter(pl.col("n") == pl.col("n").max().over("question", "judge"))
-    said = top.group_by("question", "judge").agg(
+    named = top.group_by("question", "judge").agg(
         said=pl.when(pl.len() == 1).then(pl.col("answer").first())
     )
     every = votes.select("question", "judge").unique()
-    return every.join(said, on=["question", "judge"], how="left").sort("question", "judge")
+    return every.join(named, on=["question", "judge"], how="left").sort("question", "judge")
 
 
 def between_judges(votes: pl.DataFrame) -> dict[str, Any]:
@@ -192,19 +192,19 @@ def between_judges(votes: pl.DataFrame) -> dict[str, Any]:
         `alpha` (nominal, verdicts may be missing) and `pairs`: `one`, `other`, `agreement`,
         `kappa`.
     """
-    said = verdicts(votes)
-    wide = said.pivot("judge", index="question", values="said", sort_columns=True)
+    of_judges = verdicts(votes)
+    wide = of_judges.pivot("judge", index="question", values="said", sort_columns=True)
     judges = [c for c in wide.columns if c != "question"]
     pairs = [
         {
-            "one": int(one),
-            "other": int(other),
-            "agreement": share(wide[one] == wide[other]).plain(),
-            "kappa": cohen_kappa(wide[one], wide[other]).plain(),
+            "one": int(first),
+            "other": int(second),
+            "agreement": share(wide[first] == wide[second]).plain(),
+            "kappa": cohen_kappa(wide[first], wide[second]).plain(),
         }
-        for one, other in combinations(judges, 2)
+        for first, second in combinations(judges, 2)
     ]
-    alpha = krippendorff_alpha(said["question"], said["said"])
+    alpha = krippendorff_alpha(of_judges["question"], of_judges["said"])
     return {"alpha": alpha.plain(), "pairs": pairs}
 
 

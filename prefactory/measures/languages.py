@@ -103,12 +103,12 @@ def languages(texts: pl.Series) -> pl.Series:
     # Japanese is mixed with Han: a tenth of kana is enough
     kana = (script == "zh-cn") & (pl.col("ja") * 10 > pl.col("zh-cn"))
     script = pl.when(most >= MIN_LETTERS).then(pl.when(kana).then(pl.lit("ja")).otherwise(script))
-    found = frame.select("text", script=script)
-    by_words = _by_words(found)
+    scripts = frame.select("text", script=script)
+    by_words = _by_words(scripts)
     return by_words.select(pl.coalesce("language", "script")).to_series().alias(texts.name)
 
 
-def _by_words(found: pl.DataFrame) -> pl.DataFrame:
+def _by_words(scripts: pl.DataFrame) -> pl.DataFrame:
     """Add `language` to `text` and `script`: the one with most function words, null if unshared."""
     known = pl.concat(
         pl.DataFrame({"word": words.split()})
@@ -117,7 +117,7 @@ def _by_words(found: pl.DataFrame) -> pl.DataFrame:
         for script, lists in WORDS.items()
         for rank, (code, words) in enumerate(lists.items())
     )
-    rows = found.with_row_index("row")
+    rows = scripts.with_row_index("row")
     words = rows.filter(pl.col("script").is_in(list(WORDS))).select(
         "row", "script", word=pl.col("text").str.to_lowercase().str.extract_all(_WORD)
     )

@@ -72,9 +72,9 @@ def answer_pairs(table: pl.DataFrame, most: int = 2_000_000) -> pl.DataFrame:
     names = [c for c in table.columns if c.startswith(SCORE)]
     rows = table.select("prompt_id", "response_id", *names).sort("prompt_id", "response_id")
     size = pl.len().over("prompt_id")
-    made = (pl.int_range(pl.len()).over("prompt_id")).cum_sum()  # pairs up to and with this row
-    rows = rows.with_columns(size=size, made=made).filter(pl.col("size") > 1)
-    rows = rows.filter(pl.col("made").max().over("prompt_id") <= most).drop("size", "made")
+    so_far = (pl.int_range(pl.len()).over("prompt_id")).cum_sum()  # pairs up to and with this row
+    rows = rows.with_columns(size=size, so_far=so_far).filter(pl.col("size") > 1)
+    rows = rows.filter(pl.col("so_far").max().over("prompt_id") <= most).drop("size", "so_far")
     left, right = (
         rows.rename({"response_id": f"{s}_id"} | {n: f"{s}_{n}" for n in names}) for s in SIDES
     )

@@ -125,8 +125,8 @@ def distinct_share(tokens: pl.Series) -> pl.Series:
     opens[ends[counts > 0] - 1] = False  # the last two tokens of a text open no trigram
     opens[ends[counts > 1] - 2] = False
     total = np.maximum(counts - 2, 0)
-    places = np.concatenate(([0], np.cumsum(total)))
-    lists = pl.from_arrow(pa.LargeListArray.from_arrays(places, mixed[opens[:last]]))
+    offsets = np.concatenate(([0], np.cumsum(total)))
+    lists = pl.from_arrow(pa.LargeListArray.from_arrays(offsets, mixed[opens[:last]]))
     assert isinstance(lists, pl.Series)  # noqa: S101 - an array always gives a series
     distinct = lists.list.n_unique().to_numpy().astype(np.float64)
     share = np.divide(distinct, total, out=np.ones(counts.size), where=total > 0)

@@ -40,9 +40,9 @@ def ranks(ids: pl.Series, score: pl.Series | None) -> I64:
     order = table.with_columns(pl.col("score").fill_nan(None)).select(
         pl.arg_sort_by("score", "id", descending=[True, False], nulls_last=True)
     )
-    places = np.empty(len(ids), dtype=np.int64)
-    places[order.to_series().to_numpy()] = np.arange(len(ids))
-    return places
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[order.to_series().to_numpy()] = np.arange(len(ids))
+    return rank
 
 
 def one_of_each_cluster(edges: Edges, rank: I64) -> Choice:
@@ -59,8 +59,8 @@ def one_of_each_cluster(edges: Edges, rank: I64) -> Choice:
     row_of = np.empty(n + 1, dtype=np.int64)
     row_of[rank] = np.arange(n)
     kept = row_of[best[cluster]] if n else cluster
-    gone = np.flatnonzero(kept != np.arange(n))
-    return Choice(gone, kept[gone], _most_alike(edges, kept)[gone])
+    dropped = np.flatnonzero(kept != np.arange(n))
+    return Choice(dropped, kept[dropped], _most_alike(edges, kept)[dropped])
 
 
 def none_beside_kept(edges: Edges, rank: I64) -> Choice:
@@ -84,8 +84,8 @@ def none_beside_kept(edges: Edges, rank: I64) -> Choice:
     kept = leader.copy()
     beside = kept_beside[leader] >= 0 if n else np.zeros(0, dtype=bool)
     kept[beside] = kept_beside[leader[beside]]
-    gone = np.flatnonzero(kept != np.arange(n))
-    return Choice(gone, kept[gone], kept[gone])
+    dropped = np.flatnonzero(kept != np.arange(n))
+    return Choice(dropped, kept[dropped], kept[dropped])
 
 
 def greedy(left: I64, right: I64, rank: I64) -> I64:
@@ -100,11 +100,11 @@ def greedy(left: I64, right: I64, rank: I64) -> I64:
     better, worse = np.where(swap, right, left), np.where(swap, left, right)
     order = np.lexsort((rank[better], rank[worse]))
     beside = np.full(rank.size, -1, dtype=np.int64)
-    found = beside.tolist()
+    keeper = beside.tolist()
     for b, w in zip(better[order].tolist(), worse[order].tolist(), strict=True):
-        if found[w] < 0 and found[b] < 0 and b != w:
-            found[w] = b
-    return np.asarray(found, dtype=np.int64)
+        if keeper[w] < 0 and keeper[b] < 0 and b != w:
+            keeper[w] = b
+    return np.asarray(keeper, dtype=np.int64)
 
 
 def _most_alike(edges: Edges, kept: I64) -> I64:

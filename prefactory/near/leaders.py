@@ -177,17 +177,17 @@ class _Products:
 
     def first_kept(self, rows: I64) -> I64:
         """Of each row the best kept row that is near it, or -1."""
-        found = np.full(rows.size, -1, dtype=np.int64)
+        keepers = np.full(rows.size, -1, dtype=np.int64)
         for stripe, vectors in self.kept:
-            missing = np.flatnonzero(found < 0)
+            missing = np.flatnonzero(keepers < 0)
             if self.group[stripe[-1]] != self.group[rows[0]] or not missing.size:
                 continue
             a, b = self.edges(self.take(rows[missing]), rows[missing], vectors, stripe)
             best = np.full(missing.size, stripe.size, dtype=np.int64)
             np.minimum.at(best, a, b)
             hit = best < stripe.size
-            found[missing[hit]] = stripe[best[hit]]
-        return found
+            keepers[missing[hit]] = stripe[best[hit]]
+        return keepers
 
     def edges(
         self, left: list[torch.Tensor], rows: I64, right: list[torch.Tensor], others: I64

@@ -115,14 +115,14 @@ def _answers(
 ) -> Likeness:
     """Compare rows with answers; of pairs in the better of both ways."""
 
-    def one(name: str, other: str) -> tuple[Floats, Flags]:
+    def alike(name: str, other: str) -> tuple[Floats, Flags]:
         return _one_answer(overlap(parts[name], parts[other], *rows), prompt, same, rule)
 
     if "response" in parts:
-        index, near = one("response", "response")
+        index, near = alike("response", "response")
         return Likeness(index, near, np.zeros(same.size, dtype=bool))
     ways = [
-        [one("chosen", a), one("rejected", b)]
+        [alike("chosen", a), alike("rejected", b)]
         for a, b in (("chosen", "rejected"), ("rejected", "chosen"))
     ]
     (straight, straight_near), (cross, cross_near) = (

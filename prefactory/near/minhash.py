@@ -27,7 +27,7 @@ class Banding(NamedTuple):
     bands: int
     rows: int
 
-    def found(self, jaccard: float) -> float:
+    def recall_at(self, jaccard: float) -> float:
         """Probability that two sets of this Jaccard index become candidates."""
         return 1.0 - (1.0 - jaccard**self.rows) ** self.bands
 

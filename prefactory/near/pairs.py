@@ -94,8 +94,8 @@ def reduce_texts(texts: dict[str, pl.Series], shingle: int, cut: Banding) -> pl.
     for name, text in texts.items():
         sets = shingle_sets(text, shingle)
         answer = name != "prompt"
-        found = minhash.signatures(sets, count, TAG if answer else 0)
-        least = np.minimum(least, found)
+        hashes = minhash.signatures(sets, count, TAG if answer else 0)
+        least = np.minimum(least, hashes)
         own = set_digests(sets)
         digest = digest + (finalise(own) if answer else own)  # a sum: sides have no order
         columns[f"words_{name}"] = pl.Series(sets.words, dtype=pl.UInt32)
@@ -150,7 +150,7 @@ def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) 
     """
     equal_left, equal_right, first = _equal_sets(rows, others)
     n = rows.digest.size
-    found = [_ordered(equal_left, equal_right, n)]
+    packed = [_ordered(equal_left, equal_right, n)]
     for left, right in _meetings(rows, np.flatnonzero(first), rule):
         keep = np.ones(left.size, dtype=bool)
         if others is not None:
@@ -159,8 +159,8 @@ def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) 
             keep &= rows.group[left] == rows.group[right]
         left, right = left[keep], right[keep]
         alike = _alike(rows, left, right, rule)
-        found.append(_ordered(left[alike], right[alike], n))
-    left, right = np.divmod(np.unique(np.concatenate(found)), max(n, 1))
+        packed.append(_ordered(left[alike], right[alike], n))
+    left, right = np.divmod(np.unique(np.concatenate(packed)), max(n, 1))
     index, near, _ = similarity(rows.parts, left, right, rule)
     return Edges(left[near], right[near], index[near])
 
@@ -185,24 +185,24 @@ def linking_edges(rows: Rows, rule: Rule) -> Edges:
     some = np.flatnonzero(first)
     unlike: I64 = np.zeros(0, dtype=np.int64)
     for keys, order in _orders(rows, some, rule):
-        places = some[order]
-        at, apart, failed = _parted(root[places], keys), 0, [unlike]
+        bucketed = some[order]
+        at, apart, failed = _parted(root[bucketed], keys), 0, [unlike]
         while at.size and apart < WINDOW:
             apart += 1
-            at = at[at < places.size - apart]
+            at = at[at < bucketed.size - apart]
             at = at[keys[at] == keys[at + apart]]
-            parted = at[root[places[at]] != root[places[at + apart]]]
-            met = _ordered(places[parted], places[parted + apart], n)
+            parted = at[root[bucketed[at]] != root[bucketed[at + apart]]]
+            met = _ordered(bucketed[parted], bucketed[parted + apart], n)
             met = met[~_among(met, unlike)]
             met = met[_alike(rows, met // n, met % n, rule)]
-            found = similarity(rows.parts, met // n, met % n, rule)
-            failed.append(met[~found.near])
-            if found.near.any():
-                met = met[found.near]
+            alike = similarity(rows.parts, met // n, met % n, rule)
+            failed.append(met[~alike.near])
+            if alike.near.any():
+                met = met[alike.near]
                 pairs.append(met)
-                index.append(found.jaccard[found.near])
+                index.append(alike.jaccard[alike.near])
                 root = _joined(root, met // n, met % n)
-                at = np.intersect1d(at, _parted(root[places], keys), assume_unique=True)
+                at = np.intersect1d(at, _parted(root[bucketed], keys), assume_unique=True)
         if len(failed) > 1:
             unlike = np.sort(np.concatenate(failed))
     met, at = np.unique(np.concatenate(pairs), return_index=True)
@@ -218,8 +218,8 @@ def _among(keys: I64, known: I64) -> NDArray[np.bool_]:
     """Whether keys are among sorted known ones, Bool[m]."""
     if not known.size:
         return np.zeros(keys.size, dtype=bool)
-    place = np.searchsorted(known, keys)
-    there: NDArray[np.bool_] = known[np.minimum(place, known.size - 1)] == keys
+    slot = np.searchsorted(known, keys)
+    there: NDArray[np.bool_] = known[np.minimum(slot, known.size - 1)] == keys
     return there
 
 
@@ -247,9 +247,9 @@ def _parted(root: I64, keys: U64) -> I64:
     if not keys.size:
         return np.zeros(0, dtype=np.int64)
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    one = np.minimum.reduceat(root, starts) == np.maximum.reduceat(root, starts)
+    is_joined = np.minimum.reduceat(root, starts) == np.maximum.reduceat(root, starts)
     sizes = np.diff(np.append(starts, keys.size))
-    return np.flatnonzero(~np.repeat(one, sizes))
+    return np.flatnonzero(~np.repeat(is_joined, sizes))
 
 
 def _equal_sets(rows: Rows, others: NDArray[np.bool_] | None) -> tuple[I64, I64, NDArray[np.bool_]]:

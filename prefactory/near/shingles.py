@@ -72,12 +72,12 @@ def fold(texts: pl.Series) -> pl.Series:
     Null is the empty text.
     """
 
-    def beyond(found: pl.Series) -> pl.Series:
-        found = change_where(found, found.str.contains(UNUSUAL), unusual)
-        return found.str.to_lowercase().str.replace_all(r"[^\x00-\x7F\p{L}\p{M}\p{N}]", " ")
+    def beyond(block: pl.Series) -> pl.Series:
+        block = change_where(block, block.str.contains(UNUSUAL), unusual)
+        return block.str.to_lowercase().str.replace_all(r"[^\x00-\x7F\p{L}\p{M}\p{N}]", " ")
 
-    def unusual(found: pl.Series) -> pl.Series:
-        return found.str.normalize("NFKC").str.replace_all(NO_SPACES, " $0 ")
+    def unusual(block: pl.Series) -> pl.Series:
+        return block.str.normalize("NFKC").str.replace_all(NO_SPACES, " $0 ")
 
     texts = texts.fill_null("")
     return change_where(texts, texts.str.len_bytes() != texts.str.len_chars(), beyond)
@@ -93,9 +93,9 @@ def word_hashes(texts: pl.Series) -> Words:
         The hashes. A text without a letter or digit has one: of its characters as they are.
     """
     folded = fold(texts)
-    found = [_block_words(block) for block in _blocks(folded)]
-    counts = np.concatenate([np.zeros(0, np.int64), *(c for _, c in found)])
-    values = np.concatenate([np.zeros(0, np.uint64), *(v for v, _ in found)])
+    blocks = [_block_words(block) for block in _blocks(folded)]
+    counts = np.concatenate([np.zeros(0, np.int64), *(c for _, c in blocks)])
+    values = np.concatenate([np.zeros(0, np.uint64), *(v for v, _ in blocks)])
     wordless = np.flatnonzero(counts == 0)
     if wordless.size:
         whole = digests(texts.fill_null("").gather(wordless)).to_list()
@@ -115,11 +115,11 @@ def shingle_sets(texts: pl.Series, n: int) -> Sets:
     Returns:
         The sets; none is empty.
     """
-    found = word_hashes(texts)
-    parts = [_block_sets(found, n, low, high) for low, high in _row_blocks(found.offsets)]
+    words = word_hashes(texts)
+    parts = [_block_sets(words, n, low, high) for low, high in _row_blocks(words.offsets)]
     values = np.concatenate([np.zeros(0, np.uint32), *(v for v, _ in parts)])
     sizes = np.concatenate([np.zeros(0, np.int64), *(s for _, s in parts)])
-    return Sets(values, _starts(sizes), np.diff(found.offsets).astype(np.uint32))
+    return Sets(values, _starts(sizes), np.diff(words.offsets).astype(np.uint32))
 
 
 def set_digests(sets: Sets) -> U64:
@@ -134,9 +134,9 @@ def as_lists(values: NDArray[np.generic], offsets: I64) -> pl.Series:
         pa.Array.from_buffers(pa.from_numpy_dtype(a.dtype), len(a), [None, pa.py_buffer(a)])
         for a in map(np.ascontiguousarray, (offsets, values))
     )
-    found = pl.from_arrow(pa.LargeListArray.from_arrays(ends, flat))
-    assert isinstance(found, pl.Series)  # noqa: S101 - an array is a column
-    return found
+    lists = pl.from_arrow(pa.LargeListArray.from_arrays(ends, flat))
+    assert isinstance(lists, pl.Series)  # noqa: S101 - an array is a column
+    return lists
 
 
 def from_lists(lists: pl.Series) -> tuple[NDArray[np.generic], I64]:
@@ -230,20 +230,20 @@ def _row_blocks(offsets: I64, size: int = 1 << 17) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _block_sets(found: Words, n: int, low: int, high: int) -> tuple[U32, I64]:
+def _block_sets(words: Words, n: int, low: int, high: int) -> tuple[U32, I64]:
     """Sorted shingle sets of rows low to high, and their sizes."""
-    begin, end = found.offsets[low], found.offsets[high]
-    hashes = found.values[begin:end]
-    counts = np.diff(found.offsets[low : high + 1])
+    begin, end = words.offsets[low], words.offsets[high]
+    hashes = words.values[begin:end]
+    counts = np.diff(words.offsets[low : high + 1])
     rows = np.repeat(np.arange(high - low, dtype=np.uint64), counts)
-    left = np.repeat(found.offsets[low + 1 : high + 1] - begin, counts) - np.arange(hashes.size)
+    left = np.repeat(words.offsets[low + 1 : high + 1] - begin, counts) - np.arange(hashes.size)
     joined = hashes.copy()
     for step in range(1, n):
         following = np.zeros_like(hashes)
         following[: max(hashes.size - step, 0)] = hashes[step:]
         joined = joined * _MULTIPLIER + np.where(left > step, following, np.uint64(0))
     first = np.zeros(hashes.size, dtype=bool)
-    first[found.offsets[low:high] - begin] = True
+    first[words.offsets[low:high] - begin] = True
     whole = (left >= n) | first
     keys = (rows << np.uint64(32)) | (finalise(joined) >> np.uint64(32))
     keys = np.sort(keys[whole])

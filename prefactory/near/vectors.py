@@ -154,9 +154,9 @@ def cell_pairs(
     index.add(base)
     index.nprobe = min(probes, cells)
     for part in blocks(len(queries), 1 << 14):
-        limits, _, found = index.range_search(np.ascontiguousarray(queries[part]), least)
+        limits, _, neighbours = index.range_search(np.ascontiguousarray(queries[part]), least)
         rows = part.start + np.repeat(np.arange(limits.size - 1), np.diff(limits).astype(np.int64))
-        yield rows, found.astype(np.int64)
+        yield rows, neighbours.astype(np.int64)
 
 
 def above(product: torch.Tensor, least: float) -> tuple[I64, I64, Floats]:
@@ -172,6 +172,6 @@ def above(product: torch.Tensor, least: float) -> tuple[I64, I64, Floats]:
     if not some.numel():
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     product = product[some].float()
-    places = torch.nonzero(product >= least)
-    values = product[places[:, 0], places[:, 1]].cpu().numpy()
-    return some[places[:, 0]].cpu().numpy(), places[:, 1].cpu().numpy(), values
+    entries = torch.nonzero(product >= least)
+    values = product[entries[:, 0], entries[:, 1]].cpu().numpy()
+    return some[entries[:, 0]].cpu().numpy(), entries[:, 1].cpu().numpy(), values

@@ -27,7 +27,7 @@ def environment(
         filters: beside `count`, `num`, `percent` and `plain` of `prefactory.pages.wording`.
         lenient: a name that is not there is empty, not an error.
     """
-    made = SandboxedEnvironment(
+    templates = SandboxedEnvironment(
         loader=FileSystemLoader([folder, BASE]),
         autoescape=True,
         undefined=ChainableUndefined if lenient else StrictUndefined,
@@ -35,9 +35,9 @@ def environment(
         lstrip_blocks=True,
     )
     for name in ("count", "num", "percent", "plain"):
-        made.filters[name] = getattr(wording, name)
-    made.filters |= filters
-    return made
+        templates.filters[name] = getattr(wording, name)
+    templates.filters |= filters
+    return templates
 
 
 def render(

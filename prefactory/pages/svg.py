@@ -35,5 +35,12 @@ def figure(width: int, height: int, summary: str, *children: object) -> Markup:
     )
 
 
+def text_at(
+    x: float, y: float, text: str, anchor: str, style: str = "tick", transform: str | None = None
+) -> Markup:
+    """Return a text at a point; `anchor` says which part of it (start, middle, end) lies there."""
+    return el("text", text, x=x, y=y, text_anchor=anchor, class_=style, transform=transform)
+
+
 def _short(value: object) -> object:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

@@ -136,7 +136,7 @@ class Step(BaseModel):
         if not self.opens_engines():
             return []
         values = [getattr(self, name) for name in type(self).model_fields]
-        return [found for v in values for found in _engine_identities(v)]
+        return [identity for v in values for identity in _engine_identities(v)]
 
     def opens_engines(self) -> bool:
         """Tell whether the step, with these fields, opens a model at all."""
@@ -260,8 +260,8 @@ class FittedFilter(Filter, abstract=True):
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Look the rows up in the state (see `Filter.keep`)."""
-        found = self.decisions(table, ctx)
-        return found.select(
+        decisions = self.decisions(table, ctx)
+        return decisions.select(
             "reason", detail=pl.when(pl.col("reason").is_not_null()).then(self.detail())
         )
 

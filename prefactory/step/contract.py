@@ -28,25 +28,25 @@ def faults(cls: type[BaseModel], base: type[BaseModel], hooks: Mapping[str, bool
     """
     own = {n: m for n, m in _methods(cls, base) if n in hooks}
     others = {n: m for n, m in _methods(cls, base) if n not in hooks and not n.startswith("_")}
-    found: list[str] = []
+    sentences: list[str] = []
     for name, must in hooks.items():
         declared = getattr(base, name)
         if name in own:
-            found += _faults_of_method(own[name], name, declared)
+            sentences += _faults_of_method(own[name], name, declared)
             continue
         alike = difflib.get_close_matches(name, others, n=1, cutoff=CLOSE)
         if must:
-            found.append(
+            sentences.append(
                 f"has no `{_call(name, declared)}`"
                 + (f"; is that what `{alike[0]}` should be called?" if alike else "")
             )
         elif alike:
-            found.append(
+            sentences.append(
                 f"has a method `{alike[0]}`; should it be called `{name}`? If it is one of your "
                 "own, begin its name with '_'"
             )
-    place = where(cls)
-    return [f"{place} {text}" for text in found]
+    prefix = where(cls)
+    return [f"{prefix} {text}" for text in sentences]
 
 
 def where(cls: type) -> str:
@@ -102,7 +102,7 @@ def _returns(method: Callable[..., Any]) -> type | None:
         return None
     holder: Any = SimpleNamespace(__annotations__={"return": plain.__annotations__["return"]})
     try:
-        found = typing.get_type_hints(holder, globalns=plain.__globals__)["return"]
+        returned = typing.get_type_hints(holder, globalns=plain.__globals__)["return"]
     except Exception:  # a name that only a type checker knows
         return None
-    return found if isinstance(found, type) else None
+    return returned if isinstance(returned, type) else None

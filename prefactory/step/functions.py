@@ -53,18 +53,19 @@ class Function:
         Raises:
             ConfigError: there is none of that name, or it can't be called by names of columns.
         """
-        found = self._given
-        if isinstance(found, str):
-            found = import_function(found, "function")
-        found = getattr(getattr(found, "function", None), "call", found)  # a rule by decorator
-        if not isinstance(found, FunctionType):
+        function = self._given
+        if isinstance(function, str):
+            function = import_function(function, "function")
+        inner = getattr(function, "function", None)  # of a rule by decorator
+        function = getattr(inner, "call", function)
+        if not isinstance(function, FunctionType):
             raise ConfigError(f"function: {self.path} is no function written in Python (`def`)")
-        kinds = {p.kind for p in inspect.signature(found).parameters.values()}
+        kinds = {p.kind for p in inspect.signature(function).parameters.values()}
         if not kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
             raise ConfigError(
                 f"function: the parameters of {self.path} must be columns, `table` or `ctx`"
             )
-        return found
+        return function
 
     @cached_property
     def digest(self) -> str:
@@ -117,8 +118,8 @@ class Function:
                     f"its columns are {', '.join(table.columns)}"
                 )
             column = pl.col(name)
-            told = text_of(column).fill_null("") if table.schema[name] == MESSAGES else column
-            given[name] = table.select(told.alias(name)).to_series()
+            value = text_of(column).fill_null("") if table.schema[name] == MESSAGES else column
+            given[name] = table.select(value.alias(name)).to_series()
         names = inspect.signature(self.call).parameters
         answer = self.call(**{k: v for k, v in given.items() if k in names}, **options)
         if isinstance(answer, pl.Expr):

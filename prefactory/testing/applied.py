@@ -50,13 +50,13 @@ def word_vectors(encoder: Any, column: pl.Series) -> np.ndarray:  # noqa: ANN401
     Returns:
         Float32[N, 384], as wide as those of the bundled encoder.
     """
-    found = np.zeros((column.len(), WIDTH), dtype=np.float32)
+    vectors = np.zeros((column.len(), WIDTH), dtype=np.float32)
     for row, text in enumerate(column.fill_null("").to_list()):
         for word in text.lower().split() or [""]:
-            place = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=2).digest())
-            found[row, place % WIDTH] += 1.0
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found
+            column_of = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=2).digest())
+            vectors[row, column_of % WIDTH] += 1.0
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def opener() -> Callable[[Any], Any]:
@@ -130,11 +130,11 @@ def apply_step(
     notes: dict[str, int] = {}
     rows, dropped = [], [ledger.empty()]
     for shard in shards:
-        told: dict[str, int] = {}
-        made, gone = _applied(step, shard, shape, ctx, told)
-        rows.append(made)
-        dropped.append(gone)
-        notes = ledger.add_counts([notes, told])
+        own_notes: dict[str, int] = {}
+        new, lost = _applied(step, shard, shape, ctx, own_notes)
+        rows.append(new)
+        dropped.append(lost)
+        notes = ledger.add_counts([notes, own_notes])
     out = step.out_shape(shape) if isinstance(step, Generator) else shape
     table_after = canonical_order(pl.concat(rows), out)
     if isinstance(step, Generator) and step.new_prompts:  # copies go when the rows are cut again
@@ -153,8 +153,8 @@ def _applied(
     step: Step, table: pl.DataFrame, shape: Shape, ctx: Context, notes: dict[str, int]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     if isinstance(step, Filter):
-        gone = apply_filter(step, ctx.step, table, shape, ctx)
-        return table.filter(~pl.col(ROW_ID[shape]).is_in(gone["row_id"].implode())), gone
+        lost = apply_filter(step, ctx.step, table, shape, ctx)
+        return table.filter(~pl.col(ROW_ID[shape]).is_in(lost["row_id"].implode())), lost
     if isinstance(step, Labeler):
         new = apply_labeler(step, ctx.step, table, shape, ctx)
         return table.hstack(new.drop(ROW_ID[shape]).get_columns()), ledger.empty()

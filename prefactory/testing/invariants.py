@@ -92,7 +92,7 @@ def broken_invariants(
     try:
         whole = apply_step(step, table, ctx)
     except Exception as error:
-        return [f"{name}: it can't be applied to the table: {_said(error)}"]
+        return [f"{name}: it can't be applied to the table: {_error_text(error)}"]
     check = _Check(step, table, ctx, whole)
     broken = []
     for invariant in INVARIANTS:
@@ -100,7 +100,7 @@ def broken_invariants(
             try:
                 broken += [f"{name}: {invariant}: {text}" for text in check.run(invariant)]
             except Exception as error:
-                broken.append(f"{name}: {invariant}: it fails with {_said(error)}")
+                broken.append(f"{name}: {invariant}: it fails with {_error_text(error)}")
     return broken
 
 
@@ -153,7 +153,7 @@ class _Check:
         try:
             apply_step(self.step, table, self.ctx)
         except Exception as error:
-            yield f"without the columns that `needs` does not name it fails: {_said(error)}"
+            yield f"without the columns that `needs` does not name it fails: {_error_text(error)}"
 
     def identity(self) -> Iterator[str]:
         """A step read back from its fields is the same step."""
@@ -191,7 +191,7 @@ class _Check:
         except PrefactoryError:
             return
         except Exception as error:
-            yield f"it fails with {_said(error)}"
+            yield f"it fails with {_error_text(error)}"
 
 
 def edges(table: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -233,8 +233,8 @@ def _with_text(table: pl.DataFrame, shape: Shape, text: str) -> pl.DataFrame:
 
 
 def _again(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
-    made = with_ids(table, shape).unique(ROW_ID[shape], keep="first", maintain_order=True)
-    return canonical_order(made, shape)
+    rows = with_ids(table, shape).unique(ROW_ID[shape], keep="first", maintain_order=True)
+    return canonical_order(rows, shape)
 
 
 def difference(left: pl.DataFrame, right: pl.DataFrame) -> str:
@@ -244,10 +244,10 @@ def difference(left: pl.DataFrame, right: pl.DataFrame) -> str:
     if left.height != right.height:
         return f"{left.height} and {right.height} rows"
     for name in left.columns:
-        one, other = left[name], right[name]
-        if not one.equals(other):
-            row = next(i for i in range(len(one)) if not one[i : i + 1].equals(other[i : i + 1]))
-            return f"row {row}: {name} is {_short(one[row])} and {_short(other[row])}"
+        ours, theirs = left[name], right[name]
+        if not ours.equals(theirs):
+            row = next(i for i in range(len(ours)) if not ours[i : i + 1].equals(theirs[i : i + 1]))
+            return f"row {row}: {name} is {_short(ours[row])} and {_short(theirs[row])}"
     return ""
 
 
@@ -256,5 +256,5 @@ def _short(value: object) -> str:
     return text if len(text) < 120 else f"{text[:120]}..."
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

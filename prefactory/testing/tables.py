@@ -179,19 +179,19 @@ def _answer(question: int, answer: int) -> str:
 def _values(name: str, dtype: pl.DataType, n: int) -> pl.Series:
     salt = sum(place * ord(char) for place, char in enumerate(name, 1))
     numbers = [(i * 37 + salt) % 11 for i in range(n)]
-    made: list[Any]
+    values: list[Any]
     if dtype.is_float():
-        made = [number / 2 for number in numbers]
+        values = [number / 2 for number in numbers]
     elif dtype.is_integer():
-        made = numbers
+        values = numbers
     elif dtype == pl.Boolean:
-        made = [number % 2 == 0 for number in numbers]
+        values = [number % 2 == 0 for number in numbers]
     elif dtype == pl.String:
-        made = [f"group {number % 3}" for number in numbers]
+        values = [f"group {number % 3}" for number in numbers]
     elif dtype == pl.List(pl.String):
-        made = [[f"tag {k}" for k in range(number % 4)] for number in numbers]
+        values = [[f"tag {k}" for k in range(number % 4)] for number in numbers]
     elif dtype == pl.List(pl.Float64):
-        made = [[number / 2, 1.0] for number in numbers]
+        values = [[number / 2, 1.0] for number in numbers]
     else:
         raise DataError(f"no example values for column {name!r} of type {dtype}: give a table")
-    return pl.Series(name, made, dtype=dtype)
+    return pl.Series(name, values, dtype=dtype)

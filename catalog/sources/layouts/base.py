@@ -79,8 +79,8 @@ class Layout:
 
 def message(role: str, content: pl.Expr) -> pl.Expr:
     """One message of a role, as a list; null where the content is null."""
-    one = pl.concat_list(pl.struct(role=pl.lit(role), content=content))
-    return pl.when(content.is_not_null()).then(one).cast(MESSAGES)
+    messages = pl.concat_list(pl.struct(role=pl.lit(role), content=content))
+    return pl.when(content.is_not_null()).then(messages).cast(MESSAGES)
 
 
 def with_input(instruction: pl.Expr, extra: pl.Expr) -> pl.Expr:

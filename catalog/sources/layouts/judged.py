@@ -11,10 +11,10 @@ from catalog.sources.layouts.base import (
     Rule,
     Surroundings,
     detail,
+    message,
     ordered,
     with_input,
 )
-from catalog.sources.layouts.base import message as said
 from prefactory.tables import Shape
 
 _INPUT = Field("input", names=("input",), required=False)
@@ -34,9 +34,9 @@ def _answers(a: str, b: str, models: bool = True) -> tuple[Field, ...]:
         Field(f"response_{side}", Kind.ANSWER, (*text.split("|"), f"response_{side}"))
         for side, text in names.items()
     )
-    place = {"a": "1", "b": "2"}
+    number = {"a": "1", "b": "2"}
     return answers + tuple(
-        Field(f"model_{side}", names=(f"model_{side}", f"generator_{place[side]}"), required=False)
+        Field(f"model_{side}", names=(f"model_{side}", f"generator_{number[side]}"), required=False)
         for side in names
         if models
     )
@@ -53,7 +53,7 @@ def _between_one_and_two(frame: pl.DataFrame, around: Surroundings) -> Draft:
     """1 (the first is better) to 2 (the second is better), fractions for a weighted judge."""
     verdict = pl.col("verdict")
     frame = ordered(frame, verdict < 1.5).with_columns(
-        prompt=said("user", with_input(pl.col("instruction"), pl.col("input"))),
+        prompt=message("user", with_input(pl.col("instruction"), pl.col("input"))),
         margin=(verdict - 1.5).abs() * 2,
     )
     odd: Rule = (
@@ -73,7 +73,7 @@ def _pandalm(frame: pl.DataFrame, around: Surroundings) -> Draft:
     )
     frame = frame.with_columns(_n=count, _first=first, _second=second)
     frame = ordered(frame, pl.col("_first") > pl.col("_second")).with_columns(
-        prompt=said("user", with_input(pl.col("instruction"), pl.col("input"))),
+        prompt=message("user", with_input(pl.col("instruction"), pl.col("input"))),
         margin=(pl.col("_first").cast(pl.Float64) - pl.col("_second")).abs() / pl.col("_n"),
     )
     ties = pl.col("_n") - pl.col("_first") - pl.col("_second")

@@ -62,8 +62,8 @@ def _answers(frame: pl.DataFrame, around: Surroundings) -> Draft:
 def _counted(frame: pl.DataFrame, column: str, number: str) -> pl.DataFrame:
     """Explode a list column with the place of each element, counted from 1 (null for none)."""
     length = pl.col(column).list.len().cast(pl.Int64)
-    places = pl.when(length > 0).then(pl.int_ranges(1, length + 1))
-    return frame.with_columns(places.alias(number)).explode(column, number, empty_as_null=True)
+    numbers = pl.when(length > 0).then(pl.int_ranges(1, length + 1))
+    return frame.with_columns(numbers.alias(number)).explode(column, number, empty_as_null=True)
 
 
 def _until(turn: int) -> pl.Expr:

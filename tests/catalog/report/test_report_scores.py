@@ -143,7 +143,7 @@ def test_the_plot_marks_sides_and_front():
     assert drawn.count(' ahead"') == 1
     assert "rejected at 5, 5, on the front" in drawn
     assert "<b>" not in drawn
-    told = pareto.told(points, 0, 1)
+    told = pareto.sentence(points, 0, 1)
     assert told.startswith("1 of 5 answers lie on the Pareto front (0 chosen, 1 rejected).")
     assert (
         "Of 2 pairs the chosen answer is ahead on one and not behind on the other in 50.0%" in told
@@ -158,7 +158,7 @@ def test_any_axis_has_room_and_few_ticks(values):
     axis = pareto.Axis.of(values)
     assert axis.low < axis.high
     assert len(axis.ticks) < 12
-    assert all(0 <= axis.place(v) <= 1 for v in values)
+    assert all(0 <= axis.position(v) <= 1 for v in values)
 
 
 def test_a_heatmap_is_symmetric_and_cuts_long_names():

@@ -34,7 +34,9 @@ def test_a_conversation_is_cut_where_the_user_speaks_next():
 def test_what_is_written_is_part_of_a_calls_key():
     keys = {Request([user("a")], Sampling(writes=w)).content_key for w in ("answer", "text")}
     assert len(keys) == 2
-    assert "writes" not in Sampling().one()  # calls in journals from before keep their keys
+    assert (
+        "writes" not in Sampling().of_one_sample()
+    )  # calls in journals from before keep their keys
 
 
 @pytest.fixture(scope="module")

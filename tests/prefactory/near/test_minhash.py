@@ -16,7 +16,7 @@ from prefactory.near.shingles import Sets, shingle_sets
 
 def test_known_candidate_probabilities():
     # (b, r) = (24, 10) of text-dedup's default: .14, .50 and .94 at .6, .7 and .8
-    found = [Banding(24, 10).found(j) for j in (0.6, 0.7, 0.8)]
+    found = [Banding(24, 10).recall_at(j) for j in (0.6, 0.7, 0.8)]
     assert found == pytest.approx([0.14, 0.5, 0.94], abs=0.006)
 
 
@@ -24,7 +24,7 @@ def test_known_candidate_probabilities():
 @pytest.mark.parametrize("recall", [0.5, 0.95, 0.99])
 def test_the_banding_finds_what_it_should_with_bands_as_long_as_can_be(threshold, recall):
     cut = banding(threshold, recall)
-    assert cut.found(threshold) >= recall - 1e-9
+    assert cut.recall_at(threshold) >= recall - 1e-9
     assert cut.bands * cut.rows <= MOST_HASHES
     longer = cut.rows + 1
     bands = np.log1p(-recall) / np.log1p(-(min(threshold, 1 - 1e-9) ** longer))
