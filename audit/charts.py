@@ -91,11 +91,11 @@ def _marks(chart: Chart, values: tuple[float | None, ...], low: float, high: flo
     if chart.reference is not None and low <= chart.reference <= high:
         at = x(chart.reference)
         parts.append(el("line", x1=at, x2=at, y1=1.0, y2=HEIGHT - 1, class_="half"))
-    there = [v for v in values if v is not None]
-    if not there:
+    present = [v for v in values if v is not None]
+    if not present:
         return parts
     if chart.kind == "bars":
-        width = max(x(there[0]) - x(0.0), 1.0)
+        width = max(x(present[0]) - x(0.0), 1.0)
         box = {"x": x(0.0), "y": 3.0, "width": width, "height": HEIGHT - 6}
         return [*parts, el("rect", **box, class_="solid single")]
     if chart.kind == "sides":
@@ -103,7 +103,7 @@ def _marks(chart: Chart, values: tuple[float | None, ...], low: float, high: flo
     if len(values) == 3 and values[1] is not None and values[2] is not None:
         ends = {"x1": x(values[1]), "x2": x(values[2]), "y1": _MIDDLE, "y2": _MIDDLE}
         parts.append(el("line", **ends, class_="whisker"))
-    return [*parts, el("circle", cx=x(there[0]), cy=_MIDDLE, r=3.6, class_="dot")]
+    return [*parts, el("circle", cx=x(present[0]), cy=_MIDDLE, r=3.6, class_="dot")]
 
 
 def _sides(values: tuple[float | None, ...], x) -> list[Markup]:  # type: ignore[no-untyped-def]  # noqa: ANN001

@@ -167,15 +167,15 @@ def _out_of_fold(
 
     decision = np.zeros(folds.size)
     for fold in np.unique(folds):
-        here = folds == fold
-        if np.unique(label[~here]).size < 2:
+        held = folds == fold
+        if np.unique(label[~held]).size < 2:
             continue
-        seen, asked = columns.split(here, label, centre=intercept)
+        seen, asked = columns.split(held, label, centre=intercept)
         model = LogisticRegression(C=1.0, solver="newton-cg", fit_intercept=intercept, tol=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(seen, label[~here])
-        decision[here] = np.round(model.decision_function(asked), 9)
+            model.fit(seen, label[~held])
+        decision[held] = np.round(model.decision_function(asked), 9)
     return decision
 
 

@@ -166,13 +166,8 @@ class Subject:
         return self._text_column("prompt")
 
     @cached_property
-    def folded_question(self) -> pl.Series:
-        """`question` without differences of case, white space and Unicode composition."""
-        return fold(self.question)
-
-    @cached_property
     def folded_prompt(self) -> pl.Series:
-        """`prompt_text`, folded."""
+        """`prompt_text` without differences of case, white space and Unicode composition."""
         return fold(self.prompt_text)
 
     @cached_property

@@ -137,14 +137,14 @@ def _instag(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: 
 
 
 def _match(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: ANN401
-    from filters.selection.match import target_weights
+    from filters.selection.transport import target_weights
 
     weights = target_weights(vectors, data["target"])
     return {"rows": np.argsort(-weights, kind="stable")[:k]}
 
 
 def _transport(data: Any, vectors: np.ndarray, k: int) -> dict[str, Any]:  # noqa: ANN401
-    from filters.selection.match import transport
+    from filters.selection.transport import transport
 
     _, cost = transport(vectors[:2000], data["target"][:2000], iterations=200)
     return {"rows": np.zeros(0), "value": cost}

@@ -37,6 +37,12 @@ class Shape(StrEnum):
 
 
 ROW_ID = {Shape.PROMPTS: "prompt_id", Shape.RESPONSES: "response_id", Shape.PAIRS: "pair_id"}
+TEXTS = {
+    Shape.PROMPTS: ("prompt",),
+    Shape.RESPONSES: ("prompt", "response"),
+    Shape.PAIRS: ("prompt", *SIDES),
+}
+"""Columns of messages, by shape."""
 
 _TEXT: pl.DataType = pl.String()
 _PROMPT: dict[str, pl.DataType] = {
@@ -161,6 +167,12 @@ def last_user_text(messages: pl.Expr) -> pl.Expr:
         pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content")
     )
     return users.list.last().fill_null("")
+
+
+def question_and_answer(answer: str) -> pl.Expr:
+    """The last user message and the text of an answer's column, on lines of their own."""
+    question = last_user_text(pl.col("prompt"))
+    return pl.concat_str(question, text_of(pl.col(answer)).fill_null(""), separator="\n")
 
 
 def change_where(

@@ -181,13 +181,13 @@ def spans(text: str, prompt: str, n: int = N) -> list[tuple[int, int]]:
 
     For showing a match; a prompt of fewer than n words is one run.
     """
-    here, there = _words_of(text), [word for word, _, _ in _words_of(prompt)]
-    n = min(n, len(there)) or 1
-    runs = {tuple(there[i : i + n]) for i in range(len(there) - n + 1)}
+    words, prompt_words = _words_of(text), [word for word, _, _ in _words_of(prompt)]
+    n = min(n, len(prompt_words)) or 1
+    runs = {tuple(prompt_words[i : i + n]) for i in range(len(prompt_words) - n + 1)}
     ranges: list[tuple[int, int]] = []
-    for i in range(len(here) - n + 1):
-        if tuple(word for word, _, _ in here[i : i + n]) in runs:
-            start, end = here[i][1], here[i + n - 1][2]
+    for i in range(len(words) - n + 1):
+        if tuple(word for word, _, _ in words[i : i + n]) in runs:
+            start, end = words[i][1], words[i + n - 1][2]
             if ranges and start <= ranges[-1][1]:
                 ranges[-1] = (ranges[-1][0], end)
             else:

@@ -16,7 +16,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import CatalogError, ConfigError, DataError
 from prefactory.near.vectors import Vectors, near_pairs, unit32
 from prefactory.step import Filter, Scope, State
-from prefactory.tables import ROW_ID, Shape, last_user_text, shape_of, text_of
+from prefactory.tables import ROW_ID, TEXTS, Shape, last_user_text, shape_of, text_of
 
 Side = Literal["prompt", "chosen", "rejected", "response"]
 REASONS = ("contaminated", "contaminated_short", "contaminated_similar")
@@ -134,12 +134,7 @@ class Decontaminate(Filter):
         return open_benchmarks(self.against, Catalog(root=self.catalog).root, self.n)
 
     def _sides(self, shape: Shape) -> list[str]:
-        have = {
-            Shape.PROMPTS: ("prompt",),
-            Shape.RESPONSES: ("prompt", "response"),
-            Shape.PAIRS: ("prompt", "chosen", "rejected"),
-        }[shape]
-        return [side for side in have if side in self.sides]
+        return [side for side in TEXTS[shape] if side in self.sides]
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Look the benchmarks up in a shard.
@@ -268,8 +263,8 @@ def _shown(dropped: pl.DataFrame, sides: list[str]) -> list[dict[str, Any]]:
     text: pl.Expr = last_user_text(pl.col("prompt"))
     asked = pl.col("reason") == REASONS[2]
     for side in sides:
-        here = (pl.col("side") == side) & ~asked
-        text = pl.when(here).then(text_of(pl.col(side))).otherwise(text)
+        on_side = (pl.col("side") == side) & ~asked
+        text = pl.when(on_side).then(text_of(pl.col(side))).otherwise(text)
     columns = ["number", "side", "reason", "words", "value"]
     return dropped.select(*columns, text=text.fill_null("")).to_dicts()
 

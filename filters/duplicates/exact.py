@@ -86,7 +86,7 @@ class ExactDuplicates(FittedFilter):
         """
         if self.on in SIDES and shape != Shape.PAIRS:
             raise ConfigError(f"on: {self.on}: these rows are no pairs; say on: response")
-        return {} if self.keep_best is None else score_columns(self.keep_best, shape)
+        return score_columns(self.keep_best, shape)
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce a shard to 128-bit keys.

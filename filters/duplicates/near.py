@@ -105,9 +105,7 @@ class NearDuplicates(Shingled):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The scores of `keep_best` (Float64), if it is set; PROMPTS have none."""
-        if self.keep_best is None or shape == Shape.PROMPTS:
-            return {}
-        return score_columns(self.keep_best, shape)
+        return {} if shape == Shape.PROMPTS else score_columns(self.keep_best, shape)
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce a shard to hashes.
@@ -125,10 +123,7 @@ class NearDuplicates(Shingled):
         unit = pl.col(self.unit(shape)).alias("unit")
         units = table.with_columns(unit, score=quality(self.needs(shape)))
         if self.unit(shape) == "prompt_id":
-            best = pl.col("score").max().over("prompt_id")
-            units = units.with_columns(score=best).unique(
-                "prompt_id", keep="first", maintain_order=True
-            )
+            units = prompts_at_best(units)
         texts = {
             name: units.select(text_of(pl.col(name)).fill_null("")).to_series()
             for name in self._compared(shape)
@@ -204,6 +199,12 @@ class NearDuplicates(Shingled):
             pl.when("crossed").then(pl.lit("contradiction")).otherwise(pl.lit("near_duplicate"))
         )
         return table.with_columns(reason=reason, detail=detail).select(list(DROPPED))
+
+
+def prompts_at_best(rows: pl.DataFrame) -> pl.DataFrame:
+    """The first row of each prompt, with the best `score` of all its rows."""
+    best = rows.with_columns(pl.col("score").max().over("prompt_id"))
+    return best.unique("prompt_id", keep="first", maintain_order=True)
 
 
 def quality(columns: dict[str, pl.DataType]) -> pl.Expr:

@@ -41,7 +41,7 @@ class NearIdenticalAnswers(Filter):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The score of `keep_best` (Float64), if it is set."""
-        return {} if self.keep_best is None else score_columns(self.keep_best, shape)
+        return score_columns(self.keep_best, shape)
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Compare the answers of each prompt.

@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import Field
 from rapidfuzz.distance import LCSseq
 
-from filters.duplicates.near import quality
+from filters.duplicates.near import prompts_at_best, quality
 from filters.rules.margin import score_columns
 from prefactory.context import Context
 from prefactory.near.shingles import as_lists, word_hashes
@@ -65,9 +65,7 @@ class TaskTemplates(FittedFilter):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The scores of `keep_best` (Float64), if it is set; PROMPTS have none."""
-        if self.keep_best is None or shape == Shape.PROMPTS:
-            return {}
-        return score_columns(self.keep_best, shape)
+        return {} if shape == Shape.PROMPTS else score_columns(self.keep_best, shape)
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Reduce the prompts of a shard to the hashes of their words.
@@ -81,10 +79,7 @@ class TaskTemplates(FittedFilter):
             words of the last user message, in order).
         """
         scored = table.with_columns(score=quality(self.needs(shape_of(table))))
-        best = pl.col("score").max().over("prompt_id")
-        units = scored.with_columns(best.alias("score")).unique(
-            "prompt_id", keep="first", maintain_order=True
-        )
+        units = prompts_at_best(scored)
         words = word_hashes(units.select(last_user_text(pl.col("prompt"))).to_series())
         lists = as_lists(words.values, words.offsets).list.head(self.first_words)
         return units.select(unit="prompt_id", score="score").with_columns(words=lists)

@@ -14,8 +14,10 @@ from prefactory.tables import SIDES, Shape
 Policy = Literal["drop", "keep"]
 
 
-def score_columns(objective: str, shape: Shape) -> dict[str, pl.DataType]:
-    """Name the score columns of one objective on a shape (pairs have one for each side)."""
+def score_columns(objective: str | None, shape: Shape) -> dict[str, pl.DataType]:
+    """Name the score columns of an objective, if any, on a shape (pairs have one for each side)."""
+    if objective is None:
+        return {}
     names = [f"{side}_score_{objective}" for side in SIDES]
     return dict.fromkeys(names if shape == Shape.PAIRS else [f"score_{objective}"], pl.Float64())
 

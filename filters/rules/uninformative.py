@@ -59,7 +59,7 @@ class UninformativePrompts(Filter):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The objective's score (Float64), if one is named."""
-        return {} if self.objective is None else score_columns(self.objective, shape)
+        return score_columns(self.objective, shape)
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Judge each prompt by all its answers.

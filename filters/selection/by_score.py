@@ -108,10 +108,7 @@ class MarginSelection(_Ordered):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores of the objectives (Float64)."""
-        columns = super().needs(shape)
-        for objective in self.objectives:
-            columns |= score_columns(objective, shape)
-        return columns
+        return super().needs(shape) | _scores(self.objectives, shape)
 
     def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:
         """`score_<i>`: margins."""
@@ -126,10 +123,10 @@ class MarginSelection(_Ordered):
         against = np.logical_or.reduce([m < 0 for m in margins]) & places.open
         number, name = margins[0], "margin"
         if len(margins) > 1:
-            here, name = places.eligible, "probability"
+            eligible, name = places.eligible, "probability"
             number = np.full(parts.height, np.nan)
-            number[here] = product_rule(
-                *(margin_probability(m[here], self.quantiles, self.shrink) for m in margins)
+            number[eligible] = product_rule(
+                *(margin_probability(m[eligible], self.quantiles, self.shrink) for m in margins)
             )
         if self.negative == "drop":
             places.open &= ~against
@@ -183,10 +180,7 @@ class EnsembleUncertainty(_Ordered):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores of the objectives (Float64)."""
-        columns = super().needs(shape)
-        for objective in self.objectives:
-            columns |= score_columns(objective, shape)
-        return columns
+        return super().needs(shape) | _scores(self.objectives, shape)
 
     def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:
         """`score_<i>`: margins; or `vector` (Array(Float32, d)) and `prompt_id`."""
@@ -232,6 +226,10 @@ class EnsembleUncertainty(_Ordered):
         heard = np.stack(unseen)
         heard |= heard.sum(axis=0) < 2
         return np.stack(p), heard
+
+
+def _scores(objectives: tuple[str, ...], shape: Shape) -> dict[str, pl.DataType]:
+    return {name: dtype for o in objectives for name, dtype in score_columns(o, shape).items()}
 
 
 def _margins(table: pl.DataFrame, objectives: tuple[str, ...]) -> list[pl.Series]:

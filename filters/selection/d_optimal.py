@@ -54,7 +54,7 @@ class DOptimal(Selector):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores (Float64), if `score` is set."""
-        scores = {} if self.score is None else score_columns(self.score, shape)
+        scores = score_columns(self.score, shape)
         return {**super().needs(shape), **scores}
 
     def reads(self, table: pl.DataFrame, shape: Shape, ctx: Context) -> list[pl.Series]:

@@ -148,13 +148,17 @@ class DPP(VectorSelector):
         if self.quality is not None:
             score = parts["score"].fill_null(float("nan")).to_numpy()
         top = float(score[places.open].max(initial=-np.inf, where=~np.isnan(score[places.open])))
-        there = np.where(np.isfinite(score), score, top) - (top if np.isfinite(top) else 0.0)
-        q = np.exp(np.maximum(self.alpha * np.where(places.open, there, 0.0), -LARGEST_EXPONENT))
+        below_top = np.where(np.isfinite(score), score, top) - (top if np.isfinite(top) else 0.0)
+        q = np.exp(
+            np.maximum(self.alpha * np.where(places.open, below_top, 0.0), -LARGEST_EXPONENT)
+        )
         features = (grid.q / grid.scale * q[:, None]).astype(np.float32)
         picks, left = quadratic.dpp(features, places, self.jitter)
         ranked = int(picks.rows.size)
         if self.fill == "quality":
-            picks = picks.then(places.fill(wanted(np.where(places.open, there, np.nan), "high")))
+            picks = picks.then(
+                places.fill(wanted(np.where(places.open, below_top, np.nan), "high"))
+            )
         ridge = self.jitter or 1e-3
         measure = Measure("log det", "higher", lambda r: quadratic.log_det(features, r, ridge))
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -56,8 +56,8 @@ class InsTag(Selector):
         rows, passes = complexity_first(owner, tag.astype(np.int64), parts.height, places)
 
         def coverage(kept: I64) -> float:
-            here = np.isin(owner, kept)
-            return float(np.unique(tag[here]).size / names.size) if names.size else 1.0
+            on_kept = np.isin(owner, kept)
+            return float(np.unique(tag[on_kept]).size / names.size) if names.size else 1.0
 
         facts = {
             "tags": int(names.size),

@@ -24,7 +24,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.near.vectors import one_thread
 from prefactory.step import State
-from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
+from prefactory.tables import ROW_ID, SIDES, Shape, question_and_answer, shape_of
 
 Floats = NDArray[np.float64]
 
@@ -142,13 +142,7 @@ class ISA(Subsample):
         shape = shape_of(table)
         labels = self.label_columns(shape)
         sides = ["response"] if shape == Shape.RESPONSES else list(SIDES)
-        question = last_user_text(pl.col("prompt"))
-        texts = [
-            table.select(
-                text=pl.concat_str(question, text_of(pl.col(side)).fill_null(""), separator="\n")
-            ).to_series()
-            for side in sides
-        ]
+        texts = [table.select(text=question_and_answer(side)).to_series() for side in sides]
         vectors = np.asarray(ctx.embed(self.encoder, pl.concat(texts)), dtype=np.float32)
         parts = np.split(vectors, len(sides))
         dtype = pl.Array(pl.Float32, vectors.shape[1])

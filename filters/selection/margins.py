@@ -61,10 +61,10 @@ def wanted(score: Floats, order: Order) -> I64:
     Returns:
         Int64[n], a permutation; of equals the first row is first.
     """
-    there = ~np.isnan(score)
+    scored = ~np.isnan(score)
     if order == "mid":
-        middle = float(np.median(score[there])) if there.any() else 0.0
+        middle = float(np.median(score[scored])) if scored.any() else 0.0
         key = np.abs(score - middle)
     else:
         key = score if order == "low" else -score
-    return np.lexsort((np.where(there, key, 0.0), ~there)).astype(np.int64)
+    return np.lexsort((np.where(scored, key, 0.0), ~scored)).astype(np.int64)

@@ -13,9 +13,9 @@ from filters.contamination.benchmarks import read_benchmark
 from filters.selection.baseline import Measure
 from filters.selection.grid import Floats
 from filters.selection.information import gumbel_keys, mix_quotas, systematic
-from filters.selection.match import drift, target_weights
 from filters.selection.places import I64, Places
 from filters.selection.selector import Chosen, On, VectorSelector
+from filters.selection.transport import drift, target_weights
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.identity import fingerprint

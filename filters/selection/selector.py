@@ -20,7 +20,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.near.vectors import one_thread, unit32
 from prefactory.step import State
-from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
+from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, question_and_answer, shape_of
 
 CHOICES = pl.Schema(
     {
@@ -208,15 +208,10 @@ def embedded(
     """
     if ctx.embed is None:
         raise ConfigError(f"{who} needs an encoder; this context has none")
-    question = last_user_text(pl.col("prompt"))
     if on == "prompt" or shape == Shape.PROMPTS:
-        return _vectors(table, [question], encoder, ctx)[0]
+        return _vectors(table, [last_user_text(pl.col("prompt"))], encoder, ctx)[0]
     sides = ["response"] if shape == Shape.RESPONSES else list(SIDES)
-    texts = [
-        pl.concat_str(question, text_of(pl.col(side)).fill_null(""), separator="\n")
-        for side in sides
-    ]
-    vectors = _vectors(table, texts, encoder, ctx)
+    vectors = _vectors(table, [question_and_answer(side) for side in sides], encoder, ctx)
     if len(vectors) == 1:
         return vectors[0]
     chosen, rejected = vectors

@@ -13,7 +13,7 @@ from filters.selection.places import Places, Shares
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.step import FittedFilter, State
-from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of, text_of
+from prefactory.tables import ROW_ID, TEXTS, Shape, digests, shape_of, text_of
 
 ROWS = pl.Schema(
     {
@@ -28,12 +28,6 @@ ROWS = pl.Schema(
 
 
 BYTES_A_TOKEN = 4.0
-TEXTS = {
-    Shape.PROMPTS: ("prompt",),
-    Shape.RESPONSES: ("prompt", "response"),
-    Shape.PAIRS: ("prompt", *SIDES),
-}
-"""Columns whose text costs tokens, by shape."""
 
 
 class Budgeted(FittedFilter, abstract=True):

@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 
 from filters.content.language.model import SAME, languages, versions
 from filters.content.language.scripts import SCRIPT_OF, script_verdicts
+from filters.content.texts import judge_sides
 from prefactory.context import Context
 from prefactory.errors import ConfigError, MissingPackageError
 from prefactory.overrides import nearest
 from prefactory.step import Filter
-from prefactory.tables import ROW_ID, Shape, last_user_text, shape_of, text_of
+from prefactory.tables import Shape, last_user_text
 
 CODE = r"(?s)```.*?(?:```|\z)|`[^`\n]*`|https?://\S+"
 """What has no language: code and addresses."""
@@ -99,21 +100,7 @@ class Language(Filter):
         Returns:
             `reason` and `detail` (String), same height and order.
         """
-        none = pl.Series([None], dtype=pl.String).new_from_index(0, table.height)
-        judged = pl.DataFrame({"reason": none, "detail": none})
-        for side in ("response", "prompt"):
-            if side not in self.on or side not in table.columns:
-                continue
-            key = "prompt_id" if side == "prompt" else ROW_ID[shape_of(table)]
-            units = table.unique(key, keep="first", maintain_order=True)
-            text = last_user_text if side == "prompt" else text_of
-            texts = units.select(text(pl.col(side)).fill_null("")).to_series()
-            found = units.select(key).hstack(self._judged(texts, side))
-            here = table.select(key).join(found, on=key, how="left", maintain_order="left")
-            judged = judged.hstack(here.select(r="reason", d="detail")).select(
-                reason=pl.coalesce("reason", "r"), detail=pl.coalesce("detail", "d")
-            )
-        return judged
+        return judge_sides(table, self.on, self._judged, last_user_text)
 
     def _judged(self, texts: pl.Series, side: str) -> pl.DataFrame:
         prose = texts.str.replace_all(CODE, " ")

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from filters.content.personal_data.hide import Hidden, hide
 from filters.content.personal_data.presidio import Presidio
 from filters.content.personal_data.rules import KINDS, Kind
+from filters.content.texts import judge_sides
 from prefactory.context import Context
 from prefactory.errors import ConfigError, MissingPackageError
 from prefactory.step import Filter, Generated, Generator, Step
@@ -19,7 +20,6 @@ from prefactory.tables import (
     Shape,
     canonical_order,
     shape_of,
-    text_of,
     with_ids,
     with_prompt_id,
 )
@@ -101,20 +101,7 @@ class PersonalData(Finder, Filter):
         Returns:
             `reason` and `detail` (String), same height and order.
         """
-        none = pl.Series([None], dtype=pl.String).new_from_index(0, table.height)
-        judged = pl.DataFrame({"reason": none, "detail": none})
-        for side in ("response", "prompt"):
-            if side not in self.on or side not in table.columns:
-                continue
-            key = "prompt_id" if side == "prompt" else ROW_ID[shape_of(table)]
-            units = table.unique(key, keep="first", maintain_order=True)
-            texts = units.select(text_of(pl.col(side)).fill_null("")).to_series()
-            found = units.select(key).hstack(self._judged(texts, side))
-            here = table.select(key).join(found, on=key, how="left", maintain_order="left")
-            judged = judged.hstack(here.select(r="reason", d="detail")).select(
-                reason=pl.coalesce("reason", "r"), detail=pl.coalesce("detail", "d")
-            )
-        return judged
+        return judge_sides(table, self.on, self._judged)
 
     def _judged(self, texts: pl.Series, side: str) -> pl.DataFrame:
         counts = self.hidden(texts).counts()

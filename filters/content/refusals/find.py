@@ -36,13 +36,13 @@ class Lists(NamedTuple):
 def languages() -> dict[str, Lists]:
     """The lists of each language."""
     text = Path(__file__).with_name("phrases.yaml").read_text("utf-8")
-    found = {}
+    by_language = {}
     for code, lists in yaml.safe_load(text).items():
         parts = dict(lists["parts"])
         refusal = "|".join(_filled(pattern, parts) for pattern in lists["patterns"])
         without = "|".join(_filled(pattern, parts) for pattern in lists["except"])
-        found[code] = Lists(tuple(lists["holds"]), f"{_START}(?:{refusal})", without or None)
-    return found
+        by_language[code] = Lists(tuple(lists["holds"]), f"{_START}(?:{refusal})", without or None)
+    return by_language
 
 
 def _filled(pattern: str, parts: dict[str, str]) -> str:

@@ -12,19 +12,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import AfterValidator, Field, model_validator
 
+from filters.content.texts import judge_once
 from filters.content.toxicity.model import Classifier
 from prefactory.beside import import_function, placed
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.step import Filter
-from prefactory.tables import ROW_ID, Shape, shape_of, text_of
+from prefactory.tables import TEXTS, Shape, shape_of
 
 Side = Literal["prompt", "chosen", "rejected", "response"]
-SIDES: dict[Shape, tuple[Side, ...]] = {
-    Shape.PROMPTS: ("prompt",),
-    Shape.RESPONSES: ("prompt", "response"),
-    Shape.PAIRS: ("prompt", "chosen", "rejected"),
-}
 Scorer = Callable[[Sequence[str]], Sequence[float | None]]
 
 
@@ -86,7 +82,7 @@ class Toxicity(Filter):
             import_function(self.function, "function")
         sides = self._sides(shape)
         if not sides:
-            known = ", ".join(SIDES[shape])
+            known = ", ".join(TEXTS[shape])
             raise ConfigError(f"sides: {', '.join(self.sides)}; a table of {shape} has {known}")
         return {self._column(side): pl.Float64() for side in sides} if self.score else {}
 
@@ -101,11 +97,11 @@ class Toxicity(Filter):
         source = Path(path).read_bytes() if path else b""
         return {**identity, "function_source": hashlib.blake2b(source, digest_size=16).hexdigest()}
 
-    def _sides(self, shape: Shape) -> list[Side]:
-        judged = [side for side in SIDES[shape] if side in self.sides]
+    def _sides(self, shape: Shape) -> list[str]:
+        judged = [side for side in TEXTS[shape] if side in self.sides]
         return [side for side in judged if self.score is None or side != "prompt"]
 
-    def _column(self, side: Side) -> str:
+    def _column(self, side: str) -> str:
         return f"score_{self.score}" if side == "response" else f"{side}_score_{self.score}"
 
     def keep(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
@@ -128,19 +124,16 @@ class Toxicity(Filter):
         toxic = pl.col("detail").is_not_null()
         return judged.select(reason=pl.when(toxic).then(pl.lit("toxic")), detail="detail")
 
-    def _values(self, table: pl.DataFrame, side: Side) -> pl.Series:
+    def _values(self, table: pl.DataFrame, side: str) -> pl.Series:
         """Value of each row's text on a side: Float64, null if unknown."""
         if self.score is not None:
             return table[self._column(side)].fill_nan(None)
-        key = "prompt_id" if side == "prompt" else ROW_ID[shape_of(table)]
-        units = table.unique(key, keep="first", maintain_order=True)
-        texts = units.select(text_of(pl.col(side)).fill_null("")).to_series()
+        return judge_once(table, side, self._judged)["value"]
+
+    def _judged(self, texts: pl.Series) -> pl.DataFrame:
         if self.model is not None:
-            values = pl.Series(self.model.probabilities(texts))
-        else:
-            values = self._asked(texts)
-        known = units.select(key, value=values)
-        return table.select(key).join(known, on=key, how="left", maintain_order="left")["value"]
+            return pl.DataFrame({"value": self.model.probabilities(texts)})
+        return self._asked(texts).to_frame("value")
 
     def _asked(self, texts: pl.Series) -> pl.Series:
         distinct = texts.unique(maintain_order=True)

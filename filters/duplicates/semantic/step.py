@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from filters.duplicates.near import quality
+from filters.duplicates.near import prompts_at_best, quality
 from filters.duplicates.semantic.polarity import FEATURES, Polarity, SameScore, polarity
 from filters.rules.margin import score_columns
 from prefactory.context import Context
@@ -20,7 +20,7 @@ from prefactory.near.pairs import array_column
 from prefactory.near.shingles import I64
 from prefactory.near.vectors import Vectors, load_faiss, unit32
 from prefactory.step import FittedFilter, State
-from prefactory.tables import ROW_ID, SIDES, Shape, last_user_text, shape_of, text_of
+from prefactory.tables import ROW_ID, SIDES, Shape, question_and_answer, shape_of, text_of
 
 
 class SemanticDuplicates(FittedFilter):
@@ -82,17 +82,13 @@ class SemanticDuplicates(FittedFilter):
             load_faiss()
         if self.stance is not None and shape == Shape.PAIRS:
             raise ConfigError("stance: a pair holds two; put the filter before labelers.Pairs")
-        return {} if shape == Shape.PROMPTS else {**self._best(shape), **self._stance(shape)}
+        return self._best(shape) | self._stance(shape)
 
     def _best(self, shape: Shape) -> dict[str, pl.DataType]:
-        if self.keep_best is None or shape == Shape.PROMPTS:
-            return {}
-        return score_columns(self.keep_best, shape)
+        return {} if shape == Shape.PROMPTS else score_columns(self.keep_best, shape)
 
     def _stance(self, shape: Shape) -> dict[str, pl.DataType]:
-        if self.stance is None or shape != Shape.RESPONSES:
-            return {}
-        return score_columns(self.stance, shape)
+        return score_columns(self.stance, shape) if shape == Shape.RESPONSES else {}
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Embed the texts of a shard and read their polarity.
@@ -117,8 +113,7 @@ class SemanticDuplicates(FittedFilter):
             unit=pl.col(self.unit(shape)), score=quality(self._best(shape)), stance=stance[0]
         )
         if self.unit(shape) == "prompt_id":
-            units = units.with_columns(score=pl.col("score").max().over("prompt_id"))
-            units = units.unique("prompt_id", keep="first", maintain_order=True)
+            units = prompts_at_best(units)
         by_prompt = ["prompt_id"] if self._by_prompt else []
         parts = units.select("unit", "score", "stance", *by_prompt)
         texts = [units.select(t.fill_null("")).to_series() for t in self._texts(shape)]
@@ -142,11 +137,9 @@ class SemanticDuplicates(FittedFilter):
         if self.on == "prompt" or shape == Shape.PROMPTS:
             return [text_of(pl.col("prompt"))]
         sides = ["response"] if shape == Shape.RESPONSES else list(SIDES)
-        answers = [text_of(pl.col(side)).fill_null("") for side in sides]
         if self.on == "response":
-            return answers
-        question = last_user_text(pl.col("prompt"))
-        return [pl.concat_str(question, answer, separator="\n") for answer in answers]
+            return [text_of(pl.col(side)) for side in sides]
+        return [question_and_answer(side) for side in sides]
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Choose which rows go.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from filters.selection.match import drift, target_weights, transport
+from filters.selection.transport import drift, target_weights, transport
 
 RNG = np.random.default_rng(0)
 
@@ -65,7 +65,7 @@ def test_logarithms_give_the_same_plan(eps, monkeypatch):
     rows, target = RNG.normal(size=(9, 4)), RNG.normal(size=(7, 4))
     weights = np.asarray([0.0, *[1 / 8] * 8])
     plan, cost = transport(rows, target, weights, eps, 500)
-    monkeypatch.setattr("filters.selection.match.HELD", 1.0)
+    monkeypatch.setattr("filters.selection.transport.HELD", 1.0)
     again, same = transport(rows, target, weights, eps, 500)
     assert again == pytest.approx(plan, abs=1e-8)
     assert cost == pytest.approx(same)
