@@ -57,7 +57,7 @@ def children(
     return canonical_order(rows_made, shape)
 
 
-def said(texts: Sequence[str], role: str = "assistant") -> Column:
+def turns(texts: Sequence[str], role: str = "assistant") -> Column:
     """Texts as conversations of one message each."""
     return MESSAGES, [[{"role": role, "content": text}] for text in texts]
 
@@ -90,7 +90,7 @@ def sides(
     each = [models] * n if isinstance(models[0] if models else "", str) else models
     columns: dict[str, Column] = {"label_source": text_column([label_source] * n)}
     for i, side in enumerate(SIDES):
-        columns[side] = said([pair[i] for pair in answers])
+        columns[side] = turns([pair[i] for pair in answers])
         columns[f"{side}_model"] = text_column([str(pair[i]) for pair in each])
         columns[f"{side}_origin"] = text_column([origins[i]] * n)
     return columns

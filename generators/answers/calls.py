@@ -105,12 +105,12 @@ def failures_by_row(answers: pl.DataFrame) -> pl.DataFrame:
         `row`, `failed_samples` (Int64) and `failures` (String: `reason count, ...`; null if none).
     """
 
-    def said(reasons: pl.Series) -> str | None:
+    def counted(reasons: pl.Series) -> str | None:
         counts = Counter(reasons.drop_nulls().to_list())
         return ", ".join(f"{r} {n}" for r, n in sorted(counts.items())) or None
 
     grouped = answers.group_by("row").agg(
         failed_samples=pl.col("reason").count().cast(pl.Int64), _failed=pl.col("reason")
     )
-    texts = pl.Series("failures", [said(r) for r in grouped["_failed"]], dtype=pl.String)
+    texts = pl.Series("failures", [counted(r) for r in grouped["_failed"]], dtype=pl.String)
     return grouped.drop("_failed").with_columns(texts)

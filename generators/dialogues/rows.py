@@ -8,7 +8,7 @@ import polars as pl
 
 from generators.dialogues.play import TRANSCRIPT, TURN_META, Branch, Dialogue
 from generators.dialogues.scenario import Scenario
-from generators.made_rows import ORIGINS, PARENT, Column, children, said, sides, talks, text_column
+from generators.made_rows import ORIGINS, PARENT, Column, children, sides, talks, text_column, turns
 from prefactory.identity import fingerprint
 from prefactory.tables import Shape
 
@@ -73,7 +73,7 @@ def rows_of(
     if make == "pairs":
         scores = [k.scores or (0.0, 0.0) for k in kept]
         new: dict[str, Column] = {
-            **_told(scenario, kept),
+            **_shared_columns(scenario, kept),
             **sides([(k.texts[0], k.texts[1]) for k in kept], (model, model),
                     (origin, origin), "judge"),
             "chosen_score_turn": (pl.Float64(), [s[0] for s in scores]),
@@ -83,8 +83,8 @@ def rows_of(
         return children(table, [k.dialogue.row for k in kept], new, Shape.PAIRS, PARENT)
     each = [(k, i) for k in kept for i in range(len(k.texts))]
     new = {
-        **_told(scenario, [k for k, _ in each]),
-        "response": said([k.texts[i] for k, i in each]),
+        **_shared_columns(scenario, [k for k, _ in each]),
+        "response": turns([k.texts[i] for k, i in each]),
         "model": text_column([model] * len(each)),
         "origin": text_column([origin] * len(each)),
         "sample": (pl.Int64(), [i for _, i in each]),
@@ -92,7 +92,7 @@ def rows_of(
     return children(table, [k.dialogue.row for k, _ in each], new, Shape.RESPONSES, PARENT)
 
 
-def _told(scenario: Scenario, kept: list[Kept]) -> dict[str, Column]:
+def _shared_columns(scenario: Scenario, kept: list[Kept]) -> dict[str, Column]:
     """What all rows tell of their dialogue."""
     n = len(kept)
     cells = [", ".join(f"{a}={c.id}" for a, c in k.dialogue.cell.items()) for k in kept]

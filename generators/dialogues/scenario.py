@@ -142,10 +142,10 @@ class Scenario(BaseModel):
 
     def _named(self) -> list[str]:
         """All actors that are named somewhere."""
-        found = [self.target, *([self.ends_when_told] if self.ends_when_told else [])]
+        actors = [self.target, *([self.ends_when_told] if self.ends_when_told else [])]
         for phase in self.phases:
-            found += [*phase.speakers, *(phase.visible_to or ())]
-        return found
+            actors += [*phase.speakers, *(phase.visible_to or ())]
+        return actors
 
     def actor(self, actor_id: str) -> Actor:
         """An actor by its id."""
@@ -215,7 +215,7 @@ def _parsed(text: str, name: str) -> Scenario:
 
 
 def _sentence(path: str, item: dict[str, Any], lines: dict[Any, int]) -> str:
-    place = tuple(item["loc"])
-    key = ".".join(map(str, place)) or "the file"
-    said = str(item["msg"]).removeprefix("Value error, ")
-    return f"{path}: line {line_of(lines, place)}: {key}: {said[0].lower()}{said[1:]}"
+    path_in_file = tuple(item["loc"])
+    key = ".".join(map(str, path_in_file)) or "the file"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{path}: line {line_of(lines, path_in_file)}: {key}: {message[0].lower()}{message[1:]}"

@@ -144,12 +144,12 @@ class MaskedContinuations(Prompted, Generator):
         for task in tasks:
             task.end(self.max_similarity, self.on_gave_up == "drop")
         good = [t for t in tasks if t.reason is None]
-        gone = pl.DataFrame(
+        dropped = pl.DataFrame(
             [(t.response_id, t.reason, t.detail) for t in tasks if t.reason is not None],
             schema={"row_id": pl.String, "reason": pl.String, "detail": pl.String},
             orient="row",
         )
-        return Generated(self._rows(table, good), gone)
+        return Generated(self._rows(table, good), dropped)
 
     def _tasks(self, table: pl.DataFrame) -> list[_Task]:
         answers = table.select(text_of(pl.col("response")).fill_null("")).to_series()
@@ -177,11 +177,11 @@ class MaskedContinuations(Prompted, Generator):
             request = masked(task.prompt[-1]["content"], task.spans, self.keep, rng)
             calls += self._calls(task, place, request, attempt, ctx)
         name = self.model.model
-        told = outcomes(calls, results(ctx, [self.model], calls), [name])
-        for call, (text, _, reason, detail) in zip(calls, told.iter_rows(), strict=True):
+        answers = outcomes(calls, results(ctx, [self.model], calls), [name])
+        for call, (text, _, reason, detail) in zip(calls, answers.iter_rows(), strict=True):
             tasks[call.row].take(call.request.sample, text, reason, detail)
-        made = [t for t in tasks if t.reason is None]
-        for task, likeness in zip(made, self._similarities(made, ctx), strict=True):
+        good = [t for t in tasks if t.reason is None]
+        for task, likeness in zip(good, self._similarities(good, ctx), strict=True):
             task.tries = attempt
             task.similarity = likeness
             task.settled = likeness <= self.max_similarity
@@ -203,14 +203,14 @@ class MaskedContinuations(Prompted, Generator):
 
         if task.method == "unguided":
             return [asked(self.render("answer", request=request, mark=MARK), 0)]
-        found, told = [], ""
+        calls, written = [], ""
         for i, (sentence, pivot) in enumerate(zip(task.sentences, task.pivots, strict=True)):
             if pivot < len(pieces(sentence)):
-                start = told + cut(sentence, pivot)[0]
+                start = written + cut(sentence, pivot)[0]
                 text = self.render("continue", request=request, before=start, mark=MARK)
-                found.append(asked(text, i))
-            told += sentence
-        return found
+                calls.append(asked(text, i))
+            written += sentence
+        return calls
 
     def _similarities(self, tasks: Sequence[_Task], ctx: Context) -> list[float]:
         if ctx.embed is None:
@@ -227,7 +227,7 @@ class MaskedContinuations(Prompted, Generator):
         rows = table[[t.row for t in tasks]]
         rejected = pl.Series("made", [t.made for t in tasks], dtype=pl.String)
         scores = [c for c in table.columns if c.startswith(SCORE)]
-        told = {
+        facts = {
             "pivots": pl.Series([t.pivots for t in tasks], dtype=pl.List(pl.Int64)),
             "similarity": pl.Series([t.similarity for t in tasks], dtype=pl.Float64),
             "tries": pl.Series([t.tries for t in tasks], dtype=pl.Int64),
@@ -237,7 +237,9 @@ class MaskedContinuations(Prompted, Generator):
         return (
             rule_pairs(rows, rejected, scores)
             .with_columns(
-                rejected_model=pl.lit(self.model.model), rejected_origin=pl.lit(self.origin), **told
+                rejected_model=pl.lit(self.model.model),
+                rejected_origin=pl.lit(self.origin),
+                **facts,
             )
             .pipe(canonical_order, Shape.PAIRS)
         )

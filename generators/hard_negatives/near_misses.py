@@ -131,12 +131,12 @@ class NearMisses(Generator):
         """
         pool = ctx.fitted.tables["pool"]
         prompts = table.unique("prompt_id", keep="first", maintain_order=True)
-        found = self._nearest(prompts, pool, ctx)
+        nearest = self._nearest(prompts, pool, ctx)
         text = text_of(pl.col("response")).fill_null("")
-        told = table.select("response_id", "prompt_id", own=text)
-        told = told.join(found, on="prompt_id", how="left", maintain_order="left")
+        misses = table.select("response_id", "prompt_id", own=text)
+        misses = misses.join(nearest, on="prompt_id", how="left", maintain_order="left")
         same = pl.col("own").str.strip_chars() == pl.col("text").str.strip_chars()
-        told = told.with_columns(
+        misses = misses.with_columns(
             reason=pl.when(pl.col("own").str.strip_chars() == "")
             .then(pl.lit("empty_answer"))
             .when(pl.col("text").is_null())
@@ -149,18 +149,18 @@ class NearMisses(Generator):
                 pl.lit("no other prompt"),
             ),
         )
-        gone = told.filter(pl.col("reason").is_not_null())
-        gone = gone.select(pl.col("response_id").alias("row_id"), "reason", "detail")
-        kept = told["reason"].is_null()
-        return Generated(self._rows(table.filter(kept), told.filter(kept)), gone)
+        dropped = misses.filter(pl.col("reason").is_not_null())
+        dropped = dropped.select(pl.col("response_id").alias("row_id"), "reason", "detail")
+        kept = misses["reason"].is_null()
+        return Generated(self._rows(table.filter(kept), misses.filter(kept)), dropped)
 
-    def _rows(self, table: pl.DataFrame, told: pl.DataFrame) -> pl.DataFrame:
+    def _rows(self, table: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
         scores = [c for c in table.columns if c.startswith(SCORE)]
-        rows = rule_pairs(table, told["text"], scores).with_columns(
-            told["near_prompt_id"],
-            told["similarity"],
-            told["model"].alias("rejected_model"),
-            told["origin"].alias("rejected_origin"),
+        rows = rule_pairs(table, misses["text"], scores).with_columns(
+            misses["near_prompt_id"],
+            misses["similarity"],
+            misses["model"].alias("rejected_model"),
+            misses["origin"].alias("rejected_origin"),
         )
         return canonical_order(rows, Shape.PAIRS)
 
@@ -184,8 +184,8 @@ class NearMisses(Generator):
         place = np.full(prompts.height, -1)
         likeness, below = np.full((2, prompts.height), np.nan)
         for rows in blocks(prompts.height, BLOCK):
-            found = _search(vectors[rows], held, ids[rows], of_pool, self.least, self.most)
-            place[rows], likeness[rows], below[rows] = found
+            hits = _search(vectors[rows], held, ids[rows], of_pool, self.least, self.most)
+            place[rows], likeness[rows], below[rows] = hits
         answers = pool.select(
             pl.int_range(pl.len()).alias("place"),
             pl.col("prompt_id").alias("near_prompt_id"),
@@ -193,12 +193,12 @@ class NearMisses(Generator):
             "model",
             "origin",
         )
-        told = prompts.select("prompt_id").with_columns(
+        nearest = prompts.select("prompt_id").with_columns(
             place=pl.Series(place, dtype=pl.Int64),
             similarity=pl.Series(likeness, dtype=pl.Float64).fill_nan(None),
             below=pl.Series(below, dtype=pl.Float64).fill_nan(None),
         )
-        return told.join(answers, on="place", how="left", maintain_order="left").drop("place")
+        return nearest.join(answers, on="place", how="left", maintain_order="left").drop("place")
 
 
 def _search(

@@ -26,8 +26,8 @@ _OPPOSITE = {"yes": "no", "no": "yes", "Yes": "No", "No": "Yes", "YES": "NO", "N
 
 def sentences(text: str) -> list[str]:
     """Cut a text after its sentences and lines; joined, they are the text."""
-    found = _SENTENCE.findall(text)
-    return found if "".join(found) == text else [text] if text else []
+    parts = _SENTENCE.findall(text)
+    return parts if "".join(parts) == text else [text] if text else []
 
 
 def pieces(text: str) -> list[str]:
@@ -69,10 +69,10 @@ def completed(prefix: str, suffix: str, end: str) -> str | None:
 
 def opposite(answer: str) -> str | None:
     """Turn "Yes." into "No." and the other way round; None for an answer that is more than that."""
-    found = _YES_NO.fullmatch(answer)
-    if found is None or found[2] not in _OPPOSITE:
+    match = _YES_NO.fullmatch(answer)
+    if match is None or match[2] not in _OPPOSITE:
         return None
-    return f"{found[1]}{_OPPOSITE[found[2]]}{found[3]}"
+    return f"{match[1]}{_OPPOSITE[match[2]]}{match[3]}"
 
 
 def context_spans(text: str, pattern: str | None) -> list[tuple[int, int]]:

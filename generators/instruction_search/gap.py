@@ -91,14 +91,14 @@ def contests(tree: Tree, output: Output, ends: int) -> list[Contest]:
     if output == "instructions":
         rest = [place for place in order if place]
         return [_contest(rest[:ends], [0], len(rest), 1, 0, means)] if rest else []
-    found: list[Contest] = []
+    pairings: list[Contest] = []
     for place, node in enumerate(tree.nodes):
         if output == "siblings":
             children = sorted(node.children, key=lambda child: (-means[child], child))
-            found += _of_one(children, means, ends, place)
+            pairings += _of_one(children, means, ends, place)
         elif output == "steps":
-            found += [_contest([c], [place], 1, 1, place, means) for c in node.children]
-    return found
+            pairings += [_contest([c], [place], 1, 1, place, means) for c in node.children]
+    return pairings
 
 
 def _of_one(order: list[int], means: list[float], ends: int, origin: int) -> list[Contest]:
@@ -137,8 +137,8 @@ class Verdict:
 def passes(contest: Contest, threshold: float) -> Verdict:
     """Judge a contest by the search's own means, before it costs fresh samples."""
     if not contest.gap > threshold:
-        told = f"{contest.gap:.4g} between best and worst, expected of equals: {threshold:.4g}"
-        return Verdict(reason="below_null_gap", detail=told)
+        detail = f"{contest.gap:.4g} between best and worst, expected of equals: {threshold:.4g}"
+        return Verdict(reason="below_null_gap", detail=detail)
     return Verdict(contest.tops[0], contest.bottoms[0], contest.gap)
 
 
@@ -163,6 +163,6 @@ def decided(
     gap = fresh[chosen] - fresh[rejected]
     threshold = factor * sd * null_gap(len(tops), len(bottoms), samples)
     if not gap > threshold:
-        told = f"{gap:.4g} by fresh samples ({contest.gap:.4g} in the search), {threshold:.4g}"
-        return Verdict(reason="gap_not_confirmed", detail=f"{told} expected of equals")
+        detail = f"{gap:.4g} by fresh samples ({contest.gap:.4g} in the search), {threshold:.4g}"
+        return Verdict(reason="gap_not_confirmed", detail=f"{detail} expected of equals")
     return Verdict(chosen, rejected, gap)

@@ -116,13 +116,13 @@ class Tree:
         Only the root can be without a mean of its own; without children its Q is 0, which nobody
         reads.
         """
-        found = [0.0] * len(self.nodes)
+        means = [0.0] * len(self.nodes)
         for place in range(len(self.nodes) - 1, -1, -1):
             node = self.nodes[place]
             own = [] if node.mean is None else [node.mean]
-            parts = [*own, *(found[child] for child in node.children)]
-            found[place] = math.fsum(parts) / len(parts) if parts else 0.0
-        return found
+            parts = [*own, *(means[child] for child in node.children)]
+            means[place] = math.fsum(parts) / len(parts) if parts else 0.0
+        return means
 
     def bonus(self, place: int) -> float:
         """What a node, other than the root, gets for having been visited seldom."""
@@ -132,11 +132,11 @@ class Tree:
 
     def _dead(self) -> list[bool]:
         """Whether nothing can be tried at or below a node any more, for every node."""
-        found = [False] * len(self.nodes)
+        flags = [False] * len(self.nodes)
         for place in range(len(self.nodes) - 1, -1, -1):
             children = self.nodes[place].children
-            found[place] = not self.unused(place) and all(found[child] for child in children)
-        return found
+            flags[place] = not self.unused(place) and all(flags[child] for child in children)
+        return flags
 
     def _scale(self) -> tuple[float, float]:
         """Lowest mean so far, and the span to the highest (1 where there is none)."""
@@ -223,12 +223,12 @@ class Tree:
 
     def path(self, place: int) -> list[str]:
         """Actions from the root to a node."""
-        found: list[str] = []
+        actions: list[str] = []
         here = self.nodes[place]
         while here.parent is not None:
-            found.append(here.action)
+            actions.append(here.action)
             here = self.nodes[here.parent]
-        return found[::-1]
+        return actions[::-1]
 
     def dump(self) -> dict[str, Any]:
         """The whole tree as plain JSON data, with the state of its random stream."""

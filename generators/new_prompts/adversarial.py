@@ -74,8 +74,8 @@ class AdversarialWrappers(Prompted, Generator):
 
     def grows(self, rows: int, prompts: int) -> tuple[int, int]:
         """A prompt per style."""
-        made = rows * ((self.per_prompt or len(self.styles)) + self.keep_source)
-        return made, made
+        wrapped = rows * ((self.per_prompt or len(self.styles)) + self.keep_source)
+        return wrapped, wrapped
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Wrap the prompts of a table.
@@ -96,14 +96,14 @@ class AdversarialWrappers(Prompted, Generator):
             elif risk is None:
                 task.fail("no_risk", f"{self.risk} is null")
         drawn = self._drawn(ids, ctx)
-        made = [(t.row, style) for t in open_tasks(tasks) for style in drawn[t.row]]
+        picks = [(t.row, style) for t in open_tasks(tasks) for style in drawn[t.row]]
         wrapped = []
-        for row, style in made:
+        for row, style in picks:
             text = user_turn(prompts[row]) or ""
-            told = text if style is None else self.render(style, prompt=text)
-            wrapped.append(with_user_turn(prompts[row], told))
-        new = {"prompt": talks(wrapped), "attack_style": text_column([s for _, s in made])}
-        rows = children(table, [row for row, _ in made], new, Shape.PROMPTS, PARENT)
+            request = text if style is None else self.render(style, prompt=text)
+            wrapped.append(with_user_turn(prompts[row], request))
+        new = {"prompt": talks(wrapped), "attack_style": text_column([s for _, s in picks])}
+        rows = children(table, [row for row, _ in picks], new, Shape.PROMPTS, PARENT)
         return Generated(rows, lost(ids, tasks))
 
     def _drawn(self, ids: pl.Series, ctx: Context) -> list[list[Style | None]]:

@@ -153,11 +153,11 @@ class Magpie(Prompted, Sampled, Generator):
         ]
         writes: dict[str, Writes] = {"template": "user_turn", "prefix": "text", "ask": "answer"}
         sampling = self.sampling.drawn(ctx.seed, writes=writes[self.how])
-        told: dict[int, set[str]] = {}
+        seen: dict[int, set[str]] = {}
 
         def take(task: _Wanted, text: str) -> None:
             task.text = text
-            self._judge(task, told.setdefault(task.row, set()))
+            self._judge(task, seen.setdefault(task.row, set()))
 
         writer = Asker(ctx, self.model, self.sampling)
         writer.texts(tasks, "prompt", self._shown, take, self.truncated, sampling)
@@ -188,7 +188,7 @@ class Magpie(Prompted, Sampled, Generator):
             return self.render("ask", system=task.system)
         return task.before
 
-    def _judge(self, task: _Wanted, told: set[str]) -> None:
+    def _judge(self, task: _Wanted, seen: set[str]) -> None:
         """Leave out what is no request."""
         text, (low, high) = task.text, self.words
         count = word_count(text)
@@ -200,9 +200,9 @@ class Magpie(Prompted, Sampled, Generator):
             task.fail("too_long", f"{count} words")
         elif refuses(text):
             task.fail("refuses", text[:100])
-        elif text in told:
+        elif text in seen:
             task.fail("same_text", "an earlier sample says the same")
-        told.add(text)
+        seen.add(text)
 
     def _kept(self, task: _Wanted) -> list[Message]:
         stays = task.before if self.keep_system or self.before == "conversation" else []

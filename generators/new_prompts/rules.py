@@ -63,8 +63,8 @@ def copied(text: str, orders: str, prompt: str) -> str | None:
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
-    found = tokens(text)
-    return {tuple(found[i : i + _RUN]) for i in range(len(found) - _RUN + 1)}
+    words = tokens(text)
+    return {tuple(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)}
 
 
 def nearest_rouge_l(text: str, others: Iterable[str]) -> float:

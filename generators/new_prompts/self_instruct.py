@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from generators.made_rows import PARENT, children, said, user_turn
+from generators.made_rows import PARENT, children, turns, user_turn
 from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, unwanted
 from prefactory.asking import (
     FORM_TOKENS,
@@ -185,7 +185,7 @@ class SelfInstruct(Prompted, Asking, Generator):
                 seed.fail(*(seed.refused or ("nothing_written", "the list was empty")))
         written = [(seed.row, new) for seed in open_tasks(seeds) for new in seed.kept]
         new = {
-            "prompt": said([n.text for _, n in written], "user"),
+            "prompt": turns([n.text for _, n in written], "user"),
             "round": (pl.Int64(), [n.round for _, n in written]),
             "example_ids": (pl.List(pl.String), [n.examples for _, n in written]),
         }

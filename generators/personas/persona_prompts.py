@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from generators.made_rows import PARENT, children, said, text_column
+from generators.made_rows import PARENT, children, text_column, turns
 from generators.new_prompts.rules import copied, refuses
 from prefactory.asking import (
     FORM_TOKENS,
@@ -135,7 +135,7 @@ class PersonaPrompts(Prompted, Asking, Generator):
         self.asker(ctx, self.writer).forms(tasks, "prompt", _PROMPT, lambda t: t.question, take)
         fine = open_tasks(tasks)
         new = {
-            "prompt": said([t.text for t in fine], "user"),
+            "prompt": turns([t.text for t in fine], "user"),
             "persona_text": text_column([t.persona for t in fine]),
             "kind": text_column([t.kind for t in fine]),
         }

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from generators import pools
 from prefactory.errors import ConfigError
@@ -86,23 +84,15 @@ def load_bank(name_or_path: str) -> ItemBank:
     Raises:
         ConfigError: with all mistakes.
     """
-    file = Path(name_or_path)
-    mark = file.stat().st_mtime_ns if "." in name_or_path and file.is_file() else 0
-    return _load(name_or_path, mark)
+    return _load(name_or_path, pools.changed_at(name_or_path))
 
 
 @lru_cache(maxsize=8)
 def _load(name_or_path: str, mark: int) -> ItemBank:
-    try:
-        found = _File.model_validate(pools.read(name_or_path))
-    except ValidationError as error:
-        problems: list[Any] = list(error.errors(include_url=False))
-        raise ConfigError(
-            [f"{name_or_path}: {'.'.join(map(str, i['loc']))}: {i['msg']}" for i in problems]
-        ) from error
+    file = pools.read_as(_File, name_or_path)
     rows = [
         (item, number, sign)
-        for number, trait in enumerate(found.traits.values())
+        for number, trait in enumerate(file.traits.values())
         for facet in trait.facets.values()
         for sign, items in ((1, facet.plus), (-1, facet.minus))
         for item in items
@@ -120,13 +110,13 @@ def _load(name_or_path: str, mark: int) -> ItemBank:
     if wrong:
         raise ConfigError(wrong)
     return ItemBank(
-        found.system,
-        found.sensitive,
-        tuple(found.traits),
+        file.system,
+        file.sensitive,
+        tuple(file.traits),
         tuple(texts),
         np.array([number for _, number, _ in rows], dtype=np.int64),
         np.array([sign for _, _, sign in rows], dtype=np.int8),
-        tuple(t.bands.model_dump() for t in found.traits.values()),
+        tuple(t.bands.model_dump() for t in file.traits.values()),
     )
 
 
@@ -158,13 +148,13 @@ def trait_scores(answers: Answers, bank: ItemBank) -> Floats:
     """
     values = keyed(answers, bank.key).astype(np.float64)
     there = answers > 0
-    found = np.full((len(answers), len(bank.traits)), np.nan)
+    scores = np.full((len(answers), len(bank.traits)), np.nan)
     for number in range(len(bank.traits)):
         mine = bank.trait == number
         count = there[:, mine].sum(axis=1)
         total = np.where(there[:, mine], values[:, mine], 0).sum(axis=1)
-        np.divide(total, count, out=found[:, number], where=count > 0)
-    return found
+        np.divide(total, count, out=scores[:, number], where=count > 0)
+    return scores
 
 
 def bands(scores: Floats, population: Floats | None = None) -> Ints:
@@ -177,14 +167,14 @@ def bands(scores: Floats, population: Floats | None = None) -> Ints:
     Returns:
         Int64[N, K]. A score at a cut is mid; where all are equal, all are mid.
     """
-    found = np.ones(scores.shape, dtype=np.int64)
+    levels = np.ones(scores.shape, dtype=np.int64)
     others = scores if population is None else population
     for k in range(scores.shape[1]):
         known = others[~np.isnan(others[:, k]), k]
         if known.size:
             low, high = np.percentile(known, CUTS)
-            found[:, k] = 1 - (scores[:, k] < low) + (scores[:, k] > high)
-    return np.where(np.isnan(scores), -1, found)
+            levels[:, k] = 1 - (scores[:, k] < low) + (scores[:, k] > high)
+    return np.where(np.isnan(scores), -1, levels)
 
 
 def draw_people(

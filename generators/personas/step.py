@@ -234,11 +234,11 @@ class Personas(Prompted, Asking, Generator):
         band = bands(scores, population)
         rng = ctx.rng("texts")
         portraits = [
-            Portrait.draw(one, its, bank, rng, self.statements)
-            for one, its in zip(answers, band, strict=True)
+            Portrait.draw(person, its, bank, rng, self.statements)
+            for person, its in zip(answers, band, strict=True)
         ]
-        made = self._texts(portraits, ctx)
-        failures = [m if isinstance(m, Failure) else None for m in made]
+        messages = self._texts(portraits, ctx)
+        failures = [m if isinstance(m, Failure) else None for m in messages]
         ids = [
             [f"{bank.system}:{t}.{BANDS[b]}" for t, b in zip(bank.traits, its, strict=True)]
             for its in band
@@ -247,7 +247,7 @@ class Personas(Prompted, Asking, Generator):
             {
                 "persona": pl.int_range(self.people, eager=True),
                 "system": pl.Series(
-                    [None if isinstance(m, Failure) else m for m in made], dtype=pl.String
+                    [None if isinstance(m, Failure) else m for m in messages], dtype=pl.String
                 ),
                 "value_ids": pl.Series(ids, dtype=pl.List(pl.String)),
                 "traits": pl.Series(scores.round(6).tolist(), dtype=pl.List(pl.Float64)),

@@ -88,7 +88,7 @@ class Portrait:
         """The person in sentences."""
         opening = OPENINGS[self.draws[0] % len(OPENINGS)]
         closing = CLOSINGS[self.draws[1] % len(CLOSINGS)]
-        traits = [f"You {one}." for one in joined(self.clauses)]
+        traits = [f"You {clause}." for clause in joined(self.clauses)]
         items = [
             SENTENCES[answer][turn % len(SENTENCES[answer])].format(a=item)
             for (item, answer), turn in zip(self.items, self.draws[2:], strict=False)
@@ -98,7 +98,7 @@ class Portrait:
     def listed(self) -> str:
         """Items with how true they are, after a line of traits."""
         opening = OPENINGS[self.draws[0] % len(OPENINGS)]
-        traits = [f"You {one}." for one in joined(self.clauses)]
+        traits = [f"You {clause}." for clause in joined(self.clauses)]
         lines = [f"- You {item}: {LEVELS[answer]}." for item, answer in self.items]
         return "\n".join([" ".join([opening, *traits]), *lines])
 

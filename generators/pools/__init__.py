@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from prefactory.errors import ConfigError
 from prefactory.yamllines import load
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def read(name_or_path: str) -> Any:  # noqa: ANN401 - a YAML document
@@ -29,3 +33,24 @@ def read(name_or_path: str) -> Any:  # noqa: ANN401 - a YAML document
             "as ./mine.yaml"
         )
     return load(file.read_text("utf-8"), f"{name_or_path}.yaml")[0]
+
+
+def read_as(form: type[T], name_or_path: str) -> T:
+    """Read a pool or a file of the user's that has a form.
+
+    Raises:
+        ConfigError: it can't be read, or has another form; with all mistakes.
+    """
+    try:
+        return form.model_validate(read(name_or_path))
+    except ValidationError as error:
+        problems: list[Any] = list(error.errors(include_url=False))
+        raise ConfigError(
+            [f"{name_or_path}: {'.'.join(map(str, i['loc']))}: {i['msg']}" for i in problems]
+        ) from error
+
+
+def changed_at(name_or_path: str) -> int:
+    """When a file of the user's was changed, in nanoseconds, for a cache; 0 for a pool's name."""
+    file = Path(name_or_path)
+    return file.stat().st_mtime_ns if "." in name_or_path and file.is_file() else 0

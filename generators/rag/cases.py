@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from generators.made_rows import ORIGINS, PARENT, Column, children, said, sides, text_column
+from generators.made_rows import ORIGINS, PARENT, Column, children, sides, text_column, turns
 from generators.rag.rules import SITUATIONS, Situation, has, made_false, other_number
 from prefactory.asking import Task, open_tasks
 from prefactory.tables import Shape
@@ -194,7 +194,7 @@ def rows_of(table: pl.DataFrame, cases: list[Case], origin: str, judged: bool) -
             failed.setdefault(case.row, []).append(f"{case.situation} {case.reason}")
     fine = [(case, *case.pair) for case in cases if case.pair is not None]
     new: dict[str, Column] = {
-        "prompt": said([case.prompt for case, _, _ in fine], "user"),
+        "prompt": turns([case.prompt for case, _, _ in fine], "user"),
         "situation": text_column([case.situation for case, _, _ in fine]),
         "question": text_column([case.source.question for case, _, _ in fine]),
         "references": (pl.List(pl.String), [case.documents for case, _, _ in fine]),

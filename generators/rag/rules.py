@@ -118,10 +118,10 @@ def signal(
 
 def other_number(gold: str, rng: np.random.Generator) -> str | None:
     """A gold answer with another number in it, of as many digits; None where it has none."""
-    found = _NUMBER.search(gold)
-    if found is None:
+    match = _NUMBER.search(gold)
+    if match is None:
         return None
-    value = found.group(0)
+    value = match.group(0)
     digits = [c for c in value if c.isdigit()]
     while True:
         drawn = [str(int(d)) for d in rng.integers(0, 10, len(digits))]
@@ -131,7 +131,7 @@ def other_number(gold: str, rng: np.random.Generator) -> str | None:
             break
     fresh = iter(drawn)
     changed = "".join(next(fresh) if c.isdigit() else c for c in value)
-    return gold[: found.start()] + changed + gold[found.end() :]
+    return gold[: match.start()] + changed + gold[match.end() :]
 
 
 def made_false(document: str, gold: str, wrong: str) -> str | None:

@@ -11,12 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from generators import pools
 from prefactory.errors import ConfigError
@@ -52,17 +51,11 @@ def load_parts(name_or_path: str) -> Parts:
     Raises:
         ConfigError: the file is missing, or its pools or frames are wrong; all mistakes at once.
     """
-    try:
-        found = Parts.model_validate(pools.read(name_or_path))
-    except ValidationError as error:
-        items: list[Any] = list(error.errors(include_url=False))
-        raise ConfigError(
-            [f"{name_or_path}: {'.'.join(map(str, i['loc']))}: {i['msg']}" for i in items]
-        ) from error
+    parts = pools.read_as(Parts, name_or_path)
     wanted = {"openings": "who", "singles": "a", "doubles": "ab"}
     problems = []
     for pool, letters in wanted.items():
-        for frame in getattr(found, pool):
+        for frame in getattr(parts, pool):
             slots = re.findall(r"\{(.*?)\}", frame)
             plain = [slot.removeprefix("you ").lower() for slot in slots]
             if plain != (["who"] if letters == "who" else list(letters)):
@@ -70,7 +63,7 @@ def load_parts(name_or_path: str) -> Parts:
                 problems.append(f"{name_or_path}: {pool}: {frame!r} must hold {shown}, each once")
     if problems:
         raise ConfigError(problems)
-    return found
+    return parts
 
 
 @dataclass(frozen=True)
@@ -232,6 +225,6 @@ def _sentence(
             form = "you" if slot.startswith("you ") else "upper" if slot[0].isupper() else "base"
             filled[str(place)] = forms[form].gather(which[place][at])
             columns += [pl.col(str(place)), pl.lit(pieces[2 * place + 2])]
-        made = pl.DataFrame(filled).select(text=pl.concat_str(columns)).to_series()
-        out = out.scatter(at, made)
+        sentences = pl.DataFrame(filled).select(text=pl.concat_str(columns)).to_series()
+        out = out.scatter(at, sentences)
     return out

@@ -100,13 +100,13 @@ class MessageCoverage(FittedFilter):
         if ctx.embed is None:
             raise ConfigError("generators.MessageCoverage needs an encoder and this run has none")
         vectors = ctx.embed(self.encoder, seen.gather(at)).astype(np.float32)
-        found = pl.DataFrame({"row": at, "vector": vectors}).with_columns(
+        known = pl.DataFrame({"row": at, "vector": vectors}).with_columns(
             pl.col("vector").arr.to_list()
         )
         every = pl.DataFrame(
             {"row": pl.int_range(seen.len(), dtype=pl.get_index_type(), eager=True)}
         )
-        return every.join(found, on="row", how="left", maintain_order="left")["vector"]
+        return every.join(known, on="row", how="left", maintain_order="left")["vector"]
 
     def opens_engines(self) -> bool:
         """Only with an encoder."""
@@ -145,32 +145,32 @@ class MessageCoverage(FittedFilter):
         return verdict(self.decisions(table, ctx), rule)
 
     def _systems(self) -> dict[str, ValueSystem]:
-        found = [load(name) for name in (*names(), *self.values)]
-        return {system.system: system for system in found}
+        systems = [load(name) for name in (*names(), *self.values)]
+        return {system.system: system for system in systems}
 
     def _coverage(self, parts: pl.DataFrame) -> dict[str, Any]:
         """Facts by value system; of a system that nobody knows only the number of rows."""
         systems = self._systems()
-        found: dict[str, Any] = {}
+        by_system: dict[str, Any] = {}
         known = parts.filter(pl.col("value_system").is_not_null()).sort("value_system", "prompt_id")
         for (name,), rows in known.group_by("value_system", maintain_order=True):
             system = systems.get(str(name))
-            found[str(name)] = (
+            by_system[str(name)] = (
                 {"rows": rows.height}
                 if system is None
                 else facts(coverage(rows["value_ids"], system))
             )
-        return found
+        return by_system
 
     def _diversity(self, parts: pl.DataFrame) -> dict[str, float | int]:
         """Diversity of the sample."""
         drawn = parts.filter(pl.col("words").is_not_null()).sort("draw", "prompt_id")
         drawn = drawn.head(self.sample)
         # each hash stands for its word, so measures of words come out as they would of the text
-        texts = [" ".join(map(str, one)) for one in drawn["words"].to_list()]
-        found = diversity.of_texts(texts, self.sample)
-        found.pop("compression_ratio", None)  # of bytes, and the bytes are not the text's
+        texts = [" ".join(map(str, hashes)) for hashes in drawn["words"].to_list()]
+        measures = diversity.of_texts(texts, self.sample)
+        measures.pop("compression_ratio", None)  # of bytes, and the bytes are not the text's
         vectors = drawn["vector"].drop_nulls()
         if vectors.len():
-            found["vendi"] = round(diversity.vendi_of(np.array(vectors.to_list())), 6)
-        return found
+            measures["vendi"] = round(diversity.vendi_of(np.array(vectors.to_list())), 6)
+        return measures

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from generators import pools
 from generators.system_messages.place import ADDS, Existing, judged, placed
@@ -54,35 +53,27 @@ def load_pools(name_or_path: str) -> DomainPools:
     Raises:
         ConfigError: with all mistakes.
     """
-    file = Path(name_or_path)
-    mark = file.stat().st_mtime_ns if "." in name_or_path and file.is_file() else 0
-    return _load(name_or_path, mark)
+    return _load(name_or_path, pools.changed_at(name_or_path))
 
 
 @lru_cache(maxsize=8)
 def _load(name_or_path: str, mark: int) -> DomainPools:
-    try:
-        found = _Pools.model_validate(pools.read(name_or_path)).root
-    except ValidationError as error:
-        items: list[Any] = list(error.errors(include_url=False))
-        raise ConfigError(
-            [f"{name_or_path}: {'.'.join(map(str, i['loc']))}: {i['msg']}" for i in items]
-        ) from error
+    domains = pools.read_as(_Pools, name_or_path).root
     problems: list[str] = []
     names: dict[str, int] = {}
-    for number, (domain, one) in enumerate(found.items()):
-        distinct = {" ".join(m.split()) for m in one.messages} - {""}
+    for number, (domain, pool) in enumerate(domains.items()):
+        distinct = {" ".join(m.split()) for m in pool.messages} - {""}
         if len(distinct) < LEAST:
             problems.append(
                 f"{name_or_path}: {domain} has {len(distinct)} different messages; {LEAST} or more "
                 "keep a model from learning one by heart"
             )
-        for name in (domain, *one.also):
+        for name in (domain, *pool.also):
             if names.setdefault(fold(name), number) != number:
                 problems.append(f"{name_or_path}: {name!r} is the name of two domains")
     if problems:
         raise ConfigError(problems)
-    return DomainPools(names, tuple(one.messages for one in found.values()))
+    return DomainPools(names, tuple(pool.messages for pool in domains.values()))
 
 
 def fold(name: str) -> str:
@@ -132,8 +123,8 @@ class SystemPromptMix(Generator):
 
     def identity(self) -> dict[str, Any]:
         """Fields, and what stands in the pools."""
-        found = load_pools(self.pools)
-        used = {"names": found.names, "messages": [list(m) for m in found.messages]}
+        domains = load_pools(self.pools)
+        used = {"names": domains.names, "messages": [list(m) for m in domains.messages]}
         return {**super().identity(), "pools": used}
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -154,8 +145,8 @@ class SystemPromptMix(Generator):
         Returns:
             PROMPTS, one row per prompt that can take a message, in canonical order; and the others.
         """
-        found = load_pools(self.pools)
-        number = self._numbers(table, found)
+        domains = load_pools(self.pools)
+        number = self._numbers(table, domains)
         answer = judged(table, self.existing, self.refuse_roles)
         nowhere = answer["reason"].is_null() & number.is_null() & (self.unknown == "drop")
         answer = answer.with_columns(
@@ -164,7 +155,7 @@ class SystemPromptMix(Generator):
         )
         kept = answer["reason"].is_null()
         rows, number = table.filter(kept), number.filter(kept)
-        system, default = self._messages(rows["prompt_id"], number, found, ctx)
+        system, default = self._messages(rows["prompt_id"], number, domains, ctx)
         rows = rows.with_columns(
             system=system,
             system_source=pl.when(default).then(pl.lit("default")).otherwise(pl.lit("domain")),
@@ -174,10 +165,10 @@ class SystemPromptMix(Generator):
         dropped = table.select(row_id="prompt_id").hstack(answer).filter(~kept)
         return placed(rows, dropped)
 
-    def _numbers(self, table: pl.DataFrame, found: DomainPools) -> pl.Series:
+    def _numbers(self, table: pl.DataFrame, domains: DomainPools) -> pl.Series:
         """Number of each prompt's domain, null where it has no pool."""
         names = pl.DataFrame(
-            {"name": list(found.names), "number": list(found.names.values())},
+            {"name": list(domains.names), "number": list(domains.names.values())},
             schema={"name": pl.String, "number": pl.Int64},
         )
         column = pl.col(self.domain)
@@ -195,15 +186,15 @@ class SystemPromptMix(Generator):
         return every.join(first, on="row", how="left", maintain_order="left")["number"]
 
     def _messages(
-        self, ids: pl.Series, number: pl.Series, found: DomainPools, ctx: Context
+        self, ids: pl.Series, number: pl.Series, domains: DomainPools, ctx: Context
     ) -> tuple[pl.Series, pl.Series]:
         """Message of each prompt, and whether it is the default."""
         default = number.is_null() | (ctx.uniform(ids, "default") < self.default_share)
-        start = np.concatenate(([0], np.cumsum([len(m) for m in found.messages])))
+        start = np.concatenate(([0], np.cumsum([len(m) for m in domains.messages])))
         at = number.fill_null(0).to_numpy()
         size = start[at + 1] - start[at]
         draw = (ctx.uniform(ids, "message").to_numpy() * size).astype(np.int64)
-        flat = pl.Series([text for pool in found.messages for text in pool], dtype=pl.String)
+        flat = pl.Series([text for pool in domains.messages for text in pool], dtype=pl.String)
         frame = pl.DataFrame({"text": flat.gather(start[at] + draw), "default": default})
         text = pl.when("default").then(pl.lit(self.default)).otherwise("text")
         return frame.select(text=text).to_series(), default

@@ -163,8 +163,8 @@ def leaked(messages: pl.Series, answers: pl.Series, prompts: pl.Series, words: i
     ]
     given = pl.when(short & ~trivial & inside[0] & ~inside[1]).then("answer")
     runs = runs.select(first=shared.list.sort().list.first())
-    found = whole.hstack(runs).select(pl.coalesce(given, "first")).to_series()
-    return out.scatter(at, found)
+    leaks = whole.hstack(runs).select(pl.coalesce(given, "first")).to_series()
+    return out.scatter(at, leaks)
 
 
 def _runs(words: int) -> pl.Expr:

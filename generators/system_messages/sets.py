@@ -160,13 +160,13 @@ def breaks(sets: Ints, grid: Grid) -> Bools:
         Bool[n, m].
     """
     _, messages, k = sets.shape
-    found = np.zeros(sets.shape[:2], dtype=bool)
+    broken = np.zeros(sets.shape[:2], dtype=bool)
     for i, j in combinations(range(k), 2):
-        found |= grid.opposed[sets[:, :, i], sets[:, :, j]]
+        broken |= grid.opposed[sets[:, :, i], sets[:, :, j]]
     for a, b in combinations(range(messages), 2):
         same = (sets[:, a, :, None] == sets[:, b, None, :]).sum(axis=(1, 2))
-        found[:, b] |= same > grid.shared
-    return found
+        broken[:, b] |= same > grid.shared
+    return broken
 
 
 def _swap(sets: Ints, dims: Ints, grid: Grid, rng: np.random.Generator) -> int:
@@ -228,24 +228,24 @@ def _move(sets: Ints, dims: Ints, grid: Grid) -> int:
     counts = np.bincount(sets.ravel(), minlength=len(grid.values))
     changed = 0
     for prompt in np.flatnonzero(breaks(sets, grid).any(axis=1)):
-        one = sets[prompt : prompt + 1]
-        for _ in range(one.size):
-            now = breaks(one, grid)
+        own = sets[prompt : prompt + 1]
+        for _ in range(own.size):
+            now = breaks(own, grid)
             if not now.any():
                 break
             message = int(now[0].argmax())
             best: tuple[int, int, int, int] | None = None
-            for column in range(one.shape[2]):
-                before = one[0, message, column]
+            for column in range(own.shape[2]):
+                before = own[0, message, column]
                 for leaf in grid.roots[dims[prompt, message, column]]:
-                    one[0, message, column] = leaf
-                    key = (int(breaks(one, grid).sum()), int(counts[leaf]), column, int(leaf))
+                    own[0, message, column] = leaf
+                    key = (int(breaks(own, grid).sum()), int(counts[leaf]), column, int(leaf))
                     best = key if best is None or key < best else best
-                one[0, message, column] = before
+                own[0, message, column] = before
             if best is None or best[0] >= int(now.sum()):
                 break
-            counts[one[0, message, best[2]]] -= 1
+            counts[own[0, message, best[2]]] -= 1
             counts[best[3]] += 1
-            one[0, message, best[2]] = best[3]
+            own[0, message, best[2]] = best[3]
             changed += 1
     return changed

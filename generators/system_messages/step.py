@@ -202,8 +202,8 @@ class SystemMessages(Prompted, Asking, Generator):
         leaves = rows["leaves"].explode(empty_as_null=False).to_numpy().astype(np.int64)
         sets = leaves.reshape(rows.height, self.messages, laid.size)
         rows = rows.drop("leaves")[np.repeat(np.arange(rows.height), self.messages)]
-        made = self._written(rows, sets, ctx)
-        rows = rows.hstack(made.drop("reason", "detail"))
+        written = self._written(rows, sets, ctx)
+        rows = rows.hstack(written.drop("reason", "detail"))
         given = leaked(
             rows["system"].fill_null(""),
             answer_text(rows, self.answers),
@@ -211,15 +211,15 @@ class SystemMessages(Prompted, Asking, Generator):
             self.leak_words,
         )
         again = rows.select(pl.struct("prompt_id", "system").is_duplicated()).to_series()
-        fine = made["reason"].is_null()
+        fine = written["reason"].is_null()
         failed = rows.select(row_id="prompt_id").with_columns(
             reason=pl.when(fine & given.is_not_null())
             .then(pl.lit("leaks_answer"))
             .when(fine & again)
             .then(pl.lit("same_message"))
-            .otherwise(made["reason"]),
+            .otherwise(written["reason"]),
             detail=pl.coalesce(
-                made["detail"],
+                written["detail"],
                 pl.format("the answer's words: {}", given),
                 pl.lit("one message for two sets of values"),
             ),
@@ -253,12 +253,12 @@ class SystemMessages(Prompted, Asking, Generator):
         """Diversity of the messages of the first prompts in the order of the draw."""
         most = -(-SAMPLE // self.messages)
         texts = self._composed(ids.head(most), sets[:most], ctx).to_list()
-        found = diversity.of_texts(texts, SAMPLE, ctx.seed)
+        measures = diversity.of_texts(texts, SAMPLE, ctx.seed)
         if self.messages > 1:
             starts = range(0, len(texts), self.messages)
             within = [diversity.self_rouge_l(texts[i : i + self.messages]) for i in starts]
-            found["rouge_l_of_one_prompt"] = round(sum(within) / len(within), 6)
-        return found
+            measures["rouge_l_of_one_prompt"] = round(sum(within) / len(within), 6)
+        return measures
 
     def _written(self, rows: pl.DataFrame, sets: Ints, ctx: Context) -> pl.DataFrame:
         """Messages of rows that stand m per prompt.
@@ -271,12 +271,12 @@ class SystemMessages(Prompted, Asking, Generator):
         blank = pl.Series("reason", [None] * rows.height, dtype=pl.String)
         if self.backend == "embedded":
             system = self._composed(rows["prompt_id"].gather_every(self.messages), sets, ctx)
-            made = [system.alias("system"), ids, laid.seed_sets(sets)]
-            return pl.DataFrame([*made, blank, blank.alias("detail")])
+            columns = [system.alias("system"), ids, laid.seed_sets(sets)]
+            return pl.DataFrame([*columns, blank, blank.alias("detail")])
         written = self._asked(rows, sets, ctx)
         failures = [w if isinstance(w, Failure) else None for w in written]
         fine = [None if isinstance(w, Failure) else w for w in written]
-        dims = [[laid.dimensions[v] for v in one] for one in sets.reshape(-1, laid.size)]
+        dims = [[laid.dimensions[v] for v in row] for row in sets.reshape(-1, laid.size)]
         entries = [
             None if w is None else [
                 {"dimension": d, "value_id": v, "preference": p, "description": t}

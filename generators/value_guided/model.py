@@ -332,8 +332,8 @@ class RewardNet:
         device = next(self._net.parameters()).device
         with self._lock, torch.inference_mode():
             out = self._net(input_ids=ids.to(device), attention_mask=mask.to(device))
-        found: list[float] = out.logits[:, self._head].double().tolist()
-        return found
+        rewards: list[float] = out.logits[:, self._head].double().tolist()
+        return rewards
 
     def _ids(self, conversation: list[dict[str, str]], text: str) -> list[int]:
         messages = [*conversation, {"role": "assistant", "content": text}]

@@ -190,8 +190,8 @@ class ValueGuided(Sampled, Generator):
             )
             for sample in range(self.n)
         ]
-        told = outcomes(calls, results(ctx, [engine], calls), [name])
-        answers = told.with_columns(
+        texts = outcomes(calls, results(ctx, [engine], calls), [name])
+        answers = texts.with_columns(
             row=pl.Series([c.row for c in calls], dtype=pl.Int64),
             sample=pl.Series([c.request.sample for c in calls], dtype=pl.Int64),
             model=pl.lit(name),

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from catalog.values import Node, coverage, facts
 from generators.answers.step import Origin
-from generators.made_rows import ORIGINS, PARENT, children, said, sides, text_column
+from generators.made_rows import ORIGINS, PARENT, children, sides, text_column, turns
 from generators.new_prompts.rules import nearest_rouge_l, unwanted
 from generators.values.values import Ranked, least_covered, ranked
 from prefactory.asking import (
@@ -437,7 +437,7 @@ class Dilemmas(Prompted, Asking, Generator):
         ]
         name = (self.answerer or self.writer).model
         new = {
-            "prompt": said([t.asked for t in fine], "user"),
+            "prompt": turns([t.asked for t in fine], "user"),
             "value_system": text_column([system.system] * len(fine)),
             "value_ids": (pl.List(pl.String), [list(pair) for pair in ids]),
             "rule_ids": (

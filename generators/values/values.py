@@ -60,18 +60,18 @@ def ranked(values: str, priority: tuple[str, ...], opposed_only: bool) -> Ranked
     system = load(values)
     if system.kind not in KINDS:
         raise ConfigError(f"values: {system.system} names {system.kind}, which nobody weighs")
-    place = {node: i for i, node in enumerate(priority)}
-    if len(place) < len(priority):
+    places = {node: i for i, node in enumerate(priority)}
+    if len(places) < len(priority):
         raise ConfigError("priority: a node is there twice")
     for node in priority:
         system.ancestors(node)
-    found = []
+    placed = []
     for leaf in system.leaves:
-        named = [place[n] for n in reversed(system.ancestors(leaf)) if n in place]
+        named = [places[n] for n in reversed(system.ancestors(leaf)) if n in places]
         if named:
-            found.append((system.by_id[leaf], named[0]))
-    leaves = tuple(leaf for leaf, _ in found)
-    rank = np.array([r for _, r in found], dtype=np.int64)
+            placed.append((system.by_id[leaf], named[0]))
+    leaves = tuple(leaf for leaf, _ in placed)
+    rank = np.array([r for _, r in placed], dtype=np.int64)
     partners: Bools = rank[:, None] != rank[None, :]
     if opposed_only:
         pulls = [[system.opposed(a.id, b.id) for b in leaves] for a in leaves]

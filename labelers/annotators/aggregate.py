@@ -78,13 +78,13 @@ class AnnotatorAggregate(Labeler):
         """
         out: list[pl.Series] = []
         for objective, column in self.ratings.items():
-            found = closest_three(table[column])
+            ratings = closest_three(table[column])
             enough = pl.col("count") >= self.min_annotators
             wide = (
                 pl.lit(value=False) if self.max_range is None else pl.col("range") > self.max_range
             )
             score = round_half_up(pl.col("mean")) if self.round else pl.col("mean")
-            scores = found.select(
+            scores = ratings.select(
                 pl.when(enough & ~wide).then(score).alias(f"{SCORE}{objective}"),
                 pl.when(enough).then("range").alias(f"range_{objective}"),
             )
@@ -127,8 +127,8 @@ def closest_three(ratings: pl.Series) -> pl.DataFrame:
     triples = triples.sort("row", "range", "skew", "off", "mean").unique("row", keep="first")
     few = flat.filter(pl.col("count") < 3).group_by("row", "count")
     few_rows = few.agg(mean=value.mean(), range=value.max() - value.min())
-    found = pl.concat([t.select("row", "mean", "range", "count") for t in (triples, few_rows)])
-    joined = rows.select("row").join(found, on="row", how="left", maintain_order="left")
+    spans = pl.concat([t.select("row", "mean", "range", "count") for t in (triples, few_rows)])
+    joined = rows.select("row").join(spans, on="row", how="left", maintain_order="left")
     return joined.select("mean", "range", pl.col("count").fill_null(0))
 
 

@@ -363,9 +363,9 @@ def components(vectors: list[NDArray[np.float32]], dim: int) -> Floats:
     with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
         sums = ridge.total([ridge.moments(v, np.zeros((len(v), 1))) for v in vectors])
         _, axes = np.linalg.eigh(sums.xx - np.outer(sums.x, sums.x) / sums.n)
-    found: Floats = axes[:, ::-1][:, :dim]
-    largest = found[np.abs(found).argmax(axis=0), np.arange(dim)]
-    return found * np.where(largest < 0, -1.0, 1.0)
+    directions: Floats = axes[:, ::-1][:, :dim]
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(dim)]
+    return directions * np.where(largest < 0, -1.0, 1.0)
 
 
 def _mixed(users: pl.Series, known: pl.DataFrame, k: int) -> tuple[Floats, NDArray[np.bool_]]:
@@ -413,8 +413,8 @@ def _array(fold: int, name: str, values: NDArray[np.float64]) -> dict[str, Any]:
 def _read(state: State, fold: int, name: str) -> Floats:
     arrays = state.tables["arrays"]
     row = arrays.filter(pl.col("fold") == fold, pl.col("name") == name)
-    found: Floats = row["values"].item().to_numpy().reshape(row["shape"].item().to_list())
-    return found
+    array: Floats = row["values"].item().to_numpy().reshape(row["shape"].item().to_list())
+    return array
 
 
 def _loaded(state: State, fold: int, method: str) -> PALFit:

@@ -39,7 +39,21 @@ _DECAY = 0.01
 
 
 @dataclass(frozen=True)
-class PALModel:
+class _Mixtures:
+    """Users and their logits: how much of each prototype stands in each user's ideal point."""
+
+    users: tuple[str, ...]
+    logits: Floats
+
+    @property
+    def user_weights(self) -> Floats:
+        """Share of each prototype in each user's ideal point, Float64[U, k]; rows sum to 1."""
+        result: Floats = softmax(self.logits, axis=1)
+        return result
+
+
+@dataclass(frozen=True)
+class PALModel(_Mixtures):
     """Users, prototypes and the map of a fit.
 
     Attributes:
@@ -50,17 +64,9 @@ class PALModel:
         loss: mean hinge on the pairs of the fit.
     """
 
-    users: tuple[str, ...]
-    logits: Floats
     prototypes: Floats
     projection: Floats
     loss: float
-
-    @property
-    def user_weights(self) -> Floats:
-        """Share of each prototype in each user's ideal point, Float64[U, k]; rows sum to 1."""
-        result: Floats = softmax(self.logits, axis=1)
-        return result
 
     def rewards(self, vectors: Floats, weights: Floats, prompts: Floats | None = None) -> Floats:
         """Reward of each answer for its own mixture of prototypes.
@@ -288,7 +294,7 @@ def descend(groups: list[dict[str, Any]], steps: int, loss: Callable[[], torch.T
 
 
 @dataclass(frozen=True)
-class PALBModel:
+class PALBModel(_Mixtures):
     """Users and maps of a fit of PAL-B.
 
     Attributes:
@@ -301,19 +307,11 @@ class PALBModel:
         loss: mean cross-entropy on the pairs of the fit.
     """
 
-    users: tuple[str, ...]
-    logits: Floats
     heads: Floats
     offsets: Floats
     projection: Floats
     sharpness: float
     loss: float
-
-    @property
-    def user_weights(self) -> Floats:
-        """Share of each prototype in each user's ideal point, Float64[U, k]; rows sum to 1."""
-        result: Floats = softmax(self.logits, axis=1)
-        return result
 
     def rewards(self, vectors: Floats, weights: Floats, prompts: Floats | None = None) -> Floats:
         """Reward of each answer for its own mixture of prototypes, given its prompt.
@@ -423,5 +421,5 @@ def _fit_b_once(
 
     descend(groups, steps, loss)
     with torch.no_grad():
-        found = [t.numpy() for t in (logits, heads, offsets, projection)]
-        return (float(loss()), *found, min(float(sharp.exp()), SHARPEST))  # type: ignore[return-value]
+        parameters = [t.numpy() for t in (logits, heads, offsets, projection)]
+        return (float(loss()), *parameters, min(float(sharp.exp()), SHARPEST))  # type: ignore[return-value]

@@ -206,10 +206,10 @@ class Normalise(Labeler):
         except ValueError as error:
             raise ValueError(f"{value} is not JSON: {error}") from error
         known = {name for names in NUMBERS.values() for name in names}
-        found = data.get("objectives", data) if isinstance(data, dict) else data
-        if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        scales = data.get("objectives", data) if isinstance(data, dict) else data
+        if not isinstance(scales, dict) or not all(isinstance(v, dict) for v in scales.values()):
             raise ValueError(f"{value} has no mapping of objectives to their numbers")
-        return {o: {k: n for k, n in v.items() if k in known} for o, v in found.items()}
+        return {o: {k: n for k, n in v.items() if k in known} for o, v in scales.items()}
 
     @model_validator(mode="after")
     def _validate(self) -> Self:

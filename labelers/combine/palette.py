@@ -113,7 +113,7 @@ def _furthest(spare: Floats, ahead: Floats) -> float:
     taken = np.unique(np.concatenate([spare.argmax(axis=0), spare.argmin(axis=0)]))
     for _ in range(_ROUNDS):
         rows = np.concatenate([spare[taken], spare.mean(axis=0)[None]])  # the mean: bounded below
-        found = linprog(
+        optimum = linprog(
             np.append(np.zeros(m), 1.0),
             A_ub=np.column_stack([rows, -np.ones(len(rows))]),
             b_ub=np.zeros(len(rows)),
@@ -122,16 +122,16 @@ def _furthest(spare: Floats, ahead: Floats) -> float:
             bounds=[(0, None)] * m + [(None, None)],
             method="highs",
         )
-        if found.x is None:
-            raise DataError(f"the linear programme of the palette failed: {found.message}")
-        values = spare @ found.x[:m]
+        if optimum.x is None:
+            raise DataError(f"the linear programme of the palette failed: {optimum.message}")
+        values = spare @ optimum.x[:m]
         bundle = np.argsort(-values, kind="stable")[: 2 * m]
-        new = bundle[values[bundle] > found.fun + _TOLERANCE * max(1.0, abs(found.fun))]
+        new = bundle[values[bundle] > optimum.fun + _TOLERANCE * max(1.0, abs(optimum.fun))]
         new = np.setdiff1d(new, taken)
         if not new.size:
             break
         taken = np.concatenate([taken, new])
-    return float(found.fun)
+    return float(optimum.fun)
 
 
 def solve(rewards: Floats, palette: Floats, names: Sequence[str] | None = None) -> Palette:
@@ -198,10 +198,10 @@ def _dual(z: Floats, c: Floats) -> Floats:
 
     options = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 1e-15, "gtol": 1e-10}
     start = np.zeros(len(c))
-    found = minimize(
+    optimum = minimize(
         negative, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(c), options=options
     )
-    result: Floats = found.x
+    result: Floats = optimum.x
     return result
 
 
@@ -308,27 +308,27 @@ class MAP(Labeler):
                 f"labelers.MAP: no pilot answer has a score of all of {', '.join(self.objectives)}"
             )
         asked = self._asked(rewards)
-        found = answer = solve(rewards, asked, self.objectives)
-        if not found.feasible:
+        palette = answer = solve(rewards, asked, self.objectives)
+        if not palette.feasible:
             if self.on_unreachable == "error":
                 raise DataError(
-                    f"labelers.MAP: {found.message}; ask for that, or set on_unreachable: nearest"
+                    f"labelers.MAP: {palette.message}; ask for that, or set on_unreachable: nearest"
                 )
-            answer = solve(rewards, found.nearest)
+            answer = solve(rewards, palette.nearest)
         info: dict[str, Any] = {"pilot": len(rewards)}
         named = {
             "weights": answer.weights,
             "mean": rewards.mean(axis=0),
             "palette": asked,
-            "reached": found.nearest,
+            "reached": palette.nearest,
             "realised": answer.realised,
         }
         info |= {
             key: dict(zip(self.objectives, values.tolist(), strict=True))
             for key, values in named.items()
         }
-        info |= {"feasible": found.feasible, "slack": found.slack, "kl": answer.kl}
-        return State(info={**info, "ess": answer.ess, "message": found.message})
+        info |= {"feasible": palette.feasible, "slack": palette.slack, "kl": answer.kl}
+        return State(info={**info, "ess": answer.ess, "message": palette.message})
 
     def _asked(self, rewards: Floats) -> Floats:
         if self.palette is not None:

@@ -343,8 +343,8 @@ class Weigh(Labeler):
             weights = ctx.fitted.info["weights"]
             score = scoring.weighted_sum(z, np.array([weights[o] for o in self.objectives]))
         else:
-            found = rows.join(self._weights(table, ctx), on="prompt_id", maintain_order="left")
-            score = scoring.weighted_sum(z * found["weights"].to_numpy(), np.ones(z.shape[1]))
+            weighted = rows.join(self._weights(table, ctx), on="prompt_id", maintain_order="left")
+            score = scoring.weighted_sum(z * weighted["weights"].to_numpy(), np.ones(z.shape[1]))
         new = rows.select("row_id", pl.Series("score", score + 0.0).fill_nan(None))
         columns = {}
         for side in _sides(table):

@@ -184,10 +184,10 @@ class DirectionalCorrection(Labeler):
             raise ConfigError("labelers.DirectionalCorrection needs an encoder; this run has none")
         answer = text_of(pl.col("response")).fill_null("")
         texts = table.select(answer=answer, query=last_user_text(pl.col("prompt")))
-        found = ctx.embed(self.encoder, texts["answer"])
+        answers = ctx.embed(self.encoder, texts["answer"])
         if self.method == "debias":
-            return found, np.zeros((0, 0), np.float32)
-        return found, ctx.embed(self.encoder, texts["query"])
+            return answers, np.zeros((0, 0), np.float32)
+        return answers, ctx.embed(self.encoder, texts["query"])
 
 
 def _along(vectors: NDArray[np.float32], b: Floats, mean: Floats) -> Floats:

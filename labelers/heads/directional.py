@@ -86,8 +86,8 @@ def learn_direction(
 
     start = 0.01 * a.mean(axis=0)
     with threadpool_limits(1, user_api="blas"):
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000})
-    result: Floats = found.x
+        optimum = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000})
+    result: Floats = optimum.x
     return result
 
 

@@ -152,7 +152,7 @@ class Judge(Judging, Generator):
         beats, decided = self._paired(decided)
         used = pl.concat([beats["chosen_id"], beats["rejected_id"]]).unique()
         most = MOST_ANSWERS if self.mode == "listwise" else None
-        left = about.whys(every, distinct, decided, most)
+        left = about.reasons_left_out(every, distinct, decided, most)
         dropped = left.filter(~pl.col("row_id").is_in(used.implode()))
         return Generated(self._rows(table, beats, decided, votes), dropped)
 

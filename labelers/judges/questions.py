@@ -64,10 +64,10 @@ def questions_about(distinct: pl.DataFrame, mode: Mode, most: int) -> pl.DataFra
     if mode == "listwise":
         asked = asked.filter(pl.col("size") <= most)
         grouped = asked.group_by("prompt_id", maintain_order=True)
-        found = grouped.agg(ids="response_id", rows="row")
-        return found.select(pl.col("prompt_id").alias("question"), "prompt_id", "ids", "rows")
-    one = asked.select("prompt_id", id="response_id", row="row")
-    both = one.join(one, on="prompt_id", suffix="_2").filter(pl.col("id") < pl.col("id_2"))
+        lists = grouped.agg(ids="response_id", rows="row")
+        return lists.select(pl.col("prompt_id").alias("question"), "prompt_id", "ids", "rows")
+    answers = asked.select("prompt_id", id="response_id", row="row")
+    both = answers.join(answers, on="prompt_id", suffix="_2").filter(pl.col("id") < pl.col("id_2"))
     both = both.with_columns(pair_question(both["prompt_id"], both["id"], both["id_2"]))
     return both.select(
         "question",
@@ -121,8 +121,8 @@ def in_cycles(beats: pl.DataFrame) -> pl.Series:
         reach = grown
     back = reach.select("prompt_id", chosen_id="two", rejected_id="one", back=pl.lit(value=True))
     keys = ["prompt_id", "chosen_id", "rejected_id"]
-    found = beats.select(keys).join(back, on=keys, how="left", maintain_order="left")
-    return found["back"].fill_null(value=False)
+    flags = beats.select(keys).join(back, on=keys, how="left", maintain_order="left")
+    return flags["back"].fill_null(value=False)
 
 
 def champions(beats: pl.DataFrame) -> pl.Series:
@@ -133,13 +133,13 @@ def champions(beats: pl.DataFrame) -> pl.Series:
     wins = beats.group_by("prompt_id", "chosen_id").agg(wins=pl.len())
     top = wins.filter(pl.col("wins") == pl.col("wins").max().over("prompt_id"))
     top = top.filter(pl.len().over("prompt_id") == 1).with_columns(top=pl.lit(value=True))
-    found = beats.select("prompt_id", "chosen_id").join(
+    flags = beats.select("prompt_id", "chosen_id").join(
         top, on=["prompt_id", "chosen_id"], how="left", maintain_order="left"
     )
-    return found["top"].fill_null(value=False)
+    return flags["top"].fill_null(value=False)
 
 
-def whys(
+def reasons_left_out(
     every: pl.DataFrame, distinct: pl.DataFrame, decided: pl.DataFrame, most: int | None
 ) -> pl.DataFrame:
     """Why each answer would be left out if no pair held it: `row_id`, `reason`, `detail`.
@@ -151,7 +151,7 @@ def whys(
             about an answer the lowest rank gives its reason).
         most: prompts with more answers than that were not asked about; None: no limit.
     """
-    told = (
+    fates = (
         decided.select(pl.col("ids").alias("response_id"), "reason", "detail", "rank", "question")
         .explode("response_id")
         .filter(pl.col("reason").is_not_null())
@@ -160,7 +160,7 @@ def whys(
         .rename({"reason": "said", "detail": "how"})
     )
     facts = every.join(distinct.select("response_id", "size"), on="response_id", how="left")
-    facts = facts.join(told, on="response_id", how="left").sort("prompt_id", "response_id")
+    facts = facts.join(fates, on="response_id", how="left").sort("prompt_id", "response_id")
     many = pl.lit(value=False) if most is None else pl.col("size") > most
     judged = verdict(
         facts,
@@ -173,25 +173,25 @@ def whys(
         (many, "too_many_answers", pl.format("{} answers, at most {}", "size", pl.lit(most))),
         (pl.lit(value=True), "not_selected", pl.lit("in no pair that is made")),
     )
-    said = pl.col("said").is_not_null() & (pl.col("reason") == "not_selected")
+    undecided = pl.col("said").is_not_null() & (pl.col("reason") == "not_selected")
     return facts.hstack(judged).select(
         pl.col("response_id").alias("row_id"),
-        reason=pl.when(said).then("said").otherwise("reason"),
-        detail=pl.when(said).then("how").otherwise("detail"),
+        reason=pl.when(undecided).then("said").otherwise("reason"),
+        detail=pl.when(undecided).then("how").otherwise("detail"),
     )
 
 
-def pair_rows(table: pl.DataFrame, made: pl.DataFrame, extra: list[str]) -> pl.DataFrame:
+def pair_rows(table: pl.DataFrame, pairs: pl.DataFrame, extra: list[str]) -> pl.DataFrame:
     """PAIRS (without pair ids) of rows of a table.
 
     Args:
         table: RESPONSES.
-        made: `chosen_row`, `rejected_row` and the columns of `extra`.
-        extra: columns of `made` that the pairs get.
+        pairs: `chosen_row`, `rejected_row` and the columns of `extra`.
+        extra: columns of `pairs` that the rows get.
     """
     scores = [c for c in table.columns if c.startswith("score_")]
     shared = table.select("prompt_id", "prompt", "source", "source_id")
-    parts = [shared.select(pl.all().gather(made["chosen_row"]))]
+    parts = [shared.select(pl.all().gather(pairs["chosen_row"]))]
     for side in ("chosen", "rejected"):
         answers = table.select(
             pl.col("response").alias(side),
@@ -199,5 +199,5 @@ def pair_rows(table: pl.DataFrame, made: pl.DataFrame, extra: list[str]) -> pl.D
             pl.col("model").alias(f"{side}_model"),
             *(pl.col(c).alias(f"{side}_{c}") for c in scores),
         )
-        parts.append(answers.select(pl.all().gather(made[f"{side}_row"])))
-    return pl.concat([*parts, made.select(extra)], how="horizontal")
+        parts.append(answers.select(pl.all().gather(pairs[f"{side}_row"])))
+    return pl.concat([*parts, pairs.select(extra)], how="horizontal")

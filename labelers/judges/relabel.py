@@ -78,8 +78,8 @@ class Relabel(Generator):
             (weak & undecided, "weak_agreement", shown),
             (prefers.is_null() & undecided, "undecided", pl.lit("the votes decide nothing")),
         )
-        said = table.select(row_id="pair_id", said=reason, turn=against)
-        fate = said.hstack(judged).with_columns(
+        reasons = table.select(row_id="pair_id", said=reason, turn=against)
+        fate = reasons.hstack(judged).with_columns(
             reason=pl.when(pl.col("reason") == "undecided")
             .then(pl.coalesce("said", "reason"))
             .otherwise("reason")

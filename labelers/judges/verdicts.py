@@ -140,12 +140,12 @@ def _meant(token: str, n: int, ties: bool, strength: bool) -> Verdict | None:
         match = _STRENGTH.fullmatch(token)
         if match is None or match.group(1) == match.group(3):
             return Verdict(None) if ties and token == TIE.upper() else None
-        one, sign, _ = match.groups()
+        letter, sign, _ = match.groups()
         if sign == "=":
             return Verdict(None) if ties else None
-        first = (one == "A") == (">" in sign)
+        first = (letter == "A") == (">" in sign)
         return Verdict(0 if first else 1, strong=len(sign) == 2)
     if token == TIE.upper():
         return Verdict(None) if ties else None
-    place = NAMES[:n].find(token) if len(token) == 1 else -1
-    return Verdict(place) if place >= 0 else None
+    index = NAMES[:n].find(token) if len(token) == 1 else -1
+    return Verdict(index) if index >= 0 else None

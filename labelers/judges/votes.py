@@ -90,11 +90,11 @@ def count(votes: pl.DataFrame, questions: pl.DataFrame) -> pl.DataFrame:
         .group_by("question", maintain_order=True)
         .agg(faults=pl.format("{} {}", "fault", "n").str.join(", "), only=_only(pl.col("fault")))
     )
-    found = questions
+    tally = questions
     for counted in (leaders, asked, faults):
-        found = found.join(counted, on="question", how="left", maintain_order="left")
+        tally = tally.join(counted, on="question", how="left", maintain_order="left")
     zero = ("lead", "second", "total", "places", "valid", "asked")
-    return found.with_columns(pl.col(c).fill_null(0) for c in zero)
+    return tally.with_columns(pl.col(c).fill_null(0) for c in zero)
 
 
 def _only(values: pl.Expr) -> pl.Expr:
@@ -161,25 +161,25 @@ def outcomes(votes: pl.DataFrame, questions: pl.DataFrame, rules: Rules) -> pl.D
     faults = (
         pl.when(pl.col("faults").is_null()).then(pl.lit("")).otherwise(pl.format("; {}", "faults"))
     )
-    told = pl.format("{} of {} votes valid{}", "valid", "asked", faults)
-    short = pl.format("{}, fewer than wanted", told)
-    split = pl.format("{}, {}% of their weight for one answer", told, share)
-    placed = pl.format("{}, all for what stood in the same place", told)
-    why = pl.when(~enough).then(short).when(ahead & ~two_places).then(placed).otherwise(split)
+    shown = pl.format("{} of {} votes valid{}", "valid", "asked", faults)
+    short = pl.format("{}, fewer than wanted", shown)
+    split = pl.format("{}, {}% of their weight for one answer", shown, share)
+    placed = pl.format("{}, all for what stood in the same place", shown)
+    failing = pl.when(~enough).then(short).when(ahead & ~two_places).then(placed).otherwise(split)
     none = pl.col("valid") == 0
     failed = none & pl.col("only").is_not_null() & (pl.col("only") != UNPARSEABLE)
     reasons = verdict(
-        counted.with_columns(why=why, told=told),
+        counted.with_columns(why=failing, told=shown),
         (none & ~failed, "no_valid_vote", pl.col("told")),
         (failed, "failed", pl.col("told")),
         (pl.col("winner") == TIE, "tie", split),
         (pl.col("winner").is_null(), "abstained", pl.col("why")),
     )
-    found = counted.hstack(reasons).with_columns(
+    decided = counted.hstack(reasons).with_columns(
         reason=pl.when(failed).then("only").otherwise("reason")
     )
     names = ("question", "winner", "agreement", "asked", "valid", "reason", "detail")
-    return found.select(names)
+    return decided.select(names)
 
 
 def orders(base: list[list[int]], number: int) -> list[int]:

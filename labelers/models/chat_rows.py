@@ -60,8 +60,8 @@ def rows(
         raise ConfigError("template: the tokenizer has no chat template; use plain or pair")
     chosen = ("chat" if has else "plain") if template == "auto" else template
     together = zip(prompts, responses, strict=True)
-    made = [_row(tokenizer, clean(p), clean(r), chosen) for p, r in together]
-    return [_fitted(tokenizer, row, limit, truncate) for row in made]
+    encoded = [_row(tokenizer, clean(p), clean(r), chosen) for p, r in together]
+    return [_fitted(tokenizer, row, limit, truncate) for row in encoded]
 
 
 def _row(tokenizer: Any, prompt: Messages, response: Messages, template: str) -> Row:  # noqa: ANN401
@@ -71,10 +71,10 @@ def _row(tokenizer: Any, prompt: Messages, response: Messages, template: str) ->
     start, end = len(text), len(text) + len(_joined(response))
     text += _joined(response)
     if template == "chat":
-        found = _chat_text(tokenizer, prompt, response)
-        if found is None:
+        chat = _chat_text(tokenizer, prompt, response)
+        if chat is None:
             return Row([], reason="template")
-        text, start, end = found
+        text, start, end = chat
     coded = tokenizer(text, add_special_tokens=template == "plain", return_offsets_mapping=True)
     inside = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if b > start and a < end]
     ids = list(coded["input_ids"])

@@ -115,10 +115,10 @@ class Likelihood(Labeler):
                 loaded.tokenizer, loaded.limit, prompts, responses, self.template, cut
             )
             good = [i for i, r in enumerate(rows) if _reason(r) is None]
-            found = answer_log_probabilities(
+            scores = answer_log_probabilities(
                 loaded, [rows[i] for i in good], alone="ifd" in self.objectives
             )
-        conditional[good], alone[good] = found.conditional, found.alone
+        conditional[good], alone[good] = scores.conditional, scores.alone
         return conditional, alone, [_reason(r) for r in rows]
 
 

@@ -124,16 +124,16 @@ class StepScores(Labeler):
         lists = steps.group_by("row", maintain_order=True).agg(
             "score", reason=pl.col("reason").drop_nulls().first()
         )
-        found = rows.join(lists, on="row", how="left", maintain_order="left")
+        joined = rows.join(lists, on="row", how="left", maintain_order="left")
         reason = pl.when(pl.col("score").is_null()).then(pl.lit("empty")).otherwise("reason")
-        found = found.with_columns(reason=reason)
+        joined = joined.with_columns(reason=reason)
         scores = pl.when(pl.col("reason").is_null()).then("score")
-        found = found.select(steps=scores, reason="reason")
+        joined = joined.select(steps=scores, reason="reason")
         return pl.DataFrame(
             [
-                aggregated(found["steps"], self.aggregate).alias(f"{SCORE}{self.name}"),
-                found["steps"].alias(f"steps_{self.name}"),
-                found["reason"].alias(f"reason_{self.name}"),
+                aggregated(joined["steps"], self.aggregate).alias(f"{SCORE}{self.name}"),
+                joined["steps"].alias(f"steps_{self.name}"),
+                joined["reason"].alias(f"reason_{self.name}"),
             ]
         )
 
@@ -161,8 +161,8 @@ def step_ends(texts: pl.Series, splitter: str) -> pl.Series:
     steps = flat.select("row", "piece", end=(before + seen.str.len_chars()).cast(pl.UInt32))
     steps = steps.filter(pl.col("piece").str.strip_chars() != "")
     lists = steps.group_by("row", maintain_order=True).agg("end")
-    found = frame.select("row").join(lists, on="row", how="left", maintain_order="left")
-    return found["end"].fill_null([]).alias(texts.name)
+    ends = frame.select("row").join(lists, on="row", how="left", maintain_order="left")
+    return ends["end"].fill_null([]).alias(texts.name)
 
 
 def aggregated(steps: pl.Series, how: Aggregate) -> pl.Series:

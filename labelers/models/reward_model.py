@@ -122,10 +122,10 @@ def classified(
     Raises:
         ConfigError: the model has another number of outputs.
     """
-    found = int(loaded.net.config.num_labels)
-    if output == "logits" and found != heads:
+    labels = int(loaded.net.config.num_labels)
+    if output == "logits" and labels != heads:
         raise ConfigError(
-            f"the model has {found} heads and {heads} are named; name them all, in its order"
+            f"the model has {labels} heads and {heads} are named; name them all, in its order"
         )
 
     def forward(tensors: dict[str, Any], batch: list[Row]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from labelers.combine.scoring import Ints
 from labelers.pairs import rules as pairing
@@ -24,6 +24,15 @@ from prefactory.tables import (
 )
 
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _known_source(value: str) -> str:
+    if value not in LABEL_SOURCES:
+        raise ValueError(f"{value!r} is none of {', '.join(LABEL_SOURCES)}")
+    return value
+
+
+LabelSource = Annotated[str, AfterValidator(_known_source)]
 _LEVELS = (
     *("null_score", "same_text", "null_in_prompt", "all_high", "small_spread", "tied_best"),
     *("single_response", "tie", "incomparable", "small_margin", "large_margin", "conflict"),
@@ -134,14 +143,7 @@ class Pairs(Generator):
     worst_below: float | None = None
     same_text: Literal["folded", "exact"] = "folded"
     max_pairs: int | None = Field(default=None, ge=1)
-    label_source: str = "reward_model"
-
-    @field_validator("label_source")
-    @classmethod
-    def _validate_label_source(cls, value: str) -> str:
-        if value not in LABEL_SOURCES:
-            raise ValueError(f"{value!r} is none of {', '.join(LABEL_SOURCES)}")
-        return value
+    label_source: LabelSource = "reward_model"
 
     @model_validator(mode="after")
     def _validate_strategy(self) -> Self:
@@ -262,12 +264,12 @@ class Pairs(Generator):
             self.on_policy,
         )
         draws = ranked["draw"].to_numpy()
-        made = pairing.make(numbers, rules, self.strategy, draws, self.k or 1)
-        place = ranked["place"].to_numpy()
-        sides = {side: place[rows] for side, rows in zip(SIDES, made[:2], strict=True)}
-        pairs = pl.DataFrame({**sides, "margin": made.margin})
+        paired = pairing.make(numbers, rules, self.strategy, draws, self.k or 1)
+        position = ranked["place"].to_numpy()
+        sides = {side: position[rows] for side, rows in zip(SIDES, paired[:2], strict=True)}
+        pairs = pl.DataFrame({**sides, "margin": paired.margin})
         level, reach = facts["level"].fill_null(0).to_numpy().copy(), np.zeros(facts.height)
-        level[place], reach[place] = _USABLE + made.fate, made.reach
+        level[position], reach[position] = _USABLE + paired.fate, paired.reach
         facts = facts.with_columns(level=level, reach=reach)
         return _View(self._limited(pairs, answers), facts)
 

@@ -218,7 +218,7 @@ class RewardAugmented(Generator):
     def _quantiles(self, parts: pl.DataFrame) -> pl.DataFrame:
         """Goal of every distinct score: its mean rank among distinct answers, on the scale."""
         low, high = self.scale
-        found = []
+        quantiles = []
         for objective in self._objectives():
             sides = [
                 parts.select(id=f"{side}_id", score=f"{side}_{SCORE}{objective}") for side in SIDES
@@ -227,19 +227,19 @@ class RewardAugmented(Generator):
             scores = scores.filter(scores.is_finite().fill_null(value=False)).sort()
             rank = (scores.rank("average") - 1) / max(scores.len() - 1, 1)
             rank = rank if scores.len() > 1 else rank + 0.5
-            one = pl.DataFrame([scores, (low + (high - low) * rank).alias("goal")])
-            found.append(
-                one.unique("score", maintain_order=True).select(
+            goals = pl.DataFrame([scores, (low + (high - low) * rank).alias("goal")])
+            quantiles.append(
+                goals.unique("score", maintain_order=True).select(
                     pl.lit(objective).alias("objective"), "score", "goal"
                 )
             )
-        return pl.concat(found)
+        return pl.concat(quantiles)
 
     def _goal_units(
         self, table: pl.DataFrame, quantiles: pl.DataFrame | None
     ) -> dict[str, tuple[NDArray[np.float64], ...]]:
         """Chosen and rejected scores of each objective in goal units, Float64[n]; NaN: missing."""
-        found = {}
+        units = {}
         for objective in self._objectives():
             scores = [
                 table[f"{side}_{SCORE}{objective}"].fill_null(float("nan")).to_numpy()
@@ -251,8 +251,8 @@ class RewardAugmented(Generator):
                 scores = [
                     np.where(np.isfinite(s), np.interp(s, x, y), s) if x.size else s for s in scores
                 ]
-            found[objective] = tuple(scores)
-        return found
+            units[objective] = tuple(scores)
+        return units
 
     def _judge(self, table: pl.DataFrame, quantiles: pl.DataFrame | None) -> _Judged:
         units = self._goal_units(table, quantiles)
@@ -328,7 +328,7 @@ class RewardAugmented(Generator):
             label_source=pl.lit("relabel"),
             _swap=pl.Series(conflict & (self.on_conflict == "trust_score"), dtype=pl.Boolean),
         ).with_columns(pl.Series("margin", margin, dtype=pl.Float64))
-        made = []
+        halves = []
         for kind, vectors, swap in (
             ("high", better, pl.col("_swap")),
             ("low", worse, ~pl.col("_swap")),
@@ -337,7 +337,7 @@ class RewardAugmented(Generator):
                 pl.Series(n, g) for n, g in zip(names, vectors.T, strict=True)
             )
             text = reward_goal.goal_text(names, self.goals, self.scale, rows, self.decimals)
-            made.append(
+            halves.append(
                 rows.with_columns(
                     *_swapped(table.columns, swap),
                     prompt=reward_goal.with_goal(pl.col("prompt"), text),
@@ -345,21 +345,21 @@ class RewardAugmented(Generator):
                     goal_kind=pl.lit(kind),
                 )
             )
-        rows = pl.concat(made).drop(*names, "_swap")
+        rows = pl.concat(halves).drop(*names, "_swap")
         return canonical_order(with_ids(rows, Shape.PAIRS, keep_side_ids=True), Shape.PAIRS)
 
 
 def _swapped(columns: list[str], swap: pl.Expr) -> list[pl.Expr]:
     """Exchange the two sides of every column pair where `swap` is true, and turn signs round."""
-    found = []
+    exchanged = []
     for column in columns:
         if column.startswith(_ORIENTED):
-            found.append(pl.when(swap).then(-pl.col(column)).otherwise(column).alias(column))
+            exchanged.append(pl.when(swap).then(-pl.col(column)).otherwise(column).alias(column))
         other = "rejected" + column.removeprefix("chosen")
         if column.startswith("chosen") and other in columns:
-            for one, two in ((column, other), (other, column)):
-                found.append(pl.when(swap).then(pl.col(two)).otherwise(pl.col(one)).alias(one))
-    return found
+            for own, its in ((column, other), (other, column)):
+                exchanged.append(pl.when(swap).then(pl.col(its)).otherwise(pl.col(own)).alias(own))
+    return exchanged
 
 
 def revert(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -383,5 +383,5 @@ def revert(pairs: pl.DataFrame) -> pl.DataFrame:
     )
     had_margin = "source_margin" in rows.columns
     rows = rows.with_columns(margin=pl.col("source_margin")) if had_margin else rows.drop("margin")
-    gone = ("goal", "goal_kind", "source_pair_id", "source_label_source", "source_margin")
-    return canonical_order(rows.drop(*gone, strict=False), Shape.PAIRS)
+    added = ("goal", "goal_kind", "source_pair_id", "source_label_source", "source_margin")
+    return canonical_order(rows.drop(*added, strict=False), Shape.PAIRS)

@@ -137,7 +137,7 @@ def fates(answers: Answers, i: Ints, j: Ints, rules: Rules) -> tuple[NDArray[np.
     contradicted = np.zeros(len(i), bool)
     for column in answers.agree.T:
         contradicted |= column[i] < column[j]  # NaN compares as false
-    one, two = answers.model[i], answers.model[j]
+    model_i, model_j = answers.model[i], answers.model[j]
     off = np.zeros(len(i), bool)
     if rules.on_policy is not None:
         own, other = answers.policy[i], answers.policy[j]
@@ -149,9 +149,9 @@ def fates(answers: Answers, i: Ints, j: Ints, rules: Rules) -> tuple[NDArray[np.
         Fate.SMALL_MARGIN: margin < rules.min_margin,
         Fate.LARGE_MARGIN: margin > rules.max_margin,
         Fate.CONFLICT: contradicted,
-        Fate.NO_MODEL: np.full(len(i), rules.models != "any") & ((one < 0) | (two < 0)),
-        Fate.SAME_MODEL: np.full(len(i), rules.models == "different") & (one == two),
-        Fate.OTHER_MODEL: np.full(len(i), rules.models == "same") & (one != two),
+        Fate.NO_MODEL: np.full(len(i), rules.models != "any") & ((model_i < 0) | (model_j < 0)),
+        Fate.SAME_MODEL: np.full(len(i), rules.models == "different") & (model_i == model_j),
+        Fate.OTHER_MODEL: np.full(len(i), rules.models == "same") & (model_i != model_j),
         Fate.OFF_POLICY: off,
     }
     fate = np.full(len(i), Fate.FINE, np.int8)
@@ -194,13 +194,13 @@ def _first_of(groups: Ints, key: Floats, among: Bools, ties: bool = False) -> Bo
     order = rows[np.lexsort((rows, key[rows], groups[rows]))]
     first = np.ones(len(order), bool)
     first[1:] = groups[order][1:] != groups[order][:-1]
-    found = np.zeros(len(groups), bool)
+    flags = np.zeros(len(groups), bool)
     if ties and len(order):
         least = np.repeat(key[order][first], np.diff(np.append(np.flatnonzero(first), len(order))))
-        found[order[key[order] == least]] = True
-        return found
-    found[order[first]] = True
-    return found
+        flags[order[key[order] == least]] = True
+        return flags
+    flags[order[first]] = True
+    return flags
 
 
 def make(answers: Answers, rules: Rules, strategy: Strategy, draws: Floats, k: int = 1) -> Made:
@@ -215,7 +215,7 @@ def make(answers: Answers, rules: Rules, strategy: Strategy, draws: Floats, k: i
     """
     n = len(answers.prompts)
     fate, reach = np.full(n, -1, np.int8), np.zeros(n)
-    made: list[tuple[Ints, Ints, Floats]] = []
+    pairs: list[tuple[Ints, Ints, Floats]] = []
     for start, stop in chunks(answers.prompts):
         part = answers.part(start, stop)
         i, j = all_pairs(part.prompts)
@@ -225,11 +225,11 @@ def make(answers: Answers, rules: Rules, strategy: Strategy, draws: Floats, k: i
             np.maximum.at(reach, rows + start, margin)
         fine = fates_of == Fate.FINE
         taken = pick(strategy, part, i, j, fine, draws[start:stop], k)
-        made.append((i[taken] + start, j[taken] + start, margin[taken]))
-    if not made:
+        pairs.append((i[taken] + start, j[taken] + start, margin[taken]))
+    if not pairs:
         empty = np.zeros(0, np.int64)
         return Made(empty, empty, np.zeros(0), fate, reach)
-    chosen, rejected, margins = (np.concatenate(column) for column in zip(*made, strict=True))
+    chosen, rejected, margins = (np.concatenate(column) for column in zip(*pairs, strict=True))
     return Made(chosen, rejected, margins, fate, reach)
 
 

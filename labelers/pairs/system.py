@@ -6,15 +6,14 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from labelers.combine.scoring import Ints
 from labelers.pairs import rules as pairing
-from labelers.pairs.pairs import folded
+from labelers.pairs.pairs import LabelSource, folded
 from prefactory.context import Context
 from prefactory.step import Generated, Generator, Scope, State, verdict
 from prefactory.tables import (
-    LABEL_SOURCES,
     SCORE,
     SIDES,
     Shape,
@@ -82,14 +81,7 @@ class SystemPairs(Generator):
     others: Literal["one", "all"] = "one"
     models: pairing.Models = "any"
     same_text: Literal["folded", "exact"] = "folded"
-    label_source: str = "rule"
-
-    @field_validator("label_source")
-    @classmethod
-    def _validate_label_source(cls, value: str) -> str:
-        if value not in LABEL_SOURCES:
-            raise ValueError(f"{value!r} is none of {', '.join(LABEL_SOURCES)}")
-        return value
+    label_source: LabelSource = "rule"
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The objective's score (Float64), if one is named."""
@@ -175,13 +167,13 @@ class SystemPairs(Generator):
     def _judged(self, table: pl.DataFrame) -> pl.DataFrame:
         """`reason` and `detail` of answers that do not represent their prompt."""
         first = pl.col("prompt").list.first().struct
-        said = (first.field("role") == "system") & (first.field("content").str.strip_chars() != "")
+        given = (first.field("role") == "system") & (first.field("content").str.strip_chars() != "")
         score = pl.lit(0.0) if self.objective is None else pl.col(f"{SCORE}{self.objective}")
         facts = table.with_row_index("row").select(
             "row",
             "prompt_id",
             "response_id",
-            said=said.fill_null(value=False),
+            said=given.fill_null(value=False),
             score=pl.when(score.is_finite()).then(score),
         )
         best = facts.filter(pl.col("score").is_not_null()).sort(
@@ -210,7 +202,7 @@ class SystemPairs(Generator):
         known = rows.select("response_id", other="key", texts="text")
         turns = [ctx.uniform(rows["response_id"], salt).to_numpy() for salt in ("chosen", "drawn")]
         fate = np.zeros(rows.height, np.int8)
-        found: list[tuple[Ints, Ints]] = []
+        pairs: list[tuple[Ints, Ints]] = []
         for start, stop in pairing.chunks(groups):
             low, high = pairing.all_pairs(groups[start:stop])
             i = np.concatenate([low, high]) + start
@@ -228,22 +220,22 @@ class SystemPairs(Generator):
                 first = np.ones(len(i), bool)
                 first[1:] = i[1:] != i[:-1]
                 i, j = i[first], j[first]
-            found.append((i, j))
-        if not found:
+            pairs.append((i, j))
+        if not pairs:
             return _Picks(np.zeros(0, np.int64), np.zeros(0, np.int64), fate)
-        chosen, rejected = (np.concatenate(column) for column in zip(*found, strict=True))
+        chosen, rejected = (np.concatenate(column) for column in zip(*pairs, strict=True))
         return _Picks(chosen, rejected, fate)
 
     def _fates(self, i: Ints, j: Ints, codes: dict[str, Ints], known: pl.DataFrame) -> np.ndarray:
         """Place in `_FATES` of what forbids each pair; their number where nothing does."""
-        one, two = codes["model"][i], codes["model"][j]
+        model_i, model_j = codes["model"][i], codes["model"][j]
         pairs = known.select(pl.col("texts").gather(i), pl.col("other").gather(j))
         answered = pairs.select(pl.col("texts").list.contains(pl.col("other"))).to_series()
         broken = {
             "same_text": answered.to_numpy(),
-            "no_model": np.full(len(i), self.models != "any") & ((one < 0) | (two < 0)),
-            "same_model": np.full(len(i), self.models == "different") & (one == two),
-            "other_model": np.full(len(i), self.models == "same") & (one != two),
+            "no_model": np.full(len(i), self.models != "any") & ((model_i < 0) | (model_j < 0)),
+            "same_model": np.full(len(i), self.models == "different") & (model_i == model_j),
+            "other_model": np.full(len(i), self.models == "same") & (model_i != model_j),
         }
         code = np.full(len(i), len(_FATES))
         for name in reversed(broken):

@@ -138,9 +138,9 @@ class MergeTags(Labeler):
         """Bring every row's tags to the vocabulary."""
         vocabulary = ctx.fitted.tables["tags"].select("tag", "merged")
         flat = _folded(table[self.column])
-        found = flat.join(vocabulary, on="tag", how="left", maintain_order="left")
-        found = found.drop_nulls("merged").unique(["row", "merged"], maintain_order=True)
-        lists = found.group_by("row", maintain_order=True).agg(pl.col("merged").alias(self.name))
+        merged = flat.join(vocabulary, on="tag", how="left", maintain_order="left")
+        merged = merged.drop_nulls("merged").unique(["row", "merged"], maintain_order=True)
+        lists = merged.group_by("row", maintain_order=True).agg(pl.col("merged").alias(self.name))
         rows = pl.DataFrame({"row": pl.int_range(table.height, eager=True)})
         joined = rows.join(lists, on="row", how="left", maintain_order="left")
         absent = table[self.column].is_null()

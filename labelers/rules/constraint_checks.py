@@ -80,8 +80,8 @@ def _each(text: pl.Expr, words: pl.Expr, boundary: bool) -> pl.Expr:
         pattern = pl.concat_str(
             pl.lit(f"(?i){edge}"), pl.col("word").str.escape_regex(), pl.lit(edge)
         )
-        found = flat.with_columns(hit=pl.col("text").str.contains(pattern))
-        lists = found.group_by("row", maintain_order=True).agg("hit")
+        hits = flat.with_columns(hit=pl.col("text").str.contains(pattern))
+        lists = hits.group_by("row", maintain_order=True).agg("hit")
         joined = rows.select("row").join(lists, on="row", how="left", maintain_order="left")
         return joined["hit"].fill_null([])
 
@@ -105,8 +105,8 @@ def _lower(text: pl.Expr) -> pl.Expr:
 
 
 def _english(text: pl.Expr) -> pl.Expr:
-    found = language_of(text.str.to_lowercase())
-    return found.is_null() | (found == "en")
+    language = language_of(text.str.to_lowercase())
+    return language.is_null() | (language == "en")
 
 
 def _paragraphs(text: pl.Expr, arguments: dict[str, pl.Expr]) -> pl.Expr:
@@ -224,8 +224,8 @@ def _keyword_count(text: pl.Expr, a: dict[str, pl.Expr]) -> pl.Expr:
 
 
 def _language(text: pl.Expr, a: dict[str, pl.Expr]) -> pl.Expr:
-    found = language_of(text)
-    return found.is_null() | (found == a["language"])
+    language = language_of(text)
+    return language.is_null() | (language == a["language"])
 
 
 CHECKS: dict[str, Check] = {

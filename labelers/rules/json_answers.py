@@ -98,12 +98,12 @@ def checked(texts: pl.Series, schemas: pl.Series, fixed: dict[str, Any] | None) 
         Boolean; `right` is null unless read and known. Without any schema all JSON is right.
     """
     named = fixed is None and schemas.null_count() < schemas.len()
-    one = None if fixed is None else validator(fixed)
+    fixed_check = None if fixed is None else validator(fixed)
     rows = []
     for text, schema in zip(unfenced(texts), schemas, strict=True):
-        found = _schema_of(schema) if named else one
-        known = not named or found is not None
-        rows.append(_row(text, found, known))
+        schema_check = _schema_of(schema) if named else fixed_check
+        known = not named or schema_check is not None
+        rows.append(_row(text, schema_check, known))
     dtype = pl.Struct(dict.fromkeys(("right", "read", "known"), pl.Boolean))
     return pl.Series(rows, dtype=dtype)
 

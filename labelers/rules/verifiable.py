@@ -123,14 +123,14 @@ class Verifiable(Labeler):
         return self
 
     def _check_expected(self, expected: str) -> None:
-        one = pl.Series([expected])
+        column = pl.Series([expected])
         if self.kind == "regex":
             check_pattern(expected)
         elif self.kind == "json":
             json_answers.validator(json_answers.parsed(expected))
-        elif self.kind == "number" and numbers(one).null_count():
+        elif self.kind == "number" and numbers(column).null_count():
             raise ValueError(f"expected: there is no number in {expected!r}")
-        elif self.kind == "choice" and letters(one, self.choices).null_count():
+        elif self.kind == "choice" and letters(column, self.choices).null_count():
             raise ValueError(f"expected: {expected!r} is none of the letters {self.choices}")
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -232,9 +232,9 @@ def numbers(texts: pl.Series) -> pl.Series:
     return _values(marked.zip_with(marked.is_not_null(), last)).alias(texts.name)
 
 
-def _values(found: pl.Series) -> pl.Series:
+def _values(matches: pl.Series) -> pl.Series:
     """Float64 of texts that match `NUMBER`."""
-    parts = found.str.extract_groups(_PARTS).struct.unnest()
+    parts = matches.str.extract_groups(_PARTS).struct.unnest()
     parts.columns = ["sign", "whole", "top", "bottom"]
     number = [
         pl.col(c).str.replace_all(r"[^\d.eE+-]", "").cast(pl.Float64, strict=False)
