@@ -1,6 +1,7 @@
 """Does any selector teach more than random rows do? Writes the tables of docs/selection.md.
 
     python -m benchmarks.selection_evidence [--seeds 10] [--fraction 0.1] [--home DIR]
+    python -m benchmarks.selection_evidence --only AgreementDraw --seeds 5
     python -m benchmarks.selection_evidence --plateau "UKP ConvArg"
 
 Human labels as in `benchmarks.evidence`: a quarter of the prompts is held out anew for each seed, a
@@ -30,13 +31,15 @@ from benchmarks.evidence import (
     all_gaps,
     chosen_by,
     longer_wins,
-    read_pairs,
 )
+from benchmarks.evidence import read_pairs as read_evidence
+from benchmarks.human_labels import read_pairs as read_labels
 from catalog.splits import with_split
 from filters import (
     DEITA,
     DPP,
     ISA,
+    AgreementDraw,
     DOptimal,
     EnsembleUncertainty,
     FacilityLocation,
@@ -53,6 +56,8 @@ from trainers.embedding_reward import choose_l2, fit_head
 from trainers.settings import EmbeddingReward
 
 DRAWS = 5
+TULU = "Tulu human evaluation"
+SETS = (*DATASETS, TULU)
 SIZES = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 
 
@@ -61,6 +66,9 @@ def methods(fraction: float) -> dict[str, Filter]:
     part = {"fraction": fraction}
     head = {**part, "objectives": ("head",)}
     found: dict[str, Filter] = {
+        "`AgreementDraw`": AgreementDraw(**part, untaught="random"),
+        "`AgreementDraw`, stack": AgreementDraw(**part, form="stack", untaught="random"),
+        "`AgreementDraw`, all that agree": AgreementDraw(untaught="random"),
         "`ISA` (default)": ISA(**part),
         "`DOptimal`": DOptimal(**part),
         "`DOptimal`, ridge 1": DOptimal(**part, ridge=1.0),
@@ -105,7 +113,7 @@ def with_head(
 def cut(name: str, embed: Any, seeds: int) -> Any:  # noqa: ANN401
     """Yield (seed, training pairs, test pairs, gaps) of a data set."""
     with tempfile.TemporaryDirectory() as scratch:
-        pairs = read_pairs(name, Path(scratch))
+        pairs = read_labels(name) if name == TULU else read_evidence(name, Path(scratch))
     gaps = all_gaps(pairs, embed)
     for seed in range(seeds):
         both = with_split(pairs, HELD_OUT, seed)
@@ -115,8 +123,14 @@ def cut(name: str, embed: Any, seeds: int) -> Any:  # noqa: ANN401
         yield seed, train, both.filter(split="test").drop("split"), gaps
 
 
-def measure(name: str, seeds: int, fraction: float, embed: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Accuracy of every method at every seed on one data set."""
+def measure(
+    name: str,
+    seeds: int,
+    fraction: float,
+    embed: Any,  # noqa: ANN401
+    only: str = "",
+) -> list[dict[str, Any]]:
+    """Accuracy of every method whose name holds `only`, at every seed, on one data set."""
     rows = []
     for seed, train, test, gaps in cut(name, embed, seeds):
         base = Context(seed, "head", None, embed)
@@ -127,6 +141,8 @@ def measure(name: str, seeds: int, fraction: float, embed: Any) -> list[dict[str
             kept = chosen_by(RandomSubsample(fraction=fraction), train, ctx)
             found.append(("random", accuracy(kept, gaps, test)))
         for method, step in methods(fraction).items():
+            if only not in method:
+                continue
             kept = chosen_by(step, scored, Context(seed, "evidence", None, embed))
             found.append((method, accuracy(kept, gaps, test)))
         rows += [{"data": name, "seed": seed, "method": m, "accuracy": a} for m, a in found]
@@ -195,7 +211,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--fraction", type=float, default=0.1)
     parser.add_argument("--home", type=Path, default=Path(".prefactory/store"))
-    parser.add_argument("--plateau", choices=sorted(DATASETS))
+    parser.add_argument("--plateau", choices=sorted(SETS))
+    parser.add_argument("--only", default="", help="methods whose name holds this")
     parser.add_argument("--out", type=Path, help="write the table there too")
     options = parser.parse_args()
     embed = shared_store(options.home / "vectors").embed
@@ -204,8 +221,8 @@ def main() -> None:
         text = plateau(options.plateau, options.seeds, embed)
     else:
         rows: list[dict[str, Any]] = []
-        for name in DATASETS:
-            rows += measure(name, options.seeds, options.fraction, embed)
+        for name in SETS:
+            rows += measure(name, options.seeds, options.fraction, embed, options.only)
             if options.out:
                 options.out.write_text(page(rows, options.fraction) + "\n", "utf-8")
         text = page(rows, options.fraction)
