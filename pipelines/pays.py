@@ -1,0 +1,356 @@
+"""Does what a run selected pay? Three arms on the run's own pairs, and scores that serve nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from catalog.splits import prompt_clusters
+from filters.rules.damage import only_damage
+from prefactory.apply import (
+    apply_filter,
+    apply_generator,
+    apply_labeler,
+    columns_needed,
+    fit,
+    fit_shard,
+)
+from prefactory.context import Context
+from prefactory.engines.encoder import Encoder
+from prefactory.errors import PrefactoryError
+from prefactory.measures.calibration import Floats
+from prefactory.plan import PlannedStep
+from prefactory.preferences.arms import Select, compare, said
+from prefactory.preferences.clustered import clustered_mean, codes, hits
+from prefactory.preferences.damage import damage
+from prefactory.preferences.features import Embed, describe_pairs
+from prefactory.preferences.stack import Differences
+from prefactory.shards import View
+from prefactory.stages import RunResult, Stage
+from prefactory.step import Filter, Generator, Labeler, Step
+from prefactory.tables import SCORE, SIDES, Shape, is_score
+
+MOST, MOST_REFITTED = 5_000, 1_500
+"""Pairs that are looked at, at most, a draw by seed and id; of a selection that has to be learned
+again in every fold fewer."""
+TURNED = "turned_from"
+
+Known = Callable[[Encoder, pl.Series], bool]
+"""Whether the vectors of all texts are there already."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The part of a run that selects pairs.
+
+    Attributes:
+        steps: the steps on pairs, up to one that makes other pairs of them, each with its stage.
+        views: the table before each step, and the one after the last.
+    """
+
+    steps: list[tuple[PlannedStep, Stage]]
+    views: list[View]
+
+    @classmethod
+    def of(cls, result: RunResult) -> Chain:
+        """The chain of a run; empty if it selects no pairs."""
+        stages = {stage.label: stage for stage in result.stages}
+        steps, views = [], []
+        for planned, view in result.before:
+            step = planned.placed.step
+            if planned.shape != Shape.PAIRS:
+                continue
+            if isinstance(step, Generator) and TURNED not in step.parents:
+                return cls(steps, [*views, view])
+            steps.append((planned, stages[planned.placed.label]))
+            views.append(view)
+        final = [v for v in result.views.values() if v.shape == v.stored == Shape.PAIRS]
+        return cls(steps, [*views, *final[:1]])
+
+    def first_choice(self) -> int | None:
+        """The first step that drops or turns pairs."""
+        for i, (planned, stage) in enumerate(self.steps):
+            if not isinstance(planned.placed.step, Labeler) and (
+                stage.rows_out < stage.rows_in or isinstance(planned.placed.step, Generator)
+            ):
+                return i
+        return None
+
+    def first_learned(self) -> int | None:
+        """The first step that learns from labels what a later one selects by."""
+        for i, (planned, _) in enumerate(self.steps):
+            step = planned.placed.step
+            later = [p.placed.step for p, _ in self.steps[i + 1 :]]
+            chooses = [s for s in later if not isinstance(s, Labeler)]
+            used = any(set(planned.adds) & set(columns_needed(s, Shape.PAIRS)) for s in chooses)
+            if step.learns_labels and (used or not isinstance(step, Labeler)):
+                return i
+        return None
+
+    def asks(self, start: int) -> bool:
+        """Whether a step from `start` on asks a text engine, so that it can't be repeated."""
+        return any("engine" in model for _, s in self.steps[start:] for model in s.models)
+
+
+def pays(result: RunResult, embed: Embed | None, known: Known) -> dict[str, Any] | None:
+    """Compare the pairs that a run kept with all and with as many random ones.
+
+    Args:
+        result: a finished run.
+        embed: of steps that are fitted again; their texts have vectors already.
+        known: tells whether texts have vectors: none are computed here.
+
+    Returns:
+        Plain data for `pays.json`, with a `sentence`; None if the run selects no pairs, or has too
+        few clusters of prompts for a fold.
+    """
+    chain = Chain.of(result)
+    start = chain.first_choice()
+    if start is None:
+        return None
+    learned = chain.first_learned()
+    again = learned is not None and not chain.asks(learned)
+    nested = learned is None or again
+    seed = result.recipe.head.seed
+    before = chain.views[min(start, learned) if again and learned is not None else start]
+    rows = sample(before, MOST_REFITTED if again else MOST, seed)
+    select: Select = _Fixed(rows["pair_id"], final(chain.views[-1]))
+    if again and learned is not None:
+        try:
+            refit = _Refit(chain, learned, rows, final(chain.views[learned]), seed, embed)
+            return _report(rows, refit, result, known, nested=True, start=start)
+        except PrefactoryError:  # too few rows to learn from in a fold
+            nested = False
+    return _report(rows, select, result, known, nested=nested, start=start)
+
+
+def _report(
+    rows: pl.DataFrame, select: Select, result: RunResult, known: Known, *, nested: bool, start: int
+) -> dict[str, Any] | None:
+    encoder = next((e for e in _encoders(result)), None)
+    data, features = differences(rows, encoder, result, known)
+    clusters = codes(prompt_clusters(rows))
+    refitted = isinstance(select, _Refit)
+    partitions = max(1, min(5, 1000 // max(rows.height, 1))) if refitted else 5
+    seed = result.recipe.head.seed
+    gains = compare(
+        data, clusters, select, undamaged(rows), seed=seed, partitions=partitions
+    )
+    if gains is None:
+        return None
+    return {
+        "sentence": said(gains, nested),
+        "nested": nested,
+        "refitted": refitted,
+        "features": features,
+        "pairs": rows.height,
+        "from": result.before[0][0].placed.label if start < 0 else None,
+        **gains.as_dict(),
+    }
+
+
+def sample(view: View, most: int, seed: int) -> pl.DataFrame:
+    """At most so many rows of a view, drawn by seed and id, in canonical order."""
+    ctx = Context(seed, "pays")
+    ids = pl.concat(view.map(lambda table: table["pair_id"].to_frame()))["pair_id"]
+    if ids.len() > most:
+        ids = ids.gather(np.argsort(ctx.uniform(ids).to_numpy(), kind="stable")[:most])
+    return pl.concat(view.map(lambda table: table.filter(pl.col("pair_id").is_in(ids.implode()))))
+
+
+def final(view: View) -> pl.DataFrame:
+    """Ids of the pairs of a view, as they were before any was turned round, and their sign."""
+
+    def read(table: pl.DataFrame) -> pl.DataFrame:
+        return signs_of(table)
+
+    return pl.concat(view.map(read))
+
+
+def signs_of(table: pl.DataFrame) -> pl.DataFrame:
+    """`pair_id` (before it was turned round) and `sign`, -1 if it was, 1 if not."""
+    turned = pl.lit(None, pl.String)
+    if TURNED in table.columns:
+        turned = pl.when(pl.col(TURNED) != pl.col("pair_id")).then(pl.col(TURNED))
+    return table.select(
+        pair_id=pl.coalesce(turned, "pair_id"),
+        sign=pl.when(turned.is_not_null()).then(-1.0).otherwise(1.0),
+    )
+
+
+def _signs(ids: pl.Series, found: pl.DataFrame) -> Floats:
+    known = found.unique("pair_id", keep="first")
+    signs = ids.to_frame().join(known, on="pair_id", how="left", maintain_order="left")["sign"]
+    return signs.fill_null(0.0).to_numpy()
+
+
+class _Fixed:
+    """A selection as the run made it, over all rows."""
+
+    def __init__(self, ids: pl.Series, found: pl.DataFrame) -> None:
+        self.signs = _signs(ids, found)
+
+    def __call__(self, train: np.ndarray) -> Floats:
+        return self.signs
+
+
+class _Refit:
+    """A selection that is made again from training rows alone."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        start: int,
+        rows: pl.DataFrame,
+        before: pl.DataFrame,
+        seed: int,
+        embed: Embed | None,
+    ) -> None:
+        self.steps = [
+            (p.placed.label, scaled(p.placed.step, stage)) for p, stage in chain.steps[start:]
+        ]
+        self.rows, self.seed, self.embed = rows, seed, embed
+        self.there = _signs(rows["pair_id"], before) != 0
+        columns = chain.views[start].columns
+        self.table = _rows_of(chain.views[start], rows["pair_id"]).select(columns)
+
+    def __call__(self, train: np.ndarray) -> Floats:
+        ids = self.rows["pair_id"].filter(train & self.there)
+        table = self.table.filter(pl.col("pair_id").is_in(ids.implode()))
+        for label, step in self.steps:
+            table = applied(step, label, table, self.seed, self.embed)
+        return _signs(self.rows["pair_id"], signs_of(table))
+
+
+def _rows_of(view: View, ids: pl.Series) -> pl.DataFrame:
+    return pl.concat(view.map(lambda table: table.filter(pl.col("pair_id").is_in(ids.implode()))))
+
+
+def scaled(step: Step, stage: Stage) -> Step:
+    """The step with a budget of rows or tokens as the share that it kept."""
+    budget = [name for name in ("rows", "tokens") if getattr(step, name, None) is not None]
+    if not budget or "fraction" not in type(step).model_fields or not stage.rows_out:
+        return step
+    share = min(1.0, stage.rows_out / stage.rows_in)
+    return step.model_copy(update={**dict.fromkeys(budget), "fraction": share})
+
+
+def applied(
+    step: Step, label: str, table: pl.DataFrame, seed: int, embed: Embed | None
+) -> pl.DataFrame:
+    """Pairs after one step that is fitted to them alone."""
+    ctx = Context(seed, label, None, embed)
+    if step.scope == "dataset":
+        part = fit_shard(step, label, table, Shape.PAIRS, ctx)
+        ctx = Context(seed, label, fit(step, label, part, ctx), embed)
+    if isinstance(step, Labeler):
+        new = apply_labeler(step, label, table, Shape.PAIRS, ctx)
+        return table.hstack(new.drop("pair_id").get_columns())
+    if isinstance(step, Filter):
+        gone = apply_filter(step, label, table, Shape.PAIRS, ctx)["row_id"]
+        return table.filter(~pl.col("pair_id").is_in(gone.implode()))
+    assert isinstance(step, Generator)  # noqa: S101 - there is no fourth kind
+    return apply_generator(step, label, table, Shape.PAIRS, ctx)[0]
+
+
+def undamaged(rows: pl.DataFrame) -> np.ndarray:
+    """Pairs without damage that text alone shows, Bool[n]."""
+    hit = only_damage(damage(rows))["row"].to_numpy()
+    clean = np.ones(rows.height, dtype=bool)
+    clean[hit] = False
+    return clean
+
+
+def _encoders(result: RunResult) -> list[Encoder]:
+    steps = [planned.placed.step for planned, _ in result.before]
+    fields = [getattr(s, n) for s in steps if s.opens_engines() for n in type(s).model_fields]
+    return [field for field in fields if isinstance(field, Encoder)]
+
+
+def differences(
+    rows: pl.DataFrame, encoder: Encoder | None, result: RunResult, known: Known
+) -> tuple[Differences, str]:
+    """Features of the cheap head: vectors if the run made them, statistics of the texts always."""
+
+    class _MissingError(Exception):
+        pass
+
+    def there(encoder: Encoder, texts: pl.Series) -> np.ndarray:
+        if result.embed is None or not known(encoder, texts):
+            raise _MissingError
+        return result.embed(encoder, texts)
+
+    sides, features = None, "statistics"
+    if encoder is not None:
+        try:
+            sides, features = describe_pairs(rows, encoder, there), "vectors and statistics"
+        except _MissingError:
+            sides = None
+    chosen, rejected = sides or describe_pairs(rows, encoder or Encoder(), None)
+    columns = (chosen.statistics - rejected.statistics).to_numpy()
+    vectors = np.zeros((rows.height, 0))
+    if chosen.answer.shape[1]:
+        vectors = chosen.vectors() - rejected.vectors()
+    return Differences(vectors, columns), features
+
+
+def scores(result: RunResult) -> list[dict[str, Any]]:
+    """Scores that labelers added and that nothing reads, or that go against the labels.
+
+    Returns:
+        For each `name`, `used` (whether a later step reads it), and on published pairs `agreement`
+        with the labels, an interval (`low`, `high`), `n` and `said`, a sentence. Only those with a
+        sentence.
+    """
+    found = []
+    steps = [planned for planned, _ in result.before]
+    view = next((v for v in result.views.values() if v.shape == v.stored == Shape.PAIRS), None)
+    rows = None if view is None else sample(view, MOST, result.recipe.head.seed)
+    for i, planned in enumerate(steps):
+        if planned.kind != "labeler":
+            continue
+        names = {n.removeprefix("chosen_").removeprefix("rejected_") for n in planned.adds}
+        for name in sorted(n.removeprefix(SCORE) for n in names if is_score(n)):
+            later = [p.placed.step.model_dump(mode="json") for p in steps[i + 1 :]]
+            needed = [columns_needed(p.placed.step, p.shape) for p in steps[i + 1 :]]
+            used = any(c.endswith(f"{SCORE}{name}") for columns in needed for c in columns)
+            entry = {"name": name, "used": used or any(_names(fields, name) for fields in later)}
+            found.append({**entry, **_agreement(rows, name)})
+    return [entry for entry in map(_with_sentence, found) if entry["said"]]
+
+
+def _names(value: Any, name: str) -> bool:  # noqa: ANN401 - plain data
+    """Whether the fields of a step name an objective."""
+    if isinstance(value, dict):
+        return any(_names(v, name) or k == name for k, v in value.items())
+    if isinstance(value, list):
+        return any(_names(v, name) for v in value)
+    return bool(value == name)
+
+
+def _agreement(rows: pl.DataFrame | None, name: str) -> dict[str, Any]:
+    columns = [f"{side}_{SCORE}{name}" for side in SIDES]
+    if rows is None or not set(columns) <= set(rows.columns):
+        return {"agreement": None, "low": None, "high": None, "n": 0}
+    both = rows.filter(pl.all_horizontal(pl.col(columns).is_finite()))
+    gap = (both[columns[0]] - both[columns[1]]).to_numpy()
+    estimate = clustered_mean(hits(gap), both["prompt_id"]).as_dict()
+    shown = {k: None if v is None else round(v, 4) for k, v in estimate.items()}
+    return {"agreement": shown["value"], **{k: shown[k] for k in ("low", "high", "n")}}
+
+
+def _with_sentence(entry: dict[str, Any]) -> dict[str, Any]:
+    parts = []
+    if not entry["used"]:
+        parts.append("no later step reads it")
+    if entry["high"] is not None and entry["high"] < 0.5:
+        parts.append(
+            f"it agrees with {entry['agreement']:.0%} of the labels "
+            f"({entry['low']:.0%} to {entry['high']:.0%} of {entry['n']:,} pairs)"
+        )
+    said = f"score {entry['name']}: {' and '.join(parts)}" if parts else ""
+    return {**entry, "said": said}
