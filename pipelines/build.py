@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +17,17 @@ from fsspec.implementations.local import LocalFileSystem
 from catalog.publish import Published, publish
 from catalog.report import build as build_report
 from catalog.sources import OpenSource, SourceSpec, open_source
+from catalog.versions import Version
 from pipelines.engines import engines
+from pipelines.pays import notes, pays, scores
 from pipelines.settings import Settings
 from pipelines.training import METHODS, Trained, train
-from pipelines.vectors import embedder
+from pipelines.vectors import embedder, known
 from prefactory.errors import CatalogError, ConfigError, PrefactoryError
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
-from prefactory.stages import Mapper, Options, Stage, common_schema
+from prefactory.stages import Mapper, Options, RunResult, Stage, common_schema
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,8 +111,13 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
         )
         result = execute(recipe, sources, settings.store, mapper, options)
     shown = recipe.head.publish.report_rows
+
+    def report(folder: Path) -> str:
+        _write_pays(result, folder, settings)
+        return build_report(folder, shown)
+
     try:
-        published = publish(result, settings.catalog, lambda folder: build_report(folder, shown))
+        published = publish(result, settings.catalog, report)
     except OSError as error:
         raise CatalogError(
             f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "
@@ -120,6 +128,33 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
         _LOG.info("train %s", method)
         outcome.trained.append(train(method, config, published.version, settings))
     return outcome
+
+
+def _write_pays(result: RunResult, folder: Path, settings: Settings) -> None:
+    """Write what the run's selection gains, and its idle scores, to `pays.json`, if any."""
+    if not result.recipe.head.publish.pays:
+        return
+    started = time.monotonic()
+    told = scores(result)
+    found = {
+        "selection": pays(result, embedder(settings), known(settings)),
+        "scores": told,
+        "notes": notes(told),
+    }
+    if any(found.values()):
+        text = json.dumps(found, indent=2, ensure_ascii=False)
+        (folder / "pays.json").write_text(text + "\n", "utf-8")
+    log.info("does it pay%s%6.1f s", " " * 41, time.monotonic() - started)
+
+
+def pays_lines(version: Version) -> list[str]:
+    """What `pays.json` of a version says, line by line."""
+    path = version.path / "pays.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text("utf-8"))
+    selection = found["selection"]
+    return [*([selection["sentence"]] if selection else []), *found["notes"]]
 
 
 def stage_line(stage: Stage) -> str:

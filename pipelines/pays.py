@@ -1,4 +1,4 @@
-"""Does what a run selected pay? Three arms on the run's own pairs, and scores that serve nothing."""
+"""Does a run's selection pay? Three arms on its own pairs; and scores that serve nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Chain:
     def of(cls, result: RunResult) -> Chain:
         """The chain of a run; empty if it selects no pairs."""
         stages = {stage.label: stage for stage in result.stages}
-        steps, views = [], []
+        steps: list[tuple[PlannedStep, Stage]] = []
+        views: list[View] = []
         for planned, view in result.before:
             step = planned.placed.step
             if planned.shape != Shape.PAIRS:
@@ -119,36 +120,37 @@ def pays(result: RunResult, embed: Embed | None, known: Known) -> dict[str, Any]
     before = chain.views[min(start, learned) if again and learned is not None else start]
     rows = sample(before, MOST_REFITTED if again else MOST, seed)
     select: Select = _Fixed(rows["pair_id"], final(chain.views[-1]))
+    features = differences(rows, next(iter(_encoders(result)), None), embed, known)
     if again and learned is not None:
         try:
-            refit = _Refit(chain, learned, rows, final(chain.views[learned]), seed, embed)
-            return _report(rows, refit, result, known, nested=True, start=start)
+            refit = _Refit(chain, learned, rows, seed, embed)
+            return _report(rows, refit, features, seed, nested=True)
         except PrefactoryError:  # too few rows to learn from in a fold
             nested = False
-    return _report(rows, select, result, known, nested=nested, start=start)
+    return _report(rows, select, features, seed, nested=nested)
 
 
 def _report(
-    rows: pl.DataFrame, select: Select, result: RunResult, known: Known, *, nested: bool, start: int
+    rows: pl.DataFrame,
+    select: Select,
+    features: tuple[Differences, str],
+    seed: int,
+    *,
+    nested: bool,
 ) -> dict[str, Any] | None:
-    encoder = next((e for e in _encoders(result)), None)
-    data, features = differences(rows, encoder, result, known)
+    data, kind = features
     clusters = codes(prompt_clusters(rows))
     refitted = isinstance(select, _Refit)
     partitions = max(1, min(5, 1000 // max(rows.height, 1))) if refitted else 5
-    seed = result.recipe.head.seed
-    gains = compare(
-        data, clusters, select, undamaged(rows), seed=seed, partitions=partitions
-    )
+    gains = compare(data, clusters, select, undamaged(rows), seed=seed, partitions=partitions)
     if gains is None:
         return None
     return {
         "sentence": said(gains, nested),
         "nested": nested,
         "refitted": refitted,
-        "features": features,
+        "features": kind,
         "pairs": rows.height,
-        "from": result.before[0][0].placed.label if start < 0 else None,
         **gains.as_dict(),
     }
 
@@ -159,16 +161,12 @@ def sample(view: View, most: int, seed: int) -> pl.DataFrame:
     ids = pl.concat(view.map(lambda table: table["pair_id"].to_frame()))["pair_id"]
     if ids.len() > most:
         ids = ids.gather(np.argsort(ctx.uniform(ids).to_numpy(), kind="stable")[:most])
-    return pl.concat(view.map(lambda table: table.filter(pl.col("pair_id").is_in(ids.implode()))))
+    return _rows_of(view, ids)
 
 
 def final(view: View) -> pl.DataFrame:
     """Ids of the pairs of a view, as they were before any was turned round, and their sign."""
-
-    def read(table: pl.DataFrame) -> pl.DataFrame:
-        return signs_of(table)
-
-    return pl.concat(view.map(read))
+    return pl.concat(view.map(signs_of))
 
 
 def signs_of(table: pl.DataFrame) -> pl.DataFrame:
@@ -206,7 +204,6 @@ class _Refit:
         chain: Chain,
         start: int,
         rows: pl.DataFrame,
-        before: pl.DataFrame,
         seed: int,
         embed: Embed | None,
     ) -> None:
@@ -214,12 +211,10 @@ class _Refit:
             (p.placed.label, scaled(p.placed.step, stage)) for p, stage in chain.steps[start:]
         ]
         self.rows, self.seed, self.embed = rows, seed, embed
-        self.there = _signs(rows["pair_id"], before) != 0
-        columns = chain.views[start].columns
-        self.table = _rows_of(chain.views[start], rows["pair_id"]).select(columns)
+        self.table = _rows_of(chain.views[start], rows["pair_id"])
 
     def __call__(self, train: np.ndarray) -> Floats:
-        ids = self.rows["pair_id"].filter(train & self.there)
+        ids = self.rows["pair_id"].filter(pl.Series(train))
         table = self.table.filter(pl.col("pair_id").is_in(ids.implode()))
         for label, step in self.steps:
             table = applied(step, label, table, self.seed, self.embed)
@@ -271,18 +266,19 @@ def _encoders(result: RunResult) -> list[Encoder]:
     return [field for field in fields if isinstance(field, Encoder)]
 
 
+class _MissingError(Exception):
+    """A text has no vector yet."""
+
+
 def differences(
-    rows: pl.DataFrame, encoder: Encoder | None, result: RunResult, known: Known
+    rows: pl.DataFrame, encoder: Encoder | None, embed: Embed | None, known: Known
 ) -> tuple[Differences, str]:
     """Features of the cheap head: vectors if the run made them, statistics of the texts always."""
 
-    class _MissingError(Exception):
-        pass
-
     def there(encoder: Encoder, texts: pl.Series) -> np.ndarray:
-        if result.embed is None or not known(encoder, texts):
+        if embed is None or not known(encoder, texts):
             raise _MissingError
-        return result.embed(encoder, texts)
+        return embed(encoder, texts)
 
     sides, features = None, "statistics"
     if encoder is not None:
@@ -302,9 +298,9 @@ def scores(result: RunResult) -> list[dict[str, Any]]:
     """Scores that labelers added and that nothing reads, or that go against the labels.
 
     Returns:
-        For each `name`, `used` (whether a later step reads it), and on published pairs `agreement`
-        with the labels, an interval (`low`, `high`), `n` and `said`, a sentence. Only those with a
-        sentence.
+        For each its `name`, `used` (whether a later step reads it), and on published pairs
+        `agreement` with the labels, an interval (`low`, `high`) and `n`. Only those that serve
+        nothing or go against the labels.
     """
     found = []
     steps = [planned for planned, _ in result.before]
@@ -320,7 +316,24 @@ def scores(result: RunResult) -> list[dict[str, Any]]:
             used = any(c.endswith(f"{SCORE}{name}") for columns in needed for c in columns)
             entry = {"name": name, "used": used or any(_names(fields, name) for fields in later)}
             found.append({**entry, **_agreement(rows, name)})
-    return [entry for entry in map(_with_sentence, found) if entry["said"]]
+    return [entry for entry in found if not entry["used"] or _against(entry)]
+
+
+def notes(found: list[dict[str, Any]]) -> list[str]:
+    """What there is to say of the scores that `scores` lists, in sentences."""
+    idle = [entry["name"] for entry in found if not entry["used"]]
+    lines = [f"No later step reads the scores {', '.join(idle)}."] if idle else []
+    return lines + [
+        f"The score {e['name']} agrees with {e['agreement']:.0%} of the labels "
+        f"({e['low']:.0%} to {e['high']:.0%} of {e['n']:,} pairs)."
+        for e in found
+        if _against(e)
+    ]
+
+
+def _against(entry: dict[str, Any]) -> bool:
+    """Whether a score agrees with fewer than half of the labels, clearly."""
+    return entry["high"] is not None and bool(entry["high"] < 0.5)
 
 
 def _names(value: Any, name: str) -> bool:  # noqa: ANN401 - plain data
@@ -341,16 +354,3 @@ def _agreement(rows: pl.DataFrame | None, name: str) -> dict[str, Any]:
     estimate = clustered_mean(hits(gap), both["prompt_id"]).as_dict()
     shown = {k: None if v is None else round(v, 4) for k, v in estimate.items()}
     return {"agreement": shown["value"], **{k: shown[k] for k in ("low", "high", "n")}}
-
-
-def _with_sentence(entry: dict[str, Any]) -> dict[str, Any]:
-    parts = []
-    if not entry["used"]:
-        parts.append("no later step reads it")
-    if entry["high"] is not None and entry["high"] < 0.5:
-        parts.append(
-            f"it agrees with {entry['agreement']:.0%} of the labels "
-            f"({entry['low']:.0%} to {entry['high']:.0%} of {entry['n']:,} pairs)"
-        )
-    said = f"score {entry['name']}: {' and '.join(parts)}" if parts else ""
-    return {**entry, "said": said}

@@ -20,3 +20,14 @@ def embedder(settings: Settings) -> Callable[[Any, pl.Series], np.ndarray]:
         return shared_store(settings.home / "store" / "vectors").embed(encoder, texts)
 
     return embed
+
+
+def known(settings: Settings) -> Callable[[Any, pl.Series], bool]:
+    """`(encoder, texts) -> whether all have vectors in the store`; loads no model."""
+
+    def there(encoder: Any, texts: pl.Series) -> bool:  # noqa: ANN401 - an Encoder
+        from prefactory.engines.vectors import shared_store
+
+        return shared_store(settings.home / "store" / "vectors").has(encoder, texts)
+
+    return there

@@ -37,6 +37,7 @@ class Publish(BaseModel):
         test_fraction: share of prompt groups in the test split, in [0, 1).
         near_duplicates: keep near-duplicate prompts on one side of the split.
         report_rows: how many pairs the report shows.
+        pays: whether a run that selects pairs measures what that gains (see docs/catalog.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class Publish(BaseModel):
     test_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     near_duplicates: bool = True
     report_rows: int = Field(default=60, ge=0, le=1000)
+    pays: bool = True
 
 
 class Head(BaseModel):
@@ -123,7 +125,7 @@ class Recipe:
         return {
             "name": self.head.name,
             "seed": self.head.seed,
-            "publish": self.head.publish.model_dump(exclude={"report_rows"}),
+            "publish": self.head.publish.model_dump(exclude={"report_rows", "pays"}),
             "sources": sorted(source_identities, key=fingerprint),
             "steps": [{"label": p.label, **p.step.identity()} for p in self.steps],
         }

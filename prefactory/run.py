@@ -62,6 +62,7 @@ def execute(
     run = _Run(recipe, store, mapper, options, [s.identity() for s in sources])
     table = run.read_sources(sources, shape)
     views: dict[str, View] = {}
+    before: list[tuple[PlannedStep, View]] = []
     name = shape.value
     for step in planned:
         changes = step.out_shape != shape or _new_prompts(step.placed.step)
@@ -70,6 +71,7 @@ def execute(
         beside = _beside(step.placed.step)
         if beside is not None:
             views.setdefault(shape, View(store, shape, tuple(table), shape))
+        before.append((step, View(store, shape, tuple(table), shape)))
         table = run.step(step, table)
         shape = step.out_shape
         name = beside or (shape.value if name in set(Shape) else name)
@@ -78,7 +80,8 @@ def execute(
         views.setdefault(Shape.RESPONSES, View(store, Shape.RESPONSES, tuple(table), shape))
     if shape == Shape.PROMPTS:
         views.pop(Shape.RESPONSES, None)
-    return RunResult(recipe, views, run.stages, run.identities, run.source_counts, store)
+    counts = run.source_counts
+    return RunResult(recipe, views, run.stages, run.identities, counts, store, before)
 
 
 def _new_prompts(step: Step) -> bool:

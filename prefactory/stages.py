@@ -12,6 +12,7 @@ import polars as pl
 
 from prefactory import ledger
 from prefactory.errors import DataError
+from prefactory.plan import PlannedStep
 from prefactory.recipe import Recipe
 from prefactory.shards import View
 from prefactory.store import Record, Store
@@ -93,7 +94,11 @@ class Stage:
 
 @dataclass
 class RunResult:
-    """What a run leaves: the tables to publish by name, and what happened on the way."""
+    """What a run leaves: the tables to publish by name, and what happened on the way.
+
+    Attributes:
+        before: each step with the table that it got.
+    """
 
     recipe: Recipe
     views: dict[str, View]
@@ -101,6 +106,7 @@ class RunResult:
     source_identities: list[dict[str, Any]]
     source_counts: list[dict[str, Any]]
     store: Store
+    before: list[tuple[PlannedStep, View]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,18 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         trees=trees,
         samples=texts,
         cut=samples.cut_sentence(texts),
+        pays=_pays(folder),
         stages=steps,
         ledger_rows=int(ledger["n"].sum()),
         missing=sum(stage.missing for stage in steps),
         interval=charts.interval,
     )
+
+
+def _pays(folder: Path) -> dict[str, Any]:
+    """What the run's selection gains, and scores that serve nothing (`pays.json`), if any."""
+    path = folder / "pays.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def _trees(folder: Path, manifest: dict[str, Any]) -> Markup | None:

@@ -161,6 +161,8 @@ class EnsembleUncertainty(_Ordered):
         - filters.EnsembleUncertainty: {order: high, fraction: 0.5}
     """
 
+    learns_labels: ClassVar[bool] = True
+
     measure: Literal["entropy", "mutual_information"] = "mutual_information"
     objectives: tuple[str, ...] = ()
     scale: Literal["sd", "raw"] = "sd"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -77,6 +77,8 @@ class FromPairs(Labeler, abstract=True):
             fit sees them.
         fit_rows: most rows of a fit; of more a draw is taken, and all are scored.
     """
+
+    learns_labels: ClassVar[bool] = True
 
     encoder: Encoder = Encoder()
     vectors: bool = True

@@ -101,6 +101,7 @@ def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str | N
 
 def _machine(outcome: Outcome) -> dict[str, object]:
     version = outcome.published.version
+    pays = version.path / "pays.json"
     return {
         "name": version.manifest.name,
         "version": version.manifest.version,
@@ -121,10 +122,13 @@ def _machine(outcome: Outcome) -> dict[str, object]:
             for s in outcome.stages
         ],
         "models": [{"method": t.method, "path": str(t.path)} for t in outcome.trained],
+        "pays": json.loads(pays.read_text("utf-8")) if pays.is_file() else None,
     }
 
 
 def _show(outcome: Outcome, seconds: float) -> None:
+    from pipelines.build import pays_lines
+
     console = Console(highlight=False, soft_wrap=True)
     version = outcome.published.version
     manifest = version.manifest
@@ -133,6 +137,8 @@ def _show(outcome: Outcome, seconds: float) -> None:
     for name, record in manifest.tables.items():
         splits = ", ".join(f"{split} {rows:,}" for split, rows in record.splits.items())
         console.print(f"  {name:<10} {splits}")
+    for line in pays_lines(version):
+        console.print(f"  {line}", markup=False)
     console.print(f"  digest     {manifest.content_digest}")
     console.print(f"  dataset    {version.path}", markup=False)
     console.print(f"  report     {version.path / 'report.html'}", markup=False)

@@ -99,6 +99,11 @@ class VectorStore:
             f"vectors under {shelf.folder} are damaged again and again; check the disk"
         )
 
+    def has(self, encoder: Encoder, texts: pl.Series) -> bool:
+        """Whether the vectors of all texts (String [N], no nulls) are there: opens no model."""
+        index = self._shelf(encoder).index
+        return bool(index.dim) and bool((index.find(text_keys(texts)) >= 0).all())
+
     def _shelf(self, encoder: Encoder) -> _Shelf:
         with self._lock:
             if encoder not in self._shelves:
