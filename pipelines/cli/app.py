@@ -23,6 +23,7 @@ from pipelines.cli import steps as steps_commands
 from pipelines.cli import train as train_commands
 from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
+from pipelines.cli import worth as worth_commands
 
 PACKAGES = (
     "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit", "pipelines",
@@ -95,6 +96,7 @@ data_commands.register(app)
 audit_commands.register(app)
 catalog_commands.register(app)
 explain_commands.register(app)
+worth_commands.register(app)
 compare_commands.register(app)
 train_commands.register(app)
 tree_commands.register(app)

@@ -108,6 +108,7 @@ def compare(
     select: Select,
     judged: Bools,
     *,
+    pool: Bools | None = None,
     seed: int = 0,
     partitions: int = SEEDS,
 ) -> Gains | None:
@@ -118,6 +119,7 @@ def compare(
         clusters: of near-duplicate prompts, Int64[n].
         select: chooses among training rows; called once a fold.
         judged: rows to judge on, such as those without damage.
+        pool: rows of the arm `all`, of which the random ones are drawn too; by default every row.
         seed: of the folds and the random arm.
         partitions: draws of the folds; the random arm has `SEEDS` draws in any case.
 
@@ -125,14 +127,20 @@ def compare(
         The gains; None with fewer than two clusters, or where nothing is kept or judged.
     """
     with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
-        return _compare(data, clusters, select, judged, seed, partitions)
+        every = np.ones(len(data), dtype=bool) if pool is None else pool
+        return _compare(data, clusters, select, (judged, every), seed, partitions)
 
 
 def _compare(
-    data: Differences, clusters: Ints, select: Select, judged: Bools, seed: int, partitions: int
+    data: Differences,
+    clusters: Ints,
+    select: Select,
+    rows: tuple[Bools, Bools],
+    seed: int,
+    partitions: int,
 ) -> Gains | None:
     z, penalty = design(data)
-    n = len(z)
+    (judged, pool), n = rows, len(data)
     found = {arm: np.zeros((partitions, n)) for arm in ("all", "kept", "random")}
     differ, shares = np.zeros((partitions, n)), []
     for s in range(partitions):
@@ -140,12 +148,13 @@ def _compare(
         for k in np.unique(fold[fold != NONE]):
             train, held = fold != k, (fold == k) & judged
             signs = np.where(train, select(train), 0.0)
-            shares.append(float((signs != 0).sum() / max(train.sum(), 1)))
-            every = _margins(z, penalty, train.astype(np.float64), held)
-            kept = _margins(z, penalty, signs, held)
+            known = train & pool
+            shares.append(float((signs != 0).sum() / max(known.sum(), 1)))
+            every = margins_of(z, penalty, known.astype(np.float64), held)
+            kept = margins_of(z, penalty, signs, held)
             found["all"][s, held], found["kept"][s, held] = hits(every), hits(kept)
             differ[s, held] = (every > 0) != (kept > 0)
-            found["random"][s, held] = _random(z, penalty, (train, signs, held), seed + s)
+            found["random"][s, held] = _random(z, penalty, (known, signs, held), seed + s)
     there = judged & (cluster_folds(clusters, seed) != NONE)
     if not there.any() or not sum(shares):
         return None
@@ -170,11 +179,11 @@ def _random(z: Floats, penalty: Floats, rows: tuple[Bools, Signs, Bools], seed: 
         rng = np.random.default_rng([seed, draw, len(places), count])
         picked = np.zeros(len(z))
         picked[rng.permutation(places)[:count]] = 1.0
-        total += hits(_margins(z, penalty, picked, held))
+        total += hits(margins_of(z, penalty, picked, held))
     return total / SEEDS
 
 
-def _margins(z: Floats, penalty: Floats, signs: Signs, held: Bools) -> Floats:
+def margins_of(z: Floats, penalty: Floats, signs: Signs, held: Bools) -> Floats:
     """Margins of held-out rows by a head fitted to the rows with a sign."""
     rows = np.flatnonzero(signs)
     if not rows.size:
@@ -184,8 +193,8 @@ def _margins(z: Floats, penalty: Floats, signs: Signs, held: Bools) -> Floats:
     return margins
 
 
-def said(gains: Gains, nested: bool) -> str:
-    """The gains in one sentence, with intervals of 95 %."""
+def said(gains: Gains, nested: bool, what: str = "Kept {} of the pairs") -> str:
+    """The gains in one sentence, with intervals of 95 %; `what` says what the share is of."""
 
     def points(estimate: Estimate) -> str:
         if not np.isfinite(estimate.se):
@@ -194,12 +203,14 @@ def said(gains: Gains, nested: bool) -> str:
         return f"{100 * estimate.value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
     text = (
-        f"Kept {gains.kept:.0%} of the pairs: {points(gains.against_all)} against all, "
+        f"{what.format(f'{gains.kept:.0%}')}: {points(gains.against_all)} against all, "
         f"{points(gains.against_random)} against as many random ones ("
         f"{gains.against_all.n:,} held-out pairs, judged by the labels as they are"
     )
     if not nested:
         text += "; not nested: optimistic"
-    if np.isfinite(gains.visible):
+    if gains.differ == 0:
+        text += "; the heads judge all of them alike"
+    elif np.isfinite(gains.visible):
         text += f"; a gain below {100 * gains.visible:.1f} points can't be seen here"
     return text + ")."

@@ -1,0 +1,110 @@
+"""`prefactory compare A B` and `prefactory enough NAME`: which pairs teach more, and how many."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.catalog import AsJson
+
+Data = Annotated[str, typer.Argument(help="NAME, NAME@VERSION, a file, a folder or a hub id.")]
+Seed = Annotated[int, typer.Option(help="Of samples, folds and draws.", min=0)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(compare)
+    app.command()(enough)
+
+
+def compare(
+    a: Data,
+    b: Data,
+    judge: Annotated[
+        str | None, typer.Option(help="Pairs to judge on; clusters of A and B are left out.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions or files of pairs: which teaches more, and what changed.
+
+    A cheap head is trained on A, on B and on as many random pairs of A, and
+    judged on held-out pairs: of --judge, else of A (optimistic, if B was
+    selected with those labels in view).
+    """
+    from pipelines.api import read
+    from pipelines.versus import versus
+
+    found = versus(read(a), read(b), None if judge is None else read(judge), seed)
+    _write(found, as_json, _page(found))
+
+
+def enough(
+    data: Data,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Sentence vectors beside text statistics.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(help="Of the curve.", min=3)] = 10,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many pairs are enough, by a learning curve of a cheap head and its plateau."""
+    from pipelines.api import read
+    from pipelines.enough import enough as measure
+    from pipelines.settings import Settings
+    from pipelines.vectors import embedder
+
+    embed = embedder(Settings()) if embeddings else None
+    found = measure(read(data), seed, embed, repeats)
+    rows = zip(found["sizes"], found["accuracy"], found["se"], strict=True)
+    lines = [f"{'pairs':>9}  held-out accuracy"]
+    lines += [f"{n:>9,}  {mean:.3f} ± {se:.3f}" for n, mean, se in rows]
+    _write(found, as_json, [*lines, "", found["sentence"]])
+
+
+def _write(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    else:
+        typer.echo("\n".join(lines))
+
+
+def _page(found: dict[str, Any]) -> list[str]:
+    n = found["pairs"]
+    lines = [
+        f"A {n['a']:,} pairs, B {n['b']:,}; {n['both']:,} in both, {n['turned']:,} turned round, "
+        f"{n['only_a']:,} only in A, {n['only_b']:,} only in B",
+        (found["teaches"] or {}).get("sentence", "Too few clusters of prompts to hold any out."),
+        f"longer answer chosen: A {_share(found['longer_chosen']['a'])}, "
+        f"B {_share(found['longer_chosen']['b'])}",
+    ]
+    if found["wins"]:
+        lines += ["", f"{'wins of':<32} {'A':>7} {'B':>7}"]
+        lines += [_row(str(row["model"]), row["a"], row["b"]) for row in found["wins"]]
+    for name, rows in found["shares"].items():
+        lines += ["", f"{'share by ' + name:<32} {'A':>7} {'B':>7}"]
+        lines += [_row(str(row["key"]), row["a"], row["b"]) for row in rows]
+    for name, rows in found["examples"].items():
+        lines += ["", f"{name}:"] if rows else []
+        for row in rows:
+            lines += [f"  {row['pair_id']}"]
+            lines += [f"    {c}: {_short(row[c])}" for c in ("prompt", "chosen", "rejected")]
+    return lines
+
+
+def _short(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]
+
+
+def _share(estimate: dict[str, Any]) -> str:
+    if estimate["low"] is None:
+        return f"{estimate['value']:.1%}"
+    return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
+
+
+def _row(name: str, a: float | None, b: float | None) -> str:
+    cells = ("-" if share is None else f"{share:.1%}" for share in (a, b))
+    return f"{_short(name)[:32]:<32} " + " ".join(f"{cell:>7}" for cell in cells)

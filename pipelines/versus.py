@@ -1,0 +1,182 @@
+"""Two versions or files of pairs beside each other: what changed, and which teaches more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from catalog.splits import prompt_clusters
+from pipelines.pays import MOST, undamaged
+from prefactory.context import Context
+from prefactory.engines.encoder import Encoder
+from prefactory.errors import DataError
+from prefactory.preferences.arms import compare as compare_arms
+from prefactory.preferences.arms import said
+from prefactory.preferences.clustered import clustered_mean, codes, hits
+from prefactory.preferences.features import describe_pairs
+from prefactory.preferences.stack import Differences
+from prefactory.tables import COLUMNS, SIDES, Shape, text_of
+
+SHOWN = 12
+"""Models, sources, values or system messages that are listed, the largest first."""
+EXAMPLES = 5
+VALUES = ("value", "policy", "domain")
+"""Columns whose values are told apart, if pairs have one."""
+
+
+def versus(
+    a: pl.DataFrame, b: pl.DataFrame, judges: pl.DataFrame | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Compare pairs B with pairs A.
+
+    Args:
+        a: PAIRS, such as the version before.
+        b: PAIRS, such as what was kept of them.
+        judges: PAIRS to judge on; those in clusters of prompts of A or B are left out. Without
+            them held-out clusters of A judge, and the comparison is optimistic if B was selected
+            with their labels in view.
+        seed: of samples and folds.
+
+    Returns:
+        Plain data: `pairs` (rows of each, in both, turned round, only in one), `teaches` (see
+        `prefactory.preferences.arms.Gains`, with a `sentence`), `longer_chosen`, `wins` by model,
+        `shares` by source, value and system message, and `examples`.
+
+    Raises:
+        DataError: one of them is empty or holds no pairs.
+    """
+    for name, table in (("A", a), ("B", b), ("the judging pairs", judges)):
+        if table is not None and (not table.height or not set(SIDES) <= set(table.columns)):
+            raise DataError(f"{name}: no pairs to compare; a table with chosen and rejected is")
+    both = set(a["pair_id"]) & set(b["pair_id"])
+    turned = _turned(a, b)
+    only_b = b.filter(~pl.col("pair_id").is_in(list(both)))
+    gone = a.filter(~pl.col("pair_id").is_in(list(both)))
+    return {
+        "pairs": {
+            "a": a.height,
+            "b": b.height,
+            "both": len(both),
+            "turned": turned,
+            "only_a": gone.height - turned,
+            "only_b": only_b.height - turned,
+        },
+        "teaches": teaches(a, b, judges, seed),
+        "longer_chosen": {"a": longer(a), "b": longer(b)},
+        "wins": _wins(a, b),
+        "shares": _shares(a, b),
+        "examples": {
+            "kept": _examples(b.filter(pl.col("pair_id").is_in(list(both)))),
+            "dropped": _examples(gone),
+            "new": _examples(only_b),
+        },
+    }
+
+
+def teaches(
+    a: pl.DataFrame, b: pl.DataFrame, judges: pl.DataFrame | None, seed: int
+) -> dict[str, Any] | None:
+    """Held-out accuracy of a cheap head trained on A, on B and on as many random pairs of A."""
+    columns = [c for c in COLUMNS[Shape.PAIRS] if c in a.columns and c in b.columns]
+    parts = [_few(a, MOST, seed), b]
+    if len(parts[0]) < len(a):  # of B what was drawn of A, and its share of what is new
+        known = pl.col("pair_id").is_in(a["pair_id"].implode())
+        drawn = pl.col("pair_id").is_in(parts[0]["pair_id"].implode())
+        new = b.filter(~known)
+        parts[1] = pl.concat([b.filter(drawn), _few(new, max(1, MOST * len(new) // len(a)), seed)])
+    if judges is not None:
+        columns = [c for c in columns if c in judges.columns]
+        parts.append(_few(judges, MOST, seed))
+    rows = pl.concat([part.select(columns) for part in parts]).unique("pair_id").sort("pair_id")
+    in_a, in_b = (rows["pair_id"].is_in(t["pair_id"].implode()).to_numpy() for t in parts[:2])
+    clusters = codes(prompt_clusters(rows))
+    nested = judges is not None
+    judged = undamaged(rows) & in_a
+    if nested:
+        seen = np.unique(clusters[in_a | in_b])
+        judged = undamaged(rows) & ~np.isin(clusters, seen)
+    chosen, rejected = describe_pairs(rows, Encoder(), None)
+    gaps = (chosen.statistics - rejected.statistics).to_numpy()
+    data = Differences(np.zeros((rows.height, 0)), gaps)
+    signs = in_b.astype(np.float64)
+    gains = compare_arms(data, clusters, lambda _: signs, judged, pool=in_a, seed=seed)
+    if gains is None:
+        return None
+    return {
+        "sentence": said(gains, nested, "B holds {} of the pairs of A"),
+        "nested": nested,
+        **gains.as_dict(),
+    }
+
+
+def _few(table: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
+    if table.height <= most:
+        return table
+    draws = Context(seed, "compare").uniform(table["pair_id"]).to_numpy()
+    return table[np.sort(np.argsort(draws, kind="stable")[:most])]
+
+
+def _turned(a: pl.DataFrame, b: pl.DataFrame) -> int:
+    """Pairs of A that B has with the other label."""
+    if not {"chosen_id", "rejected_id"} <= set(a.columns) & set(b.columns):
+        return 0
+    back = a.select("prompt_id", chosen_id="rejected_id", rejected_id="chosen_id")
+    return back.join(b, on=["prompt_id", "chosen_id", "rejected_id"], how="semi").height
+
+
+def longer(table: pl.DataFrame) -> dict[str, Any]:
+    """Share of pairs whose longer answer is the chosen one, with its interval."""
+    sizes = [text_of(pl.col(side)).fill_null("").str.len_chars().cast(pl.Int64) for side in SIDES]
+    gap = table.select(sizes[0] - sizes[1]).to_series().to_numpy()
+    return clustered_mean(hits(gap.astype(np.float64)), table["prompt_id"]).as_dict()
+
+
+def _wins(a: pl.DataFrame, b: pl.DataFrame) -> list[dict[str, Any]]:
+    """Share of its pairs that each model wins in A and in B; pairs with itself do not count."""
+    found = [_model_wins(table) for table in (a, b)]
+    joined = found[0].join(found[1], on="model", how="full", coalesce=True, suffix="_b")
+    joined = joined.rename({"wins": "a", "wins_b": "b", "n": "n_a"})
+    rows = joined.sort(pl.col("n_a").fill_null(0), "model", descending=[True, False]).head(SHOWN)
+    return rows.with_columns(pl.col("a", "b").round(4)).to_dicts()
+
+
+def _model_wins(table: pl.DataFrame) -> pl.DataFrame:
+    models = [f"{side}_model" for side in SIDES]
+    empty = pl.DataFrame(schema={"model": pl.String, "wins": pl.Float64, "n": pl.UInt32})
+    if not set(models) <= set(table.columns):
+        return empty
+    other = table.filter(pl.col(models[0]) != pl.col(models[1]))
+    sides = [
+        other.select(model=name, win=pl.lit(win))
+        for name, win in zip(models, (1.0, 0.0), strict=True)
+    ]
+    return pl.concat(sides).group_by("model").agg(wins=pl.col("win").mean(), n=pl.len())
+
+
+def _shares(a: pl.DataFrame, b: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Share of the pairs by source, by value and by system message, in A and in B."""
+    system = pl.col("prompt").list.eval(
+        pl.element().filter(pl.element().struct.field("role") == "system").struct.field("content")
+    )
+    system = pl.coalesce(system.list.first().str.slice(0, 80), pl.lit("(none)"))
+    by = {"source": pl.col("source"), "system message": system}
+    by |= {name: pl.col(name).cast(pl.String) for name in VALUES if name in a.columns}
+    found = {}
+    for name, key in by.items():
+        counts = []
+        for side, table in (("a", a), ("b", b)):
+            here = key if name not in VALUES or name in table.columns else pl.lit(None, pl.String)
+            part = table.select(key=here).group_by("key").len()
+            counts.append(part.select("key", (pl.col("len") / table.height).alias(side)))
+        joined = counts[0].join(counts[1], on="key", how="full", coalesce=True, nulls_equal=True)
+        joined = joined.with_columns(pl.col("a", "b").fill_null(0.0).round(4))
+        found[name] = joined.sort("a", "key", descending=[True, False]).head(SHOWN).to_dicts()
+    return found
+
+
+def _examples(table: pl.DataFrame) -> list[dict[str, Any]]:
+    few = table.sort("pair_id").head(EXAMPLES)
+    texts = [text_of(pl.col(c)).str.slice(-160).alias(c) for c in ("prompt", *SIDES)]
+    return few.select("pair_id", *texts).to_dicts()
