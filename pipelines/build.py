@@ -144,7 +144,7 @@ def _write_pays(result: RunResult, folder: Path, settings: Settings) -> None:
     if any(found.values()):
         text = json.dumps(found, indent=2, ensure_ascii=False)
         (folder / "pays.json").write_text(text + "\n", "utf-8")
-    log.info("does it pay%s%6.1f s", " " * 41, time.monotonic() - started)
+    _LOG.info("does it pay%s%6.1f s", " " * 41, time.monotonic() - started)
 
 
 def pays_lines(version: Version) -> list[str]:
