@@ -60,7 +60,7 @@ class Columns:
         return Columns(np.concatenate([self.dense, other.dense]), words)
 
     def split(
-        self, here: NDArray[np.bool_], label: NDArray[np.bool_], *, centre: bool
+        self, held: NDArray[np.bool_], label: NDArray[np.bool_], *, centre: bool
     ) -> tuple[Any, Any]:
         """Columns of the other rows and of these, scaled by the others (CSR if there are words).
 
@@ -68,32 +68,32 @@ class Columns:
         within the sides: it is 1 for what says nothing, and large for a mark that hardly varies on
         a side, which a ridge would otherwise shrink like any other rare word (ours).
         """
-        sign = np.where(label[~here], 1.0, -1.0)
-        seen, asked = self.dense[~here], self.dense[here]
-        middle = seen.mean(axis=0) if centre else np.zeros(seen.shape[1])
-        size = np.sqrt(((seen - middle) ** 2).mean(axis=0))
+        sign = np.where(label[~held], 1.0, -1.0)
+        train, test = self.dense[~held], self.dense[held]
+        middle = train.mean(axis=0) if centre else np.zeros(train.shape[1])
+        size = np.sqrt(((train - middle) ** 2).mean(axis=0))
         size[size < 1e-12] = 1.0
-        seen, asked = (seen - middle) / size, (asked - middle) / size
-        boost = _boost((seen**2).mean(axis=0), (seen * sign[:, None]).mean(axis=0))
-        seen, asked = seen * boost, asked * boost
+        train, test = (train - middle) / size, (test - middle) / size
+        boost = _boost((train**2).mean(axis=0), (train * sign[:, None]).mean(axis=0))
+        train, test = train * boost, test * boost
         if self.words is not None:
-            return self._with_words(here, sign, seen, asked, centre=centre)
-        if seen.shape[1] > DIRECTIONS and seen.shape[0] < 10 * seen.shape[1]:
-            directions = np.linalg.eigh(seen.T @ seen)[1][:, ::-1][:, :DIRECTIONS]
-            seen, asked = seen @ directions, asked @ directions
-        return seen, asked
+            return self._with_words(held, sign, train, test, centre=centre)
+        if train.shape[1] > DIRECTIONS and train.shape[0] < 10 * train.shape[1]:
+            directions = np.linalg.eigh(train.T @ train)[1][:, ::-1][:, :DIRECTIONS]
+            train, test = train @ directions, test @ directions
+        return train, test
 
     def _with_words(
-        self, here: NDArray[np.bool_], sign: Floats, seen: Floats, asked: Floats, *, centre: bool
+        self, held: NDArray[np.bool_], sign: Floats, train: Floats, test: Floats, *, centre: bool
     ) -> tuple[Any, Any]:
-        known, new = self.words[~here], self.words[here]
-        mean = np.asarray(known.mean(axis=0)).ravel()
-        square = np.asarray(known.multiply(known).mean(axis=0)).ravel()
-        toward = (known.T @ sign) / sign.size
+        train_words, test_words = self.words[~held], self.words[held]
+        mean = np.asarray(train_words.mean(axis=0)).ravel()
+        square = np.asarray(train_words.multiply(train_words).mean(axis=0)).ravel()
+        toward = (train_words.T @ sign) / sign.size
         if centre:
             square, toward = square - mean**2, toward - mean * sign.mean()
         scale = sparse.diags(WORD_SIZE * _boost(square, toward))
-        pairs = ((seen, known @ scale), (asked, new @ scale))
+        pairs = ((train, train_words @ scale), (test, test_words @ scale))
         return tuple(sparse.hstack([sparse.csr_matrix(d), w], "csr") for d, w in pairs)
 
 
@@ -170,12 +170,12 @@ def _out_of_fold(
         held = folds == fold
         if np.unique(label[~held]).size < 2:
             continue
-        seen, asked = columns.split(held, label, centre=intercept)
+        train, test = columns.split(held, label, centre=intercept)
         model = LogisticRegression(C=1.0, solver="newton-cg", fit_intercept=intercept, tol=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(seen, label[~held])
-        decision[held] = np.round(model.decision_function(asked), 9)
+            model.fit(train, label[~held])
+        decision[held] = np.round(model.decision_function(test), 9)
     return decision
 
 

@@ -127,7 +127,7 @@ class Subject:
         keys += sorted(c for c in table.columns if is_score(c))
         self.table = table.sort(list(dict.fromkeys(keys)), nulls_last=True)
         self._draws = Context(options.seed, "audit")
-        self._places: dict[str, int] = {}
+        self._vector_rows: dict[str, int] = {}
         self._vectors: list[NDArray[np.float32]] = []
 
     @property
@@ -255,14 +255,16 @@ class Subject:
 
     def embed(self, texts: pl.Series) -> NDArray[np.float32]:
         """Vectors of texts, each distinct one embedded once in an audit; float32 [N, d]."""
-        new = texts.unique().sort()
-        new = new.filter(pl.Series([text not in self._places for text in new], dtype=pl.Boolean))
-        if new.len():
-            start = len(self._places)
-            self._places.update((text, start + i) for i, text in enumerate(new))
-            self._vectors.append(np.asarray(self._embed(new), dtype=np.float32))
+        unknown = texts.unique().sort()
+        unknown = unknown.filter(
+            pl.Series([text not in self._vector_rows for text in unknown], dtype=pl.Boolean)
+        )
+        if unknown.len():
+            start = len(self._vector_rows)
+            self._vector_rows.update((text, start + i) for i, text in enumerate(unknown))
+            self._vectors.append(np.asarray(self._embed(unknown), dtype=np.float32))
         vectors = np.concatenate(self._vectors)
-        return vectors[[self._places[text] for text in texts]]
+        return vectors[[self._vector_rows[text] for text in texts]]
 
     @cached_property
     def _embed(self) -> Embed:

@@ -92,11 +92,11 @@ def _names(texts: pl.Series, clusters: NDArray[np.int32]) -> dict[int, str]:
     words = words.filter(~pl.col("word").str.contains(_COMMON))
     counts = words.group_by("cluster", "word").len("here").join(sizes, on="cluster")
     counts = counts.with_columns(all=pl.col("here").sum().over("word"))
-    rest = (pl.col("all") - pl.col("here")) / (texts.len() - pl.col("size") + 1)
+    elsewhere = (pl.col("all") - pl.col("here")) / (texts.len() - pl.col("size") + 1)
     weight = (
         pl.col("here")
         / pl.col("size")
-        * ((pl.col("here") / pl.col("size") + 1e-3) / (rest + 1e-3)).log()
+        * ((pl.col("here") / pl.col("size") + 1e-3) / (elsewhere + 1e-3)).log()
     )
     best = counts.with_columns(weight=weight).sort("weight", "word", descending=[True, False])
     named = {

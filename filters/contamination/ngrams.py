@@ -71,17 +71,17 @@ class NgramIndex:
             prompts: String[m]; one without any word is never found.
             n: words of a run, at least 1.
         """
-        some = prompts.fill_null("").str.contains(r"[\p{L}\p{N}]").to_numpy()
+        worded = prompts.fill_null("").str.contains(r"[\p{L}\p{N}]").to_numpy()
         words = word_hashes(prompts)
-        lengths = np.where(some, np.diff(words.offsets), 0)
+        lengths = np.where(worded, np.diff(words.offsets), 0)
         hashes, rows, at = _runs(words, n)
-        keep = some[rows] & (np.diff(words.offsets)[rows] >= n)
+        keep = worded[rows] & (np.diff(words.offsets)[rows] >= n)
         grams = pl.DataFrame({"gram": hashes[keep], "prompt": rows[keep], "at": at[keep]})
         spread = grams.group_by("gram").agg(spread=pl.col("prompt").n_unique())
         near = grams.join(spread, on="gram")
         least = pl.col("spread").min().over("prompt")
         telling = near.filter((pl.col("spread") <= COMMON) | (pl.col("spread") == least))
-        short = np.flatnonzero(some & (lengths < n))
+        short = np.flatnonzero(worded & (lengths < n))
         lettered = prompts.fill_null("").str.contains(r"\p{L}").to_numpy()
         whole = pl.DataFrame(
             {

@@ -166,12 +166,12 @@ class Decontaminate(Filter):
         texts = units.select(text_of(pl.col(side)).fill_null("")).to_series()
         short = "text" if self.short == "off" else self.short
         matches = known.index.search(texts, self.share, short).rename({"prompt": "number"})
-        few = pl.Series(known.index.lengths < self.n).gather(matches["number"])
+        short_prompts = pl.Series(known.index.lengths < self.n).gather(matches["number"])
         if self.short == "off" or side != "prompt":
             fewest = self.n if self.short == "off" else ANSWER_WORDS
-            some = known.index.lengths[matches["number"].to_numpy()] >= fewest
-            matches, few = matches.filter(some), few.filter(some)
-        reason = pl.when(few).then(pl.lit(REASONS[1])).otherwise(pl.lit(REASONS[0]))
+            long_enough = known.index.lengths[matches["number"].to_numpy()] >= fewest
+            matches, short_prompts = matches.filter(long_enough), short_prompts.filter(long_enough)
+        reason = pl.when(short_prompts).then(pl.lit(REASONS[1])).otherwise(pl.lit(REASONS[0]))
         matches = matches.with_columns(reason=reason).rename({"share": "value"})
         if side != "prompt" or self.encoder is None:
             return matches

@@ -193,12 +193,12 @@ class EnsembleUncertainty(_Ordered):
 
     def choose(self, parts: pl.DataFrame, places: Places, ctx: Context) -> Chosen:
         """Choose; the ledger says the entropy or mutual information."""
-        heard = None
+        counts = None
         if self.objectives:
             p = np.stack([self._probability(parts[f"score_{i}"], places) for i in self._members()])
         else:
-            p, heard = self._heads(parts, ctx)
-        measures = uncertainty(p.T, None if heard is None else heard.T)
+            p, counts = self._heads(parts, ctx)
+        measures = uncertainty(p.T, None if counts is None else counts.T)
         number = np.where(places.eligible, getattr(measures, self.measure), np.nan)
         name = self.measure.replace("_", " ")
         return self.by_number(number, name, parts, places, ctx, members=len(p))
@@ -225,9 +225,9 @@ class EnsembleUncertainty(_Ordered):
             head, _ = fit_head(gaps, weights, self.l2, start)
             p.append(sigmoid(gaps.astype(np.float64) @ head))
             unseen.append(weights == 0)
-        heard = np.stack(unseen)
-        heard |= heard.sum(axis=0) < 2
-        return np.stack(p), heard
+        counts = np.stack(unseen)
+        counts |= counts.sum(axis=0) < 2
+        return np.stack(p), counts
 
 
 def _scores(objectives: tuple[str, ...], shape: Shape) -> dict[str, pl.DataType]:

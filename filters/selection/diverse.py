@@ -153,7 +153,7 @@ class DPP(VectorSelector):
             np.maximum(self.alpha * np.where(places.open, below_top, 0.0), -LARGEST_EXPONENT)
         )
         features = (grid.q / grid.scale * q[:, None]).astype(np.float32)
-        picks, left = quadratic.dpp(features, places, self.jitter)
+        picks, variance = quadratic.dpp(features, places, self.jitter)
         ranked = int(picks.rows.size)
         if self.fill == "quality":
             picks = picks.then(
@@ -162,7 +162,7 @@ class DPP(VectorSelector):
         ridge = self.jitter or 1e-3
         measure = Measure("log det", "higher", lambda r: quadratic.log_det(features, r, ridge))
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.clip(left / np.square(q), 0.0, None)
+            share = np.clip(variance / np.square(q), 0.0, None)
         facts = {"by_determinant": ranked, "filled": int(picks.rows.size) - ranked}
         return Chosen(picks.rows, measure, share, "unexplained variance", None, facts)
 

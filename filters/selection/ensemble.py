@@ -45,10 +45,10 @@ def uncertainty(p: Floats, counts: Bools | None = None) -> Uncertainty:
         p: Float64[n, K], each member's probability that chosen beats rejected.
         counts: Bool[n, K], which members are heard on a row (at least one); by default all.
     """
-    heard = np.ones(p.shape, dtype=bool) if counts is None else counts
-    voices = heard.sum(axis=1)
-    total = binary_entropy((p * heard).sum(axis=1) / voices)
-    own = (binary_entropy(p) * heard).sum(axis=1) / voices
+    counted = np.ones(p.shape, dtype=bool) if counts is None else counts
+    voices = counted.sum(axis=1)
+    total = binary_entropy((p * counted).sum(axis=1) / voices)
+    own = (binary_entropy(p) * counted).sum(axis=1) / voices
     return Uncertainty(total, np.maximum(total - own, 0.0))
 
 

@@ -177,9 +177,9 @@ class MatchTarget(VectorSelector):
 
         def distance(rows: I64) -> float:
             values, counts = np.unique(names[rows], return_counts=True)
-            have = dict(zip(values.tolist(), (counts / rows.size).tolist(), strict=True))
-            every = shares.keys() | have.keys()
-            gaps = [abs(have.get(v, 0.0) - shares.get(v, 0.0)) for v in sorted(every)]
+            shares_of_rows = dict(zip(values.tolist(), (counts / rows.size).tolist(), strict=True))
+            every = shares.keys() | shares_of_rows.keys()
+            gaps = [abs(shares_of_rows.get(v, 0.0) - shares.get(v, 0.0)) for v in sorted(every)]
             return float(sum(gaps)) / 2.0
 
         return weights, Measure("distance from the mix", "lower", distance)
@@ -192,14 +192,14 @@ class MatchTarget(VectorSelector):
         self, vectors: NDArray[np.float32], parts: pl.DataFrame, ctx: Context
     ) -> tuple[Floats, Measure]:
         target = self._vectors(ctx)
-        few = ctx.rng("target sample").permutation(len(target))[:SAMPLE]
+        sampled = ctx.rng("target sample").permutation(len(target))[:SAMPLE]
         draws = np.argsort(ctx.uniform(parts.to_series(0), "sample").to_numpy(), kind="stable")
         draw_rank = np.empty(draws.size, dtype=np.int64)
         draw_rank[draws] = np.arange(draws.size)
 
         def distance(rows: I64) -> float:
             sample = rows[np.argsort(draw_rank[rows], kind="stable")][:SAMPLE]
-            return drift(vectors[np.sort(sample)], target[np.sort(few)], self.eps)
+            return drift(vectors[np.sort(sample)], target[np.sort(sampled)], self.eps)
 
         weights = target_weights(vectors, target, self.eps)
         return weights, Measure("drift", "lower", distance)

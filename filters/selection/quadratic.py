@@ -62,13 +62,13 @@ def dpp(
     if jitter > 0:
         gains = Quadratic(features, 1.0 / jitter, offset=1.0)
         picks = greedy(gains, places, tolerance=SAME, floor=-1.0, lazy=lazy)
-        left = jitter * (1.0 + gains.of(np.arange(len(features))))
-        return Picks(picks.rows, np.log(jitter) + np.log1p(picks.gains)), left
+        variance = jitter * (1.0 + gains.of(np.arange(len(features))))
+        return Picks(picks.rows, np.log(jitter) + np.log1p(picks.gains)), variance
     gains = Quadratic(features, 1.0, offset=0.0)
     floor = SINGULAR * float(gains.value.max(initial=0.0))
     picks = greedy(gains, places, tolerance=SAME, floor=floor, lazy=lazy)
-    left = np.maximum(gains.of(np.arange(len(features))), 0.0)
-    return Picks(picks.rows, np.log(picks.gains)), left
+    variance = np.maximum(gains.of(np.arange(len(features))), 0.0)
+    return Picks(picks.rows, np.log(picks.gains)), variance
 
 
 def log_det(features: NDArray[np.floating], rows: I64, ridge: float) -> float:

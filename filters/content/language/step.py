@@ -106,11 +106,11 @@ class Language(Filter):
         prose = texts.str.replace_all(CODE, " ")
         letters = prose.str.count_matches(r"\p{L}")
         detected = pl.DataFrame({"letters": letters}).hstack(self._detected(prose))
-        few = pl.col("letters") < self.min_letters
-        sure = ~few & pl.col("sure")
+        too_short = pl.col("letters") < self.min_letters
+        sure = ~too_short & pl.col("sure")
         prefix = "" if side == "response" else "prompt_"
         unsure = ~sure & (self.unsure == "drop")
-        detail = pl.when(few).then(pl.format("{} letters", "letters")).otherwise("what")
+        detail = pl.when(too_short).then(pl.format("{} letters", "letters")).otherwise("what")
         return detected.select(
             reason=pl.when(sure & ~pl.col("fits"))
             .then(pl.lit(f"{prefix}language"))
@@ -124,10 +124,10 @@ class Language(Filter):
     def _detected(self, prose: pl.Series) -> pl.DataFrame:
         """`what` was found (String), whether it `fits` and whether that is `sure` (Boolean)."""
         if self.detector == "script":
-            found = script_verdicts(prose, self.languages)
+            scripts = script_verdicts(prose, self.languages)
             sure = pl.col("found").is_not_null()
             what = pl.format("script {}", pl.col("found").fill_null("unknown"))
-            return found.select("fits", what=what, sure=sure)
+            return scripts.select("fits", what=what, sure=sure)
         wanted = sorted({SAME.get(code, code) for code in self.languages})
         return languages(prose).select(
             fits=pl.col("found").is_in(wanted),

@@ -83,10 +83,12 @@ class Presidio(BaseModel):
             return "".join([*pieces, text[at:]])
 
         distinct = texts.drop_nulls().unique(maintain_order=True)
-        new = pl.Series([marked(text) for text in distinct], dtype=pl.String)
-        known = pl.DataFrame({"old": distinct, "new": new})
-        done = pl.DataFrame({"old": texts}).join(known, on="old", how="left", maintain_order="left")
-        return Hidden(done["new"].alias(texts.name), {**hidden.marks, **marks})
+        marked_texts = pl.Series([marked(text) for text in distinct], dtype=pl.String)
+        known = pl.DataFrame({"old": distinct, "new": marked_texts})
+        replaced = pl.DataFrame({"old": texts}).join(
+            known, on="old", how="left", maintain_order="left"
+        )
+        return Hidden(replaced["new"].alias(texts.name), {**hidden.marks, **marks})
 
 
 def _missing(package: str) -> str:

@@ -108,11 +108,11 @@ class PersonalData(Finder, Filter):
         kinds = counts.columns
         counted = [pl.when(pl.col(k) > 0).then(pl.format(f"{k} {{}}", pl.col(k))) for k in kinds]
         first = pl.coalesce(pl.when(pl.col(k) > 0).then(pl.lit(k)) for k in kinds)
-        goes = pl.sum_horizontal(kinds) > self.most
+        too_many = pl.sum_horizontal(kinds) > self.most
         detail = pl.concat_str(counted, separator=", ", ignore_nulls=True)
         return counts.select(
-            reason=pl.when(goes).then(first),
-            detail=pl.when(goes).then(pl.format(f"{side}: {{}}", detail)),
+            reason=pl.when(too_many).then(first),
+            detail=pl.when(too_many).then(pl.format(f"{side}: {{}}", detail)),
         )
 
 

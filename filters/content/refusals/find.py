@@ -69,8 +69,8 @@ def refuses(texts: pl.Series) -> pl.Series:
     for lists in languages().values():
         at = (heads.str.contains_any(list(lists.holds)) & ~refusing).arg_true()
         if at.len():
-            some = heads.gather(at)
+            suspects = heads.gather(at)
             if lists.without is not None:
-                some = some.str.replace_all(lists.without, " ")
-            refusing = refusing.scatter(at, some.str.contains(lists.pattern))
+                suspects = suspects.str.replace_all(lists.without, " ")
+            refusing = refusing.scatter(at, suspects.str.contains(lists.pattern))
     return refusing

@@ -144,8 +144,8 @@ class Toxicity(Filter):
             )
         known = pl.DataFrame({"text": distinct, "value": [_number(a, self) for a in answers]},
                              schema_overrides={"value": pl.Float64})  # fmt: skip
-        asked = pl.DataFrame({"text": texts})
-        return asked.join(known, on="text", how="left", maintain_order="left")["value"]
+        rows = pl.DataFrame({"text": texts})
+        return rows.join(known, on="text", how="left", maintain_order="left")["value"]
 
 
 def _number(value: object, step: Toxicity) -> float | None:
