@@ -31,12 +31,7 @@ def run(subject: Subject) -> Report:
                 n / reasons.len(), n=reasons.len(), unit="share"
             )
             bars.setdefault(reason, [0.0] * len(subject.sides))[number] = n / reasons.len()
-        named.append(
-            flagged(
-                side.rows[bad],
-                pl.select(pl.format(f"{side.name}: {{}}", reasons.drop_nulls())).to_series(),
-            )
-        )
+        named.append(flagged(side.rows[bad], f"{side.name}: " + reasons.drop_nulls()))
     kind = "sides" if subject.two_sided else "bars"
     shown = tuple((reason, tuple(values)) for reason, values in sorted(bars.items()))
     told = ", ".join(

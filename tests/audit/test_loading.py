@@ -1,6 +1,7 @@
 import json
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from audit import audit, load
@@ -113,3 +114,14 @@ def test_the_order_of_files_changes_nothing(tmp_path, catalog):
     one, two = (load(str(tmp_path / d), catalog).table for d in "xy")
     columns = ["pair_id", "prompt_id"]
     assert one.select(columns).sort(columns).equals(two.select(columns).sort(columns))
+
+
+def test_records_left_out_are_named_whatever_block_they_were_read_in():
+    rows = [("a:1", "tie"), ("a:2", "empty_answer"), ("a:3", "empty_answer"), ("a:4", "tie")]
+    blocks = [pl.DataFrame({"row_id": [i], "reason": [r], "detail": ["so"]}) for i, r in rows]
+    from audit import Intake
+
+    intake = Intake(rejected=pl.concat(blocks, rechunk=False))
+    named = intake.named("empty_answer")
+    assert named["row_id"].to_list() == ["a:2", "a:3"]
+    assert named["note"][0] == "left out by the reader, empty_answer: so"

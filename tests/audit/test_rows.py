@@ -339,3 +339,11 @@ def test_labels_that_nothing_can_be_said_of_are_not_verified_and_said_so_at_the_
     assert few.headline.startswith("labels were not verified")
     found = audit(clean(120), NO_EMBEDDING, Intake(license="mit"))
     assert summary(found).splitlines()[1] == "labels were not verified"
+
+
+def test_a_few_damaged_answers_far_down_a_long_table_are_named():
+    data = [(f"p {i}", f"fine answer {i}", f"other answer {i}") for i in range(9000)]
+    for i in (8500, 8600):
+        data[i] = (data[i][0], "x" * 300, data[i][2])
+    found = one("damaged", table(data))
+    assert found.rows["note"].to_list() == ["chosen: long_run"] * 2

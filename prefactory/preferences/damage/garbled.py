@@ -19,6 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefactory.context import Context
+from prefactory.tables import in_parts
 
 HEAD = 2000
 LETTERS, GAIN, NEW = 40, 0.35, 0.3
@@ -40,7 +41,7 @@ class Counts:
     """What the answers of one half count: characters, pairs and triples of them, by code.
 
     Attributes:
-        points: code points of the alphabet, ascending; anything else is character 0.
+        points: code points of the alphabet, most frequent first; anything else is character 0.
         one, two, three: (code, count) of what occurs, codes ascending.
     """
 
@@ -54,10 +55,15 @@ class Counts:
         """Characters of the alphabet, the rest as one."""
         return int(self.points.size) + 1
 
+    @property
+    def common(self) -> int:
+        """Characters whose triples are all in `table`."""
+        return min(self.size, _DENSE)
+
     @cached_property
-    def table(self) -> NDArray[np.float32] | None:
-        """What every triple is worth in bits; None where there are too many."""
-        return _worth_all(self) if self.size <= _DENSE else None
+    def table(self) -> NDArray[np.float32]:
+        """What every triple of the most frequent characters is worth, in bits."""
+        return _worth_all(self)
 
 
 @dataclass(frozen=True)
@@ -198,10 +204,15 @@ def garbled(ids: pl.Series, texts: pl.Series, model: Model) -> pl.Series:
     return found
 
 
-def _in_parts(texts: pl.Series, model: Counts, rows: int = 8192) -> tuple[Floats, Ints]:
-    cuts = range(0, max(texts.len(), 1), rows)
-    parts = [gains(texts[start : start + rows], model) for start in cuts]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+def _in_parts(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
+    """`gains` of parts of the texts, some at a time."""
+
+    def work(part: pl.Series) -> pl.DataFrame:
+        gain, letters = gains(part, model)
+        return pl.DataFrame({"gain": gain, "letters": letters})
+
+    found = in_parts(work, texts)
+    return found["gain"].to_numpy(), found["letters"].to_numpy()
 
 
 def _new(texts: pl.Series, own: NDArray[np.bool_], words: pl.DataFrame) -> Floats:
@@ -223,12 +234,12 @@ def heads(texts: pl.Series) -> pl.Series:
 
 
 def alphabet(texts: pl.Series) -> Ints:
-    """Code points of texts, ascending: the 255 most frequent if 99.9 % of all are, else all."""
+    """Code points of texts, most frequent first; 255 if they are 99.9 % of all characters."""
     points, counts = np.unique(_points(texts)[0], return_counts=True)
-    most = np.argsort(-counts, kind="stable")[: _DENSE - 1]
-    if counts[most].sum() >= _COVER * counts.sum():
-        points = np.sort(points[most])
-    return points.astype(np.int64)
+    order = np.argsort(-counts, kind="stable")
+    if counts[order[: _DENSE - 1]].sum() >= _COVER * counts.sum():
+        order = order[: _DENSE - 1]
+    return points[order].astype(np.int64)
 
 
 def count(texts: pl.Series, points: Ints) -> Counts:
@@ -259,12 +270,15 @@ def gains(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
     size = model.size
     letters = np.array([False, *(chr(p).isalpha() for p in model.points)])
     at = np.flatnonzero(keep & letters[ids])
-    codes = ids[at - 2] * size * size + ids[at - 1] * size + ids[at]
-    if model.table is not None:
-        worth = model.table[codes].astype(np.float64)
-    else:
-        distinct, back = np.unique(codes, return_inverse=True)
-        worth = _worth(model, distinct, size)[back]
+    a, b, c = ids[at - 2], ids[at - 1], ids[at]
+    common = model.common
+    hot = (a < common) & (b < common) & (c < common)
+    worth = np.zeros(at.size)
+    worth[hot] = model.table[(a[hot] * common + b[hot]) * common + c[hot]]
+    if not hot.all():
+        rare = (a[~hot] * size + b[~hot]) * size + c[~hot]
+        distinct, back = np.unique(rare, return_inverse=True)
+        worth[~hot] = _worth(model, distinct, size)[back]
     number = np.bincount(row[at], minlength=texts.len())
     total = np.bincount(row[at], weights=worth, minlength=texts.len())
     with np.errstate(invalid="ignore"):
@@ -272,20 +286,28 @@ def gains(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
 
 
 def _worth_all(model: Counts) -> NDArray[np.float32]:
-    """`_worth` of every triple: of those that do not occur it depends on the pairs alone."""
-    size = model.size
+    """`_worth` of every triple of common characters; what did not occur depends on pairs alone."""
+    size, common = model.size, model.common
     one = _full(model.one, size)
-    n = one.sum()
-    p1 = (one + 1) / (n + np.count_nonzero(one) + 1)
-    two = _full(model.two, size * size).reshape(size, size)
-    p2 = (two + 5 * p1) / (two.sum(axis=1, keepdims=True) + 5)
-    codes, counts = model.three
-    pair = np.bincount(codes // size, weights=counts, minlength=size * size)
-    p3 = np.multiply.outer(5 / (pair.reshape(size, size) + 5), np.ones(size))
-    p3 *= p2
-    flat = p3.reshape(-1)
-    flat[codes] += counts / (pair[codes // size] + 5)
-    return np.asarray((np.log2(p3) - np.log2(p1)).astype(np.float32).reshape(-1))
+    p1 = ((one + 1) / (one.sum() + model.one[0].size + 1))[:common]
+    b, c = np.divmod(model.two[0], size)
+    n_b = np.bincount(b, weights=model.two[1], minlength=size)[:common]
+    here = (b < common) & (c < common)
+    two = np.zeros((common, common))
+    two[b[here], c[here]] = model.two[1][here]
+    p2 = (two + 5 * p1) / (n_b[:, None] + 5)
+    ab, c = np.divmod(model.three[0], size)
+    a, b = np.divmod(ab, size)
+    here = (a < common) & (b < common)
+    pair = np.zeros((common, common))
+    np.add.at(pair, (a[here], b[here]), model.three[1][here])
+    p3 = (5 / (pair + 5)).astype(np.float32)[:, :, None] * p2.astype(np.float32)[None, :, :]
+    here &= c < common
+    a, b, c, n = a[here], b[here], c[here], model.three[1][here]
+    p3[a, b, c] += (n / (pair[a, b] + 5)).astype(np.float32)
+    np.log2(p3, out=p3)
+    p3 -= np.log2(p1).astype(np.float32)
+    return np.asarray(p3.reshape(-1))
 
 
 def _worth(model: Counts, codes: Ints, size: int) -> Floats:
