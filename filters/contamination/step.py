@@ -9,8 +9,8 @@ import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from catalog.versions import Catalog
+from filters.contamination.benchmarks import Benchmarks, BenchmarkSource, open_benchmarks
 from filters.contamination.ngrams import SHARE, N, spans
-from filters.contamination.sources import Benchmarks, BenchmarkSource, open_benchmarks
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import CatalogError, ConfigError, DataError

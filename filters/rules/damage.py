@@ -150,9 +150,8 @@ class Damage(Filter):
                 info["language"] = self._main(sample)
         if self._vectors:
             vectors = Vectors(*(parts[f"vector_{which}"].to_numpy() for which in _VECTORS))
-            relevance = rules_of.judged(
-                parts.to_series(0), parts["cluster"], parts["words"], vectors
-            )
+            ids = parts.to_series(0)
+            relevance = rules_of.judged(ids, parts["cluster"], parts["words"], vectors)
             if relevance is not None:
                 tables["relevance"] = parts.select(id=pl.first()).hstack(relevance)
         return State(tables, info)

@@ -63,7 +63,6 @@ def languages(texts: pl.Series) -> pl.DataFrame:
             "confidence": pl.Series([min(1.0, a["score"]) for a in answers], dtype=pl.Float64),
         }
     )
-    detected = pl.DataFrame({"text": heads}).join(
-        known, on="text", how="left", maintain_order="left"
-    )
-    return detected.select(pl.col("found").replace(SAME), "confidence")
+    rows = pl.DataFrame({"text": heads})
+    rows = rows.join(known, on="text", how="left", maintain_order="left")
+    return rows.select(pl.col("found").replace(SAME), "confidence")

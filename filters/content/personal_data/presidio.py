@@ -85,10 +85,9 @@ class Presidio(BaseModel):
         distinct = texts.drop_nulls().unique(maintain_order=True)
         marked_texts = pl.Series([marked(text) for text in distinct], dtype=pl.String)
         known = pl.DataFrame({"old": distinct, "new": marked_texts})
-        replaced = pl.DataFrame({"old": texts}).join(
-            known, on="old", how="left", maintain_order="left"
-        )
-        return Hidden(replaced["new"].alias(texts.name), {**hidden.marks, **marks})
+        rows = pl.DataFrame({"old": texts})
+        rows = rows.join(known, on="old", how="left", maintain_order="left")
+        return Hidden(rows["new"].alias(texts.name), {**hidden.marks, **marks})
 
 
 def _missing(package: str) -> str:

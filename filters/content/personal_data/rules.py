@@ -235,6 +235,4 @@ def checked(candidates: pl.DataFrame, rule: Rule) -> pl.Series:
     distinct = candidates.select(columns).unique(maintain_order=True)
     taken = [rule.checks(*row) for row in distinct.iter_rows()]
     known = distinct.with_columns(taken=pl.Series(taken, dtype=pl.Boolean))
-    return candidates.select(columns).join(known, on=columns, how="left", maintain_order="left")[
-        "taken"
-    ]
+    return candidates.join(known, on=columns, how="left", maintain_order="left")["taken"]

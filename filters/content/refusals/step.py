@@ -136,14 +136,11 @@ class Refusals(FittedFilter):
         judged = table.select(
             ["response"] if shape == Shape.RESPONSES else list(SIDES)
         ).with_columns(self.decisions(table, ctx)["reason"])
+        drops = pl.col("reason").is_not_null()
         if shape == Shape.RESPONSES:
-            return judged.select(
-                "reason", detail=_begin("response", pl.col("reason").is_not_null())
-            )
+            return judged.select("reason", detail=_begin("response", drops))
         side = pl.col("reason") == "refusal_rejected"
-        detail = pl.coalesce(
-            _begin("rejected", side), _begin("chosen", pl.col("reason").is_not_null())
-        )
+        detail = pl.coalesce(_begin("rejected", side), _begin("chosen", drops))
         return judged.select("reason", detail=detail)
 
 
