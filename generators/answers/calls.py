@@ -45,13 +45,13 @@ def results(ctx: Context, models: Sequence[EngineConfig], calls: Sequence[Call])
     engines = [ctx.open(model) for model in models]
 
     def work(model: int) -> None:
-        places = [i for i, call in enumerate(calls) if call.model == model]
+        own = [i for i, call in enumerate(calls) if call.model == model]
 
-        def done(place: int, result: Result) -> None:
-            replies[places[place]] = result
+        def done(number: int, result: Result) -> None:
+            replies[own[number]] = result
 
-        if places:
-            engines[model].run([calls[i].request for i in places], done)
+        if own:
+            engines[model].run([calls[i].request for i in own], done)
 
     with ThreadPoolExecutor(max(1, len(models)), thread_name_prefix="model") as pool:
         list(pool.map(work, range(len(models))))

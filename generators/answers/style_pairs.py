@@ -154,11 +154,11 @@ class StylePairs(Prompted, Asking, Generator):
         lots = np.stack(
             [ctx.uniform(ids, f"hidden {i}").to_numpy() for i in range(len(self.hidden))], axis=1
         ).reshape(ids.len(), len(self.hidden))
-        places = np.argsort(lots, axis=1, kind="stable")[:, : self.per_prompt]
+        drawn = np.argsort(lots, axis=1, kind="stable")[:, : self.per_prompt]
         tasks = []
         for row, (key, prompt) in enumerate(zip(ids, table["prompt"].to_list(), strict=True)):
-            for place in places[row].tolist():
-                hidden = self.hidden[place]
+            for number in drawn[row].tolist():
+                hidden = self.hidden[number]
                 tasks.append(_Style(row, f"{key}/{hidden}", prompt=prompt, hidden=hidden))
         if self.against:
             keys = pl.Series([t.key for t in tasks], dtype=pl.String)

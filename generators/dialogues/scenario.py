@@ -161,11 +161,11 @@ class Scenario(BaseModel):
         """Whose turn it is, turn by turn, at most `max_turns`."""
         everybody = tuple(actor.id for actor in self.actors)
         turns: list[Turn] = []
-        for place, phase in enumerate(self.phases):
+        for number, phase in enumerate(self.phases):
             for speaker in phase.speakers * phase.rounds:
                 listeners = everybody if phase.visible_to is None else phase.visible_to
                 hears = tuple(a for a in everybody if a in (*listeners, speaker))
-                turns.append(Turn(len(turns), place, speaker, hears, phase.words))
+                turns.append(Turn(len(turns), number, speaker, hears, phase.words))
         return turns[: self.max_turns]
 
     def cells(self) -> list[dict[str, Choice]]:

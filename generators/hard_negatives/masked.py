@@ -171,11 +171,11 @@ class MaskedContinuations(Prompted, Generator):
         ids = pl.Series([t.response_id for t in tasks], dtype=pl.String)
         seeds = (ctx.uniform(ids, f"try {attempt}") * 2**53).cast(pl.UInt64).to_list()
         calls: list[Call] = []
-        for place, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+        for row, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
             rng = np.random.Generator(np.random.Philox(key=seed))
             task.begin(rng, last=attempt == self.tries, flip=self.flip)
             request = masked(task.prompt[-1]["content"], task.spans, self.keep, rng)
-            calls += self._calls(task, place, request, attempt, ctx)
+            calls += self._calls(task, row, request, attempt, ctx)
         name = self.model.model
         answers = outcomes(calls, results(ctx, [self.model], calls), [name])
         for call, (text, _, reason, detail) in zip(calls, answers.iter_rows(), strict=True):

@@ -181,11 +181,11 @@ class NearMisses(Generator):
         held = np.array(pool["vector"].to_list(), dtype=np.float32)
         held = held.reshape(pool.height, vectors.shape[1])
         ids, of_pool = prompts["prompt_id"].to_numpy(), pool["prompt_id"].to_numpy()
-        place = np.full(prompts.height, -1)
+        pool_row = np.full(prompts.height, -1)
         likeness, below = np.full((2, prompts.height), np.nan)
         for rows in blocks(prompts.height, BLOCK):
             hits = _search(vectors[rows], held, ids[rows], of_pool, self.least, self.most)
-            place[rows], likeness[rows], below[rows] = hits
+            pool_row[rows], likeness[rows], below[rows] = hits
         answers = pool.select(
             pl.int_range(pl.len()).alias("place"),
             pl.col("prompt_id").alias("near_prompt_id"),
@@ -194,7 +194,7 @@ class NearMisses(Generator):
             "origin",
         )
         nearest = prompts.select("prompt_id").with_columns(
-            place=pl.Series(place, dtype=pl.Int64),
+            place=pl.Series(pool_row, dtype=pl.Int64),
             similarity=pl.Series(likeness, dtype=pl.Float64).fill_nan(None),
             below=pl.Series(below, dtype=pl.Float64).fill_nan(None),
         )
@@ -227,11 +227,11 @@ def _search(
     other = ids[:, None] != pool_ids[None, :]
     band = np.where(other & (cosine >= least) & (cosine <= most), cosine, -np.inf)
     under = np.where(other & (cosine < least), cosine, -np.inf).max(axis=1, initial=-np.inf)
-    place = band.argmax(axis=1) if pool.shape[0] else np.zeros(len(ids), dtype=np.int64)
+    nearest = band.argmax(axis=1) if pool.shape[0] else np.zeros(len(ids), dtype=np.int64)
     best = band.max(axis=1, initial=-np.inf)
     hit = np.isfinite(best)
     return (
-        np.where(hit, place, -1),
+        np.where(hit, nearest, -1),
         np.where(hit, best, np.nan),
         np.where(np.isfinite(under), under, np.nan),
     )

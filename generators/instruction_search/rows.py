@@ -245,8 +245,8 @@ def _instruction(tree: Decided, contest: Contest | None, verdict: Verdict) -> di
 
 def _pair(tree: Decided, contest: Contest, verdict: Verdict) -> dict[str, Any]:
     settings, grown, nodes = tree.settings, tree.grown, tree.grown.tree.nodes
-    places = dict(zip(SIDES, (verdict.chosen or 0, verdict.rejected or 0), strict=True))
-    path = grown.tree.path(places["chosen"])
+    ends = dict(zip(SIDES, (verdict.chosen or 0, verdict.rejected or 0), strict=True))
+    path = grown.tree.path(ends["chosen"])
     only = path[-1:] if settings.output in ("siblings", "steps") else path
     row: dict[str, Any] = {
         "row": grown.row,
@@ -256,11 +256,11 @@ def _pair(tree: Decided, contest: Contest, verdict: Verdict) -> dict[str, Any]:
         "null_gap": tree.null(contest),
         "margin": verdict.gap,
     }
-    for side, place in places.items():
-        row[side] = settings.render("answer", instruction=nodes[place].text)
-        raw = nodes[place].parent is None  # that one is not a model's
+    for side, node in ends.items():
+        row[side] = settings.render("answer", instruction=nodes[node].text)
+        raw = nodes[node].parent is None  # that one is not a model's
         row[f"{side}_model"] = None if raw else settings.rewriter
-        row[f"{side}_{SCORE}{settings.name}"] = tree.mean(place)
+        row[f"{side}_{SCORE}{settings.name}"] = tree.mean(node)
     return row
 
 

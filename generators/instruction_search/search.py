@@ -353,12 +353,12 @@ class Search:
 
         A node that can't be measured gets no fresh scores.
         """
-        places = [(grown, place) for grown, nodes in trees for place in sorted(set(nodes))]
+        targets = [(grown, place) for grown, nodes in trees for place in sorted(set(nodes))]
         wanted = [
             Wanted(grown, grown.tree.nodes[place].text, f"{grown.key}/{place}/fresh")
-            for grown, place in places
+            for grown, place in targets
         ]
-        for (grown, place), outcome in zip(places, self.measure(wanted, samples), strict=True):
+        for (grown, place), outcome in zip(targets, self.measure(wanted, samples), strict=True):
             if isinstance(outcome, Measured):
                 grown.fresh[place] = outcome.scores
 

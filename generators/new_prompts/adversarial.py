@@ -110,9 +110,9 @@ class AdversarialWrappers(Prompted, Generator):
         """Styles of each prompt; None is the prompt as it was."""
         n = len(self.styles)
         lots = np.stack([ctx.uniform(ids, f"style {s}").to_numpy() for s in self.styles], axis=1)
-        places = np.argsort(lots.reshape(ids.len(), n), axis=1, kind="stable")
+        orders = np.argsort(lots.reshape(ids.len(), n), axis=1, kind="stable")
         source: list[Style | None] = [None] if self.keep_source else []
         return [
             [*source, *(self.styles[i] for i in sorted(row[: self.per_prompt].tolist()))]
-            for row in places
+            for row in orders
         ]

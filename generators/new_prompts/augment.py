@@ -80,9 +80,9 @@ def load_examples(name_or_path: str) -> Pool:
         pool = TypeAdapter(Pool).validate_python(pools.read(name_or_path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
+        key = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(
-            f"examples {name_or_path}: {place}: {first['msg']}; a kind is a list of request and "
+            f"examples {name_or_path}: {key}: {first['msg']}; a kind is a list of request and "
             "complement"
         ) from error
     if not pool.get("general"):

@@ -231,8 +231,8 @@ class Evol(Prompted, Asking, Generator):
         edges = (weights / weights.sum()).cum_sum()
         lots = ctx.uniform(pl.Series(keys, dtype=pl.String), "operator")
         last = int((weights > 0).arg_true()[-1])
-        places = edges.search_sorted(lots, side="right").clip(0, last)
-        return [names[place] for place in places]
+        picks = edges.search_sorted(lots, side="right").clip(0, last)
+        return [names[i] for i in picks]
 
     def _eliminate(self, turn: _Turn) -> None:
         """The rules that need no model."""

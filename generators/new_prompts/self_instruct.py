@@ -228,8 +228,8 @@ class SelfInstruct(Prompted, Asking, Generator):
     ) -> list[tuple[str, str]]:
         """Examples out of the pool, none of them the row itself."""
         size = min(self.shots + 1, len(pool))
-        places = rng.choice(len(pool), size=size, replace=False).tolist() if size else []
-        return [pool[i] for i in places if pool[i][0] != own][: self.shots]
+        picks = rng.choice(len(pool), size=size, replace=False).tolist() if size else []
+        return [pool[i] for i in picks if pool[i][0] != own][: self.shots]
 
     def _refused(self, text: str, turn: _Seed) -> tuple[str, str] | None:
         """Why a new prompt is left out: reason and detail."""

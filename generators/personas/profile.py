@@ -277,6 +277,6 @@ def telling_items(answers: Answers, band: Ints, bank: ItemBank, draws: Floats, m
     fits = (value > 0) & (
         ((mine == 2) & (value >= 4)) | ((mine == 0) & (value <= 2)) | ((mine == 1) & (value != 3))
     )
-    places = np.flatnonzero(fits)
-    chosen = places[np.argsort(draws[places], kind="stable")][:most]
+    fitting = np.flatnonzero(fits)
+    chosen = fitting[np.argsort(draws[fitting], kind="stable")][:most]
     return np.sort(chosen)

@@ -137,8 +137,8 @@ def decide(case: Case, answers: list[Answer], judges: int, bounds: tuple[float, 
         case.fail("too_few_answers", f"{len(read)} of {len(answers)} answers; {reasons}")
         return
     worth = [(a.rating if judges else a.signal, a.signal) for a in read]
-    places = sorted(range(len(read)), key=lambda i: (-worth[i][0], -worth[i][1], i))
-    best, worst = read[places[0]], read[places[-1]]
+    order = sorted(range(len(read)), key=lambda i: (-worth[i][0], -worth[i][1], i))
+    best, worst = read[order[0]], read[order[-1]]
     problem = _problem(best, worst, judges, bounds)
     if problem is None:
         case.pair = (best, worst)

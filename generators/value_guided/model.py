@@ -138,11 +138,11 @@ def decode(
             tails = baseline.roll(candidates)
             rewards = reward([tokens + h + t for h, t in zip(heads, tails, strict=True)])
         point = float(rng.random()) if rule.temperature > 0 else 0.0
-        place = choose(logits, rewards, rule.weight, rule.standardise, rule.temperature, point)
-        if candidates[place] in end_ids:
+        choice = choose(logits, rewards, rule.weight, rule.standardise, rule.temperature, point)
+        if candidates[choice] in end_ids:
             return tokens, "stop"
-        tokens.append(candidates[place])
-        baseline.advance(candidates[place])
+        tokens.append(candidates[choice])
+        baseline.advance(candidates[choice])
     return tokens, "length"
 
 

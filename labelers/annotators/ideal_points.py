@@ -290,8 +290,8 @@ class PAL(Labeler):
 
     def _matched(self, model: PALFit, whole: PALFit) -> PALFit:
         """The model with its prototypes in the order of another, by the annotators' weights."""
-        places = {user: i for i, user in enumerate(whole.users)}
-        theirs = whole.user_weights[[places[user] for user in model.users]]
+        row_of = {user: i for i, user in enumerate(whole.users)}
+        theirs = whole.user_weights[[row_of[user] for user in model.users]]
         _, order = linear_sum_assignment(-(theirs.T @ model.user_weights))
         return _permuted(model, order)
 

@@ -81,11 +81,11 @@ def quantile_palette(
     Returns:
         Float64[m].
     """
-    places = list(range(rewards.shape[1]) if raised is None else raised)
-    quantiles = [q] * len(places) if isinstance(q, float | int) else list(q)
+    columns = list(range(rewards.shape[1]) if raised is None else raised)
+    quantiles = [q] * len(columns) if isinstance(q, float | int) else list(q)
     palette: Floats = rewards.mean(axis=0)
-    for place, share in zip(places, quantiles, strict=True):
-        palette[place] = max(palette[place], np.quantile(rewards[:, place], share))
+    for column, share in zip(columns, quantiles, strict=True):
+        palette[column] = max(palette[column], np.quantile(rewards[:, column], share))
     return palette
 
 
@@ -336,8 +336,8 @@ class MAP(Labeler):
             return np.array([self.palette.get(o, float(mean)) for o, mean in levels])
         if not isinstance(self.quantiles, dict):
             return quantile_palette(rewards, self.quantiles or 0.0)
-        places = [self.objectives.index(o) for o in self.quantiles]
-        return quantile_palette(rewards, list(self.quantiles.values()), places)
+        columns = [self.objectives.index(o) for o in self.quantiles]
+        return quantile_palette(rewards, list(self.quantiles.values()), columns)
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Weigh the scores of every answer; null where one is missing."""

@@ -369,9 +369,7 @@ def _scored(features: np.ndarray, heads: pl.DataFrame, fold: pl.Series | None) -
     wanted = np.full(len(features), _ALL) if fold is None else fold.fill_null(_ALL).to_numpy()
     scores = np.empty(len(features))
     weights = heads["weights"].to_numpy()
-    for place, number in enumerate(heads["fold"].to_list()):
+    for i, number in enumerate(heads["fold"].to_list()):
         rows = np.flatnonzero(wanted == number)
-        scores[rows] = ridge.predict(
-            features[rows], weights[place], float(heads["intercept"][place])
-        )
+        scores[rows] = ridge.predict(features[rows], weights[i], float(heads["intercept"][i]))
     return scores

@@ -118,11 +118,11 @@ def _chat_text(tokenizer: Any, prompt: Messages, response: Messages) -> tuple[st
     first = None
     for message in response:
         content = str(message["content"]).strip()
-        place = text.find(content, end)
-        if place < 0:
+        start = text.find(content, end)
+        if start < 0:
             return None
-        first = place if first is None else first
-        end = place + len(content)
+        first = start if first is None else first
+        end = start + len(content)
     return text, end if first is None else first, end
 
 

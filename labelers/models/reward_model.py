@@ -149,8 +149,8 @@ def _outputs(net: Any, tensors: dict[str, Any], counts: list[int], output: str) 
     if ours and output == "logits" and isinstance(getattr(net, "score", None), torch.nn.Linear):
         tensors.pop("token_type_ids", None)  # a decoder's tokenizer may make some all the same
         hidden = net.base_model(**tensors).last_hidden_state
-        places = torch.tensor(counts, device=hidden.device) - 1
-        last = hidden[torch.arange(len(counts), device=hidden.device), places]
+        ends = torch.tensor(counts, device=hidden.device) - 1
+        last = hidden[torch.arange(len(counts), device=hidden.device), ends]
         padded = torch.zeros_like(hidden[:, 0])  # the head's shape does not depend on b either
         padded[: len(counts)] = last
         bias = None if net.score.bias is None else net.score.bias.float()

@@ -84,20 +84,20 @@ class Comparer:
         compared, reasons = self._outcomes(picks, anchors.texts(prompts), anchors.texts(frozen))
         k = len(self.names)
         near: dict[str, list[int]] = {}
-        for place, prompt_id in enumerate(picks["prompt_id"].to_list()):
-            near.setdefault(prompt_id, []).append(place)
+        for pick, prompt_id in enumerate(picks["prompt_id"].to_list()):
+            near.setdefault(prompt_id, []).append(pick)
         width = self.per_prompt  # fixed, so that sums round alike in every shard
         ids = picks["anchor_id"].to_list()
         outcomes = np.full((prompts.height, width, k), np.nan)
-        names, why = [], []
+        names, missing = [], []
         for row, prompt_id in enumerate(prompts["prompt_id"].to_list()):
-            places = near.get(prompt_id, [])
-            outcomes[row, : len(places)] = compared[places]
-            names.append([ids[p] for p in places] + [""] * (width - len(places)))
-            valid = bool(places) and not np.isnan(outcomes[row]).all()
-            first = next((reasons[p] for p in places if reasons[p]), "no_anchors")
-            why.append(None if valid else first)
-        return Compared(names, outcomes, why)
+            own = near.get(prompt_id, [])
+            outcomes[row, : len(own)] = compared[own]
+            names.append([ids[p] for p in own] + [""] * (width - len(own)))
+            valid = bool(own) and not np.isnan(outcomes[row]).all()
+            first = next((reasons[p] for p in own if reasons[p]), "no_anchors")
+            missing.append(None if valid else first)
+        return Compared(names, outcomes, missing)
 
     def _outcomes(
         self, picks: pl.DataFrame, prompts: dict[str, str], frozen: dict[str, str]
@@ -110,12 +110,12 @@ class Comparer:
         outcomes[own] = VERDICTS["tie"]  # against itself; nobody needs to be asked
         others = [i for i, (a, b) in enumerate(rows) if a != b]
         for start in range(0, len(others), AT_A_TIME):
-            places = others[start : start + AT_A_TIME]
-            pairs = [(prompts[rows[i][0]], frozen[rows[i][1]]) for i in places]
-            values, why = self._asked(pairs)
-            outcomes[places] = values
-            for place, reason in zip(places, why, strict=True):
-                reasons[place] = reason
+            block = others[start : start + AT_A_TIME]
+            pairs = [(prompts[rows[i][0]], frozen[rows[i][1]]) for i in block]
+            values, missing = self._asked(pairs)
+            outcomes[block] = values
+            for row, reason in zip(block, missing, strict=True):
+                reasons[row] = reason
         return outcomes, reasons
 
     def _asked(self, pairs: Sequence[tuple[str, str]]) -> tuple[Floats, list[str | None]]:

@@ -202,11 +202,11 @@ class PromptQuality(Prompted, Asking, Labeler):
         parts = []
         for rows in frozen.partition_by("bucket", maintain_order=True):
             compared = self._comparer(ctx).compared(rows, rows)
-            place = {a: i for i, a in enumerate(rows["prompt_id"].to_list())}
+            row_of = {a: i for i, a in enumerate(rows["prompt_id"].to_list())}
             matrix = np.full((rows.height, rows.height), np.nan)
             matrix[
                 np.arange(rows.height)[:, None],
-                [[place.get(a, i) for a in near] for i, near in enumerate(compared.anchor_ids)],
+                [[row_of.get(a, i) for a in near] for i, near in enumerate(compared.anchor_ids)],
             ] = compared.overall
             fitted = anchored_scores.strengths(matrix, self.prior)
             parts.append(rows.with_columns(strength=pl.Series(fitted, dtype=pl.Float64)))
@@ -219,8 +219,8 @@ class PromptQuality(Prompted, Asking, Labeler):
         if self.method == "bradley_terry":
             scored = self._by_strength(prompts, frozen, compared)
         columns: dict[str, Any] = {self.name: scored.score, f"{self.name}_se": scored.se}
-        for place, dimension in enumerate(self.dimensions):
-            mean = anchored_scores.mean_outcome(compared.outcomes[:, :, place]).score
+        for k, dimension in enumerate(self.dimensions):
+            mean = anchored_scores.mean_outcome(compared.outcomes[:, :, k]).score
             columns[f"{self.name}_{dimension}"] = mean
         columns[f"{self.name}_anchors"] = (~np.isnan(compared.overall)).sum(axis=1)
         columns[f"reason_{self.name}"] = compared.reasons

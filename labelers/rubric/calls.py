@@ -85,13 +85,13 @@ class Grader:
         """Ask about every row that has no reason against it; rows of one form go out together."""
         rated = [Rated(reason=q.reason, detail=q.detail) for q in questions]
         groups: dict[tuple[str, ...], list[int]] = {}
-        for place, question in enumerate(questions):
+        for row, question in enumerate(questions):
             if question.reason is None:
-                groups.setdefault(tuple(i.key for i in question.items), []).append(place)
-        for places in groups.values():
-            asked = [questions[place] for place in places]
-            for place, replies in zip(places, self._replies(asked), strict=True):
-                rated[place] = summed(replies, self.min_samples)
+                groups.setdefault(tuple(i.key for i in question.items), []).append(row)
+        for members in groups.values():
+            asked = [questions[row] for row in members]
+            for row, replies in zip(members, self._replies(asked), strict=True):
+                rated[row] = summed(replies, self.min_samples)
         return rated
 
     def _replies(self, questions: list[Question]) -> list[list[Reply]]:
@@ -122,13 +122,13 @@ class Grader:
             for q in questions
         ]
         critiques = self.judge.each(asked, _critique, n=self.samples)
-        places, conversations, salts = [], [], []
+        samples_rated, conversations, salts = [], [], []
         for row, samples in enumerate(critiques):
             digest = fingerprint(asked[row])
             for sample, critique in enumerate(samples):
                 if isinstance(critique, Failure):
                     continue
-                places.append((row, sample))
+                samples_rated.append((row, sample))
                 rate = self.render("rate", items=shown(questions[row]), form=form)
                 turns = [_turn("assistant", critique.value), _turn("user", rate)]
                 conversations.append([*asked[row], *turns])
@@ -142,7 +142,7 @@ class Grader:
             [s if isinstance(s, Failure) else Failure("no_answer") for s in samples]
             for samples in critiques
         ]
-        for (row, sample), (reply,) in zip(places, rated, strict=True):
+        for (row, sample), (reply,) in zip(samples_rated, rated, strict=True):
             replies[row][sample] = _with_critique(reply, critiques[row][sample])
         return replies
 
