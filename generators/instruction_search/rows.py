@@ -190,13 +190,12 @@ def generated(
     for tree in judged:
         own = _rows(tree)
         if not own:
-            why = (
-                tree.lost[0] if tree.lost else Verdict(reason="no_contest", detail="one node only")
-            )
-            lost[tree.grown.row] = (str(why.reason), str(why.detail))
+            alone = Verdict(reason="no_contest", detail="one node only")
+            verdict = tree.lost[0] if tree.lost else alone
+            lost[tree.grown.row] = (str(verdict.reason), str(verdict.detail))
         rows += own
     ids = table["prompt_id"].gather(list(lost)).to_list()
-    dropped = [(row_id, *why) for row_id, why in zip(ids, lost.values(), strict=True)]
+    dropped = [(row_id, *fate) for row_id, fate in zip(ids, lost.values(), strict=True)]
     return Generated(
         _table(settings, table, rows), pl.DataFrame(dropped, schema=DROPPED, orient="row")
     )
