@@ -14,7 +14,7 @@ from prefactory.folders import new_folder
 from trainers import losses
 from trainers.base import DatasetRef
 from trainers.metrics import warnings
-from trainers.report import TrainingReport, card, write_reports
+from trainers.report import TrainingReport, card, loading, write_reports
 from trainers.settings import DPO
 from trainers.transformer import (
     LONG,
@@ -139,11 +139,5 @@ def _card(report: TrainingReport) -> str:
         " answer is the implicit reward `beta * (log p(y|x) - log p_ref(y|x))`, the reference being"
         " the model before training."
     )
-    loader = "AutoPeftModelForCausalLM" if report.config["lora"] else "AutoModelForCausalLM"
-    package = "peft" if report.config["lora"] else "transformers"
-    use = (
-        f"```python\nfrom {package} import {loader}\nfrom transformers import AutoTokenizer\n\n"
-        f'model = {loader}.from_pretrained("path/of/this/folder")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```'
-    )
-    return card(report, what, use, package, ["trl", "dpo"])
+    package, code = loading(report.config, "CausalLM")
+    return card(report, what, f"```python\n{code}```", package, ["trl", "dpo"])

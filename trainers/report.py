@@ -133,6 +133,17 @@ def card(report: TrainingReport, what: str, use: str, library: str, tags: list[s
     )
 
 
+def loading(config: Mapping[str, Any], task: str, options: str = "") -> tuple[str, str]:
+    """The package of a trained transformer, or of its adapter, and the Python that loads it."""
+    package = "peft" if config["lora"] else "transformers"
+    loader = f"Auto{'Peft' if config['lora'] else ''}ModelFor{task}"
+    return package, (
+        f"from {package} import {loader}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {loader}.from_pretrained("path/of/this/folder"{options})\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n'
+    )
+
+
 def write_reports(folder: Path, report: TrainingReport, text: str, packages: list[str]) -> None:
     """Write `README.md` (the card) and `training.json` into the folder of the model."""
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from prefactory.folders import new_folder
 from trainers import losses
 from trainers.base import DatasetRef
 from trainers.metrics import warnings
-from trainers.report import TrainingReport, card, write_reports
+from trainers.report import TrainingReport, card, loading, write_reports
 from trainers.settings import Reward
 from trainers.transformer import (
     LONG,
@@ -116,18 +116,14 @@ def _evaluate(
 
 
 def _card(report: TrainingReport) -> str:
-    adapter = bool(report.config["lora"])
     what = (
         f"A scalar reward model: `{report.config['model']}` with one output, trained with the"
         " Bradley-Terry loss. The gap of two scores for one prompt is the log odds that the first"
         " answer is preferred."
     )
-    loader = f"Auto{'Peft' if adapter else ''}ModelForSequenceClassification"
-    package = "peft" if adapter else "transformers"
+    package, code = loading(report.config, "SequenceClassification", ", num_labels=1")
     use = (
-        f"```python\nfrom {package} import {loader}\nfrom transformers import AutoTokenizer\n\n"
-        f'model = {loader}.from_pretrained("path/of/this/folder", num_labels=1)\n'
-        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n'
+        f"```python\n{code}"
         "inputs = tokenizer.apply_chat_template(\n"
         '    prompt + answer, return_tensors="pt", return_dict=True\n)\n'
         "score = model(**inputs).logits[0, 0]\n```"

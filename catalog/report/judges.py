@@ -11,7 +11,7 @@ import polars as pl
 from catalog.arrow_folder import Table
 from catalog.report.stages import Stage
 from prefactory.measures.judge_report import judge_report
-from prefactory.pages.wording import EN_DASH, count, percent, plain, two
+from prefactory.pages.wording import count, percent, plain, two, with_interval
 from prefactory.tables import Shape
 
 VOTES = "_votes"
@@ -74,8 +74,8 @@ def _judged(name: str, facts: Mapping[str, Any], everything: bool) -> Judged:
     pairs = tuple(
         (
             f"judges {two_of['one']} and {two_of['other']}",
-            _share(two_of["agreement"]),
-            _kappa(two_of["kappa"]),
+            with_interval(two_of["agreement"]),
+            with_interval(two_of["kappa"], two),
         )
         for two_of in between["pairs"]
     )
@@ -89,9 +89,9 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if faults := facts["faults"]:
         yield "why votes are invalid", ", ".join(f"{why} {count(n)}" for why, n in faults.items())
     if between := facts.get("between_judges"):
-        yield "Krippendorff's alpha between judges", _kappa(between["alpha"])
+        yield "Krippendorff's alpha between judges", with_interval(between["alpha"], two)
     if label := facts.get("label"):
-        yield "agree with the label where they decide", _share(label["agreement"])
+        yield "agree with the label where they decide", with_interval(label["agreement"])
         undecided = f"{count(label['tie'])} ties, {count(label['undecided'])} undecided"
         yield "pairs without a decision", f"{undecided} of {count(label['pairs'])}"
 
@@ -103,21 +103,5 @@ def _row(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "valid votes", f"{count(facts['valid'])} of {count(facts['votes'])}"
     yield "ties", count(facts["ties"])
     expected = percent(position["first_expected"])
-    yield "for the first place", f"{_share(position['first'])}, unbiased {expected}"
-    yield "self-consistency", _share(facts["self_consistency"])
-
-
-def _share(estimate: Mapping[str, Any]) -> str:
-    if estimate["value"] is None:
-        return EN_DASH
-    low, high = percent(estimate["low"]), percent(estimate["high"])
-    around = "" if estimate["low"] is None else f" ({low} to {high})"
-    return f"{percent(estimate['value'])}{around}"
-
-
-def _kappa(estimate: Mapping[str, Any]) -> str:
-    if estimate["value"] is None:
-        return EN_DASH
-    low, high = two(estimate["low"]), two(estimate["high"])
-    around = "" if estimate["low"] is None else f" ({low} to {high})"
-    return f"{two(estimate['value'])}{around}"
+    yield "for the first place", f"{with_interval(position['first'])}, unbiased {expected}"
+    yield "self-consistency", with_interval(facts["self_consistency"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog.report.stages import Stage
-from prefactory.pages.wording import EN_DASH, count, percent, plain, two
+from prefactory.pages.wording import EN_DASH, count, percent, plain, two, with_interval
 
 HEAVIEST = 8
 """Weights of a stack that are shown."""
@@ -50,8 +50,8 @@ def _stack(label: str, info: Mapping[str, Any]) -> Learned:
     ranked = sorted(info["weights"].items(), key=lambda item: -abs(item[1]))
     facts = (
         ("fitted", f"{count(info['fitted'])} of {count(info['pairs'])} pairs"),
-        ("accuracy on prompts it did not see", share(info["accuracy"])),
-        ("the length rule there", share(info["length_rule"]["accuracy"])),
+        ("accuracy on prompts it did not see", with_interval(info["accuracy"])),
+        ("the length rule there", with_interval(info["length_rule"]["accuracy"])),
         ("ahead of it, points", points(info["length_rule"]["ahead"])),
         ("slope of its margins", two(info["slope"])),
         ("calibration error", EN_DASH if info["ece"] is None else percent(info["ece"])),
@@ -77,7 +77,7 @@ def _doubt(info: Mapping[str, Any]) -> str:
 def _trust_facts(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for opinion in info["sources"]:
         against = "" if opinion["expert"] is None else f" ({opinion['expert']})"
-        verdict = f"{opinion['verdict']}, agreement {share(opinion['agreement'])}"
+        verdict = f"{opinion['verdict']}, agreement {with_interval(opinion['agreement'])}"
         yield f"outside opinion of {plain(opinion['source'], 60)}{against}", verdict
     test = info["self_test"]
     if test is not None:
@@ -87,7 +87,7 @@ def _trust_facts(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "planted among the least trusted tenth", f"{top}, {percent(test['planted'])} in all"
     wrong = info["wrong_share"]
     if wrong["estimate"] is not None:
-        yield "share of wrong labels", share(wrong["estimate"])
+        yield "share of wrong labels", with_interval(wrong["estimate"])
     else:
         bound = "" if wrong["bound"] is None else f"at most {percent(wrong['bound'])}; "
         yield "share of wrong labels", f"{bound}the data can't tell: {wrong['refused']}"
@@ -103,17 +103,6 @@ def _suspects(label: str, info: Mapping[str, Any]) -> Learned:
         ("checked by people, and so never suspect", count(info["checked"])),
     )
     return Learned(label, "", facts)
-
-
-def share(estimate: Mapping[str, Any]) -> str:
-    """A share with its interval."""
-    if estimate["value"] is None:
-        return EN_DASH
-    if estimate["low"] is None:
-        return percent(estimate["value"])
-    return (
-        f"{percent(estimate['value'])} ({percent(estimate['low'])} to {percent(estimate['high'])})"
-    )
 
 
 def points(estimate: Mapping[str, Any]) -> str:

@@ -183,10 +183,10 @@ class NearDuplicates(Shingled):
         return State({"dropped": dropped}, facts)
 
     def _dropped(self, ids: pl.Series, rows: Rows, choice: Choice) -> pl.DataFrame:
-        index, near, crossed = similarity(rows.parts, choice.gone, choice.kept, self.rule)
+        index, near, crossed = similarity(rows.parts, choice.dropped, choice.kept, self.rule)
         table = pl.DataFrame(
             {
-                "unit": ids.gather(choice.gone),
+                "unit": ids.gather(choice.dropped),
                 "kept": ids.gather(choice.kept),
                 "via": ids.gather(np.where(near, choice.kept, choice.via)),
                 "jaccard": np.round(index, 3),

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipelines.cli.run import AsJson, Overrides, RecipePath
+from pipelines.cli.catalog import AsJson
+from pipelines.cli.run import Overrides, RecipePath
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.cli.catalog import AsJson
+
 if TYPE_CHECKING:
     from pipelines.build import Outcome
     from pipelines.estimate import Estimate
@@ -27,7 +29,6 @@ Prices = Annotated[
     Path | None,
     typer.Option(help="YAML of `model: [input, output]`, US dollars per million tokens."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:

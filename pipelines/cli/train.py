@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.catalog import AsJson, Ref
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value options of the method, such as beta=0.05.")
 ]
 Model = Annotated[str | None, typer.Option(help="Model to start from: a folder or a hub id.")]
 Table = Annotated[str, typer.Option(help="Table with the pairs, such as goal_pairs.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to make [in PREFACTORY_HOME/models].")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -12,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from pipelines.cli.catalog import AsJson
+
 if TYPE_CHECKING:
     from catalog.values import ValueSystem
 
 Name = Annotated[str, typer.Argument(help="Name of a value system, or a YAML or JSON file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -152,6 +152,13 @@ class TokenLogprobs:
         """Sum over the tokens."""
         return math.fsum(self.logprobs)
 
+    @classmethod
+    def of_turn(cls, tokens: list[tuple[str, float]]) -> Self:
+        """Of a turn's tokens, without the line break that a template puts after its end."""
+        while tokens and not tokens[-1][0].strip():
+            tokens = tokens[:-1]
+        return cls(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))
+
 
 @dataclass(frozen=True)
 class Request:

@@ -322,9 +322,9 @@ def _pooled(hidden: torch.Tensor, mask: torch.Tensor, mode: str, normalize: bool
     elif mode == "max":
         vectors = hidden.masked_fill(weights == 0, -torch.inf).amax(1)
     else:
-        places = torch.arange(mask.shape[1], device=mask.device) * mask
-        place = mask.argmax(1) if mode == "cls" else places.argmax(1)
-        vectors = hidden[torch.arange(len(hidden), device=mask.device), place]
+        positions = torch.arange(mask.shape[1], device=mask.device) * mask
+        position = mask.argmax(1) if mode == "cls" else positions.argmax(1)
+        vectors = hidden[torch.arange(len(hidden), device=mask.device), position]
     return torch.nn.functional.normalize(vectors, dim=1) if normalize else vectors
 
 

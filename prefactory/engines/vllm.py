@@ -223,9 +223,7 @@ def _completion(output: Any) -> Result:  # noqa: ANN401 - vLLM's RequestOutput
 def _scored(ids: Sequence[int], entries: Sequence[Any]) -> TokenLogprobs:
     token_entries = [entry[token] for token, entry in zip(ids, entries, strict=True)]
     tokens = [(f.decoded_token or "", float(f.logprob)) for f in token_entries]
-    while tokens and not tokens[-1][0].strip():
-        tokens.pop()  # the template's line break after the end of the turn
-    return TokenLogprobs(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))
+    return TokenLogprobs.of_turn(tokens)
 
 
 def _refusals() -> tuple[type[Exception], ...]:

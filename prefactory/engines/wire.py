@@ -173,9 +173,7 @@ def token_logprobs(raw: bytes, skip: int) -> TokenLogprobs:
         tokens = [(str(p["decoded_token"]), float(p["logprob"])) for p in pairs]
     except (AttributeError, KeyError, TypeError, StopIteration) as error:
         raise BadAnswerError(f"prompt_logprobs of an unknown form: {error!r}") from error
-    while tokens and not tokens[-1][0].strip():
-        tokens.pop()  # the template's line break after the end of the turn
-    return TokenLogprobs(tuple(t for t, _ in tokens), tuple(x for _, x in tokens))
+    return TokenLogprobs.of_turn(tokens)
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -16,12 +16,12 @@ class Choice(NamedTuple):
     """What goes.
 
     Attributes:
-        gone: Int64[m], positions of the rows that go, sorted.
+        dropped: Int64[m], positions of the rows that go, sorted.
         kept: Int64[m], for each the row that stays in its place.
         via: Int64[m], the row most like it that links it to that one (often that one itself).
     """
 
-    gone: I64
+    dropped: I64
     kept: I64
     via: I64
 

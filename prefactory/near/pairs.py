@@ -329,8 +329,8 @@ def _sorted(keys: U64, order: I64) -> tuple[I64, U64]:
     """
     packed = (keys[order] << np.uint64(32)) | np.arange(order.size, dtype=np.uint64)
     packed.sort()
-    place = (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    return order[place], packed >> np.uint64(32)
+    position = (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return order[position], packed >> np.uint64(32)
 
 
 def _neighbours(keys: U64, order: I64) -> Iterator[tuple[I64, I64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
@@ -54,6 +55,16 @@ def percent(share: float | None) -> str:
 def two(r: float | None) -> str:
     """Write a correlation with two decimals, never as a negative zero."""
     return EN_DASH if r is None else f"{round(r, 2) + 0.0:.2f}".replace("-", MINUS)
+
+
+def with_interval(
+    estimate: Mapping[str, Any], form: Callable[[float | None], str] = percent
+) -> str:
+    """Write an estimate (`value`, `low`, `high`) with its interval, if it has one."""
+    if estimate["value"] is None:
+        return EN_DASH
+    around = f" ({form(estimate['low'])} to {form(estimate['high'])})"
+    return form(estimate["value"]) + ("" if estimate["low"] is None else around)
 
 
 def size(n: float | None) -> str:
