@@ -108,7 +108,8 @@ def text_of(audited: Audit, source: Mapping[str, Any], lines: Sequence[str]) -> 
     if left:
         text += [
             "",
-            "# Not applied: notes, and matters of balance or of the source, which no rule can decide.",
+            "# Not applied: notes, and matters of balance or of the source, which no rule can "
+            "decide.",
         ]
     for finding in left:
         headline = " ".join(finding.headline.split())
