@@ -41,6 +41,8 @@ class AgreementDraw(Selector):
     The rule is ours; it was the steadiest of what was tried (docs/evidence.md). It harms with a
     scorer of another value, so there is none but the one fitted here, and it has to show that it
     learned something: an accuracy on held-out pairs of at least 1/2 and two standard errors.
+    Pairs that a scorer agrees with are also easier to judge: accuracy on a test split of them is
+    too high. What the draw gains is said by the run, judged on all pairs.
 
     Reasons: `disagrees` (the detail has the margin), `not_selected` (a candidate that was not
     drawn).

@@ -61,6 +61,7 @@ class RidgeHeads(Labeler):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
     scope: ClassVar[Scope] = "dataset"
+    learns_labels: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     objectives: tuple[str, ...] = Field(min_length=1)

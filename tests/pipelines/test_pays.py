@@ -8,6 +8,7 @@ import pytest
 from pipelines.build import build, check_recipe, pays_lines
 from pipelines.pays import notes, pays, scores
 from pipelines.settings import Settings
+from pipelines.training import easy_test
 from prefactory.errors import DataError
 from prefactory.stages import thread_mapper
 from tests.filters.selection.test_agreement import made
@@ -143,3 +144,14 @@ def test_a_version_holds_the_comparison_and_its_report_opens_with_it(tmp_path):
 def test_it_loads_no_torch():
     code = "import sys, pipelines.pays; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_test_split_chosen_by_labels_is_said_to_be_easy(tmp_path, monkeypatch):
+    version = built(tmp_path / "a", "test_fraction: 0.1")
+    assert easy_test(version) == ""
+    drawn = RECIPE.replace(
+        "filters.RandomSubsample: {fraction: 0.5}", "filters.AgreementDraw: {vectors: false}"
+    )
+    monkeypatch.setitem(globals(), "RECIPE", drawn)
+    version = built(tmp_path / "b", "test_fraction: 0.1")
+    assert easy_test(version).startswith("filters.AgreementDraw kept pairs by their labels, in the")
