@@ -306,13 +306,13 @@ class Subject:
     @cached_property
     def damage(self) -> pl.DataFrame:
         """Hits of the damage rules that need no vectors (see `prefactory.preferences.damage`)."""
-        from filters.rules.damage import main_language, without_foreign
         from prefactory.preferences.damage import damage, learn
+        from prefactory.preferences.damage.foreign import main_language, without_foreign
 
         model = learn(self.table)
         rules = [rule for rule in OF_TEXT if rule != "garbled" or model is not None]
         hits = damage(self.table, rules, model=model)
-        return without_foreign(hits, self.table, main_language(self.table, "script"), "script")
+        return without_foreign(hits, self.table, main_language(self.table))
 
     @cached_property
     def relevance(self) -> tuple[Rows, pl.DataFrame | None]:

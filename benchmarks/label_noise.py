@@ -9,19 +9,23 @@ and swaps. Vectors are cached in PREFACTORY_BENCHMARK_VECTORS (.benchmarks/vecto
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from benchmarks.human_labels import HUMAN
 from benchmarks.label_rows import NAMES, Labelled, embed, labelled
 from benchmarks.train_anchor import HELPFUL, drawn, expert
 from prefactory.engines.encoder import Encoder
 from prefactory.measures.calibration import Floats, logistic_slope
 from prefactory.preferences import anchor, shares, trust
-from prefactory.preferences.clustered import Ints
+from prefactory.preferences.clustered import Ints, clustered_mean, codes
 from prefactory.preferences.damage import (
     OF_MEANING,
     OF_TEXT,
@@ -235,6 +239,49 @@ def counted(name: str) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
+# -- raters who disagree -----
+
+
+def votes_of(name: str) -> tuple[dict[tuple[str, ...], list[int]], int]:
+    """Votes of raters for a side of each pair (+1 or -1, sides by text), and votes for a label."""
+    votes: dict[tuple[str, ...], list[int]] = {}
+    if name == "tulu":
+        for row in pl.read_parquet(HUMAN / "tulu_human_eval.parquet").to_dicts():
+            sign = row["preference"].startswith("a-") - row["preference"].startswith("b-")
+            a, b = row["completion_a"], row["completion_b"]
+            pair, sign = ((a, b), sign) if a < b else ((b, a), -sign)
+            votes.setdefault((row["prompt"], *pair), []).append(sign)
+        return votes, 1
+    for row in json.loads(gzip.decompress((HUMAN / "pandalm_testset.json.gz").read_bytes())):
+        given = [row[f"annotator{i}"] for i in (1, 2, 3)]
+        prompt = "\n\n".join((row["instruction"], row["input"]))
+        key = (prompt, str(row["response1"]), str(row["response2"]))
+        votes.setdefault(key, []).extend((v == 1) - (v == 2) for v in given)
+    return votes, 3
+
+
+def raters(name: str) -> str:
+    """Row of the table of raters: how often two agree, what follows, and what is estimated."""
+    votes, of_label = votes_of(name)
+    pairs = [
+        (key[0], x == y) for key, given in votes.items()
+        for x, y in combinations([v for v in given if v], 2)
+    ]  # fmt: skip
+    agree = clustered_mean(
+        np.array([same for _, same in pairs], np.float64), codes(pl.Series([p for p, _ in pairs]))
+    )
+    ends = (agree.value, agree.high, agree.low)
+    one = [(1 - np.sqrt(max(2 * a - 1, 0.0))) / 2 for a in ends]
+    wrong = [e if of_label == 1 else 3 * e**2 * (1 - e) + e**3 for e in one]
+    told, interval, _ = estimate(labelled(name).rows)
+    said = f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return (
+        f"| {name} | {len(pairs):,} | {agree.value:.3f} [{agree.low:.3f}, {agree.high:.3f}] "
+        f"| {of_label} | {wrong[0]:.3f} [{wrong[1]:.3f}, {wrong[2]:.3f}] "
+        f"| {said if told.estimate is not None else f'({said})'} | {told.bound:.2f} |"
+    )
+
+
 # -- the page -----
 
 
@@ -279,11 +326,20 @@ COUNTED = """
 Estimate with its interval, in brackets where refused (planted swaps ranked below .75 once the
 estimated wrong labels are undone, interval wider than .25, or fewer than 400 rows); the upper
 bound, which is always said; and the AUC of planted swaps as it is. Labels of people are not free
-of wrong ones: Tulu's raters agree with each other in .69 of the pairs, PandaLM's in .90; the
-estimate counts whatever a Bradley-Terry curve can't explain.
+of wrong ones; the estimate counts whatever a Bradley-Terry curve can't explain.
 
 | set | planted 0 | .05 | .15 | .30 |
 |---|---|---|---|---|"""
+
+RATERS = """
+## Sets whose raters disagree by a known share
+
+How often two raters who both chose a side of a pair chose the same one (interval by prompt). If
+each errs alone with probability e they agree in (1 - e)² + e² of the pairs: so many labels are
+wrong, of one rater (Tulu) or by majority of three (PandaLM). Beside it what the labels alone say.
+
+| set | votes beside votes | agreement | votes for a label | wrong, by the raters | estimate | bound |
+|---|--:|--:|--:|--:|--:|--:|"""
 
 
 def page(draws: int) -> Iterator[str]:
@@ -301,6 +357,9 @@ def page(draws: int) -> Iterator[str]:
     yield COUNTED
     for name in PLANTED:
         yield counted(name)
+    yield RATERS
+    for name in ("tulu", "pandalm"):
+        yield raters(name)
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ from catalog.splits import group_key
 from catalog.versions import Catalog
 from filters.contamination.benchmarks import Benchmark, read_benchmark
 from filters.contamination.ngrams import NgramIndex
-from filters.content.language.scripts import NONE, scripts
 from filters.rules.quality import Quality
 from prefactory.context import Context
+from prefactory.measures.scripts import NONE, scripts
 from prefactory.preferences.damage import damage
 from prefactory.tables import SIDES, text_of
 

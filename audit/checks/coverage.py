@@ -8,8 +8,8 @@ from audit.check import Check
 from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
-from filters.content.language.scripts import NONE, scripts
 from prefactory.measures.coverage import coverage
+from prefactory.measures.scripts import NONE, scripts
 
 TAGS = ("tags", "tag", "category", "topic", "domain", "task", "subject", "language", "difficulty")
 VALUES = ("value", "values", "principle", "principles", "dimension", "persona")

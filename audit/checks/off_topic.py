@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import polars as pl
 
@@ -9,6 +11,7 @@ from audit.check import Check, Need
 from audit.finding import Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
+from prefactory.engines.encoder import BUNDLED
 from prefactory.preferences.damage import EVASIVE, texts_of_meaning
 from prefactory.preferences.damage.relevance import CLUSTERS, evasive
 
@@ -25,7 +28,8 @@ def run(subject: Subject) -> Report:
     by = subject.prompts[rows]
     strict = share(hits["strict"], by)
     # many answers that fit no prompt are no accident: they are short or evasive
-    many = evasive(found, texts_of_meaning(subject.table[rows])[0])
+    words = texts_of_meaning(subject.table[rows])[0].str.count_matches(r"\S+")
+    many = evasive(found, words)
     rule = "strict" if many else "off_topic"
     order = np.flatnonzero(hits[rule])
     order = order[np.argsort(-found["fit"].to_numpy()[order], kind="stable")]
@@ -50,8 +54,14 @@ def run(subject: Subject) -> Report:
         },
         rows=flagged(rows[order], note.to_series()),
         notes=(_note(rows.size, side.rows.size, many=many),),
-        recipe=() if many else ("- filters.Damage: {rules: [off_topic]}   # by sentence vectors",),
+        recipe=() if many else (_cure(subject.options.encoder),),
     )
+
+
+def _cure(encoder: str) -> str:
+    """The rule, with the encoder that found it where it is not the one that ships."""
+    other = "" if encoder == BUNDLED else f", encoder: {{model: {json.dumps(encoder)}}}"
+    return f"- filters.Damage: {{rules: [off_topic]{other}}}   # by sentence vectors"
 
 
 def _note(sampled: int, of: int, *, many: bool) -> str:

@@ -50,6 +50,7 @@ def _stack(label: str, info: Mapping[str, Any]) -> Learned:
     ranked = sorted(info["weights"].items(), key=lambda item: -abs(item[1]))
     facts = (
         ("fitted", f"{count(info['fitted'])} of {count(info['pairs'])} pairs"),
+        *((_damage(info),) if info.get("damage") else ()),
         ("accuracy on prompts it did not see", with_interval(info["accuracy"])),
         ("the length rule there", with_interval(info["length_rule"]["accuracy"])),
         ("ahead of it, points", points(info["length_rule"]["ahead"])),
@@ -71,10 +72,20 @@ def _doubt(info: Mapping[str, Any]) -> str:
         return f"The labels of {', '.join(plain(s, 60) for s in inverted)} look turned round."
     if info["rate_is"] == "assumed":
         return "The share of wrong labels is assumed: read trust as a rank, not as a probability."
+    if info["rate_is"] == "em":
+        return "The share of wrong labels comes from refitting, and may be too low."
     return ""
 
 
+def _damage(info: Mapping[str, Any]) -> tuple[str, str]:
+    """How many rows no fit saw, and why."""
+    by = ", ".join(f"{plain(rule, 40)} {count(n)}" for rule, n in info["damage"].items())
+    return "damaged, in no fit", count(info["damaged"]) + (f": {by}" if by else "")
+
+
 def _trust_facts(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if info.get("damage"):
+        yield _damage(info)
     for opinion in info["sources"]:
         against = "" if opinion["expert"] is None else f" ({opinion['expert']})"
         verdict = f"{opinion['verdict']}, agreement {with_interval(opinion['agreement'])}"

@@ -9,14 +9,22 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from filters.content.language.model import languages, versions
-from filters.content.language.scripts import scripts
 from filters.duplicates.exact import normalised
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.measures.scripts import scripts
 from prefactory.near.pairs import array_column
 from prefactory.preferences import damage as rules_of
-from prefactory.preferences.damage import OF_MEANING, OF_TEXT, ON_BOTH, Rule, Vectors, letters
+from prefactory.preferences.damage import (
+    OF_MEANING,
+    OF_TEXT,
+    Rule,
+    Vectors,
+    letters,
+    only_damage,
+)
+from prefactory.preferences.damage.foreign import LanguageOf, main_language, without_foreign
 from prefactory.step import Filter, Scope, State
 from prefactory.tables import ROW_ID, SIDES, Shape, shape_of
 
@@ -29,7 +37,8 @@ class Damage(Filter):
 
     Each rule is the narrowest for its fault (see `prefactory.preferences.damage` for what each
     is): `empty`, `identical`, `role_leak`, `trailing_cue`, `template`, `judge`, `mojibake`, `loop`,
-    `garbled`, and with sentence vectors `off_topic` or the rarer `off_topic_strict`.
+    `garbled`, and with sentence vectors `off_topic` or the rarer `off_topic_strict`; these two need
+    `encoder`: the bundled one, unless it is named, and what fits in its tokens counts.
 
     Of pairs, marks (role leaks, cues, tokens, judges' words, mojibake) count on both sides, what
     else is wrong on the chosen side only, unless `rejected` is set: a rejected answer may loop, and
@@ -45,7 +54,7 @@ class Damage(Filter):
             meant (a prompt that asks for capitals), so it is off.
         detector: what tells languages apart: `script` (needs nothing) or `model` (extra
             `language`; see `filters.Language`).
-        encoder: sentence encoder of `off_topic`.
+        encoder: sentence encoder of `off_topic` and `off_topic_strict`; no other rule opens it.
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
@@ -147,7 +156,7 @@ class Damage(Filter):
             model = rules_of.fit_sample(sample)
             if model is not None:
                 tables, info = letters.to_tables(model)
-                info["language"] = self._main(sample)
+                info["language"] = main_language(sample, self._language_of())
         if self._vectors:
             vectors = Vectors(*(parts[f"vector_{which}"].to_numpy() for which in _VECTORS))
             ids = parts.to_series(0)
@@ -180,14 +189,15 @@ class Damage(Filter):
         if self.fold and "identical" in self.rules:
             hits = pl.concat([hits, alike(table)])
         if model is not None:
-            hits = without_foreign(hits, table, str(state.info["language"]), self.detector)
+            main = str(state.info["language"])
+            hits = without_foreign(hits, table, main, self._language_of())
         first = hits.unique("row", keep="first", maintain_order=True)
         rows = pl.DataFrame({"row": pl.int_range(table.height, eager=True)})
         joined = rows.join(first, on="row", how="left", maintain_order="left")
         return joined.select(reason="rule", detail=pl.format("{}: {}", "side", "detail"))
 
-    def _main(self, sample: pl.DataFrame) -> str:
-        return main_language(sample, self.detector)
+    def _language_of(self) -> LanguageOf:
+        return language_of if self.detector == "model" else scripts
 
 
 def alike(table: pl.DataFrame) -> pl.DataFrame:
@@ -207,33 +217,6 @@ def alike(table: pl.DataFrame) -> pl.DataFrame:
     ).filter((chosen == rejected) & (chosen != ""))
 
 
-def only_damage(hits: pl.DataFrame, *, rejected: bool = False) -> pl.DataFrame:
-    """The hits that count as damage: on a rejected answer marks and emptiness only."""
-    counts = (*ON_BOTH, "empty", "identical")
-    return hits.filter((pl.col("side") != "rejected") | pl.col("rule").is_in(counts) | rejected)
-
-
-def language_of(texts: pl.Series, detector: Detector) -> pl.Series:
-    """The language of texts (an ISO code), or their script; String [N]."""
-    return languages(texts)["found"] if detector == "model" else scripts(texts)
-
-
-def main_language(sample: pl.DataFrame, detector: Detector) -> str:
-    """The language, or script, that most answers of a sample are in."""
-    side = "chosen" if "chosen" in sample.columns else "response"
-    counts = language_of(rules_of.answers(sample, side), detector).value_counts(name="n")
-    return str(counts.sort("n", counts.columns[0], descending=[True, False])[0, 0])
-
-
-def without_foreign(
-    hits: pl.DataFrame, table: pl.DataFrame, main: str, detector: Detector
-) -> pl.DataFrame:
-    """Hits without those of `garbled` in another language than most answers are in."""
-    suspects = hits.filter(pl.col("rule") == "garbled")
-    parts = [hits.filter(pl.col("rule") != "garbled")]
-    for (side,), part in suspects.group_by("side", maintain_order=True):
-        texts = rules_of.answers(table[part["row"]], str(side))
-        parts.append(part.filter(language_of(texts, detector) == main))
-    order = {rule: i for i, rule in enumerate(rules_of.RULES)}
-    remaining = pl.concat(parts).with_columns(_o=pl.col("rule").replace_strict(order))
-    return remaining.sort("_o", "side", "row").drop("_o")
+def language_of(texts: pl.Series) -> pl.Series:
+    """The language of texts (an ISO code) by the language model; String [N]."""
+    return languages(texts)["found"]

@@ -15,13 +15,17 @@ from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.measures.calibration import Floats
+from prefactory.near.vectors import unit
 from prefactory.preferences.clustered import Ints, codes
+from prefactory.preferences.damage import whole
+from prefactory.preferences.damage.relevance import own_relevance
 from prefactory.preferences.features import Answers, describe_pairs, names
 from prefactory.preferences.folds import cluster_folds
 from prefactory.preferences.stack import Differences
 from prefactory.step import Labeler
-from prefactory.tables import SCORE, SIDES, Shape, digests
+from prefactory.tables import SCORE, SIDES, Shape, digests, last_user_text
 
+AUTO, OFF = "auto", "off"
 _GROUP = ("group", "digest", "bands", "sketch", "words_prompt", "set_prompt")
 
 
@@ -35,7 +39,7 @@ class PairRows:
         groups: digests of the first user messages.
         clusters: Int64[n], of near-duplicate prompts.
         copies: Int64[n], equal on pairs of the same two answers, in either order.
-        damaged: Bool[n], rows that no fit may see.
+        damage: String, why no fit may see a row, null where one may.
         chosen, rejected: features of the sides.
         outside: Float64[n, k], chosen minus rejected, 0 where a side has no score.
         oriented: Float64[n, j], numbers about the pair as labelled, 0 where null.
@@ -46,11 +50,22 @@ class PairRows:
     groups: pl.Series
     clusters: Ints
     copies: Ints
-    damaged: NDArray[np.bool_]
+    damage: pl.Series
     chosen: Answers
     rejected: Answers
     outside: Floats
     oriented: Floats
+
+    @property
+    def damaged(self) -> NDArray[np.bool_]:
+        """Rows that no fit may see, Bool[n]."""
+        found: NDArray[np.bool_] = self.damage.is_not_null().to_numpy()
+        return found
+
+    def reasons(self) -> dict[str, int]:
+        """How many rows no fit may see, by reason."""
+        counts = self.damage.drop_nulls().value_counts(name="n").sort("damage")
+        return dict(counts.iter_rows())
 
     def differences(self, rows: NDArray[np.int64]) -> Differences:
         """Differences of some rows, by place."""
@@ -73,8 +88,9 @@ class FromPairs(Labeler, abstract=True):
         outside: objectives of score columns, on both sides, to learn from as well.
         oriented: columns of pairs that count for the label (above 0) or against it, such as
             `margin_<name>` or votes of judges.
-        damage: column that marks damaged pairs (Boolean true, or a String that is not empty); no
-            fit sees them.
+        damage: which pairs no fit sees: `auto` finds them by the rules of `filters.Damage` (off
+            topic only with vectors), `off` takes none, else the name of a column that marks them
+            (Boolean true, or a String that is not empty, which is the reason).
         fit_rows: most rows of a fit; of more a draw is taken, and all are scored.
     """
 
@@ -84,7 +100,7 @@ class FromPairs(Labeler, abstract=True):
     vectors: bool = True
     outside: tuple[str, ...] = ()
     oriented: tuple[str, ...] = ()
-    damage: str | None = None
+    damage: str = Field(default=AUTO, min_length=1)
     fit_rows: int = Field(default=20_000, ge=100)
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -127,8 +143,7 @@ class FromPairs(Labeler, abstract=True):
             group=group,
             copy=pl.min_horizontal("chosen_id", "rejected_id")
             + pl.max_horizontal("chosen_id", "rejected_id"),
-            damaged=self._damaged(table),
-        )
+        ).hstack(self._damage(table, chosen, ctx))
         hashes = reduce_prompts(table).select(_GROUP)
         rows = rows.join(hashes, on="group", how="left", maintain_order="left")
         arrays = {
@@ -142,14 +157,37 @@ class FromPairs(Labeler, abstract=True):
         }
         return rows.with_columns(_array(name, v) for name, v in arrays.items() if v.shape[1])
 
-    def _damaged(self, table: pl.DataFrame) -> pl.Series:
-        if self.damage is None:
-            return pl.repeat(False, table.height, dtype=pl.Boolean, eager=True)
+    def _damage(self, table: pl.DataFrame, chosen: Answers, ctx: Context) -> pl.DataFrame:
+        """Why no fit may see a row, as far as a shard can tell, and what the rest needs."""
+        if self.damage == AUTO:
+            parts = whole.reduce_pairs(table)
+            if not self.vectors or ctx.embed is None:
+                return parts
+            question = table.select(q=last_user_text(pl.col("prompt")))["q"]
+            talk, ends = whole.talk(table), chosen.query.copy()
+            longer = (talk != question).fill_null(value=True)
+            if longer.any():
+                ends[longer.to_numpy()] = ctx.embed(self.encoder, talk.filter(longer))
+            own = own_relevance(*(unit(v) for v in (chosen.answer, chosen.query, ends)))
+            return parts.with_columns(damage_own=own)
+        if self.damage == OFF:
+            return pl.DataFrame({"damage": [None] * table.height}, {"damage": pl.String})
         if self.damage not in table.columns:
             raise ConfigError(f"there is no column {self.damage!r} that marks damaged pairs")
-        marks = table[self.damage]
-        hit = marks if marks.dtype == pl.Boolean else marks.cast(pl.String) != ""
-        return hit.fill_null(value=False)
+        marks, told = table[self.damage], pl.col(self.damage)
+        if marks.dtype == pl.Boolean:
+            return table.select(damage=pl.when(told).then(pl.lit(self.damage)))
+        return table.select(damage=pl.when(told.cast(pl.String) != "").then(told.cast(pl.String)))
+
+    def _reasons(self, parts: pl.DataFrame, clusters: Ints) -> pl.Series:
+        """Why no fit may see a row, or null: String[n], named `damage`."""
+        if self.damage != AUTO:
+            return parts["damage"]
+        own = np.zeros(parts.height)
+        if "damage_own" in parts.columns:
+            own = parts["damage_own"].to_numpy()
+        vectors = (_matrix(parts, name) for name in ("y_chosen", "x"))
+        return whole.rules(parts, pl.Series(clusters), own, *vectors)
 
     def gather(self, parts: pl.DataFrame) -> PairRows:
         """The rows of all shards together."""
@@ -163,13 +201,14 @@ class FromPairs(Labeler, abstract=True):
             Answers(part, x, _matrix(parts, f"y_{side}"))
             for part, side in zip(statistics, SIDES, strict=True)
         )
+        clusters = codes(joined["number"])
         return PairRows(
             ids=parts["pair_id"],
             prompts=parts["prompt_id"],
             groups=parts["group"],
-            clusters=codes(joined["number"]),
+            clusters=clusters,
             copies=codes(parts["copy"]),
-            damaged=parts["damaged"].to_numpy(),
+            damage=self._reasons(parts, clusters),
             chosen=chosen,
             rejected=rejected,
             outside=_matrix(parts, "outside"),

@@ -41,7 +41,8 @@ class PreferenceStack(FromPairs):
     `rejected_score_<name>` (Float64, log odds: their difference says how sure the scorer is that
     the label is right; scores of different prompts are not comparable) and that difference as
     `margin_<name>`. Every pair is scored by a model that saw no pair of its cluster of
-    near-duplicate prompts, so that labels can be judged by it.
+    near-duplicate prompts, so that labels can be judged by it. Damaged pairs (`damage`) are scored
+    and not fitted.
 
     Where the labels teach nothing that the scorer can see (accuracy less than one standard error
     above one half, or a slope that is not above 0), or there is one cluster of prompts, all are
@@ -60,6 +61,8 @@ class PreferenceStack(FromPairs):
 
     name: str = Field(default="stack", pattern=r"^[a-z0-9_]+$")
     form: Form = "auto"
+
+    version: ClassVar[int] = 2  # 2: damaged rows stay out of the fits
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores and the margin; with `oriented` columns the margin only."""
@@ -92,6 +95,7 @@ class PreferenceStack(FromPairs):
             "pairs": len(rows.ids),
             "fitted": len(drawn),
             "damaged": int(rows.damaged.sum()),
+            "damage": rows.reasons(),
             "forms": sorted({m.form for m in found.models.values()}),
             **told.as_dict(),
             "length_rule": length_rule(rows.column(LENGTH)[drawn], found, data),

@@ -157,7 +157,7 @@ def _next_steps(ref: str, outcome: Outcome) -> list[str]:
     if "pairs" in outcome.published.version.manifest.tables:
         lines.append(f"prefactory export {name} --layout trl --out {name}-trl")
         if not outcome.trained:
-            lines.append(f"prefactory train reward {name} --backend embedding")
+            lines.append(f"prefactory train reward {name} --backend stack")
         lines.append(f"prefactory train dpo {name} --model PATH_OR_HUB_ID")
     return lines
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk
 from scipy.special import expit
 
 from prefactory.measures.calibration import Floats
@@ -91,9 +92,10 @@ def _primal(z: Floats, t: Floats, u: Floats) -> Floats:
     for _ in range(STEPS):
         p = expit(z @ w)
         gradient = z.T @ (u * (p - t)) + w
-        curve = (z * (u * p * (1 - p))[:, None]).T @ z
+        half = z * np.sqrt(u * p * (1 - p))[:, None]
+        curve = dsyrk(1.0, half.T, lower=True)  # half the work of a product
         curve[np.diag_indices_from(curve)] += 1.0
-        moved = _step(point, w, -cho_solve(cho_factor(curve), gradient), t, u)
+        moved = _step(point, w, -cho_solve(cho_factor(curve, lower=True), gradient), t, u)
         change, w = float(np.abs(moved - w).max()), moved
         if change < TOLERANCE:
             break

@@ -1,5 +1,7 @@
 """Faults of rows: each fires when it is planted and is silent on clean data."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -175,6 +177,10 @@ def test_answers_to_other_prompts_are_off_topic():
     planted = {f"test:{i}" for i in range(8)}
     assert len(planted & set(found.rows["where"])) >= 6
     assert found.rows.height < 16
+    (line,) = found.recipe
+    assert line.startswith('- filters.Damage: {rules: [off_topic], encoder: {model: "letters"}} ')
+    shipped = one("off_topic", table(data), replace(EMBEDDING, encoder="minilm"))
+    assert "encoder" not in shipped.recipe[0]
     assert one("off_topic", table(data)).severity is Severity.SKIPPED
 
 

@@ -1,16 +1,19 @@
 """The preference stack as a model: saved, loaded, used, and refused where it can't score."""
 
 import json
+import os
 
 import numpy as np
 import polars as pl
 import pytest
 
 from labelers.stack.score import PreferenceScore
+from labelers.stack.trust import LabelTrust
 from prefactory.apply import apply_labeler
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.preferences.scorer import Scorer
+from prefactory.preferences.trust import auc
 from prefactory.tables import Shape, canonical_order
 from tests.helpers import responses
 from trainers import DatasetRef, PreferenceStack, train_preference_stack
@@ -72,6 +75,73 @@ def test_the_step_is_told_apart_by_the_models_bytes_and_not_by_its_folder(train,
     assert a.fingerprint() == b.fingerprint() != other.fingerprint()
     with pytest.raises(ConfigError, match="no preference stack"):
         PreferenceScore(model=tmp_path).fingerprint()
+
+
+@pytest.fixture
+def home(tmp_path, make, monkeypatch):
+    """A home with a version of polite pairs; trains stacks on it where `train` puts them."""
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "versions" / "polite" / "1"
+    folder.mkdir(parents=True)
+    make.publish(folder, make.polite_pairs(80), name="polite")
+
+    def train(name, **config):
+        ref = DatasetRef.from_path(folder)
+        out = tmp_path / "home" / "models" / name
+        config = PreferenceStack(form="statistics", **config)
+        return train_preference_stack(config, ref, out, make.hash_embed).folder
+
+    return train
+
+
+def test_a_stack_is_found_by_the_version_that_it_was_trained_on(home):
+    with pytest.raises(ConfigError, match="prefactory train reward polite@1 --backend stack"):
+        PreferenceScore(model="polite").fingerprint()
+    with pytest.raises(ConfigError, match="no dataset 'other'"):
+        PreferenceScore(model="other").fingerprint()
+    with pytest.raises(ConfigError, match="no version '2'"):
+        PreferenceScore(model="polite@2").fingerprint()
+    old = home("a-newer-name-first", vectors=False)
+    by_folder = PreferenceScore(model=old).fingerprint()
+    assert PreferenceScore(model="polite").fingerprint() == by_folder
+    new = home("a")
+    os.utime(old / "training.json", (1, 1))
+    found = PreferenceScore(model="polite@1").fingerprint()
+    assert found == PreferenceScore(model=str(new)).fingerprint() != by_folder
+
+
+def test_a_stack_is_an_outside_opinion_on_other_data(home, make):
+    """Trained on one set; on another, whose own rows are too few to say anything."""
+    home("stack")
+    table = make.polite_pairs(60, seed=7).with_columns(
+        chosen_model=pl.lit("a"), rejected_model=pl.lit("b")
+    )
+    wrong = np.arange(60) % 5 == 0
+    text = {side: table[side].to_list() for side in ("chosen", "rejected")}
+    rows = [
+        (p[0]["content"], *((b, a) if w else (a, b)))
+        for p, (a, b), w in zip(
+            table["prompt"],
+            ((c[-1]["content"], r[-1]["content"]) for c, r in zip(*text.values(), strict=True)),
+            wrong,
+            strict=True,
+        )
+    ]
+    marked = make.pairs_of(rows).with_columns(
+        chosen_model=pl.lit("a"), rejected_model=pl.lit("b"), wrong=pl.Series(wrong)
+    )
+    data = canonical_order(marked, Shape.PAIRS)
+    ctx = Context(1, "score", embed=make.hash_embed)
+    data = data.hstack(
+        apply_labeler(PreferenceScore(model="polite"), "score", data, Shape.PAIRS, ctx).select(
+            "chosen_score_preference", "rejected_score_preference"
+        )
+    )
+    step = LabelTrust(anchor="off", vectors=False, outside=("preference",), self_tests=0)
+    state = step.fit(step.fit_shard(data, ctx), ctx)
+    assert state.info["label_trust"]["signals"] == ["outside"]
+    trust = step.label(data, Context(1, "trust", state))["trust"].to_numpy()
+    assert auc(1 - trust, data["wrong"].to_numpy())[0] > 0.9
 
 
 def test_a_score_that_the_consumer_lacks_is_named(train, make):

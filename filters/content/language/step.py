@@ -8,10 +8,10 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from filters.content.language.model import SAME, languages, versions
-from filters.content.language.scripts import SCRIPT_OF, script_verdicts
 from filters.content.texts import judge_sides
 from prefactory.context import Context
 from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.measures.scripts import SCRIPT_OF, script_verdicts
 from prefactory.overrides import nearest
 from prefactory.step import Filter
 from prefactory.tables import Shape, last_user_text

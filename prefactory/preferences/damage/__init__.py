@@ -129,6 +129,12 @@ def damage(
     return found.sort("_o", "side", "row").drop("_o")
 
 
+def only_damage(hits: pl.DataFrame, *, rejected: bool = False) -> pl.DataFrame:
+    """The hits that count as damage: on a rejected answer marks and emptiness only."""
+    counts = (*ON_BOTH, "empty", "identical")
+    return hits.filter((pl.col("side") != "rejected") | pl.col("rule").is_in(counts) | rejected)
+
+
 def answers(table: pl.DataFrame, side: str) -> pl.Series:
     """The answers of a side without outer white space, String [N]."""
     text = text_of(pl.col(side)).fill_null("").str.strip_chars()
@@ -261,5 +267,5 @@ def _hits(
 __all__ = [
     "EVASIVE", "OF_MEANING", "OF_TEXT", "ON_BOTH", "RULES", "Rule", "Vectors", "answers",
     "clusters", "damage", "fit_sample", "judge_relevance", "judged", "learn", "letters",
-    "texts_of_meaning",
+    "only_damage", "texts_of_meaning",
 ]  # fmt: skip

@@ -85,7 +85,7 @@ def off_topic(
     )
 
 
-def evasive(found: pl.DataFrame, answers: pl.Series) -> bool:
+def evasive(found: pl.DataFrame, words: pl.Series) -> bool:
     """Whether the answers off topic are rather short or evasive.
 
     So they are if they are over 5 % of all and most have fewer than 20 words: an answer that
@@ -93,10 +93,9 @@ def evasive(found: pl.DataFrame, answers: pl.Series) -> bool:
 
     Args:
         found: of `off_topic`.
-        answers: their texts, String [N].
+        words: of each answer, [N].
     """
     off = found["off_topic"]
     if float(off.cast(pl.Float64).mean() or 0.0) <= EVASIVE:  # type: ignore[arg-type]
         return False
-    words = answers.filter(off).str.count_matches(r"\S+")
-    return float(words.cast(pl.Float64).median() or 0.0) < SHORT  # type: ignore[arg-type]
+    return float(words.filter(off).cast(pl.Float64).median() or 0.0) < SHORT  # type: ignore[arg-type]

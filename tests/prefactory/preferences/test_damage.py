@@ -11,9 +11,17 @@ import polars as pl
 import pytest
 from ftfy.badness import is_bad
 
-from filters.rules.damage import Damage, only_damage
+from filters.rules.damage import Damage
 from prefactory.context import Context
-from prefactory.preferences.damage import RULES, Vectors, damage, judge_relevance, learn, letters
+from prefactory.preferences.damage import (
+    RULES,
+    Vectors,
+    damage,
+    judge_relevance,
+    learn,
+    letters,
+    only_damage,
+)
 from prefactory.preferences.damage.loops import loops
 from prefactory.preferences.damage.marks import mojibake, unfinished
 from tests.helpers import ROOT, pairs, responses

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from filters.content.language.scripts import LANGUAGES, SCRIPT_OF
 from filters.content.language.step import Language
 from prefactory.errors import ConfigError
+from prefactory.measures.scripts import LANGUAGES, SCRIPT_OF
 from prefactory.tables import Shape
 from prefactory.testing import verdicts
 from tests.helpers import (
