@@ -338,7 +338,7 @@ How often two raters who both chose a side of a pair chose the same one (interva
 each errs alone with probability e they agree in (1 - e)² + e² of the pairs: so many labels are
 wrong, of one rater (Tulu) or by majority of three (PandaLM). Beside it what the labels alone say.
 
-| set | votes beside votes | agreement | votes for a label | wrong, by the raters | estimate | bound |
+| set | pairs of votes | agreement | votes a label | wrong, by the raters | estimate | bound |
 |---|--:|--:|--:|--:|--:|--:|"""
 
 

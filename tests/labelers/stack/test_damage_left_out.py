@@ -203,7 +203,7 @@ def test_marks_count_on_both_sides_and_loops_on_the_chosen_one():
 
 
 def test_refitting_moves_the_share_of_wrong_labels_toward_the_truth():
-    """EM starts at the assumed tenth; a quarter of the labels are turned round; 390 rows are too few for an estimate."""
+    """A quarter are wrong, EM starts at the assumed tenth; 390 rows are too few to estimate."""
     rng = np.random.default_rng(2)
     truth = rng.normal(0, 5, 390)
     right = rng.random(390) < 1 / (1 + np.exp(-truth))
