@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from catalog.splits import prompt_clusters
-from filters.rules.damage import only_damage
 from prefactory.apply import (
     apply_filter,
     apply_generator,
@@ -26,7 +25,7 @@ from prefactory.measures.calibration import Floats
 from prefactory.plan import PlannedStep
 from prefactory.preferences.arms import Select, compare, said
 from prefactory.preferences.clustered import clustered_mean, codes, hits
-from prefactory.preferences.damage import damage
+from prefactory.preferences.damage import damage, only_damage
 from prefactory.preferences.features import Embed, describe_pairs
 from prefactory.preferences.stack import Differences
 from prefactory.shards import View
