@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
-from trl import DPOConfig, DPOTrainer
 
 from prefactory.errors import ConfigError, DataError
+from prefactory.extras import package
 from prefactory.folders import new_folder
 from trainers import losses
 from trainers.base import DatasetRef
@@ -33,6 +33,8 @@ from trainers.transformer import (
     tokens,
     usable,
 )
+
+trl = package("trl")  # where it is missing, the error is the command that installs it
 
 
 def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingReport:
@@ -63,7 +65,7 @@ def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingRepo
             raise DataError(
                 f"every training pair of {data} is a tie, or its prompt fills max_length"
             )
-        trainer = DPOTrainer(
+        trainer = trl.DPOTrainer(
             model=load_model(AutoModelForCausalLM, config),
             args=_arguments(config, folder),
             train_dataset=train,
@@ -92,7 +94,7 @@ def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingRepo
 
 
 def _arguments(config: DPO, folder: Path) -> Any:  # noqa: ANN401
-    return DPOConfig(
+    return trl.DPOConfig(
         **arguments(config, folder),
         beta=config.beta,
         loss_type=[config.loss_type],

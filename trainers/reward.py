@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
-from trl import RewardConfig, RewardTrainer
 
 from prefactory.errors import ConfigError, DataError
+from prefactory.extras import package
 from prefactory.folders import new_folder
 from trainers import losses
 from trainers.base import DatasetRef
@@ -33,6 +33,8 @@ from trainers.transformer import (
     tokens,
     usable,
 )
+
+trl = package("trl")  # where it is missing, the error is the command that installs it
 
 
 def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> TrainingReport:
@@ -66,7 +68,7 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
             raise DataError(f"every training pair of {data} is a tie, or longer than max_length")
         model = load_model(AutoModelForSequenceClassification, config, num_labels=1)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        trainer = RewardTrainer(
+        trainer = trl.RewardTrainer(
             model=model,
             args=_arguments(config, folder),
             train_dataset=train,
@@ -94,7 +96,7 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
 
 
 def _arguments(config: Reward, folder: Path) -> Any:  # noqa: ANN401
-    return RewardConfig(
+    return trl.RewardConfig(
         **arguments(config, folder), center_rewards_coefficient=config.center or None
     )
 
