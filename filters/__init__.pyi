@@ -31,4 +31,5 @@ from .selection.instag import InsTag as InsTag
 from .selection.isa import ISA as ISA
 from .selection.match_target import MatchTarget as MatchTarget
 from .selection.subsample import RandomSubsample as RandomSubsample
+from .selection.top import Top as Top
 from .suspects.step import SuspectLabels as SuspectLabels

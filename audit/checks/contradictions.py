@@ -30,7 +30,10 @@ def run(subject: Subject) -> Report:
     swapped = np.zeros(subject.height, dtype=bool)
     swapped[edges.filter("both")["row"].to_numpy()] = True
     circle, asked = _circles(edges, subject.height)
-    metrics = {"pairs": share(swapped, subject.prompts)}
+    distinct = edges.unique(["prompt", "low", "high"], keep="any").sort("row")
+    metrics = {
+        "pairs": share(distinct["both"].to_numpy(), subject.prompts[distinct["row"].to_numpy()])
+    }
     if asked.any():
         metrics["cycles"] = share(circle[asked], subject.prompts[asked])
     first = pl.col("row").min().over("prompt", "low", "high").alias("first")
@@ -38,14 +41,22 @@ def run(subject: Subject) -> Report:
     rows = np.concatenate([groups, np.flatnonzero(circle & ~swapped)])
     said = ["labelled the other way round elsewhere"] * groups.size
     said += ["part of a circle of three preferences"] * (rows.size - groups.size)
-    n, of = int(swapped.sum()), subject.height
-    told = f"{n:,} of {of:,} pairs are also there with the opposite label"
-    found = told if n else "no pair is there with both labels"
-    rounds = f"; {int(circle.sum()):,} lie on a circle of three" if asked.any() else ""
+    n, of = int(distinct["both"].sum()), distinct.height
+    headline = "no pair of answers is there with both labels"
+    if n:
+        headline = (
+            f"{n:,} of {of:,} distinct pairs of answers are there with both labels, in "
+            f"{int(swapped.sum()):,} of {subject.height:,} rows"
+        )
+    rounds = f"; {int(circle.sum()):,} rows lie on a circle of three" if asked.any() else ""
     return Report(
-        headline=found + rounds,
+        headline=headline + rounds,
         metrics=metrics,
         rows=flagged(rows, said),
+        notes=(
+            "The unit is the pair of answers to a prompt, not the row: labels that were drawn "
+            "several times for one pair (by raters, or by a judge that is asked again) count once.",
+        ),
         unmeasured={} if asked.any() else {"cycles": "no prompt has three answers to compare"},
     )
 
@@ -79,7 +90,7 @@ CHECK = Check(
     why="A pair that stands there with both labels pulls both ways: at best it cancels out, at "
     "worst it is the visible part of a noisy or swapped labelling.",
     metrics={
-        "pairs": "share of pairs that are also there with the opposite label",
+        "pairs": "share of distinct pairs of answers that are there with both labels",
         "cycles": "share of pairs on a circle of three, among prompts with three pairs or more",
     },
     run=run,

@@ -233,9 +233,20 @@ def test_contradictions_are_pairs_with_both_labels():
         "contradictions",
         table([*rows(96), ("p", "one", "two"), ("P ", "Two", "one"), ("p", "one", "three")]),
     )
-    assert found.metrics["pairs"].value == pytest.approx(2 / 99)
+    assert found.metrics["pairs"].value == pytest.approx(1 / 98)
     assert found.severity is Severity.WARNING
     assert {e.note for e in found.examples} == {"labelled the other way round elsewhere"}
+
+
+def test_repeated_draws_of_a_judge_are_one_contradiction():
+    """Eight draws over one pair, three of them the other way: one pair of answers of ten."""
+    draws = [("p", "one", "two")] * 5 + [("p", "two", "one")] * 3
+    found = one("contradictions", table([*rows(9), *draws]))
+    assert found.metrics["pairs"].value == pytest.approx(1 / 10)
+    assert found.metrics["pairs"].n == 10
+    told = "1 of 10 distinct pairs of answers are there with both labels, in 8 of 17 rows"
+    assert found.headline.startswith(told)
+    assert found.rows.height == 8
 
 
 def test_circles_of_three():
