@@ -79,8 +79,8 @@ def _doubt(info: Mapping[str, Any]) -> str:
 
 def _damage(info: Mapping[str, Any]) -> tuple[str, str]:
     """How many rows no fit saw, and why."""
-    by = ", ".join(f"{plain(rule, 40)} {count(n)}" for rule, n in info["damage"].items())
-    return "damaged, in no fit", count(info["damaged"]) + (f": {by}" if by else "")
+    by = (f"{count(n)} {plain(rule, 40).replace('_', ' ')}" for rule, n in info["damage"].items())
+    return "damaged, in no fit", ", ".join(by)
 
 
 def _trust_facts(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ FORMAT = 1
 KIND = "preference-stack"
 WEIGHTS, FACTS = "model.safetensors", "scorer.json"
 SCORE = "score_"
+ROWS = 4096
 _TENSORS = ("vector_weights", "vector_scales", "column_weights", "column_scales")
 
 
@@ -81,8 +82,13 @@ class Scorer:
         if self.outside and extra is not None:
             outside = extra.select(pl.all().fill_nan(None).fill_null(0.0)).to_numpy()
             columns = np.concatenate([columns, outside], axis=1)
-        vectors = answers.vectors() if self.encoder is not None else np.zeros((len(columns), 0))
-        return self.model.scores(Differences(vectors, columns))
+        scores = np.zeros(len(columns))
+        for start in range(0, len(columns), ROWS):  # vectors are wide: some rows at a time
+            rows = slice(start, start + ROWS)
+            none = np.zeros((len(columns[rows]), 0))
+            wide = none if self.encoder is None else answers.vectors(rows)
+            scores[rows] = self.model.scores(Differences(wide, columns[rows]))
+        return scores
 
     def save(self, folder: Path) -> None:
         """Write the two files into a folder that is there; the same scorer gives the same bytes."""
