@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog.report.stages import Stage
-from prefactory.pages.wording import EN_DASH, count, percent, plain, two, with_interval
+from prefactory.pages.wording import EN_DASH, MINUS, count, percent, plain, two, with_interval
 
 HEAVIEST = 8
 """Weights of a stack that are shown."""
@@ -58,7 +58,9 @@ def _stack(label: str, info: Mapping[str, Any]) -> Learned:
         ("calibration error", EN_DASH if info["ece"] is None else percent(info["ece"])),
         ("form", ", ".join(info["forms"]) or EN_DASH),
     )
-    weights = tuple((plain(name, 40), f"{value:+.2f}") for name, value in ranked[:HEAVIEST])
+    weights = tuple(
+        (plain(name, 40), f"{value:+.2f}".replace("-", MINUS)) for name, value in ranked[:HEAVIEST]
+    )
     return Learned(label, warning, facts, weights)
 
 
