@@ -124,8 +124,8 @@ def page(seeds: int) -> str:
     lines = [
         "# Does mending pay?",
         "",
-        f"Made by `python -m benchmarks.noise --seeds {seeds}`: a head on sentence vectors, trained "
-        "on what the product's own steps",
+        f"Made by `python -m benchmarks.noise --seeds {seeds}`: a head on sentence vectors, "
+        "trained on what the product's own steps",
         "leave of the training folds, judged on held-out clean and swapped pairs by the truth; "
         "steps are fitted to the training folds alone.",
         f"The noise set has {n:,} pairs, of which {int((truth < 0).sum())} are swapped and "
