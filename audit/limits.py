@@ -142,6 +142,17 @@ LIMITS: dict[str, Limit] = {
     ),
     "refusals.gap": _SIDES,
     "refusals.chosen": Limit(note=(None, 0.10), warning=(None, 0.30), evidence=True),
+    "over_refusal.safe_chosen": _most(0.0, 0.0),
+    "over_refusal.safe_response": _most(0.0, 0.0),
+    "over_refusal.looks_safe_chosen": Limit(
+        note=(None, 0.0), warning=(None, 0.10), evidence=True
+    ),
+    "over_refusal.looks_safe_response": Limit(
+        note=(None, 0.0), warning=(None, 0.10), evidence=True
+    ),
+    "over_refusal.unsafe_turned": _most(0.0, 0.0),
+    "over_refusal.unsafe_chosen": Limit(note=(None, 0.0), warning=(None, 0.25), evidence=True),
+    "over_refusal.unsafe_response": Limit(note=(None, 0.0), warning=(None, 0.25), evidence=True),
     "style.largest_gap": _between(0.05, 0.15, 0.40),
     "style.opening_gap": _between(0.05, 0.15, 0.40),
     "scores.contradictions": _most(0.0, 0.02, 0.10),
@@ -152,6 +163,8 @@ LIMITS: dict[str, Limit] = {
     "scores.margin_off": _most(0.0, 0.01),
     "agreement.with_label": Limit(note=(0.5, None), evidence=True),
     "agreement.ece": _most(0.05, 0.15),
+    "uncertainty.numbers": Limit(note=(None, 0.5), evidence=True),
+    "uncertainty.hedging": Limit(note=(0.0, None), evidence=True),
     "contamination.prompts": _most(0.0, 0.001, 0.01),
     "contamination.benchmark": Limit(
         note=(None, 0.0), warning=(None, 0.005), fault=(None, 0.02),
@@ -159,6 +172,8 @@ LIMITS: dict[str, Limit] = {
     ),
     "contamination.answers": _most(0.0, 0.005, 0.05),
     "coverage.other_script": _most(0.01, 0.05, 0.2),
+    "value_coverage.empty_leaves": _most(0.0, None),
+    "value_coverage.assigned": Limit(note=(0.2, None), evidence=True),
     "collapse.repeated_answers": _most(0.02, 0.10, 0.5),
     "collapse.top_opening": _most(0.05, 0.20, 0.6),
     "leakage.prompts": _most(0.0, 0.01, 0.05),

@@ -28,6 +28,7 @@ from prefactory.tables import (
 )
 
 if TYPE_CHECKING:
+    from catalog.values import ValueSystem
     from filters.contamination.benchmarks import Benchmark
 
 EXAMPLES = 5
@@ -57,6 +58,7 @@ class Options:
         relevance_rows: rows whose answers are held against their prompts at most, by embedding.
         against: benchmarks whose prompts must not be in the data.
         topic: column that names each row's topic; None looks for one.
+        values: value system or risk taxonomy whose coverage is measured.
     """
 
     seed: int = 0
@@ -69,6 +71,7 @@ class Options:
     relevance_rows: int = 2000
     against: tuple[Benchmark, ...] = ()
     topic: str | None = None
+    values: ValueSystem | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What decides the numbers, as plain JSON data."""
@@ -83,6 +86,7 @@ class Options:
                 {"name": b.name, "prompts": b.texts.len(), "digest": b.digest} for b in self.against
             ],
             "topic": self.topic,
+            "values": None if self.values is None else self.values.system,
         }
 
 

@@ -21,6 +21,7 @@ from audit import Audit, Gates, Options, load, load_gates
 from audit import audit as run_checks
 from catalog.sources import SourceSpec
 from catalog.sources.frames import as_frame, save_frame
+from catalog.values import load as load_values
 from catalog.versions import Catalog, Version, default_home
 from filters.contamination.benchmarks import read_benchmark
 from pipelines.build import SECTIONS, build, load_recipe, open_sources
@@ -229,6 +230,7 @@ def audit(
     seed: int = 0,
     embeddings: bool = True,
     against: Iterable[str] = (),
+    values: str | None = None,
     gates: Gates | Pathlike | None = None,
     table: str | None = None,
     home: Pathlike | None = None,
@@ -243,6 +245,7 @@ def audit(
         seed: of all draws.
         embeddings: embed a sample, for separability, topics and diversity.
         against: benchmarks whose prompts must not be in the data.
+        values: value system or risk taxonomy whose coverage is measured: a name, or a file.
         gates: what must hold, or a YAML file of it.
         table: table of a version.
         home: as of `run`; holds the vectors.
@@ -260,6 +263,7 @@ def audit(
         embed=lambda texts: embed(encoder, texts),
         encoder=encoder.model,
         against=tuple(read_benchmark(path) for path in against),
+        values=None if values is None else load_values(values),
     )
     limits = gates if gates is None or isinstance(gates, Gates) else load_gates(Path(gates))
     loaded = load(data, settings.catalog, rows, seed, table, **fields)

@@ -43,6 +43,13 @@ def audit(
         list[str] | None,
         typer.Option(help="Benchmark whose prompts must not be in the data; repeatable."),
     ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            help="Value system or risk taxonomy whose coverage to measure: a name or a file.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
     embeddings: Annotated[
         bool, typer.Option(help="Embed a sample: separability, topics, diversity.")
     ] = True,
@@ -81,7 +88,7 @@ def audit(
         progress = (lambda title: status.update(title)) if status else None
         result = run(
             dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
-            gates=gates, table=table, progress=progress,
+            values=values, gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
         )  # fmt: skip
     text = result.to_json()
@@ -104,7 +111,8 @@ def audit(
         fields = {**source, "split": split, "config": config}
         done = mend(
             result, _source(dataset, table, fields), write_recipe, suspects=suspects, home=home,
-            options={"seed": seed, "embeddings": embeddings, "against": against or ()},
+            options={"seed": seed, "embeddings": embeddings, "against": against or (),
+                     "values": values},
         )  # fmt: skip
         stderr.print(done.summary(), markup=False, soft_wrap=True)
     if result.failures:

@@ -39,6 +39,17 @@ def test_some_rows_are_drawn(small, monkeypatch, capsys):
     assert (found["rows"], found["dataset"]["rows_in_all"]) == (50, 200)
 
 
+def test_a_value_system_is_covered_by_its_name(small, monkeypatch, capsys):
+    monkeypatch.chdir(small)
+    audit("pairs.jsonl", embeddings=False, as_json=True, values="flames5")
+    found = json.loads(capsys.readouterr().out)
+    assert found["options"]["values"] == "flames5"
+    finding = next(f for f in found["findings"] if f["check"] == "value_coverage")
+    assert finding["metrics"]["leaves"]["value"] == 12
+    with pytest.raises(PrefactoryError, match="there is no value system 'flames6'"):
+        audit("pairs.jsonl", embeddings=False, as_json=True, values="flames6")
+
+
 def test_gates_decide_the_exit_code(prefactory, small):
     (small / "gates.yaml").write_text("gates: {any: fault, duplicates.rows: 0}\n")
     words = ("audit", "pairs.jsonl", "--no-embeddings", "--gates", "gates.yaml", "--out", "out")
