@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audit.finding import Metric, Report, Severity
+from prefactory.preferences.probe import PAIRED_LIMIT, POINTWISE_LIMIT
 
 Range = tuple[float | None, float | None]
 
@@ -79,10 +80,12 @@ _LONGER = Limit(
 )  # fmt: skip
 _RULE = _between(0.08, 0.15, 0.30, centre=0.5)
 _PROBE = Limit(
-    note=(None, 0.70), warning=(None, 0.80), fault=(None, 0.95), evidence=True,
+    note=(None, PAIRED_LIMIT), warning=(None, 0.80), fault=(None, 0.95), evidence=True,
     source="ours, after arXiv 2504.02193",
 )  # fmt: skip
-_POINTWISE = Limit(note=(None, 0.65), warning=(None, 0.75), fault=(None, 0.95), evidence=True)
+_POINTWISE = Limit(
+    note=(None, POINTWISE_LIMIT), warning=(None, 0.75), fault=(None, 0.95), evidence=True
+)
 _SIDES = _between(0.03, 0.08, 0.25)
 
 LIMITS: dict[str, Limit] = {

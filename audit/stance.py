@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from audit.features import EDGE
 from audit.subject import Side, Subject
+from filters.content.style import EDGE
 
 STANCES = ("support", "oppose", "neutral", "refusal")
 SUPPORT = (

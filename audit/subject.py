@@ -225,7 +225,7 @@ class Subject:
     @cached_property
     def features(self) -> tuple[pl.DataFrame, ...]:
         """Lengths and style counts of the answers of each side (see `style_features`)."""
-        from audit.features import style_features
+        from filters.content.style import style_features
 
         return tuple(in_parts(style_features, side.text) for side in self.sides)
 

@@ -17,6 +17,7 @@ from .rules.margin import Score as Score
 from .rules.pair_sanity import PairSanity as PairSanity
 from .rules.quality import Quality as Quality
 from .rules.rule import Rule as Rule
+from .rules.separability import Separability as Separability
 from .rules.uninformative import UninformativePrompts as UninformativePrompts
 from .selection.agreement import AgreementDraw as AgreementDraw
 from .selection.by_score import EnsembleUncertainty as EnsembleUncertainty

@@ -7,12 +7,13 @@ import polars as pl
 
 from audit.check import ONE_MODEL, Check, Need
 from audit.finding import Chart, Metric, Report
-from audit.probe import FOLDS, Columns, Probe, paired, pointwise, surface
+from audit.probe import FOLDS, Probe, paired, pointwise
 from audit.stats import share
 from audit.subject import Rows, Subject
-
-LEAST = 40
-"""Answers of a side that a probe needs."""
+from filters.content.looks import columns as columns_of
+from filters.content.looks import looks as looks_of
+from filters.rules.separability import Separability
+from prefactory.preferences.probe import LEAST, PAIRED_LIMIT, POINTWISE_LIMIT, Columns
 
 
 def run(subject: Subject) -> Report:
@@ -37,6 +38,7 @@ def run(subject: Subject) -> Report:
     rows = tuple((TOLD[n], (m.value, m.low, m.high)) for n, m in metrics.items() if n in TOLD)
     best = "paired" if "paired" in probes else next(iter(probes))
     order, notes = _easiest(subject, *probes[best]) if subject.paired else (np.array([], int), [])
+    cures = _cures(metrics) if subject.paired else ()
     return Report(
         headline=_told(metrics, best),
         metrics=metrics,
@@ -48,10 +50,30 @@ def run(subject: Subject) -> Report:
             "the answer. High separability is no fault where the sides should differ (safe and "
             "unsafe answers); compare with pairs of one model, and with the surface probe.",
         ),
+        recipe=() if cures else None,
+        choices=cures,
         unmeasured=unmeasured,
     )
 
 
+def _cures(metrics: dict[str, Metric]) -> tuple[str, ...]:
+    """Lines that drop the most separable pairs; none where most would have to leave."""
+    lines = []
+    for prefix, fields in (("surface_", "{}"), ("", "{reads: meaning}")):
+        limits = {f"{prefix}paired": PAIRED_LIMIT, f"{prefix}pointwise": POINTWISE_LIMIT}
+        over = [
+            (metrics[name].value or 0.0, limit) for name, limit in limits.items() if name in metrics
+        ]
+        share = max(((value - limit) / (1 - limit) for value, limit in over), default=0.0)
+        if share > MOST:
+            return ()
+        if share > 0:
+            lines.append(f"- filters.Separability: {fields}")
+    return tuple(lines)
+
+
+MOST = float(Separability.model_fields["most"].default)
+"""Share of the pairs that the cure may take."""
 TOLD = {
     "paired": "embeddings, pair by pair",
     "pointwise": "embeddings, one by one",
@@ -92,7 +114,7 @@ def _columns(subject: Subject, number: int, rows: Rows, *, meaning: bool) -> Col
     texts = side.text.gather(at)
     if meaning:
         return Columns(subject.embed(texts).astype(np.float64))
-    return surface(texts, subject.features[number][at])
+    return columns_of(looks_of(texts, subject.features[number][at]))
 
 
 def _differences(subject: Subject, metrics: dict[str, Metric]) -> dict[str, Metric]:

@@ -9,10 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.check import CONTENT_DECIDES, Check, Need
-from audit.features import COUNTS, FLAGS
 from audit.finding import Chart, Metric, Report
 from audit.stats import Z, difference, share
 from audit.subject import Rows, Subject, fold
+from filters.content.style import COUNTS, FLAGS
 
 MARKERS = (*(f for f in FLAGS if f != "refusal"), *COUNTS)
 HEAD = 120

@@ -9,10 +9,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from audit.check import Check, Need
-from audit.features import HEDGE
 from audit.finding import Metric, Report, flagged
 from audit.stats import Z, difference, share
 from audit.subject import LABEL, Rows, Subject, fold
+from filters.content.style import HEDGE
 from labelers.rules.verifiable import MARKER, numbers
 from prefactory.measures.score_columns import scored
 from prefactory.near.vectors import unit

@@ -136,3 +136,41 @@ def test_case_only_answers_go_by_an_option(tmp_path):
     assert found.metrics["pairs"].value == 0
     left = mended(data, found.recipe, tmp_path)
     assert left.height == N - 24
+
+
+def separable(marked, n=N):
+    """Pairs of which so many chosen answers open with one word."""
+    return table([(p, f"zebra {c}" if i < marked else c, r) for i, (p, c, r) in enumerate(rows(n))])
+
+
+def test_the_most_separable_pairs_leave_and_the_finding_with_them(tmp_path):
+    data = separable(160)
+    before = one_check("separability", data, NO_EMBEDDING)
+    assert before.severity > Severity.OK
+    assert before.recipe == before.report.choices == ("- filters.Separability: {}",)
+    left = mended(data, before.recipe, tmp_path)
+    after = one_check("separability", left, NO_EMBEDDING)
+    assert after.severity is Severity.OK, after.headline
+    gone = data.filter(~pl.col("pair_id").is_in(left["pair_id"].implode()))
+    marked = gone["chosen"].list.last().struct.field("content").str.starts_with("zebra")
+    assert 0 < gone.height <= 60
+    assert marked.mean() > 0.9
+
+
+def test_what_is_separable_by_meaning_leaves_by_vectors(tmp_path):
+    data = table(
+        [(p, c + " zzzz" * 12, r + " xxxx" * 12) if i < 140 else (p, c, r)
+         for i, (p, c, r) in enumerate(rows(N))]
+    )  # fmt: skip
+    before = one_check("separability", data, EMBEDDING)
+    assert before.because.startswith("paired") or before.because.startswith("pointwise")
+    assert "- filters.Separability: {reads: meaning}" in before.recipe
+    left = mended(data, before.recipe, tmp_path)
+    assert one_check("separability", left, EMBEDDING).severity is Severity.OK
+    assert left.height >= N / 2
+
+
+def test_sides_that_differ_throughout_have_another_cure():
+    found = one_check("separability", separable(N), NO_EMBEDDING)
+    assert found.report.choices == ()
+    assert any("labelers.Pairs" in line for line in found.recipe)
