@@ -4,6 +4,7 @@ from .finding import Metric as Metric
 from .finding import Severity as Severity
 from .gates import Gates as Gates
 from .gates import load_gates as load_gates
+from .judged import Judge as Judge
 from .limits import LIMITS as LIMITS
 from .limits import Limit as Limit
 from .loading import Intake as Intake

@@ -95,6 +95,9 @@ LIMITS: dict[str, Limit] = {
     "labels.wrong": Limit(
         note=(None, 0.05), warning=(None, 0.10), fault=(None, 0.30), evidence=True
     ),
+    "labels.judge_error": Limit(
+        note=(None, 0.3), warning=(None, 0.5), fault=(None, 0.7), evidence=True
+    ),
     "schema.rejected": _most(0.0, 0.02, 0.2),
     "schema.odd_turns": _most(0.0, 0.02, 0.2),
     "schema.not_user_last": _most(0.0, 0.02, 0.2),

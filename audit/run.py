@@ -181,6 +181,8 @@ def audit(
     intake = intake or Intake()
     gates_given, gates = gates is not None, gates or Gates()
     subject = Subject(table, options, intake)
+    if any(check.name == "labels" for check in checks):
+        _ = subject.judged  # a judge is paid for: its cost is told before the checks take time
     findings, seconds = [], {}
     for check in checks:
         if progress is not None:

@@ -12,9 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from audit.finding import NAMED, Example
+from audit.judged import Judge, Judged, draw, judged
 from audit.loading import Intake
 from filters.duplicates.exact import normalised
 from prefactory.context import Context
+from prefactory.errors import ConfigError
 from prefactory.preferences.damage import OF_TEXT
 from prefactory.tables import (
     ROW_ID,
@@ -59,6 +61,7 @@ class Options:
         against: benchmarks whose prompts must not be in the data.
         topic: column that names each row's topic; None looks for one.
         values: value system or risk taxonomy whose coverage is measured.
+        judge: a model that is asked about a sample of the labels.
     """
 
     seed: int = 0
@@ -72,6 +75,7 @@ class Options:
     against: tuple[Benchmark, ...] = ()
     topic: str | None = None
     values: ValueSystem | None = None
+    judge: Judge | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What decides the numbers, as plain JSON data."""
@@ -87,6 +91,9 @@ class Options:
             ],
             "topic": self.topic,
             "values": None if self.values is None else self.values.system,
+            "judge": None
+            if self.judge is None
+            else {"model": self.judge.model, "sample": self.judge.sample},
         }
 
 
@@ -329,6 +336,29 @@ class Subject:
         rows = self.sample(self.sides[0].rows, self.options.relevance_rows, "texts")
         table = self.table[rows]
         return rows, judge_relevance(table, Vectors(*map(self.embed, texts_of_meaning(table))))
+
+    @cached_property
+    def undamaged(self) -> pl.DataFrame:
+        """Pairs, each once, on whose chosen answer no damage rule of texts hits; and `_row`."""
+        hit = self.damage.filter(pl.col("side") != "rejected")["id"]
+        sound = self.table.with_row_index("_row").filter(~pl.col("pair_id").is_in(hit.implode()))
+        once = sound.unique("pair_id", keep="first", maintain_order=True)
+        return once.with_columns(pl.col("_row").cast(pl.Int64))
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """What a judge says of a sample of the undamaged pairs; None if there is none to ask.
+
+        Raises:
+            ConfigError: there is a judge, and these are no pairs.
+        """
+        judge = self.options.judge
+        if judge is None:
+            return None
+        if not self.paired:
+            raise ConfigError(f"a judge is asked about pairs, and these are {self.shape.value}")
+        sample = draw(self.undamaged, judge.sample, self._draws.uniform)
+        return judged(judge, sample, self.undamaged.height, self.options.seed)
 
     def hits(self, side: Side, *rules: str) -> pl.DataFrame:
         """Hits of some damage rules on the answers of a side: `row`, `rule`, `detail`."""

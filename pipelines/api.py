@@ -10,6 +10,7 @@ version.pairs("train")
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from catalog.values import load as load_values
 from catalog.versions import Catalog, Version, default_home
 from filters.contamination.benchmarks import read_benchmark
 from pipelines.build import SECTIONS, build, load_recipe, open_sources
+from pipelines.judged import Cost, Named
+from pipelines.judged import judge as judge_of
 from pipelines.preview import Preview
 from pipelines.preview import preview as run_preview
 from pipelines.settings import Settings, default_workers
@@ -235,6 +238,12 @@ def audit(
     table: str | None = None,
     home: Pathlike | None = None,
     progress: Callable[[str], None] | None = None,
+    judge: Named | None = None,
+    sample: int = 200,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    prices: Pathlike | None = None,
+    approve: Callable[[Cost], None] | None = None,
     **fields: Any,  # noqa: ANN401 - of a SourceSpec
 ) -> Audit:
     """Look for faults in preference data.
@@ -248,14 +257,25 @@ def audit(
         values: value system or risk taxonomy whose coverage is measured: a name, or a file.
         gates: what must hold, or a YAML file of it.
         table: table of a version.
-        home: as of `run`; holds the vectors.
+        home: as of `run`; holds the vectors, and the journal of the judge.
         progress: told the title of each check before it runs.
+        judge: a model that is asked about a sample of the labels, in both orders: an engine's
+            configuration, a mapping of its fields, YAML of that, or a file of it.
+        sample: pairs that it is asked about at most.
+        budget_usd: US dollars that its new calls may cost; a budget that might not do stops the
+            audit before anything is asked.
+        budget_tokens: tokens that they may use.
+        prices: a YAML file over the prices that come with prefactory.
+        approve: told what the judge will cost before it is asked (logged if None); what it raises
+            ends the audit.
         fields: `layout`, `mapping`, `split`, ... as under `source` of a recipe.
 
     Returns:
         `findings`, `ok`, `to_json()`, `page`, `save_page(path)`; a notebook shows the findings.
     """
-    settings, encoder = _settings(home), Encoder()
+    budget = Budget(usd=budget_usd, tokens=budget_tokens)
+    settings = replace(_settings(home), budget=budget, prices=Path(prices) if prices else None)
+    encoder = Encoder()
     embed = embedder(settings)
     options = Options(
         seed=seed,
@@ -264,6 +284,7 @@ def audit(
         encoder=encoder.model,
         against=tuple(read_benchmark(path) for path in against),
         values=None if values is None else load_values(values),
+        judge=None if judge is None else judge_of(judge, settings, sample, approve),
     )
     limits = gates if gates is None or isinstance(gates, Gates) else load_gates(Path(gates))
     loaded = load(data, settings.catalog, rows, seed, table, **fields)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from audit.check import Check, Need
 from audit.finding import Chart, Metric, Report, flagged
+from audit.judged import METRICS as JUDGE_METRICS
+from audit.judged import NOT_ASKED
 from audit.subject import Subject
 from labelers.stack.trust import LabelTrust
 from prefactory.context import Context
@@ -27,6 +30,32 @@ REVIEW = (
 
 
 def run(subject: Subject) -> Report:
+    """Hold the labels against `labelers.LabelTrust` and, where one is asked, against a judge."""
+    report, judged = _trusted(subject), subject.judged
+    if judged is None:
+        unmeasured = dict.fromkeys(JUDGE_METRICS, NOT_ASKED)
+        return replace(report, unmeasured={**report.unmeasured, **unmeasured})
+    headline = report.headline
+    if judged.verifies:
+        headline = headline.replace(f"{NOT_VERIFIED}: ", "otherwise not verified: ")
+    verified = Metric(max(report.metrics["verified"].value or 0.0, judged.verifies), unit="share")
+    first = flagged(judged.rows, "the judge prefers the rejected answer in both orders")
+    rows = first if report.rows is None else pl.concat([first, report.rows])
+    rows = rows.group_by("row", maintain_order=True).agg(pl.col("note").str.join("; "))
+    return replace(
+        report,
+        headline=f"{judged.headline}; {headline}"
+        if judged.verifies
+        else f"{headline}; {judged.headline}",
+        metrics={**report.metrics, **judged.metrics, "verified": verified},
+        rows=rows,
+        notes=(*judged.notes, *report.notes),
+        recipe=None if judged.rows else report.recipe,
+        unmeasured={**report.unmeasured, **judged.unmeasured()},
+    )
+
+
+def _trusted(subject: Subject) -> Report:
     """Judge a sample by `labelers.LabelTrust`: the anchor by source, a self-test, an estimate."""
     options = subject.options
     rows = subject.sample(subject.sides[0].rows, options.relevance_rows, "texts")
@@ -184,6 +213,7 @@ CHECK = Check(
         "bound": "upper bound of that share, if errors are symmetric",
         "self_test_auc": "with which planted swaps are ranked",
         "self_test_precision": "share of planted swaps in the most suspect tenth",
+        **JUDGE_METRICS,
     },
     run=run,
     need=Need.PAIRS,

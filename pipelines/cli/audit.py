@@ -7,12 +7,16 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from pipelines.cli.run import BudgetTokens, BudgetUsd, Prices
 from pipelines.cli.source import mapping_of
+
+if TYPE_CHECKING:
+    from pipelines.judged import Cost
 
 Dataset = Annotated[
     str,
@@ -74,6 +78,21 @@ def audit(
         bool,
         typer.Option("--suspects", help="The recipe also drops the least trusted fifth of labels."),
     ] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask a model about a sample of the labels, in both orders: "
+            "'{engine: server, base_url: ..., model: ...}', or a file of that.",
+            metavar="ENGINE",
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Pairs that the judge sees.", min=1)] = 200,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    prices: Prices = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask the judge without asking you first.")
+    ] = False,
     home: Annotated[
         Path | None,
         typer.Option(help="Publish the mended rows there [--write-recipe: a temporary folder]."),
@@ -85,11 +104,23 @@ def audit(
 
     stderr = Console(stderr=True, highlight=False)
     with stderr.status("audit") if stderr.is_terminal else nullcontext() as status:
-        progress = (lambda title: status.update(title)) if status else None
+
+        def progress(title: str) -> None:
+            if status:
+                status.start()  # the question about the cost ends it
+                status.update(title)
+
+        def approve(cost: Cost) -> None:
+            if status:
+                status.stop()
+            _approve(cost, stderr, ask=stderr.is_terminal and sys.stdin.isatty() and not yes)
+
         result = run(
             dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
             values=values, gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
+            judge=judge, sample=sample, budget_usd=budget_usd, budget_tokens=budget_tokens,
+            prices=prices, approve=approve,
         )  # fmt: skip
     text = result.to_json()
     folder = out if out is not None or as_json else Path(f"audit-{_slug(result.name)}")
@@ -117,6 +148,15 @@ def audit(
         stderr.print(done.summary(), markup=False, soft_wrap=True)
     if result.failures:
         raise typer.Exit(1)
+
+
+def _approve(cost: Cost, stderr: Console, *, ask: bool) -> None:
+    """Print what the judge will cost and, if `ask`, whether to go on."""
+    from prefactory.errors import StoppedError
+
+    stderr.print(str(cost), markup=False, soft_wrap=True)
+    if ask and cost.calls > cost.reused and not typer.confirm("Ask the judge?", err=True):
+        raise StoppedError("the judge was asked nothing")
 
 
 def _source(dataset: str, table: str | None, fields: Mapping[str, object]) -> dict[str, object]:

@@ -30,6 +30,13 @@ Prices = Annotated[
     typer.Option(help="YAML of `model: [input, output]`, US dollars per million tokens."),
 ]
 
+BudgetUsd = Annotated[
+    float | None, typer.Option(help="US dollars that new model calls may cost.", min=0)
+]
+BudgetTokens = Annotated[
+    int | None, typer.Option(help="Tokens that new model calls may use.", min=0)
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -50,12 +57,8 @@ def run(
             help="prefect, or threads (no server); by default prefect if it is installed."
         ),
     ] = None,
-    budget_usd: Annotated[
-        float | None, typer.Option(help="US dollars that new model calls may cost.", min=0)
-    ] = None,
-    budget_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that new model calls may use.", min=0)
-    ] = None,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
     prices: Prices = None,
     as_json: AsJson = False,
 ) -> None:

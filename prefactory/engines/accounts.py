@@ -112,6 +112,15 @@ def _price(value: object) -> Price:
     return Price(*pair)
 
 
+def most_tokens(request: Request) -> tuple[int, int]:
+    """Tokens of a call's prompt and answer, at most: one for each UTF-8 byte, and 8 per turn."""
+    prompt = sum(
+        len(m["content"].encode("utf-8", "surrogatepass")) + _TURN_TOKENS
+        for m in request.conversation
+    )
+    return prompt, request.sampling.max_tokens
+
+
 @dataclass
 class Accounts:
     """Usage of all engines of a session, under one budget. Safe for threads."""
@@ -131,7 +140,7 @@ class Accounts:
 
         Args:
             model: name in the price files.
-            request: the call. A prompt has at most as many tokens as UTF-8 bytes, and 8 per turn.
+            request: the call, see `most_tokens`.
         """
         hold = Hold(model, 0, 0.0)
         if self.budget != _NO_LIMIT:
@@ -233,11 +242,7 @@ class Accounts:
             return {model: asdict(self._usage[model]) for model in sorted(self._usage)}
 
     def _most(self, model: str, request: Request) -> Hold:
-        prompt = sum(
-            len(m["content"].encode("utf-8", "surrogatepass")) + _TURN_TOKENS
-            for m in request.conversation
-        )
-        most = request.sampling.max_tokens
+        prompt, most = most_tokens(request)
         return Hold(model, prompt + most, self.prices.get(model, Price()).usd(prompt, most))
 
     def _of(self, model: str, metered: bool) -> Usage:

@@ -128,6 +128,11 @@ class JournaledEngine(Engine):
         finally:
             self.journal.commit()
 
+    def unanswered(self, requests: Sequence[Request]) -> list[Request]:
+        """Those of some requests that the journal has no answer to."""
+        self.journal.refresh()
+        return [r for r in requests if self.journal.get(r.content_key) is None]
+
     def _wave(
         self,
         missing: deque[tuple[str, Request]],

@@ -1,13 +1,18 @@
 """`prefactory audit` as a user types it."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.audit import audit
 from prefactory.errors import PrefactoryError
+from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 
 def test_a_file_is_audited_and_written(prefactory, small):
@@ -119,3 +124,56 @@ def test_a_mistake_is_no_traceback(prefactory):
     assert done.returncode == 2
     assert "nowhere.jsonl" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def longer(body, times):
+    """A judge who names the longer answer, wherever it stands."""
+    text = body["messages"][-1]["content"]
+    shown = re.findall(r"<<< answer ([AB]) (\w{8})\n(.*?)\n>>> answer \1 \2", text, re.DOTALL)
+    best = max(shown, key=lambda one: (len(one[2]), one[2]))
+    return "ok", answer(chat(f"[[{best[0]}]]"))
+
+
+def test_a_judge_is_asked_about_a_sample_of_the_labels(prefactory, small):
+    with MockServer(longer) as server:
+        judge = f"{{engine: server, base_url: '{server.url}', model: long}}"
+        (small / "prices.yaml").write_text("long: [1.0, 2.0]\n")
+        words = ("audit", "pairs.jsonl", "--no-embeddings", "--json", "--judge", judge)
+        words = (*words, "--sample", "40", "--prices", "prices.yaml")
+        poor = prefactory(*words, "--budget-usd", "0.001")
+        assert poor.returncode == 3, poor.stderr
+        assert "asked nothing" in poor.stderr
+        assert not server.bodies
+        done = prefactory(*words, "--budget-usd", "5")
+        assert done.returncode == 0, done.stderr
+        cost = "judge long: 40 pairs in both orders, 80 calls, 0 of them answered before; at most"
+        assert cost in done.stderr
+        assert len(server.bodies) == 80
+        again = prefactory(*words, "--budget-usd", "0")
+        assert len(server.bodies) == 80
+    labels = json.loads(done.stdout)["findings"][0]
+    metrics = labels["metrics"]
+    assert metrics["judge_error"]["n"] == 40
+    assert metrics["judge_position"]["value"] == 0
+    assert f"{100 * metrics['judge_error']['value']:.0f}%" in labels["headline"]
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(("said", "calls", "code"), [(b"n\n", 0, 3), (b"y\n", 20, 0)])
+def test_a_terminal_is_asked_before_the_judge(small, said, calls, code):
+    with MockServer(longer) as server:
+        engine = f"{{engine: server, base_url: '{server.url}', model: long}}"
+        (small / "judge.yaml").write_text(engine)
+        master, slave = pty.openpty()
+        os.write(master, said)
+        words = ("audit", "pairs.jsonl", "--no-embeddings", "--json", "--judge", "judge.yaml")
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "prefactory"), *words, "--sample", "10"],
+            cwd=small, env={**os.environ, "PREFACTORY_HOME": str(small / "home")},
+            stdin=slave, stdout=subprocess.DEVNULL, stderr=slave, timeout=200, check=False,
+        )  # fmt: skip
+        os.close(slave)
+        shown = os.read(master, 100_000).decode()
+        os.close(master)
+        assert "Ask the judge?" in shown
+        assert (done.returncode, len(server.bodies)) == (code, calls)

@@ -1,0 +1,178 @@
+"""A judge of an audit's labels: its engine behind the journal, what it costs, and the budget."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pydantic
+
+from audit.judged import Judge
+from labelers.judges.pairs import JudgePairs
+from pipelines.engines import engines
+from pipelines.settings import Settings
+from prefactory import yamllines
+from prefactory.context import Context
+from prefactory.engines.accounts import Accounts, most_tokens, read_prices
+from prefactory.engines.base import Completion, Done, Engine, EngineConfig, Request
+from prefactory.errors import ConfigError, StoppedError
+from prefactory.recipe import sentence
+
+if TYPE_CHECKING:
+    from prefactory.engines.session import JournaledEngine
+
+_LOG = logging.getLogger(__name__)
+
+Named = EngineConfig | Mapping[str, Any] | str | Path
+"""An engine: its configuration, a mapping of its fields, YAML of that mapping, or a file of it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a judge will be asked, at most.
+
+    Attributes:
+        model: its name.
+        pairs: how many it will see.
+        calls: both orders of each; `reused` of them were answered before.
+        prompt_tokens, completion_tokens: of the new calls at most: a byte is no more than a token,
+            and no answer is longer than it may be. Corrections of answers without a verdict are
+            not counted.
+        usd: US dollars; None if no price is known and somebody may bill.
+    """
+
+    model: str
+    pairs: int
+    calls: int
+    reused: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+
+    def __str__(self) -> str:
+        """One line for people."""
+        money = "price unknown" if self.usd is None else f"{self.usd:.4f} US dollars"
+        return (
+            f"judge {self.model}: {self.pairs:,} pairs in both orders, {self.calls:,} calls, "
+            f"{self.reused:,} of them answered before; at most {self.prompt_tokens:,} + "
+            f"{self.completion_tokens:,} tokens, {money} (asking again after an answer without a "
+            "verdict is not counted)"
+        )
+
+
+def judge(
+    engine: Named, settings: Settings, sample: int, approve: Callable[[Cost], None] | None = None
+) -> Judge:
+    """A judge for `audit.Options`.
+
+    Args:
+        engine: who is asked.
+        settings: home of the journal, budget, prices.
+        sample: pairs that it is asked about at most.
+        approve: told the cost before anything is asked; what it raises ends the audit.
+
+    Raises:
+        ConfigError: this is no engine.
+    """
+    step = _step(engine)
+    (config,) = step.judge
+
+    def ask(table: pl.DataFrame, seed: int) -> pl.DataFrame:
+        with engines(settings) as opened:
+            cost = _cost(step, table, seed, opened(config), settings)
+            (approve or _say)(cost)
+            _within(cost, settings)
+            found = step.fit_shard(table, Context(seed, "audit", engine=opened))
+        return found.drop("pair_id", "prompt_id")
+
+    return Judge(config.model, ask, sample)
+
+
+def _say(cost: Cost) -> None:
+    _LOG.info("%s", cost)
+
+
+def _step(engine: Named) -> JudgePairs:
+    """The step that asks, from an engine as a user names it."""
+    fields: Any = engine
+    if isinstance(engine, str | Path):
+        name, text = _text(engine)
+        fields, _ = yamllines.load(text, name)
+        if not isinstance(fields, Mapping):
+            raise ConfigError(
+                f"{name}: {str(engine)!r} is no file and no engine; write "
+                "'{engine: server, base_url: ..., model: ...}', or name a file of that"
+            )
+    try:
+        return JudgePairs(judge=(fields,), early_stop=False)
+    except pydantic.ValidationError as error:
+        problems = [sentence(JudgePairs, dict(e)) for e in error.errors(include_url=False)]
+        raise ConfigError([f"--judge: {problem}" for problem in problems]) from error
+
+
+def _text(engine: str | Path) -> tuple[str, str]:
+    try:
+        if Path(engine).is_file():
+            return str(engine), Path(engine).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ConfigError(f"--judge {str(engine)!r} is no UTF-8 text") from error
+    return "--judge", str(engine)
+
+
+class _Counter(Engine):
+    """Notes every request, and answers something that can be read."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.capabilities = config.capabilities
+        self.requests: list[Request] = []
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Note all requests."""
+        for position, request in enumerate(requests):
+            self.requests.append(request)
+            done(position, Completion("[[A]]"))
+
+
+def _cost(
+    step: JudgePairs,
+    table: pl.DataFrame,
+    seed: int,
+    engine: JournaledEngine,
+    settings: Settings,
+) -> Cost:
+    (config,) = step.judge
+    counter = _Counter(config)
+    counted = step.fit_shard(table, Context(seed, "audit", engine=lambda _: counter))
+    calls = {request.content_key: request for request in counter.requests}
+    new = engine.unanswered(list(calls.values()))
+    tokens = [most_tokens(request) for request in new]
+    prompt, completion = sum(t[0] for t in tokens), sum(t[1] for t in tokens)
+    prices = read_prices(settings.prices)
+    accounts = Accounts(prices, settings.budget)
+    if new:
+        accounts.need_price(config.model, config.metered)
+    price = prices.get(config.model)
+    usd = 0.0 if not new or not config.metered else None
+    usd = usd if price is None else price.usd(prompt, completion)
+    pairs = counted.filter(pl.col("judge_asked") > 0).height
+    return Cost(config.model, pairs, len(calls), len(calls) - len(new), prompt, completion, usd)
+
+
+def _within(cost: Cost, settings: Settings) -> None:
+    """Refuse what may pass the budget, before anything is asked."""
+    budget, tokens = settings.budget, cost.prompt_tokens + cost.completion_tokens
+    over = []
+    if budget.tokens is not None and tokens > budget.tokens:
+        over.append(f"{tokens:,} tokens at most, {budget.tokens:,} allowed")
+    if budget.usd is not None and (cost.usd or 0.0) > budget.usd:
+        over.append(f"{cost.usd:.4f} US dollars at most, {budget.usd:g} allowed")
+    if over:
+        raise StoppedError(
+            f"the judge was asked nothing: {'; '.join(over)}. Raise the budget, or draw a smaller "
+            "--sample"
+        )
