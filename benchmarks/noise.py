@@ -153,6 +153,11 @@ def page(seeds: int) -> str:
         cells = " | ".join(points(result[arm][0]) for arm in few)
         lines.append(f"| {name} | {data.pairs.height:,} | {cells} |")
         print(lines[-1], flush=True)
+    lines += [
+        "",
+        "The off-topic rule hits evasive answers (hh harmless), which fit many prompts. The audit",
+        "prints no such cure where more than 5 % of the chosen answers are hit; here all sets get it.",
+    ]
     return "\n".join(lines) + "\n"
 
 
