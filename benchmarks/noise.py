@@ -156,7 +156,7 @@ def page(seeds: int) -> str:
     lines += [
         "",
         "The off-topic rule hits evasive answers (hh harmless), which fit many prompts. The audit",
-        "prints no such cure where more than 5 % of the chosen answers are hit; here all sets get it.",
+        "prints no such cure where more than 5 % of the chosen answers are hit; here all get it.",
     ]
     return "\n".join(lines) + "\n"
 
