@@ -155,8 +155,10 @@ def page(seeds: int) -> str:
         print(lines[-1], flush=True)
     lines += [
         "",
-        "The off-topic rule hits evasive answers (hh harmless), which fit many prompts. The audit",
-        "prints no such cure where more than 5 % of the chosen answers are hit; here all get it.",
+        "Here every set gets all rules. `prefactory audit hh_harmless --write-recipe` takes nothing "
+        "out there:",
+        "it finds the short, evasive answers that fit many prompts, says so, and prints no cure for "
+        "them.",
     ]
     return "\n".join(lines) + "\n"
 

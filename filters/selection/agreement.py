@@ -38,7 +38,7 @@ class AgreementDraw(Selector):
     what stays depends on the labels of others: the shares of sources and of pairs whose longer
     answer is chosen move towards what the scorer likes, and are reported before and after.
 
-    The rule is ours; it was the steadiest of what was tried (docs/evidence.md). It harms with a
+    The rule is ours; what it gained on four sets is in docs/selection.md. It harms with a
     scorer of another value, so there is none but the one fitted here, and it has to show that it
     learned something: an accuracy on held-out pairs of at least 1/2 and two standard errors.
     Pairs that a scorer agrees with are also easier to judge: accuracy on a test split of them is

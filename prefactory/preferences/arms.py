@@ -26,8 +26,7 @@ from prefactory.preferences.stack import COLUMNS, VECTORS, Differences
 
 SEEDS = 5
 DIRECTIONS = 128
-"""Principal directions of the vectors that the head sees: its fits are cheap, and its accuracy is
-that of all 1,152 columns within the error (our choice)."""
+"""Principal directions of the vectors that the head sees, so that its fits are cheap (our choice)."""
 VISIBLE = 2.8
 """Standard errors of a gain that is seen with a power of .80 at 5 %."""
 
