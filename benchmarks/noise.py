@@ -155,10 +155,9 @@ def page(seeds: int) -> str:
         print(lines[-1], flush=True)
     lines += [
         "",
-        "Here every set gets all rules. `prefactory audit hh_harmless --write-recipe` takes nothing "
-        "out there:",
-        "it finds the short, evasive answers that fit many prompts, says so, and prints no cure for "
-        "them.",
+        "Here every set gets all rules. `prefactory audit hh_harmless --write-recipe` takes nothing",
+        "out there: it finds the short, evasive answers that fit many prompts, says so, and prints",
+        "no cure for them.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -26,7 +26,7 @@ from prefactory.preferences.stack import COLUMNS, VECTORS, Differences
 
 SEEDS = 5
 DIRECTIONS = 128
-"""Principal directions of the vectors that the head sees, so that its fits are cheap (our choice)."""
+"""Principal directions of the vectors that the head sees: cheap fits (our choice)."""
 VISIBLE = 2.8
 """Standard errors of a gain that is seen with a power of .80 at 5 %."""
 
