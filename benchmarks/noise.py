@@ -155,7 +155,7 @@ def page(seeds: int) -> str:
         print(lines[-1], flush=True)
     lines += [
         "",
-        "Here every set gets all rules. `prefactory audit hh_harmless --write-recipe` takes nothing",
+        "Here every set gets all rules. `prefactory audit hh_harmless --write-recipe` takes none",
         "out there: it finds the short, evasive answers that fit many prompts, says so, and prints",
         "no cure for them.",
     ]
