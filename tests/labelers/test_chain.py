@@ -143,7 +143,7 @@ def test_an_unknown_objective_is_found_before_the_run(tmp_path):
     ]
     with pytest.raises(ConfigError) as error:
         run(tmp_path, steps, 10)
-    assert [p.split(": ", 2)[2].split(",")[0] for p in error.value.problems] == [
+    assert ["labelers." + p.split("labelers.")[1].split(",")[0] for p in error.value.problems] == [
         "labelers.Combine needs column 'score_z'",
         "labelers.Pairs needs column 'score_al'",
         "labelers.Margin adds column 'margin'",

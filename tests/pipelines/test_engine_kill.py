@@ -23,7 +23,7 @@ steps:
   - generators.Responses:
       models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 8, timeout_s: 30}]
       n: 3
-      max_tokens: 16
+      sampling: {max_tokens: 16}
   - labelers.TextStatistics: {objectives: [characters]}
   - labelers.Pairs: {objective: characters}
 """
