@@ -221,6 +221,7 @@ def test_the_version_is_told(prefactory):
     assert prefactory("--version").stdout == f"prefactory {metadata.version('prefactory')}\n"
 
 
+@pytest.mark.slow
 def test_two_flows_in_threads_of_one_process_return_their_own_versions(small):
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"

@@ -165,6 +165,7 @@ class Chaos:
         return ("reset", None) if kind == "reset" else (kind, whole(body)[1])
 
 
+@pytest.mark.slow
 def test_chaos_swaps_nothing_and_loses_nothing(tmp_path):
     with MockServer(Chaos("Question 7?")) as server:
         write(tmp_path, server.url)
