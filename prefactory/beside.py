@@ -116,8 +116,9 @@ def _lies(name: str, folder: Path) -> bool:
     return loaded is None or _locations(loaded) != _locations(here)
 
 
-def _locations(spec: ModuleSpec) -> list[str]:
-    return [str(Path(p).resolve()) for p in spec.submodule_search_locations or [str(spec.origin)]]
+def _locations(spec: ModuleSpec) -> set[str]:
+    """Where a module lies; a namespace package may list one folder several times."""
+    return {str(Path(p).resolve()) for p in spec.submodule_search_locations or [str(spec.origin)]}
 
 
 def _root(folder: Path) -> str:
