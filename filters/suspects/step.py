@@ -55,6 +55,7 @@ class SuspectLabels(Generator):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
     scope: ClassVar[Scope] = "dataset"
     parents: ClassVar[tuple[str, ...]] = ("turned_from",)
+    version: ClassVar[int] = 2
 
     by: Literal["share", "probability", "rows"] = "share"
     amount: float | None = Field(default=None, gt=0)

@@ -36,9 +36,10 @@ class NearMisses(Generator):
     texts. Of the prompts of the pool one answer each is enough, so put a filter before this step
     that leaves few answers per prompt, or a larger pool.
 
-    Columns beside those of pairs: `near_prompt_id` (String), `similarity` (Float64), the sides'
-    origins, and all scores of the chosen answer (an answer's score for another prompt says
-    nothing). `rejected_model` is that of the other answer; `label_source` is `rule`.
+    Columns beside those of pairs: `chosen_prompt_id` and `rejected_prompt_id` (String, the prompt
+    that each answer was given to), `similarity` (Float64), the sides' origins, and all scores of
+    the chosen answer (an answer's score for another prompt says nothing). `rejected_model` is that
+    of the other answer; `label_source` is `rule`.
 
     Reasons for answers without a pair: `empty_answer`, `no_near_miss` (no other prompt in the
     band; the detail names the nearest similarity below it), `same_text`.
@@ -53,6 +54,7 @@ class NearMisses(Generator):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
     scope: ClassVar[Scope] = "dataset"
     parents: ClassVar[tuple[str, ...]] = ("chosen_id",)
+    version: ClassVar[int] = 2
 
     least: float = Field(default=0.5, ge=-1, le=1)
     most: float = Field(default=0.9, ge=-1, le=1)
@@ -70,7 +72,8 @@ class NearMisses(Generator):
         return {
             "chosen_origin": pl.String(),
             "rejected_origin": pl.String(),
-            "near_prompt_id": pl.String(),
+            "chosen_prompt_id": pl.String(),
+            "rejected_prompt_id": pl.String(),
             "similarity": pl.Float64(),
         }
 
@@ -157,7 +160,8 @@ class NearMisses(Generator):
     def _rows(self, table: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
         scores = [c for c in table.columns if c.startswith(SCORE)]
         rows = rule_pairs(table, misses["text"], scores).with_columns(
-            misses["near_prompt_id"],
+            pl.col("prompt_id").alias("chosen_prompt_id"),
+            misses["near_prompt_id"].alias("rejected_prompt_id"),
             misses["similarity"],
             misses["model"].alias("rejected_model"),
             misses["origin"].alias("rejected_origin"),

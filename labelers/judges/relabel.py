@@ -18,10 +18,10 @@ Fate = Literal["drop", "flip", "keep"]
 class Relabel(Generator):
     """Act on what `labelers.JudgePairs` found: drop or turn the pairs that the judges contradict.
 
-    A pair that is turned exchanges every `chosen_...` column with its `rejected_...`, its `margin`
-    changes sign, its `label_source` becomes `judge`, and in every `..._prefers` the sides change
-    names, so that `<name>_prefers` becomes `chosen`. If the same two answers are there in the
-    turned order already, that pair stays and the turned one leaves.
+    In a pair that is turned every column that depends on the sides turns with them (`turning` in
+    `prefactory.turned`), so that `<name>_prefers` becomes `chosen`, and its `label_source` becomes
+    `judge`. If the same two answers are there in the turned order already, that pair stays and the
+    turned one leaves.
 
     New columns: `relabelled_from` (the pair's id before) and `relabelled` (Boolean, it was turned).
 
@@ -40,6 +40,7 @@ class Relabel(Generator):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
     scope: ClassVar[Scope] = "prompt"
     parents: ClassVar[tuple[str, ...]] = ("relabelled_from",)
+    version: ClassVar[int] = 2
 
     on_disagree: Fate = "drop"
     on_tie: Literal["drop", "keep"] = "drop"

@@ -15,10 +15,11 @@ from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Generated, Generator, Scope, State, verdict
 from prefactory.tables import SCORE, SIDES, Shape, canonical_order, with_ids
+from prefactory.turned import turned_where
 
 _IDS = ("pair_id", "prompt_id", "chosen_id", "rejected_id")
-_ORIENTED = ("sign_", "margin_")
-"""Columns that say by their sign which answer is better: they turn when the sides do."""
+_OWN = ("goal", "goal_kind", "margin", "source_margin", "source_pair_id", "source_label_source")
+"""Columns of the relabelling itself: they are right for either order of the sides."""
 _FINE = 9
 """Decimals that gaps are rounded to, so that float noise decides neither a tie nor `min_gap`."""
 
@@ -67,8 +68,8 @@ class RewardAugmented(Generator):
     New columns: `goal` (Float64, of the first attribute), `goal_kind`, `source_pair_id`, `margin`
     (R(chosen, g) - R(rejected, g) = squared gap of the goals, always above 0) and
     `source_label_source`; `label_source` becomes `relabel`, and a margin that was there moves to
-    `source_margin`. Sides carry their ids, models and scores with them; columns `sign_<...>` and
-    `margin_<...>` change their sign with the sides. `revert` undoes it all.
+    `source_margin`. Every other column that depends on the sides turns with them (`turning` in
+    `prefactory.turned`). `revert` undoes it all.
 
     Reasons: `null_score`, `out_of_scale` (beyond `scale`), `tie` (no gap, equal goals, or twice
     the same answer), `conflict`, `small_gap`, `half_left_out`.
@@ -96,7 +97,7 @@ class RewardAugmented(Generator):
     parents: ClassVar[tuple[str, ...]] = ("source_pair_id",)
     new_prompts: ClassVar[bool] = True
     beside: ClassVar[str | None] = "goal_pairs"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     objective: str | None = Field(default=None, min_length=1)
     attributes: tuple[str, ...] = ()
@@ -328,6 +329,7 @@ class RewardAugmented(Generator):
             label_source=pl.lit("relabel"),
             _swap=pl.Series(conflict & (self.on_conflict == "trust_score"), dtype=pl.Boolean),
         ).with_columns(pl.Series("margin", margin, dtype=pl.Float64))
+        sided = {c: d for c, d in table.schema.items() if c not in _OWN}
         halves = []
         for kind, vectors, swap in (
             ("high", better, pl.col("_swap")),
@@ -339,7 +341,7 @@ class RewardAugmented(Generator):
             text = reward_goal.goal_text(names, self.goals, self.scale, rows, self.decimals)
             halves.append(
                 rows.with_columns(
-                    *_swapped(table.columns, swap),
+                    *turned_where(sided, swap),
                     prompt=reward_goal.with_goal(pl.col("prompt"), text),
                     goal=pl.col(names[0]),
                     goal_kind=pl.lit(kind),
@@ -349,39 +351,28 @@ class RewardAugmented(Generator):
         return canonical_order(with_ids(rows, Shape.PAIRS, keep_side_ids=True), Shape.PAIRS)
 
 
-def _swapped(columns: list[str], swap: pl.Expr) -> list[pl.Expr]:
-    """Exchange the two sides of every column pair where `swap` is true, and turn signs round."""
-    exchanged = []
-    for column in columns:
-        if column.startswith(_ORIENTED):
-            exchanged.append(pl.when(swap).then(-pl.col(column)).otherwise(column).alias(column))
-        other = "rejected" + column.removeprefix("chosen")
-        if column.startswith("chosen") and other in columns:
-            for own, its in ((column, other), (other, column)):
-                exchanged.append(pl.when(swap).then(pl.col(its)).otherwise(pl.col(own)).alias(own))
-    return exchanged
-
-
 def revert(pairs: pl.DataFrame) -> pl.DataFrame:
     """Give back the pairs that `RewardAugmented` relabelled, bit for bit.
 
     Args:
-        pairs: its output, or any rows of it; either row of a pair is enough.
+        pairs: its output, or any rows of it; either row of a pair is enough, but for the columns
+            that a turned pair forgets (`prefactory.turned.FORGOTTEN`).
 
     Returns:
         PAIRS as they were, in canonical order, without the columns of the relabelling.
     """
-    rows = pairs.unique("source_pair_id", keep="first", maintain_order=True)
+    high_first = pairs.sort("goal_kind", maintain_order=True)  # its sides mostly were not turned
+    rows = high_first.unique("source_pair_id", keep="first", maintain_order=True)
     rows = rows.with_columns(prompt=reward_goal.without_goal(pl.col("prompt")))
     rows = with_ids(rows, Shape.PAIRS, keep_side_ids=True)
     source = rows["source_pair_id"]  # of pairs for one objective it covers that too
     turned = (source != rows["pair_id"]) & (source != pair_ids(rows))
     rows = rows.with_columns(
-        *_swapped(rows.columns, pl.lit(turned)),
+        *turned_where({c: d for c, d in rows.schema.items() if c not in _OWN}, pl.lit(turned)),
         pair_id=pl.col("source_pair_id"),
         label_source=pl.col("source_label_source"),
     )
     had_margin = "source_margin" in rows.columns
     rows = rows.with_columns(margin=pl.col("source_margin")) if had_margin else rows.drop("margin")
-    added = ("goal", "goal_kind", "source_pair_id", "source_label_source", "source_margin")
+    added = [c for c in _OWN if c != "margin"]
     return canonical_order(rows.drop(*added, strict=False), Shape.PAIRS)

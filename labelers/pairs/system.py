@@ -54,8 +54,8 @@ class SystemPairs(Generator):
 
     The rejected answer was never scored under this system message, so its score columns are null
     and there is no `margin`; scorers may follow. Its `rejected_id` is that of the text under this
-    message, which is no row of `responses/`; `rejected_prompt_id` (String) names the prompt that it
-    was written for.
+    message, which is no row of `responses/`; `chosen_prompt_id` and `rejected_prompt_id` (String)
+    name the prompts that the answers were written for.
 
     Answers lie in other shards than their partners, so the state of this step, unlike others',
     holds texts: one answer of each prompt, in the store, of which a shard reads its own partners.
@@ -76,6 +76,7 @@ class SystemPairs(Generator):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
     scope: ClassVar[Scope] = "dataset"
     parents: ClassVar[tuple[str, ...]] = ("chosen_id",)
+    version: ClassVar[int] = 2
 
     objective: Annotated[str, Field(min_length=1)] | None = None
     others: Literal["one", "all"] = "one"
@@ -88,8 +89,8 @@ class SystemPairs(Generator):
         return {} if self.objective is None else {f"{SCORE}{self.objective}": pl.Float64()}
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
-        """`rejected_prompt_id` (String)."""
-        return {"rejected_prompt_id": pl.String()}
+        """`chosen_prompt_id` and `rejected_prompt_id` (String)."""
+        return {"chosen_prompt_id": pl.String(), "rejected_prompt_id": pl.String()}
 
     def out_shape(self, shape: Shape) -> Shape:
         """PAIRS."""
@@ -258,6 +259,7 @@ class SystemPairs(Generator):
         rows = rows.with_columns(
             rejected["response_id"].alias("rejected_id"),
             *unscored,
+            chosen_prompt_id="prompt_id",
             label_source=pl.lit(self.label_source),
         )
         return canonical_order(with_ids(rows, Shape.PAIRS, keep_side_ids=True), Shape.PAIRS)

@@ -52,7 +52,7 @@ def test_the_nearest_other_prompt_in_the_band():
     }
     assert all(s == pytest.approx(cosine(p, r), abs=1e-6) for p, (r, s) in found.items())
     ids = dict(zip(content(TABLE, "prompt"), TABLE["prompt_id"], strict=True))
-    names = zip(content(rows, "prompt"), rows["near_prompt_id"], strict=True)
+    names = zip(content(rows, "prompt"), rows["rejected_prompt_id"], strict=True)
     assert all(near == ids[found[p][0]] for p, near in names)
     assert content(rows, "chosen") == [f"about {p}" for p in content(rows, "prompt")]
     assert set(rows["label_source"]) == {"rule"}
