@@ -39,6 +39,7 @@ class Intake:
         notes: the same columns, of rows that were kept but are odd.
         license: licence of the rows, None if none is stated.
         sources: facts about each source of a version (name, licence, ...).
+        columns: what became of the columns of each source, by its name (`Account.to_dict`).
         digest: content digest of a version.
         total: rows of the whole dataset; None if it is not known.
     """
@@ -51,6 +52,7 @@ class Intake:
     notes: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LEDGER), repr=False)
     license: str | None = None
     sources: tuple[dict[str, Any], ...] = ()
+    columns: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     digest: str | None = None
     total: int | None = None
 
@@ -137,6 +139,7 @@ def _load_version(version: Version, table: str | None, sampler: _Sampler) -> Loa
         records=None,
         license=manifest.license,
         sources=tuple(manifest.sources),
+        columns={s["name"]: s["columns"] for s in manifest.sources if "columns" in s},
         digest=manifest.content_digest,
         total=sampler.total,
     )
@@ -144,9 +147,15 @@ def _load_version(version: Version, table: str | None, sampler: _Sampler) -> Loa
 
 
 def _load_source(dataset: str, sampler: _Sampler, fields: dict[str, Any]) -> Loaded:
-    from catalog.sources import open_source
+    from catalog.sources import open_source, reading
 
     opened = open_source(SourceSpec(path=dataset, **fields), Path.cwd())
+    return reading(opened, lambda source: _read(source, dataset, sampler, fields))
+
+
+def _read(opened: OpenSource, dataset: str, sampler: _Sampler, fields: dict[str, Any]) -> Loaded:
+    sampler.clear()
+    late: dict[str, str] = {}
     splits = _splits([file.name for file in opened.files])
     rejected, notes, records = [pl.DataFrame(schema=LEDGER)], [pl.DataFrame(schema=LEDGER)], 0
     for file in opened.files:
@@ -158,6 +167,7 @@ def _load_source(dataset: str, sampler: _Sampler, fields: dict[str, Any]) -> Loa
             records += block.n_records
             rejected.append(block.rejected)
             notes.append(block.notes)
+            late = {**block.late, **late}
     if not sampler.total:
         raise DataError(f"{dataset!r} holds no row to audit: {_reasons(rejected)}")
     intake = Intake(
@@ -168,6 +178,7 @@ def _load_source(dataset: str, sampler: _Sampler, fields: dict[str, Any]) -> Loa
         rejected=pl.concat(rejected),
         notes=pl.concat(notes),
         license=fields.get("license") or _card_license(dataset, opened),
+        columns={opened.name: opened.account.with_late(late).to_dict()},
         total=sampler.total,
     )
     return Loaded(sampler.table(dataset), intake)
@@ -214,6 +225,10 @@ class _Sampler:
     def __init__(self, rows: int | None, seed: int) -> None:
         self._rows = rows
         self._draws = Context(seed, "audit")
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows."""
         self._parts: list[pl.DataFrame] = []
         self._held = 0
         self._seen = 0

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from catalog.manifest import Manifest, StageRecord
+from catalog.sources.account import account_lines
 
 SIZES = (
     (1_000, "n<1K"),
@@ -95,4 +96,8 @@ def _sources(manifest: Manifest) -> str:
         files = len(source.get("files", []))
         name, layout = source.get("name", ""), source.get("layout", "")
         lines.append(f"| {name} | {layout} | {licence} | {files} |")
+    for source in manifest.sources:
+        if columns := source.get("columns"):
+            told = "; ".join(line.strip() for line in account_lines(columns))
+            lines.append(f"\nColumns of {source.get('name', '')}: {told}.")
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from catalog.publish import Published, publish
 from catalog.report import build as build_report
-from catalog.sources import OpenSource, SourceSpec, open_source
+from catalog.sources import LateColumnsError, OpenSource, SourceSpec, open_source
 from catalog.versions import Version
 from pipelines.engines import engines
 from pipelines.pays import notes, pays, scores
@@ -75,13 +75,19 @@ def _from_here(word: str) -> str:
     return word
 
 
-def open_sources(recipe: Recipe) -> list[OpenSource]:
-    """Open the sources of a recipe; relative paths start at the recipe's folder."""
+def open_sources(recipe: Recipe, *, whole: bool = False) -> list[OpenSource]:
+    """Open the sources of a recipe; relative paths start at the recipe's folder.
+
+    Args:
+        recipe: whose sources.
+        whole: look at the columns of every record first (see `open_source`).
+    """
     base = recipe.path.resolve().parent
     opened, problems = [], []
     for spec in recipe.sources:
         try:
-            opened.append(open_source(SourceSpec.model_validate(spec.model_dump()), base))
+            full = SourceSpec.model_validate(spec.model_dump())
+            opened.append(open_source(full, base, whole=whole))
         except PrefactoryError as error:
             problems.append(f"{recipe.path.name}: source: {error}")
     if problems:
@@ -90,11 +96,17 @@ def open_sources(recipe: Recipe) -> list[OpenSource]:
 
 
 def check_recipe(
-    path: Path, overrides: list[str]
+    path: Path, overrides: list[str], *, whole: bool = False
 ) -> tuple[Recipe, list[OpenSource], list[PlannedStep]]:
-    """Everything that can be known before a run: the recipe, its sources, its planned steps."""
+    """Everything that can be known before a run: the recipe, its sources, its planned steps.
+
+    Args:
+        path: of the recipe.
+        overrides: `key=value` words.
+        whole: look at the columns of every record of the sources, not of the first ones.
+    """
     recipe = load_recipe(path, overrides)
-    sources = open_sources(recipe)
+    sources = open_sources(recipe, whole=whole)
     shape, columns = common_schema(sources)
     return recipe, sources, plan(recipe, shape, columns)
 
@@ -109,7 +121,11 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
             engine=engine,
             on_stage=lambda stage: _LOG.info(stage_line(stage)),
         )
-        result = execute(recipe, sources, settings.store, mapper, options)
+        try:
+            result = execute(recipe, sources, settings.store, mapper, options)
+        except LateColumnsError:
+            again = [source.whole() for source in sources]
+            result = execute(recipe, again, settings.store, mapper, options)
     shown = recipe.head.publish.report_rows
 
     def report(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from catalog.sources import OpenSource
+from catalog.sources import OpenSource, reading
 from pipelines.engines import engines
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
@@ -169,9 +169,12 @@ def preview(
     with tempfile.TemporaryDirectory(prefix="prefactory-") as folder, engines(settings) as real:
         engine: Callable[[Any], Engine] = lambda c: _Recorder(c, real(c) if call else None, asked)  # noqa: E731
         options = Options(1, 1_000_000, embedder(settings), engine, finished)
-        heads = [FirstRows(sources[0], rows)]
+        store, mapper = Store(Path(folder)), thread_mapper(1)
         try:
-            result = execute(recipe, heads, Store(Path(folder)), thread_mapper(1), options)
+            result = reading(
+                sources[0],
+                lambda source: execute(recipe, [FirstRows(source, rows)], store, mapper, options),
+            )
             tables = {str(n): _rows(v.tables(), v.shape) for n, v in result.views.items()}
         except _EnoughError:
             reached = max(len(stages) - 1, 0)

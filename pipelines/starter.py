@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalog.sources import OpenSource, Peek, SourceSpec, open_source, peek
+from catalog.sources import OpenSource, Peek, SourceSpec, account_lines, open_source, peek
 from prefactory.tables import Shape, is_score
 
 HEAD = """\
@@ -21,7 +21,7 @@ seed: 7
 
 source:
   path: {path}
-  layout: {layout}{mapping}
+  layout: {layout}{mapping}{columns}
   # license: ...                  # of the rows, for the dataset's card
 
 steps:
@@ -86,7 +86,9 @@ def starter(spec: SourceSpec, recipe: Path) -> Starter:
     """
     opened = open_source(spec, Path.cwd())
     look = peek(opened)
+    opened = look.source
     mapping = "".join(f"\n    {ours}: {theirs}" for ours, theirs in spec.mapping.items())
+    more = {"carry": spec.carry, "ignore": spec.ignore, "label_source": spec.label_source}
     head = HEAD.format(
         source=spec.path,
         recipe=recipe,
@@ -94,6 +96,7 @@ def starter(spec: SourceSpec, recipe: Path) -> Starter:
         path=json.dumps(_from(spec.path, recipe.resolve().parent)),
         layout=opened.layout,
         mapping=f"\n  mapping:{mapping}" if mapping else "",
+        columns="".join(f"\n  {key}: {json.dumps(value)}" for key, value in more.items() if value),
     )
     return Starter(head + _steps(opened), _seen(look))
 
@@ -127,5 +130,6 @@ def _seen(look: Peek) -> str:
     return (
         f"layout   {look.layout}: {look.shape.value}\n"
         f"files    {len(look.files)}\n"
-        f"records  {look.n_records:,}: {look.n_rows:,} rows{lost}"
+        f"records  {look.n_records:,}: {look.n_rows:,} rows{lost}\n"
+        + "\n".join(account_lines(look.account.to_dict()))
     )

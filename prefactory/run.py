@@ -190,8 +190,8 @@ class _Run:
         stage.notes = ledger.add_counts([r.info["notes"] for r in records])
         stage.info = {"files": len(jobs)}
         self.source_counts = [
-            source_counts([r for (m, _), r in zip(jobs, records, strict=True) if m == n])
-            for n in range(len(sources))
+            source_counts(source, [r for (m, _), r in zip(jobs, records, strict=True) if m == n])
+            for n, source in enumerate(sources)
         ]
         parts = [
             Part(key, name, rows)
@@ -214,6 +214,7 @@ class _Run:
     ) -> None:
         records = 0
         reasons, notes, parts, ledgers = [], [], [], []
+        late: dict[str, str] = {}
         with self.store.write(key) as writer:
             for i, block in enumerate(source.read(file)):
                 records += block.n_records
@@ -226,7 +227,9 @@ class _Run:
                     ledgers.append(f"ledger-{i:05d}")
                     reasons.append(ledger.count(block.rejected))
                 notes.append(ledger.count(block.notes))
+                late = {**getattr(block, "late", {}), **late}
             writer.info |= {
+                "late": late,
                 "records": records,
                 "parts": parts,
                 "ledgers": ledgers,

@@ -55,7 +55,7 @@ class Source(Protocol):
         """Everything that decides the rows."""
 
     def read(self, file: Any, block_rows: int = ...) -> Iterator[Any]:  # noqa: ANN401
-        """Yield blocks with `rows`, `rejected`, `notes` and `n_records`."""
+        """Yield blocks with `rows`, `rejected`, `notes`, `n_records`, and perhaps `late`."""
 
 
 @dataclass
@@ -141,7 +141,8 @@ def thread_mapper(workers: int) -> Mapper:
 def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataType]]:
     """Shape and columns of the sources together (columns that only some have are null elsewhere).
 
-    The columns of the shape come first, then all others by name, whatever the order of the sources.
+    A plain extra column of two types becomes text. The columns of the shape come first, then all
+    others by name, whatever the order of the sources.
 
     Raises:
         DataError: if the sources differ in shape, or in the type of a column.
@@ -152,10 +153,12 @@ def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataTy
     columns: dict[str, pl.DataType] = {}
     for source in sources:
         for name, dtype in source.schema.items():
-            if columns.setdefault(name, dtype) != dtype:
-                raise DataError(
-                    f"column {name!r} is {columns[name]} in one source and {dtype} in another"
-                )
+            before = columns.setdefault(name, dtype)
+            if before == dtype:
+                continue
+            if name in COLUMNS[shapes[0]] or before.is_nested() or dtype.is_nested():
+                raise DataError(f"column {name!r} is {before} in one source and {dtype} in another")
+            columns[name] = pl.String()
     if not all("margin" in s.schema for s in sources):
         columns.pop("margin", None)
     order = [c for c in COLUMNS[shapes[0]] if c in columns]
@@ -169,9 +172,18 @@ def file_identity(source: dict[str, Any], name: str) -> dict[str, Any]:
     return {**source, "files": files or [{"name": name}]}
 
 
-def source_counts(records: list[Record]) -> dict[str, Any]:
-    """What was read of one source: records, rows (copies still in), rejected and noted ones."""
+def source_counts(source: Source, records: list[Record]) -> dict[str, Any]:
+    """What was read of one source: records, rows (copies still in), rejected and noted ones.
+
+    With the account of its columns, if it has one.
+    """
+    late: dict[str, str] = {}
+    for record in records:
+        late = {**record.info.get("late", {}), **late}
+    account = getattr(source, "account", None)
+    columns = {} if account is None else {"columns": account.with_late(late).to_dict()}
     return {
+        **columns,
         "records": sum(r.info["records"] for r in records),
         "rows": sum(rows for r in records for _, rows in r.info["parts"]),
         "rejected": ledger.add_counts([r.info["reasons"] for r in records]),

@@ -8,6 +8,7 @@ from audit.check import Check
 from audit.finding import Chart, Example, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import EXAMPLES, Rows, Subject
+from catalog.sources.account import account_lines
 from prefactory.tables import ROLES
 
 ELSEWHERE = ("empty_answer", "equal_answers", "tie")
@@ -31,6 +32,9 @@ def run(subject: Subject) -> Report:
     if intake.layout:
         told.append(f"read as {intake.layout}")
     told.append(_told(refused))
+    unread = [name for columns in intake.columns.values() for name in columns["not_read"]]
+    if unread:
+        told.append(f"columns not read: {', '.join(unread[:6])}{', ...' * (len(unread) > 6)}")
     return Report(
         headline="; ".join(told),
         metrics=metrics,
@@ -112,8 +116,11 @@ def _charts(subject: Subject) -> tuple[Chart, ...]:
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
-    notes = []
     intake = subject.intake
+    notes = [
+        f"Columns of {name}: {'; '.join(line.strip() for line in account_lines(columns))}."
+        for name, columns in intake.columns.items()
+    ]
     if intake.notes.height:
         counts = intake.notes["reason"].value_counts().sort("reason").iter_rows()
         listed = ", ".join(f"{reason} {n:,}" for reason, n in counts)

@@ -23,14 +23,17 @@ from catalog.sources.fields import (
     from_text,
     is_number,
     number_of,
+    plain_of,
+    sign_of,
 )
+from catalog.sources.material import history_of, material_of
 from prefactory.tables import MESSAGES, ROLES
 
 Path = tuple[str, ...]
 Binding = Mapping[str, Path]
 """Field name -> where its value lies in a record."""
 
-ROW, WRONG, ABSENT, REPAIR = "_row", "_wrong", "_absent", "_repair"
+ROW, WRONG, ABSENT, REPAIR, LOST = "_row", "_wrong", "_absent", "_repair", "_lost"
 ROLE_NAMES = {
     "human": "user",
     "prompter": "user",
@@ -65,11 +68,13 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
 
     Returns:
         The fields' columns, and `_row` ("file:line"), `_wrong` (names of the fields whose value is
-        of another kind, null if none), `_absent` (required fields that are null), `_repair`.
+        of another kind, null if none), `_absent` (required fields that are null), `_repair`, and
+        `_lost` (as `_wrong`, with the values, of fields whose row is kept).
     """
     height = len(chunk.lines)
     columns: list[pl.Series] = []
     wrong: list[tuple[str, pl.Series]] = []
+    lost: list[pl.Series] = []
     for field in fields:
         path = binding.get(field.name)
         if path is None:
@@ -82,7 +87,9 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
         else:
             column, bad = _from_table(chunk.table, path, field)
         columns.append(column.alias(field.name))
-        if bad is not None and bad.any():
+        if bad is not None and bad.any() and field.costs_value:
+            lost.append(_told(f"{field.name} ({'.'.join(path or ())})", bad, chunk, path or ()))
+        elif bad is not None and bad.any():
             wrong.append((f"{field.name} ({'.'.join(path or ())}) is not {field.kind}", bad))
     frame = pl.DataFrame(columns)
     state = pl.DataFrame(
@@ -94,6 +101,7 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
     required = [f.name for f in fields if f.required and not f.nullable]
     return pl.concat([frame, state], how="horizontal").with_columns(
         _named(height, wrong).alias(WRONG),
+        _joined(height, lost).alias(LOST),
         _named(height, [(n, frame[n].is_null()) for n in required]).alias(ABSENT),
     )
 
@@ -109,6 +117,24 @@ def _named(height: int, marks: list[tuple[str, pl.Series]]) -> pl.Series:
     )
     joined = names.select(pl.concat_str(pl.all(), separator=", ", ignore_nulls=True).alias("n"))
     return joined.select(pl.when(pl.col("n") != "").then("n")).to_series()
+
+
+def _told(name: str, bad: pl.Series, chunk: Chunk, path: Path) -> pl.Series:
+    """What the values were that could not be read; null elsewhere."""
+    texts: list[str | None] = [None] * bad.len()
+    for i in bad.arg_true():
+        record = chunk.records[i] if chunk.records is not None else None
+        row = record if chunk.table is None else chunk.table.row(i, named=True)
+        texts[i] = f"{name}: {str(value_at(row, path))[:80]!r} is kept as null"
+    return pl.Series(texts, dtype=pl.String)
+
+
+def _joined(height: int, texts: list[pl.Series]) -> pl.Series:
+    if not texts:
+        return pl.Series([None] * height, dtype=pl.String)
+    table = pl.DataFrame({str(i): text for i, text in enumerate(texts)})
+    joined = pl.concat_str(pl.all(), separator=", ", ignore_nulls=True)
+    return table.select(pl.when(joined != "").then(joined)).to_series()
 
 
 def _values(records: list[Record], path: Path) -> list[Any]:
@@ -129,9 +155,24 @@ def _from_values(values: list[Any], field: Field) -> tuple[pl.Series, pl.Series 
         return _convert(values, _number)
     if kind == Kind.FLAG:
         return _convert(values, flag_of)
+    if kind == Kind.SIGN:
+        return _convert(values, sign_of)
+    if kind == Kind.HISTORY:
+        spoken = [history_of(v) or None for v in values]
+        return _from_values(spoken, Field(field.name, Kind.MESSAGES))
+    if kind in _TEXTS_OF:
+        texts = [_TEXTS_OF[kind](v) for v in values]
+        lost = [t is None and v is not None for t, v in zip(texts, values, strict=True)]
+        return pl.Series(texts, dtype=pl.String), pl.Series(lost)
     if kind == Kind.KEY:
         values = [str(v) if type(v) is int else v for v in values]
     return _strict(values, field.column_dtype)
+
+
+_TEXTS_OF: dict[Kind, Callable[[Any], str | None]] = {
+    Kind.MATERIAL: material_of,
+    Kind.PLAIN: plain_of,
+}
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - any JSON value
@@ -146,7 +187,7 @@ def _convert(
     if read is _number and types <= {int, float}:
         numbers = [None if v is None else float(v) for v in values]
         return _finite(pl.Series(numbers, dtype=pl.Float64)), None
-    fits = is_number if read is _number else lambda v: flag_of(v) is not None
+    fits = is_number if read is _number else lambda v: read(v) is not None
     bad = [v is not None and not fits(v) for v in values]
     out = [None if v is None or b else read(v) for v, b in zip(values, bad, strict=True)]
     return _finite(pl.Series(out, dtype=pl.Float64)), pl.Series(bad)
@@ -241,6 +282,10 @@ def messages_of(chat: pl.Series) -> pl.Series:
     return column.select(pl.col("m").list.eval(element).cast(MESSAGES)).to_series()
 
 
+_BY_VALUE = (Kind.SIGN, Kind.HISTORY, Kind.MATERIAL, Kind.PLAIN)
+"""Kinds that are read value by value from columns, too."""
+
+
 def _from_table(
     table: pl.DataFrame | None, path: Path, field: Field
 ) -> tuple[pl.Series, pl.Series | None]:
@@ -255,6 +300,8 @@ def _from_table(
         column = inner
     if field.kind in SPEAKER and conform(pl.col("c"), column.dtype, pl.String()) is not None:
         return one_message(column.cast(pl.String), SPEAKER[field.kind]), None
+    if field.kind in _BY_VALUE and column.dtype != pl.Null:
+        return _from_values(column.to_list(), field)
     want = CHAT if field.kind in CONVERSATIONS else field.column_dtype
     if field.kind == Kind.KEY and column.dtype.is_integer():
         column = column.cast(pl.String)
@@ -262,7 +309,7 @@ def _from_table(
     expression = conform(pl.col("c"), have, want)
     if expression is None or (field.kind == Kind.NUMBER and have == pl.Boolean):
         return pl.Series([None] * len(column), dtype=field.column_dtype), column.is_not_null()
-    if field.kind == Kind.FLAG and have == pl.String:
+    if field.kind in (Kind.FLAG, Kind.NUMBER) and have == pl.String:
         return _from_values(column.to_list(), field)
     out = column.alias("c").to_frame().select(expression.cast(want)).to_series()
     return (messages_of(out) if field.kind in CONVERSATIONS else out), None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from typing import Any
 
 import polars as pl
 
+from catalog.sources.account import Account, Bears, bears_on, is_in, is_short, refusal, words
 from catalog.sources.chunks import Record
 from catalog.sources.columns import Path, value_at
 from catalog.sources.fields import Field, Kind, accepts, from_text, is_number
 from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.base import Layout
+from catalog.sources.parts import NAMES, PARTS
+from catalog.sources.spec import SourceSpec
 from prefactory.errors import DataError
-from prefactory.tables import COLUMNS, Shape
+from prefactory.tables import COLUMNS, Shape, is_score
 
 _OURS = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id", "source_id"}
 _SIDE_SCORES = ("chosen_score_", "rejected_score_")
@@ -38,6 +42,10 @@ class Sample:
     texts_only: bool = False
     images: pl.DataType | None = None
 
+    def raw(self, column: str) -> list[Any]:
+        """Values of a column that are neither null nor an empty text."""
+        return [v for r in self.records if (v := r.get(column)) is not None and v != ""]
+
     def values(self, path: Path, kind: Kind) -> list[Any]:
         """Values at a path, read as a kind if they come from csv; nulls are left out."""
         cells = (value_at(r, path) for r in self.records)
@@ -50,11 +58,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to read a source: the layout, all fields and where each lies."""
+    """How to read a source: the layout, all fields and where each lies.
+
+    Attributes:
+        parts: names of the fields that the prompts are completed with (see `parts`).
+        account: what becomes of each column.
+    """
 
     layout: Layout
     fields: tuple[Field, ...]
     binding: Mapping[str, Path]
+    parts: tuple[str, ...] = ()
+    account: Account = dataclass_field(default_factory=Account)
 
     def schema(self) -> dict[str, pl.DataType]:
         """Columns of the rows: those of the shape, then margin, scores, images and extras."""
@@ -62,10 +77,11 @@ class Plan:
         schema = dict(COLUMNS[shape])
         for name in self.layout.makes:
             schema[name] = pl.Float64()
-        own = {f.name for f in self.layout.fields}
+        own = {*(f.name for f in self.layout.fields), *self.parts}
         for field in self.fields:
             carried = field.name not in own or _carried(field.name)
-            if field.name in self.binding and carried and field.name not in schema:
+            hidden = field.name.startswith("_")
+            if field.name in self.binding and carried and not hidden and field.name not in schema:
                 schema[field.name] = field.column_dtype
         return schema
 
@@ -74,48 +90,65 @@ def _carried(name: str) -> bool:
     return name.startswith(("score_", *_SIDE_SCORES)) or name.endswith("_origin")
 
 
-def plan_for(sample: Sample, layout: str, mapping: Mapping[str, str], where: str) -> Plan:
-    """Find the layout of a sample, or check the one that was asked for.
+def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
+    """Find the layout of a sample, or check the one that was asked for, and account for columns.
 
     Args:
+        spec: its `layout`, `mapping` (our column <- their column), `carry` and `ignore` count.
         sample: the first records.
-        layout: a name, or `auto`.
-        mapping: our column <- their column.
         where: what to call the source in errors.
 
     Raises:
-        DataError: unknown layout name, or the columns don't fit.
+        DataError: unknown layout name, the columns don't fit, or one that bears on the prompt or
+            the label would not be read.
     """
+    ignored = {*spec.ignore}
+    seen = replace(sample, columns=[c for c in sample.columns if c not in ignored])
     paths = {
-        ours: _path(theirs, sample)
-        for ours, theirs in mapping.items()
-        if ours != "questions" or theirs in sample.columns
+        ours: _path(theirs, seen)
+        for ours, theirs in spec.mapping.items()
+        if ours != "questions" or theirs in seen.columns
     }
-    missing = [f"{mapping[o]!r} (for {o})" for o, p in paths.items() if not _present(p, sample)]
+    missing = [f"{spec.mapping[o]!r} (for {o})" for o, p in paths.items() if not _present(p, seen)]
+    missing += [f"{name!r} (to carry)" for name in spec.carry if name not in seen.columns]
+    missing += [f"{name!r} (to ignore)" for name in spec.ignore if name not in sample.columns]
     if missing and sample.records:
-        raise DataError(
+        raise MissingColumnError(
             f"{where} has no column {', '.join(missing)}; its columns are {_list(sample.columns)}"
         )
+    plan = _planned(spec.layout, seen, paths, spec.carry, where)
+    return _accounted(plan, seen, spec, where)
+
+
+class MissingColumnError(DataError):
+    """The source has no column of a name, in the records that were looked at."""
+
+
+def _planned(
+    layout: str, sample: Sample, paths: Mapping[str, Path], carry: tuple[str, ...], where: str
+) -> Plan:
     if layout == "auto":
         candidates = [form for entry in LAYOUTS.values() for form in (entry, *entry.alternatives)]
         for form in candidates:
             binding = _binding(form, sample, paths)
             if _fits(form, binding, sample):
-                return _plan(form, binding, sample, paths)
+                return _plan(form, binding, sample, paths, carry)
         raise DataError(_unknown(sample, where))
     if layout not in LAYOUTS:
         near = difflib.get_close_matches(layout, LAYOUTS, n=3) or list(LAYOUTS)
         raise DataError(f"there is no layout {layout!r}; did you mean {', '.join(near)}?")
-    return _forced(LAYOUTS[layout], sample, paths, where)
+    return _forced(LAYOUTS[layout], sample, paths, carry, where)
 
 
-def _forced(entry: Layout, sample: Sample, paths: Mapping[str, Path], where: str) -> Plan:
+def _forced(
+    entry: Layout, sample: Sample, paths: Mapping[str, Path], carry: tuple[str, ...], where: str
+) -> Plan:
     all_lacks: list[list[str]] = []
     for form in (entry, *entry.alternatives):
         binding = _binding(form, sample, paths)
         all_lacks.append(_lacks(form, binding))
         if not all_lacks[-1]:
-            return _plan(form, binding, sample, paths)
+            return _plan(form, binding, sample, paths, carry)
     lacks = min(all_lacks, key=len)
     raise DataError(
         f"{where} can't be read with layout {entry.name!r}: no column for {', '.join(lacks)}; its "
@@ -173,21 +206,236 @@ def _fits(form: Layout, binding: Mapping[str, Path], sample: Sample) -> bool:
 
 
 def _plan(
-    form: Layout, binding: dict[str, Path], sample: Sample, paths: Mapping[str, Path]
+    form: Layout,
+    binding: dict[str, Path],
+    sample: Sample,
+    paths: Mapping[str, Path],
+    carry: tuple[str, ...],
 ) -> Plan:
     known = {f.name for f in form.fields}
-    extras: list[Field] = []
+    fields = tuple(_labelled(f, binding, sample) for f in form.fields)
+    parts = _parts(known, binding, sample, paths, carry)
+    binding |= {part.name: path for part, path in parts}
+    extras: list[Field] = [part for part, _ in parts]
+    taken = {*known, *(part.name for part, _ in parts)}
     for name, path in paths.items():
-        if name in known:
+        if name in taken:
             continue
         extras.append(_extra(name, path, sample, form.shape))
         binding[name] = path
-    used = {*known, *paths, *form.makes}
+    for name in carry:
+        if name not in binding and name not in taken:
+            extras.append(replace(_extra(name, (name,), sample, form.shape), carried=True))
+            binding[name] = (name,)
+    used = {*taken, *paths, *carry, *form.makes}
+    if form.shape == Shape.PAIRS and "label_source" not in binding:
+        for mark in LABELLED_BY:
+            if place := _mark(mark, sample, used):
+                extras.append(mark)
+                binding[mark.name] = place
     for name in sample.columns:
         if name not in used and _wanted(name, form.shape) and (field := _own_field(name, sample)):
             extras.append(field)
             binding[name] = (name,)
-    return Plan(form, (*form.fields, *extras), binding)
+    return Plan(form, (*fields, *extras), binding, tuple(part.name for part, _ in parts))
+
+
+LABELLED_BY = (
+    Field("label_source", names=("label_source",), required=False, carried=True),
+    Field(
+        "_by_reward_model",
+        names=(
+            "rm_model", "reward_model", "reward_model_name",
+            "metadata.rm_model", "metadata.reward_model",
+        ),
+        required=False,
+        carried=True,
+    ),
+    Field(
+        "_by_judge",
+        names=("judge_model", "judge_name", "metadata.judge_model"),
+        required=False,
+        carried=True,
+    ),
+)  # fmt: skip
+"""Columns by which a record says who chose."""
+
+
+def _mark(field: Field, sample: Sample, used: set[str]) -> Path | None:
+    for name in field.candidates:
+        path = _path(name, sample)
+        if path[0] in used or not _present(path, sample):
+            continue
+        if all(isinstance(v, str) for v in sample.values(path, Kind.TEXT)):
+            return path
+    return None
+
+
+def _labelled(field: Field, binding: Mapping[str, Path], sample: Sample) -> Field:
+    """A field of true or false that is written 1 and -1 in this source reads these."""
+    if field.kind != Kind.FLAG or field.name not in binding:
+        return field
+    values = sample.values(binding[field.name], Kind.SIGN)
+    signs = any(str(v).strip() in ("-1", "-1.0") for v in values)
+    return replace(field, kind=Kind.SIGN) if signs else field
+
+
+def _parts(
+    known: set[str],
+    binding: Mapping[str, Path],
+    sample: Sample,
+    paths: Mapping[str, Path],
+    carry: tuple[str, ...],
+) -> list[tuple[Field, Path]]:
+    """The parts of the prompt that the source has and the layout does not read itself."""
+    used = {path[0] for path in (*binding.values(), *paths.values())} | {*carry}
+    parts = []
+    for part in PARTS:
+        if part.name in known:
+            continue
+        if part.name in paths:
+            parts.append((part, paths[part.name]))
+            continue
+        for column in sample.columns:
+            path = (column,)
+            if column in used or "_".join(words(column)) not in part.candidates:
+                continue
+            values = sample.values(path, part.kind)
+            if not values or not all(accepts(part.kind, v) for v in values):
+                continue
+            if is_in(column, used, sample.records):
+                continue  # the prompt holds it already
+            parts.append((part, path))
+            used.add(column)
+            break
+    return parts
+
+
+def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan:
+    """Say what becomes of each column; carry along what belongs to the row.
+
+    Raises:
+        DataError: a column that bears on the prompt or the answers would not be read.
+    """
+    own = {f.name for f in plan.layout.fields} | {*plan.parts}
+    read: dict[str, str] = {}
+    carried: dict[str, str] = {}
+    for name, path in plan.binding.items():
+        part = carried if name not in own and not _is_ours(name, plan.layout.shape) else read
+        part[".".join(path)] = "label_source" if name.startswith("_by_") else name
+    unread = dict.fromkeys(spec.ignore, "ignored")
+    lost: dict[str, tuple[Bears, str | None]] = {}
+    used = {path[0] for path in plan.binding.values()}
+    binding, fields = dict(plan.binding), plan.fields
+    for name in sample.columns:
+        if name in used:
+            nested = [".".join(path[1:]) for path in plan.binding.values() if path[0] == name]
+            if name and all(nested):
+                unread[name] = f"but for {', '.join(nested)}"
+            continue
+        values = sample.raw(name)
+        bears = bears_on(name, values)
+        extra = _carried_field(name, bears, sample, replace(plan, binding=binding, fields=fields))
+        if extra is not None:
+            fields, binding[extra.name] = (*fields, extra), (name,)
+            carried[name] = extra.name
+        elif bears in (Bears.PROMPT, Bears.ANSWER) and _would_vanish(name, plan, sample):
+            lost[name] = (bears, _reads(name, bears, values))
+        else:
+            unread[name] = _why(bears, sample, name)
+    if lost:
+        raise DataError(refusal(where, plan.layout.name, lost))
+    account = Account(read, carried, unread)
+    return replace(plan, fields=fields, binding=binding, account=account)
+
+
+def _would_vanish(name: str, plan: Plan, sample: Sample) -> bool:
+    """Whether a column that is not read says something that no other column says.
+
+    Records that lack what the layout needs don't count: they go to the ledger as a whole.
+    """
+    needed = [plan.binding[f.name] for f in plan.layout.fields if f.required and not f.nullable]
+    records = [r for r in sample.records if all(value_at(r, p) is not None for p in needed)]
+    some = [r for r in records if r.get(name) not in (None, "", [], {})]
+    used = {path[0] for path in plan.binding.values()}
+    return bool(some) and not is_in(name, used, some)
+
+
+def _is_ours(name: str, shape: Shape) -> bool:
+    """Whether a column is one of the table itself, or a score, and no extra column."""
+    hidden = name.startswith("_by_")
+    return hidden or name in COLUMNS[shape] or name == "margin" or _carried(name)
+
+
+def _why(bears: Bears | None, sample: Sample, name: str) -> str:
+    if not sample.raw(name):
+        return "empty"
+    return "repeats what is read" if bears in (Bears.PROMPT, Bears.ANSWER) else ""
+
+
+def _reads(name: str, bears: Bears, values: list[Any]) -> str | None:
+    """The field that a column could be mapped to."""
+    said = words(name)
+    if bears == Bears.ANSWER:
+        side = next((s for s in ("chosen", "rejected") if s in said), None)
+        return side or "response"
+    if {*said} & {"tool", "tools", "function", "functions", *_MEDIA}:
+        return None
+    material = {*said} & {"context", "contexts", "document", "documents", "docs", "passage",
+                          "passages", "input", "inputs", "premise"}  # fmt: skip
+    if all(isinstance(v, str) for v in values):
+        return "context" if material else "system"
+    fits = [
+        part.name
+        for part in PARTS
+        if part.name == ("context" if material else "history")
+        and all(accepts(part.kind, v) for v in values)
+    ]
+    return fits[0] if fits else None
+
+
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+
+
+def _carried_field(name: str, bears: Bears | None, sample: Sample, plan: Plan) -> Field | None:
+    """A column that is carried along unasked: a label or a fact about the row, or all of ours."""
+    values = sample.raw(name)
+    ours = plan.layout.name == "prefactory" and bears in (Bears.PROMPT, Bears.ANSWER)
+    if bears not in (Bears.LABEL, Bears.ABOUT) and not ours:
+        return None
+    shape = plan.layout.shape
+    score = _score_name(name, values) if shape == Shape.RESPONSES else None
+    taken = {*plan.schema(), *plan.binding, *COLUMNS[shape], *_OURS, *_RESERVED}
+    if score is not None and score not in taken:
+        return Field(score, Kind.NUMBER, required=False)
+    if name in taken or name in NAMES or name.startswith("_") or is_score(name):
+        return None
+    if all(isinstance(v, bool) for v in values) and not sample.texts_only:
+        return Field(name, Kind.RAW, required=False, dtype=pl.Boolean(), carried=True)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return Field(name, Kind.NUMBER, required=False, carried=True)
+    if is_short(values):
+        return Field(name, Kind.PLAIN, required=False, carried=True)
+    if bears == Bears.ABOUT or any(isinstance(v, str) for v in values):
+        return None
+    dtype = _dtype(values)
+    if dtype == pl.String:
+        return None
+    return Field(name, Kind.RAW, required=False, dtype=dtype, carried=True)
+
+
+_RESERVED = {"split", "margin", "questions", "beta", "weight", "objective", "dimension", "goal"}
+"""Columns that mean something to steps or exports: they are carried only when asked for."""
+_SCORE_WORDS = ("score", "rating", "reward", "grade")
+
+
+def _score_name(name: str, values: list[Any]) -> str | None:
+    """Our name of a score that a response table has under another (`gpt4_score`), or None."""
+    said = words(name)
+    if not {*said} & {*_SCORE_WORDS} or not all(is_number(v) for v in values):
+        return None
+    rest = [w for w in said if w not in ("score", "rating", "grade")]
+    return f"score_{'_'.join(rest) or 'overall'}"
 
 
 def _wanted(name: str, shape: Shape) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 import polars as pl
 
-from prefactory.tables import MESSAGES
+from catalog.sources.material import history_of, material_of
+from prefactory.tables import MESSAGES, is_score
 
 
 class Kind(StrEnum):
@@ -27,6 +28,10 @@ class Kind(StrEnum):
     COMPLETIONS = "list of completions"
     CHOICES = "list of choices"
     KEY = "text or whole number"
+    SIGN = "1 or -1"
+    HISTORY = "list of earlier turns"
+    MATERIAL = "text, list of texts, or documents with a text"
+    PLAIN = "text, number, true or false"
     RAW = "value"
 
 
@@ -63,13 +68,26 @@ DTYPES: dict[Kind, pl.DataType] = {
     Kind.COMPLETIONS: COMPLETIONS,
     Kind.CHOICES: CHOICES,
     Kind.KEY: pl.String(),
+    Kind.SIGN: pl.Float64(),
+    Kind.HISTORY: MESSAGES,
+    Kind.MATERIAL: pl.String(),
+    Kind.PLAIN: pl.String(),
 }
 CONVERSATIONS = (Kind.MESSAGES, Kind.PROMPT, Kind.ANSWER)
 SPEAKER = {Kind.PROMPT: "user", Kind.ANSWER: "assistant"}
 """Role of a bare text, for the kinds that may be a text or messages."""
 
-_TRUE = ("true", "1", "1.0", "yes")
-_FALSE = ("false", "0", "0.0", "no")
+_CELLS = (Kind.TEXT, Kind.NUMBER, Kind.FLAG, Kind.SIGN, Kind.PLAIN, Kind.RAW)
+"""Kinds that a cell of csv holds as it is."""
+_TRUE = {
+    "true", "1", "1.0", "yes", "desirable", "good", "chosen", "preferred", "accepted", "accept",
+    "positive", "like", "liked", "thumbs_up", "thumbs-up", "thumbs up", "up", "upvote", "win",
+}  # fmt: skip
+_FALSE = {
+    "false", "0", "0.0", "no", "undesirable", "bad", "rejected", "dispreferred", "reject",
+    "negative", "dislike", "disliked", "thumbs_down", "thumbs-down", "thumbs down", "down",
+    "downvote", "lose", "loss",
+}  # fmt: skip
 _NO_NUMBER = ("", "n/a", "na", "none", "null", "nan")
 
 
@@ -84,6 +102,8 @@ class Field:
         required: a source without it has another layout, and a record without it is rejected.
         nullable: it may be null in a record though it is required; the layout sees to it.
         dtype: of the column, for kind RAW only.
+        carried: it is no part of the pair: a value that can't be read is null and noted, and the
+            row stays. So it is with every score that is not required.
     """
 
     name: str
@@ -92,6 +112,12 @@ class Field:
     required: bool = True
     nullable: bool = False
     dtype: pl.DataType | None = None
+    carried: bool = False
+
+    @property
+    def costs_value(self) -> bool:
+        """Whether a value that can't be read is lost alone, and its row kept."""
+        return self.carried or (self.kind == Kind.NUMBER and is_score(self.name))
 
     @property
     def column_dtype(self) -> pl.DataType:
@@ -131,9 +157,27 @@ def number_of(text: str) -> float | None:
 
 
 def flag_of(value: object) -> float | None:
-    """Read true or false, as 1.0 and 0.0, from a boolean, 0, 1, or a text of csv; else None."""
+    """Read true or false, as 1.0 and 0.0, from a boolean, 0, 1, or a word that says it; else None.
+
+    Words are `true` and `yes`, `desirable`, `good`, `chosen`, ... and their opposites.
+    """
     text = str(value).strip().lower()
     return 1.0 if text in _TRUE else 0.0 if text in _FALSE else None
+
+
+def sign_of(value: object) -> float | None:
+    """Read 1 as 1.0 and -1 as 0.0; None for all else."""
+    text = str(value).strip().removesuffix(".0")
+    return 1.0 if text in ("1", "+1") else 0.0 if text == "-1" else None
+
+
+def plain_of(value: object) -> str | None:
+    """Write a plain value as a text, `true` and `false` in lower case; None for all else."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    return None
 
 
 def _list_of(*types: type) -> Callable[[object], bool]:
@@ -164,6 +208,10 @@ _ACCEPTS: dict[Kind, Callable[[object], bool]] = {
     Kind.COMPLETIONS: _list_of(dict),
     Kind.CHOICES: _list_of(dict),
     Kind.KEY: _is_key,
+    Kind.SIGN: lambda value: sign_of(value) is not None,
+    Kind.HISTORY: lambda value: is_messages(history_of(value)) or value == [],
+    Kind.MATERIAL: lambda value: material_of(value) is not None,
+    Kind.PLAIN: lambda value: plain_of(value) is not None,
     Kind.RAW: lambda value: True,
 }
 
@@ -182,7 +230,7 @@ def from_text(kind: Kind, text: Any, required: bool = True) -> Any:  # noqa: ANN
         return text
     if text == "":
         return text if required and kind in (Kind.TEXT, Kind.PROMPT, Kind.ANSWER) else None
-    if kind in (Kind.TEXT, Kind.NUMBER, Kind.FLAG, Kind.RAW) or text.lstrip()[:1] not in "[{":
+    if kind in _CELLS or text.lstrip()[:1] not in "[{":
         return text
     try:
         value = orjson.loads(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from catalog.sources.columns import ABSENT, REPAIR, ROW, WRONG
+from catalog.sources.columns import ABSENT, LOST, REPAIR, ROW, WRONG
 from catalog.sources.layouts.base import Draft, Rule, detail
 from catalog.sources.spec import LEDGER, Block
 from prefactory.step import verdict
@@ -141,6 +141,7 @@ def _general_notes(answers: tuple[str, ...], any_blank: bool) -> list[Rule]:
     repeats += [ends == pl.col(a).list.first().struct.field("role") for a in answers]
     rules: list[Rule] = [
         (pl.col(REPAIR).is_not_null(), "", detail()),
+        (pl.col(LOST).is_not_null(), "unread_value", pl.col(LOST)),
         (pl.any_horizontal(repeats), "roles_repeat", detail("the same role twice in a row")),
     ]
     if any_blank:

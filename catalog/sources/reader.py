@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
-from catalog.sources.chunks import Chunk
+from catalog.sources.account import Account
+from catalog.sources.chunks import Chunk, Record
 from catalog.sources.columns import ROW, typed
-from catalog.sources.detect import Plan, Sample, plan_for
+from catalog.sources.detect import MissingColumnError, Plan, Sample, plan_for
 from catalog.sources.finish import finish
 from catalog.sources.hub import hub_chunks, hub_revision, hub_splits
+from catalog.sources.late import LateColumnsError
 from catalog.sources.layouts.base import Surroundings
 from catalog.sources.open_files import chunks, evidence
+from catalog.sources.parts import with_parts
 from catalog.sources.questions import question_files, read_questions
-from catalog.sources.resolve import resolve
+from catalog.sources.resolve import format_of, resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
 from prefactory.errors import DataError
 from prefactory.shards import in_order
-from prefactory.tables import Shape
+from prefactory.tables import LABEL_SOURCES, Shape
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Part of every identity: bump it when the same source gives other rows."""
 
 SAMPLE_ROWS = 100
+SCAN_ROWS = 4096
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,16 @@ class OpenSource:
     commit: str | None = None
     questions: tuple[SourceFile, ...] = ()
     around: Surroundings = field(default_factory=Surroundings, repr=False)
+    base: Path | None = None
+
+    @property
+    def account(self) -> Account:
+        """What becomes of each column that was seen when the source was opened."""
+        return self.plan.account
+
+    def whole(self) -> OpenSource:
+        """The same source, opened once more after a look at the columns of every record."""
+        return open_source(self.spec, self.base, whole=True)
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as plain JSON: layout, names, and files by content.
@@ -69,6 +83,7 @@ class OpenSource:
             "reader": READER_VERSION,
             "layout": self.layout,
             "mapping": mapping,
+            "parts": {name: ".".join(self.plan.binding[name]) for name in self.plan.parts},
             "name": self.name,
             "label_source": spec.label_source,
             "limit": spec.limit,
@@ -90,30 +105,62 @@ class OpenSource:
         Args:
             file: one of `files`.
             block_rows: records per block at most; very long texts make it fewer.
+
+        Raises:
+            LateColumnsError: a column that must be read is not in the first records; `whole()`
+                opens the source so that it is.
+            DataError: such a column can't be read, or the file can't.
         """
         ahead = min(3, (os.cpu_count() or 1) // max(1, len(self.files)) - 1)
-        chunks = self._limited(file, block_rows)
-        return in_order(chunks, lambda chunk: self._block(chunk, file), ahead)
+        parts = self._limited(file, block_rows)
+        return in_order(parts, lambda part: self._block(*part, file), ahead)
 
-    def _limited(self, file: SourceFile, block_rows: int) -> Iterator[Chunk]:
-        """The chunks of a file, up to the limit of the spec."""
+    def _limited(
+        self, file: SourceFile, block_rows: int
+    ) -> Iterator[tuple[Chunk, Mapping[str, str]]]:
+        """The chunks of a file, up to the limit of the spec, and the columns new in each."""
         columns = {path[0] for path in self.plan.binding.values()}
+        known = set(self.account.names)
         limit = self.spec.limit
         rows = block_rows if limit is None else max(1, min(block_rows, limit))
         left = limit
         for chunk in _chunks(self.spec, file, rows, columns, self.commit):
             part = chunk if left is None else chunk.head(left)
             if part.size:
-                yield part
+                late = self._late(part, file, known)
+                known |= late.keys()
+                yield part, late
             if left is not None:
                 left -= part.size
                 if left <= 0:
                     return
 
-    def _block(self, chunk: Chunk, file: SourceFile) -> Block:
+    def _late(self, chunk: Chunk, file: SourceFile, known: set[str]) -> Mapping[str, str]:
+        """Columns that no record had before -> where they first are; none of them must be read."""
+        if chunk.records is None or chunk.texts_only:
+            return {}
+        new = set().union(*chunk.records) - known
+        if not new:
+            return {}
+        places: dict[str, str] = {}
+        records = []
+        for line, record in zip(chunk.lines, chunk.records, strict=True):
+            if new & record.keys():
+                records.append(record)
+                for name in record.keys() & new - places.keys():
+                    places[name] = f"{file.name}:{line}"
+        first = next(iter(places.values()))
+        where = f"source {self.spec.path!r}, from {first} on,"
+        files = tuple(self.files)
+        plan = _planned(self.spec, files, self.commit, where, also=records[:SAMPLE_ROWS])
+        if not new <= plan.account.unread.keys():
+            raise LateColumnsError(sorted(new - plan.account.unread.keys()), first)
+        return dict(sorted(places.items()))
+
+    def _block(self, chunk: Chunk, late: Mapping[str, str], file: SourceFile) -> Block:
         layout = self.plan.layout
         frame = typed(chunk, file.name, self.plan.fields, self.plan.binding)
-        draft = layout.build(frame, self.around)
+        draft = with_parts(layout.build(frame, self.around), self.plan.parts)
         frame = self._with_provenance(draft.frame)
         block = finish(
             type(draft)(frame, draft.rejects, draft.notes),
@@ -121,6 +168,7 @@ class OpenSource:
             self.schema,
             layout.keeps_side_ids,
         )
+        block = replace(block, late=late)
         bad = chunk.rejects
         if not bad.lines:
             return block
@@ -133,7 +181,8 @@ class OpenSource:
             schema=LEDGER,
         )
         rejected = pl.concat([block.rejected, unread])
-        return Block(block.rows, rejected, block.notes, block.n_records + unread.height)
+        n_records = block.n_records + unread.height
+        return replace(block, rejected=rejected, n_records=n_records)
 
     def _with_provenance(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the columns that say where a row is from and who labelled it, and those it lacks."""
@@ -141,7 +190,7 @@ class OpenSource:
         defaults = {"source": pl.lit(self.name), "source_id": pl.col(ROW)}
         given = {"source": spec.name}
         if self.shape == Shape.PAIRS:
-            defaults["label_source"] = pl.lit(layout.label_source)
+            defaults["label_source"] = _label_source(frame, layout.label_source)
             given["label_source"] = spec.label_source
         columns = []
         for name, default in defaults.items():
@@ -149,7 +198,10 @@ class OpenSource:
             if value is not None:
                 default = pl.lit(value)
             elif name in frame.columns:
-                default = pl.coalesce(pl.col(name), default)
+                said = pl.col(name)
+                if name == "label_source" and layout.name != "prefactory":
+                    said = pl.when(said.is_in(LABEL_SOURCES)).then(said)
+                default = pl.coalesce(said, default)
             columns.append(default.cast(pl.String).alias(name))
         ids = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id"}
         columns += [
@@ -160,9 +212,25 @@ class OpenSource:
         return frame.with_columns(columns)
 
 
+def _label_source(frame: pl.DataFrame, by_layout: str | None) -> pl.Expr:
+    """Who chose: what the record says, or the layout; null where neither does."""
+    marks = {"_by_reward_model": "reward_model", "_by_judge": "judge"}
+    said = [
+        pl.when(pl.col(column).is_not_null()).then(pl.lit(who))
+        for column, who in marks.items()
+        if column in frame.columns
+    ]
+    return pl.coalesce(*said, pl.lit(by_layout, dtype=pl.String))
+
+
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """A look at a source: counts over all its records, and its first rows."""
+    """A look at a source: counts over all its records, and its first rows.
+
+    Attributes:
+        account: what becomes of every column of every record.
+        source: as it was read in the end.
+    """
 
     layout: str
     shape: Shape
@@ -172,17 +240,24 @@ class Peek:
     rejected: Mapping[str, int]
     notes: Mapping[str, int]
     rows: pl.DataFrame
+    account: Account
+    source: OpenSource = field(repr=False)
 
 
-def open_source(spec: SourceSpec, base: Path | None = None) -> OpenSource:
+def open_source(spec: SourceSpec, base: Path | None = None, *, whole: bool = False) -> OpenSource:
     """Find the files of a source and its layout.
+
+    The first records decide; all others are looked at while they are read (`OpenSource.read`).
 
     Args:
         spec: what to open.
         base: folder that a relative path starts from (the recipe's); the current one if None.
+        whole: look at the columns of every record first; files elsewhere than on this machine
+            are left out of that.
 
     Raises:
-        DataError: nothing is there, a file can't be read, or the layout is not known.
+        DataError: nothing is there, a file can't be read, the layout is not known, or a column
+            that bears on the prompt or the label would not be read.
     """
     resolved = resolve(spec, base)
     commit = hub_revision(resolved.hub, spec.revision) if resolved.hub else None
@@ -190,7 +265,12 @@ def open_source(spec: SourceSpec, base: Path | None = None) -> OpenSource:
     if resolved.hub and commit:
         files = hub_splits(spec, resolved.hub, commit)
     where = f"source {spec.path!r}"
-    plan = _planned(spec, files, commit, where)
+    try:
+        plan = _planned(spec, files, commit, where, whole=whole)
+    except MissingColumnError:
+        if whole:
+            raise
+        plan = _planned(spec, files, commit, where, whole=True)
     questions: tuple[SourceFile, ...] = ()
     around = Surroundings()
     if plan.layout.wants_questions and (not resolved.hub or "questions" in spec.mapping):
@@ -208,7 +288,24 @@ def open_source(spec: SourceSpec, base: Path | None = None) -> OpenSource:
         commit=commit,
         questions=questions,
         around=around,
+        base=base,
     )
+
+
+def reading(source: OpenSource, work: Callable[[OpenSource], T]) -> T:
+    """Do some work with a source; once more from the start, if a column turns up late.
+
+    Args:
+        source: an open source.
+        work: reads it.
+
+    Returns:
+        What the work returned that came to an end.
+    """
+    try:
+        return work(source)
+    except LateColumnsError:
+        return work(source.whole())
 
 
 def peek(source: OpenSource | SourceSpec, n: int = 3) -> Peek:
@@ -219,6 +316,11 @@ def peek(source: OpenSource | SourceSpec, n: int = 3) -> Peek:
         n: how many of the first rows to keep.
     """
     opened = open_source(source) if isinstance(source, SourceSpec) else source
+    return reading(opened, lambda source: _peek(source, n))
+
+
+def _peek(opened: OpenSource, n: int) -> Peek:
+    late: dict[str, str] = {}
     rejected: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     records = rows = 0
@@ -231,6 +333,7 @@ def peek(source: OpenSource | SourceSpec, n: int = 3) -> Peek:
             rows += block.rows.height
             rejected.update(block.rejected["reason"])
             notes.update(block.notes["reason"])
+            late |= {name: place for name, place in block.late.items() if name not in late}
     return Peek(
         opened.layout,
         opened.shape,
@@ -240,6 +343,8 @@ def peek(source: OpenSource | SourceSpec, n: int = 3) -> Peek:
         dict(rejected),
         dict(notes),
         pl.concat(first),
+        opened.account.with_late(late),
+        opened,
     )
 
 
@@ -252,34 +357,90 @@ def _chunks(
 
 
 def _planned(
-    spec: SourceSpec, files: tuple[SourceFile, ...], commit: str | None, where: str
+    spec: SourceSpec,
+    files: tuple[SourceFile, ...],
+    commit: str | None,
+    where: str,
+    *,
+    whole: bool = False,
+    also: Sequence[Record] = (),
 ) -> Plan:
-    """Read the first records of the source, and find its layout."""
-    columns: dict[str, None] = {}
-    records: list[dict[str, Any]] = []
-    texts_only = False
-    images: pl.DataType | None = None
-    problems: list[str] = []
+    """Read the first records of the source, and find its layout.
+
+    Args:
+        spec: of the source.
+        files: of the source.
+        commit: of a hub dataset.
+        where: what to call the source in errors.
+        whole: look at every record of local files.
+        also: records from further on, whose columns count too.
+    """
+    seen = _Seen()
     for file in files:
-        for chunk in islice(_chunks(spec, file, SAMPLE_ROWS, None, commit), 3):
-            problems += chunk.rejects.details[:1]
-            texts_only = texts_only or chunk.texts_only
-            if chunk.table is not None:
-                columns |= dict.fromkeys(chunk.table.columns)
-                images = chunk.table.schema.get("images", images)
-            new = chunk.records if chunk.records is not None else _dicts(chunk.table)
-            columns |= {key: None for record in new for key in record}
-            records += new
-            if len(records) >= SAMPLE_ROWS:
-                break
-        if len(records) >= SAMPLE_ROWS:
-            break
-    if not columns:
-        why = f"; the first problem: {problems[0]}" if problems else ""
+        seen.file(spec, file, commit, whole=whole and "://" not in file.url)
+    seen.enter(also)
+    if not seen.columns:
+        why = f"; the first problem: {seen.problems[0]}" if seen.problems else ""
         raise DataError(f"{where} holds no record that can be read{why}; look at the file")
-    sample = Sample(list(columns), records, texts_only, images)
-    return plan_for(sample, spec.layout, spec.mapping, where)
+    sample = Sample(list(seen.columns), seen.records, seen.texts_only, seen.images)
+    return plan_for(spec, sample, where)
 
 
-def _dicts(table: pl.DataFrame | None) -> list[dict[str, Any]]:
+@dataclass
+class _Seen:
+    """The first records of all files together, and one of each column that comes later."""
+
+    columns: dict[str, None] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    texts_only: bool = False
+    images: pl.DataType | None = None
+    problems: list[str] = field(default_factory=list)
+
+    def file(self, spec: SourceSpec, file: SourceFile, commit: str | None, *, whole: bool) -> None:
+        """Look at the first records of a file, or at all: at no more than the schema will tell."""
+        full = len(self.records) >= SAMPLE_ROWS
+        if full and not whole and (commit is not None or format_of(file.name) in _KEYS_IN_RECORDS):
+            return
+        rows, left = (SCAN_ROWS if full else SAMPLE_ROWS), spec.limit
+        only = set[str]() if full else None
+        for i, chunk in enumerate(_chunks(spec, file, rows, only, commit)):
+            part = chunk
+            if left is not None and (full or i > 2 or len(self.records) >= SAMPLE_ROWS):
+                part = chunk.head(max(left, 0))  # the layout is found by all first records
+            self.chunk(part)
+            if left is not None:
+                left -= part.size
+            done = len(self.records) >= SAMPLE_ROWS or i == 2
+            typed = part.records is None or part.texts_only
+            if (left is not None and left <= 0) or (done and (typed or not whole)):
+                return
+
+    def chunk(self, chunk: Chunk) -> None:
+        """Look at some records."""
+        self.problems += chunk.rejects.details[:1]
+        self.texts_only = self.texts_only or chunk.texts_only
+        if chunk.table is not None:
+            self.columns |= dict.fromkeys(chunk.table.columns)
+            self.images = chunk.table.schema.get("images", self.images)
+        self.enter(chunk.records if chunk.records is not None else _dicts(chunk.table))
+
+    def enter(self, records: Sequence[Record]) -> None:
+        """Keep records until there are enough, and later those that have new columns."""
+        room = SAMPLE_ROWS - len(self.records)
+        if room > 0:
+            self.columns |= {key: None for record in records[:room] for key in record}
+            self.records += records[:room]
+        rest = records[max(room, 0) :]
+        new = set().union(*rest) - self.columns.keys() if rest else set()
+        if new:
+            with_new = [r for r in rest if new & r.keys()]
+            self.columns |= {k: None for r in with_new for k in r if k in new}
+            self.records += with_new[:SAMPLE_ROWS]
+
+
+_KEYS_IN_RECORDS = ("jsonl", "json", None)
+"""Formats whose columns are known only when all records were seen."""
+
+
+def _dicts(table: pl.DataFrame | None) -> list[Record]:
     return [] if table is None else table.head(SAMPLE_ROWS).to_dicts()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
@@ -20,11 +21,16 @@ class SourceSpec(BaseModel):
             or a hub dataset: `hf://datasets/owner/name`, or `owner/name` when no such path exists.
         layout: name of a layout (see `LAYOUTS`), or `auto` to recognise it.
         mapping: our column <- their column, dots for nested values (`metadata.score_chosen`,
-            `turns.0`). A name that the layout doesn't know is carried along as an extra column.
+            `turns.0`). `system`, `history`, `input`, `context` and `documents` become part of the
+            prompt (see `catalog.sources.parts`); any other name that the layout doesn't know is
+            carried along as an extra column.
+        carry: their columns that are carried along under their own names.
+        ignore: their columns that need not be read, whatever they hold.
         name: value of the `source` column; by default the stem of the file or folder (tables of
             ours keep the sources they have).
         license: licence of the rows, for the card of the dataset.
-        label_source: who chose (`human`, `judge`, ...); by default what the layout implies.
+        label_source: who chose (`human`, `judge`, ...); by default what the layout or the record
+            says, and null (unknown) where neither does.
         split: a split of a hub dataset or `datasets` folder; by default all of them.
         config: a configuration of a hub dataset, or a folder inside `path`.
         revision: commit or tag of a hub dataset; by default its newest commit.
@@ -36,6 +42,8 @@ class SourceSpec(BaseModel):
     path: str = Field(min_length=1)
     layout: str = "auto"
     mapping: dict[str, str] = {}
+    carry: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     name: str | None = None
     license: str | None = None
     label_source: Literal["human", "judge", "reward_model", "rule", "relabel"] | None = None
@@ -70,9 +78,11 @@ class Block:
         notes: same columns, of rows that were kept but repaired or are odd.
         n_records: records of the block; always `rows.height + rejected.height`. A record that
             holds several answers counts once for each of them.
+        late: columns that are not read and first appear here -> `file:line`.
     """
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
     notes: pl.DataFrame
     n_records: int
+    late: Mapping[str, str] = field(default_factory=dict)

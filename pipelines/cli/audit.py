@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from pipelines.cli.run import BudgetTokens, BudgetUsd, Prices
-from pipelines.cli.source import mapping_of
+from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of
 
 if TYPE_CHECKING:
     from pipelines.judged import Cost
@@ -68,6 +68,9 @@ def audit(
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
     ] = None,
+    carry: Carry = None,
+    ignore: Ignore = None,
+    label_source: LabelSource = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
     write_recipe: Annotated[
@@ -102,6 +105,9 @@ def audit(
     from audit import summary
     from pipelines.api import audit as run
 
+    given = {"carry": carry, "ignore": ignore, "label_source": label_source}
+    more: dict[str, Any] = {name: value for name, value in given.items() if value}
+
     stderr = Console(stderr=True, highlight=False)
     with stderr.status("audit") if stderr.is_terminal else nullcontext() as status:
 
@@ -120,7 +126,7 @@ def audit(
             values=values, gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
             judge=judge, sample=sample, budget_usd=budget_usd, budget_tokens=budget_tokens,
-            prices=prices, approve=approve,
+            prices=prices, approve=approve, **more,
         )  # fmt: skip
     text = result.to_json()
     folder = out if out is not None or as_json else Path(f"audit-{_slug(result.name)}")
@@ -139,7 +145,7 @@ def audit(
         from pipelines.mend import mend
 
         source = {"path": dataset, "layout": layout, "mapping": mapping_of(mapping)}
-        fields = {**source, "split": split, "config": config}
+        fields = {**source, **more, "split": split, "config": config}
         done = mend(
             result, _source(dataset, table, fields), write_recipe, suspects=suspects, home=home,
             options={"seed": seed, "embeddings": embeddings, "against": against or (),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli.source import mapping_of, source_spec
+from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of, source_spec
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -35,6 +35,9 @@ def import_source(
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
     ] = None,
+    carry: Carry = None,
+    ignore: Ignore = None,
+    label_source: LabelSource = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset [from the source].")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
@@ -48,6 +51,9 @@ def import_source(
         "path": source,
         "layout": layout,
         "mapping": mapping_of(mapping),
+        "carry": carry or [],
+        "ignore": ignore or [],
+        "label_source": label_source,
         "split": split,
         "config": config,
         "revision": revision,
@@ -60,9 +66,11 @@ def import_source(
 
 
 def _preview(opened: OpenSource, as_json: bool) -> None:
-    from catalog.sources import peek
+    from catalog.sources import account_lines, peek
 
     seen = peek(opened)
+    opened = seen.source
+    account = seen.account.to_dict()
     facts = {
         "layout": opened.layout,
         "shape": opened.shape.value,
@@ -72,6 +80,7 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
         "rejected": dict(seen.rejected),
         "notes": dict(seen.notes),
         "columns": {name: str(dtype) for name, dtype in opened.schema.items()},
+        "account": account,
     }
     rows = seen.rows.to_dicts()
     if as_json:
@@ -82,6 +91,8 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
     console.print(f"files    {len(opened.files)}")
     console.print(f"records  {seen.n_records:,}: {seen.n_rows:,} rows", end="")
     console.print("".join(f", {n:,} {reason}" for reason, n in seen.rejected.items()))
+    for line in account_lines(account):
+        console.print(line, markup=False)
     if seen.notes:
         console.print("kept, but noted: " + ", ".join(f"{r} {n:,}" for r, n in seen.notes.items()))
     for i, row in enumerate(rows):

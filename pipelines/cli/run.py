@@ -111,6 +111,7 @@ def _machine(outcome: Outcome) -> dict[str, object]:
         "version": version.manifest.version,
         "content_digest": version.manifest.content_digest,
         "path": str(version.path),
+        "columns": {s["name"]: s.get("columns") for s in version.manifest.sources},
         "new": outcome.published.new,
         "stages": [
             {
@@ -131,6 +132,7 @@ def _machine(outcome: Outcome) -> dict[str, object]:
 
 
 def _show(outcome: Outcome, seconds: float) -> None:
+    from catalog.sources import account_lines
     from pipelines.build import pays_lines
 
     console = Console(highlight=False, soft_wrap=True)
@@ -141,6 +143,11 @@ def _show(outcome: Outcome, seconds: float) -> None:
     for name, record in manifest.tables.items():
         splits = ", ".join(f"{split} {rows:,}" for split, rows in record.splits.items())
         console.print(f"  {name:<10} {splits}")
+    for source in manifest.sources:
+        if "columns" in source:
+            console.print(f"  columns of {source['name']}:", markup=False)
+            for line in account_lines(source["columns"]):
+                console.print(f"    {line}", markup=False)
     for line in pays_lines(version):
         console.print(f"  {line}", markup=False)
     console.print(f"  digest     {manifest.content_digest}")
@@ -169,7 +176,7 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Check a recipe and its source without running it; all mistakes at once."""
     from pipelines.build import check_recipe
 
-    checked, sources, planned = check_recipe(recipe, overrides or [])
+    checked, sources, planned = check_recipe(recipe, overrides or [], whole=True)
     shape = sources[0].shape.value
     typer.echo(
         f"{checked.path.name} is fine: {len(sources)} source(s) of {shape}, {len(planned)} steps"
@@ -183,17 +190,18 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a recipe will do: sources, steps, tables, columns, and what models will cost."""
+    from catalog.sources import account_lines
     from pipelines.build import check_recipe
     from pipelines.estimate import estimate
     from prefactory.plan import describe
 
-    checked, sources, planned = check_recipe(recipe, overrides or [])
+    checked, sources, planned = check_recipe(recipe, overrides or [], whole=True)
     rows = describe(planned)
     estimates = estimate(planned, sources, prices)
     if as_json:
         data = {
             "name": checked.name,
-            "sources": [s.identity() for s in sources],
+            "sources": [{**s.identity(), "columns": s.account.to_dict()} for s in sources],
             "steps": rows,
             "calls": [e.__dict__ for e in estimates],
         }
@@ -207,6 +215,8 @@ def plan(
             f"source {name}: layout {source.layout}, {source.shape.value}, "
             f"{len(source.files)} file(s), {size / 1e6:,.1f} MB"
         )
+        for line in account_lines(source.account.to_dict()):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
     table = Table("step", "kind", "scope", "table", "adds", box=None)
     for row in rows:
         table.add_row(row["step"], row["kind"], row["scope"], row["table"], row["adds"])

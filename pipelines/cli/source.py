@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from catalog.sources import SourceSpec
+
+Carry = Annotated[
+    list[str] | None,
+    typer.Option(help="Column that is carried along under its own name; repeatable."),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="Column that need not be read, whatever it holds; repeatable."),
+]
+LabelSource = Annotated[
+    str | None,
+    typer.Option(help="Who chose: human, judge, reward_model, rule or relabel [unknown]."),
+]
 
 
 def mapping_of(words: list[str] | None) -> dict[str, str]:

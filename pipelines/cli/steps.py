@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.cli.source import mapping_of, source_spec
+from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of, source_spec
 
 if TYPE_CHECKING:
     from pipelines.steps import StepPage
@@ -95,6 +95,9 @@ def init(
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
     ] = None,
+    carry: Carry = None,
+    ignore: Ignore = None,
+    label_source: LabelSource = None,
 ) -> None:
     """Start a recipe for a source that is looked at first; it runs as it is written."""
     from pipelines.starter import starter
@@ -102,7 +105,15 @@ def init(
 
     if out.exists():
         raise ConfigError(f"{out} is there already; name another file with --out, or remove it")
-    spec = source_spec({"path": source, "layout": layout, "mapping": mapping_of(mapping)})
+    fields = {
+        "path": source,
+        "layout": layout,
+        "mapping": mapping_of(mapping),
+        "carry": carry or [],
+        "ignore": ignore or [],
+        "label_source": label_source,
+    }
+    spec = source_spec(fields)
     recipe = starter(spec, out)
     out.write_text(recipe.text, "utf-8")
     console = Console(highlight=False)

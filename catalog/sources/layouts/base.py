@@ -55,7 +55,7 @@ class Layout:
         fields: what it reads. All required ones must be there for the layout to be recognised.
         build: typed fields -> draft; columns only.
         about: one line for people.
-        label_source: who chose, unless the recipe says.
+        label_source: who chose, if the layout tells; None where nobody knows.
         when: more that the first records must fulfil to be recognised; it sees them with our field
             names, and the set of all columns.
         makes: score columns and `margin` that `build` makes, beside those that are fields.
@@ -69,7 +69,7 @@ class Layout:
     fields: tuple[Field, ...]
     build: Callable[[pl.DataFrame, Surroundings], Draft]
     about: str
-    label_source: str = "human"
+    label_source: str | None = None
     when: Callable[[list[dict[str, Any]], set[str]], bool] = _always
     makes: tuple[str, ...] = ()
     alternatives: tuple[Layout, ...] = ()

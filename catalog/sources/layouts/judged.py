@@ -110,6 +110,7 @@ def _tulu_human(frame: pl.DataFrame, around: Surroundings) -> Draft:
 HELPSTEER3 = Layout(
     name="helpsteer3",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(
         Field("prompt", Kind.PROMPT, ("context", "prompt")),
         *_answers("response1|response_1", "response2|response_2"),
@@ -136,6 +137,7 @@ ALPACA_EVAL_ANNOTATIONS = Layout(
 LLMBAR = Layout(
     name="llmbar",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(
         Field("instruction", names=("input", "instruction")),
         Field("input", names=("extra_input",), required=False),
@@ -149,6 +151,7 @@ LLMBAR = Layout(
 PANDALM = Layout(
     name="pandalm",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(
         Field("instruction"),
         _INPUT,
@@ -164,6 +167,7 @@ PANDALM = Layout(
 TULU_HUMAN_EVAL = Layout(
     name="tulu-human-eval",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(
         Field("prompt", Kind.PROMPT),
         *_answers("completion_a", "completion_b"),

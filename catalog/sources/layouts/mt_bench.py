@@ -120,6 +120,7 @@ ANSWERS = Layout(
 JUDGMENTS = Layout(
     name="mt-bench-judgments",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(
         Field("response_a", Kind.MESSAGES, ("conversation_a",)),
         Field("response_b", Kind.MESSAGES, ("conversation_b",)),

@@ -19,7 +19,9 @@ _ANSWER = re.compile(
     re.IGNORECASE,
 )
 """Columns that look like answers: a table that has one is not taken for plain prompts."""
-_MAY_BE_NULL = ("model", "origin", "chosen_model", "rejected_model", "source", "source_id")
+_MAY_BE_NULL = (
+    *("model", "origin", "chosen_model", "rejected_model", "source", "source_id", "label_source"),
+)
 
 
 def _as_it_is(frame: pl.DataFrame, around: Surroundings) -> Draft:

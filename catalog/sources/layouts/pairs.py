@@ -38,7 +38,7 @@ SIDES = (
 )
 """Models and scores that pair data often carries beside its answers."""
 
-PROMPT = ("prompt", "question", "instruction", "query")
+PROMPT = ("prompt", "question", "instruction", "query", "input")
 _EQUAL_SCORES: Rule = (
     pl.col("chosen_score_overall") == pl.col("rejected_score_overall"),
     "equal_scores",
@@ -115,7 +115,6 @@ MIXED = Layout(
     ),
     build=_mixed,
     about="prompt is a text, chosen and rejected are full conversations (UltraFeedback, Tulu 3)",
-    label_source="judge",
 )
 TEXT = Layout(
     name="pairs-text",

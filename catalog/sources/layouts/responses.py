@@ -158,7 +158,7 @@ RESPONSES = Layout(
     name="responses",
     shape=Shape.RESPONSES,
     fields=_prompt_response(
-        ("prompt", "question", "query"), ("response", "completion", "answer", "output")
+        ("prompt", "question", "query", "input"), ("response", "completion", "answer", "output")
     ),
     build=_plain,
     about="prompt and response",

@@ -79,6 +79,7 @@ def _texts(record: dict[str, Any]) -> list[str]:
 HH = Layout(
     name="hh",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(Field("chosen"), Field("rejected"), *MODELS),
     build=_hh,
     about="chosen and rejected are transcripts, a blank line and 'Human:' before a user turn",
@@ -87,6 +88,7 @@ HH = Layout(
 HH_TEXT_SCORE = Layout(
     name="hh-text-score",
     shape=Shape.PAIRS,
+    label_source="human",
     fields=(Field("text", Kind.TEXTS), Field("score", Kind.NUMBERS)),
     build=_text_score,
     about="text holds two transcripts, score their grades (DSP, WebGPT); equal grades are ties",

@@ -164,7 +164,7 @@ def test_pairs_implicit_and_mixed_are_the_same_rows(tmp_path):
     assert one["prompt"].to_list() == [[system, *msgs("q", "a", "r")]]
     assert two["chosen_score_overall"].to_list() == [8.5]
     assert notes == {("1", "equal_scores")}
-    assert (one["label_source"][0], two["label_source"][0]) == ("human", "judge")
+    assert (one["label_source"][0], two["label_source"][0]) == (None, None)
 
 
 def test_pairs_mixed_tulu_and_answers_without_their_prompt(tmp_path):
