@@ -165,6 +165,6 @@ def layouts_text() -> str:
         )
         parts.append(
             f"| `{layout.name}` | {layout.shape.value} | {cell(layout.about)} | {fields} "
-            f"| {layout.label_source} |"
+            f"| {layout.label_source or 'unknown'} |"
         )
     return "\n".join(parts) + "\n\nColumns with `?` may be missing.\n"
