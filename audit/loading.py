@@ -17,7 +17,7 @@ from catalog.versions import Catalog, Version, open_folder
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.recipe import NAME
-from prefactory.tables import ROW_ID, shape_of
+from prefactory.tables import ROW_ID, same_messages, shape_of
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -255,7 +255,7 @@ class _Sampler:
         return self._first_drawn().drop("_draw", strict=False)
 
     def _first_drawn(self) -> pl.DataFrame:
-        table = pl.concat(self._parts, how="diagonal_relaxed")
+        table = same_messages(pl.concat(self._parts, how="diagonal_relaxed"))
         if self._rows is None or table.height <= self._rows:
             return table
         keys = ["_draw", "prompt_id", ROW_ID[shape_of(table)], "source_id"]

@@ -34,11 +34,10 @@ from prefactory.stages import (
     common_schema,
     file_identity,
     source_counts,
-    with_columns,
 )
 from prefactory.step import Filter, Generator, Labeler, State, Step
 from prefactory.store import Record, Store
-from prefactory.tables import Shape
+from prefactory.tables import Shape, cast_to
 
 
 def execute(
@@ -218,7 +217,7 @@ class _Run:
         with self.store.write(key) as writer:
             for i, block in enumerate(source.read(file)):
                 records += block.n_records
-                rows = with_columns(block.rows, columns).sort("prompt_id", maintain_order=True)
+                rows = cast_to(block.rows, columns).sort("prompt_id", maintain_order=True)
                 if rows.height:
                     writer.table(f"rows-{i:05d}", rows)
                     parts.append([f"rows-{i:05d}", rows.height])

@@ -19,7 +19,16 @@ import polars as pl
 from prefactory import ledger
 from prefactory.identity import fingerprint
 from prefactory.store import Store
-from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, unpair
+from prefactory.tables import (
+    OF_PROMPT,
+    ROW_ID,
+    SIDES,
+    Shape,
+    canonical_order,
+    same_messages,
+    stacked,
+    unpair,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -171,14 +180,18 @@ class Part:
 def gather(store: Store, parts: list[Part], low: str, high: str, shape: Shape) -> pl.DataFrame:
     """Collect the rows of one range from all parts, in canonical order (copies still in)."""
     pieces: list[pl.DataFrame] = []
+    dtypes: dict[str, pl.DataType] = {}
     for part in parts:
         ids = store.read(part.key, part.table, ["prompt_id"])["prompt_id"]
         start = int(ids.search_sorted(low, side="left"))
         stop = int(ids.search_sorted(high, side="left"))
+        rows = store.read(part.key, part.table)
+        dtypes |= {str(rows.schema["prompt"]): rows.schema["prompt"]}
         if stop > start or not pieces:
-            pieces.append(store.read(part.key, part.table).slice(start, stop - start))
+            pieces.append(rows.slice(start, stop - start))
     tie = [c for c in ("source", "source_id") if c in pieces[0].columns]
-    return pl.concat(pieces).sort("prompt_id", ROW_ID[shape], *tie, maintain_order=True)
+    table = same_messages(stacked(pieces), dtypes.values())  # as wide in all shards
+    return table.sort("prompt_id", ROW_ID[shape], *tie, maintain_order=True)
 
 
 def without_copies(
@@ -198,8 +211,12 @@ def without_copies(
 
 
 def score_columns_after(columns: tuple[str, ...], shape: Shape, out: Shape) -> tuple[str, ...]:
-    """Columns that a generator carries over: all of prompts, only scores from answers to pairs."""
+    """Columns that a generator carries over: all of prompts; from answers to pairs only some.
+
+    These are the scores, and what belongs to the prompt.
+    """
     scores = [c for c in columns if c.removeprefix("chosen_").startswith("score_")]
     if shape == Shape.RESPONSES and out == Shape.PAIRS:
-        return tuple(f"{side}_{c}" for side in SIDES for c in scores)
+        sided = [f"{side}_{c}" for side in SIDES for c in scores]
+        return (*(c for c in OF_PROMPT if c in columns), *sided)
     return columns if shape in (out, Shape.PROMPTS) else ()

@@ -16,7 +16,7 @@ from prefactory.plan import PlannedStep
 from prefactory.recipe import Recipe
 from prefactory.shards import View
 from prefactory.store import Record, Store
-from prefactory.tables import COLUMNS, Shape
+from prefactory.tables import COLUMNS, Shape, is_messages
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataTy
     for source in sources:
         for name, dtype in source.schema.items():
             before = columns.setdefault(name, dtype)
-            if before == dtype:
+            if before == dtype or (is_messages(before) and is_messages(dtype)):
                 continue
             if name in COLUMNS[shapes[0]] or before.is_nested() or dtype.is_nested():
                 raise DataError(f"column {name!r} is {before} in one source and {dtype} in another")
@@ -194,11 +194,3 @@ def source_counts(source: Source, records: list[Record]) -> dict[str, Any]:
 def columns_key(columns: dict[str, pl.DataType]) -> dict[str, str]:
     """Columns as plain text, for keys."""
     return {name: str(dtype) for name, dtype in columns.items()}
-
-
-def with_columns(table: pl.DataFrame, columns: dict[str, pl.DataType]) -> pl.DataFrame:
-    """Bring a block to the columns of the run, in order; absent ones are null."""
-    return table.select(
-        pl.col(name).cast(dtype) if name in table.columns else pl.lit(None, dtype=dtype).alias(name)
-        for name, dtype in columns.items()
-    )

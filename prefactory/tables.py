@@ -1,8 +1,10 @@
 """The three tables that flow: PROMPTS, RESPONSES and PAIRS; their checks, ids and views.
 
-Messages are always lists of `{role, content}`. A score is a Float64 column `score_<objective>`
-(`chosen_score_<objective>` and `rejected_score_<objective>` on pairs); null means not scored.
-Ids are BLAKE2b-128 hex digests of content, so the same prompt has the same id everywhere.
+Messages are lists of `{role, content}`; where the data has calls of tools, names or reasoning, the
+messages of a table also have these (`OPTIONAL_KEYS`). A score is a Float64 column
+`score_<objective>` (`chosen_score_<objective>` and `rejected_score_<objective>` on pairs); null
+means not scored. Ids are BLAKE2b-128 hex digests of content, so the same prompt has the same id
+everywhere.
 Every table is kept in one canonical order: by `prompt_id`, then by its row id.
 """
 
@@ -10,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -22,7 +24,22 @@ from prefactory.errors import DataError
 T = TypeVar("T", pl.Series, pl.DataFrame)
 
 MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
-"""Dtype of a conversation: a list of messages, first message first."""
+"""Dtype of a conversation of texts only: a list of messages, first message first."""
+TOOL_CALLS: pl.DataType = pl.List(
+    pl.Struct({"id": pl.String, "name": pl.String, "arguments": pl.String})
+)
+"""Dtype of the calls of a message; `arguments` is canonical JSON text. `id` is no identity."""
+OPTIONAL_KEYS: dict[str, pl.DataType] = {
+    "tool_calls": TOOL_CALLS,
+    "tool_call_id": pl.String(),
+    "name": pl.String(),
+    "reasoning": pl.String(),
+}
+"""What a message may have beside role and content, in this order; null where it has none.
+
+A table has a key of these only where some message of its data has it, and then in all its columns
+of messages: they always are of one dtype (`is_messages`, `same_messages`).
+"""
 
 SCORE = "score_"
 SIDES = ("chosen", "rejected")
@@ -74,10 +91,92 @@ COLUMNS: dict[Shape, dict[str, pl.DataType]] = {
 }
 """Columns that a table of each shape must have. More columns may follow; they pass through."""
 
-OPTIONAL: dict[str, pl.DataType] = {"margin": pl.Float64()}
+OPTIONAL: dict[str, pl.DataType] = {"margin": pl.Float64(), "tools": pl.String()}
+"""Columns that a table may have, and then of this dtype.
+
+`tools` belongs to the prompt: the tools that may be called, as canonical JSON text of a list of
+`{type: function, function: {name, description, parameters}}`; null where there are none.
+"""
+OF_PROMPT = ("tools",)
+"""Optional columns that belong to the prompt: they are part of its id, and go where it goes."""
 ORIGINS = ("human", "closed_model", "open_model", "rule", "self")
 LABEL_SOURCES = ("human", "judge", "reward_model", "rule", "relabel")
 ROLES = ("system", "user", "assistant", "tool")
+
+
+def is_messages(dtype: pl.DataType | None) -> bool:
+    """Tell whether a dtype is one of conversations: `MESSAGES`, or wider by `OPTIONAL_KEYS`."""
+    if not isinstance(dtype, pl.List) or not isinstance(dtype.inner, pl.Struct):
+        return False
+    keys = [f.name for f in dtype.inner.fields]
+    return dtype == messages_dtype(keys)
+
+
+def messages_dtype(keys: Iterable[str]) -> pl.DataType:
+    """The dtype of conversations whose messages have these of the `OPTIONAL_KEYS`."""
+    wanted = set(keys)
+    more = {name: dtype for name, dtype in OPTIONAL_KEYS.items() if name in wanted}
+    if not more:
+        return MESSAGES
+    return pl.List(pl.Struct({"role": pl.String, "content": pl.String, **more}))
+
+
+def message_keys(dtype: pl.DataType | None) -> list[str]:
+    """The `OPTIONAL_KEYS` that the messages of a dtype have; none of another dtype."""
+    if not isinstance(dtype, pl.List) or not isinstance(dtype.inner, pl.Struct):
+        return []
+    names = {f.name for f in dtype.inner.fields}
+    return [name for name in OPTIONAL_KEYS if name in names] if "content" in names else []
+
+
+def same_messages(table: pl.DataFrame, more: Iterable[pl.DataType | None] = ()) -> pl.DataFrame:
+    """Give all conversations of a table the one dtype that holds them all; no message changes.
+
+    Args:
+        table: any table.
+        more: dtypes whose keys the conversations shall have as well.
+    """
+    spoken = [c for c, d in table.schema.items() if "role" in str(d) and _of_messages(d)]
+    keys = {k for c in spoken for k in message_keys(table.schema[c])}
+    dtype = messages_dtype(keys.union(*(message_keys(d) for d in more)))
+    narrow = [c for c in spoken if table.schema[c] != dtype]
+    return table.with_columns(pl.col(narrow).cast(dtype)) if narrow else table
+
+
+def _of_messages(dtype: pl.DataType) -> bool:
+    if not isinstance(dtype, pl.List) or not isinstance(dtype.inner, pl.Struct):
+        return False
+    names = {f.name for f in dtype.inner.fields}
+    return {"role", "content"} <= names <= {"role", "content", *OPTIONAL_KEYS}
+
+
+def cast_to(table: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Bring a table to columns, in their order: absent ones are null, others leave.
+
+    Conversations keep all keys of their messages, and get one dtype.
+    """
+
+    def column(name: str, want: pl.DataType) -> pl.Expr:
+        have = table.schema.get(name)
+        if have is None:
+            return pl.lit(None, dtype=want).alias(name)
+        return pl.col(name) if is_messages(have) and is_messages(want) else pl.col(name).cast(want)
+
+    return same_messages(table.select(column(n, d) for n, d in schema.items()))
+
+
+def stacked(tables: Iterable[pl.DataFrame], *, diagonal: bool = False) -> pl.DataFrame:
+    """Put tables below each other; their conversations get the one dtype that holds them all.
+
+    Args:
+        tables: one or more, of the same columns.
+        diagonal: columns that a table lacks are null there.
+    """
+    parts = list(tables)
+    dtypes = {str(d): d for t in parts for d in t.schema.values() if _of_messages(d)}
+    if len(dtypes) > 1:
+        parts = [same_messages(t, dtypes.values()) for t in parts]
+    return pl.concat(parts, how="diagonal" if diagonal else "vertical")
 
 
 def shape_of(table: pl.DataFrame) -> Shape:
@@ -104,6 +203,8 @@ def check(table: pl.DataFrame, shape: Shape, where: str = "table") -> pl.DataFra
     expected = dict(COLUMNS[shape])
     expected |= {c: d for c, d in OPTIONAL.items() if c in table.columns}
     expected |= {c: pl.Float64() for c in table.columns if is_score(c)}
+    spoken = [c for c in TEXTS[shape] if is_messages(table.schema.get(c))]
+    expected |= {c: table.schema[spoken[0]] for c in spoken}  # noqa: C420 - there may be none
     problems = [
         f"column {name!r} is missing"
         if name not in table.columns
@@ -153,12 +254,70 @@ def canonical_order(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
     return table.sort(keys, maintain_order=True)
 
 
+def _by_dtype(messages: pl.Expr, work: Callable[[pl.Series], pl.Series]) -> pl.Expr:
+    """A String of each conversation, made by work that looks at the keys of its messages."""
+    return messages.map_batches(work, return_dtype=pl.String, is_elementwise=True)
+
+
 def text_of(messages: pl.Expr, role: str | None = None) -> pl.Expr:
-    """Join the contents of a conversation with blank lines; of one role only if it is named."""
-    element = pl.element()
-    if role is not None:
-        element = pl.element().filter(pl.element().struct.field("role") == role)
-    return messages.list.eval(element.struct.field("content")).list.join("\n\n", ignore_nulls=True)
+    """Join the texts of a conversation's messages with blank lines; of one role only if named.
+
+    The text of a message is all of it (`message_text`), so that answers which differ in a call
+    of a tool only have different texts.
+    """
+
+    def texts(conversations: pl.Series) -> pl.Series:
+        element = pl.element()
+        if role is not None:
+            element = element.filter(element.struct.field("role") == role)
+        text = whole_text(element, message_keys(conversations.dtype))
+        table = conversations.alias("m").to_frame()
+        joined = pl.col("m").list.eval(text).list.join("\n\n", ignore_nulls=True)
+        return table.select(joined).to_series()
+
+    return _by_dtype(messages, texts)
+
+
+def whole_text(message: pl.Expr, keys: Sequence[str]) -> pl.Expr:
+    """The text of messages: reasoning, content and calls, and whose result it is, each on a line.
+
+    `[name] weather`, `[reasoning] Let me see.`, the content, `[call] weather {"city":"Lviv"}`.
+    A message with a content only is its content.
+
+    Args:
+        message: Struct with `role`, `content`, and `keys`.
+        keys: which of `OPTIONAL_KEYS` the messages have.
+    """
+    field = message.struct.field
+    content = field("content")
+    if not {"tool_calls", "name", "reasoning"} & set(keys):
+        return content
+    lines = [
+        pl.format("[name] {}", field("name")) if "name" in keys else None,
+        pl.format("[reasoning] {}", field("reasoning")) if "reasoning" in keys else None,
+        pl.when(content != "").then(content),
+        _calls_text(field("tool_calls")) if "tool_calls" in keys else None,
+    ]
+    text = pl.concat_str([e for e in lines if e is not None], separator="\n", ignore_nulls=True)
+    plain = pl.all_horizontal(e.is_null() for e in (lines[0], lines[1], lines[3]) if e is not None)
+    return pl.when(plain).then(content).otherwise(text)
+
+
+def _calls_text(calls: pl.Expr) -> pl.Expr:
+    """Calls of a message as lines; null where it has none."""
+    call = pl.element().struct.field
+    line = pl.format("[call] {} {}", call("name").fill_null(""), call("arguments").fill_null(""))
+    return pl.when(calls.list.len() > 0).then(calls.list.eval(line).list.join("\n"))
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of one message given as a mapping: that of `whole_text`."""
+    lines = [f"[{key}] {message[key]}" for key in ("name", "reasoning") if message.get(key)]
+    content = message.get("content") or ""
+    lines += [content] if content else []
+    for call in message.get("tool_calls") or ():
+        lines.append(f"[call] {call['name'] or ''} {call['arguments'] or ''}")
+    return "\n".join(lines)
 
 
 def last_user_text(messages: pl.Expr) -> pl.Expr:
@@ -204,12 +363,54 @@ def nfc(text: pl.Expr) -> pl.Expr:
 
 
 def canonical_text(messages: pl.Expr) -> pl.Expr:
-    """Canonical JSON of a conversation: NFC contents, keys sorted, no spaces. Null stays null."""
-    element = pl.element().struct
-    canonical = messages.list.eval(
-        pl.struct(content=nfc(element.field("content")), role=element.field("role"))
-    )
-    return pl.when(messages.is_not_null()).then(pl.struct(m=canonical).struct.json_encode())
+    """Canonical JSON of a conversation: NFC texts, keys sorted, no spaces. Null stays null.
+
+    A message with role and content only is `{content, role}`, whatever other keys its column has;
+    any other is `{content, name, reasoning, role, tool_calls: [{arguments, name}]}`. Ids of calls
+    are no part of it: they are names without a meaning.
+    """
+
+    def canonical(conversations: pl.Series) -> pl.Series:
+        keys = message_keys(conversations.dtype)
+        field = pl.element().struct.field
+        plain = pl.struct(content=nfc(field("content")), role=field("role"))
+        column = conversations.alias("m").to_frame()
+        if not {"tool_calls", "name", "reasoning"} & set(keys):
+            text = pl.struct(m=pl.col("m").list.eval(plain)).struct.json_encode()
+        else:
+            both = plain.struct.json_encode()
+            each = pl.when(_is_plain(keys)).then(both).otherwise(_whole_json(keys))
+            inside = pl.col("m").list.eval(each).list.join(",")
+            text = pl.concat_str(pl.lit('{"m":['), inside, pl.lit("]}"))
+        return column.select(pl.when(pl.col("m").is_not_null()).then(text)).to_series()
+
+    return _by_dtype(messages, canonical)
+
+
+def _is_plain(keys: Sequence[str]) -> pl.Expr:
+    """Whether an element has neither call nor name nor reasoning."""
+    field = pl.element().struct.field
+    empty = [field(k).is_null() for k in ("name", "reasoning") if k in keys]
+    if "tool_calls" in keys:
+        empty.append(field("tool_calls").list.len().fill_null(0) == 0)
+    return pl.all_horizontal(empty)
+
+
+def _whole_json(keys: Sequence[str]) -> pl.Expr:
+    field = pl.element().struct.field
+    nothing = pl.lit(None, dtype=pl.String)
+    calls = pl.lit(None, dtype=pl.List(pl.Struct({"arguments": pl.String, "name": pl.String})))
+    if "tool_calls" in keys:
+        calls = field("tool_calls").list.eval(
+            pl.struct(arguments=nfc(field("arguments")), name=nfc(field("name")))
+        )
+    return pl.struct(
+        content=nfc(field("content").fill_null("")),
+        name=nfc(field("name")) if "name" in keys else nothing,
+        reasoning=nfc(field("reasoning")) if "reasoning" in keys else nothing,
+        role=field("role"),
+        tool_calls=calls,
+    ).struct.json_encode()
 
 
 def digests(texts: pl.Series) -> pl.Series:
@@ -241,8 +442,13 @@ def _id(table: pl.DataFrame, name: str, *parts: pl.Expr) -> pl.Series:
 
 
 def with_prompt_id(table: pl.DataFrame) -> pl.DataFrame:
-    """Add or replace `prompt_id` from `prompt`."""
-    return table.with_columns(_id(table, "prompt_id", canonical_text(pl.col("prompt"))))
+    """Add or replace `prompt_id` from `prompt`, and from `tools` where a row has some."""
+    text = canonical_text(pl.col("prompt"))
+    if "tools" in table.columns:
+        tools = pl.col("tools").cast(pl.String)
+        with_tools = pl.concat_str(text, tools, separator="\n")
+        text = pl.when(tools.is_not_null()).then(with_tools).otherwise(text)
+    return table.with_columns(_id(table, "prompt_id", text))
 
 
 def with_ids(table: pl.DataFrame, shape: Shape, keep_side_ids: bool = False) -> pl.DataFrame:
@@ -296,6 +502,7 @@ def unpair(pairs: pl.DataFrame, columns: Iterable[str] = ()) -> pl.DataFrame:
                 "prompt",
                 "source",
                 "source_id",
+                *[c for c in OF_PROMPT if c in pairs.columns],
                 pl.col(f"{side}_id").alias("response_id"),
                 pl.col(side).alias("response"),
                 pl.col(f"{side}_model").alias("model"),

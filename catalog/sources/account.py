@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from catalog.sources.fields import is_messages, is_number
+from catalog.sources.fields import is_number
+from catalog.sources.messages import is_messages
 
 Values = Callable[[str], list[Any]]
 """Column -> its values that are not null, in the first records."""

@@ -7,6 +7,8 @@ silently into something else (a boolean among texts does not become the text "tr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -14,7 +16,6 @@ import pyarrow as pa
 
 from catalog.sources.chunks import Chunk, Record
 from catalog.sources.fields import (
-    CHAT,
     CONVERSATIONS,
     SPEAKER,
     Field,
@@ -27,22 +28,25 @@ from catalog.sources.fields import (
     sign_of,
 )
 from catalog.sources.material import history_of, material_of
-from prefactory.tables import MESSAGES, ROLES
+from catalog.sources.messages import (
+    CALLERS,
+    MESSAGE_KEYS,
+    ROLE_NAMES,
+    WRITTEN_STARTS,
+    UnreadableError,
+    from_written,
+    keys_of,
+    looks_written,
+    read_messages,
+    read_tools,
+)
+from prefactory.tables import MESSAGES, ROLES, messages_dtype, same_messages
 
 Path = tuple[str, ...]
 Binding = Mapping[str, Path]
 """Field name -> where its value lies in a record."""
 
 ROW, WRONG, ABSENT, REPAIR, LOST = "_row", "_wrong", "_absent", "_repair", "_lost"
-ROLE_NAMES = {
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-}
-"""Names that other data gives to our roles; case does not matter."""
 
 
 def value_at(record: Any, path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -73,7 +77,7 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
     """
     height = len(chunk.lines)
     columns: list[pl.Series] = []
-    wrong: list[tuple[str, pl.Series]] = []
+    wrong: list[pl.Series] = []
     lost: list[pl.Series] = []
     for field in fields:
         path = binding.get(field.name)
@@ -87,11 +91,12 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
         else:
             column, bad = _from_table(chunk.table, path, field)
         columns.append(column.alias(field.name))
-        if bad is not None and bad.any() and field.costs_value:
-            lost.append(_told(f"{field.name} ({'.'.join(path or ())})", bad, chunk, path or ()))
-        elif bad is not None and bad.any():
-            wrong.append((f"{field.name} ({'.'.join(path or ())}) is not {field.kind}", bad))
-    frame = pl.DataFrame(columns)
+        place = f"{field.name} ({'.'.join(path or ())})"
+        if bad is not None and field.costs_value:
+            lost.append(_told(place, bad, chunk, path or ()))
+        elif bad is not None:
+            wrong.append(_problems(bad, place, field.kind))
+    frame = same_messages(pl.DataFrame(columns))
     state = pl.DataFrame(
         {
             ROW: pl.Series([f"{file}:{n}" for n in chunk.lines], dtype=pl.String),
@@ -100,22 +105,30 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
     )
     required = [f.name for f in fields if f.required and not f.nullable]
     return pl.concat([frame, state], how="horizontal").with_columns(
-        _named(height, wrong).alias(WRONG),
+        _joined(height, wrong).alias(WRONG),
         _joined(height, lost).alias(LOST),
-        _named(height, [(n, frame[n].is_null()) for n in required]).alias(ABSENT),
+        _joined(height, [_said(frame[n].is_null(), n) for n in required]).alias(ABSENT),
     )
 
 
-def _named(height: int, marks: list[tuple[str, pl.Series]]) -> pl.Series:
-    """Join the names whose mark is set, row by row; null where none is."""
-    marks = [(name, mark) for name, mark in marks if mark.any()]
-    if not marks:
+def _problems(bad: pl.Series, place: str, kind: Kind) -> pl.Series:
+    """What is wrong with each value: `bad` says it (String), or only where (Boolean)."""
+    if bad.dtype == pl.String:
+        return bad.to_frame("b").select(pl.format("{} {}", pl.lit(place), "b")).to_series()
+    return _said(bad, f"{place} is not {kind}")
+
+
+def _said(mask: pl.Series, text: str) -> pl.Series:
+    return mask.to_frame("b").select(pl.when("b").then(pl.lit(text))).to_series()
+
+
+def _joined(height: int, texts: list[pl.Series]) -> pl.Series:
+    """Join texts row by row; null where there is none."""
+    texts = [t for t in texts if t.null_count() < height]
+    if not texts:
         return pl.Series([None] * height, dtype=pl.String)
-    names = pl.DataFrame({str(i): mark for i, (_, mark) in enumerate(marks)}).select(
-        pl.when(pl.col(str(i))).then(pl.lit(name)).alias(str(i))
-        for i, (name, _) in enumerate(marks)
-    )
-    joined = names.select(pl.concat_str(pl.all(), separator=", ", ignore_nulls=True).alias("n"))
+    table = pl.DataFrame([t.alias(str(i)) for i, t in enumerate(texts)])
+    joined = table.select(pl.concat_str(pl.all(), separator=", ", ignore_nulls=True).alias("n"))
     return joined.select(pl.when(pl.col("n") != "").then("n")).to_series()
 
 
@@ -129,14 +142,6 @@ def _told(name: str, bad: pl.Series, chunk: Chunk, path: Path) -> pl.Series:
     return pl.Series(texts, dtype=pl.String)
 
 
-def _joined(height: int, texts: list[pl.Series]) -> pl.Series:
-    if not texts:
-        return pl.Series([None] * height, dtype=pl.String)
-    table = pl.DataFrame({str(i): text for i, text in enumerate(texts)})
-    joined = pl.concat_str(pl.all(), separator=", ", ignore_nulls=True)
-    return table.select(pl.when(joined != "").then(joined)).to_series()
-
-
 def _values(records: list[Record], path: Path) -> list[Any]:
     if len(path) == 1:
         key = path[0]
@@ -146,11 +151,10 @@ def _values(records: list[Record], path: Path) -> list[Any]:
 
 def _from_values(values: list[Any], field: Field) -> tuple[pl.Series, pl.Series | None]:
     kind = field.kind
-    if kind in SPEAKER:
-        return _texts_or_messages(values, SPEAKER[kind])
-    if kind == Kind.MESSAGES:
-        column, bad = _strict(values, CHAT)
-        return messages_of(column), bad
+    if kind in CONVERSATIONS:
+        return _conversations(values, kind)
+    if kind == Kind.TOOLS:
+        return _texts_read(values, read_tools)
     if kind == Kind.NUMBER:
         return _convert(values, _number)
     if kind == Kind.FLAG:
@@ -198,16 +202,109 @@ def _finite(numbers: pl.Series) -> pl.Series:
     return numbers.to_frame("n").select(pl.when(pl.col("n").is_finite()).then("n")).to_series()
 
 
-def _texts_or_messages(values: list[Any], role: str) -> tuple[pl.Series, pl.Series | None]:
+def _conversations(
+    values: list[Any], kind: Kind, *, padded: bool = False
+) -> tuple[pl.Series, pl.Series | None]:
+    """Texts or messages as conversations; what is wrong with a value, where it is none.
+
+    Values of one form go through Arrow at once: texts, and messages of a role and a content. Any
+    other are read one by one.
+    """
     types = set(map(type, values)) - {type(None)}
-    if types <= {str}:
-        return one_message(pl.Series(values, dtype=pl.String), role), None
-    lists, bad = _strict([None if isinstance(v, str) else v for v in values], CHAT)
-    messages = messages_of(lists)
-    if str in types:
-        texts = one_message(pl.Series([v if isinstance(v, str) else None for v in values]), role)
-        messages = pl.select(pl.coalesce(texts, messages)).to_series()
-    return messages, bad
+    if types <= {str} and kind in SPEAKER:
+        texts = pl.Series(values, dtype=pl.String)
+        if not _may_be_messages(texts):
+            return one_message(texts, SPEAKER[kind]), None
+    if types == {list} and (column := _pairs_of_keys(values)) is not None:
+        return column, None
+    conversations: list[list[dict[str, Any]] | None] = []
+    problems: list[str | None] = []
+    for value in values:
+        problem = None
+        try:
+            messages = _conversation(value, kind, padded)
+        except UnreadableError as error:
+            messages, problem = None, str(error)
+        conversations.append(messages)
+        problems.append(problem)
+    column = _series(conversations, messages_dtype(keys_of(conversations)))
+    return column, pl.Series(problems, dtype=pl.String) if any(problems) else None
+
+
+def _conversation(value: Any, kind: Kind, padded: bool) -> list[dict[str, Any]] | None:  # noqa: ANN401
+    if isinstance(value, str):
+        value = from_written(value)
+        if isinstance(value, str) and kind in SPEAKER:
+            return [{"role": SPEAKER[kind], "content": value}]
+    if value is not None and not isinstance(value, list | dict):
+        raise UnreadableError(f"is not {kind}")
+    return read_messages(value, padded=padded)
+
+
+def _may_be_messages(texts: pl.Series) -> bool:
+    """Whether some text may be messages that were written down."""
+    first = texts.str.slice(0, 1)
+    if not first.is_in(WRITTEN_STARTS).any():
+        return False
+    return any(map(looks_written, texts.filter(first.is_in(WRITTEN_STARTS)).to_list()))
+
+
+def _pairs_of_keys(values: list[Any]) -> pl.Series | None:
+    """Messages that all are `{role, content}` or all `{from, value}` of texts; else None."""
+    lists = [v for v in values if v is not None]
+    try:
+        if sum(map(len, chain.from_iterable(lists))) != 2 * sum(map(len, lists)):
+            return None
+    except TypeError:
+        return None
+    for keys in (("role", "content"), ("from", "value")):
+        arrow = pa.list_(pa.struct([(key, pa.string()) for key in keys]))
+        try:
+            column = pl.from_arrow(pa.array(values, type=arrow))
+        except _MISFIT:
+            return None
+        assert isinstance(column, pl.Series)  # noqa: S101 - an array always gives a series
+        if (plain := _plain_messages(column, *keys)) is not None:
+            return plain
+    return None
+
+
+def _plain_messages(column: pl.Series, role: str, content: str) -> pl.Series | None:
+    """Messages of two texts as `MESSAGES`; None where a text is missing, or a role is a call's."""
+    flat = column.explode(empty_as_null=False, keep_nulls=False).struct
+    roles, contents = flat.field(role), flat.field(content)
+    if roles.null_count() or contents.null_count():
+        return None
+    table, field = column.alias("m").to_frame(), pl.element().struct.field
+    named = field(role)
+    if not roles.is_in(ROLES).all():
+        named = named.str.strip_chars().str.to_lowercase().replace(ROLE_NAMES)
+        roles = roles.str.strip_chars().str.to_lowercase().replace(ROLE_NAMES)
+        if roles.is_in(CALLERS).any():
+            return None
+    each = pl.struct(role=named, content=field(content))
+    out = table.select(pl.col("m").list.eval(each).cast(MESSAGES))
+    if (contents.filter(roles == "system").str.strip_chars() == "").any():
+        silent = (field("role") == "system") & (field("content").str.strip_chars() == "")
+        out = out.select(pl.col("m").list.eval(pl.element().filter(~silent)))
+    return out.to_series()
+
+
+def _texts_read(
+    values: list[Any], read: Callable[[Any], str | None]
+) -> tuple[pl.Series, pl.Series | None]:
+    """Values read one by one as texts; what is wrong with them, where they can't be."""
+    texts: list[str | None] = []
+    problems: list[str | None] = []
+    for value in values:
+        try:
+            texts.append(read(value))
+            problems.append(None)
+        except UnreadableError as error:
+            texts.append(None)
+            problems.append(str(error))
+    column = pl.Series(texts, dtype=pl.String)
+    return column, pl.Series(problems, dtype=pl.String) if any(problems) else None
 
 
 _MISFIT = (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError)
@@ -250,7 +347,7 @@ def _lists_where_due(value: Any, dtype: Any) -> bool:  # noqa: ANN401 - JSON val
     if isinstance(dtype, pl.List):
         if not isinstance(value, list):
             return False
-        return dtype == CHAT or all(_lists_where_due(v, dtype.inner) for v in value)
+        return all(_lists_where_due(v, dtype.inner) for v in value)
     if isinstance(dtype, pl.Struct) and isinstance(value, dict):
         return all(_lists_where_due(value.get(f.name), f.dtype) for f in dtype.fields)
     return True
@@ -263,23 +360,6 @@ def one_message(texts: pl.Series, role: str) -> pl.Series:
     return column.select(
         pl.when(pl.col("t").is_not_null()).then(message).cast(MESSAGES)
     ).to_series()
-
-
-def messages_of(chat: pl.Series) -> pl.Series:
-    """Turn messages as found (`CHAT`) into `MESSAGES`: ShareGPT keys and other role names too."""
-    column = chat.alias("m").to_frame()
-    heads = column.select(
-        pl.col("m").explode(empty_as_null=False).struct.field("role").alias("role"),
-    )["role"]
-    field = pl.element().struct.field
-    if heads.null_count() or not heads.is_in(ROLES).all():
-        role = pl.coalesce(field("role"), field("from"))
-        role = role.str.to_lowercase().replace(ROLE_NAMES)
-        content = pl.coalesce(field("content"), field("value"))
-    else:
-        role, content = field("role"), field("content")
-    element = pl.struct(role=role, content=content)
-    return column.select(pl.col("m").list.eval(element).cast(MESSAGES)).to_series()
 
 
 _BY_VALUE = (Kind.SIGN, Kind.HISTORY, Kind.MATERIAL, Kind.PLAIN)
@@ -298,11 +378,13 @@ def _from_table(
         if inner is None:
             return pl.Series([None] * table.height, dtype=field.column_dtype), None
         column = inner
-    if field.kind in SPEAKER and conform(pl.col("c"), column.dtype, pl.String()) is not None:
-        return one_message(column.cast(pl.String), SPEAKER[field.kind]), None
+    if field.kind in CONVERSATIONS:
+        return _conversations_in(column, field.kind)
+    if field.kind == Kind.TOOLS:
+        return _texts_read(column.to_list(), partial(read_tools, padded=True))
     if field.kind in _BY_VALUE and column.dtype != pl.Null:
         return _from_values(column.to_list(), field)
-    want = CHAT if field.kind in CONVERSATIONS else field.column_dtype
+    want = field.column_dtype
     if field.kind == Kind.KEY and column.dtype.is_integer():
         column = column.cast(pl.String)
     have = column.dtype
@@ -311,8 +393,39 @@ def _from_table(
         return pl.Series([None] * len(column), dtype=field.column_dtype), column.is_not_null()
     if field.kind in (Kind.FLAG, Kind.NUMBER) and have == pl.String:
         return _from_values(column.to_list(), field)
-    out = column.alias("c").to_frame().select(expression.cast(want)).to_series()
-    return (messages_of(out) if field.kind in CONVERSATIONS else out), None
+    return column.alias("c").to_frame().select(expression.cast(want)).to_series(), None
+
+
+def _conversations_in(column: pl.Series, kind: Kind) -> tuple[pl.Series, pl.Series | None]:
+    """Conversations of a typed column; columns of a role and a content go through at once."""
+    dtype = column.dtype
+    if kind in SPEAKER and conform(pl.col("c"), dtype, pl.String()) is not None:
+        texts = column.cast(pl.String)
+        if not _may_be_messages(texts):
+            return one_message(texts, SPEAKER[kind]), None
+        return _conversations(texts.to_list(), kind)
+    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):
+        keys = _said_keys(column, dtype.inner)
+        if keys is not None and (plain := _plain_messages(column, *keys)) is not None:
+            return plain, None
+    if dtype != pl.Null and not isinstance(dtype, pl.List | pl.Array | pl.Struct | pl.String):
+        return pl.Series([None] * len(column), dtype=MESSAGES), column.is_not_null()
+    return _conversations(column.to_list(), kind, padded=True)
+
+
+def _said_keys(column: pl.Series, message: pl.Struct) -> tuple[str, str] | None:
+    """The keys of role and content, where the messages of a column have no other that is read."""
+    flat = column.explode(empty_as_null=False, keep_nulls=False)
+    types = {f.name: f.dtype for f in message.fields}
+    said = {
+        key
+        for key in types
+        if key in MESSAGE_KEYS and flat.struct.field(key).null_count() < flat.len()
+    }
+    for keys in (("role", "content"), ("from", "value")):
+        if said <= {*keys} <= types.keys() and all(types[k] == pl.String for k in keys):
+            return keys
+    return None
 
 
 def _inside(column: pl.Series, key: str) -> pl.Series | None:

@@ -13,13 +13,13 @@ import polars as pl
 from catalog.sources.account import Account, Bears, bears_on, is_in, is_short, refusal, words
 from catalog.sources.chunks import Record
 from catalog.sources.columns import Path, value_at
-from catalog.sources.fields import Field, Kind, accepts, from_text, is_number
+from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_text, is_number, spoken
 from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.base import Layout
 from catalog.sources.parts import NAMES, PARTS
 from catalog.sources.spec import SourceSpec
 from prefactory.errors import DataError
-from prefactory.tables import COLUMNS, Shape, is_score
+from prefactory.tables import COLUMNS, OF_PROMPT, Shape, is_score
 
 _OURS = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id", "source_id"}
 _SIDE_SCORES = ("chosen_score_", "rejected_score_")
@@ -49,11 +49,12 @@ class Sample:
     def values(self, path: Path, kind: Kind) -> list[Any]:
         """Values at a path, read as a kind if they come from csv; nulls are left out."""
         cells = (value_at(r, path) for r in self.records)
-        return [
-            value
-            for v in cells
-            if (value := from_text(kind, v) if self.texts_only else v) is not None
-        ]
+        return [value for v in cells if (value := self._read(kind, v)) is not None]
+
+    def _read(self, kind: Kind, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if self.texts_only:
+            return from_text(kind, value)
+        return spoken(value) if kind in CONVERSATIONS else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Plan:
 
 
 def _carried(name: str) -> bool:
-    return name.startswith(("score_", *_SIDE_SCORES)) or name.endswith("_origin")
+    kept = name in OF_PROMPT or name.endswith("_origin")
+    return kept or name.startswith(("score_", *_SIDE_SCORES))
 
 
 def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
@@ -303,7 +305,7 @@ def _parts(
             values = sample.values(path, part.kind)
             if not values or not all(accepts(part.kind, v) for v in values):
                 continue
-            if is_in(column, used, sample.records):
+            if part.name not in OF_PROMPT and is_in(column, used, sample.records):
                 continue  # the prompt holds it already
             parts.append((part, path))
             used.add(column)

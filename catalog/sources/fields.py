@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,6 +11,13 @@ import orjson
 import polars as pl
 
 from catalog.sources.material import history_of, material_of
+from catalog.sources.messages import (
+    UnreadableError,
+    from_written,
+    is_message,
+    is_messages,
+    read_tools,
+)
 from prefactory.tables import MESSAGES, is_score
 
 
@@ -32,6 +39,7 @@ class Kind(StrEnum):
     HISTORY = "list of earlier turns"
     MATERIAL = "text, list of texts, or documents with a text"
     PLAIN = "text, number, true or false"
+    TOOLS = "list of tools"
     RAW = "value"
 
 
@@ -51,11 +59,6 @@ COMPLETIONS = pl.List(
     )
 )
 CHOICES = pl.List(pl.Struct({"turns": pl.List(pl.String)}))
-CHAT = pl.List(
-    pl.Struct({"role": pl.String, "content": pl.String, "from": pl.String, "value": pl.String})
-)
-"""Messages as found: `{role, content}`, or `{from, value}` of ShareGPT; becomes `MESSAGES`."""
-
 DTYPES: dict[Kind, pl.DataType] = {
     Kind.TEXT: pl.String(),
     Kind.NUMBER: pl.Float64(),
@@ -72,6 +75,7 @@ DTYPES: dict[Kind, pl.DataType] = {
     Kind.HISTORY: MESSAGES,
     Kind.MATERIAL: pl.String(),
     Kind.PLAIN: pl.String(),
+    Kind.TOOLS: pl.String(),
 }
 CONVERSATIONS = (Kind.MESSAGES, Kind.PROMPT, Kind.ANSWER)
 SPEAKER = {Kind.PROMPT: "user", Kind.ANSWER: "assistant"}
@@ -130,16 +134,6 @@ class Field:
         return self.names or (self.name,)
 
 
-def is_messages(value: object) -> bool:
-    """Tell whether a value is a list of chat messages (the first decides)."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        return False
-    first = value[0]
-    return isinstance(first, dict) and (
-        {"role", "content"} <= first.keys() or {"from", "value"} <= first.keys()
-    )
-
-
 def is_number(value: object) -> bool:
     """Tell whether a value is a number or a text that spells one (or "N/A")."""
     if isinstance(value, str):
@@ -193,7 +187,15 @@ def _is_key(value: object) -> bool:
 
 
 def _is_spoken(value: object) -> bool:
-    return isinstance(value, str) or is_messages(value)
+    return isinstance(value, str) or is_message(value) or is_messages(value)
+
+
+def _is_tools(value: object) -> bool:
+    try:
+        read_tools(value)
+    except UnreadableError:
+        return False
+    return True
 
 
 _ACCEPTS: dict[Kind, Callable[[object], bool]] = {
@@ -212,6 +214,7 @@ _ACCEPTS: dict[Kind, Callable[[object], bool]] = {
     Kind.HISTORY: lambda value: is_messages(history_of(value)) or value == [],
     Kind.MATERIAL: lambda value: material_of(value) is not None,
     Kind.PLAIN: lambda value: plain_of(value) is not None,
+    Kind.TOOLS: _is_tools,
     Kind.RAW: lambda value: True,
 }
 
@@ -230,11 +233,21 @@ def from_text(kind: Kind, text: Any, required: bool = True) -> Any:  # noqa: ANN
         return text
     if text == "":
         return text if required and kind in (Kind.TEXT, Kind.PROMPT, Kind.ANSWER) else None
+    if kind in CONVERSATIONS:
+        return spoken(text)
     if kind in _CELLS or text.lstrip()[:1] not in "[{":
         return text
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
-    may_be_text = kind in (Kind.PROMPT, Kind.ANSWER)
-    return text if may_be_text and not is_messages(value) else value
+
+
+def spoken(value: Any) -> Any:  # noqa: ANN401 - any value
+    """Messages, where a value is a text that holds them; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return from_written(value)
+    except UnreadableError:
+        return value

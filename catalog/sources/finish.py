@@ -8,13 +8,14 @@ from catalog.sources.columns import ABSENT, LOST, REPAIR, ROW, WRONG
 from catalog.sources.layouts.base import Draft, Rule, detail
 from catalog.sources.spec import LEDGER, Block
 from prefactory.step import verdict
-from prefactory.tables import ROLES, Shape, with_ids
+from prefactory.tables import ROLES, Shape, cast_to, message_keys, with_ids
 
 _ANSWERS = {
     Shape.PROMPTS: (),
     Shape.RESPONSES: ("response",),
     Shape.PAIRS: ("chosen", "rejected"),
 }
+_ROLES = ", ".join(ROLES)
 _EQUAL: Rule = (
     pl.col("chosen_id") == pl.col("rejected_id"),
     "equal_answers",
@@ -53,9 +54,9 @@ def finish(
         stays = judged["reason"].is_null()
         rejected = pl.concat([rejected, _ledger(kept.filter(~stays), judged.filter(~stays))])
         kept = kept.filter(stays)
-    notes = (*draft.notes, *_general_notes(answers, any_blank=any(blank.values())))
+    notes = (*draft.notes, *_general_notes(frame, answers, any_blank=any(blank.values())))
     return Block(
-        rows=kept.select(pl.col(c).cast(d) for c, d in schema.items()),
+        rows=cast_to(kept, schema),
         rejected=rejected,
         notes=_notes(kept, notes),
         n_records=frame.height,
@@ -78,6 +79,14 @@ def _blank(messages: pl.Series) -> bool:
     return bool((_flat(messages).struct.field("content").str.strip_chars() == "").any())
 
 
+def _silent(message: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Whether a message of a column has neither a text nor a call of a tool."""
+    silent = message.struct.field("content").str.strip_chars() == ""
+    if "tool_calls" in message_keys(dtype):
+        silent &= message.struct.field("tool_calls").list.len().fill_null(0) == 0
+    return silent
+
+
 def _message_rules(frame: pl.DataFrame, column: str) -> list[Rule]:
     """Messages need a content and a role that we know; no rule where the whole column is fine."""
     flat = _flat(frame[column]).struct
@@ -88,8 +97,12 @@ def _message_rules(frame: pl.DataFrame, column: str) -> list[Rule]:
         empty = pl.col(column).list.eval(element("content").is_null()).list.any()
         rules.append((empty, "missing_field", detail(f"a message of {column} has no content")))
     if roles.null_count() or not roles.is_in(ROLES).all():
-        odd = pl.col(column).list.eval(~element("role").is_in(ROLES).fill_null(value=False))
-        rules.append((odd.list.any(), "wrong_type", detail(f"a message of {column} has no role")))
+        strange = ~element("role").is_in(ROLES).fill_null(value=False)
+        first = pl.col(column).list.eval(element("role").filter(strange).fill_null("none"))
+        said = pl.format(
+            f"a message of {column} has the role {{}}: none of {_ROLES}", first.list.first()
+        )
+        rules.append((first.list.len() > 0, "wrong_type", said))
     return rules
 
 
@@ -101,28 +114,25 @@ def _prompt_rules(frame: pl.DataFrame, has_blank: bool) -> list[Rule]:
         (prompt.list.len() == 0, "empty_prompt", detail("the prompt has no message")),
     ]
     if has_blank:
-        text = prompt.list.eval(pl.element().struct.field("content").str.strip_chars() != "")
-        rules.append((~text.list.any(), "empty_prompt", detail("the prompt has no text")))
+        silent = prompt.list.eval(_silent(pl.element(), frame.schema["prompt"])).list.all()
+        rules.append((silent, "empty_prompt", detail("the prompt has no text")))
     return rules
 
 
 def _answer_rules(frame: pl.DataFrame, side: str) -> list[Rule]:
     messages = pl.col(side)
-    last = messages.list.last().struct
+    last = messages.list.last()
+    role = last.struct.field("role")
     return [
         *_message_rules(frame, side),
         (messages.is_null(), "missing_field", detail(f"{side} is missing")),
         (messages.list.len() == 0, "empty_answer", detail(f"{side} has no message")),
         (
-            last.field("role") != "assistant",
+            role != "assistant",
             "no_answer",
-            pl.format(f"the last message of {side} is the {{}}'s", last.field("role")),
+            pl.format(f"the last message of {side} is the {{}}'s", role),
         ),
-        (
-            last.field("content").str.strip_chars() == "",
-            "empty_answer",
-            detail(f"{side} has no text"),
-        ),
+        (_silent(last, frame.schema[side]), "empty_answer", detail(f"{side} has no text")),
     ]
 
 
@@ -132,7 +142,7 @@ def _margin_rules(schema: dict[str, pl.DataType]) -> list[Rule]:
     return [(pl.col("margin").is_null(), "missing_label", detail("the margin is null"))]
 
 
-def _general_notes(answers: tuple[str, ...], any_blank: bool) -> list[Rule]:
+def _general_notes(frame: pl.DataFrame, answers: tuple[str, ...], any_blank: bool) -> list[Rule]:
     conversations = ("prompt", *answers)
     element = pl.element().struct.field
     again = (element("role") == element("role").shift(1)).fill_null(value=False)
@@ -145,8 +155,8 @@ def _general_notes(answers: tuple[str, ...], any_blank: bool) -> list[Rule]:
         (pl.any_horizontal(repeats), "roles_repeat", detail("the same role twice in a row")),
     ]
     if any_blank:
-        blank = element("content").str.strip_chars() == ""
-        empty = pl.any_horizontal(pl.col(c).list.eval(blank).list.any() for c in conversations)
+        blank = {c: _silent(pl.element(), frame.schema[c]) for c in conversations}
+        empty = pl.any_horizontal(pl.col(c).list.eval(b).list.any() for c, b in blank.items())
         rules.append((empty, "empty_turn", detail("a turn has no text")))
     return rules
 

@@ -3,7 +3,7 @@
 Any layout may have them. The system message goes in front; the history (earlier turns) comes before
 the last user message; `input`, `context` and `documents` are put behind the text of that message,
 each after a blank line, as Alpaca puts an instruction before its input. Several documents are
-numbered: `[1] ...`.
+numbered: `[1] ...`. Tools stay in a column beside the prompt.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ PARTS = (
         ("documents", "document", "passages", "passage", "docs", "retrieved_documents"),
         required=False,
     ),
+    Field("tools", Kind.TOOLS, ("tools", "functions"), required=False),
 )  # fmt: skip
 """What they are called; each is also a key of `mapping`."""
 NAMES = tuple(part.name for part in PARTS)

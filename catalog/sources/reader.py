@@ -26,7 +26,7 @@ from catalog.sources.resolve import format_of, resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
 from prefactory.errors import DataError
 from prefactory.shards import in_order
-from prefactory.tables import LABEL_SOURCES, Shape
+from prefactory.tables import LABEL_SOURCES, Shape, stacked
 
 READER_VERSION = 2
 """Part of every identity: bump it when the same source gives other rows."""
@@ -45,7 +45,7 @@ class OpenSource:
         layout: name of the layout.
         shape: of its rows.
         files: its files (or hub splits), sorted by name.
-        schema: exact columns of every block's rows.
+        schema: columns of every block's rows; conversations have more keys where a block has them.
         commit: revision of a hub dataset, resolved.
         questions: files that hold the prompts, for layouts that need them.
     """
@@ -342,7 +342,7 @@ def _peek(opened: OpenSource, n: int) -> Peek:
         rows,
         dict(rejected),
         dict(notes),
-        pl.concat(first),
+        stacked(first),
         opened.account.with_late(late),
         opened,
     )

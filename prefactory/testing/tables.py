@@ -8,18 +8,20 @@ from typing import Any
 import polars as pl
 
 from prefactory.errors import DataError
+from prefactory.identity import canonical_json
 from prefactory.tables import (
     COLUMNS,
-    MESSAGES,
     Shape,
     canonical_order,
+    messages_dtype,
+    same_messages,
     text_of,
     with_ids,
     with_prompt_id,
 )
 from prefactory.turned import turned as turn
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Turns = str | Sequence[Message]
 """A text, or the messages of a conversation."""
 
@@ -29,9 +31,15 @@ def user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> Message:
-    """A message of the assistant."""
-    return {"role": "assistant", "content": text}
+def assistant(text: str, *calls: tuple[str, Mapping[str, Any]]) -> Message:
+    """A message of the assistant; calls of tools are (name, arguments)."""
+    message: Message = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = [
+            {"id": f"call_{i}", "name": name, "arguments": canonical_json(dict(arguments))}
+            for i, (name, arguments) in enumerate(calls)
+        ]
+    return message
 
 
 def system(text: str) -> Message:
@@ -42,7 +50,8 @@ def system(text: str) -> Message:
 def messages(*conversations: Sequence[Message] | None) -> pl.Series:
     """A column of conversations."""
     rows = [None if turns is None else list(turns) for turns in conversations]
-    return pl.Series(rows, dtype=MESSAGES)
+    keys = {key for turns in rows if turns for message in turns for key in message}
+    return pl.Series(rows, dtype=messages_dtype(keys))
 
 
 def prompts(
@@ -83,7 +92,7 @@ def responses(
         model=pl.lit("m"),
         origin=pl.lit("self"),
     )
-    table = with_ids(table, Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
+    table = with_ids(same_messages(table), Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
     return _with(table, extra)
 
 
@@ -101,7 +110,7 @@ def pairs(
         rejected_model=pl.lit("small"),
         label_source=pl.lit("human"),
     )
-    table = with_ids(table, Shape.PAIRS).select(*COLUMNS[Shape.PAIRS])
+    table = with_ids(same_messages(table), Shape.PAIRS).select(*COLUMNS[Shape.PAIRS])
     return _with(table, extra)
 
 

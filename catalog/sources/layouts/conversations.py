@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from catalog.sources.layouts.base import Rule, detail
-from prefactory.tables import MESSAGES
+from prefactory.tables import MESSAGES, message_keys
 
 _SIDES = ("chosen", "rejected")
 TAG = "<extra_id_1>"
@@ -30,7 +30,7 @@ def split_common(frame: pl.DataFrame) -> pl.DataFrame:
     turns = frame.filter(pl.col("_n") > 0).select(
         "_i",
         pl.int_ranges(0, "_n").alias("k"),
-        *[pl.col(s).list.head(pl.col("_n")) for s in _SIDES],
+        *[compared(pl.col(s), frame.schema[s]).list.head(pl.col("_n")).alias(s) for s in _SIDES],
         n="_n",
     )
     turns = turns.explode("k", *_SIDES).select(
@@ -58,6 +58,21 @@ def split_common(frame: pl.DataFrame) -> pl.DataFrame:
         *[pl.col(s).list.slice(pl.col("_cut").fill_null(0)).alias(s) for s in _SIDES],
         _differ=~last_only.fill_null(value=True),
     ).drop("_n", "_i", "_shared", "_cut")
+
+
+def compared(messages: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Conversations without the ids of calls: two that differ in these only are the same."""
+    keys = message_keys(dtype)
+    if "tool_calls" not in keys and "tool_call_id" not in keys:
+        return messages
+    field = pl.element().struct.field
+    changed: dict[str, pl.Expr] = {}
+    if "tool_calls" in keys:
+        without = pl.element().struct.with_fields(id=pl.lit(None, dtype=pl.String))
+        changed["tool_calls"] = field("tool_calls").list.eval(without)
+    if "tool_call_id" in keys:
+        changed["tool_call_id"] = pl.lit(None, dtype=pl.String)
+    return messages.list.eval(pl.element().struct.with_fields(**changed))
 
 
 NO_COMMON_PROMPT: Rule = (

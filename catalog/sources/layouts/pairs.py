@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
-from catalog.sources.fields import Field, Kind
+from catalog.sources.fields import Field, Kind, accepts, spoken
 from catalog.sources.layouts.base import Draft, Layout, Rule, Surroundings, detail
 from catalog.sources.layouts.conversations import (
     NO_COMMON_PROMPT,
     PREFIXES_DIFFER,
+    compared,
     split_common,
     transcript_prompts,
 )
-from prefactory.tables import Shape
+from prefactory.tables import Shape, same_messages
 
 SIDES = (
     Field("chosen_model", names=("chosen_model", "chosen-model"), required=False),
@@ -55,11 +58,11 @@ def _explicit(frame: pl.DataFrame, around: Surroundings) -> Draft:
     """Prompt and answers stand apart; answers that repeat the prompt lose it."""
     prompt, changed = transcript_prompts(frame["prompt"])
     frame = frame.with_columns(prompt.alias("prompt"), changed.alias("_transcript"))
+    frame = same_messages(frame)
     n = pl.col("prompt").list.len()
-    repeats = [
-        (pl.col(s).list.len() > n) & (n > 0) & (pl.col(s).list.head(n) == pl.col("prompt"))
-        for s in ("chosen", "rejected")
-    ]
+    dtype = frame.schema["prompt"]
+    asked, *said = (compared(pl.col(c), dtype) for c in ("prompt", "chosen", "rejected"))
+    repeats = [(s.list.len() > n) & (n > 0) & (s.list.head(n) == asked) for s in said]
     both = (repeats[0] & repeats[1]).fill_null(value=False)
     frame = frame.with_columns(
         pl.when(both).then(pl.col(s).list.slice(n)).otherwise(s).alias(s)
@@ -83,6 +86,15 @@ def _mixed(frame: pl.DataFrame, around: Surroundings) -> Draft:
         for s in ("chosen", "rejected")
     )
     return Draft(split_common(frame), (NO_COMMON_PROMPT,), (PREFIXES_DIFFER, _EQUAL_SCORES))
+
+
+def _mostly_messages(records: list[dict[str, Any]], columns: set[str]) -> bool:
+    """Whether at least half of the answers of both sides are messages."""
+    return all(
+        sum(accepts(Kind.MESSAGES, spoken(r.get(side))) for r in records) * 2
+        >= sum(r.get(side) is not None for r in records)
+        for side in ("chosen", "rejected")
+    )
 
 
 EXPLICIT = Layout(
@@ -109,11 +121,12 @@ MIXED = Layout(
     shape=Shape.PAIRS,
     fields=(
         Field("prompt", Kind.PROMPT, PROMPT),
-        Field("chosen", Kind.MESSAGES),
-        Field("rejected", Kind.MESSAGES),
+        Field("chosen", Kind.ANSWER),
+        Field("rejected", Kind.ANSWER),
         *SIDES,
     ),
     build=_mixed,
+    when=_mostly_messages,
     about="prompt is a text, chosen and rejected are full conversations (UltraFeedback, Tulu 3)",
 )
 TEXT = Layout(
