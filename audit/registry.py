@@ -6,6 +6,7 @@ from audit.check import Check
 from audit.checks import (
     agreement,
     baselines,
+    chat_template,
     collapse,
     contamination,
     contradictions,
@@ -49,6 +50,7 @@ CHECKS: tuple[Check, ...] = tuple(
         leftovers,
         cut_off,
         identical,
+        chat_template,
         contradictions,
         duplicates,
         near_duplicates,

@@ -32,6 +32,7 @@ from prefactory.tables import (
 if TYPE_CHECKING:
     from catalog.values import ValueSystem
     from filters.contamination.benchmarks import Benchmark
+    from prefactory.chat_template import ChatTemplate
 
 EXAMPLES = 5
 """Rows that a finding shows."""
@@ -62,6 +63,7 @@ class Options:
         topic: column that names each row's topic; None looks for one.
         values: value system or risk taxonomy whose coverage is measured.
         judge: a model that is asked about a sample of the labels.
+        template: chat template that the rows are rendered with.
     """
 
     seed: int = 0
@@ -76,6 +78,7 @@ class Options:
     topic: str | None = None
     values: ValueSystem | None = None
     judge: Judge | None = None
+    template: ChatTemplate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What decides the numbers, as plain JSON data."""

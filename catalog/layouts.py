@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
 from catalog.versions import Version
-from prefactory.errors import CatalogError
+from prefactory.chat_template import ChatTemplate, Effect, IgnoredSystem, effect
+from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import new_folder
 from prefactory.overrides import nearest
 
@@ -99,6 +100,7 @@ def export(
     out: Path,
     file_format: str = "arrow",
     table: str | None = None,
+    shown: Effect | None = None,
 ) -> dict[str, int]:
     """Write a version in a layout to a new folder, all or nothing.
 
@@ -110,6 +112,8 @@ def export(
             `load_dataset`, as `data/<split>-00000-of-00001.<format>`; a split without rows gets no
             file, because `load_dataset` fails on one).
         table: which table, if not the layout's own (`goal_pairs` instead of `pairs`).
+        shown: what a chat template makes of the pairs (`as_rendered`); those that are lost to it
+            are left out, and the README of the folder says why.
 
     Returns:
         Rows per split.
@@ -126,6 +130,8 @@ def export(
     view = _of_table(version, LAYOUTS[layout], layout, table)
     if layout == "trl-implicit" and _contradicts(version, view.table):
         view = Layout(view.table, lambda pairs: trl_implicit(pairs.drop("margin")))
+    if shown is not None:
+        view = Layout(view.table, _without(shown.lost, view.view))
     splits = version.manifest.tables[view.table].splits
     if not any(splits.values()):
         raise CatalogError(f"{version.ref} has no {view.table} to export")
@@ -134,8 +140,48 @@ def export(
         counts = {s: write(version, view, s, folder, file_format) for s in splits}
         if file_format == "arrow":
             write_dict(folder, list(splits))
-        (folder / "README.md").write_text(_card(version, layout, file_format, counts), "utf-8")
+        about = _card(version, layout, file_format, counts)
+        about += "".join(f"- {line}\n" for line in (shown.lines() if shown else ()))
+        (folder / "README.md").write_text(about, "utf-8")
     return counts
+
+
+def as_rendered(
+    version: Version,
+    layout: str,
+    tokenizer: str,
+    table: str | None = None,
+    ignored: IgnoredSystem = "refuse",
+) -> Effect:
+    """Render the pairs of an export with a chat template, and see what it leaves of them.
+
+    Args:
+        version: what is exported.
+        layout: a name of `LAYOUTS`, of pairs.
+        tokenizer: a folder or hub id with a chat template.
+        table: as for `export`.
+        ignored: `refuse` data whose system messages the template leaves out, or `keep` it.
+
+    Raises:
+        ConfigError: the tokenizer has no template, or `ignored` is neither.
+        CatalogError: the layout is not one of pairs.
+        DataError: the data must not be trained on with this template.
+    """
+    if ignored not in ("refuse", "keep"):
+        raise ConfigError(f"ignored_system {ignored!r}: choose refuse or keep")
+    if layout not in LAYOUTS or LAYOUTS[layout].table != "pairs":
+        raise CatalogError(f"a chat template renders pairs; layout {layout!r} does not hold them")
+    view = _of_table(version, LAYOUTS[layout], layout, table)
+    splits = version.manifest.tables[view.table].splits
+    batches = (batch for split in splits for batch in version.batches(view.table, split))
+    return effect(ChatTemplate.open(tokenizer), batches, ignored).checked()
+
+
+def _without(
+    lost: pl.DataFrame, view: Callable[[pl.DataFrame], pl.DataFrame]
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """A view of the rows that are not lost."""
+    return lambda pairs: view(pairs.filter(~pl.col("pair_id").is_in(lost["pair_id"].implode())))
 
 
 def _contradicts(version: Version, table: str) -> bool:

@@ -35,6 +35,7 @@ from pipelines.training import METHODS, Trained
 from pipelines.training import train as run_training
 from pipelines.vectors import embedder
 from prefactory import recipe as recipes
+from prefactory.chat_template import ChatTemplate
 from prefactory.engines.accounts import Budget
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
@@ -239,6 +240,7 @@ def audit(
     home: Pathlike | None = None,
     progress: Callable[[str], None] | None = None,
     judge: Named | None = None,
+    tokenizer: str | None = None,
     sample: int = 200,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
@@ -261,6 +263,8 @@ def audit(
         progress: told the title of each check before it runs.
         judge: a model that is asked about a sample of the labels, in both orders: an engine's
             configuration, a mapping of its fields, YAML of that, or a file of it.
+        tokenizer: model (a folder or a hub id) with whose chat template the pairs are rendered, to
+            see what it leaves out or refuses.
         sample: pairs that it is asked about at most.
         budget_usd: US dollars that its new calls may cost; a budget that might not do stops the
             audit before anything is asked.
@@ -285,6 +289,7 @@ def audit(
         against=tuple(read_benchmark(path) for path in against),
         values=None if values is None else load_values(values),
         judge=None if judge is None else judge_of(judge, settings, sample, approve),
+        template=None if tokenizer is None else ChatTemplate.open(tokenizer),
     )
     limits = gates if gates is None or isinstance(gates, Gates) else load_gates(Path(gates))
     loaded = load(data, settings.catalog, rows, seed, table, **fields)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from prefactory.chat_template import ChatTemplate
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
 from prefactory.folders import new_folder
@@ -19,7 +20,6 @@ from trainers.settings import DPO
 from trainers.transformer import (
     LONG,
     PACKAGES,
-    SAME,
     arguments,
     check_machine,
     considerate,
@@ -30,6 +30,7 @@ from trainers.transformer import (
     lora_config,
     measure,
     save,
+    together,
     tokens,
     usable,
 )
@@ -56,26 +57,27 @@ def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingRepo
     check_machine(config)
     with new_folder(Path(output), ConfigError) as folder, considerate():
         tokenizer = load_tokenizer(config)
+        template = ChatTemplate(tokenizer, config.model)
 
         def fits(row: dict[str, Any]) -> bool:
             return tokens(tokenizer, row["prompt"], answer_follows=True) < config.max_length
 
-        (train, same), (test, test_same) = layout(data, "train"), layout(data, "test")
-        if usable(train, fits) is None:
+        train, test = (layout(data, s, template, config.ignored_system) for s in ("train", "test"))
+        if usable(train.rows, fits) is None:
             raise DataError(
                 f"every training pair of {data} is a tie, or its prompt fills max_length"
             )
         trainer = trl.DPOTrainer(
             model=load_model(AutoModelForCausalLM, config),
             args=_arguments(config, folder),
-            train_dataset=train,
-            eval_dataset=usable(test, fits),
+            train_dataset=train.rows,
+            eval_dataset=usable(test.rows, fits),
             processing_class=tokenizer,
             peft_config=lora_config(config.lora, "CAUSAL_LM", []) if config.lora else None,
         )
-        facts, dropped = fit(trainer, len(train))
+        facts, dropped = fit(trainer, len(train.rows))
         metrics = measure(trainer, data, lambda batch: _evaluate(trainer, batch, config.beta))
-        dropped += len(test) - (metrics.pairs if metrics else 0)
+        dropped += len(test.rows) - (metrics.pairs if metrics else 0)
         facts["truncated"] = float(_truncated(trainer.train_dataset, config.max_length))
         report = TrainingReport(
             method="dpo",
@@ -84,9 +86,9 @@ def train_dpo(config: DPO, data: DatasetRef, output: str | Path) -> TrainingRepo
             config=config.model_dump(mode="json"),
             train=None,
             test=metrics,
-            dropped={SAME: same + test_same, f"prompt {LONG}": dropped},
+            dropped=together(train.dropped, test.dropped, {f"prompt {LONG}": dropped}),
             facts=facts,
-            notes=(*_cut_note(facts["truncated"]), *warnings(metrics)),
+            notes=(*train.notes, *_cut_note(facts["truncated"]), *warnings(metrics)),
         )
         save(trainer, folder)
         write_reports(folder, report, _card(report), PACKAGES)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from prefactory.chat_template import ChatTemplate
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
 from prefactory.folders import new_folder
@@ -19,7 +20,6 @@ from trainers.settings import Reward
 from trainers.transformer import (
     LONG,
     PACKAGES,
-    SAME,
     arguments,
     check_machine,
     considerate,
@@ -30,6 +30,7 @@ from trainers.transformer import (
     lora_config,
     measure,
     save,
+    together,
     tokens,
     usable,
 )
@@ -55,6 +56,7 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
     check_machine(config)
     with new_folder(Path(output), ConfigError) as folder, considerate():
         tokenizer = load_tokenizer(config)
+        template = ChatTemplate(tokenizer, config.model)
 
         def fits(row: dict[str, Any]) -> bool:
             sizes = (
@@ -62,23 +64,25 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
             )
             return max(sizes) <= config.max_length
 
-        train, same = layout(data, "train", config.use_margin)
-        test, test_same = layout(data, "test", config.use_margin)
-        if usable(train, fits) is None:
+        train, test = (
+            layout(data, split, template, config.ignored_system, config.use_margin)
+            for split in ("train", "test")
+        )
+        if usable(train.rows, fits) is None:
             raise DataError(f"every training pair of {data} is a tie, or longer than max_length")
         model = load_model(AutoModelForSequenceClassification, config, num_labels=1)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         trainer = trl.RewardTrainer(
             model=model,
             args=_arguments(config, folder),
-            train_dataset=train,
-            eval_dataset=usable(test, fits),
+            train_dataset=train.rows,
+            eval_dataset=usable(test.rows, fits),
             processing_class=tokenizer,
             peft_config=lora_config(config.lora, "SEQ_CLS", _heads(model)) if config.lora else None,
         )
-        facts, dropped = fit(trainer, len(train))
+        facts, dropped = fit(trainer, len(train.rows))
         metrics = measure(trainer, data, lambda batch: _evaluate(trainer, batch))
-        dropped += len(test) - (metrics.pairs if metrics else 0)
+        dropped += len(test.rows) - (metrics.pairs if metrics else 0)
         report = TrainingReport(
             method="reward",
             folder=Path(output),
@@ -86,9 +90,9 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
             config=config.model_dump(mode="json"),
             train=None,
             test=metrics,
-            dropped={SAME: same + test_same, LONG: dropped},
+            dropped=together(train.dropped, test.dropped, {LONG: dropped}),
             facts=facts,
-            notes=tuple(warnings(metrics)),
+            notes=(*train.notes, *warnings(metrics)),
         )
         save(trainer, folder)
         write_reports(folder, report, _card(report), PACKAGES)

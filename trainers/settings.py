@@ -39,6 +39,8 @@ class TransformerSettings(BaseModel):
         revision: commit, tag or branch of a Hugging Face id.
         trust_remote_code: run code that the model's repository brings. Off.
         chat_template: a Jinja file, for a tokenizer without a chat template of its own.
+        ignored_system: `refuse` data whose system messages the chat template leaves out, or `keep`
+            it and do without them.
         learning_rate: peak learning rate.
         epochs: passes over the data; `max_steps` overrules it.
         max_steps: optimizer steps.
@@ -61,6 +63,7 @@ class TransformerSettings(BaseModel):
     revision: str | None = None
     trust_remote_code: bool = False
     chat_template: Path | None = None
+    ignored_system: Literal["refuse", "keep"] = "refuse"
     learning_rate: float = Field(gt=0)
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1)

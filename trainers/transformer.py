@@ -9,8 +9,10 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from huggingface_hub import constants
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
+from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
 from prefactory.errors import ConfigError, DataError, MissingPackageError
 from prefactory.measures.calibration import Floats
 from trainers.base import DatasetRef, margins_of, table
@@ -139,26 +142,62 @@ def _why_not(model: str) -> str | None:
     return None
 
 
-def layout(data: DatasetRef, split: str, margin: bool = False) -> tuple[Any, int]:
+@dataclass(frozen=True)
+class Laid:
     """Pairs in TRL's explicit conversational layout.
+
+    Attributes:
+        rows: a dataset of `pair_id` (by which dropped rows are found again), `prompt`, `chosen`,
+            `rejected` and, if asked for, `margin`.
+        dropped: reason -> number of pairs left out.
+        notes: what the chat template does that a reader must know.
+    """
+
+    rows: Any
+    dropped: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def layout(
+    data: DatasetRef,
+    split: str,
+    template: ChatTemplate,
+    ignored: IgnoredSystem,
+    margin: bool = False,
+) -> Laid:
+    """Lay out a split, without pairs that the model can't tell apart or its template refuses.
 
     Args:
         data: the dataset version.
         split: `train` or `test`.
+        template: the chat template that the rows will be written with.
+        ignored: what to do with system messages that it leaves out.
         margin: keep the margin, which must be on every pair.
 
-    Returns:
-        A dataset of `pair_id` (by which dropped rows are found again), `prompt`, `chosen`,
-        `rejected` and, if asked for, `margin`; and the number of pairs left out because both
-        answers are the same.
+    Raises:
+        DataError: the data must not be trained on with this template.
     """
     rows = data.pairs(split)
-    ids = table(rows, ["chosen_id", "rejected_id", "margin"])
+    ids = table(rows, ["pair_id", "chosen_id", "rejected_id", "margin"])
     if margin:
         margins_of(ids, data, "use_margin")
-    keep = (ids["chosen_id"] != ids["rejected_id"]).arg_true().to_list()
+    same = ids["chosen_id"] == ids["rejected_id"]
+    shown = effect(template, data.version.batches(data.table, split), ignored).checked()
+    lost = ids["pair_id"].is_in(shown.lost["pair_id"].implode()) & ~same
+    keep = (~(same | lost)).arg_true().to_list()
     columns = ["pair_id", "prompt", "chosen", "rejected"] + (["margin"] if margin else [])
-    return rows.select_columns(columns).select(keep), len(rows) - len(keep)
+    dropped = {SAME: int(same.sum()), **_reasons(shown.lost, ids.filter(lost)["pair_id"])}
+    return Laid(rows.select_columns(columns).select(keep), dropped, shown.notes)
+
+
+def _reasons(lost: pl.DataFrame, ids: pl.Series) -> dict[str, int]:
+    counted = lost.filter(pl.col("pair_id").is_in(ids.implode())).group_by("reason", "detail").len()
+    return {f"{reason}: {detail}": n for reason, detail, n in counted.sort("detail").iter_rows()}
+
+
+def together(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Add up counts by reason."""
+    return dict(sum((Counter(c) for c in counts), Counter()))
 
 
 def usable(rows: Any, fits: Callable[[dict[str, Any]], bool]) -> Any | None:  # noqa: ANN401

@@ -89,6 +89,13 @@ def audit(
             metavar="ENGINE",
         ),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Model whose chat template to render the pairs with: what does it leave out?",
+            metavar="FOLDER|ID",
+        ),
+    ] = None,
     sample: Annotated[int, typer.Option(help="Pairs that the judge sees.", min=1)] = 200,
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
@@ -125,8 +132,8 @@ def audit(
             dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
             values=values, gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
-            judge=judge, sample=sample, budget_usd=budget_usd, budget_tokens=budget_tokens,
-            prices=prices, approve=approve, **more,
+            judge=judge, tokenizer=tokenizer, sample=sample, budget_usd=budget_usd,
+            budget_tokens=budget_tokens, prices=prices, approve=approve, **more,
         )  # fmt: skip
     text = result.to_json()
     folder = out if out is not None or as_json else Path(f"audit-{_slug(result.name)}")

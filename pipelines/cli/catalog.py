@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from prefactory.chat_template import IgnoredSystem
+
 Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -113,12 +115,29 @@ def export(
     file_format: Annotated[
         str, typer.Option("--format", help="arrow (load_from_disk), parquet or jsonl.")
     ] = "arrow",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Model whose chat template will write the rows: those that it makes equal or "
+            "refuses are left out.",
+            metavar="FOLDER|ID",
+        ),
+    ] = None,
+    ignored_system: Annotated[
+        IgnoredSystem, typer.Option(help="If the template leaves out system messages: refuse or keep.")
+    ] = "refuse",
 ) -> None:
     """Write a version in the layout that a trainer reads."""
+    from catalog.layouts import as_rendered
     from catalog.layouts import export as export_version
     from pipelines.settings import Settings
 
     version = Settings().catalog.get(ref)
-    counts = export_version(version, layout, out, file_format, table)
+    shown = None
+    if tokenizer is not None:
+        shown = as_rendered(version, layout, tokenizer, table, ignored_system)
+    counts = export_version(version, layout, out, file_format, table, shown)
     rows = ", ".join(f"{split} {n:,}" for split, n in counts.items())
     typer.echo(f"{version.ref} as {layout} in {out}: {rows}")
+    for line in () if shown is None else shown.lines():
+        typer.echo(line)
