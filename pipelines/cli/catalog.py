@@ -124,7 +124,8 @@ def export(
         ),
     ] = None,
     ignored_system: Annotated[
-        IgnoredSystem, typer.Option(help="If the template leaves out system messages: refuse or keep.")
+        IgnoredSystem,
+        typer.Option(help="If the template leaves out system messages: refuse or keep."),
     ] = "refuse",
 ) -> None:
     """Write a version in the layout that a trainer reads."""
