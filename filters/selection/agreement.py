@@ -64,6 +64,7 @@ class AgreementDraw(Selector):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
     learns_labels: ClassVar[bool] = True
+    version: ClassVar[int] = 2  # 2: the rule of `auto`
 
     form: Form = "joint"
     vectors: bool = True

@@ -7,7 +7,10 @@ which margins of rows that were left out come out as log odds (our choice). Form
 - `joint`: all columns in one fit;
 - `stack`: a head on the vectors, then a fit on the plain columns and the head's margin. Within the
   training rows the head's margins are out of fold: with in-sample ones its weight is far too large;
-- `auto`: that of the three with the least log loss by cross-validation within the training rows.
+- `auto`: of the three the simplest whose log loss by cross-validation within the training rows is
+  not above the least by more than one standard error of the paired difference (the one-standard-
+  error rule of Breiman et al., 1984; that the error is cluster-robust is our choice). The forms
+  are so close on most sets that the least loss alone picks by luck.
 
 All are additive: a margin is the difference of two scores, `sum_j weight_j feature_j / scale_j`.
 """
@@ -15,7 +18,7 @@ All are additive: a margin is the difference of two scores, `sum_j weight_j feat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -162,25 +165,27 @@ def _fit(rows: Rows, form: Form, seed: int) -> Model:
 
 
 def choose(rows: Rows, seed: int = 0) -> Fixed:
-    """The form of least log loss by cross-validation within the rows, the simplest of equals.
+    """The simplest form whose cross-validated log loss is the least, or within an error of it.
 
-    Of more than `CHOICE` rows it looks at so many, drawn by the seed.
+    Order: statistics, joint, stack. "Within" is by one cluster-robust standard error of the paired
+    difference. Of more than `CHOICE` rows it looks at so many, drawn by the seed.
     """
     if len(rows) > CHOICE:
         drawn = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[:CHOICE]
         rows = rows.take(np.sort(drawn))
     fold = cluster_folds(rows.clusters, seed + INNER)
-    names: tuple[Fixed, ...] = get_args(Fixed)
+    names: tuple[Fixed, ...] = ("statistics", "joint", "stack")
     if (fold == NONE).any():
         return "statistics"
-    loss = dict.fromkeys(names, 0.0)
+    losses = {name: np.zeros(len(rows)) for name in names}
     for k in np.unique(fold):
         train, held = rows.take(fold != k), rows.take(fold == k)
         for name in names:
             margins = _FITS[name](train, seed).scores(held.data)
-            each = bradley_terry.log_loss(margins, held.targets)
-            loss[name] += float((held.weights * each).sum())
-    return min(names, key=lambda name: loss[name])
+            losses[name][fold == k] = held.weights * bradley_terry.log_loss(margins, held.targets)
+    least = losses[min(names, key=lambda name: losses[name].sum())]
+    worse = ((name, clustered_mean(losses[name] - least, rows.clusters)) for name in names)
+    return next(name for name, loss in worse if not loss.value > loss.se)
 
 
 def _level(columns: Floats, rows: Rows, constant: float | Floats) -> tuple[Floats, Floats]:

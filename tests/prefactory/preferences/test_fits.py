@@ -8,7 +8,7 @@ from prefactory.measures.calibration import logistic_slope
 from prefactory.preferences import bradley_terry, verdict
 from prefactory.preferences.clustered import clustered_mean, hits
 from prefactory.preferences.folds import NONE, cluster_folds
-from prefactory.preferences.stack import Differences, Rows, cross_fit, fit, skill
+from prefactory.preferences.stack import Differences, Rows, choose, cross_fit, fit, skill
 
 FOUR = np.array([[1.0, 0.0], [1.0, 1.0], [-1.0, 2.0], [2.0, -1.0]])
 
@@ -85,6 +85,23 @@ def test_planted_preferences_are_found_as_far_as_they_can_be(form, expected):
     assert found.accuracy.value == pytest.approx(expected, abs=0.03)
     assert hits(truth).mean() == pytest.approx(0.672, abs=0.01)
     assert not found.teaches_nothing
+
+
+def told_by(vectors, columns, seed, n=200):
+    """Labels that follow a vector, a column or both by so much, and 39 vectors of noise."""
+    rng = np.random.default_rng(seed)
+    v, c = rng.normal(size=(n, 40)), rng.normal(size=(n, 1))
+    turned = ~(rng.random(n) < expit(vectors * v[:, 0] + columns * c[:, 0]))
+    return Rows.of(Differences(v, c).turned(turned), np.arange(n) // 2)
+
+
+def test_a_form_has_to_be_better_than_simpler_ones_by_more_than_an_error():
+    by_column = [choose(told_by(0.0, 1.0, seed)) for seed in range(6)]
+    assert by_column == ["statistics"] * 6
+    by_vector = [choose(told_by(6.0, 0.0, seed)) for seed in range(6)]
+    assert "statistics" not in by_vector
+    both = [choose(told_by(6.0, 6.0, seed)) for seed in range(6)]
+    assert "statistics" not in both
 
 
 def turn(rows, where):
