@@ -16,7 +16,7 @@ from prefactory.context import Context
 from prefactory.step import Labeler
 from prefactory.tables import SCORE, Shape
 
-Objective = Literal["log_probability", "ifd"]
+Objective = Literal["log_probability", "log_probability_alone", "ifd"]
 EMPTY = "empty"
 """Reason of an answer without tokens."""
 
@@ -28,6 +28,10 @@ class Likelihood(Labeler):
       before), in nats; with several models the mean of their means, each under its own template
       and tokenizer: PoFT's `mean_log_llm_probs` (arXiv:2412.12865). Range: (-inf, 0]. Direction:
       higher means more like what the models would say.
+    - `score_log_probability_alone`: the same mean without the prompt: log p(token | the answer's
+      tokens before). Range and direction: as above. The two together tell a stack of features
+      what is likely as such and what the prompt makes likely (`labelers.PreferenceStack:
+      {outside: [log_probability, log_probability_alone]}`).
     - `score_ifd`: instruction-following difficulty, ppl(answer | prompt) / ppl(answer), the mean
       over models (Cherry LLM, arXiv:2308.12032; a small model ranks alike: Superfiltering,
       arXiv:2402.00530). Range: above 0; at 1 or more the prompt does not help. Direction: higher
@@ -90,6 +94,7 @@ class Likelihood(Labeler):
         each = [self._under(model, table) for model in self.models]
         scores = {
             "log_probability": np.mean([conditional for conditional, _, _ in each], axis=0),
+            "log_probability_alone": np.mean([alone for _, alone, _ in each], axis=0),
             "ifd": np.mean([ifd(conditional, alone) for conditional, alone, _ in each], axis=0),
         }
         columns = [
@@ -116,7 +121,7 @@ class Likelihood(Labeler):
             )
             good = [i for i, r in enumerate(rows) if _reason(r) is None]
             scores = answer_log_probabilities(
-                loaded, [rows[i] for i in good], alone="ifd" in self.objectives
+                loaded, [rows[i] for i in good], alone=set(self.objectives) != {"log_probability"}
             )
         conditional[good], alone[good] = scores.conditional, scores.alone
         return conditional, alone, [_reason(r) for r in rows]

@@ -65,10 +65,11 @@ def by_hand(folder, table):
 
 def test_equals_transformers(lm):
     table = responses(*ROWS)
-    step = Likelihood(models=(model(lm),), objectives=("log_probability", "ifd"))
-    out = label(step, table)
+    objectives = ("log_probability", "log_probability_alone", "ifd")
+    out = label(Likelihood(models=(model(lm),), objectives=objectives), table)
     expected = by_hand(lm, table)
     np.testing.assert_allclose(out["score_log_probability"], expected[:, 0], atol=1e-5)
+    np.testing.assert_allclose(out["score_log_probability_alone"], expected[:, 1], atol=1e-5)
     np.testing.assert_allclose(out["score_ifd"], np.exp(expected[:, 1] - expected[:, 0]), atol=1e-4)
     assert out["reason_likelihood"].null_count() == len(ROWS)
     assert (out["score_log_probability"] < 0).all()
