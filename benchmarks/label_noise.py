@@ -21,7 +21,7 @@ import polars as pl
 
 from benchmarks.human_labels import HUMAN
 from benchmarks.label_rows import NAMES, Labelled, embed, labelled
-from benchmarks.train_anchor import HELPFUL, drawn, expert
+from benchmarks.train_anchor import HELPFUL, expert, opinion_of, used
 from prefactory.engines.encoder import Encoder
 from prefactory.measures.calibration import Floats, logistic_slope
 from prefactory.preferences import anchor, shares, trust
@@ -34,7 +34,6 @@ from prefactory.preferences.damage import (
     judge_relevance,
     texts_of_meaning,
 )
-from prefactory.preferences.folds import cluster_folds
 from prefactory.preferences.stack import Rows, cross_fit
 from prefactory.preferences.verdict import Opinion, judge
 
@@ -91,18 +90,16 @@ def found_damage() -> np.ndarray:
     return table["pair_id"].is_in(told["id"].implode()).to_numpy()
 
 
-def outside(name: str, without: Labelled) -> Floats:
+def outside(judged: Labelled) -> Floats:
     """Margins of an expert of helpfulness that saw no prompt of a set."""
-    groups = without.groups
     parts = []
     for other in HELPFUL:
-        if other == name:
-            continue
         one = labelled(other)
-        rows = one.rows.take(np.flatnonzero(~one.groups.is_in(groups.implode()).to_numpy()))
-        if len(rows):
-            parts.append(rows.take(drawn(rows)))
-    return expert(parts)[0].scores(without.rows.data)
+        kept = ~one.groups.is_in(judged.groups.implode()).to_numpy()
+        places = used(other, one.rows, kept)
+        if len(places):
+            parts.append(one.rows.take(places))
+    return expert(parts)[0].scores(judged.rows.data)
 
 
 def noise() -> Iterator[str]:
@@ -110,7 +107,7 @@ def noise() -> Iterator[str]:
     one = labelled("noise")
     kind = one.pairs["kind"].to_numpy()
     judged, wrong = np.isin(kind, ["clean", "flipped"]), kind == "flipped"
-    opinion = outside("noise", one)
+    opinion = outside(one)
     longer = one.length
     for where, kept in (
         ("left in", np.ones(len(kind), np.bool_)),
@@ -161,17 +158,11 @@ def noise_self_test() -> str:
 def judged_by(name: str) -> tuple[Floats, Floats, Ints, float]:
     """Margins of an expert trained without the set, as the gate chooses; lengths, clusters, q."""
     one = labelled(name)
-    kept = np.arange(len(one.rows))
     gate = anchor.load().harmless_kind(one.pairs["prompt"], embed())
-    kind = float((gate > 0.5).mean())
-    if kind >= anchor.MOST:
-        half = cluster_folds(one.rows.clusters, 0, 2) == 0
-        rows = one.rows.take(half) if name == "hh harmless" else labelled("hh harmless").rows
-        kept = np.flatnonzero(~half) if name == "hh harmless" else kept
-        margins = expert([rows])[0].scores(one.rows.data.take(kept))
-    else:
-        margins = outside(name, one)
-    return margins, one.length[kept], one.rows.clusters[kept], kind
+    share = float((gate > 0.5).mean())
+    kind = anchor.EXPERTS[1] if share >= anchor.MOST else anchor.EXPERTS[0]
+    model, kept = opinion_of(name, kind)
+    return model.scores(one.rows.data.take(kept)), one.length[kept], one.rows.clusters[kept], share
 
 
 def verdicts(draws: int) -> Iterator[str]:
@@ -179,7 +170,8 @@ def verdicts(draws: int) -> Iterator[str]:
     for name in NAMES:
         margins, length, clusters, kind = judged_by(name)
         right, wrong = judge(margins, length, clusters), judge(-margins, -length, clusters)
-        counts = subsamples(margins, length, clusters, draws)
+        shares = called_inverted(margins, length, clusters, draws)
+        counts = "" if shares is None else f"{shares[0]:.2f} / {shares[1]:.2f}"
         yield (
             f"| {name} | {len(margins):,} | {kind:.2f} | {right.agreement.value:.3f} "
             f"[{right.agreement.low:.3f}, {right.agreement.high:.3f}] | {right.given_length:+.1f} "
@@ -187,18 +179,23 @@ def verdicts(draws: int) -> Iterator[str]:
         )
 
 
-def subsamples(margins: Floats, length: Floats, clusters: Ints, draws: int) -> str:
-    """How often sub-samples are called inverted: with right labels / with inverted ones."""
-    if len(margins) < SUBSAMPLE:
-        return ""
+def called_inverted(
+    margins: Floats, length: Floats, clusters: Ints, draws: int, size: int = SUBSAMPLE
+) -> tuple[float, float] | None:
+    """How often sub-samples are called inverted: with right labels, with inverted ones.
+
+    None where there are fewer rows than a sub-sample has.
+    """
+    if len(margins) < size:
+        return None
     rng = np.random.default_rng(0)
     said: list[tuple[Opinion, Opinion]] = []
     for _ in range(draws):
-        at = np.sort(rng.permutation(len(margins))[:SUBSAMPLE])
+        at = np.sort(rng.permutation(len(margins))[:size])
         part = (margins[at], length[at], clusters[at])
         said.append((judge(*part), judge(-part[0], -part[1], part[2])))
-    right, wrong = (np.mean([o[i].verdict == "inverted" for o in said]) for i in (0, 1))
-    return f"{right:.2f} / {wrong:.2f}"
+    right, wrong = (float(np.mean([o[i].verdict == "inverted" for o in said])) for i in (0, 1))
+    return right, wrong
 
 
 def turned_shares() -> Iterator[str]:
@@ -312,7 +309,8 @@ AUC of swapped against clean rows, and the share of swapped rows in the most sus
 VERDICTS = """
 ## The outside opinion: right and inverted labels
 
-hh harmless is judged on the half of its prompts that the expert has not seen. Last column: share of
+hh-rlhf is judged on the half of its prompts that the anchor is not trained on, tulu and pandalm by
+an expert that was trained without them, the others by the one that ships. Last column: share of
 sub-samples of 200 rows that are called inverted, with right labels / with inverted ones.
 
 | set | rows | harmless | agreement | t given length | right | inverted | sub-samples |

@@ -337,7 +337,8 @@ def stack_section() -> list[str]:
     lines = [
         STACK,
         "",
-        "`labelers.PreferenceStack` at its default (`auto`) and in each form, out of fold by",
+        "`labelers.PreferenceStack` at its default (`auto`: the simplest form within one standard",
+        "error of the least loss, by the training folds) and in each form, out of fold by",
         "cluster of near-duplicate prompts, seed 0; in brackets what it is ahead of the length",
         "rule, in points, with the paired standard error. Pairs with two equal answers, and",
         "UltraFeedback's with equal scores, are left out; of UKP 1,500 pairs are drawn. Made by",

@@ -147,7 +147,9 @@ def _headline(told: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
     elif metrics["verified"].value:
         parts.append("how many are wrong the data can't tell")
     if not metrics["verified"].value:
-        return f"{NOT_VERIFIED}: {told['wrong_share']['refused']}"
+        seen = sum(one["seen"] for one in told["sources"])
+        first = f"the anchor was trained on the prompts of {seen:,} of these rows; " if seen else ""
+        return f"{NOT_VERIFIED}: {first}{told['wrong_share']['refused']}"
     return "; ".join(parts)
 
 
@@ -177,6 +179,11 @@ def _notes(told: Mapping[str, Any], judged: int, of: int, *, asked: bool) -> tup
             "The anchor is a small scorer of human labels that ships (helpfulness and harmlessness "
             "in English). A set about another value is 'against' or unknown, which proves no fault."
         )
+        seen = sum(one["seen"] for one in told["sources"])
+        if seen:
+            notes.append(
+                f"{seen:,} rows have no say in its verdict: it was trained on their prompts."
+            )
     if told["wrong_share"]["refused"]:
         notes.append(f"No share of wrong labels: {told['wrong_share']['refused']}.")
     if told["self_test"] is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from labelers.stack.features import FromPairs, PairRows, folds_of
 from prefactory.context import Context
@@ -49,8 +49,9 @@ class LabelTrust(FromPairs):
     `trust` rests on an assumed .1 and is a rank.
 
     Attributes:
-        anchor: `ships`, `off`, or `score:<objective>`: a score column that is the outside opinion
-            instead, asked of all sources.
+        anchor: `ships` (reads vectors of `minilm`, so that another encoder is an error), `off`, or
+            `score:<objective>`: a score column that is the outside opinion instead, asked of all
+            sources.
         objective: what the labels are declared to mean; chooses the anchor's expert
             (`helpfulness`, `harmlessness`), or none of them.
         rate: share of wrong labels, if it was measured on checked rows.
@@ -74,6 +75,14 @@ class LabelTrust(FromPairs):
 
     version: ClassVar[int] = 2  # 2: damaged rows stay out of the fits
 
+    def identity(self) -> dict[str, Any]:
+        """The fields, with the digest of the anchor that ships if it is asked."""
+        found = super().identity()
+        if self._asks_anchor():
+            anchor = f"ships:{outside_opinion.digest()}"
+            found = found | {"fields": {**found["fields"], "anchor": anchor}}
+        return found
+
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The outside scores and oriented columns, Float64 with nulls allowed."""
         return super().needs(shape) | {
@@ -84,6 +93,16 @@ class LabelTrust(FromPairs):
         """Trust, its rank, and a column for each signal, Float64."""
         names = ["trust", "trust_rank", "trust_precision", *(f"signal_{name}" for name in SIGNALS)]
         return {**dict.fromkeys(names, pl.Float64()), "trust_reason": pl.String()}
+
+    @model_validator(mode="after")
+    def _encoder_of_the_anchor(self) -> Self:
+        known = outside_opinion.ENCODER.model
+        if self._asks_anchor() and self.encoder.model != known:
+            raise ValueError(
+                f"anchor: the one that ships reads vectors of {known!r}, and encoder is "
+                f"{self.encoder.model!r}; write `anchor: off` or `anchor: score:<name>`"
+            )
+        return self
 
     def _opinion(self) -> str:
         return self.anchor.removeprefix("score:") if self.anchor.startswith("score:") else ""

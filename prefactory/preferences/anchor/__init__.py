@@ -8,6 +8,7 @@ design). `README.md` beside this file is the card: training sets, licences, held
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,6 +108,15 @@ def load(folder: Path = FOLDER) -> Anchor:
     experts = {name: Scorer.load(folder / name, any_precision=True) for name in EXPERTS}
     gate, mean, intercept = (tensors[k] for k in ("weights", "mean", "intercept"))
     return Anchor(experts, gate, mean, float(intercept[0]), tensors["seen"], facts)
+
+
+@lru_cache(maxsize=1)
+def digest(folder: Path = FOLDER) -> str:
+    """Digest of all that decides an opinion: one that was trained again is another anchor."""
+    total = hashlib.blake2b(digest_size=16)
+    for file in sorted(folder.rglob("*.safetensors")):
+        total.update(file.read_bytes())
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)

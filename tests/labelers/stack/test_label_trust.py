@@ -112,3 +112,10 @@ def test_a_score_column_can_be_the_outside_opinion():
     assert told["verdict"] == "agrees"
     assert state.info["label_trust"]["signals"] == ["anchor", "dynamics", "rows"]
     assert found["signal_anchor"].null_count() == 0
+
+
+def test_the_anchor_that_ships_reads_one_encoder_only():
+    with pytest.raises(ValueError, match=r"anchor: .* reads vectors of 'minilm'.* `anchor: off`"):
+        LabelTrust(encoder={"model": "another"})
+    assert LabelTrust(encoder={"model": "another"}, anchor="off").vectors
+    assert LabelTrust(encoder={"model": "another"}, anchor="score:rm").vectors

@@ -1,0 +1,61 @@
+"""Whole sets of people's labels, right and turned round, through the audit as a user starts it."""
+
+import json
+
+import polars as pl
+import pytest
+
+SETS = {
+    "hh helpful": "preference_human/hh_helpful_base.jsonl.gz",
+    "ultrafeedback": "preference_judge/ultrafeedback_binarized.jsonl.gz",
+    "ukp": "preference_human/ukp_convarg_pairs.parquet",
+}
+
+
+def turned(table):
+    """The same rows with the opposite label."""
+    names = {"chosen": "rejected", "rejected": "chosen"}
+    return table.rename(names).select(table.columns)
+
+
+def read(path):
+    """The rows of a set, without the scores that would tell right labels from turned ones."""
+    if path.suffix == ".parquet":  # ukp: the better of two arguments, a1 or a2
+        first = pl.col("label") == "a1"
+        return pl.read_parquet(path).select(
+            prompt="topic",
+            chosen=pl.when(first).then("a1").otherwise("a2"),
+            rejected=pl.when(first).then("a2").otherwise("a1"),
+        )
+    table = pl.read_ndjson(path, infer_schema_length=None)
+    return table.select(c for c in ("prompt", "chosen", "rejected") if c in table.columns)
+
+
+def labels(prefactory_in, folder, table):
+    """The finding on labels of `prefactory audit FILE`, at its defaults."""
+    folder.mkdir()
+    table.write_parquet(folder / "pairs.parquet")
+    done = prefactory_in(folder, "audit", "pairs.parquet", "--json")
+    assert done.returncode == 0, done.stderr
+    return next(f for f in json.loads(done.stdout)["findings"] if f["check"] == "labels")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+def test_turned_labels_are_a_fault_and_right_ones_are_not(
+    name, prefactory_in, shared_data, tmp_path
+):
+    table = read(shared_data / SETS[name])
+    right = labels(prefactory_in, tmp_path / "right", table)
+    assert right["metrics"]["inverted"]["value"] == 0
+    assert right["metrics"]["against"]["value"] == 0
+    assert right["severity"] != "fault"
+    assert right["headline"].startswith("an outside opinion agrees with the labels")
+    wrong = labels(prefactory_in, tmp_path / "wrong", turned(table))
+    assert wrong["severity"] == "fault"
+    assert wrong["headline"].startswith("labels look turned round")
+    # rows whose prompts the anchor was trained on have no say, and that is said
+    seen = [note for note in wrong["notes"] if "it was trained on their prompts" in note]
+    assert bool(seen) == (name == "hh helpful")
+    judged = wrong["metrics"]["inverted"]["n"]
+    assert judged < table.height * 0.6 if seen else judged > 500
