@@ -1,6 +1,6 @@
 """Which scorers and which combinations agree with people? Writes docs/scorers.md.
 
-    python -m benchmarks.scorers [--folds 5] [--home DIR] [--only NAME] [--stack]
+    python -m benchmarks.scorers [--folds 5] [--home DIR] [--only NAME] [--stack [--seed N]]
 
 Human labels of ../shared/data. Prompts are cut into folds (prompts that open alike together), and
 every pair is scored by what was fitted on the other folds only: heads, scales, references, palettes
@@ -316,10 +316,10 @@ STACK = "## The preference stack"
 FORMS: tuple[Form, ...] = ("statistics", "joint", "stack", "auto")
 
 
-def stack_row(name: str) -> str:
+def stack_row(name: str, seed: int) -> str:
     """One set: the length rule, every form of `labelers.PreferenceStack`, and what is ahead."""
     one = labelled(name)
-    margins = {form: cross_fit(one.rows, form) for form in FORMS}
+    margins = {form: cross_fit(one.rows, form, seed) for form in FORMS}
     rule = length_rule(one.length, margins["auto"], one.rows)["accuracy"]["value"]
     cells = []
     for form in FORMS:
@@ -332,7 +332,7 @@ def stack_row(name: str) -> str:
     return f"| {name} | {size} | {rule:.3f} | " + " | ".join(cells) + " |"
 
 
-def stack_section() -> list[str]:
+def stack_section(seed: int = 0) -> list[str]:
     """The table of the stack; made by `--stack` alone as well."""
     lines = [
         STACK,
@@ -348,7 +348,7 @@ def stack_section() -> list[str]:
         "|---|--:|--:|" + "--:|" * len(FORMS),
     ]
     for name in NAMES:
-        lines.append(stack_row(name))
+        lines.append(stack_row(name, seed))
         print(lines[-1], flush=True)
     return [*lines, ""]
 
@@ -388,8 +388,12 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(".prefactory/store"))
     parser.add_argument("--only", choices=list(DATASETS), help="one data set, printed only")
     parser.add_argument("--stack", action="store_true", help="the stack's table only")
+    parser.add_argument("--seed", type=int, default=0, help="of its folds; another is only printed")
     options = parser.parse_args()
     target = Path(__file__).resolve().parents[1] / "docs" / "scorers.md"
+    if options.stack and options.seed:
+        stack_section(options.seed)
+        return
     if options.stack:
         target.write_text(with_stack(target.read_text("utf-8"), stack_section()), "utf-8")
         return
