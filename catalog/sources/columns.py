@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import polars as pl
@@ -23,6 +23,7 @@ from catalog.sources.fields import (
     flag_of,
     from_text,
     is_number,
+    marks_of,
     number_of,
     plain_of,
     sign_of,
@@ -35,6 +36,7 @@ from catalog.sources.messages import (
     WRITTEN_STARTS,
     UnreadableError,
     from_written,
+    is_messages,
     keys_of,
     looks_written,
     read_messages,
@@ -50,9 +52,21 @@ ROW, WRONG, ABSENT, REPAIR, LOST = "_row", "_wrong", "_absent", "_repair", "_los
 
 
 def value_at(record: Any, path: Path) -> Any:  # noqa: ANN401 - any JSON value
-    """Follow a path of keys and list positions into a record; None where it ends early."""
-    for key in path:
+    """Follow a path of keys and list positions into a record; None where it ends early.
+
+    `*` stands for all values of a list or an object, `#` for the names of an object's values; both
+    give a list.
+    """
+    for i, key in enumerate(path):
+        if key == "*":
+            items = list(record.values()) if isinstance(record, dict) else record
+            if not isinstance(items, list):
+                return None
+            inner = [value_at(v, path[i + 1 :]) for v in items]
+            return inner if any(v is not None for v in inner) else None
         if isinstance(record, dict):
+            if key == "#":
+                return list(record)
             record = record.get(key)
         elif isinstance(record, list) and key.isdigit() and int(key) < len(record):
             record = record[int(key)]
@@ -95,7 +109,7 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
         if bad is not None and field.costs_value:
             lost.append(_told(place, bad, chunk, path or ()))
         elif bad is not None:
-            wrong.append(_problems(bad, place, field.kind))
+            wrong.append(_problems(bad, place, field.kind, chunk, path or ()))
     frame = same_messages(pl.DataFrame(columns))
     state = pl.DataFrame(
         {
@@ -111,11 +125,11 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
     )
 
 
-def _problems(bad: pl.Series, place: str, kind: Kind) -> pl.Series:
+def _problems(bad: pl.Series, place: str, kind: Kind, chunk: Chunk, path: Path) -> pl.Series:
     """What is wrong with each value: `bad` says it (String), or only where (Boolean)."""
     if bad.dtype == pl.String:
         return bad.to_frame("b").select(pl.format("{} {}", pl.lit(place), "b")).to_series()
-    return _said(bad, f"{place} is not {kind}")
+    return _with_values(bad, f"{place} is not {kind}: {{}}", chunk, path)
 
 
 def _said(mask: pl.Series, text: str) -> pl.Series:
@@ -134,11 +148,17 @@ def _joined(height: int, texts: list[pl.Series]) -> pl.Series:
 
 def _told(name: str, bad: pl.Series, chunk: Chunk, path: Path) -> pl.Series:
     """What the values were that could not be read; null elsewhere."""
+    return _with_values(bad, f"{name}: {{}} is kept as null", chunk, path)
+
+
+def _with_values(bad: pl.Series, text: str, chunk: Chunk, path: Path) -> pl.Series:
+    """The text with the bad value put in, where a value is bad; null elsewhere."""
     texts: list[str | None] = [None] * bad.len()
+    before, after = text.split("{}")
     for i in bad.arg_true():
         record = chunk.records[i] if chunk.records is not None else None
         row = record if chunk.table is None else chunk.table.row(i, named=True)
-        texts[i] = f"{name}: {str(value_at(row, path))[:80]!r} is kept as null"
+        texts[i] = f"{before}{str(value_at(row, path))[:80]!r}{after}"
     return pl.Series(texts, dtype=pl.String)
 
 
@@ -153,14 +173,8 @@ def _from_values(values: list[Any], field: Field) -> tuple[pl.Series, pl.Series 
     kind = field.kind
     if kind in CONVERSATIONS:
         return _conversations(values, kind)
-    if kind == Kind.TOOLS:
-        return _texts_read(values, read_tools)
-    if kind == Kind.NUMBER:
-        return _convert(values, _number)
-    if kind == Kind.FLAG:
-        return _convert(values, flag_of)
-    if kind == Kind.SIGN:
-        return _convert(values, sign_of)
+    if kind in _READERS:
+        return _READERS[kind](values)
     if kind == Kind.HISTORY:
         spoken = [history_of(v) or None for v in values]
         return _from_values(spoken, Field(field.name, Kind.MESSAGES))
@@ -171,6 +185,27 @@ def _from_values(values: list[Any], field: Field) -> tuple[pl.Series, pl.Series 
     if kind == Kind.KEY:
         values = [str(v) if type(v) is int else v for v in values]
     return _strict(values, field.column_dtype)
+
+
+def _answers(values: list[Any]) -> tuple[pl.Series, pl.Series | None]:
+    """Read each value as a list of answers, each of them a text, a message or messages."""
+    lists = [
+        None if v is None else v if isinstance(v, list) and not is_messages(v) else [v]
+        for v in values
+    ]
+    row = [i for i, answers in enumerate(lists) for _ in answers or ()]
+    column, bad = _conversations([a for answers in lists for a in answers or ()], Kind.ANSWER)
+    wrong = pl.Series([None] * column.len(), dtype=pl.String) if bad is None else bad
+    flat = pl.DataFrame(
+        [pl.Series("row", row, dtype=pl.Int64), column.alias("a"), wrong.alias("w")]
+    )
+    grouped = flat.group_by("row").agg("a", pl.col("w").drop_nulls().first())
+    rows = pl.DataFrame({"row": pl.Series(range(len(values)), dtype=pl.Int64)})
+    rows = rows.join(grouped, on="row", how="left", maintain_order="left")
+    none = pl.Series([answers == [] for answers in lists], dtype=pl.Boolean)
+    empty = pl.lit([], dtype=rows.schema["a"])
+    fits = pl.when(none).then(empty).when(pl.col("w").is_null()).then("a")
+    return rows.select(fits.alias("a"))["a"], rows["w"] if bad is not None else None
 
 
 _TEXTS_OF: dict[Kind, Callable[[Any], str | None]] = {
@@ -362,7 +397,21 @@ def one_message(texts: pl.Series, role: str) -> pl.Series:
     ).to_series()
 
 
-_BY_VALUE = (Kind.SIGN, Kind.HISTORY, Kind.MATERIAL, Kind.PLAIN)
+def _marks(values: list[Any]) -> tuple[pl.Series, pl.Series | None]:
+    marks = [marks_of(v) for v in values]
+    lost = [m is None and v is not None for m, v in zip(marks, values, strict=True)]
+    return pl.Series(marks, dtype=pl.List(pl.Float64)), pl.Series(lost, dtype=pl.Boolean)
+
+
+_READERS: dict[Kind, Callable[[list[Any]], tuple[pl.Series, pl.Series | None]]] = {
+    Kind.TOOLS: partial(_texts_read, read=read_tools),
+    Kind.NUMBER: partial(_convert, read=_number),
+    Kind.FLAG: partial(_convert, read=flag_of),
+    Kind.SIGN: partial(_convert, read=sign_of),
+    Kind.ANSWERS: _answers,
+    Kind.MARKS: _marks,
+}
+_BY_VALUE = (*(Kind.SIGN, Kind.HISTORY, Kind.MATERIAL, Kind.PLAIN, Kind.ANSWERS, Kind.MARKS),)
 """Kinds that are read value by value from columns, too."""
 
 
@@ -373,8 +422,8 @@ def _from_table(
     if path[0] not in table.columns:
         return pl.Series([None] * table.height, dtype=field.column_dtype), None
     column = table[path[0]]
-    for key in path[1:]:
-        inner = _inside(column, key)
+    for before, key in pairwise(path):
+        inner = _inside(column, key, each=before == "*")
         if inner is None:
             return pl.Series([None] * table.height, dtype=field.column_dtype), None
         column = inner
@@ -428,13 +477,37 @@ def _said_keys(column: pl.Series, message: pl.Struct) -> tuple[str, str] | None:
     return None
 
 
-def _inside(column: pl.Series, key: str) -> pl.Series | None:
+def _inside(column: pl.Series, key: str, each: bool) -> pl.Series | None:
+    """The values at a key or place, of every element where `each`; None if there is no such."""
     dtype = column.dtype
+    if isinstance(dtype, pl.List) and (each or key == "*"):
+        return column if key == "*" else _of_each(column, key)
+    if isinstance(dtype, pl.Struct) and key in ("*", "#"):
+        return _of_object(column, key)
     if isinstance(dtype, pl.Struct) and key in {f.name for f in dtype.fields}:
         return column.struct.field(key)
     if isinstance(dtype, pl.List) and key.isdigit():
         return column.list.get(int(key), null_on_oob=True)
     return None
+
+
+def _of_each(column: pl.Series, key: str) -> pl.Series | None:
+    inner = column.dtype.inner  # type: ignore[attr-defined]
+    if not isinstance(inner, pl.Struct) or key not in {f.name for f in inner.fields}:
+        return None
+    values = pl.col("c").list.eval(pl.element().struct.field(key))
+    return column.alias("c").to_frame().select(values)["c"]
+
+
+def _of_object(column: pl.Series, key: str) -> pl.Series | None:
+    """All values of an object (`*`), or their names (`#`); None if the values differ in type."""
+    fields = column.dtype.fields  # type: ignore[attr-defined]
+    if key == "*" and len({str(f.dtype) for f in fields}) != 1:
+        return None
+    part = pl.col("c").struct.field
+    values = [part(f.name) if key == "*" else pl.lit(f.name) for f in fields]
+    listed = pl.when(pl.col("c").is_not_null()).then(pl.concat_list(values))
+    return column.alias("c").to_frame().select(listed.alias("c"))["c"]
 
 
 def conform(expr: pl.Expr, have: Any, want: Any) -> pl.Expr | None:  # noqa: ANN401 - Polars dtypes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -17,9 +19,10 @@ from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_tex
 from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.base import Layout
 from catalog.sources.parts import NAMES, PARTS
+from catalog.sources.questions import BESIDE
 from catalog.sources.spec import SourceSpec
 from prefactory.errors import DataError
-from prefactory.tables import COLUMNS, OF_PROMPT, Shape, is_score
+from prefactory.tables import COLUMNS, OF_PROMPT, TEXTS, Shape, is_score
 
 _OURS = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id", "source_id"}
 _SIDE_SCORES = ("chosen_score_", "rejected_score_")
@@ -78,6 +81,9 @@ class Plan:
         schema = dict(COLUMNS[shape])
         for name in self.layout.makes:
             schema[name] = pl.Float64()
+        for made in self.layout.carries:
+            if not made.of or made.of in self.binding:
+                schema[made.name] = made.dtype
         own = {*(f.name for f in self.layout.fields), *self.parts}
         for field in self.fields:
             carried = field.name not in own or _carried(field.name)
@@ -109,7 +115,7 @@ def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
     paths = {
         ours: _path(theirs, seen)
         for ours, theirs in spec.mapping.items()
-        if ours != "questions" or theirs in seen.columns
+        if ours not in BESIDE or theirs in seen.columns
     }
     missing = [f"{spec.mapping[o]!r} (for {o})" for o, p in paths.items() if not _present(p, seen)]
     missing += [f"{name!r} (to carry)" for name in spec.carry if name not in seen.columns]
@@ -133,7 +139,7 @@ def _planned(
         candidates = [form for entry in LAYOUTS.values() for form in (entry, *entry.alternatives)]
         for form in candidates:
             binding = _binding(form, sample, paths)
-            if _fits(form, binding, sample):
+            if _takes(form, paths) and _fits(form, binding, sample):
                 return _plan(form, binding, sample, paths, carry)
         raise DataError(_unknown(sample, where))
     if layout not in LAYOUTS:
@@ -160,33 +166,67 @@ def _forced(
 
 
 def _path(name: str, sample: Sample) -> Path:
-    return (name,) if name in sample.columns else tuple(name.split("."))
+    """Where a name leads: to the column of that name, into one, or to one that is spelt alike."""
+    if name in sample.columns:
+        return (name,)
+    first, *rest = name.split(".")
+    spelt = _spelt(tuple(sample.columns))
+    if name in spelt:
+        return (spelt[name],)
+    return (first if first in sample.columns else spelt.get(first, first), *rest)
+
+
+@lru_cache(maxsize=16)
+def _spelt(columns: tuple[str, ...]) -> dict[str, str]:
+    """Names in lower case with `_` between words -> the one column that is spelt so."""
+    alike: dict[str, list[str]] = {}
+    for column in columns:
+        apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", column.strip())
+        alike.setdefault(re.sub(r"[\s_-]+", "_", apart).lower(), []).append(column)
+    return {name: same[0] for name, same in alike.items() if len(same) == 1}
 
 
 def _present(path: Path, sample: Sample) -> bool:
-    if len(path) == 1:
+    if len(path) == 1 or path[0] not in sample.columns:
         return path[0] in sample.columns
     return any(value_at(r, path) is not None for r in sample.records)
 
 
 def _binding(form: Layout, sample: Sample, paths: Mapping[str, Path]) -> dict[str, Path]:
-    binding: dict[str, Path] = {}
+    """Where each field lies: what is mapped, else the first of its names that is of its kind."""
+    binding: dict[str, Path] = _paired(form, sample, paths)
     for field in form.fields:
         if field.name in paths:
             binding[field.name] = paths[field.name]
             continue
-        for name in field.candidates:
-            path = _path(name, sample)
-            if _present(path, sample) and (field.required or _is(field, path, sample)):
-                binding[field.name] = path
-                break
+        if field.name in form.paired:
+            continue
+        present = [p for n in field.candidates if _present(p := _path(n, sample), sample)]
+        fits = next((p for p in present if _is(field, p, sample)), None)
+        if fits is not None or (field.required and present):
+            binding[field.name] = fits or present[0]
     return binding
+
+
+def _paired(form: Layout, sample: Sample, paths: Mapping[str, Path]) -> dict[str, Path]:
+    """The first names that all fields which are called alike have together."""
+    fields = [f for f in form.fields if f.name in form.paired and f.name not in paths]
+    for names in zip(*(f.candidates for f in fields), strict=True):
+        together = [_path(name, sample) for name in names]
+        if all(_present(path, sample) for path in together):
+            return {f.name: path for f, path in zip(fields, together, strict=True)}
+    return {}
 
 
 def _is(field: Field, path: Path, sample: Sample) -> bool:
     """Whether most values at a path are of the field's kind (also true where there are none)."""
     values = sample.values(path, field.kind)
     return sum(accepts(field.kind, v) for v in values) * 2 >= len(values)
+
+
+def _takes(form: Layout, mapped: Mapping[str, Path]) -> bool:
+    """Whether the texts that are mapped are fields of a form, not something that it makes."""
+    return {*mapped} & {*TEXTS[form.shape]} <= {f.name for f in form.fields}
 
 
 def _lacks(form: Layout, binding: Mapping[str, Path]) -> list[str]:
@@ -229,7 +269,7 @@ def _plan(
         if name not in binding and name not in taken:
             extras.append(replace(_extra(name, (name,), sample, form.shape), carried=True))
             binding[name] = (name,)
-    used = {*taken, *paths, *carry, *form.makes}
+    used = {*taken, *paths, *carry, *form.makes, *(made.name for made in form.carries)}
     if form.shape == Shape.PAIRS and "label_source" not in binding:
         for mark in LABELLED_BY:
             if place := _mark(mark, sample, used):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -40,6 +41,9 @@ class Kind(StrEnum):
     MATERIAL = "text, list of texts, or documents with a text"
     PLAIN = "text, number, true or false"
     TOOLS = "list of tools"
+    ANSWERS = "answer or list of answers"
+    RECORDS = "list of objects"
+    MARKS = "list of true and false, numbers, or + and -"
     RAW = "value"
 
 
@@ -76,6 +80,8 @@ DTYPES: dict[Kind, pl.DataType] = {
     Kind.MATERIAL: pl.String(),
     Kind.PLAIN: pl.String(),
     Kind.TOOLS: pl.String(),
+    Kind.ANSWERS: pl.List(MESSAGES),
+    Kind.MARKS: pl.List(pl.Float64),
 }
 CONVERSATIONS = (Kind.MESSAGES, Kind.PROMPT, Kind.ANSWER)
 SPEAKER = {Kind.PROMPT: "user", Kind.ANSWER: "assistant"}
@@ -105,7 +111,7 @@ class Field:
         names: what their column may be called, best first; dots lead into nested values.
         required: a source without it has another layout, and a record without it is rejected.
         nullable: it may be null in a record though it is required; the layout sees to it.
-        dtype: of the column, for kind RAW only.
+        dtype: of the column, for kinds RAW and RECORDS only.
         carried: it is no part of the pair: a value that can't be read is null and noted, and the
             row stays. So it is with every score that is not required.
     """
@@ -174,6 +180,19 @@ def plain_of(value: object) -> str | None:
     return None
 
 
+def marks_of(values: object) -> list[float | None] | None:
+    """Read true and + as 1, false and - as 0, numbers as they are; None if one is nothing such."""
+    if not isinstance(values, list):
+        return None
+    marks = [_SIGNS.get(v.strip()) if isinstance(v, str) else v for v in values]
+    if any(m is None or not isinstance(m, int | float) for m in marks):
+        return None
+    return [float(m) for m in marks if m is not None]
+
+
+_SIGNS = {"+": 1.0, "-": 0.0}
+
+
 def _list_of(*types: type) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and all(isinstance(v, types) for v in value)
 
@@ -188,6 +207,12 @@ def _is_key(value: object) -> bool:
 
 def _is_spoken(value: object) -> bool:
     return isinstance(value, str) or is_message(value) or is_messages(value)
+
+
+def _is_answers(value: object) -> bool:
+    return _is_spoken(value) or (
+        isinstance(value, list) and bool(value) and all(map(_is_spoken, value))
+    )
 
 
 def _is_tools(value: object) -> bool:
@@ -206,7 +231,7 @@ _ACCEPTS: dict[Kind, Callable[[object], bool]] = {
     Kind.PROMPT: _is_spoken,
     Kind.ANSWER: _is_spoken,
     Kind.TEXTS: _list_of(str),
-    Kind.NUMBERS: _list_of(int, float),
+    Kind.NUMBERS: _list_of(int, float, NoneType),
     Kind.COMPLETIONS: _list_of(dict),
     Kind.CHOICES: _list_of(dict),
     Kind.KEY: _is_key,
@@ -215,6 +240,9 @@ _ACCEPTS: dict[Kind, Callable[[object], bool]] = {
     Kind.MATERIAL: lambda value: material_of(value) is not None,
     Kind.PLAIN: lambda value: plain_of(value) is not None,
     Kind.TOOLS: _is_tools,
+    Kind.ANSWERS: _is_answers,
+    Kind.RECORDS: _list_of(dict),
+    Kind.MARKS: lambda value: marks_of(value) is not None,
     Kind.RAW: lambda value: True,
 }
 
@@ -238,9 +266,10 @@ def from_text(kind: Kind, text: Any, required: bool = True) -> Any:  # noqa: ANN
     if kind in _CELLS or text.lstrip()[:1] not in "[{":
         return text
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
+    return text if kind == Kind.ANSWERS and not accepts(kind, value) else value
 
 
 def spoken(value: Any) -> Any:  # noqa: ANN401 - any value

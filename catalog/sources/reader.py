@@ -21,7 +21,7 @@ from catalog.sources.late import LateColumnsError
 from catalog.sources.layouts.base import Surroundings
 from catalog.sources.open_files import chunks, evidence
 from catalog.sources.parts import with_parts
-from catalog.sources.questions import question_files, read_questions
+from catalog.sources.questions import BESIDE, files_beside, read_answers, read_questions
 from catalog.sources.resolve import format_of, resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
 from prefactory.errors import DataError
@@ -47,7 +47,7 @@ class OpenSource:
         files: its files (or hub splits), sorted by name.
         schema: columns of every block's rows; conversations have more keys where a block has them.
         commit: revision of a hub dataset, resolved.
-        questions: files that hold the prompts, for layouts that need them.
+        questions: files that hold the prompts (and answers), for layouts that need them.
     """
 
     spec: SourceSpec
@@ -77,12 +77,13 @@ class OpenSource:
         Absolute paths and the order of the files are no part of it.
         """
         spec = self.spec
-        mapping = {k: v for k, v in sorted(spec.mapping.items()) if k != "questions"}
+        mapping = {k: v for k, v in sorted(spec.mapping.items()) if k not in BESIDE}
         hub = {"dataset": self.files[0].url, "config": spec.config, "commit": self.commit}
         return {
             "reader": READER_VERSION,
             "layout": self.layout,
             "mapping": mapping,
+            **({"values": dict(sorted(spec.values.items()))} if spec.values else {}),
             "parts": {name: ".".join(self.plan.binding[name]) for name in self.plan.parts},
             "name": self.name,
             "label_source": spec.label_source,
@@ -272,10 +273,13 @@ def open_source(spec: SourceSpec, base: Path | None = None, *, whole: bool = Fal
             raise
         plan = _planned(spec, files, commit, where, whole=True)
     questions: tuple[SourceFile, ...] = ()
-    around = Surroundings()
+    around = Surroundings(values=spec.values)
     if plan.layout.wants_questions and (not resolved.hub or "questions" in spec.mapping):
-        questions = question_files(spec, base, files)
-        around = Surroundings(read_questions(questions))
+        questions = files_beside("questions", spec, base, files)
+        wants = plan.layout.wants_answers
+        answers = files_beside("model_answers", spec, base, files) if wants else ()
+        around = Surroundings(read_questions(questions), read_answers(answers))
+        questions += answers
         files = tuple(f for f in files if f.url not in {q.url for q in questions})
     return OpenSource(
         spec=spec,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from catalog.sources.fields import plain_of
 
 LEDGER = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
 """Columns of `Block.rejected` and `Block.notes`."""
@@ -26,6 +28,8 @@ class SourceSpec(BaseModel):
             carried along as an extra column.
         carry: their columns that are carried along under their own names.
         ignore: their columns that need not be read, whatever they hold.
+        values: value of the verdict -> `a`, `b` or `tie`, for layouts of two answers and a verdict
+            (`{A: a, B: b, draw: tie}`); case does not matter, and `1` is also `1.0`.
         name: value of the `source` column; by default the stem of the file or folder (tables of
             ours keep the sources they have).
         license: licence of the rows, for the card of the dataset.
@@ -42,6 +46,7 @@ class SourceSpec(BaseModel):
     path: str = Field(min_length=1)
     layout: str = "auto"
     mapping: dict[str, str] = {}
+    values: dict[str, Literal["a", "b", "tie"]] = {}
     carry: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     name: str | None = None
@@ -51,6 +56,14 @@ class SourceSpec(BaseModel):
     config: str | None = None
     revision: str | None = None
     limit: int | None = Field(default=None, ge=0)
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _as_written(cls, values: object) -> object:
+        """Take `1` and `true` of a recipe as the texts that they are compared as."""
+        if not isinstance(values, dict):
+            return values
+        return {plain_of(value) or "": meaning for value, meaning in values.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,32 @@ class Surroundings:
 
     Attributes:
         questions: question id -> turns of the user (MT-bench), read from a file nearby.
+        answers: (question id, model) -> turns of the model, read from a file nearby.
+        values: value of the verdict -> `a`, `b` or `tie`, as the recipe says.
     """
 
     questions: Mapping[str, list[str]] = field(default_factory=dict)
+    answers: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 def _always(records: list[dict[str, Any]], columns: set[str]) -> bool:
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A column that a layout makes of others.
+
+    Attributes:
+        name: of the column.
+        dtype: of the column.
+        of: field that must be in the source for the column to be there; "" for always.
+    """
+
+    name: str
+    dtype: pl.DataType = field(default_factory=pl.Float64)
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +75,16 @@ class Layout:
         build: typed fields -> draft; columns only.
         about: one line for people.
         label_source: who chose, if the layout tells; None where nobody knows.
+        example: a record, for the docs.
         when: more that the first records must fulfil to be recognised; it sees them with our field
             names, and the set of all columns.
         makes: score columns and `margin` that `build` makes, beside those that are fields.
+        carries: other columns that `build` makes.
+        paired: fields that are called alike: each takes the name at the same place of its `names`.
         alternatives: other forms under the same name, tried after this one.
         keeps_side_ids: `chosen_id` and `rejected_id` come from the data.
         wants_questions: it needs the prompts of a questions file.
+        wants_answers: it needs the answers of an answers file, too.
     """
 
     name: str
@@ -72,9 +95,13 @@ class Layout:
     label_source: str | None = None
     when: Callable[[list[dict[str, Any]], set[str]], bool] = _always
     makes: tuple[str, ...] = ()
+    carries: tuple[Made, ...] = ()
+    paired: tuple[str, ...] = ()
     alternatives: tuple[Layout, ...] = ()
+    example: Mapping[str, Any] = field(default_factory=dict)
     keeps_side_ids: bool = False
     wants_questions: bool = False
+    wants_answers: bool = False
 
 
 def message(role: str, content: pl.Expr) -> pl.Expr:
@@ -92,6 +119,29 @@ def with_input(instruction: pl.Expr, extra: pl.Expr) -> pl.Expr:
 def detail(text: str = "") -> pl.Expr:
     """A constant detail."""
     return pl.lit(text, dtype=pl.String)
+
+
+def counted(frame: pl.DataFrame, column: str, number: str, *others: str) -> pl.DataFrame:
+    """Explode a list column with the place of each element, counted from 1 (null for none).
+
+    Args:
+        frame: has the columns.
+        column: a list.
+        number: what to call the place.
+        others: lists of the same lengths, to explode with it; shorter ones are filled with nulls.
+    """
+    length = pl.col(column).list.len().cast(pl.Int64)
+    numbers = pl.when(length > 0).then(pl.int_ranges(1, length + 1))
+    frame = frame.with_columns(numbers.alias(number))
+    frame = frame.with_columns(
+        pl.when(pl.col(other).is_null() & (length > 0))
+        .then(pl.lit(None).repeat_by(length))
+        .when(length > 0)
+        .then(pl.col(other).list.gather(pl.col(number) - 1, null_on_oob=True))
+        .alias(other)
+        for other in others
+    )
+    return frame.explode(column, number, *others, empty_as_null=True)
 
 
 def ordered(frame: pl.DataFrame, first_better: pl.Expr) -> pl.DataFrame:

@@ -7,7 +7,16 @@ from typing import Any
 import polars as pl
 
 from catalog.sources.fields import Field, Kind
-from catalog.sources.layouts.base import Draft, Layout, Rule, Surroundings, detail, message, ordered
+from catalog.sources.layouts.base import (
+    Draft,
+    Layout,
+    Rule,
+    Surroundings,
+    counted,
+    detail,
+    message,
+    ordered,
+)
 from catalog.sources.layouts.conversations import NO_COMMON_PROMPT, PREFIXES_DIFFER, split_common
 from prefactory.tables import MESSAGES, Shape
 
@@ -16,10 +25,6 @@ _ID = Field("question_id", Kind.KEY)
 
 def _answers(frame: pl.DataFrame, around: Surroundings) -> Draft:
     """One row per choice and turn: the conversation up to the question, and the answer to it."""
-    questions = pl.DataFrame(
-        {"question_id": list(around.questions), "asked": list(around.questions.values())},
-        schema={"question_id": pl.String, "asked": pl.List(pl.String)},
-    )
     single = pl.concat_list(pl.struct(turns="turns"))
     frame = frame.with_columns(
         pl.when(pl.col("choices").is_null() & pl.col("turns").is_not_null())
@@ -27,19 +32,15 @@ def _answers(frame: pl.DataFrame, around: Surroundings) -> Draft:
         .otherwise("choices")
         .alias("choices")
     ).drop("turns")
-    frame = _counted(frame, "choices", "c").with_columns(
+    frame = counted(frame, "choices", "c").with_columns(
         pl.col("choices").struct.field("turns").alias("turns")
     )
-    frame = frame.join(questions, on="question_id", how="left", maintain_order="left")
+    frame = with_questions(frame, around)
     frame = frame.with_columns(_all=pl.col("turns"))
-    frame = _counted(frame, "turns", "t").with_columns(
-        response=message("assistant", pl.col("turns")), prompt=pl.lit(None, dtype=MESSAGES)
+    frame = counted(frame, "turns", "t").with_columns(
+        response=message("assistant", pl.col("turns"))
     )
-    most = frame["t"].max()
-    for turn in range(1, (int(most) if isinstance(most, int) else 0) + 1):
-        frame = frame.with_columns(
-            pl.when(pl.col("t") == turn).then(_until(turn)).otherwise("prompt").alias("prompt")
-        )
+    frame = frame.with_columns(prompt=asked_until(frame["t"]))
     several = (pl.col("t").max().over("_row") > 1) | (pl.col("c").max().over("_row") > 1)
     number = pl.format("#{}.{}", "c", "t")
     frame = frame.with_columns(
@@ -59,11 +60,22 @@ def _answers(frame: pl.DataFrame, around: Surroundings) -> Draft:
     return Draft(frame, (unknown, none, unasked))
 
 
-def _counted(frame: pl.DataFrame, column: str, number: str) -> pl.DataFrame:
-    """Explode a list column with the place of each element, counted from 1 (null for none)."""
-    length = pl.col(column).list.len().cast(pl.Int64)
-    numbers = pl.when(length > 0).then(pl.int_ranges(1, length + 1))
-    return frame.with_columns(numbers.alias(number)).explode(column, number, empty_as_null=True)
+def with_questions(frame: pl.DataFrame, around: Surroundings) -> pl.DataFrame:
+    """Add `asked`, the turns of the user, by `question_id`; null for a question nobody knows."""
+    questions = pl.DataFrame(
+        {"question_id": list(around.questions), "asked": list(around.questions.values())},
+        schema={"question_id": pl.String, "asked": pl.List(pl.String)},
+    )
+    return frame.join(questions, on="question_id", how="left", maintain_order="left")
+
+
+def asked_until(turns: pl.Series) -> pl.Expr:
+    """The conversation before an answer, of `asked`, `_all` (the answers) and the turn `t`."""
+    most = turns.max()
+    prompt = pl.lit(None, dtype=MESSAGES)
+    for turn in range(1, (int(most) if isinstance(most, int) else 0) + 1):
+        prompt = pl.when(pl.col("t") == turn).then(_until(turn)).otherwise(prompt)
+    return prompt
 
 
 def _until(turn: int) -> pl.Expr:

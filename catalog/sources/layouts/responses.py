@@ -157,11 +157,25 @@ KTO = Layout(
 RESPONSES = Layout(
     name="responses",
     shape=Shape.RESPONSES,
-    fields=_prompt_response(
-        ("prompt", "question", "query", "input"), ("response", "completion", "answer", "output")
+    fields=(
+        *_prompt_response(
+            ("prompt", "question", "query", "input"),
+            ("response", "completion", "answer", "output", "generated"),
+        ),
     ),
     build=_plain,
     about="prompt and response",
+)
+FEEDBACK = Layout(
+    name="feedback-collection",
+    shape=Shape.RESPONSES,
+    fields=(
+        *_prompt_response(("orig_instruction",), ("orig_response",)),
+        Field("score_overall", Kind.NUMBER, ("orig_score",)),
+    ),
+    build=_plain,
+    about="orig_instruction, orig_response and orig_score (Prometheus' Feedback Collection)",
+    example={"orig_instruction": "Why?", "orig_response": "Because.", "orig_score": "4"},
 )
 MESSAGES = Layout(
     name="messages",

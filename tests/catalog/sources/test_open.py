@@ -281,8 +281,8 @@ def test_unknown_layouts_name_columns_and_the_nearest(tmp_path):
 
 def test_a_table_with_answers_is_not_taken_for_prompts(tmp_path):
     with pytest.raises(DataError, match=r"prompts .*if you name it"):
-        _source(tmp_path, [{"prompt": "q", "generated": "a"}])
-    assert _source(tmp_path, [{"prompt": "q", "generated": "a"}], layout="prompts").files
+        _source(tmp_path, [{"prompt": "q", "prediction": "a"}])
+    assert _source(tmp_path, [{"prompt": "q", "prediction": "a"}], layout="prompts").files
 
 
 def test_spec_refuses_unknown_keys_and_label_sources():
