@@ -16,6 +16,9 @@ from prefactory.errors import ConfigError
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 50
+MAX_VALUES = 100_000
+"""Values of a document once its aliases are written out: a few lines can stand for billions."""
+MAX_DIGITS = 1000
 ADVICE = {
     r"found character '\\t'": "a tab; indent with spaces",
     r"found character": "quote the text: it begins with a sign that YAML keeps for itself",
@@ -41,19 +44,51 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         The plain data, and the 1-based line of each value by its path of keys and indices.
 
     Raises:
-        ConfigError: for a syntax error, a duplicate key or an unsafe tag, with the line.
+        ConfigError: for a syntax error, a duplicate key, an unsafe tag, a value that is not what it
+            looks like (a date of month 13, a whole number beyond 64 bits), or a document that is
+            too deep or stands for too many values, with the line.
     """
     lines: dict[Path, int] = {}
     try:
         loader = YAML(typ="safe", pure=True)
         node = loader.compose(text)
+        _check_size(node, name)
         data = None if node is None else _build(loader.constructor, node, (), lines, name)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = (getattr(error, "problem", None) or str(error)).split("\n", 1)[0]
         raise ConfigError(f"{name}:{line} {problem}{_advice(problem)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: {_TOO_DEEP}") from error
     return data, lines
+
+
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep; does an alias hold itself, or a bracket not end?"
+
+
+def _check_size(root: Node | None, name: str) -> None:
+    """Count the values of a document with its aliases written out, before any is built.
+
+    Raises:
+        ConfigError: they are more than `MAX_VALUES`, or an alias holds itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Any, depth: int) -> int:  # noqa: ANN401 - a node of any kind
+        if depth > 2 * MAX_DEPTH:
+            raise RecursionError
+        if id(node) not in sizes:
+            children = node.value if isinstance(node, CollectionNode) else ()
+            pairs = [c if isinstance(c, tuple) else (c,) for c in children]
+            sizes[id(node)] = 1 + sum(size(c, depth + 1) for pair in pairs for c in pair)
+        return sizes[id(node)]
+
+    if root is not None and size(root, 0) > MAX_VALUES:
+        raise ConfigError(
+            f"{name}: its aliases (*name) stand for more than {MAX_VALUES:,} values; write what "
+            "you need once"
+        )
 
 
 def _advice(problem: str) -> str:
@@ -72,7 +107,7 @@ def _build(
     if isinstance(node, MappingNode):
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node)
+            key = _plain(loader, key_node, name)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise ConfigError(f"{name}: line {line}: the key {key!r} is not text; quote it")
@@ -83,24 +118,51 @@ def _build(
         return data
     if isinstance(node, SequenceNode):
         return [_build(loader, n, (*path, i), lines, name) for i, n in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    return _plain(loader, node, name)
+
+
+def _plain(loader: SafeConstructor, node: Node, name: str) -> object:
+    """The value of a scalar.
+
+    Raises:
+        ConfigError: it is not what its tag or its form says: `!!int "abc"`, a date of month 13.
+    """
+    try:
+        value = loader.construct_object(node, deep=True)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise OverflowError
+        return value
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        kind = str(node.tag).rsplit(":", 1)[-1].replace("int", "int of 64 bits")
+        shown = str(node.value)
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}... ({len(shown):,} characters)"
+        raise ConfigError(
+            f"{name}: line {node.start_mark.line + 1}: {shown!r} is no {kind}; quote it if it is "
+            "a text"
+        ) from error
 
 
 def _refused(node: Node, path: Path) -> str | None:
     if len(path) > MAX_DEPTH:
-        return f"nested more than {MAX_DEPTH} deep; does an alias hold itself?"
+        return _TOO_DEEP
     if isinstance(node, CollectionNode) and str(node.tag) not in COLLECTIONS:
         return f"the tag {str(node.tag)!r} is not allowed"
     if isinstance(node, ScalarNode) and any("\ud800" <= c <= "\udfff" for c in node.value):
         return "the text has half a character (a lone surrogate)"
+    if isinstance(node, ScalarNode) and len(node.value) > MAX_DIGITS and _is_number(node):
+        return f"a number of {len(node.value):,} digits; quote it if it is a text"
     return None
+
+
+def _is_number(node: ScalarNode) -> bool:
+    return str(node.tag).endswith((":int", ":float"))
 
 
 def value(text: str) -> Any:  # noqa: ANN401 - any plain value
     """What a text means as YAML; the text itself if it is none."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+        return load(text, "value")[0]
+    except ConfigError:
         return text
 
 

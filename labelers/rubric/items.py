@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prefactory import yamllines
 from prefactory.asking import storable
+from prefactory.errors import ConfigError
 from prefactory.forms import (
     after_thoughts,
     all_of,
@@ -180,11 +181,11 @@ def _entry(entry: object, place: int) -> object:
 
 def _from_file(path: str) -> object:
     try:
-        return yaml.safe_load(Path(path).read_text("utf-8"))
+        return yamllines.load(Path(path).read_text("utf-8"), Path(path).name)[0]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the criteria {path} can't be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
 
 
 def of_row(

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefactory import yamllines
 from prefactory.engines.base import Completion, Request, Result
 from prefactory.errors import ConfigError, StoppedError
 
@@ -93,9 +93,9 @@ def read_prices(path: Path | None = None) -> dict[str, Price]:
         if file is None:
             continue
         try:
-            entries = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            entries = yamllines.load(file.read_text(encoding="utf-8"), file.name)[0] or {}
             prices |= {str(k): _price(v) for k, v in dict(entries).items()}
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"prices {file}: {error}; each line is `model: [input, output]`, US dollars per "
                 "million tokens"
