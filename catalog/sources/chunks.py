@@ -38,6 +38,7 @@ class Chunk:
         lines: 1-based line or record number of each record.
         repairs: line number -> reason, of records that were mended while parsing.
         rejects: records that could not be parsed.
+        notes: (line, reason, detail) of what is odd about the file as a whole.
         texts_only: values are texts, whatever they mean (csv).
     """
 
@@ -46,7 +47,13 @@ class Chunk:
     table: pl.DataFrame | None = None
     repairs: dict[int, str] = field(default_factory=dict)
     rejects: Rejects = field(default_factory=Rejects)
+    notes: list[tuple[int, str, str]] = field(default_factory=list)
     texts_only: bool = False
+
+    def note_encoding(self, encoding: str | None, line: int) -> None:
+        """Note, once a file and at its first record, that it was decoded."""
+        if encoding is not None and line == 1:
+            self.notes.append((line, f"read_as_{encoding.replace('-', '_')}", "the whole file"))
 
     @property
     def size(self) -> int:
@@ -71,5 +78,6 @@ class Chunk:
                 [rejects.reasons[i] for i in bad],
                 [rejects.details[i] for i in bad],
             ),
+            notes=self.notes,
             texts_only=self.texts_only,
         )

@@ -1,30 +1,43 @@
-"""Readers of JSON lines and of JSON arrays, plain or gzipped, whatever the file is called."""
+"""Readers of JSON lines and of JSON arrays, plain or packed, whatever the file is called."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 import orjson
 
 from catalog.sources.chunks import MAX_CHUNK_BYTES, Chunk
-from catalog.sources.pieces import Pieces
+from catalog.sources.pieces import Pieces, decoded
+from catalog.sources.spec import Reading
 from prefactory.errors import DataError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 WRAPPERS = ("data", "rows", "records", "examples", "train")
 """Keys under which an object may hold all the records of a file."""
+WHOLE_BYTES = 256 * 1024 * 1024
+"""A larger array is read element by element, which takes longer and little memory."""
+MAX_DEPTH = 50
+"""Lists and objects in each other, in one record; Arrow files hold no more than 64."""
 _BETWEEN = re.compile(r"[\s,]*")
-
-
-def parse_json(text: bytes) -> tuple[Any, str | None]:
+_START = re.compile(rf'\s*(?:\{{[^\[]*?"(?:{"|".join(WRAPPERS)})"\s*:\s*)?\[')
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+def parse_json(text: bytes, stated: bool = False) -> tuple[Any, str | None]:
     """Parse one JSON text; mend what Arrow could not hold.
 
+    Args:
+        text: in UTF-8, or in Western bytes if no encoding is `stated`.
+        stated: the encoding of the file is stated.
+
     Returns:
-        The value and the reason of a repair, or None: `not_utf8` (bytes replaced by U+FFFD),
-        `lone_surrogate` (the same), `not_finite` (NaN or infinity read as null).
+        The value and the reason of a repair, or None: `read_as_cp1252`, `not_utf8` (bytes replaced
+        by U+FFFD), `not_finite` (NaN, infinity and numbers beyond 1.8e308 read as null),
+        `lone_surrogate` (replaced by U+FFFD).
 
     Raises:
         ValueError: the text is no JSON; the message says where.
@@ -32,27 +45,49 @@ def parse_json(text: bytes) -> tuple[Any, str | None]:
     try:
         return orjson.loads(text), None
     except orjson.JSONDecodeError as error:
-        message = str(error)
-    decoded, repair = _decode(text)
+        problem = f"{error}{_advice(str(error), text[error.pos :])}"
+    string, repair = decoded(text, stated)
     not_finite: list[str] = []
+
+    def finite(digits: str) -> float | None:
+        number = float(digits)
+        if not math.isfinite(number):
+            not_finite.append(digits)
+            return None
+        return number
+
+    def whole(digits: str) -> float | None:
+        return int(digits) if len(digits) < 19 else finite(digits)
+
     try:
-        value = mended(json.loads(decoded, parse_constant=not_finite.append))
+        value = json.loads(
+            string, parse_constant=not_finite.append, parse_float=finite, parse_int=whole
+        )
+        mended_value = mended(value)
     except (ValueError, RecursionError):
-        raise ValueError(message) from None
+        raise ValueError(problem) from None
     if not_finite:
         repair = repair or "not_finite"
-    return value, repair or "lone_surrogate"
+    return mended_value, repair or (None if mended_value == value else "lone_surrogate")
 
 
-def _decode(text: bytes) -> tuple[str, str | None]:
-    try:
-        return text.decode(), None
-    except UnicodeDecodeError:
-        return text.decode(errors="replace"), "not_utf8"
+def _advice(problem: str, rest: bytes) -> str:
+    """What most often causes a parser's complaint, if it is one of these; `rest` is unread."""
+    if "control character" in problem:
+        return ": a raw line feed, tab or the like inside a text; write it as \\n, \\t or \\u00.."
+    if "content after document" not in problem:
+        return ""
+    if rest.strip() == b",":
+        return ": a comma at the end of the line, where JSON lines have none"
+    return ": more than one record in the line"
 
 
 def mended(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Replace lone surrogates by U+FFFD in every text of a JSON value."""
+    """Replace lone surrogates by U+FFFD in every text of a JSON value.
+
+    Raises:
+        RecursionError: it is nested too deep for Python.
+    """
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
@@ -62,36 +97,40 @@ def mended(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
-def read_jsonl(raw: IO[bytes], rows: int) -> Iterator[Chunk]:
+def read_jsonl(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Iterator[Chunk]:
     """Read one object per line; blank lines are no records.
 
     Args:
         raw: an open, seekable binary file.
         rows: records per chunk, fewer if their texts are very long.
+        reading: encoding and bounds.
     """
-    pieces = Pieces(raw)
+    pieces = Pieces(raw, reading)
+    stated = pieces.reading.encoding is not None
     chunk, size = Chunk(lines=[], records=[]), 0
     for number, lines in pieces.lines():
+        chunk.note_encoding(pieces.encoding, number)
         for line, text in enumerate(lines, number):
             if chunk.size >= rows or size >= MAX_CHUNK_BYTES:
                 yield chunk
                 chunk, size = Chunk(lines=[], records=[]), 0
             size += len(text)
-            _enter(chunk, line, text)
+            if text.strip():
+                _enter(chunk, line, text, stated)
+            elif line in pieces.long:
+                chunk.rejects.add(line, "too_long", pieces.too_long())
         if pieces.cut is not None and not lines:
             chunk.rejects.add(number, "truncated_file", pieces.cut)
     if chunk.size:
         yield chunk
 
 
-def _enter(chunk: Chunk, line: int, text: bytes) -> None:
+def _enter(chunk: Chunk, line: int, text: bytes, stated: bool) -> None:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        if not text.strip():
-            return
         try:
-            value, repair = parse_json(text)
+            value, repair = parse_json(text, stated)
         except ValueError as error:
             chunk.rejects.add(line, "malformed", str(error))
             return
@@ -102,46 +141,76 @@ def _enter(chunk: Chunk, line: int, text: bytes) -> None:
 
 def enter_value(chunk: Chunk, line: int, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Add a parsed value to a chunk: an object is a record, anything else is rejected."""
-    if type(value) is dict and chunk.records is not None:
+    if type(value) is not dict or chunk.records is None:
+        chunk.rejects.add(line, "wrong_type", f"the record is a {type(value).__name__}, no object")
+    elif _deeper(value, MAX_DEPTH):
+        chunk.rejects.add(line, "malformed", f"nested more than {MAX_DEPTH} deep")
+    else:
         chunk.lines.append(line)
         chunk.records.append(value)
-    else:
-        chunk.rejects.add(line, "wrong_type", f"the record is a {type(value).__name__}, no object")
 
 
-def read_json(raw: IO[bytes], rows: int) -> Iterator[Chunk]:
+def _deeper(value: Any, depth: int) -> bool:  # noqa: ANN401 - a list or an object
+    """Whether lists and objects are nested in each other more than `depth` times."""
+    if depth == 0:
+        return True
+    for inner in value.values() if type(value) is dict else value:
+        if (type(inner) is dict or type(inner) is list) and _deeper(inner, depth - 1):
+            return True
+    return False
+
+
+def read_json(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Iterator[Chunk]:
     """Read a `.json` file: an array of records, an object that wraps one, or JSON lines.
 
-    An array is read whole; JSON lines under this name are streamed.
+    JSON lines under this name are streamed. An array of at most `WHOLE_BYTES` is read whole; a
+    larger or a damaged one element by element.
 
     Args:
         raw: an open, seekable binary file.
         rows: records per chunk.
+        reading: encoding and bounds.
     """
-    if _holds_lines(raw):
-        yield from read_jsonl(raw, rows)
+    if _holds_lines(raw, reading):
+        yield from read_jsonl(raw, rows, reading)
         return
-    pieces = Pieces(raw)
-    text = b"".join(pieces)
-    try:
-        values = _records_of(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
-        if text.lstrip()[:1] == b"[":
-            yield from _by_element(text, rows, pieces.cut, str(error))
+    pieces = Pieces(raw, reading)
+    parts: list[bytes] = []
+    stream = iter(pieces)
+    for part in stream:
+        parts.append(part)
+        if sum(map(len, parts)) > WHOLE_BYTES:
+            break
+    else:
+        try:
+            values = _records_of(orjson.loads(b"".join(parts)))
+        except orjson.JSONDecodeError:
+            pass
         else:
-            yield from read_jsonl(raw, rows)
-        return
+            yield from _whole(values, rows, pieces)
+            return
+    if _START.match(b"".join(parts[:1])[:65536].decode(errors="replace")):
+        yield from _by_element(pieces, chain(parts, stream), rows)
+    else:
+        yield from read_jsonl(raw, rows, reading)
+
+
+def _whole(values: list[Any], rows: int, pieces: Pieces) -> Iterator[Chunk]:
     for start in range(0, len(values), rows):
         chunk = Chunk(lines=[], records=[])
+        chunk.note_encoding(pieces.encoding, start + 1)
         for line, item in enumerate(values[start : start + rows], start + 1):
             enter_value(chunk, line, item)
         yield chunk
 
 
-def _holds_lines(raw: IO[bytes]) -> bool:
+def _holds_lines(raw: IO[bytes], reading: Reading | None) -> bool:
     """Whether the first line that is not blank is a record by itself."""
-    for _, lines in Pieces(raw).lines():
-        for line in lines:
+    pieces = Pieces(raw, reading)
+    for number, lines in pieces.lines():
+        for place, line in enumerate(lines, number):
+            if place in pieces.long:
+                return False
             if line.strip():
                 try:
                     value = parse_json(line)[0]
@@ -171,41 +240,129 @@ def _records_of(value: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
     )
 
 
-def _by_element(text: bytes, rows: int, cut: str | None, problem: str) -> Iterator[Chunk]:
-    """Read an array that orjson refuses element by element, mending what can be mended.
+class _Elements:
+    """The elements of an array, from a window on its text that moves along.
 
-    From the first element that doesn't parse, the rest is rejected as one record.
+    Attributes:
+        problem: why the array could not be read to its end; empty if it was.
     """
-    decoded, not_utf8 = _decode(text)
-    constants: list[str] = []
-    decoder = json.JSONDecoder(parse_constant=constants.append)
-    chunk = Chunk(lines=[], records=[])
-    line, offset = 1, decoded.find("[") + 1
-    while offset:
-        offset = _BETWEEN.match(decoded, offset).end()  # type: ignore[union-attr]
-        if decoded[offset : offset + 1] == "]":
-            problem = "there is more text after the array" if decoded[offset + 1 :].strip() else ""
-            break
-        constants.clear()
-        try:
-            value, offset = decoder.raw_decode(decoded, offset)
-        except (ValueError, RecursionError):
-            break
-        repair = _repair_of(value, not_utf8) or ("not_finite" if constants else None)
-        if repair is not None:
-            chunk.repairs[line] = repair
-        enter_value(chunk, line, mended(value))
-        line += 1
-        if chunk.size >= rows:
+
+    def __init__(self, stream: Iterator[bytes], pieces: Pieces) -> None:
+        """Start before the array.
+
+        Args:
+            stream: bytes of the file.
+            pieces: the file that they are from.
+        """
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._json = json.JSONDecoder(parse_int=float, strict=False)
+        self._pieces = pieces
+        self._text = ""
+        self._at = 0
+        self._whole = False
+        self._between = ""
+        self.problem = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield each element as it stands, whether it is JSON or not."""
+        self._more()
+        start = _START.match(self._text)
+        self._at = start.end() if start else 0
+        wrapped = start is not None and "{" in start[0]
+        while self._skip():
+            if self._text[self._at] == "]":
+                rest = self._text[self._at + 1 :].strip()
+                self.problem = "there is more text after the array" if rest and not wrapped else ""
+                return
+            end = self._end()
+            if end is None:
+                self.problem = self.problem or "an element can't be parsed, and its end not found"
+                return
+            yield self._text[self._at : end].encode("utf-8", "surrogateescape")
+            self._at = end
+        self.problem = "the array does not end"
+
+    def _more(self) -> bool:
+        """Read on; what lies behind is let go."""
+        piece = next(self._stream, None)
+        self._whole = piece is None
+        more = self._decoder.decode(piece or b"", final=self._whole)
+        self._text, self._at = self._text[self._at :] + more, 0
+        return not self._whole
+
+    def _skip(self) -> bool:
+        """Go to the next element or the end of the array; false at the end of the text."""
+        while True:
+            match = _BETWEEN.match(self._text, self._at)
+            end = match.end() if match else self._at
+            if end < len(self._text):
+                if end > self._at:
+                    self._between = self._text[self._at : end].lstrip(",")
+                self._at = end
+                return True
+            if not self._more():
+                return False
+
+    def _end(self) -> int | None:
+        """Where the element ends that begins here; None if that can't be told."""
+        while True:
+            try:
+                _, end = self._json.raw_decode(self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                at = getattr(error, "pos", 0)
+                open_text = str(error).startswith("Unterminated string")
+                enough = at < len(self._text) - 16 and not open_text
+                end = self._next_line() or self._balanced() if enough or self._whole else None
+                if end is not None or self._whole:
+                    return end
+            else:
+                if end < len(self._text) or self._whole:
+                    return end
+            if len(self._text) - self._at > self._pieces.reading.record_bytes:
+                self.problem = self._pieces.too_long()
+                return None
+            self._more()
+
+    def _next_line(self) -> int | None:
+        """The end of a broken element by the place where the next one begins a line as it did.
+
+        No text of JSON holds a line feed as such.
+        """
+        if "\n" not in self._between:
+            return None
+        start = "\n" + self._between.rpartition("\n")[2] + "{"
+        end = self._text.find(start, self._at)
+        return end if end > 0 else None
+
+    def _balanced(self) -> int | None:
+        """The end of a broken element by its brackets."""
+        depth = 0
+        for token in _TOKEN.finditer(self._text, self._at):
+            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+            if depth == 0:
+                return token.end() if token[0] in "}]" else None
+        return None
+
+
+def _by_element(pieces: Pieces, stream: Iterator[bytes], rows: int) -> Iterator[Chunk]:
+    """Read an array element by element, mending what can be mended.
+
+    An element that is broken is rejected; if its end can't be told, so is the rest, as one record.
+    """
+    elements = _Elements(stream, pieces)
+    stated = pieces.reading.encoding is not None
+    chunk, size, line = Chunk(lines=[], records=[]), 0, 0
+    for line, text in enumerate(elements, 1):
+        chunk.note_encoding(pieces.encoding, line)
+        _enter(chunk, line, text, stated)
+        size += len(text)
+        if chunk.size >= rows or size >= MAX_CHUNK_BYTES:
             yield chunk
-            chunk = Chunk(lines=[], records=[])
-    if problem:
-        chunk.rejects.add(line, "truncated_file" if cut else "malformed", cut or problem)
+            chunk, size = Chunk(lines=[], records=[]), 0
+    if elements.problem:
+        reason = "too_long" if elements.problem == pieces.too_long() else "malformed"
+        reason = "truncated_file" if pieces.cut else reason
+        chunk.rejects.add(line + 1, reason, pieces.cut or elements.problem)
     if chunk.size:
         yield chunk
-
-
-def _repair_of(value: Any, not_utf8: str | None) -> str | None:  # noqa: ANN401 - any JSON value
-    if mended(value) != value:
-        return "lone_surrogate"
-    return not_utf8 if not_utf8 and "\ufffd" in str(value) else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 
+from catalog.sources.archives import is_web
 from catalog.sources.columns import value_at
 from catalog.sources.open_files import chunks
 from catalog.sources.resolve import format_of, resolve
@@ -38,10 +39,12 @@ def files_beside(
     named = spec.mapping.get(what)
     if named is not None:
         return resolve(SourceSpec(path=named), base).files
-    fs, path = fsspec.core.url_to_fs(files[0].url)
-    folder = PurePosixPath(path).parent
     word, own = BESIDE[what], {f.url for f in files}
-    for parent in (folder, folder.parent):
+    parents: tuple[PurePosixPath, ...] = ()
+    if not is_web(files[0].url):  # a web server lists no folders
+        fs, path = fsspec.core.url_to_fs(files[0].url)
+        parents = (PurePosixPath(path).parent, PurePosixPath(path).parent.parent)
+    for parent in parents:
         near = [
             p for p in fs.ls(str(parent), detail=False) if word in PurePosixPath(p).name.lower()
         ]

@@ -88,9 +88,10 @@ class OpenSource:
             "name": self.name,
             "label_source": spec.label_source,
             "limit": spec.limit,
+            **spec.reading.changes(),
             **({"hub": hub} if self.commit else {}),
             "files": [
-                {"name": f.name} if self.commit else evidence(f)
+                {"name": f.name} if self.commit else evidence(f, spec.reading)
                 for f in sorted(self.files, key=lambda f: f.name)
             ],
             **({"questions": [evidence(f) for f in self.questions]} if self.questions else {}),
@@ -169,8 +170,11 @@ class OpenSource:
             self.schema,
             layout.keeps_side_ids,
         )
-        block = replace(block, late=late)
-        bad = chunk.rejects
+        bad, notes = chunk.rejects, block.notes
+        if chunk.notes:
+            of_file = [(f"{file.name}:{n}", reason, text) for n, reason, text in chunk.notes]
+            notes = pl.concat([pl.DataFrame(of_file, schema=LEDGER, orient="row"), notes])
+        block = replace(block, late=late, notes=notes)
         if not bad.lines:
             return block
         unread = pl.DataFrame(
@@ -357,7 +361,7 @@ def _chunks(
 ) -> Iterator[Chunk]:
     if commit is not None:
         return hub_chunks(file, rows, columns, spec.config, commit)
-    return chunks(file, rows, columns)
+    return chunks(file, rows, columns, spec.reading)
 
 
 def _planned(
@@ -384,8 +388,12 @@ def _planned(
         seen.file(spec, file, commit, whole=whole and "://" not in file.url)
     seen.enter(also)
     if not seen.columns:
-        why = f"; the first problem: {seen.problems[0]}" if seen.problems else ""
-        raise DataError(f"{where} holds no record that can be read{why}; look at the file")
+        if not seen.problems:
+            raise DataError(f"{where} is empty: it holds no record")
+        raise DataError(
+            f"{where} holds no record that can be read; the first problem: {seen.problems[0]}; "
+            "look at the file"
+        )
     sample = Sample(list(seen.columns), seen.records, seen.texts_only, seen.images)
     return plan_for(spec, sample, where)
 

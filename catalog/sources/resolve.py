@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 
+from catalog.sources.archives import members, web_file
 from catalog.sources.spec import SourceFile, SourceSpec
 from prefactory.errors import DataError
 
@@ -24,8 +25,14 @@ FORMATS = {
     "arrow": "ipc",
     "feather": "ipc",
     "ipc": "ipc",
+    "xlsx": "sheet",
+    "xlsm": "sheet",
+    "ods": "sheet",
+    "zip": "zip",
 }
-"""Extension (before `.gz`) -> reader."""
+"""Extension (before one of `PACKED`) -> reader."""
+PACKED = (".gz", ".zst", ".bz2", ".xz")
+"""Last extensions of files that are unpacked while they are read."""
 
 _NO_DATA = {
     "state.json",
@@ -50,8 +57,13 @@ class Resolved:
 
 def format_of(name: str) -> str | None:
     """Reader for a file name, by its extension; None if it has no extension that we read."""
-    parts = PurePosixPath(name).name.lower().removesuffix(".gz").rsplit(".", 1)
+    parts = _unpacked(PurePosixPath(name).name).lower().rsplit(".", 1)
     return FORMATS.get(parts[1]) if len(parts) == 2 else None
+
+
+def _unpacked(name: str) -> str:
+    """A file name without the extension that says how it is packed."""
+    return next((name[: -len(end)] for end in PACKED if name.lower().endswith(end)), name)
 
 
 def stem_of(name: str) -> str:
@@ -59,9 +71,7 @@ def stem_of(name: str) -> str:
     base = PurePosixPath(name).name
     if format_of(base) is None:
         return base
-    if base.lower().endswith(".gz"):
-        base = base[:-3]
-    return base.rsplit(".", 1)[0]
+    return _unpacked(base).rsplit(".", 1)[0]
 
 
 def resolve(spec: SourceSpec, base: Path | None) -> Resolved:
@@ -77,6 +87,8 @@ def resolve(spec: SourceSpec, base: Path | None) -> Resolved:
     hub = _HUB_URL.fullmatch(spec.path)
     if hub:
         return Resolved(hub[1].split("/")[1], hub=hub[1])
+    if spec.path.startswith(("http://", "https://")):
+        return _single(spec, web_file(spec.path))
     remote = "://" in spec.path
     url = spec.path if remote else str((base or Path()).joinpath(Path(spec.path).expanduser()))
     try:
@@ -95,16 +107,20 @@ def resolve(spec: SourceSpec, base: Path | None) -> Resolved:
 
 def _find(spec: SourceSpec, fs: Any, path: str) -> Resolved | None:  # noqa: ANN401 - fsspec
     if fs.isfile(path):
-        file = _file(fs, path, PurePosixPath(path).name)
-        return Resolved(stem_of(path), (file,))
+        return _single(spec, _file(fs, path, PurePosixPath(path).name))
     if fs.isdir(path):
         return _folder(spec, fs, path.rstrip("/"))
     if not _GLOB.search(path):
         return None
     root = _root(path)
     paths = [p for p in fs.glob(path) if fs.isfile(p)]
-    names = {p: _below(p, root) for p in paths}
-    return Resolved(PurePosixPath(root).name, _listed(spec, fs, names))
+    files = [_file(fs, p, _below(p, root)) for p in paths]
+    return Resolved(PurePosixPath(root).name, _listed(spec, files))
+
+
+def _single(spec: SourceSpec, file: SourceFile) -> Resolved:
+    files = _listed(spec, [file]) if format_of(file.name) == "zip" else (file,)
+    return Resolved(stem_of(file.name), files)
 
 
 def _root(pattern: str) -> str:
@@ -136,21 +152,24 @@ def _folder(spec: SourceSpec, fs: Any, path: str) -> Resolved:  # noqa: ANN401 -
         path = f"{path}/{tables[0]}" if tables else path
     if fs.isfile(f"{path}/dataset_dict.json") or fs.isfile(f"{path}/state.json"):
         return Resolved(name, _saved_dataset(spec, fs, path))
-    names = {p: _below(p, path) for p in fs.find(path)}
-    return Resolved(name, _listed(spec, fs, names))
+    files = [_file(fs, p, n) for p in fs.find(path) if _is_data(n := _below(p, path))]
+    return Resolved(name, _listed(spec, files))
 
 
-def _listed(spec: SourceSpec, fs: Any, names: dict[str, str]) -> tuple[SourceFile, ...]:  # noqa: ANN401
-    data = {p: n for p, n in names.items() if _is_data(n)}
+def _listed(spec: SourceSpec, files: list[SourceFile]) -> tuple[SourceFile, ...]:
+    """Those of some files that hold data, and of zip files their members."""
+    alone = len(files) == 1
+    parts = [members(f, alone) if format_of(f.name) == "zip" else [f] for f in files]
+    data = [file for part in parts for file in part if _is_data(file.name)]
     if spec.split is not None:
-        data = {p: n for p, n in data.items() if _of_split(n, spec.split)}
+        data = [f for f in data if _of_split(f.name, spec.split)]
     if not data:
         split = f" of split {spec.split!r}" if spec.split else ""
         raise DataError(
             f"source {spec.path!r} holds no data file{split} (formats: {', '.join(FORMATS)}, each "
-            "also as .gz)"
+            f"also as {', '.join(PACKED)})"
         )
-    return _sorted([_file(fs, p, n) for p, n in data.items()])
+    return _sorted(data)
 
 
 def _is_data(name: str) -> bool:

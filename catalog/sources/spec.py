@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -39,6 +40,10 @@ class SourceSpec(BaseModel):
         config: a configuration of a hub dataset, or a folder inside `path`.
         revision: commit or tag of a hub dataset; by default its newest commit.
         limit: first n records of each file only, for previews.
+        encoding: of the files, if they are not UTF-8, UTF-16 or Western (Windows-1252).
+        separator: what stands between two cells of a csv file, if it is not told rightly.
+        max_record_mb: a longer line, record or cell goes to the ledger (10^6 bytes each).
+        max_file_gb: a packed file that holds more is refused (10^9 bytes each).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +61,10 @@ class SourceSpec(BaseModel):
     config: str | None = None
     revision: str | None = None
     limit: int | None = Field(default=None, ge=0)
+    encoding: str | None = None
+    separator: str | None = Field(default=None, min_length=1, max_length=1, pattern=r"[^\r\n\"]")
+    max_record_mb: float = Field(default=64.0, gt=0, le=2048)
+    max_file_gb: float = Field(default=64.0, gt=0)
 
     @field_validator("values", mode="before")
     @classmethod
@@ -64,6 +73,45 @@ class SourceSpec(BaseModel):
         if not isinstance(values, dict):
             return values
         return {plain_of(value) or "": meaning for value, meaning in values.items()}
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        try:
+            return value and codecs.lookup(value).name if "x".encode(value or "utf-8") else None
+        except LookupError as error:
+            raise ValueError(f"{value!r} is no encoding of texts, such as cp1251 or gbk") from error
+
+    @property
+    def reading(self) -> Reading:
+        """How the bytes of its files are read."""
+        return Reading(self.encoding, self.separator, self.max_record_mb, self.max_file_gb)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the bytes of files are read; the fields are those of `SourceSpec`."""
+
+    encoding: str | None = None
+    separator: str | None = None
+    max_record_mb: float = 64.0
+    max_file_gb: float = 64.0
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes that a line, a record or a cell may have."""
+        return int(self.max_record_mb * 1e6)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes that a packed file may hold."""
+        return int(self.max_file_gb * 1e9)
+
+    def changes(self) -> dict[str, str | float]:
+        """What decides the rows and is not as it is by default: part of their identity."""
+        default = Reading()
+        names = ("encoding", "separator", "max_record_mb")
+        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +122,15 @@ class SourceFile:
         name: file name; for folders and globs the path below the folder, with `/`.
         url: path or fsspec URL that opens it; the dataset's id for a hub split.
         size: bytes; -1 where the filesystem doesn't tell.
+        member: name inside the zip file that `url` opens, as it stands there.
+        mark: what a web server says of the content, or when it was asked.
     """
 
     name: str
     url: str
     size: int
+    member: str | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ def _has_markers(records: list[dict[str, Any]], columns: set[str]) -> bool:
 
 
 def _texts(record: dict[str, Any]) -> list[str]:
-    values = [record.get("chosen"), *(record.get("text") or ())]
+    texts = record.get("text")
+    values = [record.get("chosen"), *(texts if isinstance(texts, list) else ())]
     return [v for v in values if isinstance(v, str)]
 
 

@@ -272,7 +272,7 @@ def test_errors_of_mapping_and_layout(tmp_path, spec, message):
 def test_unknown_layouts_name_columns_and_the_nearest(tmp_path):
     with pytest.raises(DataError, match=r"columns are prompt, better, worse; nearest: .*mapping"):
         _source(tmp_path, [{"prompt": ["x"], "better": "1", "worse": "2"}])
-    with pytest.raises(DataError, match="holds no record that can be read"):
+    with pytest.raises(DataError, match="is empty: it holds no record"):
         _source(tmp_path, [])
     (tmp_path / "bad.jsonl").write_text("{\n{\n")
     with pytest.raises(DataError, match="the first problem: unexpected end of data"):
