@@ -87,9 +87,10 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @lru_cache(maxsize=1024)
 def _downloaded(url: str, mark: str, most: int) -> Path:
-    with _asked(url, "GET") as answer, tempfile.NamedTemporaryFile(
-        dir=_folder().name, delete=False
-    ) as file:
+    with (
+        _asked(url, "GET") as answer,
+        tempfile.NamedTemporaryFile(dir=_folder().name, delete=False) as file,
+    ):
         try:
             _copy(answer, file, most)
         except (OSError, HTTPException) as error:
@@ -186,4 +187,4 @@ def on_disk(stream: Iterator[bytes]) -> Iterator[IO[bytes]]:
         for piece in stream:
             file.write(piece)
         file.seek(0)
-        yield file  # type: ignore[misc]
+        yield file

@@ -87,8 +87,8 @@ def _with_texts(chunk: Chunk, texts: dict[str, Any]) -> Chunk:
     for name in [n for n in texts if n in chunk.table.columns]:
         column = chunk.table[name]
         new = column.cast(texts[name], strict=False)
-        odd = (new.is_null() & column.is_not_null()).arg_true() if column.dtype == pl.Binary else []
-        for row in odd:
+        odd = (new.is_null() & column.is_not_null()).arg_true()
+        for row in odd if column.dtype == pl.Binary else ():
             text, repair = decoded(column[row])
             new[row] = text
             chunk.repairs[chunk.lines[row]] = repair or "not_utf8"

@@ -27,6 +27,8 @@ MAX_DEPTH = 50
 _BETWEEN = re.compile(r"[\s,]*")
 _START = re.compile(rf'\s*(?:\{{[^\[]*?"(?:{"|".join(WRAPPERS)})"\s*:\s*)?\[')
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+
+
 def parse_json(text: bytes, stated: bool = False) -> tuple[Any, str | None]:
     """Parse one JSON text; mend what Arrow could not hold.
 
@@ -313,9 +315,9 @@ class _Elements:
                 at = getattr(error, "pos", 0)
                 open_text = str(error).startswith("Unterminated string")
                 enough = at < len(self._text) - 16 and not open_text
-                end = self._next_line() or self._balanced() if enough or self._whole else None
-                if end is not None or self._whole:
-                    return end
+                known = self._next_line() or self._balanced() if enough or self._whole else None
+                if known is not None or self._whole:
+                    return known
             else:
                 if end < len(self._text) or self._whole:
                     return end

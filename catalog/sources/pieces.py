@@ -101,7 +101,7 @@ def _xz() -> Any:  # noqa: ANN401 - an unpacker
 
 
 _PACKERS: tuple[tuple[bytes, Callable[[IO[bytes]], Callable[[int], bytes]]], ...] = (
-    (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=_Wide(raw)).read1),  # type: ignore[arg-type]
+    (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=_Wide(raw)).read1),
     (b"\x28\xb5\x2f\xfd", lambda raw: _Streams(raw, _zstd).read1),
     (b"BZh", lambda raw: _Streams(raw, bz2.BZ2Decompressor).read1),
     (b"\xfd7zXZ\x00", lambda raw: _Streams(raw, _xz).read1),
@@ -115,7 +115,10 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_WIDE = (("utf-16-le", slice(0, 4, 2), slice(1, 4, 2)), ("utf-16-be", slice(1, 4, 2), slice(0, 4, 2)))
+_WIDE = (
+    ("utf-16-le", slice(0, 4, 2), slice(1, 4, 2)),
+    ("utf-16-be", slice(1, 4, 2), slice(0, 4, 2)),
+)
 
 
 def _encoding_of(head: bytes) -> tuple[str, int]:
@@ -256,7 +259,9 @@ class Pieces:
 
 
 _HIGH = re.compile(rb"[\x80-\xff]+")
-_MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_MULTIBYTE = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 _NO_LETTER = re.compile(rb"[\x81\x8d\x8f\x90\x9d\xff]")
 
 

@@ -42,7 +42,9 @@ def read_sheet(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Ite
     if name is None:
         raise DataError(f"no sheet begins with a row of column names; its sheets: {names}")
     others = [n for n in names if n != name]
-    yield from _chunks(table, rows, [(1, "sheet_not_read", f"{n!r}; read: {name!r}") for n in others])
+    yield from _chunks(
+        table, rows, [(1, "sheet_not_read", f"{n!r}; read: {name!r}") for n in others]
+    )
 
 
 def _check(raw: IO[bytes], most: int) -> None:
