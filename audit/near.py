@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from prefactory.near.pairs import (
     clusters,
     near_edges,
     read_rows,
+    reduce_sets,
     reduce_texts,
+    sets_of,
 )
 
 BLOCK = 16_384
@@ -49,17 +52,26 @@ class Near(NamedTuple):
 def near_of(texts: dict[str, pl.Series], others: NDArray[np.bool_] | None = None) -> Near:
     """Find near-duplicates.
 
+    Args:
+        texts: String[n] by name: `prompt`, and `response` or `chosen` and `rejected`.
+        others: see `near_among`.
+    """
+    return near_among(reduced(texts), others)
+
+
+def near_among(table: pl.DataFrame, others: NDArray[np.bool_] | None = None) -> Near:
+    """Find near-duplicates.
+
     In a dataset of piles of near-copies the search would compare all rows of a pile with each other
     in every band. So a quick pass first links each row to the first row of its bucket, in a few
     bands, if the two are near; a row that found one takes no further part.
 
     Args:
-        texts: String[n] by name: `prompt`, and `response` or `chosen` and `rejected`.
+        table: of `reduced` or `reduced_prompts`, n rows.
         others: Bool[n]: only pairs of a row that is one and a row that is not. The quick pass links
             rows of one kind, and its links are in `leader` only.
     """
     step = NearDuplicates()
-    table = _reduced(texts, step)
     rows = read_rows(table, step.banding)
     leader, quick = _leaders(rows, step.rule, others)
     left = np.flatnonzero(leader == np.arange(leader.size))
@@ -73,16 +85,33 @@ def near_of(texts: dict[str, pl.Series], others: NDArray[np.bool_] | None = None
     return Near(edges if others is not None else _together(edges, quick), leader, rule)
 
 
-def _reduced(texts: dict[str, pl.Series], step: NearDuplicates) -> pl.DataFrame:
-    """Hashes of the texts, some thousand rows at a time on a few threads."""
-    frame = pl.DataFrame(texts)
-    parts = [frame[start : start + BLOCK] for start in range(0, max(frame.height, 1), BLOCK)]
+def reduced(texts: dict[str, pl.Series]) -> pl.DataFrame:
+    """Hashes of the texts (String[n] by name)."""
+    step = NearDuplicates()
 
     def reduce(part: pl.DataFrame) -> pl.DataFrame:
         return reduce_texts({c: part[c] for c in part.columns}, step.words, step.banding)
 
+    return _by_block(pl.DataFrame(texts), reduce)
+
+
+def reduced_prompts(table: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+    """What `reduced` would make of the prompts of some of its rows, without reading them again."""
+    step = NearDuplicates()
+    if {c for c in table.columns if c.startswith("set_")} == {"set_prompt"}:
+        return table[pl.Series(rows)]
+
+    def reduce(part: pl.DataFrame) -> pl.DataFrame:
+        return reduce_sets([("prompt", sets_of(part, "prompt"))], step.banding)
+
+    return _by_block(table.select("set_prompt", "words_prompt")[pl.Series(rows)], reduce)
+
+
+def _by_block(frame: pl.DataFrame, work: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """Work on some thousand rows at a time on a few threads."""
+    parts = [frame[start : start + BLOCK] for start in range(0, max(frame.height, 1), BLOCK)]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return pl.concat(list(pool.map(reduce, parts)))
+        return pl.concat(list(pool.map(work, parts)))
 
 
 def _leaders(

@@ -15,7 +15,8 @@ from prefactory.context import Context
 from prefactory.near.likeness import Rule
 from prefactory.near.minhash import banding
 from prefactory.near.pairs import clusters, linking_edges, read_rows, reduce_texts
-from prefactory.tables import change_where, digests
+from prefactory.tables import digests
+from prefactory.utf8 import change_runs
 
 SPLITS = ("train", "test")
 THRESHOLD, RECALL, SHINGLE = 0.35, 0.95, 2
@@ -46,8 +47,7 @@ def group_key(prompt: pl.Expr) -> pl.Expr:
 
 
 def _compatible(texts: pl.Series) -> pl.Series:
-    beyond_ascii = texts.str.len_bytes() != texts.str.len_chars()
-    return change_where(texts, beyond_ascii, lambda t: t.str.normalize("NFKC"))
+    return change_runs(texts, lambda runs: runs.str.normalize("NFKC"))
 
 
 def reduce_prompts(table: pl.DataFrame) -> pl.DataFrame:

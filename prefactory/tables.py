@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from prefactory.errors import DataError
+from prefactory.utf8 import change_runs
 
 T = TypeVar("T", pl.Series, pl.DataFrame)
 
@@ -357,9 +358,13 @@ def nfc(text: pl.Expr) -> pl.Expr:
 
     def compose(texts: pl.Series) -> pl.Series:
         odd = texts.str.contains(_MAY_COMPOSE)
-        return change_where(texts, odd, lambda t: t.str.normalize("NFC"))
+        return change_where(texts, odd, _compose)
 
     return text.map_batches(compose, return_dtype=pl.String, is_elementwise=True)
+
+
+def _compose(texts: pl.Series) -> pl.Series:
+    return change_runs(texts, lambda runs: runs.str.normalize("NFC"))
 
 
 def canonical_text(messages: pl.Expr) -> pl.Expr:

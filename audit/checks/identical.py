@@ -11,7 +11,7 @@ from audit.finding import Metric, Report, Severity, flagged
 from audit.limits import LIMITS
 from audit.stats import share
 from audit.subject import Subject
-from filters.rules.quality import utf8
+from prefactory.utf8 import utf8
 
 NEARLY = 0.05
 """Share of the longer text that may differ, in one place, for a pair to be nearly identical."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from audit.check import Check
 from audit.finding import Metric, Report, flagged
-from audit.near import Near, near_of
+from audit.near import Near, near_among, reduced, reduced_prompts
 from audit.subject import Rows, Subject
 
 
@@ -18,10 +19,11 @@ def run(subject: Subject) -> Report:
     texts = {"prompt": subject.prompt_text} | {
         side.name: side.text for side in subject.sides if side.rows.size == subject.height
     }
-    rows = near_of({name: text.gather(pl.Series(first)) for name, text in texts.items()})
+    table = reduced({name: text.gather(pl.Series(first)) for name, text in texts.items()})
+    rows = near_among(table)
     extra = rows.extra()
     one = keys.unique("prompt", keep="first", maintain_order=True)["row"].to_numpy()
-    prompts = near_of({"prompt": subject.prompt_text.gather(pl.Series(one))})
+    prompts = near_among(reduced_prompts(table, np.searchsorted(first, one)))
     again = prompts.extra()
     metrics = {
         "rows": Metric(extra / max(first.size, 1), n=first.size, unit="share"),

@@ -21,6 +21,7 @@ from filters.rules.length import WORD
 from prefactory.context import Context
 from prefactory.step import Filter, verdict
 from prefactory.tables import Shape, last_user_text, text_of
+from prefactory.utf8 import utf8
 
 ALPHANUMERIC = r"[\p{L}\p{N}\p{M}]"
 CONTROL = r"[\p{Cc}\x{FFFD}--[\t\n\r\x0B\x0C]]"
@@ -241,16 +242,6 @@ def _has_control(texts: pl.DataFrame) -> np.ndarray:
     """Some control character, or no character at all, of which there is no share."""
     text = pl.col("text")
     return texts.select((text == "") | text.str.contains(CONTROL)).to_series().to_numpy()
-
-
-def utf8(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of all texts in a row (UInt8), and where each text starts, with the end (Int64)."""
-    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-    _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
-    if data is None or ends.size == 0:
-        return np.empty(0, dtype=np.uint8), np.zeros(len(array) + 1, dtype=np.int64)
-    return np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]], ends - ends[0]
 
 
 def may_run(texts: pl.Series, limit: int) -> np.ndarray:

@@ -9,7 +9,7 @@ in a table sorted by id: no result depends on shards, threads or an order of arr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -86,13 +86,16 @@ def reduce_texts(texts: dict[str, pl.Series], shingle: int, cut: Banding) -> pl.
         `digest` (UInt64), `bands` (Array(UInt32)), `sketch` (Array(UInt8)) and, for each text,
         `words_<name>` (UInt32) and `set_<name>` (List(UInt32)).
     """
+    return reduce_sets(((name, shingle_sets(text, shingle)) for name, text in texts.items()), cut)
+
+
+def reduce_sets(parts: Iterable[tuple[str, Sets]], cut: Banding) -> pl.DataFrame:
+    """The same, of texts that are sets of shingles already: names and their sets, at least one."""
     count = max(cut.bands * cut.rows, minhash.SKETCH)
-    n = len(next(iter(texts.values())))
-    least: U32 = np.full((count, n), 2**32 - 1, dtype=np.uint32)
-    digest: U64 = np.zeros(n, dtype=np.uint64)
+    least: U32 = np.full((count, 1), 2**32 - 1, dtype=np.uint32)
+    digest: U64 = np.zeros(1, dtype=np.uint64)
     columns: dict[str, pl.Series] = {}
-    for name, text in texts.items():
-        sets = shingle_sets(text, shingle)
+    for name, sets in parts:
         answer = name != "prompt"
         hashes = minhash.signatures(sets, count, TAG if answer else 0)
         least = np.minimum(least, hashes)
@@ -110,6 +113,13 @@ def reduce_texts(texts: dict[str, pl.Series], shingle: int, cut: Banding) -> pl.
     )
 
 
+def sets_of(table: pl.DataFrame, name: str) -> Sets:
+    """The sets of a text in what `reduce_texts` made."""
+    values, offsets = from_lists(table[f"set_{name}"])
+    hashes: U32 = np.asarray(values, dtype=np.uint32)
+    return Sets(hashes, offsets, table[f"words_{name}"].to_numpy())
+
+
 def array_column(values: NDArray[np.generic], dtype: pl.DataType) -> pl.Series:
     """A fixed-width Array column of a matrix, also of one without rows."""
     width = pl.Array(dtype, values.shape[1])
@@ -124,11 +134,8 @@ def read_rows(table: pl.DataFrame, cut: Banding, group: str | None = None) -> Ro
         cut: the banding that it was given.
         group: name of a column; only rows with the same value are compared.
     """
-    parts = {}
-    for name in [c.removeprefix("set_") for c in table.columns if c.startswith("set_")]:
-        values, offsets = from_lists(table[f"set_{name}"])
-        hashes: U32 = np.asarray(values, dtype=np.uint32)
-        parts[name] = Sets(hashes, offsets, table[f"words_{name}"].to_numpy())
+    names = [c.removeprefix("set_") for c in table.columns if c.startswith("set_")]
+    parts = {name: sets_of(table, name) for name in names}
     numbers = None
     if group is not None:
         numbers = table[group].rank("dense").cast(pl.UInt64).to_numpy()

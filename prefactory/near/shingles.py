@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prefactory.tables import change_where, digests
+from prefactory.utf8 import change_runs
 
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
@@ -36,6 +37,9 @@ UNUSUAL = (
 """Not of the common characters that are in form NFKC already, and of scripts with spaces."""
 
 NO_SPACES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+
+SIGMA = r"[\x{3A3}\x{3F9}\x{1D6BA}\x{1D6F4}\x{1D72E}\x{1D768}\x{1D7A2}]"
+"""Capital sigma, whose lower case depends on the whole word around it, and what NFKC makes it."""
 
 
 class Sets(NamedTuple):
@@ -72,15 +76,21 @@ def fold(texts: pl.Series) -> pl.Series:
     Null is the empty text.
     """
 
-    def beyond(block: pl.Series) -> pl.Series:
-        block = change_where(block, block.str.contains(UNUSUAL), unusual)
-        return block.str.to_lowercase().str.replace_all(r"[^\x00-\x7F\p{L}\p{M}\p{N}]", " ")
-
-    def unusual(block: pl.Series) -> pl.Series:
-        return block.str.normalize("NFKC").str.replace_all(NO_SPACES, " $0 ")
-
     texts = texts.fill_null("")
-    return change_where(texts, texts.str.len_bytes() != texts.str.len_chars(), beyond)
+    sigma = texts.str.contains(SIGMA)
+    if not sigma.any():
+        return change_runs(texts, _beyond)
+    texts = change_where(texts, ~sigma, lambda others: change_runs(others, _beyond))
+    return change_where(texts, sigma, _beyond)
+
+
+def _beyond(texts: pl.Series) -> pl.Series:
+    texts = change_where(texts, texts.str.contains(UNUSUAL), _unusual)
+    return texts.str.to_lowercase().str.replace_all(r"[^\x00-\x7F\p{L}\p{M}\p{N}]", " ")
+
+
+def _unusual(texts: pl.Series) -> pl.Series:
+    return texts.str.normalize("NFKC").str.replace_all(NO_SPACES, " $0 ")
 
 
 def word_hashes(texts: pl.Series) -> Words:

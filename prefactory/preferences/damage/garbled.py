@@ -235,7 +235,7 @@ def heads(texts: pl.Series) -> pl.Series:
 
 def alphabet(texts: pl.Series) -> Ints:
     """Code points of texts, most frequent first; 255 if they are 99.9 % of all characters."""
-    points, counts = np.unique(_points(texts)[0], return_counts=True)
+    points, counts = _counted(_points(texts)[0])
     order = np.argsort(-counts, kind="stable")
     if counts[order[: _DENSE - 1]].sum() >= _COVER * counts.sum():
         order = order[: _DENSE - 1]
@@ -246,11 +246,26 @@ def count(texts: pl.Series, points: Ints) -> Counts:
     """Count the characters of texts (String [N], in lower case) in an alphabet."""
     ids, _, keep = _coded(texts, points)
     size = points.size + 1
-    three = ids[:-2] * size * size + ids[1:-1] * size + ids[2:]
-    inside = keep[2:]
-    found = [ids[2:][inside], (three % (size * size))[inside], three[inside]]
-    one, two, triple = (np.unique(codes, return_counts=True) for codes in found)
+    three = _triples(ids, size)[keep[2:]]
+    one, two, triple = (_counted(codes) for codes in (three % size, three % size**2, three))
     return Counts(points, one, two, triple)
+
+
+def _counted(codes: NDArray[np.integer]) -> tuple[Ints, Ints]:
+    """Distinct codes, ascending, and how often each occurs."""
+    if codes.size and int(codes.max()) < _DENSE**3:
+        counts = np.bincount(codes)
+        known = np.flatnonzero(counts)
+        return known, counts[known]
+    known, counts = np.unique(codes, return_counts=True)
+    return known.astype(np.int64), counts
+
+
+def _triples(ids: NDArray[np.integer], size: int) -> NDArray[np.integer]:
+    """Code of every character with the two before it, from the third on."""
+    ids = ids.astype(np.int32 if size <= _DENSE else np.int64)
+    three: NDArray[np.integer] = (ids[:-2] * size + ids[1:-1]) * size + ids[2:]
+    return three
 
 
 def gains(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
@@ -267,22 +282,34 @@ def gains(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
         Float64 [N], NaN without a letter; Int64 [N].
     """
     ids, row, keep = _coded(texts, model.points)
-    size = model.size
     letters = np.array([False, *(chr(p).isalpha() for p in model.points)])
-    at = np.flatnonzero(keep & letters[ids])
-    a, b, c = ids[at - 2], ids[at - 1], ids[at]
-    common = model.common
-    hot = (a < common) & (b < common) & (c < common)
-    worth = np.zeros(at.size)
-    worth[hot] = model.table[(a[hot] * common + b[hot]) * common + c[hot]]
-    if not hot.all():
-        rare = (a[~hot] * size + b[~hot]) * size + c[~hot]
-        distinct, back = np.unique(rare, return_inverse=True)
-        worth[~hot] = _worth(model, distinct, size)[back]
-    number = np.bincount(row[at], minlength=texts.len())
-    total = np.bincount(row[at], weights=worth, minlength=texts.len())
+    judged = keep & letters[ids]
+    worth = np.zeros(ids.size)
+    if model.common == model.size:
+        worth[2:] = model.table[_triples(ids, model.size)]
+        worth[~judged] = 0
+    else:
+        at = np.flatnonzero(judged)
+        worth[at] = _worths(ids[at - 2], ids[at - 1], ids[at], model)
+    number = np.bincount(row[judged], minlength=texts.len())
+    total = np.bincount(row, weights=worth, minlength=texts.len())
     with np.errstate(invalid="ignore"):
         return total / number, number.astype(np.int64)
+
+
+def _worths(
+    a: NDArray[np.integer], b: NDArray[np.integer], c: NDArray[np.integer], model: Counts
+) -> Floats:
+    """What triples of characters are worth where not all of them are common."""
+    common, size = model.common, model.size
+    a, b, c = (part.astype(np.int64) for part in (a, b, c))
+    hot = (a < common) & (b < common) & (c < common)
+    worth = np.zeros(a.size)
+    worth[hot] = model.table[(a[hot] * common + b[hot]) * common + c[hot]]
+    rare = (a[~hot] * size + b[~hot]) * size + c[~hot]
+    distinct, back = np.unique(rare, return_inverse=True)
+    worth[~hot] = _worth(model, distinct, size)[back]
+    return worth
 
 
 def _worth_all(model: Counts) -> NDArray[np.float32]:
@@ -349,10 +376,12 @@ def _points(texts: pl.Series) -> tuple[NDArray[np.uint32], Ints]:
     return data, np.repeat(np.arange(texts.len()), sizes)
 
 
-def _coded(texts: pl.Series, points: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+def _coded(
+    texts: pl.Series, points: Ints
+) -> tuple[NDArray[np.integer], Ints, NDArray[np.bool_]]:
     """Ids of all characters in an alphabet, their rows, and which are no padding."""
     data, row = _points(texts)
-    place = np.zeros(0x110000, dtype=np.int64)
+    place = np.zeros(0x110000, dtype=np.uint8 if points.size < _DENSE else np.int32)
     place[points] = np.arange(1, points.size + 1)
     ids = place[data]
     keep = np.ones(ids.size, dtype=bool)
