@@ -1,6 +1,6 @@
 """Run the quick benchmarks, keep their figures, and say what got slower: `make bench`.
 
-    python -m benchmarks.record [--only chain,audit,engine] [--data ../shared/data]
+    python -m benchmarks.record [--only chain,audit,engine] [--sizes 10000,50000] [--data FOLDER]
 
 Each writes `benchmarks/results/NAME-DATE-COMMIT.json` with the machine, the commit and its figures,
 and compares them with the last result of the same processor and number of cores: a figure that is
@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,34 +32,40 @@ WORSE = 1.25
 Figures = dict[str, float]
 
 
-def run_chain() -> tuple[Figures, Figures]:
-    """The light chain on 10,000 and 50,000 pairs, beside plain Polars."""
+def run_chain(sizes: Sequence[int]) -> tuple[Figures, Figures]:
+    """The light chain beside plain Polars, with near copies of each prompt and with none."""
     compared, beside = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for rows in (10_000, 50_000):
-            path = chain.make_data(Path(folder), rows)
+        for rows, distinct in ((r, d) for r in sizes for d in (False, True)):
+            name = f"{rows} pairs{', distinct prompts' if distinct else ''}"
+            path = chain.make_data(Path(folder), rows, distinct)
             ours, plain = chain.child("chain", path), chain.child("polars", path)
-            compared[f"{rows} pairs, CPU s"] = ours["cpu_s"]
-            compared[f"{rows} pairs, times plain Polars' CPU"] = ours["cpu_s"] / plain["cpu_s"]
-            compared[f"{rows} pairs, peak MB"] = ours["peak_mb"]
-            beside[f"{rows} pairs, wall s"] = ours["seconds"]
-            beside |= {f"{rows} pairs, {stage}, wall s": s for stage, s in ours["stages"].items()}
+            compared[f"{name}, CPU s"] = ours["cpu_s"]
+            compared[f"{name}, times plain Polars' CPU"] = ours["cpu_s"] / plain["cpu_s"]
+            compared[f"{name}, peak MB"] = ours["peak_mb"]
+            beside[f"{name}, wall s"] = ours["seconds"]
+            beside[f"{name}, plain Polars, wall s"] = plain["seconds"]
+            beside[f"{name}, plain Polars, peak MB"] = plain["peak_mb"]
+            beside |= {f"{name}, {stage}, wall s": s for stage, s in ours["stages"].items()}
     return compared, beside
 
 
-def run_audit() -> tuple[Figures, Figures]:
-    """The audit of 10,000 pairs without embeddings."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = audit.make_data(Path(folder), 10_000, copies=False)
-        command = [sys.executable, "-m", "benchmarks.audit", "--one", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    compared = {"10000 pairs, CPU s": found["cpu_s"], "10000 pairs, peak MB": found["peak_mb"]}
-    beside = {f"10000 pairs, {key}": found[key] for key in ("read_s", "audit_s", "page_s")}
-    return compared, beside | {f"check {name}, s": s for name, s in found["slowest"]}
+def run_audit(sizes: Sequence[int]) -> tuple[Figures, Figures]:
+    """The audit without embeddings."""
+    compared, beside = {}, {}
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = audit.make_data(Path(folder), rows, copies=False)
+            command = [sys.executable, "-m", "benchmarks.audit", "--one", str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found, name = json.loads(done.stdout), f"{rows} pairs"
+        compared |= {f"{name}, CPU s": found["cpu_s"], f"{name}, peak MB": found["peak_mb"]}
+        beside |= {f"{name}, {key}": found[key] for key in ("read_s", "audit_s", "page_s")}
+        beside |= {f"{name}, check {check}, s": s for check, s in found["slowest"]}
+    return compared, beside
 
 
-def run_engine() -> tuple[Figures, Figures]:
+def run_engine(_: Sequence[int]) -> tuple[Figures, Figures]:
     """Calls to a mock server with 100 ms latency, with the journal."""
     compared, beside = {}, {}
     with engine_overhead.mock_server() as url:
@@ -72,7 +78,7 @@ def run_engine() -> tuple[Figures, Figures]:
     return compared, beside
 
 
-QUICK: dict[str, Callable[[], tuple[Figures, Figures]]] = {
+QUICK: dict[str, Callable[[Sequence[int]], tuple[Figures, Figures]]] = {
     "chain": run_chain,
     "audit": run_audit,
     "engine": run_engine,
@@ -105,10 +111,10 @@ def slower(before: Figures, now: Figures) -> list[str]:
     return [f"{k}: {before[k]:.3g} -> {now[k]:.3g} ({ratios[k] - 1:+.0%})" for k in worst]
 
 
-def record(name: str) -> None:
+def record(name: str, sizes: Sequence[int]) -> None:
     """Run one benchmark, compare it with its last result, and keep it."""
     here = machine()
-    compared, beside = QUICK[name]()
+    compared, beside = QUICK[name](sizes)
     before = last(name, here)
     git = ["git", "-C", str(RESULTS.parent)]
     commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
@@ -140,6 +146,7 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(QUICK))
+    parser.add_argument("--sizes", default="10000,50000", help="pairs of chain and audit")
     parser.add_argument("--data", type=Path, help="folder of real data [../shared/data]")
     options = parser.parse_args()
     if options.data:
@@ -149,7 +156,7 @@ def main() -> None:
         if name != "engine" and not chain.SHARED.is_dir():
             print(f"\n{name} is LEFT OUT: its data are not in {chain.SHARED} (--data)")
             continue
-        record(name)
+        record(name, [int(rows) for rows in options.sizes.split(",")])
 
 
 if __name__ == "__main__":

@@ -75,7 +75,6 @@ def fold(texts: pl.Series) -> pl.Series:
     characters of scripts without spaces set apart. `word_hashes` does ASCII case and punctuation.
     Null is the empty text.
     """
-
     texts = texts.fill_null("")
     sigma = texts.str.contains(SIGMA)
     if not sigma.any():

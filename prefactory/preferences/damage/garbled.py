@@ -376,9 +376,7 @@ def _points(texts: pl.Series) -> tuple[NDArray[np.uint32], Ints]:
     return data, np.repeat(np.arange(texts.len()), sizes)
 
 
-def _coded(
-    texts: pl.Series, points: Ints
-) -> tuple[NDArray[np.integer], Ints, NDArray[np.bool_]]:
+def _coded(texts: pl.Series, points: Ints) -> tuple[NDArray[np.integer], Ints, NDArray[np.bool_]]:
     """Ids of all characters in an alphabet, their rows, and which are no padding."""
     data, row = _points(texts)
     place = np.zeros(0x110000, dtype=np.uint8 if points.size < _DENSE else np.int32)

@@ -138,3 +138,16 @@ def test_the_hash_seed_of_python_changes_nothing():
         for seed in ("0", "1")
     }
     assert len(found) == 1
+
+
+SIGMAS = st.sampled_from(
+    [*"aB' \u03a3\u03c3\u03c2\u0391\u2019\u00c9e\u0301\u3042\uff21\ufb01\U0001d6ba"]
+)
+
+
+@given(st.lists(st.text(SIGMAS, max_size=9), min_size=1, max_size=6))
+def test_folding_by_runs_is_folding_whole_texts(texts):
+    column = pl.Series(texts, dtype=pl.String)
+    whole = column.str.normalize("NFKC").str.replace_all(shingles.NO_SPACES, " $0 ")
+    whole = whole.str.to_lowercase().str.replace_all(r"[^\x00-\x7F\p{L}\p{M}\p{N}]", " ")
+    assert shingles.fold(column).str.to_lowercase().to_list() == whole.to_list()
