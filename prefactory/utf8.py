@@ -94,7 +94,7 @@ def _replaced(
     data: NDArray[np.uint8], ends: Ints, starts: Ints, stops: Ints, new: pl.Series
 ) -> pl.Series:
     """Texts with other strings in the place of runs."""
-    raw, put = memoryview(data), new.cast(pl.Binary).to_list()
+    raw, put = memoryview(data.tobytes()), new.cast(pl.Binary).to_list()
     pieces: list[bytes | memoryview] = [b""] * (2 * starts.size + 1)
     lows, highs = [0, *stops.tolist()], [*starts.tolist(), data.size]
     pieces[::2] = [raw[low:high] for low, high in zip(lows, highs, strict=True)]

@@ -40,6 +40,8 @@ Suspects = Callable[[pl.DataFrame], np.ndarray]
 
 _ASCII_ALPHANUMERIC = np.array([b < 128 and chr(b).isalnum() for b in range(256)], dtype=np.uint8)
 _WINDOW = 20
+_HEAD, _SAME = 64, 4
+"""Characters of an opening that is folded, and of its folded form that are compared."""
 
 
 class Quality(Filter):
@@ -144,11 +146,14 @@ class Quality(Filter):
     def _may_lack_letters(self, texts: pl.DataFrame) -> np.ndarray:
         """ASCII letters and digits alone are no share of the bytes that would do."""
         data, ends = utf8(texts["text"])
-        sums = np.concatenate(([0], np.cumsum(_ASCII_ALPHANUMERIC[data], dtype=np.int32)))
-        alphanumeric = np.diff(sums[ends])
         size = np.diff(ends)
-        few: np.ndarray = alphanumeric <= (self.min_alphanumeric or 0) * size
-        return few & (size >= self.alphanumeric_from)
+        suspect: np.ndarray = size >= self.alphanumeric_from
+        starts = ends[:-1][size > 0]
+        if starts.size:
+            alphanumeric = np.add.reduceat(_ASCII_ALPHANUMERIC[data], starts, dtype=np.int64)
+            few = alphanumeric <= (self.min_alphanumeric or 0) * size[size > 0]
+            suspect[size > 0] &= few
+        return suspect
 
     def _has_lines(self, texts: pl.DataFrame) -> np.ndarray:
         ends = texts["text"].str.count_matches("\n", literal=True)
@@ -168,7 +173,8 @@ class Quality(Filter):
     def _may_echo(self, texts: pl.DataFrame) -> np.ndarray:
         """A question that is long enough, whose opening is the answer's when folded.
 
-        Only ASCII is sure to keep its length and place, so what is not counts as suspect. The last
+        Only ASCII is sure to keep its length and place, so of what is not only the first letters
+        are compared, and an opening that is short or holds a mark counts as suspect. The last
         character of an opening is only looked at: a mark might follow the one before it.
         """
         question = pl.col("question")
@@ -179,10 +185,16 @@ class Quality(Filter):
             long=beyond | (question.str.len_chars() >= self.echo_from),
             odd=pl.any_horizontal(odd),
             **opening,
-        ).with_columns(normalised(pl.col(c).str.head(16), False, True, True) for c in opening)
+        )
+        at = heads.select((pl.col("long") & pl.col("odd")).alias("at"))["at"].arg_true()
+        unlike = _unlike(texts[at])
+        heads = heads.with_columns(
+            normalised(pl.col(c).str.head(16), False, True, True) for c in opening
+        )
         text = pl.col("text")
         same = text.str.starts_with(question) | question.str.starts_with(text)
-        return heads.select(pl.col("long") & (pl.col("odd") | same)).to_series().to_numpy()
+        found = heads.select(pl.col("long") & (pl.col("odd") | same)).to_series()
+        return found.scatter(at.filter(unlike), False).to_numpy()
 
     def _no_text(self) -> Rule:
         length = pl.col("text").str.len_chars()
@@ -228,6 +240,17 @@ class Quality(Filter):
         length = pl.col("text").str.len_chars()
         fires = (length > self.truncated_from) & pl.col("text").str.contains(UNFINISHED)
         return fires, "truncated", pl.format("ends in {}", pl.col("text").str.tail(20))
+
+
+def _unlike(texts: pl.DataFrame) -> pl.Series:
+    """Rows whose text and question begin with other letters when folded, for sure (Boolean)."""
+    heads = texts.select(pl.col("text", "question").str.strip_chars().str.head(_HEAD))
+    folded = heads.select(normalised(pl.all(), True, True, True).str.head(_SAME + 1))
+    plain = pl.all_horizontal(~pl.all().str.contains(r"\p{M}"))
+    enough = pl.all_horizontal(pl.all().str.len_chars() > _SAME)
+    first = [pl.col(c).str.head(_SAME) for c in ("text", "question")]
+    told = folded.select(unlike=enough & (first[0] != first[1]))["unlike"]
+    return heads.select(plain.alias("plain"))["plain"] & told
 
 
 def _fires(texts: pl.DataFrame, rule: Rule) -> np.ndarray:

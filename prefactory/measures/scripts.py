@@ -25,6 +25,12 @@ SCRIPTS = {
     "Thai": r"\p{Thai}",
     "Latin": r"\p{Latin}",
 }
+_NOT_LATIN = (
+    r"[[\p{L}--\p{Latin}]"
+    + "".join(rule for name, rule in SCRIPTS.items() if name != "Latin")
+    + "]"
+)
+"""A letter that is not Latin, or a sign of a script that is not: few texts need to be counted."""
 NONE = "none"
 _HEAD = 500
 
@@ -100,7 +106,12 @@ def _scripts(texts: pl.Series) -> pl.DataFrame:
         .when("plain")
         .then(pl.lit(NONE))
     )["script"]
-    at = (~ascii_only).arg_true()
+    latin = ~ascii_only & ~head.str.contains(_NOT_LATIN)
+    at = latin.arg_true()
+    worded = pl.DataFrame({"has": head.gather(at).str.contains(r"\p{L}")})
+    named = worded.select(script=pl.when("has").then(pl.lit("Latin")).otherwise(pl.lit(NONE)))
+    scripts = scripts.scatter(at, named["script"])
+    at = (~ascii_only & ~latin).arg_true()
     if not at.len():
         return scripts.to_frame()
     odd = head.gather(at).to_frame()

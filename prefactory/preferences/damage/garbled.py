@@ -31,6 +31,8 @@ WORD = r"[\p{L}\p{M}]+"
 PAD = "  "
 _DENSE = 256
 _COVER = 0.999
+_ROWS = 1024
+"""Answers that are judged at a time: their characters stay in the processor's cache."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -211,7 +213,7 @@ def _in_parts(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
         gain, letters = gains(part, model)
         return pl.DataFrame({"gain": gain, "letters": letters})
 
-    found = in_parts(work, texts)
+    found = in_parts(work, texts, rows=_ROWS)
     return found["gain"].to_numpy(), found["letters"].to_numpy()
 
 
@@ -284,32 +286,23 @@ def gains(texts: pl.Series, model: Counts) -> tuple[Floats, Ints]:
     ids, row, keep = _coded(texts, model.points)
     letters = np.array([False, *(chr(p).isalpha() for p in model.points)])
     judged = keep & letters[ids]
+    common = model.common
+    cold = ids >= common
     worth = np.zeros(ids.size)
-    if model.common == model.size:
-        worth[2:] = model.table[_triples(ids, model.size)]
-        worth[~judged] = 0
-    else:
-        at = np.flatnonzero(judged)
-        worth[at] = _worths(ids[at - 2], ids[at - 1], ids[at], model)
+    worth[2:] = model.table[_triples(np.where(cold, 0, ids), common)]
+    worth[~judged] = 0
+    if cold.any():
+        rare = cold.copy()
+        rare[1:] |= cold[:-1]
+        rare[2:] |= cold[:-2]
+        at = np.flatnonzero(rare & judged)
+        a, b, c = (ids[at - back].astype(np.int64) for back in (2, 1, 0))
+        distinct, back = np.unique((a * model.size + b) * model.size + c, return_inverse=True)
+        worth[at] = _worth(model, distinct, model.size)[back]
     number = np.bincount(row[judged], minlength=texts.len())
     total = np.bincount(row, weights=worth, minlength=texts.len())
     with np.errstate(invalid="ignore"):
         return total / number, number.astype(np.int64)
-
-
-def _worths(
-    a: NDArray[np.integer], b: NDArray[np.integer], c: NDArray[np.integer], model: Counts
-) -> Floats:
-    """What triples of characters are worth where not all of them are common."""
-    common, size = model.common, model.size
-    a, b, c = (part.astype(np.int64) for part in (a, b, c))
-    hot = (a < common) & (b < common) & (c < common)
-    worth = np.zeros(a.size)
-    worth[hot] = model.table[(a[hot] * common + b[hot]) * common + c[hot]]
-    rare = (a[~hot] * size + b[~hot]) * size + c[~hot]
-    distinct, back = np.unique(rare, return_inverse=True)
-    worth[~hot] = _worth(model, distinct, size)[back]
-    return worth
 
 
 def _worth_all(model: Counts) -> NDArray[np.float32]:
@@ -381,7 +374,7 @@ def _coded(texts: pl.Series, points: Ints) -> tuple[NDArray[np.integer], Ints, N
     data, row = _points(texts)
     place = np.zeros(0x110000, dtype=np.uint8 if points.size < _DENSE else np.int32)
     place[points] = np.arange(1, points.size + 1)
-    ids = place[data]
+    ids: NDArray[np.integer] = place[data]
     keep = np.ones(ids.size, dtype=bool)
     sizes = texts.str.len_chars().to_numpy().astype(np.int64) + len(PAD)
     starts = np.cumsum(sizes) - sizes
