@@ -372,9 +372,10 @@ def _points(texts: pl.Series) -> tuple[NDArray[np.uint32], Ints]:
 def _coded(texts: pl.Series, points: Ints) -> tuple[NDArray[np.integer], Ints, NDArray[np.bool_]]:
     """Ids of all characters in an alphabet, their rows, and which are no padding."""
     data, row = _points(texts)
-    place = np.zeros(0x110000, dtype=np.uint8 if points.size < _DENSE else np.int32)
+    small = np.uint8 if points.size < _DENSE else np.int32
+    place: NDArray[np.integer] = np.zeros(0x110000, dtype=small)
     place[points] = np.arange(1, points.size + 1)
-    ids: NDArray[np.integer] = place[data]
+    ids = place[data]
     keep = np.ones(ids.size, dtype=bool)
     sizes = texts.str.len_chars().to_numpy().astype(np.int64) + len(PAD)
     starts = np.cumsum(sizes) - sizes
