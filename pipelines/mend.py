@@ -6,7 +6,8 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ import yaml
 
 from audit import CHECKS, Audit, Severity
 from pipelines.api import Recipe, audit
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, DataError
 
 SUSPECTS = (
     "- labelers.LabelTrust: {}",
     "- filters.SuspectLabels: {by: share, amount: 0.2, do: drop}   # the least trusted fifth",
 )
 """Lines that `--suspects` adds, after the damage is out."""
+MARKED = (
+    SUSPECTS[0],
+    "- filters.SuspectLabels: {by: share, amount: 0.2, do: review}   # marked: the self-test "
+    "does not bear dropping out",
+)
+"""Lines in their place where the self-test lets no row go."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,14 @@ class Mended:
         recipe: the file.
         lines: of the recipe, in order.
         before, after: the audits.
+        refused: why suspects are marked and not dropped; empty if they are, or weren't asked for.
     """
 
     recipe: Path
     lines: tuple[Line, ...]
     before: Audit
     after: Audit
+    refused: str = ""
 
     def summary(self) -> str:
         """What each line took, and what the audit says afterwards."""
@@ -64,6 +73,8 @@ class Mended:
         for line in self.lines:
             text = line.text.removeprefix("- ").partition("   #")[0]
             texts.append(f"  {line.taken:>10,}  {line.unnamed:>16,}  {text}")
+        if self.refused:
+            texts.append(f"\nsuspects are marked for review and stay: {self.refused}")
         counts = ", ".join(f"{n} {word}" for word, n in self.after.counts().items() if n)
         texts.append(f"\n{self.before.rows:,} rows before, {self.after.rows:,} after: {counts}")
         texts += [
@@ -74,10 +85,13 @@ class Mended:
         return "\n".join([*texts, f"\nrecipe {self.recipe}"])
 
 
-def lines_of(audited: Audit, *, suspects: bool = False) -> dict[str, tuple[str, ...]]:
+def lines_of(
+    audited: Audit, *, suspects: bool | Sequence[str] = False
+) -> dict[str, tuple[str, ...]]:
     """The recipe lines of warnings and faults that take out faulty rows, with their findings.
 
-    What is only noted (a few copies) is left to whoever reads the recipe: a comment has its lines.
+    `suspects` adds those of `--suspects`, or the ones given. What is only noted (a few copies) is
+    left to whoever reads the recipe: a comment has its lines.
     """
     faulty = {check.name for check in CHECKS if check.faulty_rows}
     lines: dict[str, tuple[str, ...]] = {}
@@ -88,7 +102,8 @@ def lines_of(audited: Audit, *, suspects: bool = False) -> dict[str, tuple[str, 
             if line.startswith("- ") and line not in finding.report.choices:
                 lines[line] = (*lines.get(line, ()), finding.check)
     if suspects:
-        lines |= dict.fromkeys(SUSPECTS, ("labels",))
+        added = SUSPECTS if isinstance(suspects, bool) else suspects
+        lines |= dict.fromkeys(added, ("labels",))
     return lines
 
 
@@ -133,7 +148,8 @@ def mend(
         audited: the audit.
         source: fields of the `source:` that was audited.
         path: where to write the recipe.
-        suspects: also drop the least trusted fifth of the labels.
+        suspects: also drop the least trusted fifth of the labels, or mark it for review where the
+            self-test does not bear dropping out.
         home: where to publish the mended rows; a temporary folder if None.
         options: of the audit (`seed`, `embeddings`, `against`).
 
@@ -141,26 +157,44 @@ def mend(
         ConfigError: the file can't be written.
         PrefactoryError: the recipe fails on the data.
     """
-    lines = lines_of(audited, suspects=suspects)
+    if not lines_of(audited, suspects=suspects):
+        write(audited, source, path, ())
+        return Mended(path, (), audited, audited)
+    with ExitStack() as stack:
+        if home is None:
+            folder = tempfile.TemporaryDirectory(prefix="prefactory-mend-")
+            home = Path(stack.enter_context(folder))
+        try:
+            return _run(audited, source, path, suspects, home, options or {})
+        except DataError as error:
+            if not suspects or "SuspectLabels" not in str(error):
+                raise
+            marked = _run(audited, source, path, MARKED, home, options or {})
+            return replace(marked, refused=str(error).partition("; write")[0])
+
+
+def write(audited: Audit, source: Mapping[str, Any], path: Path, lines: Sequence[str]) -> None:
+    """Write the recipe.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
     try:
-        path.write_text(text_of(audited, source, list(lines)), "utf-8")
+        path.write_text(text_of(audited, source, lines), "utf-8")
     except OSError as error:
         raise ConfigError(f"--write-recipe {str(path)!r}: {error.strerror}") from error
-    if not lines:
-        return Mended(path, (), audited, audited)
-    if home is not None:
-        return _run(audited, path, lines, home, options or {})
-    with tempfile.TemporaryDirectory(prefix="prefactory-mend-") as folder:
-        return _run(audited, path, lines, Path(folder), options or {})
 
 
 def _run(
     audited: Audit,
+    source: Mapping[str, Any],
     path: Path,
-    lines: Mapping[str, tuple[str, ...]],
+    suspects: bool | Sequence[str],
     home: Path,
     options: Mapping[str, Any],
 ) -> Mended:
+    lines = lines_of(audited, suspects=suspects)
+    write(audited, source, path, list(lines))
     recipe = Recipe.from_yaml(path)
     version = recipe.run(home)
     named = set(audited.rows_named()["row"].drop_nulls())

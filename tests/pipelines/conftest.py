@@ -69,7 +69,9 @@ def small(tmp_path: Path) -> Path:
     return write_small(tmp_path)
 
 
-def command(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def command(
+    *words: str, cwd: Path, timeout: float = 200, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run `prefactory` as a user does, in a process of its own."""
     return subprocess.run(
         [str(Path(sys.executable).parent / "prefactory"), *words],
@@ -77,7 +79,7 @@ def command(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
         env={**os.environ, "PREFACTORY_HOME": str(cwd / "home"), **env},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=timeout,
         check=False,
     )
 
