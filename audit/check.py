@@ -48,15 +48,8 @@ class Check:
     faulty_rows: bool = False
 
 
-CONTENT_DECIDES = (
-    "- labelers.R3: {objectives: [relevance, repetition]}   # scores that don't pay for length",
-    "- labelers.Combine: {name: reward, method: logsigmoid, "
-    "weights: {relevance: 1, repetition: 1}}",
-    "- filters.Margin: {objective: reward}   # keep pairs whose label they bear out",
-)
-"""Recipe lines that keep the pairs whose label scores of content bear out."""
 ONE_MODEL = (
     "# pair answers of one model: import the answers with their scores, then",
-    "- labelers.Pairs: {objective: reward, models: same}",
+    "# - labelers.Pairs: {objective: reward, models: same}",
 )
-"""Recipe lines that leave the model no part in the label."""
+"""Advice that leaves the model no part in the label."""

@@ -10,6 +10,7 @@ from .duplicates.near import NearDuplicates as NearDuplicates
 from .duplicates.near_identical import NearIdenticalAnswers as NearIdenticalAnswers
 from .duplicates.semantic.step import SemanticDuplicates as SemanticDuplicates
 from .duplicates.task_templates import TaskTemplates as TaskTemplates
+from .rules.balance import Balance as Balance
 from .rules.damage import Damage as Damage
 from .rules.length import Length as Length
 from .rules.margin import Margin as Margin

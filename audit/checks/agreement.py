@@ -92,13 +92,16 @@ def _conflicts(subject: Subject, names: list[str]) -> tuple[list[int], list[str]
 
 
 def _recipe(metrics: dict[str, Metric]) -> tuple[str, ...]:
-    """Combine the scores that bear the labels out, and leave the others out."""
+    """Advice: what to combine, of the scores that bear the labels out."""
     labels = {n[11:]: m.value or 0.0 for n, m in metrics.items() if n.startswith("with_label:")}
     kept = [name for name, value in labels.items() if value >= 0.5 and NAME.fullmatch(name)]
     if not kept:
         return ()
     weights = ", ".join(f"{name}: 1" for name in kept[:8])
-    return (f"- labelers.Combine: {{name: total, method: logsigmoid, weights: {{{weights}}}}}",)
+    return (
+        "# no step mends a score; to use those that bear the labels out and no other:",
+        f"# - labelers.Combine: {{name: total, method: logsigmoid, weights: {{{weights}}}}}",
+    )
 
 
 def _told(metrics: dict[str, Metric]) -> str:

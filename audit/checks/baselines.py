@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from audit.check import CONTENT_DECIDES, ONE_MODEL, Check, Need
-from audit.finding import Chart, Metric, Report
+from audit.check import ONE_MODEL, Check, Need
+from audit.finding import Chart, Metric, Report, Severity
+from audit.limits import LIMITS
 from audit.stats import share
 from audit.subject import EXAMPLES, Subject
 from catalog.report.stats import STEPS
@@ -51,8 +52,22 @@ def run(subject: Subject) -> Report:
         charts=_charts(rules, metrics, subject),
         notes=tuple(notes),
         unmeasured=unmeasured,
-        recipe=ONE_MODEL if worst == "model" else None,
+        recipe=ONE_MODEL if _off("model", metrics) else (),
+        choices=_balanced(subject, metrics),
     )
+
+
+def _off(rule: str, metrics: dict[str, Metric]) -> bool:
+    return rule in metrics and LIMITS[f"baselines.{rule}"].severity(metrics[rule]) > Severity.OK
+
+
+def _balanced(subject: Subject, metrics: dict[str, Metric]) -> tuple[str, ...]:
+    """A line for each rule that gets too many right; a place that isn't known can't be balanced."""
+    rules = ["longer", "markdown", "lists"]
+    if "chosen_position" in subject.table.columns:
+        rules.append("first")
+    off = [rule for rule in rules if _off(rule, metrics)]
+    return tuple(f"- filters.Balance: {{more: {rule}}}" for rule in off)
 
 
 TOLD = {
@@ -155,5 +170,4 @@ CHECK = Check(
     },
     run=run,
     need=Need.PAIRS,
-    mends=CONTENT_DECIDES,
 )

@@ -9,7 +9,7 @@ from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import Subject
 from prefactory.measures.coverage import coverage
-from prefactory.measures.scripts import NONE, scripts
+from prefactory.measures.scripts import LANGUAGES, NONE, scripts
 
 TAGS = ("tags", "tag", "category", "topic", "domain", "task", "subject", "language", "difficulty")
 VALUES = ("value", "values", "principle", "principles", "dimension", "persona")
@@ -56,8 +56,21 @@ def run(subject: Subject) -> Report:
             "Languages by script only: English and German are both Latin. Topics and clusters of "
             "prompts are under value gap.",
         ),
+        recipe=(),
+        choices=_recipe(writing),
         unmeasured={name: f"no column names {name}" for name in missing},
     )
+
+
+def _recipe(writing: pl.Series) -> tuple[str, ...]:
+    """Rows stay that are in the script of most prompts."""
+    known = writing.filter(writing.is_in(list(LANGUAGES.values())))
+    if not known.len():
+        return ()
+    script = known.value_counts().sort("count", "script", descending=[True, False])["script"][0]
+    code = next(codes.split()[0] for codes, name in LANGUAGES.items() if name == script)
+    fields = f'languages: [{code}], min_letters: 1, "on": [prompt, response]'
+    return (f"- filters.Language: {{{fields}}}   # those that are wanted, by script",)
 
 
 _NAMES = {"tags": TAGS, "values": VALUES}
@@ -116,7 +129,4 @@ CHECK = Check(
         "values": "never measured: says that no column names values",
     },
     run=run,
-    mends=(
-        '- filters.Language: {languages: [en], "on": [prompt, response]}   # those that are wanted',
-    ),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from audit.check import Check, Need
-from audit.finding import Chart, Report, flagged
+from audit.finding import Chart, Metric, Report, flagged
 from audit.stats import difference, share
 from audit.subject import Subject
 
@@ -31,8 +33,19 @@ def run(subject: Subject) -> Report:
         metrics=metrics,
         rows=pl.concat(named),
         charts=(Chart("shares", "Answers that refuse", bars),),
+        recipe=_recipe(metrics),
         notes=("By lists of phrases in seventeen languages, as filters.Refusals has them.",),
     )
+
+
+def _recipe(metrics: dict[str, Metric]) -> tuple[str, ...]:
+    """Bring the side that refuses more to the share of the other."""
+    exempt = "   # rows of safety data are exempt if named: safety, harmful"
+    gap = metrics.get("gap")
+    if gap is None or (gap.value or 0.0) > 0:
+        return (f"- filters.Refusals: {{}}{exempt}",)
+    most = math.ceil(100 * (metrics["chosen"].value or 0.0)) / 100
+    return (f"- filters.Refusals: {{max_share: {{rejected: {most:g}}}}}{exempt}",)
 
 
 CHECK = Check(
@@ -48,5 +61,4 @@ CHECK = Check(
     },
     run=run,
     need=Need.ANSWERS,
-    mends=("- filters.Refusals: {}   # rows of safety data are exempt if named: safety, harmful",),
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import polars as pl
 
 from audit.check import Check, Need
-from audit.finding import Example, Metric, Report, flagged
+from audit.finding import Example, Metric, Report, Severity, flagged
+from audit.limits import LIMITS
 from audit.stats import share
 from audit.subject import EXAMPLES, LABEL, Rows, Subject
 from prefactory.measures.contradictions import OVERALL, aspects_of, contradictions
 from prefactory.measures.score_columns import answers, margins, scored
 from prefactory.tables import SCORE, is_score, objectives
 
+NAME = re.compile(r"[A-Za-z]\w*")
 MAIN = ("overall", "overall_score", "reward", "score", "rating", "preference", "helpfulness")
 """Scores that a label is expected to follow; so is the only score that there is."""
 
@@ -46,7 +50,7 @@ def run(subject: Subject) -> Report:
             "Contradictions and ties are asked of the margin, of scores that mean the whole "
             f"answer ({', '.join(MAIN)}), and of a score that is alone.",
         ),
-        recipe=_recipe(metrics),
+        recipe=_recipe(metrics, paired=subject.paired),
     )
 
 
@@ -144,12 +148,39 @@ def _told(metrics: dict[str, Metric], names: list[str]) -> str:
     return "; ".join(parts) or "margins only"
 
 
-def _recipe(metrics: dict[str, Metric]) -> tuple[str, ...]:
-    names = [n.split(":", 1)[1] for n, m in metrics.items() if n.startswith("ties:")]
-    name = next((n for n in names if n != "margin"), None)
-    if name is None:
-        return ()
-    return (f"- filters.Margin: {{objective: {name}, on_tie: drop, on_conflict: drop}}",)
+POLICIES = {
+    "ties": "on_tie",
+    "contradictions": "on_conflict",
+    "unscored": "on_null",
+    "not_finite": "on_null",
+}
+"""What a metric is of -> the policy of `filters.Margin` that takes it out."""
+
+
+def _recipe(metrics: dict[str, Metric], *, paired: bool) -> tuple[str, ...]:
+    """For each score the rule that takes out what is over its limit, and nothing else."""
+    off: dict[str, dict[str, None]] = {}
+    for metric, value in metrics.items():
+        kind, _, name = metric.partition(":")
+        limit = LIMITS.get(f"scores.{kind}")
+        if limit is not None and name != "margin" and limit.severity(value) > Severity.OK:
+            off.setdefault(name, {})[kind] = None
+    lines = [_line(name, list(kinds), paired=paired) for name, kinds in off.items()]
+    return tuple(line for line in lines if line)
+
+
+def _line(name: str, kinds: list[str], *, paired: bool) -> str:
+    if not NAME.fullmatch(name):
+        return ""
+    if not paired:
+        gone = set(kinds) & {"unscored", "not_finite"}
+        return f"- filters.Score: {{objective: {name}}}" if gone else ""
+    drop = {POLICIES[kind] for kind in kinds if kind in POLICIES}
+    if not drop:
+        what = "the margin" if kinds == ["margin_off"] else name
+        return f"# look at the rows, then leave {what} out or mend it at its source"
+    fields = [f"{p}: keep" for p in ("on_tie", "on_conflict", "on_null") if p not in drop]
+    return f"- filters.Margin: {{{', '.join([f'objective: {name}', *fields])}}}"
 
 
 CHECK = Check(

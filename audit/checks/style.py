@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from statistics import NormalDist
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from audit.check import CONTENT_DECIDES, Check, Need
-from audit.finding import Chart, Metric, Report
+from audit.check import Check, Need
+from audit.finding import Chart, Metric, Report, Severity
+from audit.limits import LIMITS
 from audit.stats import Z, difference, share
-from audit.subject import Rows, Subject, fold
-from filters.content.style import COUNTS, FLAGS
+from audit.subject import Rows, Subject
+from filters.content.style import COUNTS, FLAGS, first_words
 
 MARKERS = (*(f for f in FLAGS if f != "refusal"), *COUNTS)
-HEAD = 120
-"""Characters in which the first three words are looked for."""
 FREQUENT, LEAST = 0.04, 20
 """An opening counts that is on this share of the answers of a side, and on so many in all."""
 Hits = NDArray[np.bool_]
@@ -69,6 +69,10 @@ def run(subject: Subject) -> Report:
         unmeasured["opening_gap"] = f"no opening is on {100 * FREQUENT:g}% of a side's answers"
     else:
         metrics["opening_gap"] = opening[1]
+    off = [m for m in MARKERS if _off("largest_gap", widened[m])]
+    cures = [f"- filters.Balance: {{mark: {marker}}}" for marker in off]
+    if opening is not None and _off("opening_gap", opening[1]):
+        cures.append(f"- filters.Balance: {{opening: {json.dumps(opening[0])}}}")
     return Report(
         headline=f"'{WORDS[worst]}' is on {abs(gap):.1f} points more of the {where} answers, the "
         f"surest of {len(MARKERS)} differences{_opened(opening)}",
@@ -81,8 +85,13 @@ def run(subject: Subject) -> Report:
             f"widened for {len(MARKERS)} looks. Openings are the first word and the first three, "
             "whatever they are: they show a mark that is in no list of phrases.",
         ),
+        choices=tuple(cures) if subject.paired else (),
         unmeasured=unmeasured,
     )
+
+
+def _off(name: str, metric: Metric) -> bool:
+    return LIMITS[f"style.{name}"].severity(metric) > Severity.OK
 
 
 def _widened(gap: Metric, looks: int) -> Metric:
@@ -98,7 +107,7 @@ def _opening(subject: Subject) -> tuple[str, Metric] | None:
 
     Other words are not looked at: longer answers hold more of all of them, and begin no otherwise.
     """
-    sides = [_first_words(side.text) for side in subject.sides]
+    sides = [first_words(side.text) for side in subject.sides]
     chosen, rejected = subject.sides
     found: dict[str, Metric] = {}
     for column in ("one", "three"):
@@ -118,14 +127,6 @@ def _opening(subject: Subject) -> tuple[str, Metric] | None:
     widened = {opening: _widened(gap, len(found)) for opening, gap in found.items()}
     worst = max(sorted(widened), key=lambda o: _size(widened[o]))
     return worst, widened[worst]
-
-
-def _first_words(texts: pl.Series) -> pl.DataFrame:
-    """The first word of each text, and the first three as one (null without so many), folded."""
-    head = fold(texts.str.strip_chars().str.head(HEAD)).rename("t").to_frame()
-    words = head.select(w=pl.col("t").str.extract_all(r"\S+"))
-    three = pl.when(pl.col("w").list.len() >= 3).then(pl.col("w").list.head(3).list.join(" "))
-    return words.select(one=pl.col("w").list.first(), three=three)
 
 
 def _opened(opening: tuple[str, Metric] | None) -> str:
@@ -152,7 +153,7 @@ def _size(gap: Metric) -> tuple[float, float]:
 def _begins(subject: Subject, opening: str) -> list[Hits]:
     """Which answers of each side begin with an opening."""
     column = "one" if " " not in opening else "three"
-    words = [_first_words(side.text)[column] for side in subject.sides]
+    words = [first_words(side.text)[column] for side in subject.sides]
     return [(w == opening).fill_null(value=False).to_numpy() for w in words]
 
 
@@ -179,5 +180,4 @@ CHECK = Check(
     },
     run=run,
     need=Need.SIDES,
-    mends=CONTENT_DECIDES,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from filters.content.refusals.find import refuses
+from filters.duplicates.exact import normalised
 
 EDGE = r"(?-u:\b)"
 """Edge of a word by ASCII: Unicode's would make every search several times as slow."""
@@ -56,6 +57,8 @@ FLAGS = (
     "closing_offer",
 )
 _HEAD, _TAIL = 240, 240
+_FIRST = 120
+"""Characters in which the first three words are looked for."""
 
 
 def style_features(texts: pl.Series) -> pl.DataFrame:
@@ -105,3 +108,16 @@ def style_features(texts: pl.Series) -> pl.DataFrame:
     marks = sum((pl.col(c) for c in ("bold", "headings", "lists")), pl.col("code") // 2)
     refusal = refuses(texts).alias("refusal").to_frame()
     return pl.concat([counted.with_columns(markdown=marks), refusal, flagged], how="horizontal")
+
+
+def first_words(texts: pl.Series) -> pl.DataFrame:
+    """How answers begin: `one` word, and the first `three` as one String (null without so many).
+
+    Args:
+        texts: String [N], no nulls. Case, white space and Unicode composition do not count.
+    """
+    head = texts.str.strip_chars().str.head(_FIRST).rename("t").to_frame()
+    folded = head.select(normalised(pl.col("t"), True, True, True))
+    words = folded.select(w=pl.col("t").str.extract_all(r"\S+"))
+    three = pl.when(pl.col("w").list.len() >= 3).then(pl.col("w").list.head(3).list.join(" "))
+    return words.select(one=pl.col("w").list.first(), three=three)

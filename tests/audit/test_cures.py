@@ -174,3 +174,86 @@ def test_sides_that_differ_throughout_have_another_cure():
     found = one_check("separability", separable(N), NO_EMBEDDING)
     assert found.report.choices == ()
     assert any("labelers.Pairs" in line for line in found.recipe)
+
+
+# -- matters of balance -----
+# What is a difference of many rows has no faulty ones: such lines are choices or are advice.
+
+EMOJI = "\N{SPARKLES}"
+
+
+def leaning(change, n=150, **extra):
+    """Pairs of which the first n are changed, with more columns."""
+    data = rows(N)
+    return table([change(*row) if i < n else row for i, row in enumerate(data)], **extra)
+
+
+def scored(chosen, rejected, **extra):
+    """Pairs with scores of the sides."""
+    return leaning(
+        lambda *row: row, chosen_score_overall=chosen, rejected_score_overall=rejected, **extra
+    )
+
+
+def first(n, these, others):
+    """A column of which the first n values are these."""
+    return [these] * n + [others] * (N - n)
+
+
+PLACES = {"chosen_position": first(230, 0, 1), "rejected_position": first(230, 1, 0)}
+MODELS = {"chosen_model": first(200, "a", "b"), "rejected_model": first(200, "b", "a")}
+BALANCE = {
+    "longer": ("baselines", lambda: leaning(lambda p, c, r: (p, f"{c} {c}", r))),
+    "shorter": ("baselines", lambda: leaning(lambda p, c, r: (p, c, f"{r} {r}"))),
+    "markdown": ("baselines", lambda: leaning(lambda p, c, r: (p, f"**So** {c}", r))),
+    "lists": ("baselines", lambda: leaning(lambda p, c, r: (p, f"- one\n- two\n{c}", r))),
+    "first": ("baselines", lambda: leaning(lambda *row: row, **PLACES)),
+    "length": (
+        "length",
+        lambda: leaning(
+            lambda p, c, r: (p, f"{c} {c}", r), 140
+        ).with_columns(**{k: pl.Series(v) for k, v in MODELS.items()}),
+    ),
+    "emojis": ("style", lambda: leaning(lambda p, c, r: (p, f"{c} {EMOJI}", r))),
+    "emojis, rejected": ("style", lambda: leaning(lambda p, c, r: (p, c, f"{r} {EMOJI}"))),
+    "opening": ("style", lambda: leaning(lambda p, c, r: (p, f"Zebra {c}", r))),
+    "refusals, chosen": ("refusals", lambda: leaning(lambda p, c, r: (p, f"{NO} {c}", r), 80)),
+    "refusals, rejected": ("refusals", lambda: leaning(lambda p, c, r: (p, c, f"{NO} {r}"), 80)),
+    "another script": ("coverage", lambda: leaning(lambda p, c, r: (p, "\u597d\u7684", r), 60)),
+    "contradictions": ("scores", lambda: scored(first(60, 1.0, 3.0), first(60, 3.0, 1.0))),
+    "ties": ("scores", lambda: scored(first(60, 1.0, 3.0), first(60, 1.0, 1.0))),
+    "no scores": ("scores", lambda: scored(first(60, None, 3.0), first(60, 1.0, 1.0))),
+}  # fmt: skip
+NO = "I'm sorry, but I can't help with that."
+
+
+@pytest.mark.parametrize("fault", BALANCE)
+def test_the_printed_choice_takes_the_lean_away(fault, tmp_path):
+    name, made = BALANCE[fault]
+    data = made()
+    before = one_check(name, data, NO_EMBEDDING)
+    assert before.severity > Severity.OK, before.headline
+    assert any(line.startswith("- ") for line in before.recipe), before.recipe
+    left = mended(data, before.recipe, tmp_path)
+    after = one_check(name, left, NO_EMBEDDING)
+    assert after.severity is Severity.OK, (before.recipe, after.because, after.headline)
+    assert left.height >= 0.4 * N
+
+
+def test_advice_prints_no_line_that_would_run():
+    """What no step can decide is said in comments: the model, the topic, a score of no use."""
+    null = {"chosen_score_odd": first(200, 1.0, 3.0), "rejected_score_odd": first(200, 3.0, 1.0)}
+    more = {"chosen_score_good": [3.0] * N, "rejected_score_good": [1.0] * N}
+    faults = {
+        "agreement": leaning(lambda *row: row, **null, **more),
+        "baselines": leaning(lambda *row: row).with_columns(
+            chosen_model=pl.lit("a"), rejected_model=pl.lit("b")
+        ),
+        "scores": scored([3.0] * N, [1.0] * N, margin=first(60, 5.0, 2.0)),
+        "cut_off": leaning(lambda p, c, r: (p, c[:-1] + " and the", r)),
+    }
+    for name, data in faults.items():
+        found = one_check(name, data, NO_EMBEDDING)
+        assert found.severity > Severity.OK, (name, found.headline)
+        assert found.recipe, name
+        assert all(line.startswith("#") for line in found.recipe), found.recipe
