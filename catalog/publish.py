@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,6 +60,7 @@ def publish(
     result: RunResult,
     catalog: Catalog,
     report: Callable[[Path], str] | None = None,
+    used: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Published:
     """Publish the tables of a run as a version.
 
@@ -67,6 +68,7 @@ def publish(
         result: a finished run.
         catalog: where to.
         report: makes `report.html` from the finished folder.
+        used: what each model was used for in this run: calls, tokens and US dollars.
 
     Raises:
         CatalogError: if the recipe's explicit version exists with other content or another recipe.
@@ -84,7 +86,7 @@ def publish(
             return Published(existing, new=False)
         manifest = _manifest(result, catalog, payload, digest, tables)
         manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
-        _write_documents(result, manifest, folder, report)
+        _write_documents(result, manifest, folder, report, used or {})
         return Published(_move(folder, catalog, manifest), new=True)
 
 
@@ -301,6 +303,7 @@ def _write_documents(
     manifest: Manifest,
     folder: Path,
     report: Callable[[Path], str] | None,
+    used: Mapping[str, Mapping[str, Any]],
 ) -> None:
     (folder / "recipe.yaml").write_text(result.recipe.to_yaml(), "utf-8")
     (folder / "README.md").write_text(card(manifest), "utf-8")
@@ -315,10 +318,10 @@ def _write_documents(
             manifest.files[name] = {"bytes": size, "sha256": file_digest(path, "sha256")}
     manifest.digest = manifest_digest(manifest)
     _write_manifest(manifest, folder)
-    _write_json(folder / "provenance.json", _provenance(result))
+    _write_json(folder / "provenance.json", _provenance(result, used))
 
 
-def _provenance(result: RunResult) -> dict[str, Any]:
+def _provenance(result: RunResult, used: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What differs from run to run, and so stays out of the manifest."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -327,6 +330,7 @@ def _provenance(result: RunResult) -> dict[str, Any]:
             {"label": s.label, "seconds": round(s.seconds, 3), "made": s.made, "reused": s.reused}
             for s in result.stages
         ],
+        "models": used,
     }
 
 

@@ -55,6 +55,26 @@ class Version:
         """`name@version`."""
         return f"{self.manifest.name}@{self.manifest.version}"
 
+    def cost(self) -> dict[str, float | int | bool] | None:
+        """What the run that published it used: `seconds`, `calls`, `reused`, `tokens`, `usd`.
+
+        `reused` answers came from the journal and cost nothing then; `priced` says whether every
+        model has a price. None where the version does not say (it was published before 0.1).
+        """
+        path = self.path / "provenance.json"
+        told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if "models" not in told:
+            return None
+        models = told["models"].values()
+        return {
+            "seconds": round(sum(stage["seconds"] for stage in told["stages"]), 3),
+            "calls": sum(m["calls"] for m in models),
+            "reused": sum(m["reused"] for m in models),
+            "tokens": sum(m["prompt_tokens"] + m["completion_tokens"] for m in models),
+            "usd": sum(m["usd"] for m in models),
+            "priced": all(m["priced"] for m in models),
+        }
+
     def table(self, name: str) -> Table:
         """A table by its name.
 

@@ -11,6 +11,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -113,7 +114,8 @@ def check_recipe(
 
 def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper) -> Outcome:
     """Run a recipe, publish the result with its report, and train what the recipe asks for."""
-    with engines(settings) as engine:
+    used: dict[str, dict[str, Any]] = {}
+    with engines(settings, used) as engine:
         options = Options(
             workers=settings.workers,
             shard_rows=settings.shard_rows,
@@ -133,7 +135,7 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
         return build_report(folder, shown)
 
     try:
-        published = publish(result, settings.catalog, report)
+        published = publish(result, settings.catalog, report, used)
     except OSError as error:
         raise CatalogError(
             f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "

@@ -20,8 +20,14 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def engines(settings: Settings) -> Iterator[Callable[[Any], Any]]:
+def engines(
+    settings: Settings, used: dict[str, dict[str, Any]] | None = None
+) -> Iterator[Callable[[Any], Any]]:
     """`(engine config) -> Engine` for one build, journalled in the home; says what it used.
+
+    Args:
+        settings: home, prices and budget.
+        used: filled at the end with what each model was used for (`Accounts.report`).
 
     Raises:
         ConfigError: the price file has the wrong form.
@@ -33,8 +39,11 @@ def engines(settings: Settings) -> Iterator[Callable[[Any], Any]]:
             with _progress(session.accounts):
                 yield session.engine
         finally:
-            for model, used in session.report().items():
-                _LOG.info(used_line(model, used))
+            report = session.report()
+            if used is not None:
+                used |= report
+            for model, usage in report.items():
+                _LOG.info(used_line(model, usage))
 
 
 def used_line(model: str, used: dict[str, Any]) -> str:

@@ -314,8 +314,8 @@ def scores(result: RunResult) -> list[dict[str, Any]]:
             needed = [columns_needed(p.placed.step, p.shape) for p in steps[i + 1 :]]
             used = any(c.endswith(f"{SCORE}{name}") for columns in needed for c in columns)
             entry = {"name": name, "used": used or any(_names(fields, name) for fields in later)}
-            found.append({**entry, **_agreement(rows, name)})
-    return [entry for entry in found if not entry["used"] or _against(entry)]
+            found.append({**entry, **agreement(rows, name)})
+    return [entry for entry in found if not entry["used"] or against(entry)]
 
 
 def notes(found: list[dict[str, Any]]) -> list[str]:
@@ -326,11 +326,11 @@ def notes(found: list[dict[str, Any]]) -> list[str]:
         f"The score {e['name']} agrees with {e['agreement']:.0%} of the labels "
         f"({e['low']:.0%} to {e['high']:.0%} of {e['n']:,} pairs)."
         for e in found
-        if _against(e)
+        if against(e)
     ]
 
 
-def _against(entry: dict[str, Any]) -> bool:
+def against(entry: dict[str, Any]) -> bool:
     """Whether a score agrees with fewer than half of the labels, clearly."""
     return entry["high"] is not None and bool(entry["high"] < 0.5)
 
@@ -344,7 +344,8 @@ def _names(value: Any, name: str) -> bool:  # noqa: ANN401 - plain data
     return bool(value == name)
 
 
-def _agreement(rows: pl.DataFrame | None, name: str) -> dict[str, Any]:
+def agreement(rows: pl.DataFrame | None, name: str) -> dict[str, Any]:
+    """Share of the labels that a score bears out, with its interval; nulls where it has none."""
     columns = [f"{side}_{SCORE}{name}" for side in SIDES]
     if rows is None or not set(columns) <= set(rows.columns):
         return {"agreement": None, "low": None, "high": None, "n": 0}

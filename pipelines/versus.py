@@ -8,15 +8,16 @@ import numpy as np
 import polars as pl
 
 from catalog.splits import prompt_clusters
-from pipelines.pays import MOST, undamaged
+from catalog.versions import Version
+from pipelines.pays import MOST, Known, agreement, differences, undamaged
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
+from prefactory.measures.score_columns import scored
 from prefactory.preferences.arms import compare as compare_arms
 from prefactory.preferences.arms import said
 from prefactory.preferences.clustered import clustered_mean, codes, hits
-from prefactory.preferences.features import describe_pairs
-from prefactory.preferences.stack import Differences
+from prefactory.preferences.features import Embed
 from prefactory.tables import COLUMNS, SIDES, Shape, text_of
 
 SHOWN = 12
@@ -27,7 +28,11 @@ VALUES = ("value", "policy", "domain")
 
 
 def versus(
-    a: pl.DataFrame, b: pl.DataFrame, judges: pl.DataFrame | None = None, seed: int = 0
+    a: pl.DataFrame,
+    b: pl.DataFrame,
+    judges: pl.DataFrame | None = None,
+    seed: int = 0,
+    vectors: tuple[Embed, Known] | None = None,
 ) -> dict[str, Any]:
     """Compare pairs B with pairs A.
 
@@ -38,11 +43,14 @@ def versus(
             them held-out clusters of A judge, and the comparison is optimistic if B was selected
             with their labels in view.
         seed: of samples and folds.
+        vectors: how to embed, and whether texts have vectors already: then the head sees them too,
+            and text statistics else. None are computed here.
 
     Returns:
         Plain data: `pairs` (rows of each, in both, turned round, only in one), `teaches` (see
-        `prefactory.preferences.arms.Gains`, with a `sentence`), `longer_chosen`, `wins` by model,
-        `shares` by source, value and system message, and `examples`.
+        `prefactory.preferences.arms.Gains`, with a `sentence`), `longer_chosen`, `agreement` of
+        each score with the labels, `wins` by model, `shares` by source, value and system message,
+        and `examples`.
 
     Raises:
         DataError: one of them is empty or holds no pairs.
@@ -63,8 +71,9 @@ def versus(
             "only_a": gone.height - turned,
             "only_b": only_b.height - turned,
         },
-        "teaches": teaches(a, b, judges, seed),
+        "teaches": teaches(a, b, judges, seed, vectors),
         "longer_chosen": {"a": longer(a), "b": longer(b)},
+        "agreement": _agreements(a, b),
         "wins": _wins(a, b),
         "shares": _shares(a, b),
         "examples": {
@@ -76,7 +85,11 @@ def versus(
 
 
 def teaches(
-    a: pl.DataFrame, b: pl.DataFrame, judges: pl.DataFrame | None, seed: int
+    a: pl.DataFrame,
+    b: pl.DataFrame,
+    judges: pl.DataFrame | None,
+    seed: int,
+    vectors: tuple[Embed, Known] | None = None,
 ) -> dict[str, Any] | None:
     """Held-out accuracy of a cheap head trained on A, on B and on as many random pairs of A."""
     columns = [c for c in COLUMNS[Shape.PAIRS] if c in a.columns and c in b.columns]
@@ -97,9 +110,8 @@ def teaches(
     if nested:
         seen = np.unique(clusters[in_a | in_b])
         judged = undamaged(rows) & ~np.isin(clusters, seen)
-    chosen, rejected = describe_pairs(rows, Encoder(), None)
-    gaps = (chosen.statistics - rejected.statistics).to_numpy()
-    data = Differences(np.zeros((rows.height, 0)), gaps)
+    embed, known = vectors or (None, lambda _encoder, _texts: False)
+    data, features = differences(rows, Encoder(), embed, known)
     signs = in_b.astype(np.float64)
     gains = compare_arms(data, clusters, lambda _: signs, judged, pool=in_a, seed=seed)
     if gains is None:
@@ -107,6 +119,7 @@ def teaches(
     return {
         "sentence": said(gains, nested, "B holds {} of the pairs of A"),
         "nested": nested,
+        "features": features,
         **gains.as_dict(),
     }
 
@@ -131,6 +144,26 @@ def longer(table: pl.DataFrame) -> dict[str, Any]:
     sizes = [text_of(pl.col(side)).fill_null("").str.len_chars().cast(pl.Int64) for side in SIDES]
     gap = table.select(sizes[0] - sizes[1]).to_series().to_numpy()
     return clustered_mean(hits(gap.astype(np.float64)), table["prompt_id"]).as_dict()
+
+
+def cost_per_row(version: Version | None, rows: int) -> dict[str, Any] | None:
+    """What each of so many kept pairs of a version cost; None for files and old versions."""
+    cost = None if version is None else version.cost()
+    if cost is None or not rows:
+        return None
+    per = {k: float(f"{cost[k] / rows:.6g}") for k in ("seconds", "calls", "tokens", "usd")}
+    return {**per, "reused": cost["reused"], "priced": cost["priced"]}
+
+
+def _agreements(a: pl.DataFrame, b: pl.DataFrame) -> list[dict[str, Any]]:
+    """Share of the labels that each score bears out, in A and in B; a tie counts one half."""
+    found = []
+    for name in sorted({*scored(a), *scored(b)}):
+        row: dict[str, Any] = {"score": name}
+        for side, table in (("a", a), ("b", b)):
+            row[side] = agreement(table, name)
+        found.append(row)
+    return found
 
 
 def _wins(a: pl.DataFrame, b: pl.DataFrame) -> list[dict[str, Any]]:

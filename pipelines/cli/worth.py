@@ -33,12 +33,23 @@ def compare(
 
     A cheap head is trained on A, on B and on as many random pairs of A, and
     judged on held-out pairs: of --judge, else of A (optimistic, if B was
-    selected with those labels in view).
+    selected with those labels in view). It sees sentence vectors where all
+    texts have some in the home, else text statistics; no model is loaded.
     """
+    from audit.loading import version_of
     from pipelines.api import read
-    from pipelines.versus import versus
+    from pipelines.settings import Settings
+    from pipelines.vectors import embedder, known
+    from pipelines.versus import cost_per_row, versus
 
-    found = versus(read(a), read(b), None if judge is None else read(judge), seed)
+    settings = Settings()
+    tables = (read(a), read(b))
+    vectors = (embedder(settings), known(settings))
+    found = versus(*tables, None if judge is None else read(judge), seed, vectors)
+    found["cost"] = {
+        side: cost_per_row(version_of(name, settings.catalog), table.height)
+        for side, name, table in zip(("a", "b"), (a, b), tables, strict=True)
+    }
     _write(found, as_json, _page(found))
 
 
@@ -73,6 +84,8 @@ def _write(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
 
 
 def _page(found: dict[str, Any]) -> list[str]:
+    from pipelines.pays import against
+
     n = found["pairs"]
     lines = [
         f"A {n['a']:,} pairs, B {n['b']:,}; {n['both']:,} in both, {n['turned']:,} turned round, "
@@ -81,6 +94,16 @@ def _page(found: dict[str, Any]) -> list[str]:
         f"longer answer chosen: A {_share(found['longer_chosen']['a'])}, "
         f"B {_share(found['longer_chosen']['b'])}",
     ]
+    lines += [f"cost of a kept pair: {_cost(found['cost'])}"]
+    if found["agreement"]:
+        lines += ["", f"{'labels borne out by':<32} {'A':>7} {'B':>7}"]
+        lines += [_row(r["score"], *(r[s]["agreement"] for s in "ab")) for r in found["agreement"]]
+        lines += [
+            f"{_short(r['score'])} agrees with fewer than half of the labels of {side.upper()}"
+            for r in found["agreement"]
+            for side in "ab"
+            if against(r[side])
+        ]
     if found["wins"]:
         lines += ["", f"{'wins of':<32} {'A':>7} {'B':>7}"]
         lines += [_row(str(row["model"]), row["a"], row["b"]) for row in found["wins"]]
@@ -93,6 +116,22 @@ def _page(found: dict[str, Any]) -> list[str]:
             lines += [f"  {row['pair_id']}"]
             lines += [f"    {c}: {_short(row[c])}" for c in ("prompt", "chosen", "rejected")]
     return lines
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    """Money, calls and time by pair, of A and B; a file does not say."""
+    parts = []
+    for side in ("a", "b"):
+        told = cost[side]
+        if told is None:
+            parts.append(f"{side.upper()} not recorded")
+            continue
+        money = f"{told['usd']:.6f} US dollars" if told["priced"] else "price unknown"
+        more = f", {told['reused']:,} answers reused" if told["reused"] else ""
+        parts.append(
+            f"{side.upper()} {money}, {told['calls']:.2f} calls, {told['seconds']:.4f} s{more}"
+        )
+    return "; ".join(parts)
 
 
 def _short(text: str) -> str:

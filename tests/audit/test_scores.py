@@ -28,9 +28,7 @@ def test_contradictions_and_ties_of_scores():
     assert found.metrics["ties:reward"].value == pytest.approx(0.12)
     assert found.severity is Severity.WARNING
     assert found.examples[0].note == "reward puts the rejected answer higher"
-    assert found.recipe == (
-        "- filters.Margin: {objective: reward, on_tie: drop, on_conflict: drop}",
-    )
+    assert found.recipe == ("- filters.Margin: {objective: reward, on_null: keep}",)
 
 
 def test_missing_and_infinite_scores():

@@ -5,9 +5,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from pipelines.api import Recipe
 from pipelines.cli.app import app
 from pipelines.enough import enough
-from pipelines.versus import versus
+from pipelines.versus import cost_per_row, versus
 from prefactory.errors import DataError
 from prefactory.tables import Shape, with_ids
 from tests.filters.selection.test_agreement import made
@@ -55,6 +56,66 @@ def test_pairs_that_were_turned_round_are_counted_and_shares_are_told():
     assert wins["big"][1] == pytest.approx(1 - wrong.mean(), abs=1e-4)
     assert {"key": "new", "a": 0.0, "b": 1.0} in found["shares"]["source"]
     assert found["shares"]["system message"] == [{"key": "(none)", "a": 1.0, "b": 1.0}]
+
+
+def test_scores_are_held_against_the_labels_of_both():
+    a, wrong = made(120)
+    signs = np.where(wrong, -1.0, 1.0)
+    a = a.with_columns(
+        chosen_score_good=pl.Series(signs), rejected_score_good=0.0,
+        chosen_score_bad=pl.Series(-signs), rejected_score_bad=0.0,
+    )  # fmt: skip
+    found = versus(a, a.filter(pl.Series(~wrong)))["agreement"]
+    bad, good = found
+    assert (bad["score"], good["score"]) == ("bad", "good")
+    assert good["a"]["agreement"] == pytest.approx(1 - wrong.mean(), abs=1e-4)
+    assert (good["b"]["agreement"], bad["b"]["agreement"]) == (1.0, 0.0)
+
+
+def test_vectors_are_used_where_all_texts_have_some_and_none_are_made():
+    a = made(150)[0]
+    asked = []
+
+    def embed(_encoder, texts):
+        asked.append(texts.len())
+        return np.array([[len(t), t.count("a")] for t in texts], dtype=np.float32)
+
+    there = versus(a, a.head(75), vectors=(embed, lambda _encoder, _texts: True))
+    assert there["teaches"]["features"] == "vectors and statistics"
+    assert asked
+    asked.clear()
+    none = versus(a, a.head(75), vectors=(embed, lambda _encoder, _texts: False))
+    assert none["teaches"]["features"] == "statistics"
+    assert not asked
+
+
+def test_a_kept_pair_costs_what_the_run_paid_by_the_pairs_it_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    rows = made(60)[0].select("prompt", "chosen", "rejected").to_dicts()
+    rows = [{c: row[c][0]["content"] for c in row} for row in rows]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    version = Recipe(
+        "asked",
+        source="a.jsonl",
+        steps=[{"labelers.JudgePairs": {"judge": {"engine": "scripted", "function": SCRIPT}}}],
+    ).run()
+    cost = version.cost()
+    assert cost["calls"] == 120
+    assert cost["tokens"] > 0
+    per_row = cost_per_row(version, 60)
+    assert per_row["calls"] == 2.0
+    done = CliRunner().invoke(app, ["compare", "a.jsonl", "asked"])
+    assert done.exit_code == 0, done.stdout
+    assert "cost of a kept pair: A not recorded; B " in done.stdout
+    assert "2.00 calls" in done.stdout
+
+
+def scripted(_request):
+    return "[[A]]"
+
+
+SCRIPT = f"{__name__}.scripted"
 
 
 def test_a_learning_curve_says_how_many_pairs_are_enough_or_that_none_can_be_named():
