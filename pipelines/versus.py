@@ -110,8 +110,8 @@ def teaches(
     if nested:
         seen = np.unique(clusters[in_a | in_b])
         judged = undamaged(rows) & ~np.isin(clusters, seen)
-    embed, known = vectors or (None, lambda _encoder, _texts: False)
-    data, features = differences(rows, Encoder(), embed, known)
+    embed, there = vectors or (None, lambda _encoder, _texts: False)
+    data, features = differences(rows, Encoder(), embed, there)
     signs = in_b.astype(np.float64)
     gains = compare_arms(data, clusters, lambda _: signs, judged, pool=in_a, seed=seed)
     if gains is None:
