@@ -20,10 +20,13 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from prefactory.errors import CatalogError
+from prefactory.images.marks import is_pictures
 from prefactory.tables import Shape
 
 BATCH_ROWS = 1000
 FILE_ROWS = 200_000
+PICTURED_SHARE = 10
+"""Rows that hold pictures are so many times fewer in a batch and in a file."""
 
 
 def arrow_type(dtype: pl.DataType) -> pa.DataType:
@@ -34,13 +37,22 @@ def arrow_type(dtype: pl.DataType) -> pa.DataType:
         return pa.struct([(f.name, arrow_type(f.dtype)) for f in dtype.fields])  # type: ignore[arg-type]
     if dtype == pl.String:
         return pa.string()
+    if dtype == pl.Binary:
+        return pa.binary()
     empty = pl.Series([], dtype=dtype).to_arrow(compat_level=pl.CompatLevel.oldest())
     return empty.type
 
 
 def arrow_schema(table: pl.DataFrame) -> pa.Schema:
-    """Arrow schema of a table."""
-    return pa.schema([(name, arrow_type(dtype)) for name, dtype in table.schema.items()])
+    """Arrow schema of a table; columns of pictures are `datasets.Image` in its metadata."""
+    schema = pa.schema([(name, arrow_type(dtype)) for name, dtype in table.schema.items()])
+    pictured = [name for name, dtype in table.schema.items() if is_pictures(dtype)]
+    if not pictured:
+        return schema
+    features = datasets.Features.from_arrow_schema(schema)
+    features.update({name: datasets.List(datasets.Image()) for name in pictured})
+    info = {"info": {"features": features.to_dict()}}
+    return schema.with_metadata({"huggingface": json.dumps(info)})
 
 
 def to_arrow(table: pl.DataFrame) -> pa.Table:
@@ -54,6 +66,8 @@ class SplitWriter:
     def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
         """Start a split in a folder that does not exist yet."""
         self.folder, self.split, self.schema = folder, split, schema
+        share = PICTURED_SHARE if schema.metadata else 1
+        self._batch_rows, self._file_rows = max(1, BATCH_ROWS // share), FILE_ROWS // share
         self.rows = 0
         self._waiting: list[pa.Table] = []
         self._files: list[Path] = []
@@ -71,23 +85,23 @@ class SplitWriter:
 
     def _flush(self, whole: bool) -> None:
         waiting = sum(t.num_rows for t in self._waiting)
-        if waiting < BATCH_ROWS and not (whole and waiting):
+        if waiting < self._batch_rows and not (whole and waiting):
             return
         table = pa.concat_tables(self._waiting)
-        stop = waiting if whole else waiting - waiting % BATCH_ROWS
-        for start in range(0, stop, BATCH_ROWS):
-            piece = table.slice(start, min(BATCH_ROWS, stop - start)).combine_chunks()
+        stop = waiting if whole else waiting - waiting % self._batch_rows
+        for start in range(0, stop, self._batch_rows):
+            piece = table.slice(start, min(self._batch_rows, stop - start)).combine_chunks()
             whole_copy = pa.array(range(piece.num_rows))  # a slice's buffers hold its neighbours
             self._write_batch(piece.take(whole_copy))
         self._waiting = [table.slice(stop)] if stop < waiting else []
 
     def _write_batch(self, piece: pa.Table) -> None:
-        if self._writer is None or self._in_file + piece.num_rows > FILE_ROWS:
+        if self._writer is None or self._in_file + piece.num_rows > self._file_rows:
             self._close_file()
             self._files.append(self.folder / f"part-{len(self._files):05d}.tmp")
             self._writer = pa.ipc.new_stream(str(self._files[-1]), self.schema)
             self._in_file = 0
-        for batch in piece.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in piece.to_batches(max_chunksize=self._batch_rows):
             self._writer.write_batch(batch)
         self._in_file += piece.num_rows
 

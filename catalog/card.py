@@ -38,6 +38,7 @@ def card(manifest: Manifest) -> str:
         f'{main} = load_from_disk("{manifest.name}/{manifest.version}/{main}")\n```\n',
         "## Tables\n",
         _tables(manifest),
+        _images(manifest, main),
         "## What came in and what left\n",
         "Every row that is not here has a line in `ledger.parquet` with its reason.\n",
         _stages(manifest.stages),
@@ -54,7 +55,7 @@ def _front(manifest: Manifest, main: str) -> dict[str, Any]:
     front: dict[str, Any] = {
         "pretty_name": manifest.name,
         "size_categories": [size_category(rows)],
-        "task_categories": ["text-generation"],
+        "task_categories": ["image-text-to-text" if _pictured(manifest) else "text-generation"],
         "tags": ["preference", "dpo", "reward-model", "prefactory"],
         "configs": [
             {
@@ -70,6 +71,21 @@ def _front(manifest: Manifest, main: str) -> dict[str, Any]:
     if manifest.license:
         front = {"license": manifest.license.lower(), **front}
     return front
+
+
+def _pictured(manifest: Manifest) -> bool:
+    return any("images" in record.columns for record in manifest.tables.values())
+
+
+def _images(manifest: Manifest, main: str) -> str:
+    if not _pictured(manifest):
+        return ""
+    return (
+        "`images` holds the pictures of a prompt, in order, as `datasets.Image`; the mark "
+        "`<image>` stands at each one's place in `prompt`. For trainers: "
+        f"`prefactory export {manifest.name}@{manifest.version} --layout trl`"
+        + (".\n" if main == "pairs" else f" --table {main}.\n")
+    )
 
 
 def _tables(manifest: Manifest) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.manifest import Manifest
+from prefactory.images.marks import IMAGES
 from prefactory.store import file_digest
 
 CONTEXT: dict[str, Any] = {
@@ -28,6 +29,7 @@ TYPES = {
     "Float64": "sc:Float",
     "Boolean": "sc:Boolean",
     **dict.fromkeys(("Int8", "Int16", "Int32", "Int64"), "sc:Integer"),
+    str(IMAGES): "sc:ImageObject",
 }
 
 

@@ -7,6 +7,9 @@
 | `kto` | prompt, completion: lists of messages; label | TRL KTO |
 | `sft` | messages | TRL SFT, most fine-tuning tools |
 | `responses` | all columns of the response table | anything that scores |
+
+Where prompts have pictures, all but `responses` also have `images`, and the contents of their
+messages are lists of parts, as TRL and the processors of vision models read them.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
+from catalog.image_parts import with_parts, write_folder
 from catalog.versions import Version
 from prefactory.chat_template import ChatTemplate, Effect, IgnoredSystem, effect
 from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import new_folder
+from prefactory.images.marks import is_pictures
 from prefactory.overrides import nearest
+from prefactory.tables import SIDES
 
 KEEP = (
     "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind",
@@ -46,19 +52,36 @@ def _margin(pairs: pl.DataFrame) -> list[str]:
     return ["margin"] if "margin" in pairs.columns and not goals else []
 
 
+def _images(pairs: pl.DataFrame) -> list[str]:
+    """Columns of pictures, the prompt's own first."""
+    return sorted(
+        (c for c, d in pairs.schema.items() if is_pictures(d)), key=lambda c: c != "images"
+    )
+
+
+def _pictured(
+    rows: pl.DataFrame, prompts: tuple[str, ...], answers: tuple[str, ...] = ()
+) -> pl.DataFrame:
+    """Messages as parts, where there are pictures."""
+    return with_parts(rows, prompts, answers) if "images" in rows.columns else rows
+
+
 def trl(pairs: pl.DataFrame) -> pl.DataFrame:
     """Explicit conversational pairs. `margin` stays out: TRL's reward loss would use it unasked."""
-    return pairs.select("prompt", "chosen", "rejected", *_extras(pairs))
+    rows = pairs.select("prompt", "chosen", "rejected", *_images(pairs), *_extras(pairs))
+    return _pictured(rows, ("prompt",), SIDES)
 
 
 def trl_implicit(pairs: pl.DataFrame) -> pl.DataFrame:
     """Whole conversations on both sides; `margin` on all rows or on none."""
-    return pairs.select(
+    rows = pairs.select(
         pl.concat_list("prompt", "chosen").alias("chosen"),
         pl.concat_list("prompt", "rejected").alias("rejected"),
+        *_images(pairs),
         *_margin(pairs),
         *_extras(pairs),
     )
+    return _pictured(rows, SIDES)
 
 
 def kto(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -67,13 +90,18 @@ def kto(pairs: pl.DataFrame) -> pl.DataFrame:
         pl.struct(completion="chosen", label=pl.lit(True)),
         pl.struct(completion="rejected", label=pl.lit(False)),
     )
-    rows = pairs.select("prompt", "pair_id", "prompt_id", side=sides).explode("side")
-    return rows.unnest("side").select("prompt", "completion", "label", "pair_id", "prompt_id")
+    images = _images(pairs)
+    rows = pairs.select("prompt", *images, "pair_id", "prompt_id", side=sides).explode("side")
+    rows = rows.unnest("side").select(
+        "prompt", "completion", "label", *images, "pair_id", "prompt_id"
+    )
+    return _pictured(rows, ("prompt",), ("completion",))
 
 
 def sft(pairs: pl.DataFrame) -> pl.DataFrame:
     """The chosen conversations."""
-    return pairs.select(pl.concat_list("prompt", "chosen").alias("messages"), "pair_id")
+    talk = pl.concat_list("prompt", "chosen").alias("messages")
+    return _pictured(pairs.select(talk, *_images(pairs), "pair_id"), ("messages",))
 
 
 @dataclass(frozen=True)
@@ -229,6 +257,8 @@ def _write_files(version: Version, view: Layout, split: str, folder: Path, kind:
     rows = next(batches, None)
     if rows is None:
         return 0
+    if kind == "jsonl" and any(map(is_pictures, rows.dtypes)):
+        return write_folder(itertools.chain([rows], batches), folder / "data" / split)
     written = 0
     if kind == "parquet":
         schema = arrow_schema(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,12 +34,15 @@ from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
 from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.identity import differences, fingerprint
+from prefactory.images.marks import unbind
 from prefactory.shards import Shard, View, in_order, load_prompts
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
 from prefactory.tables import Shape, check
 
 GROUP_ROWS = 65_536
+PICTURED_ROWS = 256
+"""Rows with pictures that are in memory at a time."""
 ORDER = [s.value for s in (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)]
 
 
@@ -97,7 +100,9 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     cut = _Cut(head.publish.test_fraction, head.seed, _near_prompts(result))
 
     def write(name: str) -> TableRecord:
-        return _write_table(result.views[name], folder / name, cut)
+        return _write_table(
+            _pieces(result, result.views[name], cut), result.views[name].shape, folder / name
+        )
 
     with ThreadPoolExecutor(2) as pool:
         written = dict(zip(names, pool.map(write, names), strict=True))
@@ -156,13 +161,22 @@ def _piece(table: pl.DataFrame, shape: Shape, cut: _Cut) -> _Piece:
     )
 
 
-def _write_table(view: View, target: Path, cut: _Cut) -> TableRecord:
-    """Stream one view to its folder, split by prompt group."""
+def _pieces(result: RunResult, view: View, cut: _Cut) -> Iterator[_Piece]:
+    """A view ready to be written, a shard at a time; with pictures, some rows at a time."""
+    if not result.images:
+        return view.map(lambda table: _piece(table, view.shape, cut))
+    parts = (part for table in view.tables() for part in table.iter_slices(PICTURED_ROWS))
+    pictures = result.store.images
+    return in_order(parts, lambda part: _piece(unbind(part, pictures), view.shape, cut), 2)
+
+
+def _write_table(pieces: Iterator[_Piece], shape: Shape, target: Path) -> TableRecord:
+    """Stream pieces of a view to its folder, split by prompt group."""
     writers: dict[str, SplitWriter] = {}
     digests = {split: ContentDigest() for split in SPLITS}
     nulls = {"margin": 0, "rows": 0}
     columns: dict[str, str] = {}
-    for piece in view.map(lambda table: _piece(table, view.shape, cut)):
+    for piece in pieces:
         nulls["margin"] += piece.nulls
         nulls["rows"] += sum(rows.num_rows for rows, _ in piece.splits.values())
         columns = piece.columns
@@ -176,7 +190,7 @@ def _write_table(view: View, target: Path, cut: _Cut) -> TableRecord:
     infos = {split: writers[split].close() for split in SPLITS}
     write_dict(target, list(SPLITS))
     return TableRecord(
-        shape=view.shape.value,
+        shape=shape.value,
         splits={s: i["num_examples"] for s, i in infos.items()},
         bytes={s: i["num_bytes"] for s, i in infos.items()},
         columns=columns,

@@ -24,6 +24,7 @@ from catalog.splits import SPLITS
 from prefactory import notebook
 from prefactory.errors import CatalogError
 from prefactory.identity import fingerprint
+from prefactory.images.marks import is_pictures, name_of, names
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.store import file_digest
@@ -304,9 +305,11 @@ def canonical_rows(table: pl.DataFrame) -> bytes:
     if not table.height:
         return b""
     table = table.with_columns(
-        digests(pl.Series(name, [repr(v) for v in table[name].to_list()]))
+        pl.Series(name, names(table[name], name_of), dtype=pl.List(pl.String))
+        if is_pictures(dtype)  # JSON has no bytes
+        else digests(pl.Series(name, [repr(v) for v in table[name].to_list()]))
         for name, dtype in table.schema.items()
-        if "Binary" in str(dtype)  # images: JSON has no bytes
+        if "Binary" in str(dtype)
     )
     row = pl.struct(sorted(table.columns)).struct.json_encode()
     return bytes(table.select(row.str.join("\n").cast(pl.Binary)).item()) + b"\n"

@@ -26,6 +26,7 @@ from prefactory.engines.base import (
 )
 from prefactory.engines.base import Failure as Failed
 from prefactory.errors import DataError, StoppedError
+from prefactory.images.marks import unbind
 from prefactory.recipe import Recipe
 from prefactory.run import execute
 from prefactory.stages import Options, Stage, thread_mapper
@@ -176,6 +177,8 @@ def preview(
                 lambda source: execute(recipe, [FirstRows(source, rows)], store, mapper, options),
             )
             tables = {str(n): _rows(v.tables(), v.shape) for n, v in result.views.items()}
+            if result.images:  # before the folder of the store is gone
+                tables = {n: unbind(t, result.store.images) for n, t in tables.items()}
         except _EnoughError:
             reached = max(len(stages) - 1, 0)
             label = recipe.steps[reached].label

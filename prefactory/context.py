@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 
 from prefactory.engines.base import Engine
+from prefactory.engines.pictured import PicturedEngine
 from prefactory.errors import ConfigError, DataError
+from prefactory.images.marks import Pictures
 
 if TYPE_CHECKING:
     from prefactory.engines.encoder import Encoder
@@ -36,6 +38,7 @@ class Context:
         embed: `(encoder, texts) -> Float32[N, d]`, each distinct text computed once per store.
         engine: `(engine config) -> Engine`, opened once per process, behind its journal.
         options: run settings that are not identity (`workers`, `device`, ...).
+        images: the pictures of the run's prompts, if these may have any.
     """
 
     seed: int = 0
@@ -44,6 +47,7 @@ class Context:
     embed: Callable[[Encoder, pl.Series], np.ndarray] | None = None
     engine: Callable[[Any], Engine] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    images: Pictures | None = None
 
     @property
     def fitted(self) -> State:
@@ -64,7 +68,8 @@ class Context:
         """
         if self.engine is None:
             raise ConfigError(f"{self.step} asks a model, and this run opens none")
-        return self.engine(config)
+        opened = self.engine(config)
+        return opened if self.images is None else PicturedEngine(opened, self.images, self.step)
 
     def uniform(self, ids: pl.Series, salt: str = "") -> pl.Series:
         """One uniform number in [0, 1) per id, from (seed, step, salt, id) and nothing else."""

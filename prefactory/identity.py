@@ -29,6 +29,7 @@ NOT_IDENTITY: dict[str, str] = {
     "gpu_memory": "how much of a GPU a model may take",
     "api_key_env": "where a secret is found; who pays does not change the answer",
     "headers_env": "where more secrets are found",
+    "sees_images": "whether pictures may be sent; those that are, are part of the request",
 }
 
 

@@ -106,6 +106,7 @@ def _after(placed: Placed, shape: Shape, columns: Columns) -> tuple[Columns, Sha
         out = step.out_shape(shape)
         carried = score_columns_after(tuple(columns), shape, out)
         types = {c: columns.get(c, pl.Float64()) for c in carried}
+        types |= {c: columns[c] for c in ("images",) if c in columns}  # they go with the prompts
         new = {**COLUMNS[out], **types, **step.adds(shape)}
         return new, out, {c: d for c, d in new.items() if c not in columns}
     return columns, shape, {}

@@ -20,6 +20,7 @@ from prefactory.errors import DataError, MissingPackageError, PrefactoryError
 from prefactory.extras import missing
 from prefactory.folders import sweep
 from prefactory.identity import fingerprint
+from prefactory.images.marks import bind
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import Delta, Part, Shard, View, cut, gather, load, without_copies
@@ -58,7 +59,8 @@ def execute(
     """
     shape, columns = common_schema(sources)
     planned = plan(recipe, shape, columns)
-    run = _Run(recipe, store, mapper, options, [s.identity() for s in sources])
+    images = any("images" in names for names in (columns, *(p.columns for p in planned)))
+    run = _Run(recipe, store, mapper, options, [s.identity() for s in sources], images)
     table = run.read_sources(sources, shape)
     views: dict[str, View] = {}
     before: list[tuple[PlannedStep, View]] = []
@@ -80,7 +82,7 @@ def execute(
     if shape == Shape.PROMPTS:
         views.pop(Shape.RESPONSES, None)
     counts = run.source_counts
-    return RunResult(recipe, views, run.stages, run.identities, counts, store, before)
+    return RunResult(recipe, views, run.stages, run.identities, counts, store, before, images)
 
 
 def _new_prompts(step: Step) -> bool:
@@ -105,18 +107,21 @@ class _Run:
         mapper: Mapper,
         options: Options,
         identities: list[dict[str, Any]],
+        images: bool,
     ) -> None:
         self.recipe = recipe
         self.store = store
         self.mapper = mapper
         self.options = options
         self.identities = identities
+        self.pictures = store.images if images else None
         self.source_counts: list[dict[str, Any]] = []
         self.stages: list[Stage] = []
         sweep(store.root / "tmp")
 
     def context(self, label: str, state: State | None = None) -> Context:
-        return Context(self.recipe.head.seed, label, state, self.options.embed, self.options.engine)
+        head, options = self.recipe.head, self.options
+        return Context(head.seed, label, state, options.embed, options.engine, images=self.pictures)
 
     def finish(self, stage: Stage, started: float) -> None:
         """Check the accounts of a stage and keep it."""
@@ -217,7 +222,8 @@ class _Run:
         with self.store.write(key) as writer:
             for i, block in enumerate(source.read(file)):
                 records += block.n_records
-                rows = cast_to(block.rows, columns).sort("prompt_id", maintain_order=True)
+                rows = bind(cast_to(block.rows, columns), writer)
+                rows = rows.sort("prompt_id", maintain_order=True)
                 if rows.height:
                     writer.table(f"rows-{i:05d}", rows)
                     parts.append([f"rows-{i:05d}", rows.height])
@@ -309,6 +315,7 @@ class _Run:
                 notes: dict[str, int] = {}
                 rows, dropped = apply_generator(step, ctx.step, table, shape, ctx, notes)
                 writer.info["notes"] = dict(sorted(notes.items()))
+                rows = bind(rows, writer)
                 writer.table("rows", rows)
                 writer.info["columns"] = rows.columns
             writer.table("ledger", dropped)

@@ -98,6 +98,7 @@ class RunResult:
 
     Attributes:
         before: each step with the table that it got.
+        images: its prompts may have pictures, whose names stand in their marks.
     """
 
     recipe: Recipe
@@ -107,6 +108,7 @@ class RunResult:
     source_counts: list[dict[str, Any]]
     store: Store
     before: list[tuple[PlannedStep, View]] = field(default_factory=list)
+    images: bool = False
 
 
 @dataclass(frozen=True)

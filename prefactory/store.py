@@ -1,6 +1,7 @@
 """The store: immutable objects addressed by what made them, safe under `kill -9`.
 
-An object is a folder of Arrow IPC files and a `record.json` with sizes, checksums and facts. It is
+An object is a folder of Arrow IPC files and a `record.json` with sizes, checksums and facts; the
+pictures that it brought lie beside all objects, each once, named by their content. An object is
 written under a temporary name, fsynced and renamed, so that it is there whole or not at all. An
 object that does not match its record (truncated, edited) counts as absent and is made again.
 """
@@ -23,25 +24,47 @@ import pyarrow as pa
 
 from prefactory.errors import DiskFullError, StoreError
 from prefactory.folders import settle, temporary_folder
+from prefactory.images.files import ImageFiles
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the store knows of an object: its files (bytes, blake2b), and the maker's facts."""
+    """What the store knows of an object.
+
+    Attributes:
+        key: its address.
+        files: name -> bytes, blake2b and rows.
+        info: the maker's facts.
+        images: name -> bytes of the pictures that it brought into the store.
+    """
 
     key: str
     files: Mapping[str, Mapping[str, Any]]
     info: Mapping[str, Any]
+    images: Mapping[str, int] = field(default_factory=dict)
 
 
 class Writer:
     """Collects the tables of one object under a temporary folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pictures: ImageFiles) -> None:
         """Start in an empty temporary folder."""
         self.folder = folder
         self.files: dict[str, dict[str, Any]] = {}
         self.info: dict[str, Any] = {}
+        self.images: dict[str, int] = {}
+        self._pictures = pictures
+
+    def put(self, data: bytes) -> str:
+        """Keep a picture's bytes in the store, as one of the object's; return its name."""
+        with _disk_errors(self.folder.parents[1]):
+            name = self._pictures.put(data)
+        self.images[name] = len(data)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a picture of the store."""
+        return self._pictures.get(name)
 
     def table(self, name: str, table: pl.DataFrame) -> None:
         """Write a table as `<name>.arrow` (uncompressed IPC, memory-mapped on reading)."""
@@ -65,7 +88,7 @@ def file_digest(path: Path, algorithm: str = "blake2b") -> str:
 
 @dataclass
 class Store:
-    """Objects under `root/objects`, temporary folders under `root/tmp`.
+    """Objects under `root/objects`, pictures under `root/images`, temporary ones under `root/tmp`.
 
     Attributes:
         root: folder of the store; made on first use.
@@ -74,6 +97,11 @@ class Store:
     root: Path
     _verified: dict[str, Record] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def images(self) -> ImageFiles:
+        """The pictures of all objects."""
+        return ImageFiles(self.root / "images")
 
     def _folder(self, key: str) -> Path:
         return self.root / "objects" / key[:2] / key
@@ -97,6 +125,8 @@ class Store:
                 return None
             if file_digest(path) != facts["blake2b"]:
                 return None
+        if not all(self.images.whole(name, size) for name, size in record.images.items()):
+            return None
         with self._lock:
             self._verified[key] = record
         return record
@@ -104,7 +134,7 @@ class Store:
     def _read_record(self, key: str) -> Record | None:
         try:
             data = json.loads((self._folder(key) / "record.json").read_text("utf-8"))
-            return Record(key, data["files"], data["info"])
+            return Record(key, data["files"], data["info"], data.get("images", {}))
         except (OSError, ValueError, KeyError):
             return None
 
@@ -139,13 +169,15 @@ class Store:
         with ExitStack() as stack:
             with _disk_errors(self.root):
                 tmp = stack.enter_context(temporary_folder(self.root / "tmp", key[:8]))
-            writer = Writer(tmp)
+            writer = Writer(tmp, self.images)
             yield writer
             with _disk_errors(self.root):
                 self._commit(key, writer)
 
     def _commit(self, key: str, writer: Writer) -> None:
-        text = json.dumps({"files": writer.files, "info": writer.info}, sort_keys=True)
+        facts = {"files": writer.files, "info": writer.info}
+        facts |= {"images": writer.images} if writer.images else {}
+        text = json.dumps(facts, sort_keys=True)
         (writer.folder / "record.json").write_text(text, "utf-8")
         final = self._folder(key)
         if final.exists() and self.open(key) is None:  # a damaged object stands in the way
@@ -158,7 +190,7 @@ class Store:
             return
         data = json.loads(text)  # as it will be read back, key order and all
         with self._lock:
-            self._verified[key] = Record(key, data["files"], data["info"])
+            self._verified[key] = Record(key, data["files"], data["info"], dict(writer.images))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from prefactory.errors import DataError
+from prefactory.images.marks import IMAGES, bound_prompts, is_pictures, name_of
 from prefactory.utf8 import change_runs
 
 T = TypeVar("T", pl.Series, pl.DataFrame)
@@ -92,11 +93,16 @@ COLUMNS: dict[Shape, dict[str, pl.DataType]] = {
 }
 """Columns that a table of each shape must have. More columns may follow; they pass through."""
 
-OPTIONAL: dict[str, pl.DataType] = {"margin": pl.Float64(), "tools": pl.String()}
+OPTIONAL: dict[str, pl.DataType] = {
+    "margin": pl.Float64(),
+    "tools": pl.String(),
+    "images": IMAGES,
+}
 """Columns that a table may have, and then of this dtype.
 
 `tools` belongs to the prompt: the tools that may be called, as canonical JSON text of a list of
-`{type: function, function: {name, description, parameters}}`; null where there are none.
+`{type: function, function: {name, description, parameters}}`; null where there are none. `images`
+belong to the prompt as well (see `prefactory.images`).
 """
 OF_PROMPT = ("tools",)
 """Optional columns that belong to the prompt: they are part of its id, and go where it goes."""
@@ -447,13 +453,16 @@ def _id(table: pl.DataFrame, name: str, *parts: pl.Expr) -> pl.Series:
 
 
 def with_prompt_id(table: pl.DataFrame) -> pl.DataFrame:
-    """Add or replace `prompt_id` from `prompt`, and from `tools` where a row has some."""
+    """Add or replace `prompt_id` from `prompt`, its pictures, and `tools`, where a row has some."""
+    seen = table
+    if is_pictures(table.schema.get("images")):
+        seen = table.with_columns(bound_prompts(table, name_of))
     text = canonical_text(pl.col("prompt"))
     if "tools" in table.columns:
         tools = pl.col("tools").cast(pl.String)
         with_tools = pl.concat_str(text, tools, separator="\n")
         text = pl.when(tools.is_not_null()).then(with_tools).otherwise(text)
-    return table.with_columns(_id(table, "prompt_id", text))
+    return table.with_columns(_id(seen, "prompt_id", text))
 
 
 def with_ids(table: pl.DataFrame, shape: Shape, keep_side_ids: bool = False) -> pl.DataFrame:

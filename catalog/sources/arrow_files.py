@@ -70,12 +70,17 @@ def _text_dtype(column: pl.Series) -> Any:  # noqa: ANN401 - a dtype
     dtype = column.dtype
     if dtype == pl.Binary:
         values = column.drop_nulls()
-        texts = values.cast(pl.String, strict=False)
+        try:
+            texts = values.cast(pl.String, strict=False)
+        except pl.exceptions.ComputeError:  # what is no UTF-8 is refused, strict or not
+            return dtype
         is_text = len(values) > 0 and not texts.null_count() and not texts.str.contains("\0").any()
         return pl.String() if is_text else dtype
     if isinstance(dtype, pl.List):
         return pl.List(_text_dtype(column.explode()))
     if isinstance(dtype, pl.Struct):
+        if {f.name for f in dtype.fields} == {"bytes", "path"}:  # a picture of `datasets`
+            return dtype
         fields = {f.name: _text_dtype(column.struct.field(f.name)) for f in dtype.fields}
         return pl.Struct(fields)
     return dtype

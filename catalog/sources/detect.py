@@ -19,9 +19,12 @@ from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_tex
 from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.base import Layout
 from catalog.sources.parts import NAMES, PARTS
+from catalog.sources.pictures.read import COLUMNS as PICTURE_COLUMNS
+from catalog.sources.pictures.read import Where, shows_pictures
 from catalog.sources.questions import BESIDE
 from catalog.sources.spec import SourceSpec
 from prefactory.errors import DataError
+from prefactory.images.marks import IMAGES
 from prefactory.tables import COLUMNS, OF_PROMPT, TEXTS, Shape, is_score
 
 _OURS = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id", "source_id"}
@@ -37,13 +40,11 @@ class Sample:
         columns: names of all columns seen, in order.
         records: as parsed.
         texts_only: values are texts (csv).
-        images: dtype of an `images` column, if the file says.
     """
 
     columns: list[str]
     records: list[Record]
     texts_only: bool = False
-    images: pl.DataType | None = None
 
     def raw(self, column: str) -> list[Any]:
         """Values of a column that are neither null nor an empty text."""
@@ -66,6 +67,7 @@ class Plan:
 
     Attributes:
         parts: names of the fields that the prompts are completed with (see `parts`).
+        pictures: where the pictures of prompts lie, if there are any.
         account: what becomes of each column.
     """
 
@@ -74,6 +76,7 @@ class Plan:
     binding: Mapping[str, Path]
     parts: tuple[str, ...] = ()
     account: Account = dataclass_field(default_factory=Account)
+    pictures: Where | None = None
 
     def schema(self) -> dict[str, pl.DataType]:
         """Columns of the rows: those of the shape, then margin, scores, images and extras."""
@@ -90,7 +93,7 @@ class Plan:
             hidden = field.name.startswith("_")
             if field.name in self.binding and carried and not hidden and field.name not in schema:
                 schema[field.name] = field.column_dtype
-        return schema
+        return schema | ({"images": IMAGES} if self.pictures is not None else {})
 
 
 def _carried(name: str) -> bool:
@@ -261,7 +264,7 @@ def _plan(
     extras: list[Field] = [part for part, _ in parts]
     taken = {*known, *(part.name for part, _ in parts)}
     for name, path in paths.items():
-        if name in taken:
+        if name in taken or name == "images":
             continue
         extras.append(_extra(name, path, sample, form.shape))
         binding[name] = path
@@ -279,7 +282,22 @@ def _plan(
         if name not in used and _wanted(name, form.shape) and (field := _own_field(name, sample)):
             extras.append(field)
             binding[name] = (name,)
-    return Plan(form, (*fields, *extras), binding, tuple(part.name for part, _ in parts))
+    names = tuple(part.name for part, _ in parts)
+    pictures = _pictures(form, binding, sample, paths)
+    return Plan(form, (*fields, *extras), binding, names, pictures=pictures)
+
+
+def _pictures(
+    form: Layout, binding: Mapping[str, Path], sample: Sample, paths: Mapping[str, Path]
+) -> Where | None:
+    """Where the pictures of a source lie; None if it has none."""
+    taken = set(binding.values())
+    named = [(name,) for name in PICTURE_COLUMNS if name in sample.columns]
+    column = paths.get("images") or next((path for path in named if path not in taken), None)
+    said = [binding[f.name] for f in form.fields if f.kind in CONVERSATIONS and f.name in binding]
+    shown = (p for p in said if any(shows_pictures(value_at(r, p)) for r in sample.records))
+    messages = next(shown, None)
+    return Where(column, messages) if column or messages else None
 
 
 LABELLED_BY = (
@@ -367,12 +385,15 @@ def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan
         part[".".join(path)] = "label_source" if name.startswith("_by_") else name
     unread = dict.fromkeys(spec.ignore, "ignored")
     lost: dict[str, tuple[Bears, str | None]] = {}
+    if plan.pictures is not None and plan.pictures.column is not None:
+        read[".".join(plan.pictures.column)] = "images"
     used = {path[0] for path in plan.binding.values()}
+    used |= plan.pictures.columns if plan.pictures else set()
     binding, fields = dict(plan.binding), plan.fields
     for name in sample.columns:
         if name in used:
             nested = [".".join(path[1:]) for path in plan.binding.values() if path[0] == name]
-            if name and all(nested):
+            if nested and all(nested):
                 unread[name] = f"but for {', '.join(nested)}"
             continue
         values = sample.raw(name)
@@ -481,18 +502,14 @@ def _score_name(name: str, values: list[Any]) -> str | None:
 
 
 def _wanted(name: str, shape: Shape) -> bool:
-    """Columns that are carried along unasked: scores and margin by our names, and images."""
+    """Columns that are carried along unasked: scores and margin by our names."""
     prefixes = {Shape.PAIRS: _SIDE_SCORES, Shape.RESPONSES: ("score_",)}.get(shape, ())
     scored = bool(prefixes) and name.startswith(prefixes)
-    return name == "images" or scored or (name == "margin" and shape == Shape.PAIRS)
+    return scored or (name == "margin" and shape == Shape.PAIRS)
 
 
 def _own_field(name: str, sample: Sample) -> Field | None:
     values = sample.values((name,), Kind.NUMBER)
-    if name == "images":
-        dtype = sample.images if sample.images is not None else _dtype(values)
-        is_list = isinstance(dtype, pl.List)
-        return Field(name, Kind.RAW, required=False, dtype=dtype) if is_list else None
     numbers = values and all(is_number(v) for v in values)
     if name == "margin" and len(values) < len(sample.records):
         return None

@@ -7,6 +7,7 @@ Read are the messages of OpenAI, ShareGPT, LLaMA-Factory and Anthropic, as lists
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import orjson
 
 from prefactory.errors import DataError
+from prefactory.images.marks import MARK
 from prefactory.tables import OPTIONAL_KEYS, ROLES
 
 ROLE_NAMES = {
@@ -38,6 +40,8 @@ CALLERS = ("function_call", "tool_call")
 """Roles of LLaMA-Factory and ms-swift: the assistant calls, and the call is the content."""
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+PICTURE_PARTS = ("image", "image_url", "input_image")
+"""Types of the parts of a message that are pictures."""
 _CALL_PARTS = ("tool_use", "tool_call", "function_call")
 MESSAGE_KEYS = (
     *("role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "name"),
@@ -220,8 +224,18 @@ def _content(
         elif kind in _CALL_PARTS:
             calls += [part] if calls_may_be_there else []
         else:
-            texts.append(_other_part(part, kind))
-    return "\n".join(texts) if texts else None, calls, thoughts
+            texts.append(_other_part(kind, role))
+    return _joined_parts(texts), calls, thoughts
+
+
+def _joined_parts(texts: Sequence[str]) -> str | None:
+    """Texts of parts, each on a line of its own; beside a picture none is broken."""
+    if not texts:
+        return None
+    lines = [texts[0]]
+    for before, text in itertools.pairwise(texts):
+        lines += [text] if MARK in (before, text) else ["\n", text]
+    return "".join(lines)
 
 
 def _part_kind(part: Any) -> str:  # noqa: ANN401 - JSON value
@@ -235,9 +249,15 @@ def _part_kind(part: Any) -> str:  # noqa: ANN401 - JSON value
     return str(kind)
 
 
-def _other_part(part: Mapping[str, Any], kind: str) -> str:
-    """What stands in a content for a part that is no text."""
-    raise UnreadableError(f"has a part of type {kind!r}, which is not read")
+def _other_part(kind: str, role: str | None) -> str:
+    """What stands in a content for a part that is no text: a picture's mark."""
+    if kind not in PICTURE_PARTS:
+        raise UnreadableError(f"has a part of type {kind!r}, which is not read")
+    if role == "assistant":
+        raise UnreadableError(
+            "has a picture in what the assistant says; only prompts may have some"
+        )
+    return MARK
 
 
 def _listed_calls(calls: Any) -> list[Any]:  # noqa: ANN401 - JSON value

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,18 +14,31 @@ import polars as pl
 
 from catalog.sources.account import Account
 from catalog.sources.chunks import Chunk, Record
-from catalog.sources.columns import ROW, typed
+from catalog.sources.columns import ROW, typed, value_at
 from catalog.sources.detect import MissingColumnError, Plan, Sample, plan_for
+from catalog.sources.fields import CONVERSATIONS
 from catalog.sources.finish import finish
 from catalog.sources.hub import hub_chunks, hub_revision, hub_splits
 from catalog.sources.late import LateColumnsError
 from catalog.sources.layouts.base import Surroundings
 from catalog.sources.open_files import chunks, evidence
 from catalog.sources.parts import with_parts
+from catalog.sources.pictures.allowed import AllowedImages, Fetcher, fetcher
+from catalog.sources.pictures.read import Reader as PictureReader
+from catalog.sources.pictures.read import (
+    found_pictures,
+    picture_parts,
+    pictures_of,
+    records_of,
+    shows_pictures,
+    to_fetch,
+    with_pictures,
+)
 from catalog.sources.questions import BESIDE, files_beside, read_answers, read_questions
 from catalog.sources.resolve import format_of, resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
 from prefactory.errors import DataError
+from prefactory.images.marks import MARK
 from prefactory.shards import in_order
 from prefactory.tables import LABEL_SOURCES, Shape, stacked
 
@@ -61,6 +75,7 @@ class OpenSource:
     questions: tuple[SourceFile, ...] = ()
     around: Surroundings = field(default_factory=Surroundings, repr=False)
     base: Path | None = None
+    fetcher: Fetcher = field(default_factory=lambda: Fetcher((), ()), repr=False)
 
     @property
     def account(self) -> Account:
@@ -95,7 +110,14 @@ class OpenSource:
                 for f in sorted(self.files, key=lambda f: f.name)
             ],
             **({"questions": [evidence(f) for f in self.questions]} if self.questions else {}),
+            **self._image_identity(),
         }
+
+    def _image_identity(self) -> dict[str, Any]:
+        """What may be fetched, and the content of folders, where the rows have pictures."""
+        if self.plan.pictures is None or self.spec.images == AllowedImages():
+            return {}
+        return {"images": {"folders": self.fetcher.evidence(), "hosts": list(self.fetcher.hosts)}}
 
     def read(self, file: SourceFile, block_rows: int = 16384) -> Iterator[Block]:
         """Read one file of the source, a block at a time, in order.
@@ -122,6 +144,7 @@ class OpenSource:
     ) -> Iterator[tuple[Chunk, Mapping[str, str]]]:
         """The chunks of a file, up to the limit of the spec, and the columns new in each."""
         columns = {path[0] for path in self.plan.binding.values()}
+        columns |= self.plan.pictures.columns if self.plan.pictures else set()
         known = set(self.account.names)
         limit = self.spec.limit
         rows = block_rows if limit is None else max(1, min(block_rows, limit))
@@ -163,6 +186,11 @@ class OpenSource:
         layout = self.plan.layout
         frame = typed(chunk, file.name, self.plan.fields, self.plan.binding)
         draft = with_parts(layout.build(frame, self.around), self.plan.parts)
+        if self.plan.pictures is not None:
+            reader = PictureReader(self.fetcher)
+            draft = with_pictures(draft, pictures_of(chunk, file.name, self.plan.pictures, reader))
+        elif (place := self._late_picture(chunk, frame, file)) is not None:
+            raise LateColumnsError(["pictures among the parts of messages"], place)
         frame = self._with_provenance(draft.frame)
         block = finish(
             type(draft)(frame, draft.rejects, draft.notes),
@@ -188,6 +216,19 @@ class OpenSource:
         rejected = pl.concat([block.rejected, unread])
         n_records = block.n_records + unread.height
         return replace(block, rejected=rejected, n_records=n_records)
+
+    def _late_picture(self, chunk: Chunk, frame: pl.DataFrame, file: SourceFile) -> str | None:
+        """Where the first picture part stands in a source whose first records have none."""
+        spoken = [f.name for f in self.plan.fields if f.kind in CONVERSATIONS]
+        for name in spoken:
+            flat = frame[name].explode(empty_as_null=False, keep_nulls=False)
+            if not flat.struct.field("content").str.contains(MARK, literal=True).any():
+                continue
+            path = self.plan.binding[name]
+            for line, record in zip(chunk.lines, records_of(chunk, {path[0]}), strict=True):
+                if next(picture_parts(value_at(record, path)), None) is not None:
+                    return f"{file.name}:{line}"
+        return None
 
     def _with_provenance(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the columns that say where a row is from and who labelled it, and those it lacks."""
@@ -297,6 +338,7 @@ def open_source(spec: SourceSpec, base: Path | None = None, *, whole: bool = Fal
         questions=questions,
         around=around,
         base=base,
+        fetcher=fetcher(spec.images, base),
     )
 
 
@@ -383,7 +425,7 @@ def _planned(
         whole: look at every record of local files.
         also: records from further on, whose columns count too.
     """
-    seen = _Seen()
+    seen = _Seen(whole=whole)
     for file in files:
         seen.file(spec, file, commit, whole=whole and "://" not in file.url)
     seen.enter(also)
@@ -394,8 +436,30 @@ def _planned(
             f"{where} holds no record that can be read; the first problem: {seen.problems[0]}; "
             "look at the file"
         )
-    sample = Sample(list(seen.columns), seen.records, seen.texts_only, seen.images)
-    return plan_for(spec, sample, where)
+    sample = Sample(list(seen.columns), seen.records, seen.texts_only)
+    plan = plan_for(spec, sample, where)
+    _check_images(spec, plan, sample, where)
+    return plan
+
+
+def _check_images(spec: SourceSpec, plan: Plan, sample: Sample, where: str) -> None:
+    """Refuse a source whose pictures would have to be fetched, where nothing is allowed.
+
+    Raises:
+        DataError: with what would allow it.
+    """
+    if plan.pictures is None or spec.images != AllowedImages():
+        return
+    found = (found_pictures(record, plan.pictures) for record in sample.records)
+    address = next((text for value in found if (text := to_fetch(value)) is not None), None)
+    if address is not None:
+        shown = address if len(address) <= 80 else f"{address[:80]}..."
+        raise DataError(
+            f"{where}: its pictures are files or addresses ({shown!r}), and nothing is fetched for "
+            "a row that the recipe does not allow: name the folder or the host in the source's "
+            "`images`, as in {folders: [pictures], hosts: [img.example.org]}, or say in `ignore` "
+            "that the rows are meant without them"
+        )
 
 
 @dataclass
@@ -405,8 +469,8 @@ class _Seen:
     columns: dict[str, None] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     texts_only: bool = False
-    images: pl.DataType | None = None
     problems: list[str] = field(default_factory=list)
+    whole: bool = False
 
     def file(self, spec: SourceSpec, file: SourceFile, commit: str | None, *, whole: bool) -> None:
         """Look at the first records of a file, or at all: at no more than the schema will tell."""
@@ -433,7 +497,6 @@ class _Seen:
         self.texts_only = self.texts_only or chunk.texts_only
         if chunk.table is not None:
             self.columns |= dict.fromkeys(chunk.table.columns)
-            self.images = chunk.table.schema.get("images", self.images)
         self.enter(chunk.records if chunk.records is not None else _dicts(chunk.table))
 
     def enter(self, records: Sequence[Record]) -> None:
@@ -448,6 +511,9 @@ class _Seen:
             with_new = [r for r in rest if new & r.keys()]
             self.columns |= {k: None for r in with_new for k in r if k in new}
             self.records += with_new[:SAMPLE_ROWS]
+        if self.whole:  # a first picture among the parts of messages may come late, too
+            shown = (r for r in rest if any(map(shows_pictures, r.values())))
+            self.records += islice(shown, 1)
 
 
 _KEYS_IN_RECORDS = ("jsonl", "json", None)

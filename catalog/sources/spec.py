@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from catalog.sources.fields import plain_of
+from catalog.sources.pictures.allowed import AllowedImages
 
 LEDGER = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
 """Columns of `Block.rejected` and `Block.notes`."""
@@ -44,6 +45,8 @@ class SourceSpec(BaseModel):
         separator: what stands between two cells of a csv file, if it is not told rightly.
         max_record_mb: a longer line, record or cell goes to the ledger (10^6 bytes each).
         max_file_gb: a packed file that holds more is refused (10^9 bytes each).
+        images: folders and hosts that paths and addresses of pictures in rows may lead to
+            (`AllowedImages`); by default none is fetched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +64,7 @@ class SourceSpec(BaseModel):
     config: str | None = None
     revision: str | None = None
     limit: int | None = Field(default=None, ge=0)
+    images: AllowedImages = AllowedImages()
     encoding: str | None = None
     separator: str | None = Field(default=None, min_length=1, max_length=1, pattern=r"[^\r\n\"]")
     max_record_mb: float = Field(default=64.0, gt=0, le=2048)

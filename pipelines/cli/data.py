@@ -67,6 +67,7 @@ def import_source(
 
 def _preview(opened: OpenSource, as_json: bool) -> None:
     from catalog.sources import account_lines, peek
+    from prefactory.images.media import in_words
 
     seen = peek(opened)
     opened = seen.source
@@ -82,7 +83,8 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
         "columns": {name: str(dtype) for name, dtype in opened.schema.items()},
         "account": account,
     }
-    rows = seen.rows.to_dicts()
+    rows = in_words(seen.rows.to_dicts())
+    assert isinstance(rows, list)  # noqa: S101 - it gives back what it is given
     if as_json:
         sys.stdout.write(json.dumps({**facts, "first": rows}, indent=2, ensure_ascii=False) + "\n")
         return
@@ -110,8 +112,9 @@ def _short(value: object) -> str:
 
 
 def _message(message: object) -> str:
-    if not isinstance(message, dict):
-        return str(message)
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
+        return text[:PREVIEW_CHARS]
     text = str(message["content"])
     cut = f"{text[:PREVIEW_CHARS]}... ({len(text):,} characters)"
     return f"[{message['role']}] {cut if len(text) > PREVIEW_CHARS else text}"

@@ -49,6 +49,7 @@ def preview(
 
 def _machine(seen: Preview) -> dict[str, Any]:
     from pipelines.preview import answer_of
+    from prefactory.images.media import in_words
 
     stages = []
     for looked in seen.stages:
@@ -68,7 +69,7 @@ def _machine(seen: Preview) -> dict[str, Any]:
             "reasons": looked.stage.reasons,
         }
         stages.append({"label": looked.label, "asked": asked, **(counts or {})})
-    tables = {name: table.to_dicts() for name, table in seen.tables.items()}
+    tables = {name: in_words(table.to_dicts()) for name, table in seen.tables.items()}
     return {"stages": stages, "stopped": seen.stopped, "tables": tables}
 
 
@@ -112,8 +113,10 @@ def _show_asked(console: Console, asked: Asked) -> None:
 
 
 def _show_row(console: Console, table: pl.DataFrame) -> None:
+    from prefactory.images.media import in_words
+
     for name, value in table.row(0, named=True).items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else json.dumps(in_words(value), ensure_ascii=False)
         if value is not None:
             console.print(f"  {name}: {_beginning(text, 300)}", markup=False)
 

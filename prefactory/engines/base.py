@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.errors import PrefactoryError
 from prefactory.identity import canonical_json, fingerprint, identity_of
+from prefactory.images.marks import Pictures
 
 S = TypeVar("S")
 
@@ -29,8 +30,9 @@ Message = dict[str, str]
 
 Conversation = Sequence[Message]
 
-CAPABILITIES = frozenset({"generate", "logprobs", "embed", "text", "user_turn"})
-"""`text` and `user_turn` are the other things that `Sampling.writes` may ask for."""
+CAPABILITIES = frozenset({"generate", "logprobs", "embed", "text", "user_turn", "images"})
+"""`text` and `user_turn` are the other things that `Sampling.writes` may ask for; with `images` the
+messages of a request may hold pictures."""
 
 Writes = Literal["answer", "user_turn", "text"]
 
@@ -169,12 +171,15 @@ class Request:
         sampling: how the answer is drawn.
         sample: index of the sample, 0 to n - 1.
         row_id: makes rows with the same text draw apart; None: the same text, the same answer.
+        images: has the pictures whose names stand in marks of the messages; None: marks are text.
+            Their names are part of the messages, so it decides nothing.
     """
 
     conversation: Conversation
     sampling: Sampling
     sample: int = 0
     row_id: str | None = None
+    images: Pictures | None = None
 
     @cached_property
     def content_key(self) -> str:

@@ -49,7 +49,7 @@ class Scripted(EngineConfig):
     def capabilities(self) -> frozenset[str]:
         """`logprobs` only with a `logprob_function`."""
         scores = ["logprobs"] if self.logprob_function else []
-        return frozenset({"generate", "text", "user_turn", *scores})
+        return frozenset({"generate", "text", "user_turn", "images", *scores})
 
     def open(self) -> ScriptedEngine:
         """Import the functions.

@@ -35,6 +35,8 @@ class Server(EngineConfig):
             the prompt is billed once, but samples have no seeds of their own.
         token_field: name of the limit of new tokens; newer OpenAI models want the second.
         completion_logprobs: ask for the log-probabilities of what is generated.
+        sees_images: the model sees pictures: those of a prompt are sent as `image_url` parts. Not
+            identity.
         prompt_logprobs: the server scores prompts as vLLM does, which `logprobs` needs.
         max_concurrency: most requests in flight. Not identity.
         timeout_s: for one attempt, seconds. Not identity.
@@ -51,6 +53,7 @@ class Server(EngineConfig):
     n_in_one: bool = False
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # noqa: S105
     completion_logprobs: bool = False
+    sees_images: bool = False
     prompt_logprobs: bool = False
     max_concurrency: int = Field(default=64, ge=1)
     timeout_s: float = Field(default=300.0, gt=0)
@@ -80,8 +83,8 @@ class Server(EngineConfig):
     @property
     def capabilities(self) -> frozenset[str]:
         """`logprobs` only with `prompt_logprobs`; no `user_turn`, as the template is not known."""
-        scores = ["logprobs"] if self.prompt_logprobs else []
-        return frozenset({"generate", "text", *scores})
+        more = {"logprobs": self.prompt_logprobs, "images": self.sees_images}
+        return frozenset({"generate", "text", *(name for name, there in more.items() if there)})
 
     def open(self) -> ServerEngine:
         """Read the secrets and start the event loop; nothing is asked yet.

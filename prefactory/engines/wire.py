@@ -16,6 +16,7 @@ from prefactory.engines.base import (
     Result,
     TokenLogprobs,
 )
+from prefactory.engines.pictured import with_parts
 from prefactory.engines.turns import raw_text
 
 PATH = "/chat/completions"
@@ -64,7 +65,7 @@ def body(config: ServerSettings, group: Sequence[Request]) -> bytes:
     asked: dict[str, Any] = (
         {"prompt": raw_text(request.conversation), "max_tokens": sampling.max_tokens}
         if plain
-        else {"messages": list(request.conversation), config.token_field: sampling.max_tokens}
+        else {"messages": with_parts(request), config.token_field: sampling.max_tokens}
     )
     fields: dict[str, Any] = {
         "model": config.model,

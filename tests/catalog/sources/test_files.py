@@ -239,14 +239,12 @@ def test_types_of_columns_are_respected(tmp_path):
             "rejected": ["2", "2", "2"],
             "chosen_rating": ["4", "N/A", "3"],
             "rejected_rating": [float("nan"), 2.0, 1.0],
-            "images": [["a.png"], [], None],
         }
     )
     frame.write_parquet(tmp_path / "x.parquet")
     rows, rejected, _ = read(tmp_path / "x.parquet")
     assert rows["chosen_score_overall"].to_list() == [4.0, None]
     assert rows["rejected_score_overall"].to_list() == [None, 2.0]
-    assert rows["images"].to_list() == [["a.png"], []]
     assert [r["reason"] for r in rejected] == ["missing_field"]
     frame.with_columns(chosen=pl.lit(1)).write_parquet(tmp_path / "y.parquet")
     _, rejected, _ = read(tmp_path / "y.parquet", layout="pairs-text")

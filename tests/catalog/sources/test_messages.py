@@ -204,12 +204,12 @@ def test_reasoning_alone_is_no_answer(tmp_path):
     assert rejected["reason"].to_list() == ["empty_answer"]
 
 
-def test_an_image_part_is_refused_with_its_reason(tmp_path):
+def test_an_image_part_without_a_picture_is_refused_with_its_reason(tmp_path):
     content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
     _, rows, rejected, _ = rows_of(tmp_path, pair([{**ASK, "content": content}]), pair())
     assert rows.height == 1
-    assert rejected["reason"].to_list() == ["wrong_type"]
-    assert "image" in rejected["detail"][0]
+    assert rejected["reason"].to_list() == ["image_count"]
+    assert "0 pictures, 1 marks" in rejected["detail"][0]
 
 
 FULL = ([ASK, YES], [ASK, NO])
