@@ -74,7 +74,7 @@ def _trusted(subject: Subject) -> Report:
     step = LabelTrust(vectors=options.embeddings, anchor="ships" if asked else "off")
     ctx = Context(options.seed, "audit", embed=lambda _, texts: subject.embed(texts))
     state = step.fit(step.fit_shard(table.drop("_row"), ctx), ctx)
-    told = state.info["label_trust"]
+    told = _of_right_labels(state.info["label_trust"])
     metrics = _metrics(told)
     named = None
     if metrics["verified"].value:
@@ -90,6 +90,14 @@ def _trusted(subject: Subject) -> Report:
         notes=_notes(told, table.height, subject.height, asked=asked),
         unmeasured=_unmeasured(told, asked=asked),
     )
+
+
+def _of_right_labels(told: dict[str, Any]) -> dict[str, Any]:
+    """Without the share of wrong labels where they look turned round: it takes most as right."""
+    if all(one["verdict"] != "inverted" for one in told["sources"]):
+        return told
+    why = "it is estimated as if most labels were right, and they look turned round"
+    return {**told, "wrong_share": {"estimate": None, "bound": None, "refused": why}}
 
 
 def _silent(why: str) -> Report:
@@ -144,7 +152,7 @@ def _headline(told: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
     if wrong is not None and wrong.value is not None:
         low, high = 100 * (wrong.low or 0.0), 100 * (wrong.high or 0.0)
         parts.append(f"{100 * wrong.value:.0f}% are estimated wrong ({low:.0f} to {high:.0f}%)")
-    elif metrics["verified"].value:
+    elif metrics["verified"].value and not by["inverted"]:
         parts.append("how many are wrong the data can't tell")
     if not metrics["verified"].value:
         seen = sum(one["seen"] for one in told["sources"])
