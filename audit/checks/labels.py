@@ -224,7 +224,7 @@ CHECK = Check(
         "inverted": "share of rows in sources whose labels the anchor contradicts beyond length",
         "against": "share of rows in sources whose labels it contradicts by length alone",
         "agreement": "labels of a source that the anchor bears out (agreement:<source>)",
-        "wrong": "estimated share of wrong labels",
+        "wrong": "estimated share of wrong labels, unless they look turned round",
         "bound": "upper bound of that share, if errors are symmetric",
         "self_test_auc": "with which planted swaps are ranked",
         "self_test_precision": "share of planted swaps in the most suspect tenth",
