@@ -28,6 +28,7 @@ def test_no_cluster_is_both_trained_on_and_left_out(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(
     not SHARED.is_dir(), reason=f"NO SHARED DATA at {SHARED}: set PREFACTORY_SHARED_DATA"
 )

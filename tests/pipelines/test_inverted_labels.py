@@ -37,6 +37,7 @@ def labels(prefactory_in, folder, table, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SETS)
 def test_turned_labels_are_a_fault_and_right_ones_are_not(
     name, prefactory_in, shared_data, tmp_path
