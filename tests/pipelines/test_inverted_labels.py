@@ -31,7 +31,7 @@ def read(path):
 def labels(prefactory_in, folder, table, name):
     """The finding on labels of `prefactory audit FILE`, at its defaults."""
     table.write_parquet(folder / f"{name}.parquet")
-    done = prefactory_in(folder, "audit", f"{name}.parquet", "--json")
+    done = prefactory_in(folder, "audit", f"{name}.parquet", "--json", timeout=800)
     assert done.returncode == 0, done.stderr
     return next(f for f in json.loads(done.stdout)["findings"] if f["check"] == "labels")
 
