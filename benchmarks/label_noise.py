@@ -312,8 +312,9 @@ VERDICTS = """
 hh-rlhf is judged on the half of its prompts that the anchor is not trained on, tulu and pandalm by
 an expert that was trained without them, the others by the one that ships. Last column: share of
 sub-samples of 200 rows that are called inverted, with right labels / with inverted ones.
-`prefactory audit FILE` on the whole files of UltraFeedback, hh helpful and UKP says of turned labels
-that they look turned round, and not of right ones (`tests/pipelines/test_inverted_labels.py`).
+`prefactory audit FILE` on the whole files of UltraFeedback, hh helpful and UKP says of turned
+labels that they look turned round, and not of right ones
+(`tests/pipelines/test_inverted_labels.py`).
 
 | set | rows | harmless | agreement | t given length | right | inverted | sub-samples |
 |---|--:|--:|--:|--:|---|---|--:|"""
