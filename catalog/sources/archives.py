@@ -42,10 +42,9 @@ def _asked(url: str, method: str) -> Any:  # noqa: ANN401 - an open response
     Raises:
         DataError: it has no such file, or can't be reached.
     """
-    request = urllib.request.Request(  # noqa: S310 - `is_web` saw the scheme
-        url, method=method, headers={"User-Agent": "prefactory", "Accept-Encoding": "identity"}
-    )
+    headers = {"User-Agent": "prefactory", "Accept-Encoding": "identity"}
     try:
+        request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310
         return urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
         raise DataError(f"{url}: the server answers {error.code} {error.reason}") from error

@@ -131,6 +131,10 @@ class _Lines:
         if self.odd:
             self.odd = {n for n in self.odd if n > self.number}
 
+    def quotes(self) -> int:
+        """How many quotes the record has as it stands: an even number, if it is quoted rightly."""
+        return sum(line.count('"') for line in self._since)
+
     def go_back(self) -> bool:
         """Read all lines of the record again but its first; false if it has only one."""
         again = self._since[1:]
@@ -170,7 +174,7 @@ def _records(
             return
         if any(n <= lines.number for n in lines.odd):
             yield start, [], ("too_long", lines.pieces.too_long())
-        elif start <= until and sum(c.count('"') for c in cells) % 2:
+        elif start <= until and lines.quotes() % 2:
             yield start, [], ("malformed", "a quote stands alone after one that never closes")
         elif cells:
             yield start, cells, None

@@ -26,6 +26,7 @@ MAX_DEPTH = 50
 """Lists and objects in each other, in one record; Arrow files hold no more than 64."""
 _BETWEEN = re.compile(r"[\s,]*")
 _START = re.compile(rf'\s*(?:\{{[^\[]*?"(?:{"|".join(WRAPPERS)})"\s*:\s*)?\[')
+_NEW_LINE = re.compile(r",[^\S\n]*(\n[^\S\n]*)(?=\{)")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
@@ -331,6 +332,8 @@ class _Elements:
 
         No text of JSON holds a line feed as such.
         """
+        if self._between == "" and (first := _NEW_LINE.search(self._text, self._at)):
+            self._between = first[1]  # the first element stands beside the bracket
         if "\n" not in self._between:
             return None
         start = "\n" + self._between.rpartition("\n")[2] + "{"

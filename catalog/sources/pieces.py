@@ -290,4 +290,4 @@ def _is_western(text: bytes) -> bool:
     if _MULTIBYTE.search(text) or _NO_LETTER.search(text):
         return False
     lengths = [len(run) for run in _HIGH.findall(text)]
-    return max(lengths) < 4 and lengths.count(1) * 3 >= len(lengths) * 2
+    return max(lengths) < 4 and lengths.count(1) * 2 >= len(lengths)
