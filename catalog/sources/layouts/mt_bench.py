@@ -60,6 +60,9 @@ def _answers(frame: pl.DataFrame, around: Surroundings) -> Draft:
     return Draft(frame, (unknown, none, unasked))
 
 
+MAX_TURNS = 50
+
+
 def with_questions(frame: pl.DataFrame, around: Surroundings) -> pl.DataFrame:
     """Add `asked`, the turns of the user, by `question_id`; null for a question nobody knows."""
     questions = pl.DataFrame(
@@ -70,10 +73,13 @@ def with_questions(frame: pl.DataFrame, around: Surroundings) -> pl.DataFrame:
 
 
 def asked_until(turns: pl.Series) -> pl.Expr:
-    """The conversation before an answer, of `asked`, `_all` (the answers) and the turn `t`."""
+    """The conversation before an answer, of `asked`, `_all` (the answers) and the turn `t`.
+
+    Null for a turn beyond `MAX_TURNS`, which is a mistake of the record.
+    """
     most = turns.max()
     prompt = pl.lit(None, dtype=MESSAGES)
-    for turn in range(1, (int(most) if isinstance(most, int) else 0) + 1):
+    for turn in range(1, min(most if isinstance(most, int) else 0, MAX_TURNS) + 1):
         prompt = pl.when(pl.col("t") == turn).then(_until(turn)).otherwise(prompt)
     return prompt
 
@@ -90,7 +96,7 @@ def _until(turn: int) -> pl.Expr:
 
 def _judgments(frame: pl.DataFrame, around: Surroundings) -> Draft:
     """The conversation up to the judged turn; a judge that is a model makes the label a judge's."""
-    turns = pl.col("turn").cast(pl.Int64) * 2
+    turns = pl.col("turn").cast(pl.Int64, strict=False) * 2
     frame = frame.with_columns(
         pl.when(turns > 0).then(pl.col(c).list.head(turns)).otherwise(c).alias(c)
         for c in ("response_a", "response_b")

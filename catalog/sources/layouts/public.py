@@ -108,7 +108,7 @@ def _judgments(frame: pl.DataFrame, around: Surroundings) -> Draft:
     )
     frame = with_questions(frame, around)
     frame = frame.join(answers, on=["question_id", "model"], how="left", maintain_order="left")
-    frame = frame.with_columns(t=pl.col("turn").fill_null(1).cast(pl.Int64))
+    frame = frame.with_columns(t=pl.col("turn").fill_null(1).cast(pl.Int64, strict=False))
     frame = frame.with_columns(
         asked_until(frame["t"]).alias("prompt"),
         message("assistant", pl.col("_all").list.get(pl.col("t") - 1, null_on_oob=True)).alias(

@@ -68,9 +68,10 @@ def _is_shepherd(records: list[dict[str, Any]], columns: set[str]) -> bool:
 
 def _first_error(frame: pl.DataFrame, around: Surroundings) -> Draft:
     """`label` is the place of the first wrong step, from 0; -1 if there is none."""
-    place = pl.when(pl.col("label") < 0).then(None).otherwise(pl.col("label")).cast(pl.Int64)
+    at = pl.when(pl.col("label") >= 0).then("label")
+    place = at.cast(pl.Int64, strict=False)
     length = pl.col("steps").list.len().cast(pl.Int64)
-    right = place.fill_null(length)
+    right = pl.min_horizontal(place.fill_null(length), length)
     labels = pl.concat_list(
         pl.lit(1.0).repeat_by(right), pl.lit(0.0).repeat_by(pl.min_horizontal(length - right, 1))
     )

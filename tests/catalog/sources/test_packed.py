@@ -272,6 +272,17 @@ def test_a_text_that_is_a_number_stops_no_file(tmp_path):
     assert read(tmp_path / "x.jsonl")[1] == ["wrong_type"]
 
 
+@pytest.mark.parametrize("turn", [2**64, 10**9, 1e300, -(2**70)])
+def test_a_turn_that_cannot_be_stops_no_judgments(tmp_path, turn):
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    other = [chat[0], {"role": "assistant", "content": "b"}]
+    record = {"question_id": "1", "model_a": "m", "model_b": "n", "winner": "model_a", "turn": 1}
+    record |= {"conversation_a": chat, "conversation_b": other, "judge": "x"}
+    records = [record, {**record, "turn": turn, "question_id": "2"}]
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(r) for r in records))
+    assert read(tmp_path / "x.jsonl")[0][0] == "q"
+
+
 # -- spreadsheets -----
 
 
