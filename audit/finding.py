@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from prefactory.images.marks import unnamed
+
 Unit = Literal["share", "count", "number"]
 
 
@@ -89,7 +91,7 @@ class Example:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        texts = [{"name": name, "text": text} for name, text in self.texts]
+        texts = [{"name": name, "text": unnamed(text)} for name, text in self.texts]
         return {"row": self.row, "where": self.where, "note": self.note, "texts": texts}
 
 

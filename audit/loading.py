@@ -16,6 +16,7 @@ from catalog.sources.spec import LEDGER, SourceSpec
 from catalog.versions import Catalog, Version, open_folder
 from prefactory.context import Context
 from prefactory.errors import DataError
+from prefactory.images.marks import Held, bind
 from prefactory.recipe import NAME
 from prefactory.tables import ROW_ID, same_messages, shape_of
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SPLIT_NAME = re.compile(r"(?:^|[-_./])(train|test|validation|valid|val|dev|eval)(?=[-_./]|$)", re.I)
 _TABLES = ("pairs", "responses", "prompts")
+HELD_BYTES = 256 * 1024 * 1024
+"""Bytes of pictures that an audit holds to show some; of more it knows the names only."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Intake:
         columns: what became of the columns of each source, by its name (`Account.to_dict`).
         digest: content digest of a version.
         total: rows of the whole dataset; None if it is not known.
+        pictures: of the rows, as many as are held; their names stand in the marks of the prompts.
     """
 
     name: str = "table"
@@ -55,6 +59,7 @@ class Intake:
     columns: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     digest: str | None = None
     total: int | None = None
+    pictures: Held = field(default_factory=Held, repr=False, compare=False)
 
     def named(self, *reasons: str) -> pl.DataFrame:
         """The same records as rows of a finding: `row_id` and `note`."""
@@ -142,6 +147,7 @@ def _load_version(version: Version, table: str | None, sampler: _Sampler) -> Loa
         columns={s["name"]: s["columns"] for s in manifest.sources if "columns" in s},
         digest=manifest.content_digest,
         total=sampler.total,
+        pictures=sampler.pictures,
     )
     return Loaded(sampler.table(version.ref), intake)
 
@@ -180,6 +186,7 @@ def _read(opened: OpenSource, dataset: str, sampler: _Sampler, fields: dict[str,
         license=fields.get("license") or _card_license(dataset, opened),
         columns={opened.name: opened.account.with_late(late).to_dict()},
         total=sampler.total,
+        pictures=sampler.pictures,
     )
     return Loaded(sampler.table(dataset), intake)
 
@@ -225,6 +232,7 @@ class _Sampler:
     def __init__(self, rows: int | None, seed: int) -> None:
         self._rows = rows
         self._draws = Context(seed, "audit")
+        self.pictures = Held(HELD_BYTES)
         self.clear()
 
     def clear(self) -> None:
@@ -235,6 +243,7 @@ class _Sampler:
 
     def add(self, rows: pl.DataFrame) -> None:
         self._seen += rows.height
+        rows = bind(rows, self.pictures)
         if self._rows is not None:
             rows = rows.with_columns(_draw=self._draws.uniform(rows["prompt_id"], "rows"))
         self._parts.append(rows)

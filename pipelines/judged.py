@@ -19,7 +19,8 @@ from prefactory import yamllines
 from prefactory.context import Context
 from prefactory.engines.accounts import Accounts, most_tokens, read_prices
 from prefactory.engines.base import Completion, Done, Engine, EngineConfig, Request
-from prefactory.errors import ConfigError, StoppedError
+from prefactory.errors import ConfigError, DataError, StoppedError
+from prefactory.images.marks import is_named
 from prefactory.recipe import sentence
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ def judge(
     (config,) = step.judge
 
     def ask(table: pl.DataFrame, seed: int) -> pl.DataFrame:
+        shown = table.select(pl.col("prompt").list.eval(is_named(pl.element())).list.any().any())
+        if shown.item():
+            raise DataError(
+                "the audit's judge reads texts only, and some prompts have pictures: judge them in "
+                "a run, by labelers.JudgePairs with a model that has `sees_images: true`"
+            )
         with engines(settings) as opened:
             cost = _cost(step, table, seed, opened(config), settings)
             (approve or _say)(cost)

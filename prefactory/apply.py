@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
 from prefactory import ledger
 from prefactory.context import Context
 from prefactory.errors import DataError
+from prefactory.images.marks import Held, bind, is_pictures, unbind
 from prefactory.step import Filter, Generated, Generator, Labeler, State, Step
 from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, check, join_sides, unpair
 
@@ -44,6 +47,14 @@ def columns_needed(step: Step, shape: Shape) -> dict[str, pl.DataType]:
     return {f"{side}_{name}": dtype for side in SIDES for name, dtype in needs.items()}
 
 
+def bound(table: pl.DataFrame, ctx: Context) -> tuple[pl.DataFrame, Context]:
+    """A table as steps see it, with the names of its pictures in the marks; and who has these."""
+    if not is_pictures(table.schema.get("images")):
+        return table, ctx
+    held = Held()
+    return bind(table, held), replace(ctx, images=held)
+
+
 _ANSWER = (
     "a table with `reason` and `detail` (String) for every row, where a null reason keeps the row; "
     "`verdict(table, (rule, reason, detail))` makes one"
@@ -71,6 +82,7 @@ def fit_shard(
     Raises:
         DataError: the step returns something else than a table whose first column is an id.
     """
+    table, ctx = bound(table, ctx)
     seen, seen_shape = table_for(step, table, shape)
     part = _table(step.fit_shard(seen, ctx), f"{label}.fit_shard", "a table")
     if not part.width or part.dtypes[0] != pl.String:
@@ -97,6 +109,7 @@ def apply_filter(
     step: Filter, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
 ) -> pl.DataFrame:
     """Return the ledger rows of the rows that a filter drops from a table, in table order."""
+    table, ctx = bound(table, ctx)
     seen, seen_shape = table_for(step, table, shape)
     answer = _table(step.keep(seen, ctx), f"{label}.keep", _ANSWER)
     if answer.height != seen.height or not {"reason", "detail"} <= set(answer.columns):
@@ -139,6 +152,7 @@ def apply_labeler(
     step: Labeler, label: str, table: pl.DataFrame, shape: Shape, ctx: Context
 ) -> pl.DataFrame:
     """Return the row id and the new columns of a labeler, in table order."""
+    table, ctx = bound(table, ctx)
     seen, seen_shape = table_for(step, table, shape)
     new = _table(step.label(seen, ctx), f"{label}.label", "a table of the columns of `adds`")
     adds = step.adds(seen_shape)
@@ -170,6 +184,8 @@ def apply_generator(
     Raises:
         DataError: if ids repeat, or an input row is neither a parent nor accounted for.
     """
+    apart = "images" in table.columns
+    table, ctx = bound(table, ctx)
     output = step.generate(table, ctx)
     if not isinstance(output, Generated):
         raise DataError(f"{label}.generate returned {kind(output)}; it must return a `Generated`")
@@ -209,4 +225,7 @@ def apply_generator(
     if mistakes:
         raise DataError(f"{label} does not account for every row: " + "; ".join(mistakes))
     dropped = fate.filter(~pl.col("parent")).select("row_id", "reason", "detail")
-    return canonical_order(output.rows, out), ledger.entries(dropped, label)
+    rows = output.rows
+    if apart and ctx.images is not None:
+        rows = unbind(bind(rows, ctx.images), ctx.images)
+    return canonical_order(rows, out), ledger.entries(dropped, label)

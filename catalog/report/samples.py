@@ -14,11 +14,14 @@ from markupsafe import Markup, escape
 from catalog.arrow_folder import Table
 from catalog.report.charts import score_bar
 from catalog.report.stats import Objective
+from prefactory.images.media import described, small
 from prefactory.pages.wording import LONGEST, count, num, plain
 from prefactory.tables import ROW_ID, SCORE, SIDES, Shape
 
 TURNS = 12
 """Messages of one conversation that the page shows: the last ones."""
+PICTURES = 9
+"""Pictures of one row that the page shows."""
 BUDGET = 2_000_000
 """Bytes of escaped text that all samples may take together."""
 TALKS = ("prompt", "response", *SIDES)
@@ -56,12 +59,21 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a prompt: small, as a `data:` address (None: not shown), and in words."""
+
+    small: str | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row to read. `data` is the JSON that filter and sorting read: gaps, margin, objective."""
 
     number: int
     id: str
     split: str
+    pictures: tuple[Picture, ...]
     facts: tuple[tuple[str, str], ...]
     margin: float | None
     prompt: Talk
@@ -115,7 +127,7 @@ def _first(saved: Table, split: str, n: int) -> list[dict[str, Any]]:
 
 def _shown(column: str) -> bool:
     bare = column.removeprefix("chosen_").removeprefix("rejected_")
-    known = {*TALKS, *ROW_ID.values(), "id", "model", "margin", *FACTS}
+    known = {*TALKS, *ROW_ID.values(), "id", "model", "margin", "images", *FACTS}
     return bare in known or bare.startswith(SCORE)
 
 
@@ -160,7 +172,17 @@ def _sample(
     data = json.dumps({"gaps": [s.gap for s in scores], "margin": _finite(margin)})
     row_id = str(row[ROW_ID[shape]])
     prompt = _talk(row, "prompt")
-    return Sample(number, row_id, split, facts, margin, prompt, talks, scores, data)
+    pictures = _pictures(row.get("images"))
+    return Sample(number, row_id, split, pictures, facts, margin, prompt, talks, scores, data)
+
+
+def _pictures(images: list[dict[str, Any]] | None) -> tuple[Picture, ...]:
+    """The first pictures of a row, drawn anew and small; the others in words."""
+    held = [p["bytes"] for p in images or () if isinstance(p, dict) and p.get("bytes")]
+    return tuple(
+        Picture(small(data) if place < PICTURES else None, str(described(data)))
+        for place, data in enumerate(held)
+    )
 
 
 def _score(row: Mapping[str, Any], objective: Objective, shape: Shape) -> Score:
@@ -188,6 +210,7 @@ def _finite(value: object) -> float | None:
 def _bytes(sample: Sample) -> int:
     texts = [m.text for talk in (sample.prompt, *sample.talks) for m in talk.messages]
     texts += [value for _, value in sample.facts]
+    texts += [picture.small or "" for picture in sample.pictures]
     return 2000 + sum(len(escape(text).encode("utf-8", "replace")) for text in texts)
 
 

@@ -40,14 +40,21 @@ class Pictures(Protocol):
 class Held:
     """Pictures held in memory."""
 
-    def __init__(self) -> None:
-        """Hold none."""
+    def __init__(self, most: int | None = None) -> None:
+        """Hold none.
+
+        Args:
+            most: bytes that are kept in all; of what comes after only the names are made.
+        """
         self._bytes: dict[str, bytes] = {}
+        self._left = most
 
     def put(self, data: bytes) -> str:
         """Keep bytes; return their name."""
         name = name_of(data)
-        self._bytes[name] = data
+        if name not in self._bytes and (self._left is None or len(data) <= self._left):
+            self._bytes[name] = data
+            self._left = None if self._left is None else self._left - len(data)
         return name
 
     def get(self, name: str) -> bytes:
@@ -69,6 +76,16 @@ def name_of(data: bytes) -> str:
 def mark_of(name: str) -> str:
     """The mark that stands for a picture within a run."""
     return f"<image:{name}>"
+
+
+def is_named(message: pl.Expr) -> pl.Expr:
+    """Whether messages (Struct) hold the name of a picture in a mark."""
+    return message.struct.field("content").str.contains(_POLARS_NAMED).fill_null(value=False)
+
+
+def unnamed(text: str) -> str:
+    """A text of a run with plain marks."""
+    return NAMED.sub(MARK, text)
 
 
 def is_pictures(dtype: pl.DataType | None) -> bool:
