@@ -3,7 +3,7 @@
     python -m benchmarks.record [--only chain,audit,engine] [--sizes 10000,50000] [--data FOLDER]
 
 Each writes `benchmarks/results/NAME-DATE-COMMIT.json` with the machine, the commit and its figures,
-and compares them with the last result of the same processor and number of cores: a figure that is
+and compares each with its last value on the same processor and number of cores: a figure that is
 worse by more than a quarter is printed. Figures are CPU seconds, memory and ratios within one run,
 which other work on the machine changes least; wall seconds and calls a second are kept beside them
 and not compared. A benchmark whose data are not there is left out, loudly.
@@ -98,10 +98,15 @@ def machine() -> dict[str, Any]:
 
 
 def last(name: str, here: dict[str, Any], folder: Path = RESULTS) -> dict[str, Any] | None:
-    """The newest result of a benchmark on such a machine."""
+    """The newest result of a benchmark on such a machine, with the last value of every figure.
+
+    Runs of other sizes have other figures: each is compared with the last run that had it.
+    """
     results = [json.loads(path.read_text("utf-8")) for path in folder.glob(f"{name}-*.json")]
     same = [r for r in results if all(r["machine"][k] == here[k] for k in ("processor", "cores"))]
-    return max(same, key=lambda result: str(result["time"]), default=None)
+    same.sort(key=lambda result: str(result["time"]))
+    figures = {key: value for result in same for key, value in result["figures"].items()}
+    return {**same[-1], "figures": figures} if same else None
 
 
 def slower(before: Figures, now: Figures) -> list[str]:
@@ -134,8 +139,8 @@ def record(name: str, sizes: Sequence[int]) -> None:
     print(f"\n{name} (load {here['load']}) -> {path.relative_to(RESULTS.parents[1])}")
     for key, value in (compared | beside).items():
         print(f"  {key:<44} {value:10.3f}")
-    if before is None:
-        print("  no earlier result of such a machine to compare with")
+    if before is None or not set(before["figures"]) & set(compared):
+        print("  no earlier result of such a machine and size to compare with")
         return
     worse = slower(before["figures"], compared)
     print(f"  beside {before['commit']} of {before['time']} (load {before['machine']['load']}):")
