@@ -172,7 +172,7 @@ def _records(
             continue
         if cells is None:
             return
-        if any(n <= lines.number for n in lines.odd):
+        if lines.odd and min(lines.odd) <= lines.number:
             yield start, [], ("too_long", lines.pieces.too_long())
         elif start <= until and lines.quotes() % 2:
             yield start, [], ("malformed", "a quote stands alone after one that never closes")
@@ -223,9 +223,10 @@ def _enter(chunk: Chunk, line: int, header: list[str], cells: list[str], lines: 
         detail = f"{len(cells)} cells under a header of {len(header)}"
         chunk.rejects.add(line, "malformed", detail)
         return 0
-    repairs = [r for n, r in lines.repairs.items() if line <= n <= lines.number]
-    if repairs:
-        chunk.repairs[line] = "not_utf8" if "not_utf8" in repairs else repairs[0]
+    if lines.repairs:
+        repairs = [r for n, r in lines.repairs.items() if line <= n <= lines.number]
+        if repairs:
+            chunk.repairs[line] = "not_utf8" if "not_utf8" in repairs else repairs[0]
     chunk.lines.append(line)
     if chunk.records is not None:
         chunk.records.append(dict(zip(header, cells, strict=True)))

@@ -118,9 +118,9 @@ def read_jsonl(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Ite
                 yield chunk
                 chunk, size = Chunk(lines=[], records=[]), 0
             size += len(text)
-            if text.strip():
+            if text or line not in pieces.long:
                 _enter(chunk, line, text, stated)
-            elif line in pieces.long:
+            else:
                 chunk.rejects.add(line, "too_long", pieces.too_long())
         if pieces.cut is not None and not lines:
             chunk.rejects.add(number, "truncated_file", pieces.cut)
@@ -132,6 +132,8 @@ def _enter(chunk: Chunk, line: int, text: bytes, stated: bool) -> None:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
+        if not text.strip():
+            return
         try:
             value, repair = parse_json(text, stated)
         except ValueError as error:
@@ -139,14 +141,18 @@ def _enter(chunk: Chunk, line: int, text: bytes, stated: bool) -> None:
             return
         if repair is not None:
             chunk.repairs[line] = repair
-    enter_value(chunk, line, value)
+    flat = text.find(b"{", 1) < 0 and text.find(b"[") < 0
+    enter_value(chunk, line, value, flat)
 
 
-def enter_value(chunk: Chunk, line: int, value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Add a parsed value to a chunk: an object is a record, anything else is rejected."""
+def enter_value(chunk: Chunk, line: int, value: Any, flat: bool = False) -> None:  # noqa: ANN401
+    """Add a parsed value to a chunk: an object is a record, anything else is rejected.
+
+    `flat`: it is known that nothing is nested in it.
+    """
     if type(value) is not dict or chunk.records is None:
         chunk.rejects.add(line, "wrong_type", f"the record is a {type(value).__name__}, no object")
-    elif _deeper(value, MAX_DEPTH):
+    elif not flat and _deeper(value, MAX_DEPTH):
         chunk.rejects.add(line, "malformed", f"nested more than {MAX_DEPTH} deep")
     else:
         chunk.lines.append(line)
