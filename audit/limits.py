@@ -101,6 +101,7 @@ LIMITS: dict[str, Limit] = {
     "schema.rejected": _most(0.0, 0.02, 0.2),
     "schema.odd_turns": _most(0.0, 0.02, 0.2),
     "schema.not_user_last": _most(0.0, 0.02, 0.2),
+    "schema.trailing_cue": _most(0.0, 0.02),
     "schema.empty_prompts": _most(0.0, 0.01, 0.05),
     "empty.answers": _most(0.0, 0.005, 0.05),
     "damaged.chosen": _most(0.002, 0.01, 0.05),

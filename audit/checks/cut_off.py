@@ -11,12 +11,18 @@ from audit.subject import Subject
 from prefactory.preferences.damage.marks import unfinished
 from prefactory.tables import in_parts
 
+CHARACTERS, WORDS = 20, 4
+"""Least size of an answer and of its last line: less than the rule of damage asks, since both sides
+are read alike (on six sets of people and judges the gap moves by .008 at most)."""
+
 
 def run(subject: Subject) -> Report:
     """Count answers that end in the middle of a line, by side."""
     metrics, named, hits = {}, [], []
     for side in subject.sides:
-        cut = in_parts(lambda part: unfinished(part).to_frame(), side.text)["unfinished"]
+        cut = in_parts(lambda part: unfinished(part, CHARACTERS, WORDS).to_frame(), side.text)[
+            "unfinished"
+        ]
         hits.append(cut.to_numpy())
         metrics[side.name] = share(hits[-1], side.prompts)
         named.append(flagged(side.rows[hits[-1]], f"the {side.name} answer ends in the middle"))
@@ -31,7 +37,7 @@ def run(subject: Subject) -> Report:
         rows=pl.concat(named),
         charts=(Chart("shares", "Answers that end in the middle", bars),),
         notes=(
-            "The last line has six words or more and ends in a letter, a comma or a dash. No rule "
+            "The last line has four words or more and ends in a letter, a comma or a dash. No rule "
             "on texts is sure of it (of real cut-offs it finds a third, and as many answers that "
             "are whole), so the share itself is no fault; a gap between the sides is.",
         ),

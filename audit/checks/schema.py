@@ -9,6 +9,7 @@ from audit.finding import Chart, Example, Metric, Report, flagged
 from audit.stats import share
 from audit.subject import EXAMPLES, Rows, Subject
 from catalog.sources.account import account_lines
+from prefactory.preferences.damage.marks import PROMPT_CUE
 from prefactory.tables import ROLES
 
 ELSEWHERE = ("empty_answer", "equal_answers", "tie")
@@ -48,7 +49,7 @@ def run(subject: Subject) -> Report:
 
 
 def _turns(subject: Subject) -> pl.DataFrame:
-    """Per row: `odd_turns`, `not_user_last` and `empty_prompts` (Boolean)."""
+    """Per row: `odd_turns`, `not_user_last`, `empty_prompts` and `trailing_cue` (Boolean)."""
     roles = pl.col("prompt").list.eval(pl.element().struct.field("role"))
     talk = subject.table.select(roles=roles, text=subject.prompt_text.str.strip_chars())
     role = pl.element()
@@ -65,6 +66,7 @@ def _turns(subject: Subject) -> pl.DataFrame:
         odd_turns=odd.fill_null(value=False),
         not_user_last=(~empty & ~last.is_in(["user", "tool"])).fill_null(value=False),
         empty_prompts=empty,
+        trailing_cue=subject.question.str.tail(40).str.contains(PROMPT_CUE),
     )
 
 
@@ -90,6 +92,7 @@ SAID = {
     "odd_turns": "roles are unknown, repeat, or a system message comes late",
     "not_user_last": "the prompt does not end with the user",
     "empty_prompts": "the prompt is empty",
+    "trailing_cue": "the prompt ends in a cue of another turn, such as `Assistant:`",
 }
 
 
@@ -145,6 +148,7 @@ CHECK = Check(
         "odd_turns": "share of prompts with unknown or repeated roles, or a late system message",
         "not_user_last": "share of prompts that do not end with the user",
         "empty_prompts": "share of prompts without text",
+        "trailing_cue": "share of prompts that end in a cue of another turn",
     },
     run=run,
     faulty_rows=True,

@@ -356,6 +356,8 @@ def test_labels_that_nothing_can_be_said_of_are_not_verified_and_said_so_at_the_
     assert few.headline.startswith("labels were not verified")
     found = audit(clean(120), NO_EMBEDDING, Intake(license="mit"))
     assert summary(found).splitlines()[1] == "labels were not verified"
+    head = found.page.partition("<nav")[0]
+    assert "Labels were not verified." in head
 
 
 def test_a_few_damaged_answers_far_down_a_long_table_are_named():
@@ -364,3 +366,39 @@ def test_a_few_damaged_answers_far_down_a_long_table_are_named():
         data[i] = (data[i][0], "x" * 300, data[i][2])
     found = one("damaged", table(data))
     assert found.rows["note"].to_list() == ["chosen: long_run"] * 2
+
+
+BICYCLES = 120
+
+
+def bicycle(i, end="", other=""):
+    """A prompt and two answers, as the inputs of the findings are made (rows.md, section 9)."""
+    chosen = f"Begin with the oven, then describe it slowly; allow about {i} minutes, lamp last."
+    return (
+        f"How would you clean bicycle number {i}?",
+        f"{chosen}{end}",
+        f"Just sell it, {i}.{other}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "check", "metric"),
+    [
+        ("A02", lambda i: (f"Clean {i}?", f"[INST] So? [/INST] {i} </s>", "So. </s>"),
+         "role_leaks", "role_leak:chosen"),
+        ("A11", lambda i: bicycle(i, "</s>"), "leftovers", "template:chosen"),
+        ("A09", lambda i: bicycle(i, "\nRating: 2", "\nRating: 4"), "leftovers", "judge:chosen"),
+        ("A12", lambda i: (f"{bicycle(i)[0]}\n\nAssistant: ", *bicycle(i)[1:]),
+         "schema", "trailing_cue"),
+        ("A14", lambda i: bicycle(i, " Caf\u00c3\u00a9."), "leftovers", "mojibake:chosen"),
+        ("A13", lambda i: (*bicycle(i)[:2], bicycle(i)[1][:37].rpartition(" ")[0]),
+         "cut_off", "gap"),
+    ],
+)  # fmt: skip
+def test_what_an_audit_once_did_not_see(name, change, check, metric):
+    found = one(check, table([change(i) for i in range(BICYCLES)]))
+    assert abs(found.metrics[metric].value) == 1.0, name
+    assert found.severity >= Severity.WARNING, name
+    assert found.rows["row"].n_unique() == BICYCLES
+    silent = one(check, table([bicycle(i) for i in range(BICYCLES)]))
+    assert silent.severity is Severity.OK, (name, silent.headline)

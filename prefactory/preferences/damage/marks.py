@@ -14,6 +14,8 @@ TOKEN = r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</s>|</?(?:start|end)_of_turn>"  # noqa
 """Tokens of a chat template or of an end; not `<s>`, which is a strike-through in HTML."""
 CUE = r"(?:\A|\n)[ \t]*(?:Human|User|Assistant|AI|Answer|Response)[ \t]*:\s*\z"
 """A last line that cues another turn."""
+PROMPT_CUE = r"(?:\A|\n)[ \t]*(?:Human|User|Assistant|AI)[ \t]*:\s*\z"
+"""A last line of a prompt that a chat template would write; `Answer:` may well be asked for."""
 JUDGE = (
     r"\[\[(?:[A-C]|\d+(?:\.\d+)?)\]\]|\[RESULT\]|(?i:assistant [AB] is (?:slightly |much )?better)|"
     r"\A\s*(?:Verdict|Feedback)[ \t]*:|(?m:^[ \t]*(?:Score|Rating)[ \t]*:[ \t]*\d)|"
@@ -77,18 +79,19 @@ def mojibake(texts: pl.Series) -> pl.Series:
     return found.scatter(at, pl.Series([is_bad(text) for text in odd], dtype=pl.Boolean))
 
 
-def unfinished(texts: pl.Series) -> pl.Series:
+def unfinished(texts: pl.Series, characters: int = 60, words: int = 6) -> pl.Series:
     """Whether an answer ends in the middle, Boolean [N]: a number, never a fault.
 
-    Its last line has six words or more and ends in a letter, a comma or a dash; the answer has 60
-    characters or more; the line is no list item, heading or table and holds no link and no code.
+    Its last line has so many `words` or more and ends in a letter, a comma or a dash; the answer
+    has so many `characters` or more; the line is no list item, heading or table and holds no link
+    and no code.
     """
     text = pl.col("text")
     last = (
         texts.rename("text")
         .to_frame()
         .select(
-            long=text.str.len_chars() >= 60,
+            long=text.str.len_chars() >= characters,
             fenced=text.str.count_matches("```", literal=True) > 0,
             line=text.str.strip_chars().str.extract(LAST_LINE),
         )
@@ -99,5 +102,5 @@ def unfinished(texts: pl.Series) -> pl.Series:
         & ~pl.col("fenced")
         & line.str.contains(UNENDED)
         & ~line.str.contains(STRUCTURE)
-        & (line.str.count_matches(r"\S+") >= 6)
+        & (line.str.count_matches(r"\S+") >= words)
     )["unfinished"]
