@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from catalog.versions import Catalog, Version, open_folder
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.images.marks import Held, bind
+from prefactory.preferences.draws import count_draws
 from prefactory.recipe import NAME
-from prefactory.tables import ROW_ID, same_messages, shape_of
+from prefactory.tables import ROW_ID, Shape, same_messages, shape_of
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -188,7 +189,11 @@ def _read(opened: OpenSource, dataset: str, sampler: _Sampler, fields: dict[str,
         total=sampler.total,
         pictures=sampler.pictures,
     )
-    return Loaded(sampler.table(dataset), intake)
+    table = sampler.table(dataset)
+    if shape_of(table) == Shape.PAIRS:
+        table, counted = count_draws(table)
+        intake = replace(intake, rejected=pl.concat([intake.rejected, counted]))
+    return Loaded(table, intake)
 
 
 def _reasons(rejected: list[pl.DataFrame]) -> str:

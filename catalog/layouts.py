@@ -15,7 +15,7 @@ messages are lists of parts, as TRL and the processors of vision models read the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +129,8 @@ def export(
     file_format: str = "arrow",
     table: str | None = None,
     shown: Effect | None = None,
+    *,
+    carry: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write a version in a layout to a new folder, all or nothing.
 
@@ -142,13 +144,14 @@ def export(
         table: which table, if not the layout's own (`goal_pairs` instead of `pairs`).
         shown: what a chat template makes of the pairs (`as_rendered`); those that are lost to it
             are left out, and the README of the folder says why.
+        carry: more columns of the table that the rows keep (those of a source's labels, ...).
 
     Returns:
         Rows per split.
 
     Raises:
-        CatalogError: for an unknown layout or format, a missing table, or a folder that exists or
-            can't be made.
+        CatalogError: for an unknown layout or format, a missing table or column, or a folder that
+            exists or can't be made.
     """
     if layout not in LAYOUTS:
         known = ", ".join(LAYOUTS)
@@ -160,6 +163,7 @@ def export(
         view = Layout(view.table, lambda pairs: trl_implicit(pairs.drop("margin")))
     if shown is not None:
         view = Layout(view.table, _without(shown.lost, view.view))
+    view = _carrying(version, view, carry)
     splits = version.manifest.tables[view.table].splits
     if not any(splits.values()):
         raise CatalogError(f"{version.ref} has no {view.table} to export")
@@ -237,6 +241,26 @@ def _of_table(version: Version, view: Layout, layout: str, table: str | None) ->
             f"layout {layout!r} needs {view.table}; {name} holds {tables[name].shape}"
         )
     return Layout(name, view.view)
+
+
+def _carrying(version: Version, view: Layout, carry: Sequence[str]) -> Layout:
+    """The layout with more columns of its table, each pair's beside it."""
+    columns = version.manifest.tables[view.table].columns
+    if lacking := [name for name in carry if name not in columns]:
+        raise CatalogError(
+            f"{view.table} of {version.ref} has no column {', '.join(lacking)} to carry; it has: "
+            + ", ".join(columns)
+        )
+
+    def carried(rows: pl.DataFrame) -> pl.DataFrame:
+        shown = view.view(rows)
+        more = [name for name in carry if name not in shown.columns]
+        if not more:
+            return shown
+        extra = rows.select("pair_id", *more)
+        return shown.join(extra, on="pair_id", how="left", maintain_order="left")
+
+    return Layout(view.table, carried) if carry else view
 
 
 def _write_arrow(version: Version, view: Layout, split: str, folder: Path, _: str) -> int:

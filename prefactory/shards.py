@@ -18,6 +18,7 @@ import polars as pl
 
 from prefactory import ledger
 from prefactory.identity import fingerprint
+from prefactory.preferences.draws import count_draws
 from prefactory.store import Store
 from prefactory.tables import (
     OF_PROMPT,
@@ -197,7 +198,14 @@ def gather(store: Store, parts: list[Part], low: str, high: str, shape: Shape) -
 def without_copies(
     table: pl.DataFrame, shape: Shape, label: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the first of rows with the same id; the others become ledger rows `duplicate_row`."""
+    """Keep the first of rows with the same id; the others become ledger rows `duplicate_row`.
+
+    Draws of one pair are counted first (see `count_draws`); those rows leave as `counted_draw`.
+    """
+    drawn = ledger.empty()
+    if shape == Shape.PAIRS:
+        table, gone = count_draws(table)
+        drawn = ledger.entries(gone, label) if gone.height else drawn
     row_id = ROW_ID[shape]
     first = pl.col(row_id).is_first_distinct()
     copies = table.filter(~first).select(
@@ -206,8 +214,9 @@ def without_copies(
         pl.concat_str(pl.lit("same content as "), pl.col(row_id)).alias("detail"),
     )
     if copies.height == 0:
-        return canonical_order(table, shape), ledger.empty()
-    return canonical_order(table.filter(first), shape), ledger.entries(copies, label)
+        return canonical_order(table, shape), drawn
+    left = pl.concat([drawn, ledger.entries(copies, label)])
+    return canonical_order(table.filter(first), shape), left
 
 
 def score_columns_after(columns: tuple[str, ...], shape: Shape, out: Shape) -> tuple[str, ...]:

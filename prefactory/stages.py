@@ -143,8 +143,8 @@ def thread_mapper(workers: int) -> Mapper:
 def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataType]]:
     """Shape and columns of the sources together (columns that only some have are null elsewhere).
 
-    A plain extra column of two types becomes text. The columns of the shape come first, then all
-    others by name, whatever the order of the sources.
+    A plain column of two types that nobody asked for becomes text. The columns of the shape come
+    first, then all others by name, whatever the order of the sources.
 
     Raises:
         DataError: if the sources differ in shape, or in the type of a column.
@@ -158,7 +158,8 @@ def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataTy
             before = columns.setdefault(name, dtype)
             if before == dtype or (is_messages(before) and is_messages(dtype)):
                 continue
-            if name in COLUMNS[shapes[0]] or before.is_nested() or dtype.is_nested():
+            unasked = [getattr(s, "unasked", ()) for s in sources if name in s.schema]
+            if not all(name in names for names in unasked) or _nested(before, dtype):
                 raise DataError(f"column {name!r} is {before} in one source and {dtype} in another")
             columns[name] = pl.String()
     if not all("margin" in s.schema for s in sources):
@@ -166,6 +167,10 @@ def common_schema(sources: Sequence[Source]) -> tuple[Shape, dict[str, pl.DataTy
     order = [c for c in COLUMNS[shapes[0]] if c in columns]
     order += sorted(columns.keys() - set(order))
     return shapes[0], {name: columns[name] for name in order}
+
+
+def _nested(*dtypes: pl.DataType) -> bool:
+    return any(dtype.is_nested() for dtype in dtypes)
 
 
 def file_identity(source: dict[str, Any], name: str) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from audit.stats import share
 from audit.subject import EXAMPLES, Rows, Subject
 from catalog.sources.account import account_lines
 from prefactory.preferences.damage.marks import PROMPT_CUE
+from prefactory.preferences.draws import COUNTED
 from prefactory.tables import ROLES
 
-ELSEWHERE = ("empty_answer", "equal_answers", "tie")
+ELSEWHERE = ("empty_answer", "equal_answers", "tie", COUNTED)
 """Reasons of the reader that other checks count."""
 
 

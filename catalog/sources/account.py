@@ -7,7 +7,7 @@ read, carried, or the source is refused in one sentence (`refusal`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from catalog.sources.fields import is_number
 from catalog.sources.messages import is_messages
 
-Values = Callable[[str], list[Any]]
-"""Column -> its values that are not null, in the first records."""
+EMPTY = "empty"
+"""Why a column is not read that holds nothing."""
 
 
 class Bears(StrEnum):
@@ -44,10 +44,9 @@ class Account:
 
     @property
     def names(self) -> frozenset[str]:
-        """All columns, top-level names only."""
-        return frozenset((*self.read, *self.carried, *self.unread)) | {
-            name.split(".", 1)[0] for name in self.read
-        }
+        """All columns that were seen, and the first parts of nested ones."""
+        nested = (name.split(".", 1)[0] for name in (*self.read, *self.carried))
+        return frozenset((*self.read, *self.carried, *self.unread, *nested))
 
     def with_late(self, late: Mapping[str, str]) -> Account:
         """The account with columns that are not read and turned up later (-> `file:line`)."""

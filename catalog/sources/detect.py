@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from catalog.sources.account import Account, Bears, bears_on, is_in, is_short, refusal, words
+from catalog.sources.account import EMPTY, Account, Bears, bears_on, is_in, is_short, refusal, words
 from catalog.sources.chunks import Record
 from catalog.sources.columns import Path, value_at
 from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_text, is_number, spoken
@@ -25,7 +25,8 @@ from catalog.sources.questions import BESIDE
 from catalog.sources.spec import SourceSpec
 from prefactory.errors import DataError
 from prefactory.images.marks import IMAGES
-from prefactory.tables import COLUMNS, OF_PROMPT, TEXTS, Shape, is_score
+from prefactory.preferences.draws import DRAWS
+from prefactory.tables import COLUMNS, OF_PROMPT, SIDES, TEXTS, Shape, is_score
 
 _OURS = {"prompt_id", "response_id", "pair_id", "chosen_id", "rejected_id", "source_id"}
 _SIDE_SCORES = ("chosen_score_", "rejected_score_")
@@ -48,7 +49,7 @@ class Sample:
 
     def raw(self, column: str) -> list[Any]:
         """Values of a column that are neither null nor an empty text."""
-        return [v for r in self.records if (v := r.get(column)) is not None and v != ""]
+        return [v for r in self.records if (v := r.get(column)) not in (None, "", [], {})]
 
     def values(self, path: Path, kind: Kind) -> list[Any]:
         """Values at a path, read as a kind if they come from csv; nulls are left out."""
@@ -68,6 +69,9 @@ class Plan:
     Attributes:
         parts: names of the fields that the prompts are completed with (see `parts`).
         pictures: where the pictures of prompts lie, if there are any.
+        twins: columns that the source has of its first and of its second answer, by what they
+            are called without the answer: `_a_<name>` and `_b_<name>` become `chosen_<name>` and
+            `rejected_<name>`.
         account: what becomes of each column.
     """
 
@@ -75,6 +79,7 @@ class Plan:
     fields: tuple[Field, ...]
     binding: Mapping[str, Path]
     parts: tuple[str, ...] = ()
+    twins: Mapping[str, pl.DataType] = dataclass_field(default_factory=dict)
     account: Account = dataclass_field(default_factory=Account)
     pictures: Where | None = None
 
@@ -93,7 +98,16 @@ class Plan:
             hidden = field.name.startswith("_")
             if field.name in self.binding and carried and not hidden and field.name not in schema:
                 schema[field.name] = field.column_dtype
+        if self.draws:
+            schema |= DRAWS
+        for name, dtype in self.twins.items():
+            schema |= {f"{side}_{name}": dtype for side in SIDES}
         return schema | ({"images": IMAGES} if self.pictures is not None else {})
+
+    @property
+    def draws(self) -> bool:
+        """Whether each row is a draw that is counted with others of the same pair."""
+        return self.layout.draws or ANNOTATOR.name in self.binding
 
 
 def _carried(name: str) -> bool:
@@ -273,11 +287,12 @@ def _plan(
             extras.append(replace(_extra(name, (name,), sample, form.shape), carried=True))
             binding[name] = (name,)
     used = {*taken, *paths, *carry, *form.makes, *(made.name for made in form.carries)}
-    if form.shape == Shape.PAIRS and "label_source" not in binding:
-        for mark in LABELLED_BY:
-            if place := _mark(mark, sample, used):
-                extras.append(mark)
-                binding[mark.name] = place
+    if form.shape == Shape.PAIRS:
+        asked = {*carry, *(path[0] for path in paths.values())}
+        for mark in () if form.draws else (ANNOTATOR,):
+            extras += _marked(mark, sample, asked, binding)
+        for mark in () if "label_source" in binding else LABELLED_BY:
+            extras += _marked(mark, sample, used, binding)
     for name in sample.columns:
         if name not in used and _wanted(name, form.shape) and (field := _own_field(name, sample)):
             extras.append(field)
@@ -300,6 +315,16 @@ def _pictures(
     return Where(column, messages) if column or messages else None
 
 
+ANNOTATOR = Field(
+    "_annotator",
+    names=(
+        "annotator", "evaluator", "rater", "labeler", "judge", "annotator_id", "evaluator_id",
+        "rater_id", "labeler_id", "worker_id",
+    ),
+    required=False,
+    carried=True,
+)  # fmt: skip
+"""Who labelled the record: each row is a draw then, unless the column is mapped or carried."""
 LABELLED_BY = (
     Field("label_source", names=("label_source",), required=False, carried=True),
     Field(
@@ -321,14 +346,18 @@ LABELLED_BY = (
 """Columns by which a record says who chose."""
 
 
-def _mark(field: Field, sample: Sample, used: set[str]) -> Path | None:
+def _marked(
+    field: Field, sample: Sample, used: set[str], binding: dict[str, Path]
+) -> tuple[Field, ...]:
+    """The field, if a column that is not used has texts for it; its place joins the binding."""
     for name in field.candidates:
         path = _path(name, sample)
         if path[0] in used or not _present(path, sample):
             continue
         if all(isinstance(v, str) for v in sample.values(path, Kind.TEXT)):
-            return path
-    return None
+            binding[field.name] = path
+            return (field,)
+    return ()
 
 
 def _labelled(field: Field, binding: Mapping[str, Path], sample: Sample) -> Field:
@@ -361,7 +390,8 @@ def _parts(
             if column in used or "_".join(words(column)) not in part.candidates:
                 continue
             values = sample.values(path, part.kind)
-            if not values or not all(accepts(part.kind, v) for v in values):
+            fits = sample.raw(column) and all(accepts(part.kind, v) for v in values)
+            if not fits:
                 continue
             if part.name not in OF_PROMPT and is_in(column, used, sample.records):
                 continue  # the prompt holds it already
@@ -377,24 +407,20 @@ def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan
     Raises:
         DataError: a column that bears on the prompt or the answers would not be read.
     """
-    own = {f.name for f in plan.layout.fields} | {*plan.parts}
-    read: dict[str, str] = {}
-    carried: dict[str, str] = {}
-    for name, path in plan.binding.items():
-        part = carried if name not in own and not _is_ours(name, plan.layout.shape) else read
-        part[".".join(path)] = "label_source" if name.startswith("_by_") else name
+    read, carried = _bound(plan)
     unread = dict.fromkeys(spec.ignore, "ignored")
     lost: dict[str, tuple[Bears, str | None]] = {}
-    if plan.pictures is not None and plan.pictures.column is not None:
-        read[".".join(plan.pictures.column)] = "images"
     used = {path[0] for path in plan.binding.values()}
     used |= plan.pictures.columns if plan.pictures else set()
     binding, fields = dict(plan.binding), plan.fields
+    twins: dict[str, tuple[str, Field]] = _twins(plan, sample, used)
+    for name, (rest, field) in twins.items():
+        fields, binding[field.name] = (*fields, field), (name,)
+        carried[name] = f"chosen_{rest}, rejected_{rest}"
+    plan = replace(plan, twins={rest: field.column_dtype for rest, field in twins.values()})
+    unread |= _in_part(plan, sample)
     for name in sample.columns:
-        if name in used:
-            nested = [".".join(path[1:]) for path in plan.binding.values() if path[0] == name]
-            if nested and all(nested):
-                unread[name] = f"but for {', '.join(nested)}"
+        if name in used or name in twins:
             continue
         values = sample.raw(name)
         bears = bears_on(name, values)
@@ -412,6 +438,63 @@ def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan
     return replace(plan, fields=fields, binding=binding, account=account)
 
 
+def _bound(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
+    """Columns that are read, and those that are carried along -> our names for them."""
+    own = {f.name for f in plan.layout.fields} | {*plan.parts}
+    read: dict[str, str] = {}
+    carried: dict[str, str] = {}
+    for name, path in plan.binding.items():
+        part = carried if name not in own and not _is_ours(name, plan.layout.shape) else read
+        part[".".join(path)] = _HIDDEN.get(name, name)
+    if plan.pictures is not None and plan.pictures.column is not None:
+        read[".".join(plan.pictures.column)] = "images"
+    return read, carried
+
+
+def _in_part(plan: Plan, sample: Sample) -> dict[str, str]:
+    """Columns of which only some inner values are read -> which."""
+    inner: dict[str, list[str]] = {}
+    for path in plan.binding.values():
+        inner.setdefault(path[0], []).append(".".join(path[1:]))
+    return {
+        name: f"but for {', '.join(parts)}"
+        for name in sample.columns
+        if all(parts := inner.get(name, [""]))
+    }
+
+
+_PLACES = {"a": "b", "1": "2"}
+_ANSWERS = ("completion", "response", "output", "answer", "model", "candidate", "generation")
+
+
+def _twins(plan: Plan, sample: Sample, used: set[str]) -> dict[str, tuple[str, Field]]:
+    """Plain columns of either answer of two: their column -> what they tell, and the field.
+
+    Which answer is chosen is known only when the row was read, so they are brought to the sides.
+    """
+    if "response_b" not in plan.binding:
+        return {}
+    apart = {"_".join(words(name)): name for name in sample.columns if name not in used}
+    twins: dict[str, tuple[str, Field]] = {}
+    for key, name in apart.items():
+        said = key.split("_")
+        place = next((w for w in said if w in _PLACES), None)
+        other = (
+            apart.get("_".join(_PLACES[w] if w == place else w for w in said)) if place else None
+        )
+        rest = "_".join(w for w in said if w != place and w not in _ANSWERS)
+        if other is None or not rest or f"chosen_{rest}" in plan.schema():
+            continue
+        both = [*sample.raw(name), *sample.raw(other)]
+        if not both or not is_short(both):
+            continue
+        kind = next((k for k in (Kind.FLAG, Kind.NUMBER) if all(accepts(k, v) for v in both)), None)
+        for column, letter in ((name, "a"), (other, "b")):
+            field = Field(f"_{letter}_{rest}", kind or Kind.PLAIN, required=False, carried=True)
+            twins[column] = (rest, field)
+    return twins
+
+
 def _would_vanish(name: str, plan: Plan, sample: Sample) -> bool:
     """Whether a column that is not read says something that no other column says.
 
@@ -424,15 +507,22 @@ def _would_vanish(name: str, plan: Plan, sample: Sample) -> bool:
     return bool(some) and not is_in(name, used, some)
 
 
+_HIDDEN = {
+    "_by_reward_model": "label_source",
+    "_by_judge": "label_source",
+    "_annotator": "chosen_annotators, rejected_annotators",
+}
+"""Fields that no column of the rows is called after -> what they become."""
+
+
 def _is_ours(name: str, shape: Shape) -> bool:
     """Whether a column is one of the table itself, or a score, and no extra column."""
-    hidden = name.startswith("_by_")
-    return hidden or name in COLUMNS[shape] or name == "margin" or _carried(name)
+    return name in _HIDDEN or name in COLUMNS[shape] or name == "margin" or _carried(name)
 
 
 def _why(bears: Bears | None, sample: Sample, name: str) -> str:
     if not sample.raw(name):
-        return "empty"
+        return EMPTY
     return "repeats what is read" if bears in (Bears.PROMPT, Bears.ANSWER) else ""
 
 

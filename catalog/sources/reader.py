@@ -6,22 +6,22 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
 
-from catalog.sources.account import Account
+from catalog.sources.account import EMPTY, Account
 from catalog.sources.chunks import Chunk, Record
 from catalog.sources.columns import ROW, typed, value_at
-from catalog.sources.detect import MissingColumnError, Plan, Sample, plan_for
+from catalog.sources.detect import ANNOTATOR, MissingColumnError, Plan, Sample, plan_for
 from catalog.sources.fields import CONVERSATIONS
 from catalog.sources.finish import finish
-from catalog.sources.hub import hub_chunks, hub_revision, hub_splits
-from catalog.sources.late import LateColumnsError
-from catalog.sources.layouts.base import Surroundings
-from catalog.sources.open_files import chunks, evidence
+from catalog.sources.first_records import SAMPLE_ROWS, FirstRecords, source_chunks
+from catalog.sources.hub import hub_revision, hub_splits
+from catalog.sources.late import LateColumnsError, filled_columns, filled_rows, is_empty
+from catalog.sources.layouts.base import FIRST_BETTER, Surroundings
+from catalog.sources.open_files import evidence
 from catalog.sources.parts import with_parts
 from catalog.sources.pictures.allowed import AllowedImages, Fetcher, fetcher
 from catalog.sources.pictures.read import Reader as PictureReader
@@ -30,23 +30,21 @@ from catalog.sources.pictures.read import (
     picture_parts,
     pictures_of,
     records_of,
-    shows_pictures,
     to_fetch,
     with_pictures,
 )
 from catalog.sources.questions import BESIDE, files_beside, read_answers, read_questions
-from catalog.sources.resolve import format_of, resolve
+from catalog.sources.resolve import resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
 from prefactory.errors import DataError
 from prefactory.images.marks import MARK
+from prefactory.preferences.draws import one_draw
 from prefactory.shards import in_order
 from prefactory.tables import LABEL_SOURCES, Shape, stacked
 
 READER_VERSION = 2
 """Part of every identity: bump it when the same source gives other rows."""
 
-SAMPLE_ROWS = 100
-SCAN_ROWS = 4096
 T = TypeVar("T")
 
 
@@ -81,6 +79,11 @@ class OpenSource:
     def account(self) -> Account:
         """What becomes of each column that was seen when the source was opened."""
         return self.plan.account
+
+    @property
+    def unasked(self) -> frozenset[str]:
+        """Extra columns that are carried along though nobody has named them."""
+        return frozenset(self.account.carried.values()) - {*self.spec.mapping, *self.spec.carry}
 
     def whole(self) -> OpenSource:
         """The same source, opened once more after a look at the columns of every record."""
@@ -143,13 +146,14 @@ class OpenSource:
         self, file: SourceFile, block_rows: int
     ) -> Iterator[tuple[Chunk, Mapping[str, str]]]:
         """The chunks of a file, up to the limit of the spec, and the columns new in each."""
-        columns = {path[0] for path in self.plan.binding.values()}
+        known = {name for name in self.account.names if self.account.unread.get(name) != EMPTY}
+        empty = self.account.names - known
+        columns = {path[0] for path in self.plan.binding.values()} | empty
         columns |= self.plan.pictures.columns if self.plan.pictures else set()
-        known = set(self.account.names)
         limit = self.spec.limit
         rows = block_rows if limit is None else max(1, min(block_rows, limit))
         left = limit
-        for chunk in _chunks(self.spec, file, rows, columns, self.commit):
+        for chunk in source_chunks(self.spec, file, rows, columns, self.commit):
             part = chunk if left is None else chunk.head(left)
             if part.size:
                 late = self._late(part, file, known)
@@ -161,23 +165,29 @@ class OpenSource:
                     return
 
     def _late(self, chunk: Chunk, file: SourceFile, known: set[str]) -> Mapping[str, str]:
-        """Columns that no record had before -> where they first are; none of them must be read."""
-        if chunk.records is None or chunk.texts_only:
-            return {}
-        new = set().union(*chunk.records) - known
+        """Columns that were not there or empty -> where they first hold something.
+
+        Raises:
+            LateColumnsError: one of them must be read.
+        """
+        records, lines = chunk.records, chunk.lines
+        if records is None:
+            table, lines = filled_rows(chunk, self.account.names - known)
+            records = table.to_dicts()
+        new = filled_columns(records, known)
         if not new:
             return {}
         places: dict[str, str] = {}
-        records = []
-        for line, record in zip(chunk.lines, chunk.records, strict=True):
-            if new & record.keys():
-                records.append(record)
-                for name in record.keys() & new - places.keys():
-                    places[name] = f"{file.name}:{line}"
+        some = []
+        for line, record in zip(lines, records, strict=True):
+            if here := [name for name in new if not is_empty(record.get(name))]:
+                some.append(record)
+                for name in here:
+                    places.setdefault(name, f"{file.name}:{line}")
         first = next(iter(places.values()))
         where = f"source {self.spec.path!r}, from {first} on,"
         files = tuple(self.files)
-        plan = _planned(self.spec, files, self.commit, where, also=records[:SAMPLE_ROWS])
+        plan = _planned(self.spec, files, self.commit, where, also=some[:SAMPLE_ROWS])
         if not new <= plan.account.unread.keys():
             raise LateColumnsError(sorted(new - plan.account.unread.keys()), first)
         return dict(sorted(places.items()))
@@ -191,7 +201,7 @@ class OpenSource:
             draft = with_pictures(draft, pictures_of(chunk, file.name, self.plan.pictures, reader))
         elif (place := self._late_picture(chunk, frame, file)) is not None:
             raise LateColumnsError(["pictures among the parts of messages"], place)
-        frame = self._with_provenance(draft.frame)
+        frame = self._with_provenance(self._with_sides(draft.frame))
         block = finish(
             type(draft)(frame, draft.rejects, draft.notes),
             layout.shape,
@@ -230,6 +240,21 @@ class OpenSource:
                     return f"{file.name}:{line}"
         return None
 
+    def _with_sides(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Add who drew, and bring columns of the first and the second answer to the sides."""
+        plan = self.plan
+        if plan.draws and not plan.layout.draws:
+            frame = one_draw(frame, pl.col(ANNOTATOR.name))
+        if FIRST_BETTER not in frame.columns:
+            return frame
+        for name in plan.twins:
+            own, other = pl.col(f"_a_{name}"), pl.col(f"_b_{name}")
+            frame = frame.with_columns(
+                pl.when(FIRST_BETTER).then(own).otherwise(other).alias(f"chosen_{name}"),
+                pl.when(FIRST_BETTER).then(other).otherwise(own).alias(f"rejected_{name}"),
+            )
+        return frame
+
     def _with_provenance(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the columns that say where a row is from and who labelled it, and those it lacks."""
         spec, layout = self.spec, self.plan.layout
@@ -258,12 +283,20 @@ class OpenSource:
         return frame.with_columns(columns)
 
 
+_MODELS = r"(?i)gpt|claude|llama|gemini|qwen|mistral|mixtral|deepseek|gemma"
+"""Part of the name of an annotator that is a language model."""
+
+
 def _label_source(frame: pl.DataFrame, by_layout: str | None) -> pl.Expr:
     """Who chose: what the record says, or the layout; null where neither does."""
-    marks = {"_by_reward_model": "reward_model", "_by_judge": "judge"}
+    marks = {
+        "_by_reward_model": ("reward_model", pl.col("_by_reward_model").is_not_null()),
+        "_by_judge": ("judge", pl.col("_by_judge").is_not_null()),
+        "_annotator": ("judge", pl.col("_annotator").str.contains(_MODELS)),
+    }
     said = [
-        pl.when(pl.col(column).is_not_null()).then(pl.lit(who))
-        for column, who in marks.items()
+        pl.when(says).then(pl.lit(who))
+        for column, (who, says) in marks.items()
         if column in frame.columns
     ]
     return pl.coalesce(*said, pl.lit(by_layout, dtype=pl.String))
@@ -398,14 +431,6 @@ def _peek(opened: OpenSource, n: int) -> Peek:
     )
 
 
-def _chunks(
-    spec: SourceSpec, file: SourceFile, rows: int, columns: set[str] | None, commit: str | None
-) -> Iterator[Chunk]:
-    if commit is not None:
-        return hub_chunks(file, rows, columns, spec.config, commit)
-    return chunks(file, rows, columns, spec.reading)
-
-
 def _planned(
     spec: SourceSpec,
     files: tuple[SourceFile, ...],
@@ -425,7 +450,7 @@ def _planned(
         whole: look at every record of local files.
         also: records from further on, whose columns count too.
     """
-    seen = _Seen(whole=whole)
+    seen = FirstRecords(whole=whole)
     for file in files:
         seen.file(spec, file, commit, whole=whole and "://" not in file.url)
     seen.enter(also)
@@ -460,65 +485,3 @@ def _check_images(spec: SourceSpec, plan: Plan, sample: Sample, where: str) -> N
             "`images`, as in {folders: [pictures], hosts: [img.example.org]}, or say in `ignore` "
             "that the rows are meant without them"
         )
-
-
-@dataclass
-class _Seen:
-    """The first records of all files together, and one of each column that comes later."""
-
-    columns: dict[str, None] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
-    texts_only: bool = False
-    problems: list[str] = field(default_factory=list)
-    whole: bool = False
-
-    def file(self, spec: SourceSpec, file: SourceFile, commit: str | None, *, whole: bool) -> None:
-        """Look at the first records of a file, or at all: at no more than the schema will tell."""
-        full = len(self.records) >= SAMPLE_ROWS
-        if full and not whole and (commit is not None or format_of(file.name) in _KEYS_IN_RECORDS):
-            return
-        rows, left = (SCAN_ROWS if full else SAMPLE_ROWS), spec.limit
-        only = set[str]() if full else None
-        for i, chunk in enumerate(_chunks(spec, file, rows, only, commit)):
-            part = chunk
-            if left is not None and (full or i > 2 or len(self.records) >= SAMPLE_ROWS):
-                part = chunk.head(max(left, 0))  # the layout is found by all first records
-            self.chunk(part)
-            if left is not None:
-                left -= part.size
-            done = len(self.records) >= SAMPLE_ROWS or i == 2
-            typed = part.records is None or part.texts_only
-            if (left is not None and left <= 0) or (done and (typed or not whole)):
-                return
-
-    def chunk(self, chunk: Chunk) -> None:
-        """Look at some records."""
-        self.problems += chunk.rejects.details[:1]
-        self.texts_only = self.texts_only or chunk.texts_only
-        if chunk.table is not None:
-            self.columns |= dict.fromkeys(chunk.table.columns)
-        self.enter(chunk.records if chunk.records is not None else _dicts(chunk.table))
-
-    def enter(self, records: Sequence[Record]) -> None:
-        """Keep records until there are enough, and later those that have new columns."""
-        room = SAMPLE_ROWS - len(self.records)
-        if room > 0:
-            self.columns |= {key: None for record in records[:room] for key in record}
-            self.records += records[:room]
-        rest = records[max(room, 0) :]
-        new = set().union(*rest) - self.columns.keys() if rest else set()
-        if new:
-            with_new = [r for r in rest if new & r.keys()]
-            self.columns |= {k: None for r in with_new for k in r if k in new}
-            self.records += with_new[:SAMPLE_ROWS]
-        if self.whole:  # a first picture among the parts of messages may come late, too
-            shown = (r for r in rest if any(map(shows_pictures, r.values())))
-            self.records += islice(shown, 1)
-
-
-_KEYS_IN_RECORDS = ("jsonl", "json", None)
-"""Formats whose columns are known only when all records were seen."""
-
-
-def _dicts(table: pl.DataFrame | None) -> list[Record]:
-    return [] if table is None else table.head(SAMPLE_ROWS).to_dicts()

@@ -127,6 +127,10 @@ def export(
         IgnoredSystem,
         typer.Option(help="If the template leaves out system messages: refuse or keep."),
     ] = "refuse",
+    carry: Annotated[
+        list[str] | None,
+        typer.Option(help="Another column of the table that the rows keep; repeatable."),
+    ] = None,
 ) -> None:
     """Write a version in the layout that a trainer reads."""
     from catalog.layouts import as_rendered
@@ -137,7 +141,7 @@ def export(
     shown = None
     if tokenizer is not None:
         shown = as_rendered(version, layout, tokenizer, table, ignored_system)
-    counts = export_version(version, layout, out, file_format, table, shown)
+    counts = export_version(version, layout, out, file_format, table, shown, carry=carry or ())
     rows = ", ".join(f"{split} {n:,}" for split, n in counts.items())
     typer.echo(f"{version.ref} as {layout} in {out}: {rows}")
     for line in () if shown is None else shown.lines():

@@ -83,6 +83,7 @@ class Layout:
         paired: fields that are called alike: each takes the name at the same place of its `names`.
         alternatives: other forms under the same name, tried after this one.
         keeps_side_ids: `chosen_id` and `rejected_id` come from the data.
+        draws: `build` makes the columns of `prefactory.preferences.draws.DRAWS`.
         wants_questions: it needs the prompts of a questions file.
         wants_answers: it needs the answers of an answers file, too.
     """
@@ -100,6 +101,7 @@ class Layout:
     alternatives: tuple[Layout, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
     keeps_side_ids: bool = False
+    draws: bool = False
     wants_questions: bool = False
     wants_answers: bool = False
 
@@ -144,6 +146,10 @@ def counted(frame: pl.DataFrame, column: str, number: str, *others: str) -> pl.D
     return frame.explode(column, number, *others, empty_as_null=True)
 
 
+FIRST_BETTER = "_first_better"
+"""Column of `ordered`: whether the first answer became the chosen one."""
+
+
 def ordered(frame: pl.DataFrame, first_better: pl.Expr) -> pl.DataFrame:
     """Make `chosen` and `rejected` (and their models) of `response_a` and `response_b`.
 
@@ -157,4 +163,5 @@ def ordered(frame: pl.DataFrame, first_better: pl.Expr) -> pl.DataFrame:
         pl.when(first).then("response_b").otherwise("response_a").alias("rejected"),
         pl.when(first).then("model_a").otherwise("model_b").alias("chosen_model"),
         pl.when(first).then("model_b").otherwise("model_a").alias("rejected_model"),
+        first.alias(FIRST_BETTER),
     )

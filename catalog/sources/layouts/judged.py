@@ -6,6 +6,7 @@ import polars as pl
 
 from catalog.sources.fields import Field, Kind
 from catalog.sources.layouts.base import (
+    FIRST_BETTER,
     Draft,
     Layout,
     Rule,
@@ -76,6 +77,7 @@ def _pandalm(frame: pl.DataFrame, around: Surroundings) -> Draft:
         prompt=message("user", with_input(pl.col("instruction"), pl.col("input"))),
         margin=(pl.col("_first").cast(pl.Float64) - pl.col("_second")).abs() / pl.col("_n"),
     )
+    frame = frame.with_columns(_votes(votes))
     ties = pl.col("_n") - pl.col("_first") - pl.col("_second")
     votes_for = pl.max_horizontal("_first", "_second")
     undecided = (pl.col("_first") == pl.col("_second")) | (ties > votes_for)
@@ -84,6 +86,20 @@ def _pandalm(frame: pl.DataFrame, around: Surroundings) -> Draft:
         (undecided, "tie", pl.format("votes for the first, second: {}, {}", "_first", "_second")),
     )
     return Draft(frame, rules)
+
+
+def _votes(votes: list[pl.Expr]) -> list[pl.Expr]:
+    """The columns of `DRAWS`: how many annotators chose each side or neither, and which."""
+    best = pl.when(FIRST_BETTER).then(pl.lit(1.0)).otherwise(pl.lit(2.0))
+    columns = [
+        pl.sum_horizontal((v == 0).fill_null(value=False) for v in votes).alias("tied_draws")
+    ]
+    for side, wanted in (("chosen", best), ("rejected", 3 - best)):
+        mine = [(v == wanted).fill_null(value=False) for v in votes]
+        who = [pl.when(m).then(pl.lit(f"annotator{i}")) for i, m in enumerate(mine, 1)]
+        columns.append(pl.sum_horizontal(mine).alias(f"{side}_draws"))
+        columns.append(pl.concat_list(who).list.drop_nulls().alias(f"{side}_annotators"))
+    return columns
 
 
 _GRADES = {
@@ -163,6 +179,7 @@ PANDALM = Layout(
     build=_pandalm,
     about="instruction, response1, response2 and the votes of up to three annotators (0 a tie)",
     makes=("margin",),
+    draws=True,
 )
 TULU_HUMAN_EVAL = Layout(
     name="tulu-human-eval",
