@@ -20,7 +20,7 @@ from catalog.manifest import StageRecord
 from prefactory import notebook
 from prefactory.errors import DataError, StoreError
 from prefactory.store import Store
-from prefactory.tables import ROW_ID, Shape
+from prefactory.tables import ROW_ID, Shape, message_text, text_of
 
 MOST = 5
 """Rows that one question is answered for."""
@@ -313,15 +313,14 @@ def _shape(columns: list[str]) -> Shape | None:
 
 
 def _holds(column: str, text: str) -> pl.Expr:
-    contents = pl.col(column).list.eval(pl.element().struct.field("content")).list.join("\n\n")
-    folded = contents.str.replace_all(r"\s+", " ").str.to_lowercase()
+    folded = text_of(pl.col(column)).str.replace_all(r"\s+", " ").str.to_lowercase()
     return folded.str.contains(text.lower(), literal=True)
 
 
 def _transcript(messages: object) -> str:
     if not isinstance(messages, list):
         return ""
-    return "\n".join(f"{m['role']}: {m['content']}" for m in messages if m)
+    return "\n".join(f"{m['role']}: {message_text(m)}" for m in messages if m)
 
 
 def _parents(row: dict[str, Any], shape: Shape | None) -> dict[str, str]:

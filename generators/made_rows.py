@@ -14,6 +14,7 @@ from prefactory.tables import (
     SIDES,
     Shape,
     canonical_order,
+    messages_dtype,
     with_ids,
     with_prompt_id,
 )
@@ -64,7 +65,8 @@ def turns(texts: Sequence[str], role: str = "assistant") -> Column:
 
 def talks(conversations: Sequence[Sequence[Message]]) -> Column:
     """Conversations as a column."""
-    return MESSAGES, [list(c) for c in conversations]
+    keys = {k for c in conversations for m in c for k, v in m.items() if v is not None}
+    return messages_dtype(keys), [list(c) for c in conversations]
 
 
 def text_column(values: Sequence[str | None]) -> Column:

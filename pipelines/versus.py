@@ -18,7 +18,7 @@ from prefactory.preferences.arms import compare as compare_arms
 from prefactory.preferences.arms import said
 from prefactory.preferences.clustered import clustered_mean, codes, hits
 from prefactory.preferences.features import Embed
-from prefactory.tables import COLUMNS, SIDES, Shape, text_of
+from prefactory.tables import COLUMNS, SIDES, Shape, stacked, text_of
 
 SHOWN = 12
 """Models, sources, values or system messages that are listed, the largest first."""
@@ -102,7 +102,7 @@ def teaches(
     if judges is not None:
         columns = [c for c in columns if c in judges.columns]
         parts.append(_few(judges, MOST, seed))
-    rows = pl.concat([part.select(columns) for part in parts]).unique("pair_id").sort("pair_id")
+    rows = stacked([part.select(columns) for part in parts]).unique("pair_id").sort("pair_id")
     in_a, in_b = (rows["pair_id"].is_in(t["pair_id"].implode()).to_numpy() for t in parts[:2])
     clusters = codes(prompt_clusters(rows))
     nested = judges is not None

@@ -11,7 +11,16 @@ from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.images.marks import Held, bind, is_pictures, unbind
 from prefactory.step import Filter, Generated, Generator, Labeler, State, Step
-from prefactory.tables import ROW_ID, SIDES, Shape, canonical_order, check, join_sides, unpair
+from prefactory.tables import (
+    ROW_ID,
+    SIDES,
+    Shape,
+    canonical_order,
+    check,
+    join_sides,
+    same_messages,
+    unpair,
+)
 
 
 def table_for(step: Step, table: pl.DataFrame, shape: Shape) -> tuple[pl.DataFrame, Shape]:
@@ -204,6 +213,7 @@ def apply_generator(
     once = output.rows
     if step.new_prompts and ROW_ID[out] in once.columns:
         once = once.unique(ROW_ID[out], keep="first")
+    once = same_messages(once, [table.schema["prompt"]])
     check(once, out, f"the output of {label}")
     ids = table[ROW_ID[shape]]
     parents = pl.concat([output.rows[c] for c in step.parents] or [ids.clear()]).unique()
@@ -225,7 +235,7 @@ def apply_generator(
     if mistakes:
         raise DataError(f"{label} does not account for every row: " + "; ".join(mistakes))
     dropped = fate.filter(~pl.col("parent")).select("row_id", "reason", "detail")
-    rows = output.rows
+    rows = same_messages(output.rows, [table.schema["prompt"]])
     if apart and ctx.images is not None:
         rows = unbind(bind(rows, ctx.images), ctx.images)
     return canonical_order(rows, out), ledger.entries(dropped, label)

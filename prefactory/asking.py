@@ -31,6 +31,7 @@ from prefactory.engines.base import (
 from prefactory.engines.configs import AnyEngine
 from prefactory.forms import Form
 from prefactory.identity import fingerprint
+from prefactory.tables import message_text
 
 T = TypeVar("T")
 
@@ -426,23 +427,23 @@ def conversation(question: str | Conversation) -> list[Message]:
     return list(question)
 
 
-def transcript(messages: Sequence[Mapping[str, str | None]] | None) -> str:
+def transcript(messages: Sequence[Mapping[str, Any]] | None) -> str:
     """A conversation as text: each message under its role in brackets, blank lines between."""
-    return "\n\n".join(f"[{m['role']}]\n{m['content'] or ''}" for m in messages or [])
+    return "\n\n".join(f"[{m['role']}]\n{message_text(m)}" for m in messages or [])
 
 
-def request_text(messages: Sequence[Mapping[str, str | None]]) -> str:
+def request_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """What is asked: the words of a user's message that stands alone, else the transcript."""
     if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"] or ""
+        return message_text(messages[0])
     return transcript(messages)
 
 
-def answer_text(messages: Sequence[Mapping[str, str | None]] | None) -> str:
-    """The contents of an answer, blank lines between; as a transcript where a role is not ours."""
+def answer_text(messages: Sequence[Mapping[str, Any]] | None) -> str:
+    """The texts of an answer, blank lines between; as a transcript where a role is not ours."""
     if any(m["role"] != "assistant" for m in messages or []):
         return transcript(messages)
-    return "\n\n".join(m["content"] or "" for m in messages or [])
+    return "\n\n".join(message_text(m) for m in messages or [])
 
 
 def storable(text: str) -> str:

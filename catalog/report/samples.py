@@ -16,7 +16,7 @@ from catalog.report.charts import score_bar
 from catalog.report.stats import Objective
 from prefactory.images.media import described, small
 from prefactory.pages.wording import LONGEST, count, num, plain
-from prefactory.tables import ROW_ID, SCORE, SIDES, Shape
+from prefactory.tables import ROW_ID, SCORE, SIDES, Shape, message_keys, whole_text
 
 TURNS = 12
 """Messages of one conversation that the page shows: the last ones."""
@@ -122,7 +122,8 @@ def _first(saved: Table, split: str, n: int) -> list[dict[str, Any]]:
             kept = new if kept is None else pl.concat([kept, new]).sort(row_id).head(n)
     if kept is None:
         return []
-    return kept.with_columns(_excerpts(c) for c in TALKS if c in wanted).to_dicts()
+    excerpts = [_excerpts(c, kept.schema[c]) for c in TALKS if c in wanted]
+    return kept.with_columns(excerpts).to_dicts()
 
 
 def _shown(column: str) -> bool:
@@ -131,20 +132,17 @@ def _shown(column: str) -> bool:
     return bare in known or bare.startswith(SCORE)
 
 
-def _excerpts(column: str) -> pl.Expr:
-    message = pl.element().struct
-    content = message.field("content").fill_null("")
+def _excerpts(column: str, dtype: pl.DataType) -> pl.Expr:
+    content = whole_text(pl.element(), message_keys(dtype)).fill_null("")
     cut = pl.struct(
-        role=message.field("role"),
+        role=pl.element().struct.field("role"),
         text=content.str.slice(0, LONGEST),
         length=content.str.len_chars(),
     )
     return pl.struct(
         messages=pl.col(column).list.tail(TURNS).list.eval(cut),
         n=pl.col(column).list.len(),
-        length=pl.col(column)
-        .list.eval(pl.element().struct.field("content").str.len_chars())
-        .list.sum(),
+        length=pl.col(column).list.eval(content.str.len_chars()).list.sum(),
     ).alias(column)
 
 

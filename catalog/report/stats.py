@@ -14,7 +14,7 @@ from itertools import pairwise
 import polars as pl
 
 from catalog.arrow_folder import Table
-from prefactory.tables import SCORE, SIDES, Shape, objectives
+from prefactory.tables import SCORE, SIDES, Shape, message_keys, objectives, whole_text
 
 LENGTH = "length"
 STEPS = (1, 26, 51, 101, 201, 401, 801)
@@ -99,12 +99,17 @@ def numbers(saved: Table) -> pl.DataFrame:
     scores = [c for c in saved.columns if _numeric(c, saved.shape)]
     ids = [c for c in saved.columns if c in _IDS[saved.shape]]
     wanted = [
-        *(_length(column).alias(name) for name, column in texts.items()),
         *(_finite(pl.col(name)) for name in scores),
         *(pl.col(name).hash() for name in ids),
     ]
     columns = [*texts.values(), *scores, *ids]
-    parts = [batch.select(wanted) for batch in saved.batches(columns)]
+    parts = [
+        batch.select(
+            *(_length(column, batch.schema[column]).alias(name) for name, column in texts.items()),
+            *wanted,
+        )
+        for batch in saved.batches(columns)
+    ]
     if parts:
         return pl.concat(parts, rechunk=True)
     kinds: dict[str, pl.DataType] = {name: pl.Int64() for name in texts}
@@ -118,8 +123,8 @@ def _numeric(column: str, shape: Shape) -> bool:
     return shape == Shape.RESPONSES and column.startswith(SCORE)
 
 
-def _length(column: str) -> pl.Expr:
-    content = pl.element().struct.field("content").str.len_chars().fill_null(0)
+def _length(column: str, dtype: pl.DataType) -> pl.Expr:
+    content = whole_text(pl.element(), message_keys(dtype)).str.len_chars().fill_null(0)
     return pl.col(column).list.eval(content).list.sum().cast(pl.Int64)
 
 

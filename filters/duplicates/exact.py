@@ -12,7 +12,16 @@ from prefactory import tables
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.step import FittedFilter, State
-from prefactory.tables import ROW_ID, SIDES, Shape, digests, shape_of, text_of
+from prefactory.tables import (
+    OF_PROMPT,
+    ROW_ID,
+    SIDES,
+    Shape,
+    digests,
+    message_keys,
+    shape_of,
+    text_of,
+)
 
 OTHER_SPACE = r"\s\s+|[\s--\x20]"
 """White space that is not one space already (five times as fast as every run of it)."""
@@ -127,8 +136,15 @@ class ExactDuplicates(FittedFilter):
     def _digests(self, table: pl.DataFrame, column: str) -> pl.Series:
         message = pl.element().struct
         content = normalised(message.field("content"), self.nfc, self.casefold, self.whitespace)
-        messages = pl.struct(content=content, role=message.field("role"))
+        keys = [k for k in message_keys(table.schema[column]) if k != "tool_call_id"]
+        more = [
+            _without_id(message.field(k)) if k == "tool_calls" else message.field(k) for k in keys
+        ]
+        messages = pl.struct(content.alias("content"), message.field("role"), *more)
         text = pl.struct(m=pl.col(column).list.eval(messages)).struct.json_encode()
+        of_prompt = [c for c in OF_PROMPT if c in table.columns and column == "prompt"]
+        for name in of_prompt:
+            text = pl.concat_str(text, pl.col(name).fill_null(""), separator="\n")
         return digests(table.select(text.alias(column)).to_series())
 
     def unit(self, shape: Shape) -> str:
@@ -185,3 +201,8 @@ class ExactDuplicates(FittedFilter):
         both_go = (pl.col("reason") == "contradiction") & (self.on_contradiction == "drop_both")
         word = pl.when(both_go).then(pl.lit("against ")).otherwise(pl.lit("kept "))
         return pl.concat_str(word, "other")
+
+
+def _without_id(calls: pl.Expr) -> pl.Expr:
+    call = pl.element().struct.field
+    return calls.list.eval(pl.struct(call("name"), call("arguments"))).alias("tool_calls")

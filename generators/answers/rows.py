@@ -6,7 +6,16 @@ import polars as pl
 
 from generators.answers.calls import failures_by_row
 from prefactory.step import Generated
-from prefactory.tables import COLUMNS, MESSAGES, ROW_ID, Shape, canonical_order, with_ids
+from prefactory.tables import (
+    COLUMNS,
+    MESSAGES,
+    OF_PROMPT,
+    ROW_ID,
+    Shape,
+    canonical_order,
+    stacked,
+    with_ids,
+)
 
 ADDS: dict[str, pl.DataType] = {
     "parent_id": pl.String(),
@@ -66,7 +75,8 @@ def prompt_rows(table: pl.DataFrame, shape: Shape) -> pl.DataFrame:
     if shape == Shape.PROMPTS:
         return table
     once = table.unique("prompt_id", keep="first", maintain_order=True)
-    return once.select(*COLUMNS[Shape.PROMPTS], "response_id")
+    of_prompt = [c for c in OF_PROMPT if c in table.columns]
+    return once.select(*COLUMNS[Shape.PROMPTS], *of_prompt, "response_id")
 
 
 def _new_rows(
@@ -110,7 +120,7 @@ def _beside(
         .drop("copies")
     )
     fresh = new.join(table.select("response_id"), on="response_id", how="anti")
-    return pl.concat([old, fresh], how="diagonal")
+    return stacked([old, fresh], diagonal=True)
 
 
 def _without_answer(base: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:

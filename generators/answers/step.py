@@ -17,7 +17,7 @@ from prefactory.engines.base import Message, Request, Sampling, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.identity import canonical_json
 from prefactory.step import Asks, Generated, Generator, Scope
-from prefactory.tables import MESSAGES, Shape, shape_of
+from prefactory.tables import Shape, shape_of
 
 Origin = Literal["human", "closed_model", "open_model", "rule", "self"]
 Heat = Annotated[float, Field(ge=0)]
@@ -170,7 +170,7 @@ class Responses(Sampled, Generator):
         )
         if self.system_in_prompt:
             asked = [list(c.request.conversation) for c in calls]
-            answers = answers.with_columns(pl.Series("prompt", asked, dtype=MESSAGES))
+            answers = answers.with_columns(pl.Series("prompt", asked, dtype=base.schema["prompt"]))
         return generated(table, shape, answers.drop("place"))
 
     def _origin(self, model: str) -> str:

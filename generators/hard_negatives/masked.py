@@ -31,7 +31,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator
-from prefactory.tables import COLUMNS, SCORE, Shape, canonical_order, text_of, with_ids
+from prefactory.tables import COLUMNS, OF_PROMPT, SCORE, Shape, canonical_order, text_of, with_ids
 
 SENTENCES = 8
 """What `plan` takes an answer to have."""
@@ -318,6 +318,7 @@ def rule_pairs(rows: pl.DataFrame, rejected: pl.Series, scores: list[str]) -> pl
     null = pl.lit(None, dtype=pl.String)
     pairs = rows.with_columns(rejected.alias("_text")).select(
         *COLUMNS[Shape.PROMPTS],
+        *[c for c in OF_PROMPT if c in rows.columns],
         chosen="response",
         rejected=as_messages(pl.col("_text")),
         chosen_id="response_id",
@@ -329,7 +330,8 @@ def rule_pairs(rows: pl.DataFrame, rejected: pl.Series, scores: list[str]) -> pl
         **{f"chosen_{c}": pl.col(c) for c in scores},
         **{f"rejected_{c}": pl.lit(None, dtype=pl.Float64) for c in scores},
     )
-    other = pairs.select("prompt", response="rejected").pipe(with_ids, Shape.RESPONSES)
+    of_prompt = [c for c in OF_PROMPT if c in rows.columns]
+    other = pairs.select("prompt", *of_prompt, response="rejected").pipe(with_ids, Shape.RESPONSES)
     pairs = pairs.with_columns(rejected_id=other["response_id"])
     pairs = with_ids(pairs, Shape.PAIRS, keep_side_ids=True)
     first = list(COLUMNS[Shape.PAIRS])

@@ -23,7 +23,7 @@ from generators.instruction_search.gap import (
 from generators.instruction_search.search import Grown, means
 from prefactory.identity import canonical_json
 from prefactory.step import Generated
-from prefactory.tables import COLUMNS, MESSAGES, SCORE, SIDES, Shape, canonical_order, with_ids
+from prefactory.tables import COLUMNS, SCORE, SIDES, Shape, canonical_order, with_ids
 
 DROPPED = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
 COMMON: dict[str, pl.DataType] = {
@@ -277,7 +277,7 @@ def _table(settings: Comparison, table: pl.DataFrame, rows: list[dict[str, Any]]
     """The rows with the columns of their prompts, ids and canonical order."""
     shape, adds = settings.shape, settings.adds
     pairs = shape == Shape.PAIRS
-    own: dict[str, pl.DataType] = {"row": pl.Int64(), "prompt": MESSAGES}
+    own: dict[str, pl.DataType] = {"row": pl.Int64(), "prompt": table.schema["prompt"]}
     own |= {c: d for c, d in adds.items() if c != "parent_id"}
     if pairs:
         own |= {c: pl.String() for side in SIDES for c in (side, f"{side}_model")}

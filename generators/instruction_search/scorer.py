@@ -22,7 +22,7 @@ from prefactory.errors import ConfigError
 from prefactory.forms import all_of, fields
 from prefactory.recipe import find_step, sentence
 from prefactory.step import Asks, Labeler
-from prefactory.tables import COLUMNS, MESSAGES, SCORE, Shape, canonical_order, with_ids
+from prefactory.tables import COLUMNS, SCORE, Shape, canonical_order, with_ids
 
 RUBRIC = (
     "does it do all that was asked, correctly and truthfully, in a way that is useful to the "
@@ -209,7 +209,9 @@ class Scorer(Asking):
         adds = self.labeler.adds(Shape.RESPONSES)
         about = table.select(pl.all().gather([row.row for row in rows]))
         about = about.drop([c for c in about.columns if c in adds]).with_columns(
-            pl.Series("prompt", [list(row.conversation) for row in rows], dtype=MESSAGES),
+            pl.Series(
+                "prompt", [list(row.conversation) for row in rows], dtype=table.schema["prompt"]
+            ),
             as_messages(pl.lit(pl.Series([row.response for row in rows]))).alias("response"),
             pl.Series("model", [row.model for row in rows], dtype=pl.String),
             origin=pl.lit("open_model"),

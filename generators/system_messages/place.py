@@ -8,7 +8,7 @@ import polars as pl
 
 from prefactory.errors import DataError
 from prefactory.step import Generated, verdict
-from prefactory.tables import MESSAGES, Shape, canonical_order, text_of, with_prompt_id
+from prefactory.tables import MESSAGES, Shape, canonical_order, is_messages, text_of, with_prompt_id
 
 Existing = Literal["drop", "replace"]
 """What happens to a prompt that has a system message: it leaves, or gets the new one instead."""
@@ -107,7 +107,7 @@ def answer_text(table: pl.DataFrame, columns: tuple[str, ...]) -> pl.Series:
     parts = []
     for name in there:
         dtype = table.schema[name]
-        if dtype == MESSAGES:
+        if is_messages(dtype):
             parts.append(text_of(pl.col(name)))
         elif dtype == pl.List(pl.String):
             parts.append(pl.col(name).list.join("\n", ignore_nulls=True))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prefactory.chat_form import chat_form
 from prefactory.errors import ConfigError
+from prefactory.tables import message_text
 
 Template = Literal["auto", "chat", "plain", "pair"]
 Messages = list[dict[str, Any]]
@@ -107,14 +109,15 @@ def _chat_text(tokenizer: Any, prompt: Messages, response: Messages) -> tuple[st
     """The conversation under the chat template, and where the answer starts and ends in it."""
     from jinja2 import TemplateError
 
+    asked, said = chat_form(prompt, objects=True), chat_form(response, objects=True)
     try:
-        text = str(tokenizer.apply_chat_template(prompt + response, tokenize=False))
-        head = str(
-            tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        )
+        text = str(tokenizer.apply_chat_template(asked + said, tokenize=False))
+        head = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
     except (TemplateError, ValueError, TypeError, KeyError):
         return None
     end = len(head) if text.startswith(head) else _alike(text, head)
+    if any(len(m) > 2 for m in response):  # calls and thoughts are written by the template's rules
+        return text, end, len(text)
     first = None
     for message in response:
         content = str(message["content"]).strip()
@@ -133,15 +136,23 @@ def _alike(text: str, head: str) -> int:
 
 
 def _joined(messages: Messages) -> str:
-    return "\n\n".join(m["content"] for m in messages)
+    return "\n\n".join(message_text(m) for m in messages)
 
 
 def clean(messages: Messages | None) -> Messages:
-    """Messages without null contents and lone surrogates (those become "?")."""
-    return [
-        {"role": m["role"], "content": (m["content"] or "").encode("utf-8", "replace").decode()}
-        for m in messages or []
-    ]
+    """Messages without nulls and lone surrogates (those become "?")."""
+    return [_storable(m) for m in messages or []]
+
+
+def _storable(value: Any) -> Any:  # noqa: ANN401 - JSON value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_storable(v) for v in value]
+    if isinstance(value, dict):
+        said = {"content": ""} if "role" in value else {}
+        return said | {k: _storable(v) for k, v in value.items() if v is not None}
+    return value
 
 
 def _types(coded: Any) -> list[int] | None:  # noqa: ANN401 - a BatchEncoding

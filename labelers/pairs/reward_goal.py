@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from prefactory.tables import MESSAGES
-
 ROLE = (
     "You are an assistant that answers the instruction and, without mentioning them, meets the "
     "target scores below."
@@ -113,4 +111,4 @@ def _starts_with_system(prompt: pl.Expr) -> pl.Expr:
 
 def _system_before(content: pl.Expr, rest: pl.Expr) -> pl.Expr:
     message = pl.struct(role=pl.lit("system"), content=content)
-    return pl.concat_list(message, rest).cast(MESSAGES)
+    return pl.concat_list(pl.concat_list(message), rest)

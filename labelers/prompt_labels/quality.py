@@ -18,7 +18,7 @@ from prefactory.engines.base import SamplingParams
 from prefactory.identity import canonical_json, fingerprint
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler, Scope, State
-from prefactory.tables import MESSAGES, Shape
+from prefactory.tables import Shape
 
 _FOLDER = "labelers/prompt_labels/prompts/quality"
 DIMENSIONS = {
@@ -191,7 +191,7 @@ class PromptQuality(Prompted, Asking, Labeler):
     def _prompts(self, table: pl.DataFrame) -> pl.DataFrame:
         """`prompt_id`, `prompt` and `bucket`, each prompt once (the first row's bucket counts)."""
         bucket = pl.lit("") if self.bucket is None else pl.col(self.bucket).fill_null("")
-        rows = table.select("prompt_id", pl.col("prompt").cast(MESSAGES), bucket=bucket)
+        rows = table.select("prompt_id", "prompt", bucket=bucket)
         return rows.unique("prompt_id", keep="first", maintain_order=True)
 
     def _with_strengths(self, frozen: pl.DataFrame, ctx: Context) -> pl.DataFrame:

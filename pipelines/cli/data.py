@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of, source_spec
+from prefactory.tables import message_text
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -115,7 +116,7 @@ def _message(message: object) -> str:
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
         return text[:PREVIEW_CHARS]
-    text = str(message["content"])
+    text = message_text(message)
     cut = f"{text[:PREVIEW_CHARS]}... ({len(text):,} characters)"
     return f"[{message['role']}] {cut if len(text) > PREVIEW_CHARS else text}"
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipelines.cli.catalog import AsJson
 from pipelines.cli.run import Overrides, RecipePath
+from prefactory.tables import message_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -100,7 +101,7 @@ def _show_asked(console: Console, asked: Asked) -> None:
         f"{asked.model}, temperature {sampling.temperature:g}, at most {sampling.max_tokens} tokens"
         + (", JSON by schema" if sampling.json_schema else "")
     )
-    parts = [(m["role"], m["content"]) for m in asked.request.conversation]
+    parts = [(m["role"], message_text(m)) for m in asked.request.conversation]
     answer = answer_of(asked)
     parts += [("-> answer", answer)] if answer is not None else []
     body = Text()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefactory import yamllines
 from prefactory.engines.base import Completion, Request, Result
 from prefactory.errors import ConfigError, StoppedError
+from prefactory.tables import message_text
 
 _LOG = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).with_name("prices.yaml")
@@ -115,7 +116,7 @@ def _price(value: object) -> Price:
 def most_tokens(request: Request) -> tuple[int, int]:
     """Tokens of a call's prompt and answer, at most: one for each UTF-8 byte, and 8 per turn."""
     prompt = sum(
-        len(m["content"].encode("utf-8", "surrogatepass")) + _TURN_TOKENS
+        len(message_text(m).encode("utf-8", "surrogatepass")) + _TURN_TOKENS
         for m in request.conversation
     )
     return prompt, request.sampling.max_tokens

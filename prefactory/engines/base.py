@@ -19,14 +19,15 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefactory.chat_form import present
 from prefactory.errors import PrefactoryError
 from prefactory.identity import canonical_json, fingerprint, identity_of
 from prefactory.images.marks import Pictures
 
 S = TypeVar("S")
 
-Message = dict[str, str]
-"""One turn: `role` (system, user or assistant) and `content`."""
+Message = dict[str, Any]
+"""One turn: `role` and `content`, and what else it has of `prefactory.tables.OPTIONAL_KEYS`."""
 
 Conversation = Sequence[Message]
 
@@ -184,13 +185,18 @@ class Request:
     @cached_property
     def content_key(self) -> str:
         """Digest of what decides the answer, beside the engine: 32 hex digits."""
-        parts = [list(self.conversation), self.sampling.of_one_sample(), self.sample, self.row_id]
+        parts = [
+            present(self.conversation),
+            self.sampling.of_one_sample(),
+            self.sample,
+            self.row_id,
+        ]
         return fingerprint(parts)
 
     @cached_property
     def draw_seed(self) -> int:
         """Seed of this sample, 31 bits, from (sampling.seed or 0, row id or messages, sample)."""
-        row = canonical_json(list(self.conversation)) if self.row_id is None else self.row_id
+        row = canonical_json(present(self.conversation)) if self.row_id is None else self.row_id
         text = f"{self.sampling.seed or 0}\n{self.sample}\n{row}"
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
         return int.from_bytes(digest) >> 1
@@ -360,8 +366,8 @@ def last_user_text(conversation: Conversation) -> str:
     """Content of the last user message, or of the last message if there is none."""
     for message in reversed(conversation):
         if message["role"] == "user":
-            return message["content"]
-    return conversation[-1]["content"] if conversation else ""
+            return str(message["content"])
+    return str(conversation[-1]["content"]) if conversation else ""
 
 
 def require(engine: Engine, capability: str, what: str) -> None:

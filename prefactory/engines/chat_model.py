@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
+from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -162,7 +163,9 @@ class ChatModel(Engine):
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(conversation), tokenize=False, add_generation_prompt=prompt
+                    chat_form(conversation, objects=True),
+                    tokenize=False,
+                    add_generation_prompt=prompt,
                 )
             )
         except (TemplateError, ValueError, TypeError) as error:

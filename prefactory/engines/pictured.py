@@ -19,6 +19,7 @@ from prefactory.engines.base import (
     TokenLogprobs,
 )
 from prefactory.images.marks import NAMED, Pictures
+from prefactory.chat_form import chat_form
 from prefactory.images.media import media_type
 
 
@@ -88,12 +89,12 @@ def with_parts(request: Request) -> list[dict[str, Any]]:
     """
     pictures = request.images
     if pictures is None:
-        return [dict(message) for message in request.conversation]
+        return chat_form(request.conversation)
     return [
         {**message, "content": list(_parts(message["content"], pictures))}
         if NAMED.search(message["content"] or "")
-        else dict(message)
-        for message in request.conversation
+        else message
+        for message in chat_form(request.conversation)
     ]
 
 

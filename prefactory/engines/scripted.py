@@ -22,6 +22,7 @@ from prefactory.engines.base import (
     last_user_text,
 )
 from prefactory.errors import ConfigError
+from prefactory.tables import message_text
 
 Answers = dict[str, str | list[str]] | list[str]
 
@@ -118,7 +119,7 @@ def _completion(answer: str | Result, request: Request) -> Result:
     if not isinstance(answer, str):
         return answer
     text = request.sampling.before_stop(answer)
-    asked = sum(len(m["content"].split()) for m in request.conversation)
+    asked = sum(len(message_text(m).split()) for m in request.conversation)
     return Completion(text, "stop", asked, len(text.split()))
 
 

@@ -11,7 +11,7 @@ _MARK = "here7begins3the9turn"
 
 def raw_text(conversation: Conversation) -> str:
     """The contents of all messages, one after the other with nothing between."""
-    return "".join(message["content"] for message in conversation)
+    return "".join(str(message["content"]) for message in conversation)
 
 
 def before_user_turn(render: Callable[[Sequence[Message]], str], conversation: Conversation) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -149,7 +150,7 @@ class VLLMEngine(Engine):
         params = [self._params(request) for request in requests]
         with self._lock:
             if chats:
-                messages = [list(requests[i].conversation) for i in chats]
+                messages = [chat_form(requests[i].conversation) for i in chats]
                 outputs = self._llm.chat(messages, [params[i] for i in chats], use_tqdm=False)
                 _put(answers, chats, outputs)
             if others:
@@ -191,9 +192,11 @@ class VLLMEngine(Engine):
         scored = self._vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
         try:
             with self._lock:
-                (before,) = self._llm.chat([list(conversation[:-1])], prompt_only, use_tqdm=False)
+                (before,) = self._llm.chat(
+                    [chat_form(conversation[:-1])], prompt_only, use_tqdm=False
+                )
                 (whole,) = self._llm.chat(
-                    [list(conversation)], scored, use_tqdm=False, add_generation_prompt=False
+                    [chat_form(conversation)], scored, use_tqdm=False, add_generation_prompt=False
                 )
         except self._refusals as error:
             return Failure("refused", " ".join(str(error).split())[:300])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -144,10 +145,10 @@ def _logprob(logprobs: object) -> float | None:
 def scoring_bodies(config: ServerSettings, conversation: Conversation) -> tuple[bytes, bytes]:
     """Two requests that score the last message: the prompt alone (its length), then all of it."""
     common = {"model": config.model, "max_tokens": 1, "temperature": 0.0, **config.extra}
-    before = {**common, "messages": list(conversation[:-1]), "add_generation_prompt": True}
+    before = {**common, "messages": chat_form(conversation[:-1]), "add_generation_prompt": True}
     whole = {
         **common,
-        "messages": list(conversation),
+        "messages": chat_form(conversation),
         "add_generation_prompt": False,
         "prompt_logprobs": 0,
     }

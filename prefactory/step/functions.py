@@ -21,7 +21,7 @@ from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.identity import canonical_json, fingerprint
 from prefactory.step import Step
-from prefactory.tables import COLUMNS, MESSAGES, Shape, is_score, text_of
+from prefactory.tables import COLUMNS, Shape, is_messages, is_score, text_of
 
 GIVEN = ("table", "ctx")
 """Parameters that are no columns."""
@@ -118,7 +118,7 @@ class Function:
                     f"its columns are {', '.join(table.columns)}"
                 )
             column = pl.col(name)
-            value = text_of(column).fill_null("") if table.schema[name] == MESSAGES else column
+            value = text_of(column).fill_null("") if is_messages(table.schema[name]) else column
             given[name] = table.select(value.alias(name)).to_series()
         names = inspect.signature(self.call).parameters
         answer = self.call(**{k: v for k, v in given.items() if k in names}, **options)

@@ -19,6 +19,7 @@ from prefactory.tables import (
     SIDES,
     Shape,
     canonical_order,
+    message_keys,
     shape_of,
     with_ids,
     with_prompt_id,
@@ -26,6 +27,7 @@ from prefactory.tables import (
 
 On = Literal["prompt", "response"]
 MASKED_FROM = "masked_from"
+_MASKED = ("content", "reasoning", "tool_calls")
 
 
 class Finder(Step, abstract=True):
@@ -172,14 +174,31 @@ class MaskPersonalData(Finder, Generator):
         return Generated(canonical_order(rows, shape), dropped)
 
     def _masked(self, messages: pl.Series) -> pl.Series:
-        """A column of conversations with masks in all of its contents."""
+        """A column of conversations with masks in all contents, reasoning and arguments."""
         rows = pl.DataFrame({"row": pl.int_range(messages.len(), eager=True), "old": messages})
         flat = rows.filter(pl.col("old").list.len() > 0).explode("old").unnest("old")
-        flat = flat.with_columns(new=self.hidden(flat["content"]).masked(self.mask))
-        changed = flat.filter((pl.col("new") != pl.col("content")).any().over("row"))
-        if not changed.height:
+        keys = message_keys(messages.dtype)
+        hidden = [self._hidden_in(flat[c], c) for c in ("content", *keys) if c in _MASKED]
+        if all(new.equals(flat[new.name]) for new in hidden):
             return messages
-        message = pl.struct(role="role", content="new")
+        whole = flat.with_columns(new.alias(f"_{new.name}") for new in hidden)
+        differs = pl.any_horizontal(pl.col(c.name).ne_missing(f"_{c.name}") for c in hidden)
+        changed = whole.filter(differs.any().over("row"))
+        changed = changed.with_columns(pl.col(f"_{c.name}").alias(c.name) for c in hidden)
+        message = pl.struct("role", "content", *keys)
         lists = changed.group_by("row", maintain_order=True).agg(new=message)
         rows = rows.join(lists, on="row", how="left", maintain_order="left")
         return rows.select(pl.coalesce("new", "old").alias(messages.name)).to_series()
+
+    def _hidden_in(self, values: pl.Series, name: str) -> pl.Series:
+        """Texts, or the arguments of calls, with masks."""
+        if name != "tool_calls":
+            return self.hidden(values).masked(self.mask).alias(name)
+        rows = pl.DataFrame({"row": pl.int_range(values.len(), eager=True), "calls": values})
+        flat = rows.filter(pl.col("calls").list.len() > 0).explode("calls").unnest("calls")
+        flat = flat.with_columns(arguments=self.hidden(flat["arguments"]).masked(self.mask))
+        lists = flat.group_by("row", maintain_order=True).agg(
+            new=pl.struct("id", "name", "arguments")
+        )
+        rows = rows.join(lists, on="row", how="left", maintain_order="left")
+        return rows.select(pl.coalesce("new", "calls").alias(name)).to_series()
