@@ -10,6 +10,10 @@
 
 Where prompts have pictures, all but `responses` also have `images`, and the contents of their
 messages are lists of parts, as TRL and the processors of vision models read them.
+
+Messages with calls of tools have them in OpenAI's form (`tool_calls`: `{id, type: function, function:
+{name, arguments}}`, the arguments as JSON text), and reasoning as `reasoning_content`; `tools`, the JSON
+text that TRL reads, stands beside the conversations. `responses` keeps the table's own form.
 """
 
 from __future__ import annotations
@@ -25,12 +29,13 @@ import pyarrow.parquet as pq
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
 from catalog.image_parts import with_parts, write_folder
 from catalog.versions import Version
+from prefactory.chat_form import chat_columns
 from prefactory.chat_template import ChatTemplate, Effect, IgnoredSystem, effect
 from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import new_folder
 from prefactory.images.marks import is_pictures
 from prefactory.overrides import nearest
-from prefactory.tables import SIDES
+from prefactory.tables import OF_PROMPT, SIDES
 
 KEEP = (
     "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind",
@@ -43,7 +48,17 @@ KEEP_LIKE = ("sign_", "margin_", "chosen_score_", "rejected_score_")
 
 def _extras(pairs: pl.DataFrame) -> list[str]:
     more = [c for c in pairs.columns if c.startswith(KEEP_LIKE)]
-    return [c for c in (*KEEP, *more) if c in pairs.columns]
+    return [*_of_prompt(pairs), *(c for c in (*KEEP, *more) if c in pairs.columns)]
+
+
+def _of_prompt(pairs: pl.DataFrame) -> list[str]:
+    """Columns that belong to the prompt, as TRL names them."""
+    return [c for c in OF_PROMPT if c in pairs.columns]
+
+
+def _talks(rows: pl.DataFrame, *columns: str) -> list[pl.Expr]:
+    """Conversations as chat templates take them: calls as `{type: function, function}`."""
+    return [chat_columns(pl.col(c), rows.schema[c]).alias(c) for c in columns]
 
 
 def _margin(pairs: pl.DataFrame) -> list[str]:
@@ -68,15 +83,16 @@ def _pictured(
 
 def trl(pairs: pl.DataFrame) -> pl.DataFrame:
     """Explicit conversational pairs. `margin` stays out: TRL's reward loss would use it unasked."""
-    rows = pairs.select("prompt", "chosen", "rejected", *_images(pairs), *_extras(pairs))
+    talks = _talks(pairs, "prompt", *SIDES)
+    rows = pairs.select(*talks, *_images(pairs), *_extras(pairs))
     return _pictured(rows, ("prompt",), SIDES)
 
 
 def trl_implicit(pairs: pl.DataFrame) -> pl.DataFrame:
     """Whole conversations on both sides; `margin` on all rows or on none."""
-    rows = pairs.select(
-        pl.concat_list("prompt", "chosen").alias("chosen"),
-        pl.concat_list("prompt", "rejected").alias("rejected"),
+    whole = pairs.with_columns(pl.concat_list("prompt", side).alias(side) for side in SIDES)
+    rows = whole.select(
+        *_talks(whole, *SIDES),
         *_images(pairs),
         *_margin(pairs),
         *_extras(pairs),
@@ -91,17 +107,18 @@ def kto(pairs: pl.DataFrame) -> pl.DataFrame:
         pl.struct(completion="rejected", label=pl.lit(False)),
     )
     images = _images(pairs)
-    rows = pairs.select("prompt", *images, "pair_id", "prompt_id", side=sides).explode("side")
-    rows = rows.unnest("side").select(
-        "prompt", "completion", "label", *images, "pair_id", "prompt_id"
-    )
+    beside = ["pair_id", "prompt_id", *_of_prompt(pairs)]
+    rows = pairs.select("prompt", *images, *beside, side=sides).explode("side").unnest("side")
+    rows = rows.select(*_talks(rows, "prompt", "completion"), "label", *images, *beside)
     return _pictured(rows, ("prompt",), ("completion",))
 
 
 def sft(pairs: pl.DataFrame) -> pl.DataFrame:
     """The chosen conversations."""
-    talk = pl.concat_list("prompt", "chosen").alias("messages")
-    return _pictured(pairs.select(talk, *_images(pairs), "pair_id"), ("messages",))
+    whole = pairs.with_columns(messages=pl.concat_list("prompt", "chosen"))
+    talk = _talks(whole, "messages")
+    rows = whole.select(*talk, *_images(pairs), "pair_id", *_of_prompt(pairs))
+    return _pictured(rows, ("messages",))
 
 
 @dataclass(frozen=True)

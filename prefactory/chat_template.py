@@ -8,7 +8,6 @@ export and audit, and compared then.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from prefactory.chat_form import chat_form
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
 
@@ -123,7 +123,7 @@ class ChatTemplate:
         """Render a conversation.
 
         Args:
-            messages: `role`, `content` and what else messages have (see `chat_form`).
+            messages: `role`, `content` and what else messages have (see `prefactory.chat_form`).
             tools: JSON list of tools that may be called, or None.
             answer_follows: add what stands before an answer.
 
@@ -132,7 +132,7 @@ class ChatTemplate:
         """
         try:
             rendered = self.tokenizer.apply_chat_template(
-                chat_form(messages),
+                chat_form(messages, objects=True),
                 tools=json.loads(tools) if tools else None,
                 add_generation_prompt=answer_follows,
                 tokenize=False,
@@ -170,34 +170,6 @@ class ChatTemplate:
     def special_tokens(self) -> list[str]:
         """Texts that the tokenizer reads as one special token, wherever they stand."""
         return [str(token) for token in self.tokenizer.all_special_tokens if len(str(token)) > 2]
-
-
-def chat_form(messages: Messages) -> list[dict[str, Any]]:
-    """Messages as chat templates read them: OpenAI's form, without the keys that are null.
-
-    Args:
-        messages: `role`, `content`, and any of `tool_calls` (`id`, `name`, `arguments` as JSON
-            text), `tool_call_id`, `name`, `reasoning` (given as `reasoning_content`).
-    """
-    return [_one(message) for message in messages]
-
-
-def _one(message: Mapping[str, Any]) -> dict[str, Any]:
-    new = {key: value for key, value in message.items() if value is not None}
-    if "reasoning" in new:
-        new["reasoning_content"] = new.pop("reasoning")
-    if calls := new.pop("tool_calls", None):
-        new["tool_calls"] = [_call(call) for call in calls]
-    return new
-
-
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = call["arguments"]
-    with contextlib.suppress(TypeError, ValueError):  # no JSON: shown as it was written
-        arguments = json.loads(arguments)
-    function = {"name": call["name"], "arguments": arguments}
-    own = {"id": call["id"]} if call.get("id") else {}
-    return {**own, "type": "function", "function": function}
 
 
 def _fate(text: str | None, mark: str) -> str:

@@ -143,7 +143,7 @@ def same_messages(table: pl.DataFrame, more: Iterable[pl.DataType | None] = ()) 
         table: any table.
         more: dtypes whose keys the conversations shall have as well.
     """
-    spoken = [c for c, d in table.schema.items() if "role" in str(d) and _of_messages(d)]
+    spoken = [c for c, d in table.schema.items() if _of_messages(d)]
     keys = {k for c in spoken for k in message_keys(table.schema[c])}
     dtype = messages_dtype(keys.union(*(message_keys(d) for d in more)))
     narrow = [c for c in spoken if table.schema[c] != dtype]
@@ -153,8 +153,8 @@ def same_messages(table: pl.DataFrame, more: Iterable[pl.DataType | None] = ()) 
 def _of_messages(dtype: pl.DataType) -> bool:
     if not isinstance(dtype, pl.List) or not isinstance(dtype.inner, pl.Struct):
         return False
-    names = {f.name for f in dtype.inner.fields}
-    return {"role", "content"} <= names <= {"role", "content", *OPTIONAL_KEYS}
+    names = [f.name for f in dtype.inner.fields]
+    return names[:2] == ["role", "content"] and {*names[2:]} <= {*OPTIONAL_KEYS}
 
 
 def cast_to(table: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:

@@ -23,9 +23,11 @@ from huggingface_hub import constants
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
+from prefactory.chat_form import chat_form
 from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
 from prefactory.errors import ConfigError, DataError, MissingPackageError
 from prefactory.measures.calibration import Floats
+from prefactory.tables import OF_PROMPT, TEXTS, Shape, message_keys
 from trainers.base import DatasetRef, margins_of, table
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics
 from trainers.settings import Lora, TransformerSettings
@@ -185,9 +187,29 @@ def layout(
     shown = effect(template, data.version.batches(data.table, split), ignored).checked()
     lost = ids["pair_id"].is_in(shown.lost["pair_id"].implode()) & ~same
     keep = (~(same | lost)).arg_true().to_list()
-    columns = ["pair_id", "prompt", "chosen", "rejected"] + (["margin"] if margin else [])
+    columns = ["pair_id", *TEXTS[Shape.PAIRS], *(["margin"] if margin else [])]
+    columns += [c for c in OF_PROMPT if c in rows.column_names]
     dropped = {SAME: int(same.sum()), **_reasons(shown.lost, ids.filter(lost)["pair_id"])}
-    return Laid(rows.select_columns(columns).select(keep), dropped, shown.notes)
+    return Laid(in_chat_form(rows.select_columns(columns).select(keep)), dropped, shown.notes)
+
+
+def in_chat_form(rows: Any) -> Any:  # noqa: ANN401 - a dataset
+    """Rows whose messages are as chat templates take them: no absent keys, calls in OpenAI's form.
+
+    Texts only stay as they are. Other messages become JSON, which `datasets` reads as objects, so
+    that a template finds arguments as objects and no key that a message does not have.
+    """
+    talks = [c for c in TEXTS[Shape.PAIRS] if c in rows.column_names]
+    frame = table(rows.select(range(0)), talks)
+    if not any(message_keys(frame.schema[c]) for c in talks):
+        return rows
+    features = rows.features.copy()
+    features |= {c: datasets.List(datasets.Json()) for c in talks}
+
+    def written(row: dict[str, Any]) -> dict[str, list[Any]]:
+        return {c: chat_form(row[c] or [], objects=True) for c in talks}
+
+    return rows.map(written, features=datasets.Features(features))
 
 
 def _reasons(lost: pl.DataFrame, ids: pl.Series) -> dict[str, int]:

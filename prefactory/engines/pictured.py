@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Conversation,
     Done,
@@ -19,7 +20,6 @@ from prefactory.engines.base import (
     TokenLogprobs,
 )
 from prefactory.images.marks import NAMED, Pictures
-from prefactory.chat_form import chat_form
 from prefactory.images.media import media_type
 
 
