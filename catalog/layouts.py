@@ -11,9 +11,10 @@
 Where prompts have pictures, all but `responses` also have `images`, and the contents of their
 messages are lists of parts, as TRL and the processors of vision models read them.
 
-Messages with calls of tools have them in OpenAI's form (`tool_calls`: `{id, type: function, function:
-{name, arguments}}`, the arguments as JSON text), and reasoning as `reasoning_content`; `tools`, the JSON
-text that TRL reads, stands beside the conversations. `responses` keeps the table's own form.
+Messages with calls of tools have them in OpenAI's form (`tool_calls`: `{id, type: function,
+function: {name, arguments}}`, the arguments as JSON text), and reasoning as `reasoning_content`;
+`tools`, the JSON text that TRL reads, stands beside the conversations. `responses` keeps the
+table's own form.
 """
 
 from __future__ import annotations
