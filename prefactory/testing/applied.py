@@ -14,6 +14,7 @@ from prefactory import ledger
 from prefactory.apply import accepts, apply_filter, apply_generator, apply_labeler, fit, fit_shard
 from prefactory.context import Context
 from prefactory.errors import ConfigError
+from prefactory.images.marks import Held, bind, unbind
 from prefactory.shards import without_copies
 from prefactory.step import Filter, Generator, Labeler, State, Step, step_name
 from prefactory.tables import ROW_ID, Shape, canonical_order, shape_of
@@ -125,6 +126,10 @@ def apply_step(
         raise ConfigError(f"{step_name(type(step))} does not take {shape}")
     if ctx is None:
         ctx = context(step)
+    held = Held() if any("images" in shard.columns for shard in shards) else None
+    if held is not None:  # as in a run, all shards share one place for their pictures
+        shards = [bind(shard, held) for shard in shards]
+        ctx = replace(ctx, images=held)
     if step.scope == "dataset" and ctx.state is None:
         ctx = fitted(step, *shards, ctx=ctx)
     notes: dict[str, int] = {}
@@ -141,6 +146,8 @@ def apply_step(
         order = list(dict.fromkeys(["prompt_id", ROW_ID[out], "source", "source_id"]))
         table_after, copies = without_copies(table_after.sort(order), out, ctx.step)
         dropped.append(copies)
+    if held is not None:
+        table_after = unbind(bind(table_after, held), held)
     return Applied(
         table_after,
         pl.concat(dropped).sort("row_id", "reason", "detail"),

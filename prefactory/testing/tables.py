@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 
 from prefactory.errors import DataError
 from prefactory.identity import canonical_json
+from prefactory.images.marks import IMAGES
 from prefactory.tables import (
     COLUMNS,
     Shape,
@@ -174,15 +176,29 @@ def example(shape: Shape, columns: Mapping[str, pl.DataType] | None = None) -> p
     else:
         table = pairs(*[(q, _answer(i, 0), _answer(i, 1)) for i, q in enumerate(_QUESTIONS)])
     table = canonical_order(table, shape)
-    return table.with_columns(
+    table = table.with_columns(
         _values(name, dtype, table.height)
         for name, dtype in (columns or {}).items()
         if name not in table.columns
     )
+    return canonical_order(with_ids(table, shape), shape) if "images" in table.columns else table
 
 
 def _answer(question: int, answer: int) -> str:
     return _ANSWERS[(question + answer) % len(_ANSWERS)].format(n=question + 1)
+
+
+def _picture(number: int) -> bytes:
+    """A PNG of 8 by 8 pixels of one grey."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + crc
+
+    head = chunk(b"IHDR", bytes((0, 0, 0, 8, 0, 0, 0, 8, 8, 0, 0, 0, 0)))
+    pixels = (b"\0" + bytes([20 * (number % 12)] * 8)) * 8
+    body = chunk(b"IDAT", zlib.compress(pixels))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
 
 
 def _values(name: str, dtype: pl.DataType, n: int) -> pl.Series:
@@ -197,6 +213,8 @@ def _values(name: str, dtype: pl.DataType, n: int) -> pl.Series:
         values = [number % 2 == 0 for number in numbers]
     elif dtype == pl.String:
         values = [f"group {number % 3}" for number in numbers]
+    elif dtype == IMAGES:
+        values = [[{"bytes": _picture(number), "path": None}] for number in numbers]
     elif dtype == pl.List(pl.String):
         values = [[f"tag {k}" for k in range(number % 4)] for number in numbers]
     elif dtype == pl.List(pl.Float64):

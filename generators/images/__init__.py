@@ -1,0 +1,1 @@
+"""Pairs from pictures: several composed into one question, and near misses among them."""
