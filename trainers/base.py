@@ -51,8 +51,18 @@ class DatasetRef:
 
         Raises:
             CatalogError: if there are no pairs, or no such split.
+            DataError: if prompts have pictures, which no model that is trained here would see.
         """
-        return self.version.pairs(split, self.table)
+        rows = self.version.pairs(split, self.table)
+        if "images" in rows.column_names:
+            batches = self.version.batches(self.table, split, ["images"])
+            if any((batch["images"].list.len() > 0).any() for batch in batches):
+                raise DataError(
+                    f"the prompts of {self} have pictures, and models are trained on texts here: "
+                    f"`prefactory export {self} --layout trl --out DIR`, and TRL's DPO with a "
+                    "vision-language model (docs/how-to/images.md)"
+                )
+        return rows
 
 
 def hashed(text: str, salt: str) -> float:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from filters.rules.margin import score_columns
 from prefactory.context import Context
+from prefactory.images.marks import pictures_key
 from prefactory.near.choose import Choice, none_beside_kept, one_of_each_cluster, ranks
 from prefactory.near.likeness import Rule, similarity
 from prefactory.near.minhash import Banding, banding
@@ -116,8 +117,8 @@ class NearDuplicates(Shingled):
 
         Returns:
             `unit` (String: row id, or `prompt_id` if whole prompts are compared), `score`
-            (Float64), `prompt_id` (String, if `within` a prompt) and the columns of
-            `prefactory.near.pairs.reduce_texts`.
+            (Float64), `prompt_id` (String, if `within` a prompt), `pictures` (String, in a run
+            with pictures) and the columns of `prefactory.near.pairs.reduce_texts`.
         """
         shape = shape_of(table)
         unit = pl.col(self.unit(shape)).alias("unit")
@@ -129,6 +130,8 @@ class NearDuplicates(Shingled):
             for name in self._compared(shape)
         }
         ids = units.select("unit", "score", *(["prompt_id"] if self._by_prompt else []))
+        if ctx.images is not None and not self._by_prompt:
+            ids = ids.with_columns(pictures_key(units["prompt"]))
         return ids.hstack(reduce_texts(texts, self.words, self.banding).get_columns())
 
     def unit(self, shape: Shape) -> str:
@@ -163,7 +166,9 @@ class NearDuplicates(Shingled):
             ones; with `linkage: cluster` those that link rows not linked before), `near_duplicate`
             and `contradiction` (units that go), `bands`, `hashes`.
         """
-        rows = read_rows(parts, self.banding, "prompt_id" if self._by_prompt else None)
+        group = "prompt_id" if self._by_prompt else None
+        group = "pictures" if "pictures" in parts.columns else group  # others are other rows
+        rows = read_rows(parts, self.banding, group)
         rank = ranks(parts["unit"], parts["score"])
         if self.linkage == "cluster":
             edges = linking_edges(rows, self.rule)

@@ -13,7 +13,15 @@ import typer
 from rich.console import Console
 
 from pipelines.cli.run import BudgetTokens, BudgetUsd, Prices
-from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of
+from pipelines.cli.source import (
+    Carry,
+    Ignore,
+    ImageFolder,
+    ImageHost,
+    LabelSource,
+    images_of,
+    mapping_of,
+)
 
 if TYPE_CHECKING:
     from pipelines.judged import Cost
@@ -71,6 +79,8 @@ def audit(
     carry: Carry = None,
     ignore: Ignore = None,
     label_source: LabelSource = None,
+    image_folder: ImageFolder = None,
+    image_host: ImageHost = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
     write_recipe: Annotated[
@@ -114,6 +124,7 @@ def audit(
 
     given = {"carry": carry, "ignore": ignore, "label_source": label_source}
     more: dict[str, Any] = {name: value for name, value in given.items() if value}
+    more |= images_of(image_folder, image_host)
 
     stderr = Console(stderr=True, highlight=False)
     with stderr.status("audit") if stderr.is_terminal else nullcontext() as status:

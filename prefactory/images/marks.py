@@ -213,6 +213,12 @@ def of_prompt(prompts: pl.Series) -> pl.Series:
     return found.select(pl.col("p").list.drop_nulls().list.eval(inner)).to_series()
 
 
+def pictures_key(prompts: pl.Series) -> pl.Series:
+    """The names of each prompt's pictures as one String; empty where it has none."""
+    named = of_prompt(prompts).alias("pictures").to_frame()
+    return named.select(pl.col("pictures").list.join(" ").fill_null("")).to_series()
+
+
 def unbind(table: pl.DataFrame, pictures: Pictures, *, with_bytes: bool = True) -> pl.DataFrame:
     """Bring a table of a run to the form that people and trainers see; undoes `bind`.
 

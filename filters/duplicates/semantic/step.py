@@ -14,6 +14,7 @@ from filters.rules.margin import score_columns
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.images.marks import pictures_key
 from prefactory.near.choose import ranks
 from prefactory.near.leaders import EVERY_PAIR, Allowed, exact_cosine, greedy_by_ivf, greedy_kept
 from prefactory.near.pairs import array_column
@@ -116,6 +117,8 @@ class SemanticDuplicates(FittedFilter):
             units = prompts_at_best(units)
         by_prompt = ["prompt_id"] if self._by_prompt else []
         parts = units.select("unit", "score", "stance", *by_prompt)
+        if ctx.images is not None and not by_prompt:
+            parts = parts.with_columns(pictures_key(units["prompt"]))
         texts = [units.select(t.fill_null("")).to_series() for t in self._texts(shape)]
         both = np.asarray(ctx.embed(self.encoder, pl.concat(texts)), dtype=np.float32)
         for i, (text, vectors) in enumerate(zip(texts, np.split(both, len(texts)), strict=True)):
@@ -155,8 +158,9 @@ class SemanticDuplicates(FittedFilter):
         names = sorted(c for c in parts.columns if c.startswith("vector_"))
         sides = [parts[name].to_numpy() for name in names]
         group = None
-        if self._by_prompt:
-            group = parts["prompt_id"].rank("dense").cast(pl.Int64).to_numpy()
+        within = next((c for c in ("prompt_id", "pictures") if c in parts.columns), None)
+        if within is not None:  # rows about other pictures are other rows
+            group = parts[within].rank("dense").cast(pl.Int64).to_numpy()
         rank = ranks(parts["unit"], parts["score"])
         beside = self._beside(sides, rank, group, self._allowed(parts, len(sides)))
         losers = np.flatnonzero(beside >= 0)

@@ -83,3 +83,44 @@ def test_a_bomb_costs_its_row_only(tmp_path):
     written(tmp_path, [("Bomb?", "Yes.", "No.", [bomb()]), *ROWS[:2]])
     done = CliRunner().invoke(app, ["import", str(tmp_path / "rows.parquet"), "--dry-run"])
     assert "2 rows, 1 image_too_large" in done.output
+
+
+def test_the_command_line_allows_a_folder(tmp_path):
+    (tmp_path / "red.png").write_bytes(RED)
+    row = {"prompt": "Red?", "chosen": "Yes.", "rejected": "No.", "image": "red.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["import", str(tmp_path / "rows.jsonl"), "--dry-run"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code != 0
+    done = CliRunner().invoke(app, [*words, "--image-folder", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "image as images" in done.output
+    assert "PNG picture, 12 x 12" in done.output
+
+
+@pytest.mark.parametrize(
+    "step", [{"filters.NearDuplicates": {}}, {"filters.SemanticDuplicates": {"threshold": 0.8}}]
+)
+def test_rows_about_other_pictures_are_no_near_duplicates(tmp_path, step):
+    from prefactory.run import execute
+    from prefactory.stages import Options, thread_mapper
+    from prefactory.store import Store
+    from prefactory.testing.applied import word_vectors
+
+    words = " ".join(f"word{i}" for i in range(120))
+    about = [(f"What is it, {words}?", RED), (f"What is it, {words}?", BLUE),
+             (f"What is it? {words}?", RED)]  # fmt: skip
+    rows = [(asked, "One thing.", "Two things.", [data]) for asked, data in about]
+    made = recipe(step, publish={"test_fraction": 0})
+    options = Options(embed=word_vectors)
+    store = Store(tmp_path / "store")
+    result = execute(made, [written(tmp_path, rows)], store, thread_mapper(1), options)
+    assert result.stages[-1].rows_out == 2  # one for each picture
+
+
+def test_training_on_texts_refuses_prompts_with_pictures(version):
+    from prefactory.errors import DataError
+    from trainers.base import DatasetRef
+
+    with pytest.raises(DataError, match="have pictures, and models are trained on texts here"):
+        DatasetRef(version).pairs("train")
