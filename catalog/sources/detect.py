@@ -18,6 +18,7 @@ from catalog.sources.columns import Path, value_at
 from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_text, is_number, spoken
 from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.base import Layout
+from catalog.sources.messages import MESSAGE_KEYS
 from catalog.sources.parts import NAMES, PARTS
 from catalog.sources.pictures.read import COLUMNS as PICTURE_COLUMNS
 from catalog.sources.pictures.read import Where, shows_pictures
@@ -418,7 +419,7 @@ def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan
         fields, binding[field.name] = (*fields, field), (name,)
         carried[name] = f"chosen_{rest}, rejected_{rest}"
     plan = replace(plan, twins={rest: field.column_dtype for rest, field in twins.values()})
-    unread |= _in_part(plan, sample)
+    unread |= _in_part(plan, sample) | _keys_of_messages(plan, sample)
     for name in sample.columns:
         if name in used or name in twins:
             continue
@@ -461,6 +462,24 @@ def _in_part(plan: Plan, sample: Sample) -> dict[str, str]:
         for name in sample.columns
         if all(parts := inner.get(name, [""]))
     }
+
+
+def _keys_of_messages(plan: Plan, sample: Sample) -> dict[str, str]:
+    """Keys of messages that are not read, as `chosen[].weight` -> what they are."""
+    unread: dict[str, str] = {}
+    for field in plan.fields:
+        path = plan.binding.get(field.name)
+        if path is None or field.kind not in CONVERSATIONS:
+            continue
+        for record in sample.records:
+            messages = value_at(record, path)
+            for message in messages if isinstance(messages, list) else ():
+                if isinstance(message, dict):
+                    more = [
+                        k for k, v in message.items() if k not in MESSAGE_KEYS and v is not None
+                    ]
+                    unread |= {f"{'.'.join(path)}[].{k}": "a key of messages" for k in more}
+    return unread
 
 
 _PLACES = {"a": "b", "1": "2"}
@@ -639,10 +658,31 @@ def _unknown(sample: Sample, where: str) -> str:
         if share < 1
     )
     return (
-        f"{where} has no layout that is known; its columns are {_list(sample.columns)}; nearest: "
-        f"{hints or 'none'}; name a `layout`, or say in `mapping` which columns are prompt, chosen "
-        "and rejected, or prompt and response"
+        f"{where} has no layout that is known; its columns are {_list(sample.columns)}"
+        f"{_misfits(sample)}; nearest: {hints or 'none'}; name a `layout`, or say in `mapping` "
+        "which columns are prompt, chosen and rejected, or prompt and response"
     )
+
+
+def _misfits(sample: Sample) -> str:
+    """Columns that are called as a layout calls them, and hold values of another kind."""
+    told: dict[str, str] = {}
+    for field in (f for entry in LAYOUTS.values() for f in entry.fields if f.required):
+        for name in field.candidates:
+            values = (
+                sample.raw(name) if name in ("prompt", "chosen", "rejected", "response") else []
+            )
+            if not values or field.kind not in CONVERSATIONS or _is(field, (name,), sample):
+                continue
+            types = sorted({_TYPES.get(type(v), type(v).__name__) for v in values})
+            told[name] = f"{name} holds {' and '.join(types)}, not text or messages"
+    return f"; {', '.join(told.values())}" if told else ""
+
+
+_TYPES = {
+    int: "numbers", float: "numbers", bool: "true or false", list: "lists", dict: "objects",
+    str: "texts",
+}  # fmt: skip
 
 
 def _list(columns: list[str]) -> str:

@@ -54,7 +54,7 @@ def finish(
         stays = judged["reason"].is_null()
         rejected = pl.concat([rejected, _ledger(kept.filter(~stays), judged.filter(~stays))])
         kept = kept.filter(stays)
-    notes = (*draft.notes, *_general_notes(frame, answers, any_blank=any(blank.values())))
+    notes = (*draft.notes, *_general_notes(frame, kept, answers, any_blank=any(blank.values())))
     return Block(
         rows=cast_to(kept, schema),
         rejected=rejected,
@@ -142,7 +142,9 @@ def _margin_rules(schema: dict[str, pl.DataType]) -> list[Rule]:
     return [(pl.col("margin").is_null(), "missing_label", detail("the margin is null"))]
 
 
-def _general_notes(frame: pl.DataFrame, answers: tuple[str, ...], any_blank: bool) -> list[Rule]:
+def _general_notes(
+    frame: pl.DataFrame, kept: pl.DataFrame, answers: tuple[str, ...], any_blank: bool
+) -> list[Rule]:
     conversations = ("prompt", *answers)
     element = pl.element().struct.field
     again = (element("role") == element("role").shift(1)).fill_null(value=False)
@@ -154,11 +156,40 @@ def _general_notes(frame: pl.DataFrame, answers: tuple[str, ...], any_blank: boo
         (pl.col(LOST).is_not_null(), "unread_value", pl.col(LOST)),
         (pl.any_horizontal(repeats), "roles_repeat", detail("the same role twice in a row")),
     ]
+    if (speakers := _speakers(kept["prompt"])) is not None:
+        text = detail("lines of the prompt begin with names of speakers; it is read as one turn")
+        rules.append((pl.lit(speakers), "speakers_in_prompt", text))
     if any_blank:
         blank = {c: _silent(pl.element(), frame.schema[c]) for c in conversations}
         empty = pl.any_horizontal(pl.col(c).list.eval(b).list.any() for c, b in blank.items())
         rules.append((empty, "empty_turn", detail("a turn has no text")))
     return rules
+
+
+_SPEAKERS = (
+    "Assistant", "AI", "Bot", "Tutor", "Teacher", "Agent", "Doctor", "Therapist", "Model", "GPT",
+    "Human", "User", "Student", "Learner", "Customer", "Patient", "Client", "Q", "A",
+)  # fmt: skip
+_LINE_STARTS = [f"\n{name}:" for name in _SPEAKERS]
+_SPOKEN = rf"(?m)^(?:{'|'.join(_SPEAKERS)}):"
+
+
+def _speakers(prompts: pl.Series) -> pl.Series | None:
+    """Which prompts are one text in which two or more speakers are named; None if none is."""
+    one = prompts.to_frame("p").select(
+        pl.when(pl.col("p").list.len() == 1)
+        .then(pl.col("p").list.first().struct.field("content"))
+        .alias("t")
+    )["t"]
+    some = one.str.contains_any(_LINE_STARTS).fill_null(value=False)
+    if not some.any():
+        return None
+    names = (
+        one.to_frame("t")
+        .with_columns(some=some)
+        .select(pl.when("some").then(pl.col("t").str.extract_all(_SPOKEN).list.n_unique() > 1))
+    )
+    return names.to_series().fill_null(value=False)
 
 
 def _notes(kept: pl.DataFrame, rules: tuple[Rule, ...]) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from prefactory.errors import DataError
 FOLDER = Path(__file__).parent / "findings"
 BASIL = "How do I keep basil alive indoors?"
 SIX_HOURS = "Give it six hours of light and water when the top soil is dry."
+NO_BASIL = "assistant: Basil is a plant."
 SAILOR = "system: You answer like a sailor."
 ASKED = f"user: {BASIL}"
 READ = {"rejected": {}, "notes": {}}
@@ -102,6 +103,16 @@ CASES = [
     ("L14d_words_kto_labels.jsonl", {**KTO, "values": ("score_label", {0.0, 1.0})}),
     ("L14e_good_kto_labels.jsonl", {**KTO, "values": ("score_label", {0.0, 1.0})}),
     ("U08_judge_score_table.jsonl", {"rows": 8, "first": {"score_gpt4": 5.0}}),
+    # -- types and texts that do not fit -----
+    ("L12c_answer_number.jsonl", {"refused": "chosen holds numbers, not text or messages"}),
+    ("U03_wrong_types.jsonl", {"refused": "rejected holds lists, not text or messages"}),
+    ("L12_chosen_string_or_list.jsonl", {"rows": 4, **READ}),
+    ("L10e_prompt_text_not_in_conversation.jsonl", {"rows": 4, "notes": {"prompt_differs": 4}}),
+    ("L22d_weights_train_flags.jsonl", {"not_read": {"chosen[].weight": "a key of messages"}}),
+    ("L13b_nan_scores.jsonl", {"rows": 4, "notes": {"not_finite": 4}}),
+    ("inf.jsonl", {"rows": 8, "notes": {"not_finite": 2}}),
+    ("L05_swift_rejected_response.jsonl", {"rows": 4, "first": {"rejected": [NO_BASIL]}}),
+    ("L05b_query_response_rejected.jsonl", {"rows": 4, "first": {"rejected": [NO_BASIL]}}),
     # -- scores -----
     (
         "L12e_late_columns.jsonl",

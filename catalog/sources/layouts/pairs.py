@@ -26,7 +26,7 @@ from catalog.sources.layouts.conversations import (
 )
 from catalog.sources.layouts.names import CHATS, CHOSEN, INSIDE, PROMPT, REJECTED, TASK
 from catalog.sources.messages import ROLE_NAMES
-from prefactory.tables import Shape, same_messages
+from prefactory.tables import Shape, same_messages, text_of
 
 SIDES = (
     Field("chosen_model", names=("chosen_model", "chosen-model"), required=False),
@@ -98,7 +98,17 @@ def _mixed(frame: pl.DataFrame, around: Surroundings) -> Draft:
         pl.when("_bare").then(pl.concat_list("_text", s)).otherwise(s).alias(s)
         for s in ("chosen", "rejected")
     )
-    return Draft(split_common(frame), (NO_COMMON_PROMPT,), (PREFIXES_DIFFER, _EQUAL_SCORES))
+    notes = (PREFIXES_DIFFER, _EQUAL_SCORES, _OTHER_PROMPT)
+    return Draft(split_common(frame), (NO_COMMON_PROMPT,), notes)
+
+
+_OTHER_PROMPT: Rule = (
+    ~text_of(pl.col("prompt")).str.contains(
+        text_of(pl.col("_text")).str.strip_chars(), literal=True
+    ),
+    "prompt_differs",
+    detail("the prompt's text is not in the conversation, whose own turns are the prompt"),
+)
 
 
 def _mostly_messages(records: list[dict[str, Any]], columns: set[str]) -> bool:

@@ -275,3 +275,11 @@ def test_a_column_that_nobody_asked_for_may_differ_in_type_between_sources(tmp_p
     asked = [open_source(SourceSpec(path=path, carry=["category"])) for path in paths]
     with pytest.raises(DataError, match="'category' is"):
         common_schema(asked)
+
+
+def test_a_prompt_that_names_its_speakers_is_noted(tmp_path):
+    prompts = ("Assistant: Try.\n\nStudent: I did.", "Assistant: one line", "a\nQ: b\nQ: c")
+    path = write(tmp_path / "a.jsonl", [{**PAIR, "prompt": p} for p in prompts])
+    source = open_source(SourceSpec(path=path))
+    notes = next(source.read(source.files[0])).notes
+    assert notes.select("row_id", "reason").rows() == [("a.jsonl:1", "speakers_in_prompt")]

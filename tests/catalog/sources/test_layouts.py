@@ -213,7 +213,11 @@ def test_pairs_text_and_a_prompt_that_is_a_transcript(tmp_path):
         msgs("Human: q\n\nAssistant: I"),
     ]
     assert rows["chosen_score_overall"].to_list() == [0.5, None, None, None]
-    assert notes == {("2", "transcript_prompt"), ("3", "transcript_prompt")}
+    assert notes == {
+        ("2", "transcript_prompt"),
+        ("3", "transcript_prompt"),
+        ("4", "speakers_in_prompt"),
+    }
     assert reasons == {
         "5": "equal_answers",
         "6": "empty_answer",

@@ -270,7 +270,7 @@ def test_errors_of_mapping_and_layout(tmp_path, spec, message):
 
 
 def test_unknown_layouts_name_columns_and_the_nearest(tmp_path):
-    with pytest.raises(DataError, match=r"columns are prompt, better, worse; nearest: .*mapping"):
+    with pytest.raises(DataError, match=r"columns are prompt, better, worse;.* nearest: .*mapping"):
         _source(tmp_path, [{"prompt": ["x"], "better": "1", "worse": "2"}])
     with pytest.raises(DataError, match="is empty: it holds no record"):
         _source(tmp_path, [])
