@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
 from catalog.image_parts import with_parts, write_folder
 from catalog.versions import Version
-from prefactory.chat_form import chat_columns
 from prefactory.chat_template import ChatTemplate, Effect, IgnoredSystem, effect
+from prefactory.engines.chat_form import chat_columns
 from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import new_folder
 from prefactory.images.marks import is_pictures

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from prefactory.chat_form import chat_form
+from prefactory.engines.chat_form import chat_form
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
 
@@ -123,7 +123,7 @@ class ChatTemplate:
         """Render a conversation.
 
         Args:
-            messages: `role`, `content` and what else messages have (see `prefactory.chat_form`).
+            messages: `role`, `content` and what else messages have (see `prefactory.engines.chat_form`).
             tools: JSON list of tools that may be called, or None.
             answer_follows: add what stands before an answer.
 

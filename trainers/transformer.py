@@ -23,8 +23,8 @@ from huggingface_hub import constants
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
-from prefactory.chat_form import chat_form
 from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
+from prefactory.engines.chat_form import chat_form
 from prefactory.errors import ConfigError, DataError, MissingPackageError
 from prefactory.measures.calibration import Floats
 from prefactory.tables import OF_PROMPT, TEXTS, Shape, message_keys

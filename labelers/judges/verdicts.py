@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from labelers.rules.json_answers import parsed
 from prefactory.forms import after_thoughts, objects
+from prefactory.measures.json_answers import parsed
 
 NAMES = ascii_uppercase
 """Names of the answers of one question, in the order in which they are shown."""

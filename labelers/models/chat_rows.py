@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefactory.chat_form import chat_form
+from prefactory.engines.chat_form import chat_form
 from prefactory.errors import ConfigError
 from prefactory.tables import message_text
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from labelers.rules import json_answers
+from prefactory.measures import json_answers
 from prefactory.measures.languages import language_of
 from prefactory.measures.text_statistics import count_sentences
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from labelers.rules import json_answers
 from prefactory.context import Context
+from prefactory.measures import json_answers
 from prefactory.step import Labeler
 from prefactory.tables import SCORE, Shape, text_of
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefactory.chat_form import present
+from prefactory.engines.chat_form import present
 from prefactory.errors import PrefactoryError
 from prefactory.identity import canonical_json, fingerprint, identity_of
 from prefactory.images.marks import Pictures

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -23,6 +22,7 @@ from prefactory.engines.base import (
     Request,
     TokenLogprobs,
 )
+from prefactory.engines.chat_form import chat_form
 from prefactory.engines.device import default_device
 from prefactory.engines.drawing import Drawer, Ending
 from prefactory.engines.turns import text_to_continue

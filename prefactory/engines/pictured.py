@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Conversation,
     Done,
@@ -19,6 +18,7 @@ from prefactory.engines.base import (
     Request,
     TokenLogprobs,
 )
+from prefactory.engines.chat_form import chat_form
 from prefactory.images.marks import NAMED, Pictures
 from prefactory.images.media import media_type
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -29,6 +28,7 @@ from prefactory.engines.base import (
     Result,
     TokenLogprobs,
 )
+from prefactory.engines.chat_form import chat_form
 from prefactory.engines.turns import text_to_continue
 from prefactory.errors import ConfigError, MissingPackageError
 

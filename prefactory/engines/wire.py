@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefactory.chat_form import chat_form
 from prefactory.engines.base import (
     Completion,
     Conversation,
@@ -17,6 +16,7 @@ from prefactory.engines.base import (
     Result,
     TokenLogprobs,
 )
+from prefactory.engines.chat_form import chat_form
 from prefactory.engines.pictured import with_parts
 from prefactory.engines.turns import raw_text
 

@@ -13,6 +13,7 @@ from prefactory.identity import canonical_json
 from prefactory.images.marks import IMAGES
 from prefactory.tables import (
     COLUMNS,
+    OF_PROMPT,
     Shape,
     canonical_order,
     messages_dtype,
@@ -79,7 +80,7 @@ def prompts(
         }
     )
     table = with_prompt_id(table).select(*COLUMNS[Shape.PROMPTS])
-    return _with(table, extra)
+    return _with(table, extra, Shape.PROMPTS)
 
 
 def responses(
@@ -95,7 +96,7 @@ def responses(
         origin=pl.lit("self"),
     )
     table = with_ids(same_messages(table), Shape.RESPONSES).select(*COLUMNS[Shape.RESPONSES])
-    return _with(table, extra)
+    return _with(table, extra, Shape.RESPONSES)
 
 
 def pairs(
@@ -113,15 +114,16 @@ def pairs(
         label_source=pl.lit("human"),
     )
     table = with_ids(same_messages(table), Shape.PAIRS).select(*COLUMNS[Shape.PAIRS])
-    return _with(table, extra)
+    return _with(table, extra, Shape.PAIRS)
 
 
 def _turns(turns: Turns, speaker: Any) -> list[Message]:  # noqa: ANN401 - `user` or `assistant`
     return [speaker(turns)] if isinstance(turns, str) else list(turns)
 
 
-def _with(table: pl.DataFrame, extra: Mapping[str, Any]) -> pl.DataFrame:
-    return table.with_columns(pl.Series(name, values) for name, values in extra.items())
+def _with(table: pl.DataFrame, extra: Mapping[str, Any], shape: Shape) -> pl.DataFrame:
+    table = table.with_columns(pl.Series(name, values) for name, values in extra.items())
+    return with_ids(table, shape) if {*OF_PROMPT} & extra.keys() else table
 
 
 def texts(table: pl.DataFrame, column: str) -> list[str]:
