@@ -123,7 +123,7 @@ class ChatTemplate:
         """Render a conversation.
 
         Args:
-            messages: `role`, `content` and what else messages have (see `prefactory.engines.chat_form`).
+            messages: `role`, `content` and what else messages have (see `engines.chat_form`).
             tools: JSON list of tools that may be called, or None.
             answer_follows: add what stands before an answer.
 
