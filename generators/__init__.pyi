@@ -6,10 +6,10 @@ from .answers.weak_pairs import WeakPairs as WeakPairs
 from .dialogues.step import Dialogues as Dialogues
 from .hard_negatives.masked import MaskedContinuations as MaskedContinuations
 from .hard_negatives.near_misses import NearMisses as NearMisses
+from .hard_negatives.tool_calls import ToolCallPairs as ToolCallPairs
 from .hard_negatives.wrong_document import WrongDocument as WrongDocument
 from .images.composed import ComposedImages as ComposedImages
 from .images.near import NearMissImages as NearMissImages
-from .hard_negatives.tool_calls import ToolCallPairs as ToolCallPairs
 from .instruction_search.step import InstructionSearch as InstructionSearch
 from .new_prompts.adversarial import AdversarialWrappers as AdversarialWrappers
 from .new_prompts.augment import AugmentPrompts as AugmentPrompts
