@@ -203,10 +203,12 @@ class _Run:
             for name, rows in record.info["parts"]
         ]
         if sum(p.rows for p in parts) == 0:
+            first = next((r.info["first"] for r in records if r.info.get("first")), "")
+            example = f" (the first: {first})" if first else ""
             raise DataError(
                 f"no row of the source could be used: {stage.rows_in} records, "
-                f"dropped for {stage.reasons or 'nothing'}; `prefactory import SOURCE --dry-run` "
-                "shows how it is read"
+                f"dropped for {stage.reasons or 'nothing'}{example}; "
+                "`prefactory import SOURCE --dry-run` shows how it is read"
             )
         shards = self._exchange(parts, shape, stage)
         stage.rows_out = sum(s.rows for s in shards)
@@ -219,6 +221,7 @@ class _Run:
         records = 0
         reasons, notes, parts, ledgers = [], [], [], []
         late: dict[str, str] = {}
+        first = ""
         with self.store.write(key) as writer:
             for i, block in enumerate(source.read(file)):
                 records += block.n_records
@@ -228,6 +231,7 @@ class _Run:
                     writer.table(f"rows-{i:05d}", rows)
                     parts.append([f"rows-{i:05d}", rows.height])
                 if block.rejected.height:
+                    first = first or ": ".join(block.rejected.select("row_id", "detail").row(0))
                     writer.table(f"ledger-{i:05d}", ledger.entries(block.rejected, "source"))
                     ledgers.append(f"ledger-{i:05d}")
                     reasons.append(ledger.count(block.rejected))
@@ -235,6 +239,7 @@ class _Run:
                 late = {**getattr(block, "late", {}), **late}
             writer.info |= {
                 "late": late,
+                "first": first,
                 "records": records,
                 "parts": parts,
                 "ledgers": ledgers,

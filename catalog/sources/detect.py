@@ -16,7 +16,9 @@ from catalog.sources.account import EMPTY, Account, Bears, bears_on, is_in, is_s
 from catalog.sources.chunks import Record
 from catalog.sources.columns import Path, value_at
 from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_text, is_number, spoken
+from catalog.sources.guess import MAX_VALUES, Guess, guess_ab, meaning_of, offer
 from catalog.sources.layouts import LAYOUTS
+from catalog.sources.layouts.ab import MEANINGS, folded
 from catalog.sources.layouts.base import Layout
 from catalog.sources.messages import MESSAGE_KEYS
 from catalog.sources.parts import NAMES, PARTS
@@ -142,8 +144,64 @@ def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
         raise MissingColumnError(
             f"{where} has no column {', '.join(missing)}; its columns are {_list(sample.columns)}"
         )
-    plan = _planned(spec.layout, seen, paths, spec.carry, where)
+    layout = "ab" if spec.layout == "auto" and paths.keys() >= _JUDGED else spec.layout
+    try:
+        plan = _planned(layout, seen, paths, spec.carry, where)
+    except DataError as error:
+        guess = guess_ab(seen.columns, seen.records)
+        if guess is None or layout not in ("auto", "ab"):
+            raise
+        told = offer(spec.path, guess, seen.records)
+        raise NotKnownError(f"{str(error).partition('; nearest')[0]}; {told}", guess) from error
+    if spec.layout == "auto" and plan.layout.shape == Shape.PROMPTS:
+        guess = guess_ab(seen.columns, seen.records)
+        if guess is not None:
+            raise NotKnownError(f"{where}: {offer(spec.path, guess, seen.records)}", guess)
+    _check_values(plan, seen, spec, where)
     return _accounted(plan, seen, spec, where)
+
+
+_JUDGED = {"a", "b", "verdict"}
+"""Mapped together they say that the layout is `ab`."""
+
+
+class NotKnownError(DataError):
+    """No layout fits, but there seem to be two answers and a verdict.
+
+    Attributes:
+        guess: what they seem to mean.
+    """
+
+    def __init__(self, text: str, guess: Guess) -> None:
+        """Keep the guess beside the sentence that shows it."""
+        super().__init__(text)
+        self.guess = guess
+
+
+def _check_values(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> None:
+    """Two answers and a verdict are read only if somebody said what its values mean.
+
+    Raises:
+        DataError: nobody did, or `values` are given where there is no verdict.
+    """
+    has_verdict = any(f.name == "verdict" and f.kind == Kind.PLAIN for f in plan.layout.fields)
+    if spec.values and not has_verdict:
+        raise DataError(
+            f"{where}: `values` tell what a verdict means, and layout {plan.layout.name!r} reads "
+            "none; name `layout: ab`, or leave `values` out"
+        )
+    _check_sides(plan, sample, spec, where)
+    if plan.layout.name != "ab" or spec.values or not sample.records:
+        return
+    a, b, verdict = (plan.binding[name] for name in ("a", "b", "verdict"))
+    values = list(dict.fromkeys(map(folded, sample.values(verdict, Kind.PLAIN))))[:MAX_VALUES]
+    if {*values} <= {*MEANINGS}:
+        return
+    names = [".".join(path) for path in (a, b, verdict)]
+    meant = {value: meaning_of(value, *names, values) for value in values}
+    prompt = ".".join(plan.binding["prompt"])
+    guess = Guess(prompt, *names, meant)
+    raise NotKnownError(f"{where}: {offer(spec.path, guess, sample.records)}", guess)
 
 
 class MissingColumnError(DataError):
@@ -212,12 +270,15 @@ def _present(path: Path, sample: Sample) -> bool:
 
 def _binding(form: Layout, sample: Sample, paths: Mapping[str, Path]) -> dict[str, Path]:
     """Where each field lies: what is mapped, else the first of its names that is of its kind."""
-    binding: dict[str, Path] = _paired(form, sample, paths)
+    binding: dict[str, Path] = {}
+    for group in form.paired:
+        binding |= _paired(form, group, sample, paths)
+    paired = {name for group in form.paired for name in group}
     for field in form.fields:
         if field.name in paths:
             binding[field.name] = paths[field.name]
             continue
-        if field.name in form.paired:
+        if field.name in paired:
             continue
         present = [p for n in field.candidates if _present(p := _path(n, sample), sample)]
         fits = next((p for p in present if _is(field, p, sample)), None)
@@ -226,13 +287,16 @@ def _binding(form: Layout, sample: Sample, paths: Mapping[str, Path]) -> dict[st
     return binding
 
 
-def _paired(form: Layout, sample: Sample, paths: Mapping[str, Path]) -> dict[str, Path]:
+def _paired(
+    form: Layout, group: tuple[str, ...], sample: Sample, paths: Mapping[str, Path]
+) -> dict[str, Path]:
     """The first names that all fields which are called alike have together."""
-    fields = [f for f in form.fields if f.name in form.paired and f.name not in paths]
+    fields = [f for f in form.fields if f.name in group and f.name not in paths]
     for names in zip(*(f.candidates for f in fields), strict=True):
         together = [_path(name, sample) for name in names]
         if all(_present(path, sample) for path in together):
-            return {f.name: path for f, path in zip(fields, together, strict=True)}
+            bound = zip(fields, together, strict=True)
+            return {f.name: p for f, p in bound if f.required or _is(f, p, sample)}
     return {}
 
 
@@ -240,6 +304,27 @@ def _is(field: Field, path: Path, sample: Sample) -> bool:
     """Whether most values at a path are of the field's kind (also true where there are none)."""
     values = sample.values(path, field.kind)
     return sum(accepts(field.kind, v) for v in values) * 2 >= len(values)
+
+
+def _check_sides(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> None:
+    """Two answers that a verdict orders must not be called chosen and rejected by their place.
+
+    Raises:
+        DataError: the mapping does that, and the verdict is neither read nor ignored.
+    """
+    if not {"chosen", "rejected"} <= spec.mapping.keys():
+        return
+    guess = guess_ab(sample.columns, sample.records)
+    sides = {spec.mapping["chosen"], spec.mapping["rejected"]}
+    used = {path[0] for path in plan.binding.values()}
+    if guess is None or {guess.a, guess.b} != sides or guess.verdict in used - {*spec.carry}:
+        return
+    raise NotKnownError(
+        f"{where}: the mapping calls {spec.mapping['chosen']} the better answer of every record, "
+        f"though {guess.verdict} seems to say which is better (`ignore: [{guess.verdict}]` says "
+        f"that it does not); {offer(spec.path, guess, sample.records)}",
+        guess,
+    )
 
 
 def _takes(form: Layout, mapped: Mapping[str, Path]) -> bool:
@@ -660,7 +745,8 @@ def _unknown(sample: Sample, where: str) -> str:
     return (
         f"{where} has no layout that is known; its columns are {_list(sample.columns)}"
         f"{_misfits(sample)}; nearest: {hints or 'none'}; name a `layout`, or say in `mapping` "
-        "which columns are prompt, chosen and rejected, or prompt and response"
+        "which columns are prompt, chosen and rejected, or prompt and response; where a column says "
+        "which of two answers is better, name `layout: ab`, a, b and verdict"
     )
 
 

@@ -210,9 +210,10 @@ def _is_spoken(value: object) -> bool:
 
 
 def _is_answers(value: object) -> bool:
-    return _is_spoken(value) or (
-        isinstance(value, list) and bool(value) and all(map(_is_spoken, value))
-    )
+    if _is_spoken(value) or not isinstance(value, list):
+        return _is_spoken(value)
+    some = [v for v in value if v is not None]
+    return bool(some) and all(map(_is_spoken, some))
 
 
 def _is_tools(value: object) -> bool:

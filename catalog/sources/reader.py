@@ -138,9 +138,33 @@ class OpenSource:
                 opens the source so that it is.
             DataError: such a column can't be read, or the file can't.
         """
+        self._check_columns(file)
         ahead = min(3, (os.cpu_count() or 1) // max(1, len(self.files)) - 1)
         parts = self._limited(file, block_rows)
         return in_order(parts, lambda part: self._block(*part, file), ahead)
+
+    def _check_columns(self, file: SourceFile) -> None:
+        """Name a file of another form than the others: its first records lack a column.
+
+        Raises:
+            DataError: they do.
+        """
+        if len(self.files) < 2 or self.commit is not None:
+            return
+        chunk = next(iter(_chunks(self.spec, file, SAMPLE_ROWS, None, None)), None)
+        if chunk is None or not chunk.lines:
+            return
+        records = chunk.records if chunk.records is not None else _dicts(chunk.table)
+        columns = set().union(*records)
+        fields = [f for f in self.plan.fields if f.required and f.name in self.plan.binding]
+        lacks = {self.plan.binding[f.name][0] for f in fields} - columns
+        if lacks:
+            raise DataError(
+                f"source {self.spec.path!r}: {file.name} is of another form than the files beside "
+                f"it: layout {self.layout!r} needs {', '.join(sorted(lacks))}, and its columns are "
+                f"{', '.join(sorted(columns)[:30])}; make it a source of its own, or leave it out "
+                "(a glob as `path` picks files)"
+            )
 
     def _limited(
         self, file: SourceFile, block_rows: int
@@ -308,6 +332,7 @@ class Peek:
 
     Attributes:
         account: what becomes of every column of every record.
+        examples: reason -> the first record that was rejected for it, and its detail.
         source: as it was read in the end.
     """
 
@@ -320,7 +345,25 @@ class Peek:
     notes: Mapping[str, int]
     rows: pl.DataFrame
     account: Account
+    examples: Mapping[str, str]
     source: OpenSource = field(repr=False)
+
+    def some(self) -> Peek:
+        """Itself, if it has rows.
+
+        Raises:
+            DataError: not one record became a row; with the first of each reason.
+        """
+        if self.n_rows or not self.n_records:
+            return self
+        told = "; ".join(
+            f"{reason} {n:,}, for example {self.examples[reason]}"
+            for reason, n in self.rejected.items()
+        )
+        raise DataError(
+            f"source {self.source.spec.path!r}: none of {self.n_records:,} records could be used "
+            f"with layout {self.layout!r}: {told}"
+        )
 
 
 def open_source(spec: SourceSpec, base: Path | None = None, *, whole: bool = False) -> OpenSource:
@@ -351,12 +394,13 @@ def open_source(spec: SourceSpec, base: Path | None = None, *, whole: bool = Fal
             raise
         plan = _planned(spec, files, commit, where, whole=True)
     questions: tuple[SourceFile, ...] = ()
-    around = Surroundings(values=spec.values)
+    names = {name: ".".join(path) for name, path in plan.binding.items()}
+    around = Surroundings(values=spec.values, names=names)
     if plan.layout.wants_questions and (not resolved.hub or "questions" in spec.mapping):
         questions = files_beside("questions", spec, base, files)
         wants = plan.layout.wants_answers
         answers = files_beside("model_answers", spec, base, files) if wants else ()
-        around = Surroundings(read_questions(questions), read_answers(answers))
+        around = replace(around, questions=read_questions(questions), answers=read_answers(answers))
         questions += answers
         files = tuple(f for f in files if f.url not in {q.url for q in questions})
     return OpenSource(
@@ -406,6 +450,7 @@ def _peek(opened: OpenSource, n: int) -> Peek:
     late: dict[str, str] = {}
     rejected: Counter[str] = Counter()
     notes: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     records = rows = 0
     first = [pl.DataFrame(schema=opened.schema)]
     for file in opened.files:
@@ -416,6 +461,8 @@ def _peek(opened: OpenSource, n: int) -> Peek:
             rows += block.rows.height
             rejected.update(block.rejected["reason"])
             notes.update(block.notes["reason"])
+            for row, reason, said in block.rejected.unique("reason", keep="first").iter_rows():
+                examples.setdefault(reason, f"{row}: {said}")
             late |= {name: place for name, place in block.late.items() if name not in late}
     return Peek(
         opened.layout,
@@ -427,6 +474,7 @@ def _peek(opened: OpenSource, n: int) -> Peek:
         dict(notes),
         stacked(first),
         opened.account.with_late(late),
+        examples,
         opened,
     )
 

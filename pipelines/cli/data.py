@@ -18,11 +18,12 @@ from pipelines.cli.source import (
     ImageFolder,
     ImageHost,
     LabelSource,
+    Values,
     images_of,
     mapping_of,
+    meanings_of,
     source_spec,
 )
-from prefactory.tables import message_text
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -45,6 +46,7 @@ def import_source(
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
     ] = None,
+    values: Values = None,
     carry: Carry = None,
     ignore: Ignore = None,
     label_source: LabelSource = None,
@@ -63,6 +65,7 @@ def import_source(
         "path": source,
         "layout": layout,
         "mapping": mapping_of(mapping),
+        "values": meanings_of(values),
         "carry": carry or [],
         "ignore": ignore or [],
         "label_source": label_source,
@@ -82,7 +85,7 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
     from catalog.sources import account_lines, peek
     from prefactory.images.media import in_words
 
-    seen = peek(opened)
+    seen = peek(opened).some()
     opened = seen.source
     account = seen.account.to_dict()
     facts = {
@@ -125,6 +128,8 @@ def _short(value: object) -> str:
 
 
 def _message(message: object) -> str:
+    from prefactory.tables import message_text  # loads Polars, which help does without
+
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
         return text[:PREVIEW_CHARS]

@@ -51,6 +51,33 @@ def mapping_of(words: list[str] | None) -> dict[str, str]:
     return {ours: theirs for _, ours, theirs in pairs}
 
 
+Values = Annotated[
+    str | None,
+    typer.Option(
+        "--values",
+        help="What the values of a verdict mean: A=a,B=b,draw=tie (a: the first answer is better).",
+    ),
+]
+
+
+def meanings_of(text: str | None) -> dict[str, str]:
+    """The `--values value=a,value=b,...` of a verdict as a mapping.
+
+    Raises:
+        ConfigError: if a part is no such pair.
+    """
+    from prefactory.errors import ConfigError
+
+    parts = [part.rpartition("=") for part in (text or "").split(",") if part.strip()]
+    if wrong := [
+        f"{value}={meaning}" for value, equals, meaning in parts if not (equals and value)
+    ]:
+        raise ConfigError(
+            [f"--values {word!r}: write value=a, value=b or value=tie" for word in wrong]
+        )
+    return {value.strip(): meaning.strip() for value, _, meaning in parts}
+
+
 def source_spec(fields: dict[str, Any]) -> SourceSpec:
     """A source from the options of a command.
 

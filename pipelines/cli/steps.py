@@ -13,7 +13,15 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.cli.source import Carry, Ignore, LabelSource, mapping_of, source_spec
+from pipelines.cli.source import (
+    Carry,
+    Ignore,
+    LabelSource,
+    Values,
+    mapping_of,
+    meanings_of,
+    source_spec,
+)
 
 if TYPE_CHECKING:
     from pipelines.steps import StepPage
@@ -95,6 +103,7 @@ def init(
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="our_column=their.column, repeatable.")
     ] = None,
+    values: Values = None,
     carry: Carry = None,
     ignore: Ignore = None,
     label_source: LabelSource = None,
@@ -109,6 +118,7 @@ def init(
         "path": source,
         "layout": layout,
         "mapping": mapping_of(mapping),
+        "values": meanings_of(values),
         "carry": carry or [],
         "ignore": ignore or [],
         "label_source": label_source,

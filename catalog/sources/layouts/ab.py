@@ -62,12 +62,15 @@ def _by_verdict(values: Mapping[str, str], frame: pl.DataFrame, around: Surround
     better, verdict = pl.col("_better"), pl.col("verdict")
     draft = _sided(frame.with_columns(_better=_better(meant)), better == A)
     known = ", ".join(meant)
+    column = around.names.get("verdict", "the verdict")
     rules: tuple[Rule, ...] = (
-        (verdict.is_null(), "missing_label", detail("there is no verdict")),
+        (verdict.is_null(), "missing_label", detail(f"{column} is null")),
         (
             better.is_null(),
             "wrong_type",
-            pl.format(f"the verdict is {{}}, none of {known}", verdict.str.slice(0, 60)),
+            pl.format(
+                "{} is '{}', none of {}", pl.lit(column), verdict.str.slice(0, 60), pl.lit(known)
+            ),
         ),
         (better == TIE, "tie", pl.format("the verdict is {}", verdict)),
     )
@@ -174,27 +177,41 @@ def fields_of(
 
 
 _MODELS = (
-    ("model_a", "model_1", "generator_1", "response_0_source", "summaries.0.policy"),
-    ("model_b", "model_2", "generator_2", "response_1_source", "summaries.1.policy"),
+    ("model_a", "model_1", "model_0", "generator_1", "response_0_source", "summaries.0.policy"),
+    ("model_b", "model_2", "model_1", "generator_2", "response_1_source", "summaries.1.policy"),
 )
+"""What the models of two answers are called, at the same place of both."""
 _ANSWER_NAMES = ("response", "answer", "output", "completion", "text", "candidate", "summary")
 _ENDS = (("a", "b"), ("0", "1"), ("1", "2"))
 
 
-def _named(*patterns: str, whats: tuple[str, ...] = _ANSWER_NAMES) -> list[tuple[str, ...]]:
-    """Names of the first and of the second: `{what}` and `{x}` of each pattern filled in."""
-    pairs = [
-        tuple(p.format(what=what, x=x) for x in ends)
-        for p in patterns
+def _pairs(*patterns: str, whats: tuple[str, ...] = _ANSWER_NAMES) -> list[tuple[str, str]]:
+    """Names of a first and a second: `{what}` and `{x}` of each pattern filled in."""
+    return [
+        (pattern.format(what=what, x=x), pattern.format(what=what, x=y))
+        for pattern in patterns
         for what in whats
-        for ends in _ENDS
+        for x, y in _ENDS
     ]
-    return [tuple(first for first, _ in pairs), tuple(second for _, second in pairs)]
 
 
-ANSWERS_A, ANSWERS_B = _named("{what}_{x}", "{what}{x}", "{what}_{x}_text", "{x}")
+def _columns(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    return [tuple(names) for names in zip(*rows, strict=True)]
+
+
+_TWO = _pairs("{what}_{x}", "{what}{x}", "{what}_{x}_text", "{x}")
+ANSWERS_A, ANSWERS_B = _columns([*_TWO])
 """What two answers that stand side by side are called, at the same place of both."""
-_SCORE_NAMES = _named("{what}_{x}", "{what}{x}", whats=("score", "rating", "reward", "grade"))
+_RATED = _pairs("{what}_{x}", "{what}{x}", whats=("score", "rating", "reward", "grade"))
+_SCORED = _columns(
+    [
+        (*answers, *scores)
+        for answers in _TWO
+        for scores in _RATED
+        if {answers[0][-1], answers[1][-1]} == {scores[0][-1], scores[1][-1]}
+    ]
+)
+"""Two answers and a score of each, that count from the same end."""
 
 
 def _known(
@@ -215,6 +232,7 @@ def _known(
         label_source=label_source,
         when=partial(_says, values),
         carries=_SCORES,
+        paired=(("model_a", "model_b"), ("grade_a", "grade_b")),
         example=example,
     )
 
@@ -234,7 +252,7 @@ AB = Layout(
     when=_never,
     label_source=None,
     carries=_SCORES,
-    paired=("a", "b"),
+    paired=(("a", "b"), ("model_a", "model_b"), ("grade_a", "grade_b")),
     example={"prompt": "Why?", "a": "Because.", "b": "No.", "verdict": "a"},
 )
 KNOWN = (
@@ -315,22 +333,22 @@ REVIEWS = Layout(
     label_source="judge",
     when=_begins_with_scores,
     makes=("margin", "chosen_score_overall", "rejected_score_overall"),
-    paired=("response_a", "response_b"),
+    paired=(("response_a", "response_b"), ("model_a", "model_b")),
     example={"question": "Why?", "answer1": "Because.", "answer2": "No.", "review": "8 3\nFine."},
 )
 TWO_SCORES = Layout(
     name="two-scores",
     shape=Shape.PAIRS,
     fields=(
-        *fields_of((*TASK, "question.full_text"), ANSWERS_A, ANSWERS_B)[:5],
-        Field("grade_a", Kind.NUMBER, _SCORE_NAMES[0], nullable=True),
-        Field("grade_b", Kind.NUMBER, _SCORE_NAMES[1], nullable=True),
+        *fields_of((*TASK, "question.full_text"), *_SCORED[:2])[:5],
+        Field("grade_a", Kind.NUMBER, _SCORED[2], nullable=True),
+        Field("grade_b", Kind.NUMBER, _SCORED[3], nullable=True),
     ),
     build=_by_scores,
     about="prompt, two answers and a score of each, the higher the better (WebGPT comparisons)",
     label_source=None,
     makes=("margin", "chosen_score_overall", "rejected_score_overall"),
-    paired=("response_a", "response_b"),
+    paired=(("response_a", "response_b", "grade_a", "grade_b"), ("model_a", "model_b")),
     example={
         "prompt": "Why?",
         "answer_0": "Because.",

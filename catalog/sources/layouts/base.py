@@ -38,11 +38,13 @@ class Surroundings:
         questions: question id -> turns of the user (MT-bench), read from a file nearby.
         answers: (question id, model) -> turns of the model, read from a file nearby.
         values: value of the verdict -> `a`, `b` or `tie`, as the recipe says.
+        names: field -> column that it is read from, for details.
     """
 
     questions: Mapping[str, list[str]] = field(default_factory=dict)
     answers: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def _always(records: list[dict[str, Any]], columns: set[str]) -> bool:
@@ -80,7 +82,8 @@ class Layout:
             names, and the set of all columns.
         makes: score columns and `margin` that `build` makes, beside those that are fields.
         carries: other columns that `build` makes.
-        paired: fields that are called alike: each takes the name at the same place of its `names`.
+        paired: groups of fields that are called alike: all of a group take the name at the same
+            place of their `names`.
         alternatives: other forms under the same name, tried after this one.
         keeps_side_ids: `chosen_id` and `rejected_id` come from the data.
         draws: `build` makes the columns of `prefactory.preferences.draws.DRAWS`.
@@ -97,7 +100,7 @@ class Layout:
     when: Callable[[list[dict[str, Any]], set[str]], bool] = _always
     makes: tuple[str, ...] = ()
     carries: tuple[Made, ...] = ()
-    paired: tuple[str, ...] = ()
+    paired: tuple[tuple[str, ...], ...] = ()
     alternatives: tuple[Layout, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
     keeps_side_ids: bool = False

@@ -226,7 +226,7 @@ BY_KEY = Layout(
     build=_by_key,
     about="a prompt and an object of answers, each under a key (a style, a model); one row for "
     "each, the key in `response_key`",
-    paired=("answers", "keys"),
+    paired=(("answers", "keys"),),
     carries=(Made("response_key", pl.String()),),
     example={"query": "Why?", "responses": {"formal": "Because.", "rude": "Eh?"}},
 )
@@ -249,7 +249,7 @@ CHOICES = Layout(
     build=_choices,
     about="a question, choices, and 1 or 0 for each; a row for each right one with each wrong one "
     "(HHH alignment, TruthfulQA)",
-    paired=("answers", "labels"),
+    paired=(("answers", "labels"),),
     when=_two_labels,
     example={"input": "Why?", "targets": {"choices": ["Because.", "No."], "labels": [1, 0]}},
 )

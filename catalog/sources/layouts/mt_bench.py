@@ -131,6 +131,7 @@ ANSWERS = Layout(
         Field("turns", Kind.TEXTS, required=False),
     ),
     build=_answers,
+    example={"question_id": 81, "model_id": "m", "choices": [{"turns": ["Because."]}]},
     about="model answers of MT-bench or Arena; the prompts come from a *question* file nearby",
     when=_has_turns,
     wants_questions=True,
@@ -149,5 +150,19 @@ JUDGMENTS = Layout(
         Field("judge", required=False),
     ),
     build=_judgments,
+    example={
+        "conversation_a": [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because."},
+        ],
+        "conversation_b": [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "No."},
+        ],
+        "model_a": "m",
+        "model_b": "n",
+        "winner": "model_a",
+        "turn": 1,
+    },
     about="two conversations, their models and the winner (MT-bench, Chatbot Arena)",
 )

@@ -73,6 +73,7 @@ PROMPTS = Layout(
     shape=Shape.PROMPTS,
     fields=(Field("prompt", Kind.PROMPT, ("prompt", "question", "instruction", "query")),),
     build=_prompts,
+    example={"prompt": "Why?"},
     about="prompts without answers, as text or messages",
     when=_no_answers,
 )

@@ -216,7 +216,7 @@ EXPLICIT = Layout(
     fields=(Field("prompt", Kind.MESSAGES, PROMPT), *_sides(Kind.ANSWER)),
     build=_explicit,
     about="prompt, chosen and rejected are messages; the answers don't repeat the prompt",
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     example={
         "prompt": [{"role": "user", "content": "Why?"}],
         "chosen": [{"role": "assistant", "content": "Because."}],
@@ -229,7 +229,7 @@ IMPLICIT = Layout(
     fields=_sides(Kind.MESSAGES),
     build=_implicit,
     about="chosen and rejected are full conversations (reward models, OpenRLHF, RM-Bench)",
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     example={
         "chosen": [
             {"role": "user", "content": "Why?"},
@@ -251,7 +251,7 @@ _CHATS = Layout(
     fields=(Field("prompt", Kind.MESSAGES, CHATS), *_sides(Kind.ANSWER)),
     build=_explicit,
     about=_CHAT,
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     when=_ranking,
     example={
         "conversations": [{"from": "human", "value": "Why?"}],
@@ -269,7 +269,7 @@ RANKING = Layout(
     ),
     build=_explicit,
     about=_CHAT,
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     when=_inner_ranking,
     alternatives=(_CHATS,),
     example={
@@ -308,7 +308,7 @@ MIXED = Layout(
     build=_mixed,
     when=_mostly_messages,
     about="prompt is a text, chosen and rejected are full conversations (UltraFeedback, Tulu 3)",
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     example={
         "prompt": "Why?",
         "chosen": [
@@ -327,7 +327,7 @@ TEXT = Layout(
     fields=(Field("prompt", Kind.PROMPT, TASK), *_sides(Kind.ANSWER)),
     build=_explicit,
     about="prompt, chosen and rejected are texts (many other names of the two sides are known)",
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     example={"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
 )
 LISTS = Layout(
@@ -342,7 +342,7 @@ LISTS = Layout(
     build=_lists,
     about="chosen and rejected are lists of answers, or one is; a row for each of the one with "
     "each of the other (RewardBench 2, RM-Bench)",
-    paired=("chosen", "rejected"),
+    paired=(("chosen", "rejected"),),
     when=_some_lists,
     example={"prompt": "Why?", "chosen": ["Because."], "rejected": ["No.", "Maybe."]},
 )

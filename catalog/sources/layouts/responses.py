@@ -109,6 +109,7 @@ HELPSTEER2 = Layout(
         *[Field(f"score_{a}", Kind.NUMBER, (f"score_{a}", a), False) for a in HELPSTEER[1:]],
     ),
     build=_plain,
+    example={"prompt": "Why?", "response": "Because.", "helpfulness": 4, "correctness": 3},
     about="prompt, response and grades: helpfulness, correctness, coherence, ...",
 )
 ULTRAFEEDBACK_RAW = Layout(
@@ -116,6 +117,17 @@ ULTRAFEEDBACK_RAW = Layout(
     shape=Shape.RESPONSES,
     fields=(Field("instruction"), Field("completions", Kind.COMPLETIONS)),
     build=_ultrafeedback,
+    example={
+        "instruction": "Why?",
+        "completions": [
+            {
+                "model": "m",
+                "response": "Because.",
+                "overall_score": 8.0,
+                "annotations": {"helpfulness": {"Rating": "5"}},
+            }
+        ],
+    },
     about="instruction and completions with annotations; one row for each completion",
     makes=(*(f"score_{a}" for a in ULTRAFEEDBACK), "score_overall"),
     label_source="judge",
@@ -130,6 +142,7 @@ ALPACA_EVAL = Layout(
         Field("model", names=("generator",)),
     ),
     build=_instruction,
+    example={"instruction": "Why?", "output": "Because.", "generator": "m"},
     about="a model's outputs for AlpacaEval: instruction, output, generator",
 )
 ALPACA = Layout(
@@ -142,6 +155,7 @@ ALPACA = Layout(
         MODEL,
     ),
     build=_instruction,
+    example={"instruction": "Why?", "input": "", "output": "Because."},
     about="instruction, input, output (Alpaca, Dolly)",
 )
 KTO = Layout(
@@ -152,6 +166,7 @@ KTO = Layout(
         Field("score_label", Kind.FLAG, ("label",), nullable=True),
     ),
     build=_kto,
+    example={"prompt": "Why?", "completion": "Because.", "label": True},
     about="prompt, completion and label, true or false",
 )
 RESPONSES = Layout(
@@ -164,6 +179,7 @@ RESPONSES = Layout(
         ),
     ),
     build=_plain,
+    example={"prompt": "Why?", "response": "Because."},
     about="prompt and response",
 )
 FEEDBACK = Layout(
@@ -185,5 +201,11 @@ MESSAGES = Layout(
         MODEL,
     ),
     build=_chat,
+    example={
+        "messages": [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because."},
+        ]
+    },
     about="a chat whose last message, the assistant's, is the response",
 )

@@ -83,6 +83,10 @@ HH = Layout(
     label_source="human",
     fields=(Field("chosen"), Field("rejected"), *MODELS),
     build=_hh,
+    example={
+        "chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: No.",
+    },
     about="chosen and rejected are transcripts, a blank line and 'Human:' before a user turn",
     when=_has_markers,
 )
@@ -92,6 +96,10 @@ HH_TEXT_SCORE = Layout(
     label_source="human",
     fields=(Field("text", Kind.TEXTS), Field("score", Kind.NUMBERS)),
     build=_text_score,
+    example={
+        "text": ["\n\nHuman: Why?\n\nAssistant: Because.", "\n\nHuman: Why?\n\nAssistant: No."],
+        "score": [2.0, 1.0],
+    },
     about="text holds two transcripts, score their grades (DSP, WebGPT); equal grades are ties",
     when=_has_markers,
     makes=("margin",),
