@@ -193,14 +193,12 @@ def _check_values(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> N
     _check_sides(plan, sample, spec, where)
     if plan.layout.name != "ab" or spec.values or not sample.records:
         return
-    a, b, verdict = (plan.binding[name] for name in ("a", "b", "verdict"))
-    values = list(dict.fromkeys(map(folded, sample.values(verdict, Kind.PLAIN))))[:MAX_VALUES]
+    values = list(dict.fromkeys(map(folded, sample.values(plan.binding["verdict"], Kind.PLAIN))))
     if {*values} <= {*MEANINGS}:
         return
-    names = [".".join(path) for path in (a, b, verdict)]
-    meant = {value: meaning_of(value, *names, values) for value in values}
-    prompt = ".".join(plan.binding["prompt"])
-    guess = Guess(prompt, *names, meant)
+    asked, a, b, verdict = (".".join(plan.binding[n]) for n in ("prompt", "a", "b", "verdict"))
+    meant = {v: meaning_of(v, a, b, verdict, values) for v in values[:MAX_VALUES]}
+    guess = Guess(asked, a, b, verdict, meant)
     raise NotKnownError(f"{where}: {offer(spec.path, guess, sample.records)}", guess)
 
 

@@ -340,7 +340,7 @@ TWO_SCORES = Layout(
     name="two-scores",
     shape=Shape.PAIRS,
     fields=(
-        *fields_of((*TASK, "question.full_text"), *_SCORED[:2])[:5],
+        *fields_of((*TASK, "question.full_text"), _SCORED[0], _SCORED[1])[:5],
         Field("grade_a", Kind.NUMBER, _SCORED[2], nullable=True),
         Field("grade_b", Kind.NUMBER, _SCORED[3], nullable=True),
     ),

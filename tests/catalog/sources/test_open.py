@@ -301,11 +301,12 @@ def test_peek_counts_everything(tmp_path):
     assert looked.notes == {}
 
 
-def test_a_mixed_folder_rejects_what_is_of_another_layout(tmp_path):
+def test_a_file_of_another_layout_in_a_folder_is_named(tmp_path):
     write(tmp_path / "mix" / "a.jsonl", pairs(2))
     write(tmp_path / "mix" / "b.jsonl", [{"instruction": "x", "output": "y"}])
-    looked = peek(SourceSpec(path=str(tmp_path / "mix")))
-    assert (looked.n_rows, looked.rejected) == (2, {"missing_field": 1})
+    with pytest.raises(DataError, match=r"b.jsonl is of another form .* needs chosen, prompt"):
+        peek(SourceSpec(path=str(tmp_path / "mix")))
+    assert peek(SourceSpec(path=str(tmp_path / "mix/a*"))).n_rows == 2
 
 
 def test_an_open_source_travels_to_another_process(tmp_path):
