@@ -151,11 +151,11 @@ class OpenSource:
         """
         if len(self.files) < 2 or self.commit is not None:
             return
-        chunk = next(iter(_chunks(self.spec, file, SAMPLE_ROWS, None, None)), None)
+        chunk = next(source_chunks(self.spec, file, SAMPLE_ROWS, None, None), None)
         if chunk is None or not chunk.lines:
             return
-        records = chunk.records if chunk.records is not None else _dicts(chunk.table)
-        columns = set().union(*records)
+        table = chunk.table
+        columns = set().union(*chunk.records or ()) if table is None else {*table.columns}
         fields = [f for f in self.plan.fields if f.required and f.name in self.plan.binding]
         lacks = {self.plan.binding[f.name][0] for f in fields} - columns
         if lacks:
