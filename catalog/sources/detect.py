@@ -743,8 +743,8 @@ def _unknown(sample: Sample, where: str) -> str:
     return (
         f"{where} has no layout that is known; its columns are {_list(sample.columns)}"
         f"{_misfits(sample)}; nearest: {hints or 'none'}; name a `layout`, or say in `mapping` "
-        "which columns are prompt, chosen and rejected, or prompt and response; where a column says "
-        "which of two answers is better, name `layout: ab`, a, b and verdict"
+        "which columns are prompt, chosen and rejected, or prompt and response; where a column "
+        "says which of two answers is better, name `layout: ab`, a, b and verdict"
     )
 
 
