@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -97,15 +97,16 @@ def after_thoughts(text: str) -> str:
     return "" if not ended and answer.lstrip().startswith("<think>") else answer
 
 
-def fields(text: str, keys: Sequence[str]) -> dict[str, Any]:
+def fields(text: str, keys: Sequence[str], optional: Collection[str] = ()) -> dict[str, Any]:
     """The values of all keys out of the one object of an answer that has them.
 
     Args:
         text: a model's answer.
         keys: that the object must have, and no others.
+        optional: those of them that may be missing.
 
     Returns:
-        Key -> value, in the order of `keys`.
+        Key -> value, in the order of `keys`, without what is missing.
 
     Raises:
         ValueError: there is none, several differ, a key is missing, unknown or twice there; with
@@ -122,18 +123,19 @@ def fields(text: str, keys: Sequence[str]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"{', '.join(map(repr, twice))} is there twice.")
     given = {folded(key): value for key, value in last.items()}
-    missing = [key for name, key in wanted.items() if name not in given]
+    missing = [k for name, k in wanted.items() if name not in given and k not in optional]
     if missing:
         raise ValueError(f"There is no {', '.join(missing)}.")
     unknown = [key for key in last if folded(key) not in wanted]
     if unknown:
         raise ValueError(f"Nobody asked for {', '.join(unknown)[:200]}.")
-    return {key: given[name] for name, key in wanted.items()}
+    return {key: given[name] for name, key in wanted.items() if name in given}
 
 
 Kind = Literal["text", "maybe", "texts", "flag"] | tuple[str, ...] | range
-"""What a key holds: `text` (not empty), `maybe` (a text that may be empty), `texts` (a list of
-texts, none empty), `flag` (true or false), one of some words, or a whole number of a range."""
+"""What a key holds: `text` (not empty), `maybe` (a text that may be empty or missing), `texts` (a
+list of texts, none empty), `flag` (true or false), one of some words, or a whole number of a
+range."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,14 @@ class Form:
         """Read an answer.
 
         Returns:
-            Key -> value, in the order of `kinds`; texts without outer white space.
+            Key -> value, in the order of `kinds`; texts without outer white space; a `maybe` that
+            is missing is "".
 
         Raises:
             ValueError: it holds no such object, or several; a sentence for the model.
         """
-        given = fields(text, list(self.kinds))
+        optional = [key for key, kind in self.kinds.items() if kind == "maybe"]
+        given = {**dict.fromkeys(optional, ""), **fields(text, list(self.kinds), optional)}
         return {key: _value(key, kind, given[key]) for key, kind in self.kinds.items()}
 
 

@@ -85,6 +85,7 @@ class Judging(Prompted, Asking):
         name: prefix of the new columns.
     """
 
+    version: ClassVar[int] = 2
     templates: ClassVar[Mapping[str, Text]] = {
         "system": Text("labelers/judges/prompts/system.j2", ("criteria",)),
         "question": Text(

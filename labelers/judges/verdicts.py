@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from prefactory.forms import after_thoughts, objects
-from prefactory.measures.json_answers import parsed
+from labelers.judges.hedges import hedged
+from prefactory.forms import after_thoughts, folded, objects, repeated
 
 NAMES = ascii_uppercase
 """Names of the answers of one question, in the order in which they are shown."""
@@ -18,6 +18,7 @@ TIE = "tie"
 _KEYS = ("winner", "verdict")
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _BRACKETS = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
+_END = re.compile(r"[\s.!*_`\"')]*(?:\n|$)")
 _SAID = re.compile(
     r"(?:(?:(?:my|the|final|better|best) )*(?:verdict|winner|answer|choice)(?: is)?\s?[:=]?\s?)?"
     r"(?:answer )?([a-z]|tie|[ab]\s?(?:>>|>|=|<|<<)\s?[ab])",
@@ -84,7 +85,11 @@ def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> 
             to the judge what is wanted.
     """
     wanted = "Say exactly one of " + ", ".join(f"[[{o}]]" for o in options(n, ties, strength))
-    tokens = {" ".join(token.upper().split()) for token in _tokens(after_thoughts(text))}
+    try:
+        named = _tokens(after_thoughts(text))
+    except ValueError as error:
+        raise ValueError(f"{error} {wanted}.") from error
+    tokens = {" ".join(token.upper().split()) for token in named}
     if not tokens:
         raise ValueError(f"There is no verdict in this reply. {wanted}.")
     verdicts = set()
@@ -103,7 +108,7 @@ def _tokens(text: str) -> Sequence[str]:
     named = _in_json(text)
     if named:
         return named
-    named = _BRACKETS.findall(text)
+    named = _in_brackets(text)
     if named:
         return named
     last = text.strip().rsplit("\n", 1)[-1][-_LONGEST:]
@@ -112,26 +117,55 @@ def _tokens(text: str) -> Sequence[str]:
     return [match.group(1)] if match else []
 
 
+def _in_brackets(text: str) -> list[str]:
+    """Names in double brackets; a sentence for the judge if none of them is plainly meant."""
+    named = list(_BRACKETS.finditer(text))
+    if len({m.group(1) for m in named}) > 1:
+        return [m.group(1) for m in named]
+    if named and not any(_END.match(text, m.end()) and not _taken_back(text, m) for m in named):
+        raise ValueError("Your verdict is not alone at the end of its line, or is taken back.")
+    if any(_taken_back(text, m) for m in named):
+        raise ValueError("A verdict in this reply is negated, or holds under a condition only.")
+    return [m.group(1) for m in named]
+
+
+def _taken_back(text: str, match: re.Match[str]) -> bool:
+    return hedged(text, match.start(), match.end())
+
+
 def _in_json(text: str) -> list[str]:
-    """Verdicts of whole JSON objects, or else of such without braces inside, whatever is around."""
+    """Verdicts of whole JSON objects, or else of such without braces inside, whatever is around.
+
+    Raises:
+        ValueError: an object names several, or the words around it take it back.
+    """
     try:
         whole = objects(text)
     except ValueError:
         whole = []
-    named = [v for value in whole if (v := _named(value)) is not None]
-    return named or [v for part in _OBJECT.findall(text) if (v := _from_text(part)) is not None]
+    named = [v for value in whole for v in _named(value)]
+    if not named:
+        named = [v for part in _OBJECT.findall(text) for v in _from_text(part)]
+    places = [m.span() for m in _OBJECT.finditer(text) if _from_text(m.group())]
+    if named and any(hedged(text, *place) for place in places):
+        raise ValueError("A verdict in this reply is negated, or holds under a condition only.")
+    return named
 
 
-def _named(value: dict[str, Any]) -> str | None:
-    named = [str(value[key]) for key in _KEYS if key in value]
-    return named[0] if named else None
+def _named(value: dict[str, Any]) -> list[str]:
+    """What an object names under all keys of a verdict."""
+    keys = [key for key in value if folded(key) in _KEYS]
+    if set(repeated(value)) & set(keys):
+        raise ValueError("A JSON object of this reply has its verdict twice.")
+    return [str(value[key]) for key in keys]
 
 
-def _from_text(text: str) -> str | None:
+def _from_text(text: str) -> list[str]:
     try:
-        return _named(parsed(text))
+        values = objects(text)
     except ValueError:
-        return None
+        return []
+    return [v for value in values for v in _named(value)]
 
 
 def _meant(token: str, n: int, ties: bool, strength: bool) -> Verdict | None:

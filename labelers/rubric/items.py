@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from labelers.judges.hedges import hedged
 from prefactory import yamllines
 from prefactory.asking import storable
 from prefactory.errors import ConfigError
@@ -216,11 +217,21 @@ FEW = 12
 """Ratings that a schema lists one by one."""
 
 _NUMBER = re.compile(r"([-+]?\d{1,6}(?:\.\d{1,6})?)(?:\s*(?:/|out of)\s*(\d{1,6}))?")
-_RESULT = re.compile(
-    r"(?:\[\s*result\s*\]|\bresult\b|\bscore(?: of)?\b|\brating(?: of)?\b)"
-    r"[\s*_`:=is]{0,12}[(\[]?\s*([-+]?\d{1,6}(?:\.\d{1,6})?)",
+_KEYWORD = r"(?:\[\s*result\s*\]|\b(?:result|score|rating|grade)\b)"
+_MENTION = re.compile(
+    rf"{_KEYWORD}(?:\s+of)?[\s:=is]{{0,12}}[(\[]{{0,2}}\s*([-+]?\d{{1,6}}(?:\.\d{{1,6}})?)",
     re.IGNORECASE,
 )
+_RATING = re.compile(
+    rf"(?:{_KEYWORD}(?:\s+of|\s+is)?\s?[:=]?)\s{{0,4}}"
+    r"[(\[]{0,2}(?P<number>[-+]?\d{1,6}(?:\.\d{1,6})?(?:\s?(?:/|out of)\s?\d{1,6})?)"
+    r"[)\]]{0,2}[.!]?[ \t]*(?=\n|$)",
+    re.IGNORECASE,
+)
+_GOES_ON = re.compile(
+    r"\s*(?:/|%|out of\b|or\b|to\b|and\b|but\b|[-+*^x\u2013]\s?\d)", re.IGNORECASE
+)
+_MARKDOWN = str.maketrans("", "", "*_`#")
 _WORDS = {
     "true": 1.0,
     "yes": 1.0,
@@ -299,7 +310,10 @@ def _read(text: str, items: Sequence[Item], critique: bool) -> Reading:
             words = next((v for k, v in candidate.items() if folded(k) == "critique"), None)
             readings.append(Reading(_values(ratings, items), _critique(words)))
     if not readings and not candidates and len(items) == 1 and not critique:
-        return Reading((_checked(result_number(text), items[0]),))
+        number = result_number(text)
+        if number is None:
+            raise ValueError("Your answer has no whole JSON object.")
+        return Reading((_checked(number, items[0]),))
     if not readings:
         raise ValueError(
             "Your answer has no JSON object with ratings."
@@ -370,11 +384,22 @@ def _as_number(value: object, item: Item) -> float | None:
     return float(match[1])
 
 
-def result_number(text: str) -> float | None:
-    """The number after `[RESULT]`, `score of` or the like, as rubric judges write it (Janus).
+def result_number(text: str) -> str | None:
+    """The rating that ends a line after `[RESULT]`, `score of` or the like (the form of Janus).
 
-    Known answers: "Feedback: ok [RESULT] 4" is 4, "score of 1" is 1, "no number" is None; two
-    different numbers are None.
+    Known answers: "Feedback: ok [RESULT] 4" is "4", "a score of 1." is "1", "Rating: 4/5" is "4/5";
+    "Score: 4 or 5", "a score of 1 would be unfair", "not a score of 3" and "no number" are None, as
+    are two that differ: what else stands in the line, or takes the sentence back, may change what
+    was meant.
     """
-    numbers = {float(number) for number in _RESULT.findall(text)}
-    return numbers.pop() if len(numbers) == 1 else None
+    plain = text.translate(_MARKDOWN)
+    ratings = [
+        match
+        for match in _RATING.finditer(plain)
+        if not hedged(plain, match.start(), match.end()) and not _GOES_ON.match(plain, match.end())
+    ]
+    if not ratings or len({match["number"] for match in ratings}) > 1:
+        return None
+    said = {float(number) for number in _MENTION.findall(plain)}
+    number = ratings[-1]["number"]
+    return number if said == {float(re.split(r"/|out", number)[0])} else None

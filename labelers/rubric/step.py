@@ -82,6 +82,7 @@ class Rubric(Prompted, Asking, Labeler):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
+    version: ClassVar[int] = 2
     templates: ClassVar[Mapping[str, Text]] = {
         "system": Text(f"{_FOLDER}/system.j2"),
         "material": Text(

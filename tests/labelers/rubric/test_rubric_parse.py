@@ -92,10 +92,10 @@ def test_a_critique_that_was_asked_for_must_be_there():
 
 
 def test_the_form_of_janus():
-    assert result_number("Feedback: ok [RESULT] 4") == 4
-    assert result_number("I'd give a score of 1") == 1
+    assert result_number("Feedback: ok [RESULT] 4") == "4"
+    assert result_number("I give a score of 1.") == "1"
     assert result_number("no number") is None
-    assert result_number("**Score:** 3\n[RESULT] (3)") == 3
+    assert result_number("**Score:** 3\n[RESULT] (3)") == "3"
     assert result_number("score of 2, or rather a score of 3") is None
     assert read("Good in places.\n[RESULT] 4", ONE).values == (4,)
     with pytest.raises(ValueError, match="helpful must be"):
