@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from prefactory.engines.base import Message
+from prefactory.images.marks import NAMED, mark_of
 from prefactory.tables import (
     COLUMNS,
     MESSAGES,
@@ -112,8 +113,10 @@ def user_turn(messages: Sequence[Message]) -> str | None:
 
 
 def with_user_turn(messages: Sequence[Message], text: str) -> list[Message]:
-    """A prompt whose last message says something else."""
-    return [*messages[:-1], {"role": "user", "content": text}]
+    """A prompt whose last message says something else; its pictures stay, in front if need be."""
+    marks = [mark_of(name) for name in NAMED.findall(messages[-1]["content"] or "")]
+    kept = "".join(mark for mark in marks if mark not in text)
+    return [*messages[:-1], {"role": "user", "content": kept + text}]
 
 
 def prompt_ids(conversations: Sequence[Sequence[Message]]) -> list[str]:

@@ -40,7 +40,7 @@ from prefactory.errors import DataError
 from prefactory.images.marks import MARK
 from prefactory.preferences.draws import one_draw
 from prefactory.shards import in_order
-from prefactory.tables import LABEL_SOURCES, Shape, stacked
+from prefactory.tables import LABEL_SOURCES, SIDES, Shape, stacked
 
 READER_VERSION = 2
 """Part of every identity: bump it when the same source gives other rows."""
@@ -255,6 +255,8 @@ class OpenSource:
         """Where the first picture part stands in a source whose first records have none."""
         spoken = [f.name for f in self.plan.fields if f.kind in CONVERSATIONS]
         for name in spoken:
+            if name in SIDES and frame[name].list.len().max() == 1:
+                continue  # an answer alone, which has no picture
             flat = frame[name].explode(empty_as_null=False, keep_nulls=False)
             if not flat.struct.field("content").str.contains(MARK, literal=True).any():
                 continue

@@ -140,3 +140,13 @@ def test_whether_a_model_sees_pictures_changes_no_identity():
     blind, seeing = (Server(**fields("http://x/v1", sees_images=s)) for s in (False, True))
     assert blind.fingerprint() == seeing.fingerprint()
     assert "images" in seeing.capabilities
+
+
+def test_a_prompt_that_is_rewritten_keeps_its_pictures():
+    from generators.made_rows import with_user_turn
+
+    red, blue = mark_of("a" * 32), mark_of("b" * 32)
+    talk = [{"role": "system", "content": "Look."}, user(f"{red}Is it redder than {blue}?")]
+    assert with_user_turn(talk, "Why?")[-1] == user(f"{red}{blue}Why?")
+    assert with_user_turn(talk, f"Is {blue} bluer?")[-1] == user(f"{red}Is {blue} bluer?")
+    assert with_user_turn([user("Why?")], "How?") == [user("How?")]
