@@ -391,7 +391,7 @@ def _pictures(
 ) -> Where | None:
     """Where the pictures of a source lie; None if it has none."""
     taken = set(binding.values())
-    named = [(name,) for name in PICTURE_COLUMNS if name in sample.columns]
+    named = [(c,) for name in PICTURE_COLUMNS for c in sample.columns if c.lower() == name]
     column = paths.get("images") or next((path for path in named if path not in taken), None)
     said = [binding[f.name] for f in form.fields if f.kind in CONVERSATIONS and f.name in binding]
     shown = (p for p in said if any(shows_pictures(value_at(r, p)) for r in sample.records))
@@ -634,6 +634,8 @@ def _reads(name: str, bears: Bears, values: list[Any]) -> str | None:
     if bears == Bears.ANSWER:
         side = next((s for s in ("chosen", "rejected") if s in said), None)
         return side or "response"
+    if {*said} & {"image", "images"}:
+        return "images"
     if {*said} & {"tool", "tools", "function", "functions", *_MEDIA}:
         return None
     material = {*said} & {"context", "contexts", "document", "documents", "docs", "passage",

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from generators.images.attention import AttentionGate
 from generators.images.columns import ANNOTATORS
 from generators.made_rows import ORIGINS, PARENT, children, sides, text_column
 from prefactory.asking import Sampled, storable
@@ -43,11 +44,15 @@ class WrongDocument(Sampled, Generator):
     document is the rejected one. Each row goes in twice where it can (`both_ways`), with two
     targets and the sides exchanged, so that neither answer is good in itself.
 
-    Columns beside those of pairs: `source_prompt_id`, `target` (Int64, from 1), `order`
-    (List[String], prompt ids of the documents as shown), `contrast` (`text`), `annotator` and the
-    sides' origins. `label_source` is `rule`.
+    With a `gate`, a rejected answer stays only if the gate's model, while it writes it, hardly
+    looks at the document that is asked about.
 
-    Reasons: `no_document`, `no_span`, `span_not_in_document`, `too_few_documents`, `no_question`.
+    Columns beside those of pairs: `source_prompt_id`, `target` (Int64, from 1), `order`
+    (List[String], prompt ids of the documents as shown), `attention_ratio` (Float64, null without a
+    gate), `contrast` (`text`), `annotator` and the sides' origins. `label_source` is `rule`.
+
+    Reasons: `no_document`, `no_span`, `span_not_in_document`, `too_few_documents`, `no_question`,
+    `attention`.
 
     Attributes:
         document, answer: columns with the document and the span that answers the question.
@@ -59,6 +64,7 @@ class WrongDocument(Sampled, Generator):
         length_ratio: of the longer document to the shorter, in characters.
         pool: rows among which documents are drawn, held in memory.
         encoder: for the questions.
+        gate: looks where a model looks; off by default.
         annotator: who made the sides differ, by the words of the survey of multimodal alignment.
         sampling: how answers are drawn.
 
@@ -82,6 +88,7 @@ class WrongDocument(Sampled, Generator):
     length_ratio: float = Field(default=2.0, ge=1)
     pool: int = Field(default=10_000, ge=2)
     encoder: Encoder = Encoder()
+    gate: AttentionGate | None = None
     annotator: ANNOTATORS = "unknown"
     sampling: SamplingParams = SamplingParams(max_tokens=256)
 
@@ -95,6 +102,7 @@ class WrongDocument(Sampled, Generator):
             PARENT: pl.String(),
             "target": pl.Int64(),
             "order": pl.List(pl.String),
+            "attention_ratio": pl.Float64(),
             "contrast": pl.String(),
             "annotator": pl.String(),
             **ORIGINS,
@@ -142,7 +150,9 @@ class WrongDocument(Sampled, Generator):
         rows = self._rows(table)
         asked, reasons = self._asked(table, rows, ctx)
         self._answered(asked, ctx)
-        good = [a for a in asked if a.rejected is not None]
+        good = [a for a in asked if self._passes(a)]
+        kept = {a.row for a in good}
+        reasons |= {a.row: "attention" for a in asked if a.row not in kept}
         dropped = pl.DataFrame(
             [(table["prompt_id"][row], reason, "") for row, reason in sorted(reasons.items())],
             schema={"row_id": pl.String, "reason": pl.String, "detail": pl.String},
@@ -253,6 +263,16 @@ class WrongDocument(Sampled, Generator):
         for a, own in zip(asked, texts, strict=True):
             a.label(own, by_question.get((a.row, a.other), []))
 
+    def _passes(self, asked: _Asked) -> bool:
+        """Whether the gate's model hardly looked at the document that is asked about."""
+        if self.gate is None:
+            return True
+        texts = [p["document"] for p in asked.places]
+        asked.ratio = self.gate.ratio_of_texts(
+            asked.text, texts, asked.rejected or "", asked.target
+        )
+        return asked.ratio <= self.gate.most.get(len(texts), 1.0)
+
     def _made(self, table: pl.DataFrame, good: Sequence[_Asked]) -> pl.DataFrame:
         written = "rule" if self.model is None else "open_model"
         model = "rule" if self.model is None else self.model.model
@@ -269,6 +289,7 @@ class WrongDocument(Sampled, Generator):
             ),
             "target": (pl.Int64(), [a.target + 1 for a in good]),
             "order": (pl.List(pl.String), [[p["prompt_id"] for p in a.places] for a in good]),
+            "attention_ratio": (pl.Float64(), [a.ratio for a in good]),
             "contrast": text_column(["text"] * len(good)),
             "annotator": text_column([self.annotator] * len(good)),
         }
@@ -287,6 +308,7 @@ class _Asked:
     rejected: str | None = None
     chosen_by_model: bool = False
     rejected_by_model: bool = False
+    ratio: float | None = None
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""Where a vision-language model looks while it answers: the share of one picture among several."""
+"""Where a model looks while it answers: the share of one picture, or document, among several."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ numbers of MIA-DPO's code for sequences."""
 
 
 class AttentionGate(BaseModel):
-    """Keep a rejected answer only if the model hardly looked at the picture that was asked about.
+    """Keep a rejected answer only if the model hardly looked at what was asked about.
 
-    The ratio is the mean attention of a layer, over heads and the answer's tokens, to the tokens of
-    that picture, divided by the sum of such means over all pictures (a mean per token, ours: mass
-    follows size; the paper's pictures have equally many). K equal pictures have 1/K.
+    That is a picture, or in `generators.WrongDocument` a document. The ratio is the mean attention
+    of a layer, over heads and the answer's tokens, to the tokens of that picture, divided by the
+    sum of such means over all pictures (a mean per token, ours: mass follows size; the paper's
+    pictures have equally many). K equal pictures have 1/K.
 
     Attributes:
-        model: folder or Hugging Face name of a vision-language model with safetensors weights.
+        model: folder or Hugging Face name of a model with safetensors weights; for pictures a
+            vision-language model.
         revision: of a Hugging Face model.
         layer: from 0; null takes the middle one (the paper's code: 16 of 32).
         most: number of pictures -> greatest ratio of a rejected answer that stays.
@@ -58,6 +60,90 @@ class AttentionGate(BaseModel):
         """
         looks = _loaded(self.model, self.revision, self.device)
         return looks.ratio(talk, pictures, answer, target, self.layer)
+
+    def ratio_of_texts(self, asked: str, texts: Sequence[str], answer: str, target: int) -> float:
+        """The ratio of one answer to a prompt that holds several texts.
+
+        Args:
+            asked: what the user says; each text stands in it, in order.
+            texts: the documents.
+            answer: what the assistant says.
+            target: place of the document that is asked about, from 0.
+
+        Raises:
+            ConfigError: the model can't be loaded, has no fast tokenizer, or gives no attentions.
+        """
+        return _reads(self.model, self.revision, self.device).ratio(
+            asked, texts, answer, target, self.layer
+        )
+
+
+@lru_cache(maxsize=1)
+def _reads(model: str, revision: str | None, device: str | None) -> _Reads:
+    return _Reads(model, revision, device)
+
+
+class _Reads:
+    """A loaded language model that tells its attentions."""
+
+    def __init__(self, model: str, revision: str | None, device: str | None) -> None:
+        from prefactory.engines.device import default_device
+
+        transformers = package("transformers")
+        where = Path(model).expanduser()
+        source = str(where) if where.is_dir() else model
+        common = {"revision": revision, "trust_remote_code": False}
+        try:
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, attn_implementation="eager", **common
+            )
+        except (OSError, ValueError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"gate: the model {model!r} can't be loaded: {reason}") from error
+        if not self.tokenizer.is_fast or not self.tokenizer.chat_template:
+            raise ConfigError(f"gate: {model!r} needs a fast tokenizer with a chat template")
+        self.name = model
+        self.device = device or default_device()
+        self.model: Any = loaded.to(self.device).eval()
+
+    def ratio(
+        self, asked: str, texts: Sequence[str], answer: str, target: int, layer: int | None
+    ) -> float:
+        """See `AttentionGate.ratio_of_texts`."""
+        torch = package("torch")
+        before = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
+        )
+        encoded = self.tokenizer(
+            before + answer, add_special_tokens=False, return_offsets_mapping=True
+        )
+        offsets = encoded["offset_mapping"]
+        start = next((i for i, (_, end) in enumerate(offsets) if end > len(before)), len(offsets))
+        ids = torch.tensor([encoded["input_ids"]], device=self.device)
+        with torch.inference_mode():
+            attentions = self.model(input_ids=ids, output_attentions=True).attentions
+        weights = _layer(attentions, layer, self.name)[0].float().mean(0)[start - 1 : -1]
+        return share(weights, _spans(before, texts, offsets), target)
+
+
+def _spans(
+    whole: str, texts: Sequence[str], offsets: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """First and last token (the latter not within) of each text in a prompt, in order.
+
+    Raises:
+        ConfigError: the chat template does not show the texts as they are.
+    """
+    runs, at = [], 0
+    for text in texts:
+        begin = whole.find(text, at)
+        if begin < 0:
+            raise ConfigError("gate: the chat template does not show the documents as they are")
+        at = begin + len(text)
+        inside = [i for i, (first, last) in enumerate(offsets) if first < at and last > begin]
+        runs.append((inside[0], inside[-1] + 1))
+    return runs
 
 
 @lru_cache(maxsize=1)

@@ -22,11 +22,17 @@ from catalog.sources.pictures.allowed import Fetcher, NotFetchedError, path_of
 from prefactory.images.marks import IMAGES, MARK, placed
 from prefactory.images.media import MOST_BYTES, described, from_base64, media_type
 
-COLUMNS = ("images", "image")
+COLUMNS = (
+    "images", "image", "image_paths", "image_path", "image_urls", "image_url", "image_files",
+    "image_file",
+)  # fmt: skip
 """Names of the column of a record's pictures, ours first: a list, or one picture."""
 _WEB = ("http://", "https://")
 _ADDRESSES = ("url", "image_url", "image", "path", "data", "base64", "source", "file")
 """Keys of an object that may hold a picture or say where one is, in this order."""
+
+_ABOUT_PARTS = ("type", "detail", "index", "min_pixels", "max_pixels")
+"""Keys of a part that only marks the place of a picture."""
 
 OF_ROW: dict[str, pl.DataType] = {
     "images": IMAGES,
@@ -136,16 +142,25 @@ def held(value: Any) -> bytes | str | None:  # noqa: ANN401 - any value
     if isinstance(value, str):
         return text if (text := from_base64(value)) is not None else _named(value)
     if isinstance(value, Mapping):
-        data = value.get("bytes")
-        if isinstance(data, str):
-            data = _decoded(data)
-        if isinstance(data, bytes | bytearray):
-            return bytes(data)
-        for key in _ADDRESSES:
-            if (inner := value.get(key)) not in (None, ""):
-                return held(inner)
-        return None
+        return _held_object(value)
     raise NotFetchedError("wrong_type", f"a picture is a {type(value).__name__}")
+
+
+def _held_object(value: Mapping[str, Any]) -> bytes | str | None:
+    data = value.get("bytes")
+    if isinstance(data, str):
+        data = _decoded(data)
+    if isinstance(data, list) and all(type(n) is int and 0 <= n < 256 for n in data):
+        data = bytes(data)
+    if isinstance(data, bytes | bytearray):
+        return bytes(data)
+    for key in _ADDRESSES:
+        if (inner := value.get(key)) not in (None, ""):
+            return held(inner)
+    unknown = [k for k, v in value.items() if v not in (None, "") and k not in _ABOUT_PARTS]
+    if unknown:
+        raise NotFetchedError("wrong_type", f"a picture is an object of {', '.join(unknown)}")
+    return None
 
 
 def _named(text: str) -> str:

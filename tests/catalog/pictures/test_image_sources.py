@@ -48,7 +48,7 @@ def read(path, base=None, **fields):
         [{"type": "image", "image": URL}], [{"type": "input_image", "image_url": URL}],
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("column", ["images", "image"])
+@pytest.mark.parametrize("column", ["images", "image", "Image"])
 def test_a_picture_that_lies_in_the_row_is_read(tmp_path, value, column):
     rows, rejected, _ = read(written(tmp_path, {column: value}))
     assert bytes_of(rows) == [[RED]]
@@ -59,6 +59,19 @@ def test_a_picture_that_lies_in_the_row_is_read(tmp_path, value, column):
 def test_a_column_of_any_name_is_mapped(tmp_path):
     rows, _, _ = read(written(tmp_path, {"picture": URL}), mapping={"images": "picture"})
     assert bytes_of(rows) == [[RED]]
+
+
+@pytest.mark.parametrize("column", ["image_path", "image_url"])
+def test_a_column_of_paths_or_addresses_does_not_vanish(tmp_path, column):
+    with pytest.raises(DataError, match="nothing is fetched"):
+        read(written(tmp_path, {column: "a.png"}))
+
+
+def test_what_is_no_picture_costs_its_row(tmp_path):
+    odd = [{"images": {"bytes": [B64]}}, {"images": [[URL]]}, {"images": {"caption": "a dog"}}]
+    rows, rejected, _ = read(written(tmp_path, {"images": {"bytes": list(RED)}}, *odd))
+    assert bytes_of(rows) == [[RED]]
+    assert rejected.keys() == {"wrong_type"}
 
 
 def test_the_column_that_datasets_writes_is_read(tmp_path):

@@ -130,3 +130,23 @@ def test_columns_have_their_types():
     made = apply_step(WrongDocument(shown=2), table(4)).rows
     assert made.schema["target"] == pl.Int64
     assert made.schema["order"] == pl.List(pl.String)
+
+
+@pytest.mark.slow
+def test_the_gate_runs_a_real_model(tmp_path):
+    from generators.images.attention import AttentionGate
+    from tests.helpers import tiny_llama
+
+    gate = AttentionGate(model=str(tiny_llama(tmp_path / "llama")), device="cpu")
+    documents = ["word " * 10, "word " * 30, "word " * 60]
+    asked = composed(documents, 1, "Why?")
+    ratios = [gate.ratio_of_texts(asked, documents, "Because.", i) for i in range(3)]
+    assert sum(ratios) == pytest.approx(1)
+    assert ratios == pytest.approx([1 / 3] * 3, abs=0.05)  # a random model looks evenly, per token
+    made = apply_step(WrongDocument(shown=3, gate=gate), table(6))
+    assert made.rows["attention_ratio"].null_count() == 0
+    assert made.rows["attention_ratio"].max() <= 0.7
+    strict = AttentionGate(model=gate.model, device="cpu", most={3: 0.0})
+    assert set(apply_step(WrongDocument(shown=3, gate=strict), table(6)).reasons.values()) == {
+        "attention"
+    }
