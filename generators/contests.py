@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prefactory.asking import Asker, Task, fence, open_tasks
-from prefactory.forms import Form
+from prefactory.asking.forms import Form
 from prefactory.prompts import Text
 
 BETTER = Text(

@@ -20,6 +20,7 @@ OLD_KEYS: dict[str, dict[str, str]] = {
     "AugmentPrompts": _ANSWERS,
     "Dilemmas": _ANSWERS,
     "Evol": _ANSWERS,
+    "Gated": {"truncated": "gate.truncated"},
     "InstructionSearch": {
         "rewriter_temperature": "rewriter_sampling.temperature",
         "rewriter_top_p": "rewriter_sampling.top_p",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from filters.content.refusals.find import refuses
 from filters.duplicates.exact import normalised
+from prefactory.measures.refusals import refuses
 
 EDGE = r"(?-u:\b)"
 """Edge of a word by ASCII: Unicode's would make every search several times as slow."""
@@ -70,7 +70,7 @@ def style_features(texts: pl.Series) -> pl.DataFrame:
     Returns:
         N rows: `chars`, `words`, `sentences`, `lines` and `COUNTS` (UInt32), `markdown` (bold,
         headings, list items and code fences together), and `FLAGS` (Boolean): whether the answer
-        refuses (see `filters.content.refusals.find`), opens with a compliment, agreement or
+        refuses (see `prefactory.measures.refusals`), opens with a compliment, agreement or
         eagerness, names itself an AI or apologises in its first 240 characters, or ends with an
         offer of more help in its last 240.
     """

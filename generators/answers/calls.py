@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from prefactory.asking import Truncated, storable
+from prefactory.asking import storable
+from prefactory.asking.gate import Gate, Said
 from prefactory.context import Context
 from prefactory.engines.base import Completion, EngineConfig, Failure, Request, Result
 
@@ -22,9 +23,6 @@ OUTCOMES: dict[str, pl.DataType] = {
     "reason": pl.String(),
     "detail": pl.String(),
 }
-
-
-_Outcome = tuple[str | None, str | None, str | None, str | None]
 
 
 class Call(NamedTuple):
@@ -62,7 +60,7 @@ def outcomes(
     calls: Sequence[Call],
     replies: Sequence[Result],
     names: Sequence[str],
-    truncated: Truncated = "keep",
+    gate: Gate,
 ) -> pl.DataFrame:
     """What became of each call.
 
@@ -70,29 +68,26 @@ def outcomes(
         calls: n calls.
         replies: their results.
         names: of the models.
-        truncated: whether an answer that ended at `max_tokens` counts.
+        gate: what becomes of text that is no answer.
 
     Returns:
         A row per call, in order: `text` without outer white space, `finish_reason`; or `reason`
-        (the engine's, `empty_answer` or `truncated`) and `detail`, which names the model.
+        (the engine's or the gate's) and `detail`, which names the model.
     """
-    rows: list[_Outcome] = []
-    for call, result in zip(calls, replies, strict=True):
-        name = names[call.model]
-        if isinstance(result, Failure):
-            rows.append((None, None, result.reason, f"{name}: {result.detail}"))
+    said = {
+        i: Said(storable(result.text).strip(), result.finish_reason, call.request.conversation)
+        for i, (call, result) in enumerate(zip(calls, replies, strict=True))
+        if isinstance(result, Completion)
+    }
+    problems = dict(zip(said, gate.problems(list(said.values())), strict=True))
+    rows: list[tuple[str | None, str | None, str | None, str | None]] = []
+    for i, (call, result) in enumerate(zip(calls, replies, strict=True)):
+        failed = (result.reason, result.detail) if isinstance(result, Failure) else problems[i]
+        if failed is None:
+            rows.append((said[i].text, said[i].finish_reason, None, None))
         else:
-            rows.append(_outcome(result, name, truncated))
+            rows.append((None, None, failed[0], f"{names[call.model]}: {failed[1]}"))
     return pl.DataFrame(rows, schema=OUTCOMES, orient="row")
-
-
-def _outcome(result: Completion, name: str, truncated: Truncated) -> _Outcome:
-    text = storable(result.text).strip()
-    if not text:
-        return None, None, "empty_answer", f"{name}: nothing but white space"
-    if truncated == "drop" and result.finish_reason == "length":
-        return None, None, "truncated", f"{name}: cut at max_tokens"
-    return text, result.finish_reason, None, None
 
 
 def failures_by_row(answers: pl.DataFrame) -> pl.DataFrame:

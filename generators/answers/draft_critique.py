@@ -18,19 +18,19 @@ from prefactory.asking import (
     QUESTION_TOKENS,
     Asking,
     Task,
-    Truncated,
     fence,
     lost,
     missed,
     open_tasks,
     request_text,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Message
 from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
-from prefactory.forms import Form
 from prefactory.near.vectors import similarity, unit
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -58,7 +58,7 @@ class _Draft(Task):
         return request_text(self.prompt)
 
 
-class DraftCritique(Prompted, Asking, Generator):
+class DraftCritique(Gated, Prompted, Asking, Generator):
     """Draft an answer, criticise it, look up what is in doubt, refine; the refined one is chosen.
 
     Self-Refine (arXiv:2303.17651) with a look-up between critique and refinement: the critic names
@@ -68,7 +68,8 @@ class DraftCritique(Prompted, Asking, Generator):
 
     New columns: `flaws`, `queries`, `passages` (List[String]) and the sides' origins.
 
-    Reasons: `nothing_to_mend`, `same_text`, `not_confirmed`, `truncated`, and those of the engines.
+    Reasons: `nothing_to_mend`, `same_text`, `not_confirmed`, those of the gate and of the
+    engines.
 
     Attributes:
         model: drafts, and refines.
@@ -79,7 +80,6 @@ class DraftCritique(Prompted, Asking, Generator):
         passages: at most, of a row.
         queries: questions that a critic may name.
         judge: confirms in both orders that the refined answer is better; null: nobody does.
-        truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
 
     Example:
@@ -103,7 +103,6 @@ class DraftCritique(Prompted, Asking, Generator):
     passages: int = Field(default=3, ge=1)
     queries: int = Field(default=3, ge=0)
     judge: AnyEngine | None = None
-    truncated: Truncated = "drop"
     origin: Origin = "open_model"
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -162,7 +161,7 @@ class DraftCritique(Prompted, Asking, Generator):
             task.draft = text
 
         writer = self.asker(ctx, self.model)
-        writer.texts(tasks, "draft", lambda t: t.prompt, take, self.truncated)
+        writer.texts(tasks, "draft", lambda t: t.prompt, take)
 
     def _criticise(self, tasks: list[_Draft], ctx: Context) -> None:
         def question(task: _Draft) -> str:
@@ -214,7 +213,7 @@ class DraftCritique(Prompted, Asking, Generator):
                 task.fail("same_text", "refining changed nothing")
 
         writer = self.asker(ctx, self.model)
-        writer.texts(tasks, "refine", question, take, self.truncated)
+        writer.texts(tasks, "refine", question, take)
 
     def _rows(self, table: pl.DataFrame, fine: list[_Draft]) -> pl.DataFrame:
         texts: pl.DataType = pl.List(pl.String)

@@ -15,7 +15,8 @@ from scipy.special import ndtri
 from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
 from generators.answers.step import Origin, with_system
-from prefactory.asking import Sampled, Truncated
+from prefactory.asking import Sampled
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Request
 from prefactory.engines.configs import AnyEngine
@@ -28,7 +29,7 @@ Spread = Literal["area", "cosine"]
 Outside = Literal["clip", "reflect"]
 
 
-class RPS(Prompted, Sampled, Generator):
+class RPS(Gated, Prompted, Sampled, Generator):
     """Answer each prompt under several preference directions near the wanted one.
 
     Robust preference selection (arXiv:2510.20498): a model may be poor at exactly the wanted trade
@@ -63,7 +64,6 @@ class RPS(Prompted, Sampled, Generator):
             `reflect` the sign; the length is 1 again, and the angle never gets greater.
         sampling: how answers are drawn, see `SamplingParams`.
         origin: of the answers.
-        truncated: `drop` counts answers that end at `max_tokens` as failed.
 
     Example:
         - generators.RPS:
@@ -87,7 +87,6 @@ class RPS(Prompted, Sampled, Generator):
     spread: Spread = "area"
     outside: Outside = "clip"
     origin: Origin = "open_model"
-    truncated: Truncated = "keep"
 
     @model_validator(mode="after")
     def _validate_fields(self) -> Self:
@@ -143,7 +142,7 @@ class RPS(Prompted, Sampled, Generator):
         systems = [self._message(w) for w in directions]
         calls = list(self._calls(base, systems, ctx))
         name = self.model.model
-        texts = outcomes(calls, results(ctx, [self.model], calls), [name], self.truncated)
+        texts = outcomes(calls, results(ctx, [self.model], calls), [name], self.gate)
         cosine = np.clip((directions * target).sum(axis=1), -1.0, 1.0)
         whole = np.tile(target, (n, 1))
         answers = pl.DataFrame(

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
-from prefactory.asking import Sampled, Truncated
+from prefactory.asking import Sampled
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Message, Request, Sampling, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -45,7 +46,7 @@ class SpreadSampling(SamplingParams):
         return SamplingParams(temperature=temperature, **own).drawn(seed)
 
 
-class Responses(Sampled, Generator):
+class Responses(Gated, Sampled, Generator):
     """Answer every prompt n times with each of several models, or with some drawn per prompt.
 
     On RESPONSES the answers that are there stay and new ones come beside them (on-policy samples
@@ -76,7 +77,6 @@ class Responses(Sampled, Generator):
         system_in_prompt: keep the drawn message in the answer's `prompt`, which then is another
             prompt; else the prompt stays as it was, and only `system_used` tells.
         origin: of the answers, one for all or by name of the model.
-        truncated: `drop` counts answers that end at `max_tokens` as failed.
 
     Example:
         - generators.Responses:
@@ -96,7 +96,6 @@ class Responses(Sampled, Generator):
     systems: tuple[str, ...] = ()
     system_in_prompt: bool = False
     origin: Origin | dict[str, Origin] = "open_model"
-    truncated: Truncated = "keep"
 
     @field_validator("models")
     @classmethod
@@ -163,7 +162,7 @@ class Responses(Sampled, Generator):
         calls = list(self._calls(base, drawn, ctx))
         replies = results(ctx, self.models, calls)
         names = [m.model for m in self.models]
-        texts = outcomes(calls, replies, names, self.truncated)
+        texts = outcomes(calls, replies, names, self.gate)
         answers = drawn.hstack(texts.get_columns()).with_columns(
             model=pl.Series([names[c.model] for c in calls], dtype=pl.String),
             origin=pl.Series([self._origin(names[c.model]) for c in calls], dtype=pl.String),

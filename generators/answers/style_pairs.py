@@ -18,12 +18,12 @@ from prefactory.asking import (
     QUESTION_TOKENS,
     Asking,
     Task,
-    Truncated,
     lost,
     missed,
     open_tasks,
     request_text,
 )
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Conversation, Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -43,7 +43,7 @@ class _Style(Task):
     rejected: str = ""
 
 
-class StylePairs(Prompted, Asking, Generator):
+class StylePairs(Gated, Prompted, Asking, Generator):
     """Pair what a model says under a hidden instruction with what it says without; hide it.
 
     The data of MaPO (Pick-Style, Pick-Safety; arXiv:2406.06424) for text: both sides come from one
@@ -53,7 +53,7 @@ class StylePairs(Prompted, Asking, Generator):
 
     New columns: `hidden_instruction`, `against_instruction` (null if none) and the sides' origins.
 
-    Reasons: `same_text`, `not_confirmed`, `truncated`, and those of the engines.
+    Reasons: `same_text`, `not_confirmed`, those of the gate, and those of the engines.
 
     Attributes:
         model: what answers.
@@ -62,7 +62,6 @@ class StylePairs(Prompted, Asking, Generator):
         per_prompt: pairs of each prompt.
         judge: confirms in both orders that the chosen side follows the instruction better and
             serves the request no worse; null: nobody does.
-        truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
 
     Example:
@@ -81,7 +80,6 @@ class StylePairs(Prompted, Asking, Generator):
     against: tuple[str, ...] = ()
     per_prompt: int = Field(default=1, ge=1)
     judge: AnyEngine | None = None
-    truncated: Truncated = "drop"
     origin: Origin = "self"
     sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
@@ -140,8 +138,8 @@ class StylePairs(Prompted, Asking, Generator):
                 task.fail("same_text", "the instruction changed nothing")
 
         write = partial(self.asker(ctx, self.model).texts, tasks)
-        write("with", _with_hidden, take_chosen, self.truncated)
-        write("without", _without, take_rejected, self.truncated)
+        write("with", _with_hidden, take_chosen)
+        write("without", _without, take_rejected)
         if self.judge is not None:
             judge = self.asker(ctx, self.judge, greedy=True)
             confirm(judge, tasks, _contest, partial(self.render, "confirm"))

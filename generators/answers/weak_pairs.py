@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import as_messages
 from generators.answers.step import Origin
-from prefactory.asking import Sampled, Truncated
+from prefactory.asking import Sampled
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Request
 from prefactory.engines.configs import AnyEngine
@@ -19,7 +20,7 @@ from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import COLUMNS, SIDES, Shape, canonical_order, with_ids
 
 
-class WeakPairs(Sampled, Generator):
+class WeakPairs(Gated, Sampled, Generator):
     """Pair the answer of a strong model (chosen) with that of a weak one (rejected), unjudged.
 
     Delta learning (arXiv:2507.06187): what teaches is the gap between the two, not how good either
@@ -30,7 +31,7 @@ class WeakPairs(Sampled, Generator):
 
     New columns: `chosen_origin`, `rejected_origin` and `sample` (Int64, which of the n).
 
-    Reasons, for prompts without a pair: those of the engine, `empty_answer`, `truncated`,
+    Reasons, for prompts without a pair: those of the engine, those of the gate,
     `same_text` (both say the same, up to white space); the detail names the model.
 
     Attributes:
@@ -39,7 +40,6 @@ class WeakPairs(Sampled, Generator):
         n: pairs of each prompt; the i-th answer of one with the i-th of the other.
         sampling: how answers are drawn, see `SamplingParams`.
         strong_origin, weak_origin: what kind of model each is.
-        truncated: `drop` counts answers that end at `max_tokens` as failed.
 
     Example:
         - generators.WeakPairs:
@@ -56,7 +56,6 @@ class WeakPairs(Sampled, Generator):
     n: int = Field(default=1, ge=1)
     strong_origin: Origin = "open_model"
     weak_origin: Origin = "open_model"
-    truncated: Truncated = "keep"
 
     @model_validator(mode="after")
     def _validate_models(self) -> Self:
@@ -94,7 +93,7 @@ class WeakPairs(Sampled, Generator):
         models = (self.strong, self.weak)
         calls = list(self._calls(table, ctx))
         names = [m.model for m in models]
-        texts = outcomes(calls, results(ctx, models, calls), names, self.truncated)
+        texts = outcomes(calls, results(ctx, models, calls), names, self.gate)
         keys = pl.DataFrame(
             {
                 "row": pl.Series([c.row for c in calls], dtype=pl.Int64),

@@ -10,8 +10,8 @@ import polars as pl
 
 from generators.dialogues.scenario import CASE, Choice, Scenario, Turn, fill
 from prefactory.asking import Task
+from prefactory.asking.forms import Form
 from prefactory.engines.base import Message
-from prefactory.forms import Form
 
 TURN = Form({"private": "maybe", "public": "text", "facts": "texts"})
 RATING = Form({"reason": "maybe", "score": range(1, 11)})

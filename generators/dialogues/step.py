@@ -22,13 +22,14 @@ from prefactory.asking import (
     open_tasks,
     request_text,
 )
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
 
 
-class Dialogues(TurnTaking, Generator):
+class Dialogues(Gated, TurnTaking, Generator):
     """Let models act a scenario out, and pair what one of them might have said at each turn.
 
     A scenario (see `generators.dialogues.scenario`) has actors with roles, goals and facts that

@@ -107,6 +107,7 @@ class TurnTaking(Prompted, Asking):
             lambda c: questions[owner[id(c)]],
             take,
             TURN.schema,
+            lambda turn_form: str(turn_form["public"]),
         )
         return candidates_of
 

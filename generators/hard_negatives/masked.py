@@ -24,6 +24,7 @@ from generators.hard_negatives.texts import (
     pieces,
     sentences,
 )
+from prefactory.asking.gate import Gate, Gated
 from prefactory.context import Context
 from prefactory.engines.base import Message, Request, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -37,7 +38,7 @@ SENTENCES = 8
 """What `plan` takes an answer to have."""
 
 
-class MaskedContinuations(Prompted, Generator):
+class MaskedContinuations(Gated, Prompted, Generator):
     """Pair each answer (chosen) with one that was continued without its context (rejected).
 
     The text form of BDHS (arXiv:2407.02477), which masks an image: here 99 % of the words of the
@@ -69,6 +70,7 @@ class MaskedContinuations(Prompted, Generator):
         origin: of the rejected answers.
         sampling: how sentences are drawn; `max_tokens` of one sentence, eight times as many for an
             unguided answer.
+        gate: sentences that end at `max_tokens` stay.
 
     Example:
         - generators.MaskedContinuations:
@@ -94,6 +96,7 @@ class MaskedContinuations(Prompted, Generator):
     encoder: Encoder = Encoder()
     origin: Origin = "open_model"
     sampling: SamplingParams = SamplingParams(max_tokens=96)
+    gate: Gate = Gate(truncated="keep")
 
     @field_validator("context")
     @classmethod
@@ -177,7 +180,7 @@ class MaskedContinuations(Prompted, Generator):
             request = masked(task.prompt[-1]["content"], task.spans, self.keep, rng)
             calls += self._calls(task, row, request, attempt, ctx)
         name = self.model.model
-        answers = outcomes(calls, results(ctx, [self.model], calls), [name])
+        answers = outcomes(calls, results(ctx, [self.model], calls), [name], self.gate)
         for call, (text, _, reason, detail) in zip(calls, answers.iter_rows(), strict=True):
             tasks[call.row].take(call.request.sample, text, reason, detail)
         good = [t for t in tasks if t.reason is None]

@@ -15,6 +15,7 @@ from generators.images.attention import AttentionGate
 from generators.images.columns import ANNOTATORS
 from generators.made_rows import ORIGINS, PARENT, children, sides, text_column
 from prefactory.asking import Sampled, storable
+from prefactory.asking.gate import Gated, Said
 from prefactory.context import Context
 from prefactory.engines.base import Completion, Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -28,7 +29,7 @@ SAMPLES = 4
 """Answers that `plan` takes a row to ask for: two questions, two samples."""
 
 
-class WrongDocument(Sampled, Generator):
+class WrongDocument(Gated, Sampled, Generator):
     """Pair the answer of the document that is asked about with the answer of another one.
 
     The text form of MIA-DPO (arXiv:2410.17637), which asks about one of several pictures: a prompt
@@ -255,10 +256,16 @@ class WrongDocument(Sampled, Generator):
             ids = [f"{a.places[a.target]['prompt_id']}/{a.text}/{ctx.step}" for a in asked]
             sampling = self.sampling.drawn(ctx.seed, self.n)
             replies = ctx.open(self.model).generate(talks, sampling, ids)
-            texts = [
-                [storable(r.text).strip() for r in own if isinstance(r, Completion)]
-                for own in replies
+            said = [
+                [
+                    Said(storable(r.text).strip(), r.finish_reason, talk)
+                    for r in own
+                    if isinstance(r, Completion)
+                ]
+                for own, talk in zip(replies, talks, strict=True)
             ]
+            problems = iter(self.gate.problems([s for own in said for s in own]))
+            texts = [[s.text for s in own if next(problems) is None] for own in said]
         by_question = {(a.row, a.target): t for a, t in zip(asked, texts, strict=True)}
         for a, own in zip(asked, texts, strict=True):
             a.label(own, by_question.get((a.row, a.other), []))

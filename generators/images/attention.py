@@ -168,7 +168,9 @@ class _Looks:
             )
         except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"gate: the model {model!r} can't be loaded: {reason}") from error
+            raise ConfigError(
+                f"attention: the model {model!r} can't be loaded: {reason}"
+            ) from error
         self.name = model
         self.device = device or default_device()
         self.model: Any = loaded.to(self.device).eval()
@@ -180,7 +182,7 @@ class _Looks:
         for name in ("image_token_id", "image_token_index"):
             if isinstance(getattr(config, name, None), int):
                 return int(getattr(config, name))
-        raise ConfigError(f"gate: the model {self.name!r} has no token for pictures")
+        raise ConfigError(f"attention: the model {self.name!r} has no token for pictures")
 
     def ratio(
         self,
@@ -209,8 +211,8 @@ class _Looks:
         runs = _runs((inputs["input_ids"][0] == self.image_token).tolist())
         if len(runs) != len(shown):
             raise ConfigError(
-                f"gate: the model {self.name!r} shows {len(shown)} pictures as {len(runs)} runs of "
-                "tokens; it can't be told which is which"
+                f"attention: the model {self.name!r} shows {len(shown)} pictures as {len(runs)} "
+                "runs of tokens; it can't be told which is which"
             )
         return share(weights, runs, target)
 
@@ -238,11 +240,12 @@ def _layer(attentions: Any, layer: int | None, model: str) -> Any:  # noqa: ANN4
     """
     if not attentions or attentions[0] is None:
         raise ConfigError(
-            f"gate: the model {model!r} gives no attentions; it has to run with eager attention"
+            f"attention: the model {model!r} gives no attentions; it has to run with eager "
+            "attention"
         )
     place = len(attentions) // 2 if layer is None else layer
     if place >= len(attentions):
-        raise ConfigError(f"gate: layer {place}: {model!r} has {len(attentions)} layers")
+        raise ConfigError(f"attention: layer {place}: {model!r} has {len(attentions)} layers")
     return attentions[place]
 
 

@@ -15,7 +15,8 @@ from generators.answers.step import Origin
 from generators.images.attention import AttentionGate
 from generators.images.canvas import TILE, grid, inset
 from generators.images.columns import ANNOTATORS, PROVENANCE, one_picture
-from prefactory.asking import Sampled, Truncated, storable
+from prefactory.asking import Sampled, storable
+from prefactory.asking.gate import Gated, Problem, Said
 from prefactory.context import Context
 from prefactory.engines.base import Completion, Failure, Message, Result, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -29,7 +30,7 @@ MOST = {"sequence": 5, "grid": 9, "picture_in_picture": 2}
 """Pictures of a composition at most."""
 
 
-class ComposedImages(Sampled, Generator):
+class ComposedImages(Gated, Sampled, Generator):
     """Make a question about one of several pictures of each pair about a single one.
 
     MIA-DPO (arXiv:2410.17637): a model trained on such pairs learns to look at the picture that is
@@ -44,17 +45,17 @@ class ComposedImages(Sampled, Generator):
     that of the pair, if there is no `model`. The filters of answers are those of the paper's code:
     the model's answer is not the chosen one, the chosen one has fewer than `longest` characters,
     the answer's perplexity is above `least_perplexity` (where the engine tells log-probabilities)
-    and, with a `gate`, the model hardly looked at the picture asked about (sequences only: of one
-    picture's tiles it can't be told). Put `filters.PairSanity` behind it for the paper's filters of
-    lengths and edit distance.
+    and, with `attention`, the model hardly looked at the picture asked about (sequences only:
+    of one picture's tiles it can't be told). Put `filters.PairSanity` behind it for the paper's
+    filters of lengths and edit distance.
 
     Columns beside those of the pair: `source_pair_id`, `composition`, `shown` and `target` (Int64,
-    how many pictures, and which is asked about, from 1), `attention_ratio` (Float64, null without a
-    gate), `contrast` (`text`: the sides differ in it) and `annotator`. With a `model`, the scores
-    of the rejected side and `margin` are null, and `label_source` is `rule`.
+    how many pictures, and which is asked about, from 1), `attention_ratio` (Float64, null without
+    `attention`), `contrast` (`text`: the sides differ in it) and `annotator`. With a `model`, the
+    scores of the rejected side and `margin` are null, and `label_source` is `rule`.
 
     Reasons: `not_one_image`, `no_question` (the prompt does not end with the user's picture),
-    `too_few_images`, `damaged_image`, `long_answer`, `same_text`, `empty_answer`, `truncated`,
+    `too_few_images`, `damaged_image`, `long_answer`, `same_text`, those of the gate,
     `low_perplexity`, `attention`, and those of the engine.
 
     Attributes:
@@ -64,8 +65,7 @@ class ComposedImages(Sampled, Generator):
         tile: side of a grid's tile, in pixels; a picture in picture has twice that side.
         longest: characters of a chosen answer must be fewer.
         least_perplexity: of the model's answer; 1 for no such rule.
-        gate: looks where a model looks; off by default.
-        truncated: `keep` takes answers that were cut at `max_tokens`.
+        attention: looks where a model looks; off by default.
         origin: of the model's answers.
         annotator: who made the answers differ, by the words of the survey of multimodal alignment.
         sampling: how answers are drawn.
@@ -88,8 +88,7 @@ class ComposedImages(Sampled, Generator):
     tile: int = Field(default=TILE, ge=16, le=2048)
     longest: int = Field(default=512, ge=2)
     least_perplexity: float = Field(default=1.1, ge=1)
-    gate: AttentionGate | None = None
-    truncated: Truncated = "drop"
+    attention: AttentionGate | None = None
     origin: Origin = "self"
     annotator: ANNOTATORS = "unknown"
     sampling: SamplingParams = SamplingParams(max_tokens=512)
@@ -246,19 +245,23 @@ class ComposedImages(Sampled, Generator):
         ids = [f"{table['pair_id'][t.row]}/{ctx.step}" for t in tasks]
         talks = [[{k: m[k] for k in ("role", "content")} for m in t.talk] for t in tasks]
         replies = ctx.open(self.model).generate(talks, self.sampling.drawn(ctx.seed), ids)
-        for task, (reply,) in zip(tasks, replies, strict=True):
-            self._take(task, reply)
+        said = {
+            i: Said(storable(reply.text).strip(), reply.finish_reason, talk)
+            for i, ((reply,), talk) in enumerate(zip(replies, talks, strict=True))
+            if not isinstance(reply, Failure)
+        }
+        problems = dict(zip(said, self.gate.problems(list(said.values())), strict=True))
+        for i, (task, (reply,)) in enumerate(zip(tasks, replies, strict=True)):
+            self._take(task, reply, problems.get(i))
 
-    def _take(self, task: _Task, reply: Result) -> None:
+    def _take(self, task: _Task, reply: Result, problem: Problem | None) -> None:
         if isinstance(reply, Failure):
             task.fail(reply.reason, reply.detail)
             return
         task.rejected = storable(reply.text).strip()
         perplexity = _perplexity(reply)
-        if not task.rejected:
-            task.fail("empty_answer", "the model wrote nothing but white space")
-        elif self.truncated == "drop" and reply.finish_reason == "length":
-            task.fail("truncated", f"cut at {self.sampling.max_tokens} tokens")
+        if problem is not None:
+            task.fail(*problem)
         elif perplexity is not None and perplexity <= self.least_perplexity:
             task.fail("low_perplexity", f"{perplexity:.3f}")
 
@@ -267,9 +270,9 @@ class ComposedImages(Sampled, Generator):
             return
         if task.rejected.strip().casefold() == task.chosen.strip().casefold():
             task.fail("same_text", "the model is right")
-        elif self.gate is not None and task.kind == "sequence" and ctx.images is not None:
-            task.ratio = self.gate.ratio(task.talk, ctx.images, task.rejected, task.target)
-            most = self.gate.most.get(task.shown, 1.0)
+        elif self.attention is not None and task.kind == "sequence" and ctx.images is not None:
+            task.ratio = self.attention.ratio(task.talk, ctx.images, task.rejected, task.target)
+            most = self.attention.most.get(task.shown, 1.0)
             if task.ratio > most:
                 task.fail("attention", f"{task.ratio:.3f} on the picture asked about, over {most}")
 

@@ -15,11 +15,11 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from generators.answers.rows import as_messages
 from prefactory.apply import apply_labeler
 from prefactory.asking import Answer, Asker, Asking, fence, transcript
+from prefactory.asking.forms import all_of, fields
 from prefactory.context import Context
 from prefactory.engines.base import Conversation, Failure, Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.errors import ConfigError
-from prefactory.forms import all_of, fields
 from prefactory.recipe import find_step, sentence
 from prefactory.step import Asks, Labeler
 from prefactory.tables import COLUMNS, SCORE, Shape, canonical_order, with_ids

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from generators.answers.calls import Call, results
+from generators.answers.calls import Call, outcomes, results
 from generators.instruction_search.scorer import Row, Score
 from generators.instruction_search.tree import Proposal, Tree
-from prefactory.asking import Asker, fence, storable, transcript
+from prefactory.asking import OPEN, Asker, fence, storable, transcript
+from prefactory.asking.gate import Said
 from prefactory.engines.base import Completion, Conversation, Failure, Message, Request
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
@@ -225,7 +226,7 @@ class Search:
                     "Return the new instruction between <instruction> and </instruction>.",
                 )
                 if isinstance(text, Failure)
-                else self._wrong(text, grown)
+                else self._wrong(text, grown, item.conversation)
             )
             if item.problem is None:
                 sound.append(item)
@@ -241,11 +242,12 @@ class Search:
                     "person wants, and don't answer.",
                 )
 
-    def _wrong(self, text: str, grown: Grown) -> tuple[str, str] | None:
+    def _wrong(self, text: str, grown: Grown, asked: Conversation) -> tuple[str, str] | None:
+        gate = self.rewriter.gate or OPEN
+        if problem := gate.problems([Said(text, None, asked)])[0]:
+            return problem[0], f"{_ADVICE.get(problem[0], _NO_REQUEST)} Return a new instruction."
         nodes = grown.tree.nodes
         folded = " ".join(text.split())
-        if not folded:
-            return "empty", "The new instruction is empty."
         if folded == " ".join(nodes[grown.pending.parent].text.split()):
             return "unchanged", "That is the instruction as it was. Improve it."
         if any(folded == " ".join(node.text.split()) for node in nodes):
@@ -330,7 +332,7 @@ class Search:
             row_id = want.row_id if round_ == 0 else f"{want.row_id}/again {round_}"
             conversation = want.grown.with_text(want.text)
             calls.append(Call(want.grown.row, 0, Request(conversation, sampling, sample, row_id)))
-        texts = [_text_in(reply) for reply in results(ctx, [responder], calls)]
+        texts = self._texts(calls, results(ctx, [responder], calls))
         rows = [
             Row(want.grown.row, self._scored_as(want), text, responder.model)
             for (want, _), text in zip(asked, texts, strict=True)
@@ -342,6 +344,17 @@ class Search:
             score = text if isinstance(text, Failure) else next(scores)
             scored.append(score if isinstance(score, Failure) else (str(text), score))
         return scored
+
+    def _texts(
+        self, calls: Sequence[Call], replies: Sequence[Completion | Failure]
+    ) -> list[str | Failure]:
+        """The text of each answer, or what the gate says of it."""
+        gate = self.responder.gate or OPEN
+        answers = outcomes(calls, replies, [self.responder.config.model], gate)
+        return [
+            Failure(reason, detail) if reason else text
+            for text, _, reason, detail in answers.iter_rows()
+        ]
 
     def _scored_as(self, want: Wanted) -> Conversation:
         """The prompt that an answer is scored as an answer to."""
@@ -363,6 +376,15 @@ class Search:
                 grown.fresh[place] = outcome.scores
 
 
+_NO_REQUEST = "That is no instruction."
+_ADVICE = {
+    "empty_answer": "The new instruction is empty.",
+    "refuses": "That is a refusal; the instruction is only to be worded better.",
+    "run_on": "That says the same again and again.",
+}
+"""What a rewriter is told of text that the gate does not let through."""
+
+
 def means(scores: dict[int, list[float]]) -> dict[int, float]:
     """Mean of each node's scores."""
     return {place: math.fsum(values) / len(values) for place, values in scores.items()}
@@ -376,10 +398,3 @@ def _rewrite_in(reply: Completion | Failure) -> str | Failure:
     if tagged is None:
         return Failure("unparseable", f"no tags in {reply.text[:200]!r}")
     return storable(tagged.group(1).strip())
-
-
-def _text_in(reply: Completion | Failure) -> str | Failure:
-    if isinstance(reply, Failure):
-        return reply
-    text = storable(reply.text).strip()
-    return text or Failure("empty_answer", "nothing but white space")

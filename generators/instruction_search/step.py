@@ -14,6 +14,7 @@ from generators.instruction_search.search import Grown, Search
 from generators.instruction_search.tree import Normalise, Tree
 from generators.pools import read
 from prefactory.asking import Asker, Sampled
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -43,7 +44,7 @@ class Principle(BaseModel):
     content: str = Field(min_length=1)
 
 
-class InstructionSearch(Prompted, Sampled, Generator):
+class InstructionSearch(Gated, Prompted, Sampled, Generator):
     """Search each prompt's instruction for rewrites that models answer better.
 
     P-Aligner (arXiv:2508.04626, as its authors' code does it): a tree of instructions, the raw one
@@ -78,7 +79,7 @@ class InstructionSearch(Prompted, Sampled, Generator):
     stream; `prefactory tree` shows it. Columns: `generators.instruction_search.rows.COMMON`.
 
     Reasons: `no_instruction`, `no_principle`; when a tree was given up, that of the last failed
-    iteration (the engine's, `unparseable`, `empty`, `unchanged`, `duplicate`, `too_long`,
+    iteration (the engine's, `unparseable`, the gate's, `unchanged`, `duplicate`, `too_long`,
     `drifted`, `empty_answer`, `no_score`); `below_null_gap`, `gap_not_confirmed` (of the first
     comparison that failed), `no_fresh_scores`, `no_contest`.
 
@@ -280,8 +281,8 @@ class InstructionSearch(Prompted, Sampled, Generator):
 
     def _search(self, table: pl.DataFrame, ctx: Context) -> Search:
         return Search(
-            rewriter=Asker(ctx, self.rewriter, self.rewriter_sampling, self.tries),
-            responder=Asker(ctx, self.responder, self.sampling),
+            rewriter=Asker(ctx, self.rewriter, self.rewriter_sampling, self.tries, gate=self.gate),
+            responder=Asker(ctx, self.responder, self.sampling, gate=self.gate),
             score=lambda rows: self.scorer.scores(rows, table, self.render, ctx),
             render=self.render,
             iterations=self.iterations,

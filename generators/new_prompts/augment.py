@@ -35,11 +35,12 @@ from prefactory.asking import (
     open_tasks,
     storable,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.errors import ConfigError
-from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -106,7 +107,7 @@ class _Prompt(Task):
     without: str = ""
 
 
-class AugmentPrompts(Prompted, Asking, Generator):
+class AugmentPrompts(Gated, Prompted, Asking, Generator):
     """Put a short complement behind each prompt, after a critic has seen it.
 
     The prompt augmentation of Baichuan's report (arXiv:2410.14940): a model writes what a good
@@ -273,7 +274,9 @@ class AugmentPrompts(Prompted, Asking, Generator):
         def take(task: _Prompt, text: str) -> None:
             task.complement = text
 
-        self.asker(ctx, self.writer).parsed(tasks, "complement", self._short, question, take)
+        self.asker(ctx, self.writer).parsed(
+            tasks, "complement", self._short, question, take, written=str
+        )
 
     def _short(self, text: str) -> str:
         """A complement out of an answer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import polars as pl
@@ -17,7 +17,7 @@ from generators.made_rows import (
     user_turn,
     with_user_turn,
 )
-from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, says_nothing
+from generators.new_prompts.rules import copied, nearest_rouge_l, says_nothing
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
@@ -28,10 +28,11 @@ from prefactory.asking import (
     missed,
     open_tasks,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -78,7 +79,7 @@ class _Turn(Task):
         return self.chain.seen[-1]
 
 
-class Evol(Prompted, Asking, Generator):
+class Evol(Gated, Prompted, Asking, Generator):
     """Rewrite prompts in rounds: in depth (harder) or in breadth (rarer), and keep what is sound.
 
     Evol-Instruct (WizardLM, arXiv:2304.12244). In each round an operator is drawn for each prompt,
@@ -213,7 +214,9 @@ class Evol(Prompted, Asking, Generator):
             turn.text = answer["prompt"]
             self._eliminate(turn)
 
-        self.asker(ctx, self.writer).forms(turns, "evolve", _WRITTEN, lambda t: t.question, take)
+        self.asker(ctx, self.writer).forms(
+            turns, "evolve", _WRITTEN, lambda t: t.question, take, lambda form: str(form["prompt"])
+        )
         self._gained(turns, ctx)
         self._answered(turns, ctx)
         for turn in turns:
@@ -239,8 +242,6 @@ class Evol(Prompted, Asking, Generator):
         text, length = turn.text, len(turn.text.split())
         if length > self.max_words:
             turn.fail("too_long", f"{length} words; at most {self.max_words}")
-        elif refuses(text):
-            turn.fail("refuses", text[:100])
         elif (words := copied(text, turn.question, turn.before)) is not None:
             turn.fail("copied", f"it says {words!r}")
         elif (likeness := nearest_rouge_l(text, turn.chain.seen)) > self.max_similarity:
@@ -268,13 +269,8 @@ class Evol(Prompted, Asking, Generator):
             if says_nothing(answer):
                 turn.fail("no_answer_to_it", answer[:100])
 
-        self.asker(ctx, self.answerer, self.answer_sampling).texts(
-            turns,
-            "answer",
-            lambda t: with_user_turn(t.chain.prompt, t.text),
-            take,
-            truncated="keep",
-        )
+        asker = replace(self.asker(ctx, self.answerer, self.answer_sampling), gate=None)
+        asker.texts(turns, "answer", lambda t: with_user_turn(t.chain.prompt, t.text), take)
 
     def _rows(self, table: pl.DataFrame, chains: list[_Chain]) -> pl.DataFrame:
         forms: list[tuple[_Chain, _Kept]] = []

@@ -9,17 +9,17 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.made_rows import PARENT, children, talks, text_column
-from generators.new_prompts.rules import refuses, word_count
+from generators.new_prompts.rules import word_count
 from prefactory.asking import (
     QUESTION_TOKENS,
     Asker,
     Sampled,
     Task,
-    Truncated,
     lost,
     missed,
     open_tasks,
 )
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Conversation, Message, SamplingParams, Writes
 from prefactory.engines.configs import AnyEngine
@@ -44,7 +44,7 @@ class _Wanted(Task):
         return "\n\n".join(m["content"] for m in self.before if m["role"] == "system")
 
 
-class Magpie(Prompted, Sampled, Generator):
+class Magpie(Gated, Prompted, Sampled, Generator):
     """Let an aligned model write what its users ask, with no seed prompt at all.
 
     Magpie (arXiv:2406.08464): the model is fed its chat template up to the words of the user, and
@@ -81,7 +81,6 @@ class Magpie(Prompted, Sampled, Generator):
         keep_system: keep the system message in the new prompt (a conversation always stays).
         sampling: how prompts are drawn; the source stops at a line's end.
         words: fewest and most words of a prompt.
-        truncated: `keep` takes prompts that were cut at `max_tokens`.
 
     Example:
         - generators.Magpie:
@@ -103,7 +102,6 @@ class Magpie(Prompted, Sampled, Generator):
     keep_system: bool = False
     sampling: SamplingParams = SamplingParams(max_tokens=512, stop=("\n",))
     words: tuple[int, int] = (2, 500)
-    truncated: Truncated = "drop"
 
     @model_validator(mode="after")
     def _validate_how(self) -> Self:
@@ -159,8 +157,8 @@ class Magpie(Prompted, Sampled, Generator):
             task.text = text
             self._judge(task, seen.setdefault(task.row, set()))
 
-        writer = Asker(ctx, self.model, self.sampling)
-        writer.texts(tasks, "prompt", self._shown, take, self.truncated, sampling)
+        writer = Asker(ctx, self.model, self.sampling, gate=self.gate)
+        writer.texts(tasks, "prompt", self._shown, take, sampling)
         fine = open_tasks(tasks)
         new = {
             "prompt": talks([self._kept(t) for t in fine]),
@@ -198,8 +196,6 @@ class Magpie(Prompted, Sampled, Generator):
             task.fail("too_short", f"{count} words")
         elif count > high:
             task.fail("too_long", f"{count} words")
-        elif refuses(text):
-            task.fail("refuses", text[:100])
         elif text in seen:
             task.fail("same_text", "an earlier sample says the same")
         seen.add(text)

@@ -10,21 +10,23 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.made_rows import PARENT, children, turns, user_turn
-from generators.new_prompts.rules import copied, nearest_rouge_l, refuses, unwanted
+from generators.new_prompts.rules import copied, nearest_rouge_l, unwanted
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
     Task,
+    conversation,
     fence,
     lost,
     missed,
     open_tasks,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated, Said
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape
@@ -57,7 +59,7 @@ class _Seed(Task):
     question: str = ""
 
 
-class SelfInstruct(Prompted, Asking, Generator):
+class SelfInstruct(Gated, Prompted, Asking, Generator):
     """Write new prompts after examples: the row's own, some of a pool, some just written.
 
     Self-Instruct (arXiv:2212.10560), made independent of shards: in each round each row of the
@@ -238,8 +240,9 @@ class SelfInstruct(Prompted, Asking, Generator):
             return ("too_short" if length < low else "too_long"), f"{length} words"
         if (word := unwanted(text, self.refuse_words)) is not None:
             return "not_by_text", f"it says {word!r}"
-        if refuses(text):
-            return "refuses", text[:100]
+        said = Said(text, None, conversation(turn.question))
+        if (problem := self.gate.problems([said])[0]) is not None:
+            return problem
         others = [t for _, t in turn.shown] + [n.text for n in turn.kept]
         if (phrase := copied(text, turn.question, "\n".join(others))) is not None:
             return "copied", f"it says {phrase!r}"

@@ -24,16 +24,16 @@ from prefactory.asking import (
     QUESTION_TOKENS,
     Asking,
     Task,
-    Truncated,
     fence,
     lost,
     missed,
     open_tasks,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Message, SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -53,7 +53,7 @@ class _Relaxed(Task):
     rejected: str = ""
 
 
-class PersonaIF(Prompted, Asking, Generator):
+class PersonaIF(Gated, Prompted, Asking, Generator):
     """Relax one condition of a prompt; what is said to that is rejected for the whole prompt.
 
     The instruction-following pairs of Tulu 3 (arXiv:2411.15124): both answers are
@@ -66,14 +66,13 @@ class PersonaIF(Prompted, Asking, Generator):
 
     Reasons: `not_single_turn`, `no_condition` (the model finds none, or its words are not in the
     prompt), `not_relaxed` (the words still stand in the relaxed prompt), `same_text`,
-    `not_confirmed`, `truncated`, and those of the engines.
+    `not_confirmed`, those of the gate, and those of the engines.
 
     Attributes:
         model: what answers.
         relaxer: relaxes; null takes the model.
         judge: confirms in both orders that the chosen answer meets the condition better; null:
             nobody does.
-        truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
 
     Example:
@@ -92,7 +91,6 @@ class PersonaIF(Prompted, Asking, Generator):
     model: AnyEngine
     relaxer: AnyEngine | None = None
     judge: AnyEngine | None = None
-    truncated: Truncated = "drop"
     origin: Origin = "open_model"
     sampling: SamplingParams = SamplingParams(max_tokens=1024)
 
@@ -180,8 +178,8 @@ class PersonaIF(Prompted, Asking, Generator):
                 task.fail("same_text", "the condition changed nothing")
 
         answerer = self.asker(ctx, self.model)
-        answerer.texts(tasks, "whole", lambda t: t.prompt, take_chosen, self.truncated)
-        answerer.texts(tasks, "relaxed", _less, take_rejected, self.truncated)
+        answerer.texts(tasks, "whole", lambda t: t.prompt, take_chosen)
+        answerer.texts(tasks, "relaxed", _less, take_rejected)
 
 
 def _less(task: _Relaxed) -> list[Message]:

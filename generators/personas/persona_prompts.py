@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from generators.made_rows import PARENT, children, text_column, turns
-from generators.new_prompts.rules import copied, refuses
+from generators.new_prompts.rules import copied
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
@@ -21,10 +21,11 @@ from prefactory.asking import (
     open_tasks,
     request_text,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -53,7 +54,7 @@ class _Wanted(Task):
     text: str = ""
 
 
-class PersonaPrompts(Prompted, Asking, Generator):
+class PersonaPrompts(Gated, Prompted, Asking, Generator):
     """Write prompts that follow from descriptions of persons, one of each kind.
 
     PersonaHub (arXiv:2406.20094): the rows are personas, a short description of somebody as the
@@ -127,12 +128,12 @@ class PersonaPrompts(Prompted, Asking, Generator):
 
         def take(task: _Wanted, answer: dict[str, Any]) -> None:
             task.text = answer["prompt"]
-            if refuses(task.text):
-                task.fail("refuses", task.text[:100])
-            elif (words := copied(task.text, task.question, task.persona)) is not None:
+            if (words := copied(task.text, task.question, task.persona)) is not None:
                 task.fail("copied", f"it says {words!r}")
 
-        self.asker(ctx, self.writer).forms(tasks, "prompt", _PROMPT, lambda t: t.question, take)
+        self.asker(ctx, self.writer).forms(
+            tasks, "prompt", _PROMPT, lambda t: t.question, take, _text
+        )
         fine = open_tasks(tasks)
         new = {
             "prompt": turns([t.text for t in fine], "user"),
@@ -141,3 +142,7 @@ class PersonaPrompts(Prompted, Asking, Generator):
         }
         rows = children(table, [t.row for t in fine], new, Shape.PROMPTS, PARENT)
         return Generated(rows, lost(table["prompt_id"], tasks), missed(tasks))
+
+
+def _text(answer: dict[str, Any]) -> str:
+    return str(answer["prompt"])

@@ -30,6 +30,7 @@ from generators.system_messages.place import (
 )
 from generators.system_messages.sets import Grid, balanced_sets
 from prefactory.asking import Asking, ask, conversation
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Failure, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -41,7 +42,7 @@ from prefactory.tables import Shape, text_of
 PORTRAIT_TOKENS = 500
 
 
-class Personas(Prompted, Asking, Generator):
+class Personas(Gated, Prompted, Asking, Generator):
     """Put system messages of made-up people before each prompt.
 
     A profile sampler after Personality Alignment (PAPI, arXiv:2408.11779): people are drawn as
@@ -269,4 +270,8 @@ class Personas(Prompted, Asking, Generator):
             [f"persona/{i}" for i in range(len(portraits))],
             self.attempts,
         )
-        return [r if isinstance(r, Failure) else r.value for (r,) in replies]
+        problems = self.asker(ctx, self.engine).problems([reply for (reply,) in replies])
+        return [
+            reply if isinstance(reply, Failure) else Failure(*problem) if problem else reply.value
+            for (reply,), problem in zip(replies, problems, strict=True)
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -13,23 +14,24 @@ from pydantic import Field, model_validator
 from generators.answers.step import Origin
 from generators.made_rows import PARENT
 from generators.rag.cases import Answer, Case, Source, adds, cases_of, decide, rows_of
-from generators.rag.rules import SITUATIONS, Situation, signal
+from generators.rag.rules import SITUATIONS, Situation, abstains, signal
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
     Jury,
-    Truncated,
     fence,
     lost,
     missed,
     open_tasks,
     request_text,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
 from prefactory.errors import DataError
-from prefactory.forms import Form
+from prefactory.measures.refusals import refuses
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -38,7 +40,7 @@ _TEXTS = "generators/rag/prompts"
 _RATING = Form({"reason": "maybe", "score": range(1, 6)})
 
 
-class RAGPairs(Prompted, Asking, Generator):
+class RAGPairs(Gated, Prompted, Asking, Generator):
     """Pair the best and the worst answer to a question from documents, in up to four situations.
 
     After RAG-RewardBench (arXiv:2412.13746), whose code of construction is not public: signals,
@@ -79,7 +81,6 @@ class RAGPairs(Prompted, Asking, Generator):
         min_margin: of the mean ratings.
         min_signal: difference of the signals, where there is no judge (our choice).
         length_ratio: of the longer answer to the shorter, in characters; the pair needs less.
-        truncated: `keep` takes answers that were cut at `max_tokens`.
         origin: of the answers.
 
     Example:
@@ -109,7 +110,6 @@ class RAGPairs(Prompted, Asking, Generator):
     min_margin: float = Field(default=1.0, gt=0)
     min_signal: float = Field(default=0.5, gt=0, le=1)
     length_ratio: float = Field(default=2.0, gt=1)
-    truncated: Truncated = "drop"
     origin: Origin = "open_model"
 
     @model_validator(mode="after")
@@ -224,9 +224,12 @@ class RAGPairs(Prompted, Asking, Generator):
         def write(place: int) -> None:
             own = [a for a in answers if a.place == place]
             writer = self.asker(ctx, self.models[place])
-            writer.texts(own, "answer", lambda a: a.case.prompt, take, self.truncated)
+            gate = self.gate.model_copy(update={"refuses": "keep"})
+            replace(writer, gate=gate).texts(own, "answer", lambda a: a.case.prompt, take)
 
         _side_by_side(write, len(self.models))
+        if self.gate.refuses == "drop":
+            _without_refusals(answers)
         return answers
 
     def _rate(self, answers: list[Answer], ctx: Context) -> None:
@@ -261,6 +264,15 @@ class RAGPairs(Prompted, Asking, Generator):
                 answer.ratings += copy.ratings
                 if copy.reason is not None and answer.reason is None:
                     answer.fail(copy.reason, copy.detail or "")
+
+
+def _without_refusals(answers: list[Answer]) -> None:
+    """Fail the answers that refuse; to say that the documents don't hold it is an answer."""
+    live = open_tasks(answers)
+    refusing = refuses(pl.Series([a.text for a in live], dtype=pl.String))
+    for answer, refusal in zip(live, refusing, strict=True):
+        if refusal and not abstains(answer.text):
+            answer.fail("refuses", f"answer: {answer.text[:100]!r}")
 
 
 def _side_by_side(work: Callable[[int], None], n: int) -> None:

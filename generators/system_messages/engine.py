@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefactory.asking import Answer, Asker, ask, conversation
+from prefactory.asking.forms import all_of
 from prefactory.engines.base import Failure
-from prefactory.forms import all_of
 
 PREFERENCES_TOKENS, MESSAGE_TOKENS = 700, 350
 """Tokens of the two questions, about."""
@@ -110,9 +110,12 @@ def write(
         [f"{wanted[i].row_id}/message" for i in sets],
         asker.attempts,
     )
-    for (i, preferences), (text,) in zip(sets.items(), merged, strict=True):
+    problems = asker.problems([text for (text,) in merged])
+    for (i, preferences), (text,), problem in zip(sets.items(), merged, problems, strict=True):
         if isinstance(text, Failure):
             results[i] = text
+        elif problem is not None:
+            results[i] = Failure(*problem)
         else:
             keywords, descriptions = (tuple(column) for column in zip(*preferences, strict=True))
             results[i] = Written(keywords, descriptions, text.value)

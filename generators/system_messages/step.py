@@ -16,6 +16,7 @@ from generators.system_messages.place import ADDS, Existing, answer_text, judged
 from generators.system_messages.sets import Ints, balanced_sets
 from generators.system_messages.values import PREFERENCE_SET, Laid, draw_of, lay_out
 from prefactory.asking import Asking
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import Failure, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -31,7 +32,7 @@ _TEXTS = "generators/system_messages/prompts"
 _GONE = {"row_id": pl.String, "reason": pl.String, "detail": pl.String}
 
 
-class SystemMessages(Prompted, Asking, Generator):
+class SystemMessages(Gated, Prompted, Asking, Generator):
     """Put system messages before each prompt that ask for different values.
 
     The construction of Janus / Multifaceted Collection (arXiv:2405.17977): per prompt three sets of

@@ -12,6 +12,7 @@ from generators.answers.calls import PROMPT_TOKENS, Call, outcomes, results
 from generators.answers.rows import ADDS, generated, prompt_rows
 from generators.answers.step import Origin
 from prefactory.asking import Sampled
+from prefactory.asking.gate import Gated
 from prefactory.beside import ImportPath, import_function
 from prefactory.context import Context
 from prefactory.engines.base import Engine, EngineConfig, Request, SamplingParams
@@ -94,7 +95,7 @@ class Guided(EngineConfig):
         return GuidedModel(self.base.resolved(), guidance, self.reward.open())
 
 
-class ValueGuided(Sampled, Generator):
+class ValueGuided(Gated, Sampled, Generator):
     """Answer prompts with a model in this process, choosing each token by logit and reward.
 
     Transfer Q* (arXiv:2405.20495): for each of the `candidates` likeliest next tokens the model
@@ -190,7 +191,7 @@ class ValueGuided(Sampled, Generator):
             )
             for sample in range(self.n)
         ]
-        texts = outcomes(calls, results(ctx, [engine], calls), [name])
+        texts = outcomes(calls, results(ctx, [engine], calls), [name], self.gate)
         answers = texts.with_columns(
             row=pl.Series([c.row for c in calls], dtype=pl.Int64),
             sample=pl.Series([c.request.sample for c in calls], dtype=pl.Int64),

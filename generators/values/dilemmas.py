@@ -26,10 +26,11 @@ from prefactory.asking import (
     open_tasks,
     request_text,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.identity import fingerprint
 from prefactory.measures.diversity import tokens
 from prefactory.measures.overlap import rouge_l
@@ -142,7 +143,7 @@ def lettered(things: tuple[str, ...], order: tuple[int, ...]) -> dict[str, str]:
     return {letter: things[place] for letter, place in zip(LETTERS, order, strict=True)}
 
 
-class Dilemmas(Prompted, Asking, Generator):
+class Dilemmas(Gated, Prompted, Asking, Generator):
     """Make pairs whose two answers argue from two values, the one declared first being chosen.
 
     After CVC: for each row, whose prompt is a situation, two values are drawn, least covered first;
@@ -165,7 +166,7 @@ class Dilemmas(Prompted, Asking, Generator):
 
     Reasons, for rows without a dilemma, that of the first: `no_situation`, `same_act` (both rules
     judge one act), `names_value` (scene or question names a value by its label), `same_scene`,
-    `no_conflict`, `same_text`, `truncated`, and those of the engines.
+    `no_conflict`, `same_text`, those of the gate, and those of the engines.
 
     Attributes:
         writer: writes rules and scenes.
@@ -359,7 +360,9 @@ class Dilemmas(Prompted, Asking, Generator):
             rule.text, rule.act = parsed
 
         read = partial(read_rule, most=self.rule_words)
-        self.asker(ctx, self.writer).parsed(rules, "rule", read, question, take, RULE.schema)
+        self.asker(ctx, self.writer).parsed(
+            rules, "rule", read, question, take, RULE.schema, lambda rule: rule[0]
+        )
         return rules
 
     def _scenes(self, tasks: list[Dilemma], ctx: Context) -> None:
@@ -384,7 +387,9 @@ class Dilemmas(Prompted, Asking, Generator):
             if (label := unwanted(task.asked, labels)) is not None:
                 task.fail("names_value", f"it says {label!r}")
 
-        self.asker(ctx, self.writer).forms(tasks, "scene", SCENE, question, take)
+        self.asker(ctx, self.writer).forms(
+            tasks, "scene", SCENE, question, take, lambda scene: str(scene["scene"])
+        )
         scenes: dict[int, list[str]] = {}
         for task in open_tasks(tasks):
             before = scenes.setdefault(task.row, [])

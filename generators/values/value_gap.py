@@ -24,9 +24,10 @@ from prefactory.asking import (
     request_text,
     storable,
 )
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import Shape
@@ -34,7 +35,7 @@ from prefactory.tables import Shape
 Stance = Literal["support", "neutral", "oppose"]
 STANCES: tuple[Stance, ...] = ("support", "neutral", "oppose")
 
-_STANCE = Form({"stance": STANCES})
+_STANCE = Form({"stance": (*STANCES, "refusal")})
 _TEXTS = "generators/values/prompts/value_gap"
 _PAIRS: dict[Stance, tuple[tuple[Stance, Stance], ...]] = {
     "support": (("support", "oppose"),),
@@ -64,7 +65,7 @@ class _Pair(Task):
     agreement: float = 0.0
 
 
-class ValueGapPairs(Prompted, Asking, Generator):
+class ValueGapPairs(Gated, Prompted, Asking, Generator):
     """Pair answers to one prompt that differ in their stance only, for a declared policy.
 
     After Value Drifts (arXiv:2510.26707): preference sets as a rule do not move a model's values,
@@ -204,7 +205,9 @@ class ValueGapPairs(Prompted, Asking, Generator):
             answer.text = text
 
         of_length = partial(_of_length, low=low, high=high)
-        self.asker(ctx, self.writer).parsed(answers, "answer", of_length, question, take)
+        self.asker(ctx, self.writer).parsed(
+            answers, "answer", of_length, question, take, written=str
+        )
 
     def _vote(self, answers: list[_Answer], ctx: Context) -> None:
         def question(answer: _Answer) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from prefactory.forms import all_of, fields, folded
+from prefactory.asking.forms import all_of, fields, folded
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Value = Annotated[str, Field(min_length=1, max_length=60)]

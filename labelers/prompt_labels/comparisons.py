@@ -12,9 +12,9 @@ import polars as pl
 from labelers.combine.scoring import Floats
 from labelers.prompt_labels import anchors
 from prefactory.asking import Answer, Asker, fence
+from prefactory.asking.forms import all_of, fields
 from prefactory.context import Context
 from prefactory.engines.base import Failure, Message
-from prefactory.forms import all_of, fields
 
 AT_A_TIME = 5000
 """Comparisons (of a prompt with an anchor) whose texts are held at a time."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from labelers.rubric.items import Item, Reading, answer_form, answer_schema, read_ratings
 from prefactory.asking import Answer, Asker, answer_text, fence, storable, transcript
+from prefactory.asking.forms import after_thoughts
 from prefactory.engines.base import Failure, Message
-from prefactory.forms import after_thoughts
 from prefactory.identity import fingerprint
 
 Messages = list[dict[str, Any]]

@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from labelers.judges.hedges import hedged
 from prefactory import yamllines
 from prefactory.asking import storable
-from prefactory.errors import ConfigError
-from prefactory.forms import (
+from prefactory.asking.forms import (
     after_thoughts,
     all_of,
     folded,
@@ -28,6 +27,7 @@ from prefactory.forms import (
     repeated,
     without,
 )
+from prefactory.errors import ConfigError
 
 Kind = Literal["rule", "principle"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]

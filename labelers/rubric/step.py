@@ -17,10 +17,10 @@ from pydantic import Field, field_validator, model_validator
 from labelers.rubric.calls import Critique, Grader, Question, Rated
 from labelers.rubric.items import Attribute, Criterion, Item, Name, of_row, read_criteria
 from prefactory.asking import GREEDY, Asking, tokens_of
+from prefactory.asking.forms import folded
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import folded
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler
 from prefactory.tables import SCORE, Shape

@@ -37,7 +37,7 @@ def append(request):
 def echo(request):
     """A responder that repeats the instruction, and whether it was asked for fresh samples."""
     fresh = " fresh" if "/fresh" in request.row_id else ""
-    return f"{request.conversation[-1]['content']} #{request.draw_seed}{fresh}"
+    return f"What I say to it: {request.conversation[-1]['content']} #{request.draw_seed}{fresh}"
 
 
 def distinct(request):
@@ -102,7 +102,8 @@ def always_same(request):
 
 
 def endless(request):
-    return f"<instruction>{'long ' * 500}</instruction>"
+    words = [f"l{chr(97 + i % 26)}{chr(97 + i // 26)}ng" for i in range(500)]
+    return f"<instruction>{' '.join(words)}</instruction>"
 
 
 def nothing(request):

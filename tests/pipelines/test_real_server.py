@@ -24,7 +24,7 @@ def test_the_janus_recipe_publishes_pairs_of_a_served_model(served, prefactory_i
         "source.path=few.jsonl",
         f"generators.Responses.models=[{writer}]",
         "generators.Responses.sampling.max_tokens=12",
-        "generators.Responses.truncated=keep",
+        "generators.Responses.gate=keep",
     )
     done = prefactory_in(tmp_path, "run", *words, "--runner", "threads", "--json")
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from filters.content.refusals.find import refuses
 from prefactory.context import Context
 from prefactory.errors import ConfigError
+from prefactory.measures.refusals import refuses
 from prefactory.step import FittedFilter, State
 from prefactory.tables import ROW_ID, SIDES, Shape, shape_of, text_of
 
@@ -26,7 +26,7 @@ class Refusals(FittedFilter):
     """Drop rows whose answer refuses, where that is not wanted.
 
     An answer refuses if it says so in its first 300 characters, by lists of phrases in seventeen
-    languages (see `filters.content.refusals.find` for how often they are right). A chosen refusal
+    languages (see `prefactory.measures.refusals` for how often they are right). A chosen refusal
     of a harmless prompt teaches to refuse, a rejected one teaches to comply; with a harmful prompt
     it is the other way round, so rows of safety data are left alone and not counted: name their
     `safety` sources, or a column that says which prompts are `harmful`.

@@ -39,7 +39,7 @@ def say(request):
     SEEN.append(request)
     heat, seed = request.sampling.temperature, request.draw_seed
     roles = "/".join(m["content"] for m in request.conversation)
-    return f"{roles}|{heat}|{request.sample}|{seed}"
+    return f"{roles} | {heat} | {request.sample} | {seed}"
 
 
 def echo(request):
@@ -73,9 +73,9 @@ def test_every_model_answers_n_times():
     assert set(rows["origin"]) == {"open_model"}
     assert sorted(rows["sample"].unique()) == [0, 1, 2]
     for text, sample, prompt in said(rows).select("text", "sample", "prompt").iter_rows():
-        roles, heat, index, _ = text.split("|")
+        roles, heat, index, _ = text.split(" | ")
         assert (roles, heat, int(index)) == (prompt[0]["content"], "1.0", sample)
-    seeds = {t.split("|")[3] for t in content(rows, "response")}
+    seeds = {t.split(" | ")[3] for t in content(rows, "response")}
     assert len(seeds) == 12  # models, prompts and samples draw apart
     assert set(step.adds(Shape.PROMPTS)) <= set(rows.columns)
     assert {c: rows.schema[c] for c in step.adds(Shape.PROMPTS)} == step.adds(Shape.PROMPTS)
@@ -123,7 +123,7 @@ def test_a_range_of_temperatures_and_systems_are_drawn_per_sample():
     shares = Counter(rows["system_used"]).values()
     assert min(shares) > 40
     for text, heat, used in said(rows).select("text", "temperature", "system_used").iter_rows():
-        asked, sent, *_ = text.split("|")
+        asked, sent, *_ = text.split(" | ")
         assert float(sent) == heat
         assert asked.startswith(f"{used}/q" if used else "q")
     assert set(rows["prompt_id"]) == set(prompts(*[f"q{i}" for i in range(50)])["prompt_id"])
@@ -180,9 +180,10 @@ def test_failures_are_counted_and_prompts_without_answer_dropped():
 
 
 def test_cut_answers_stay_or_go():
-    rows, _ = made(Responses(models=[model("a", "moody")]), prompts("long", "good"))
+    keeping = Responses(models=[model("a", "moody")], gate={"truncated": "keep"})
+    rows, _ = made(keeping, prompts("long", "good"))
     assert Counter(rows["finish_reason"]) == {"length": 1, "stop": 1}
-    step = Responses(models=[model("a", "moody")], truncated="drop")
+    step = Responses(models=[model("a", "moody")])
     rows, dropped = made(step, prompts("long", "good"))
     assert rows["finish_reason"].to_list() == ["stop"]
     assert dropped["reason"].to_list() == ["truncated"]

@@ -136,7 +136,8 @@ def llama(tmp_path_factory):
 def test_a_model_in_this_process(tmp_path, llama):
     table = prompts(*["certainly", "please go", "away " * 15, "😀", ""])
     engine = {"engine": "transformers", "model": llama, "precision": "fp32", "threads": 2}
-    fields = {"models": [engine], "n": 2, "sampling": {"max_tokens": 6, "temperature": [0.5, 1.5]}}
+    fields = {"models": [engine], "n": 2, "sampling": {"max_tokens": 6, "temperature": [0.5, 1.5]},
+              "gate": "keep"}  # fmt: skip
     asked = recipe({"generators.Responses": fields})
     made = {}
     for size in (1, 1000):

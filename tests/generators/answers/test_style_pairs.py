@@ -25,7 +25,7 @@ def styled(request):
         return Completion("it goes on", "length")
     if text == "stubborn":
         return "As ever."
-    return f"{text} under {told.split(chr(10))[-1]}"
+    return f"What I say of {text} under {told.split(chr(10))[-1]}"
 
 
 def judge(request):

@@ -207,7 +207,7 @@ def test_the_gate_runs_a_real_model(tmp_path):
     assert all(0 < r < 1 for r in ratios)
     same = [user(f"Image 1: {marks[0]}\nImage 2: {marks[0]}\nIn image 1: Why?")]
     assert gate.ratio(same, held, "Because.", 0) == pytest.approx(0.5, abs=0.15)
-    made = apply_step(ComposedImages(kinds=("sequence",), gate=gate), table())
+    made = apply_step(ComposedImages(kinds=("sequence",), attention=gate), table())
     kept = made.rows.filter(pl.col("attention_ratio") > 0.8)
     assert kept.height == 0
     assert made.rows["attention_ratio"].null_count() == 0

@@ -149,7 +149,7 @@ def test_all_columns_are_as_promised():
 def test_answers_are_kept_if_they_are_wanted():
     nodes = trees(searched(keep_responses=True)[0])[0]["nodes"]
     assert all(len(n["responses"]) == len(n["scores"]) == 3 for n in nodes)
-    assert all(r.startswith(n["text"]) for n in nodes for r in n["responses"])
+    assert all(n["text"] in r for n in nodes for r in n["responses"])
     assert all(not n["responses"] for n in trees(searched()[0])[0]["nodes"])
 
 
@@ -219,7 +219,7 @@ def test_noise_writes_few_pairs_and_each_has_its_reason():
     rows, dropped = searched(table, judge="noise", gap=1.5)
     assert rows.height + dropped.height == 60
     assert rows.height <= 6
-    assert set(reasons(dropped)) == {"below_null_gap", "gap_not_confirmed"}
+    assert set(reasons(dropped)) <= {"below_null_gap", "gap_not_confirmed"}
     loose, _ = searched(table, judge="noise", gap=0, ends=0)
     assert loose.height == 60  # as published: every tree writes a pair
 
@@ -286,7 +286,7 @@ def test_a_principle_that_fails_is_barred_at_its_node_and_the_rest_goes_on():
     [
         ("unchanged", "unchanged"),
         ("endless", "too_long"),
-        ("nothing", "empty"),
+        ("nothing", "empty_answer"),
         ("broken", "http_500"),
     ],
 )

@@ -37,7 +37,7 @@ def said(body):
         mark = re.search(r"write (\[\w\])", text).group(1)
         raw = re.search(r"<<< instruction \w+\n(.*)\n>>>", text, re.S).group(1)
         return f"<instruction>{raw} {mark}</instruction>"
-    return f"{text} #{body['seed']}"
+    return f"What I say to it: {text} #{body['seed']}"
 
 
 def sound(body):

@@ -55,7 +55,7 @@ def critic(request):
 
 def answerer(request):
     text = request.conversation[-1]["content"]
-    return "same" if text.startswith("alike") else f"{text}! {request.draw_seed}"
+    return "same" if text.startswith("alike") else f"So I say: {text}! {request.draw_seed}"
 
 
 def judge(request):
@@ -122,8 +122,8 @@ def test_pairs_contrast_the_answers_under_the_plain_prompt():
     assert set(rows["label_source"]) == {"rule"}
     assert set(content(rows, "prompt")) == {"cats", "dogs"}
     for row in rows.iter_rows(named=True):
-        assert row["chosen"][0]["content"].startswith(row["augmented_prompt"])
-        assert row["rejected"][0]["content"].startswith(f"{row['prompt'][0]['content']}!")
+        assert row["chosen"][0]["content"].startswith(f"So I say: {row['augmented_prompt']}")
+        assert row["rejected"][0]["content"].startswith(f"So I say: {row['prompt'][0]['content']}!")
     judged, dropped = made(AugmentPrompts(**PAIRS, judge=model("j", f"{HERE}.judge")), table)
     assert reasons(dropped, table) == {"alike": "same_text", "dogs": "not_confirmed"}
     assert set(judged["label_source"]) == {"judge"}

@@ -16,7 +16,7 @@ WRITER = model("writer", f"{HERE}.writer")
 TRICKS = {
     "Tell a refusal": "I'm sorry, but I cannot rewrite this request.",
     "Tell a copy": "Here is the rewritten prompt: what is a boat, and who builds them?",
-    "Tell a long one": "word " * 60,
+    "Tell a long one": " ".join(f"{chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(60)),
 }
 
 

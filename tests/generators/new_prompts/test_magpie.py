@@ -124,7 +124,7 @@ def test_a_model_in_this_process(tmp_path):
     llama = str(tiny_llama(tmp_path / "llama"))
     engine = {"engine": "transformers", "model": llama, "precision": "fp32", "threads": 2}
     sampling = {"max_tokens": 8, "stop": []}
-    fields = {"model": engine, "n": 3, "sampling": sampling, "truncated": "keep", "words": [0, 100]}
+    fields = {"model": engine, "n": 3, "sampling": sampling, "gate": "keep", "words": [0, 100]}
     made_by = {}
     for size in (1, 1000):
         with Session(tmp_path / f"journal {size}") as engines:

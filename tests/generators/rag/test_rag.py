@@ -131,7 +131,11 @@ def test_rules_and_judges_must_not_contradict():
 
 
 def wordy(request):
-    return good(request) + " So much for that." * 20
+    return (
+        good(request)
+        + " It took them "
+        + " and ".join("abcdefghijklmnopqrstuvwxyz"[i : i + 5] for i in range(21)) * 2
+    )
 
 
 def test_rows_without_a_pair_are_accounted_for():

@@ -154,7 +154,7 @@ def answers(llama, folder, shard_rows=1000, table=TABLE, reward=None, temperatur
         "model": {"engine": "transformers", "model": llama, "precision": "fp32", "threads": 2},
         "reward": reward or {"function": f"{HERE}.vowels"},
         "sampling": {"temperature": temperature, "max_tokens": 8},
-        **{"candidates": 4, "rollout": 3, **fields},
+        **{"candidates": 4, "rollout": 3, "gate": "keep", **fields},
     }
     with Session(folder / "journal") as engines:
         asked = recipe({"generators.ValueGuided": step})

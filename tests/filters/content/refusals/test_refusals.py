@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from filters.content.refusals.find import languages, refuses
 from filters.content.refusals.step import Refusals
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
+from prefactory.measures.refusals import languages, refuses
 from prefactory.tables import Shape
 from tests.helpers import digest, ledger_of, one_file, pairs, recipe, responses, run, view
 

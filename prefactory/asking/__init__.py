@@ -11,11 +11,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from prefactory.asking.forms import Form
+from prefactory.asking.gate import Gate, Problem, Said
 from prefactory.context import Context
 from prefactory.engines.base import (
     Completion,
@@ -29,15 +31,13 @@ from prefactory.engines.base import (
     SamplingParams,
 )
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import Form
 from prefactory.identity import fingerprint
 from prefactory.tables import message_text
 
 T = TypeVar("T")
 
-Truncated = Literal["keep", "drop"]
-"""What becomes of an answer that was cut at `max_tokens`."""
-
+OPEN = Gate(**dict.fromkeys(Gate.model_fields, "keep"))
+"""A gate that only empty texts don't pass."""
 CHARACTERS_A_TOKEN = 4
 MATERIAL_TOKENS, QUESTION_TOKENS, FORM_TOKENS = 500, 600, 300
 """What `plan` takes a conversation and an answer, a question about a row, and an answer of a form
@@ -210,6 +210,7 @@ class Asker:
         params: how answers are drawn.
         attempts: how often a question is asked until its answer has the right form.
         guided: hand JSON schemas to the engine.
+        gate: what becomes of written text that is no answer; None lets all pass but empty ones.
     """
 
     ctx: Context
@@ -217,6 +218,7 @@ class Asker:
     params: SamplingParams
     attempts: int = 3
     guided: bool = True
+    gate: Gate | None = None
 
     def sampling(self, schema: dict[str, Any] | None = None, n: int = 1) -> Sampling:
         """How n answers of a JSON schema (None: free text) are drawn."""
@@ -269,9 +271,10 @@ class Asker:
         form: Form,
         question: Callable[[K], str | Conversation],
         take: Callable[[K, dict[str, Any]], None],
+        written: Callable[[dict[str, Any]], str] | None = None,
     ) -> None:
         """Ask for a form about all open tasks in one batch; see `parsed`."""
-        self.parsed(tasks, stage, form.parse, question, take, form.schema)
+        self.parsed(tasks, stage, form.parse, question, take, form.schema, written)
 
     def parsed(
         self,
@@ -281,6 +284,7 @@ class Asker:
         question: Callable[[K], str | Conversation],
         take: Callable[[K, T], None],
         schema: dict[str, Any] | None = None,
+        written: Callable[[T], str] | None = None,
     ) -> None:
         """Ask about all open tasks in one batch; a question without an answer ends its task.
 
@@ -291,18 +295,47 @@ class Asker:
             question: a task's question, a text or a conversation.
             take: is given the task and what was parsed; may fail the task.
             schema: of the answer.
+            written: the text in what was parsed that goes into a row; the gate looks at it.
         """
         live, conversations, ids = self._questions(tasks, stage, question)
         if not live:
             return
         engine, sampling = self.ctx.open(self.config), self.sampling(schema)
-        replies = ask(engine, conversations, sampling, parse, ids, self.attempts)
-        for task, (reply,) in zip(live, replies, strict=True):
+        replies = [r for (r,) in ask(engine, conversations, sampling, parse, ids, self.attempts)]
+        said = [
+            None
+            if isinstance(r, Failure) or written is None
+            else Said(written(r.value).strip(), r.completion.finish_reason, asked)
+            for r, asked in zip(replies, conversations, strict=True)
+        ]
+        problems = self._problems(said)
+        for task, reply, problem in zip(live, replies, problems, strict=True):
             if isinstance(reply, Failure):
                 task.fail(reply.reason, f"{stage}: {reply.detail}")
+                continue
+            task.tokens += reply.completion.completion_tokens
+            if problem is not None:
+                task.fail(problem[0], f"{stage}: {problem[1]}")
             else:
-                task.tokens += reply.completion.completion_tokens
                 take(task, reply.value)
+
+    def problems(self, answers: Sequence[Answer[str] | Failure]) -> list[Problem | None]:
+        """What the gate says of texts that were parsed; None for failures and what is fine."""
+        return self._problems(
+            [
+                None if isinstance(a, Failure) else Said(a.value, a.completion.finish_reason, ())
+                for a in answers
+            ]
+        )
+
+    def _problems(self, said: Sequence[Said | None]) -> list[Problem | None]:
+        """What the gate says of each text; None where there is none to look at."""
+        gate = self.gate or OPEN
+        at = [i for i, one in enumerate(said) if one is not None]
+        problems: list[Problem | None] = [None] * len(said)
+        for i, problem in zip(at, gate.problems([s for s in said if s is not None]), strict=True):
+            problems[i] = problem
+        return problems
 
     def texts(
         self,
@@ -310,31 +343,35 @@ class Asker:
         stage: str,
         question: Callable[[K], str | Conversation],
         take: Callable[[K, str], None],
-        truncated: Truncated = "drop",
         sampling: Sampling | None = None,
     ) -> None:
         """Let the model write a text for each open task, in one batch.
 
-        A task ends with the engine's reason, `empty_answer`, or `truncated` (cut at `max_tokens`,
-        where `drop` is said). See `parsed` for the arguments; `sampling` takes the place of the
-        asker's own.
+        A task ends with the engine's reason, or that of the gate. See `parsed` for the arguments;
+        `sampling` takes the place of the asker's own.
         """
         live, conversations, ids = self._questions(tasks, stage, question)
         if not live:
             return
         sampling = sampling or self.sampling()
-        replies = self.ctx.open(self.config).generate(conversations, sampling, ids)
-        for task, (reply,) in zip(live, replies, strict=True):
+        engine = self.ctx.open(self.config)
+        replies = [reply for (reply,) in engine.generate(conversations, sampling, ids)]
+        said = [
+            None
+            if isinstance(reply, Failure)
+            else Said(storable(reply.text).strip(), reply.finish_reason, asked)
+            for reply, asked in zip(replies, conversations, strict=True)
+        ]
+        problems = self._problems(said)
+        for task, reply, one, problem in zip(live, replies, said, problems, strict=True):
             if isinstance(reply, Failure):
                 task.fail(reply.reason, f"{stage}: {reply.detail}")
                 continue
             task.tokens += reply.completion_tokens
-            if not (text := storable(reply.text).strip()):
-                task.fail("empty_answer", f"{stage}: nothing but white space")
-            elif truncated == "drop" and reply.finish_reason == "length":
-                task.fail("truncated", f"{stage}: cut at {sampling.max_tokens} tokens")
+            if problem is not None:
+                task.fail(problem[0], f"{stage}: {problem[1]}")
             else:
-                take(task, text)
+                take(task, one.text if one else "")
 
     def _questions(
         self, tasks: Sequence[K], stage: str, question: Callable[[K], str | Conversation]
@@ -402,7 +439,7 @@ class Asking(Sampled):
         params = self.sampling if params is None else params
         if greedy:
             params = params.model_copy(update={"temperature": 0.0})
-        return Asker(ctx, engine, params, self.attempts, self.guided)
+        return Asker(ctx, engine, params, self.attempts, self.guided, getattr(self, "gate", None))
 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)

@@ -1,6 +1,6 @@
 """Tell answers that refuse, by how they begin, in seventeen languages.
 
-The lists are ours (`phrases.yaml`). On 483 answers to harmless prompts that people judged
+The lists are ours (`refusals.yaml`). On 483 answers to harmless prompts that people judged
 (XSTest, CC BY 4.0), lists written with 213 of them in view find 45 of the 57 refusals, full or
 partial, among the other 270, and take 3 of the 213 that comply for refusals.
 """
@@ -35,7 +35,7 @@ class Lists(NamedTuple):
 @lru_cache(maxsize=1)
 def languages() -> dict[str, Lists]:
     """The lists of each language."""
-    text = Path(__file__).with_name("phrases.yaml").read_text("utf-8")
+    text = Path(__file__).with_name("refusals.yaml").read_text("utf-8")
     by_language = {}
     for code, lists in yaml.safe_load(text).items():
         parts = dict(lists["parts"])
