@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from labelers.judges.hedges import hedged
-from prefactory.forms import after_thoughts, folded, objects, repeated
+from prefactory.asking.forms import after_thoughts, folded, objects, repeated
 
 NAMES = ascii_uppercase
 """Names of the answers of one question, in the order in which they are shown."""

@@ -7,7 +7,7 @@ import pytest
 
 from labelers.judges.verdicts import verdict_of
 from labelers.rubric.items import Attribute, read_ratings
-from prefactory.forms import Form
+from prefactory.asking.forms import Form
 
 REPLIES = Path(__file__).parent / "replies"
 
