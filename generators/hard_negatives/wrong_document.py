@@ -45,7 +45,7 @@ class WrongDocument(Gated, Sampled, Generator):
     document is the rejected one. Each row goes in twice where it can (`both_ways`), with two
     targets and the sides exchanged, so that neither answer is good in itself.
 
-    With a `gate`, a rejected answer stays only if the gate's model, while it writes it, hardly
+    With `attention`, a rejected answer stays only if its model, while it writes it, hardly
     looks at the document that is asked about.
 
     Columns beside those of pairs: `source_prompt_id`, `target` (Int64, from 1), `order`
@@ -65,7 +65,7 @@ class WrongDocument(Gated, Sampled, Generator):
         length_ratio: of the longer document to the shorter, in characters.
         pool: rows among which documents are drawn, held in memory.
         encoder: for the questions.
-        gate: looks where a model looks; off by default.
+        attention: looks where a model looks; off by default.
         annotator: who made the sides differ, by the words of the survey of multimodal alignment.
         sampling: how answers are drawn.
 
@@ -89,7 +89,7 @@ class WrongDocument(Gated, Sampled, Generator):
     length_ratio: float = Field(default=2.0, ge=1)
     pool: int = Field(default=10_000, ge=2)
     encoder: Encoder = Encoder()
-    gate: AttentionGate | None = None
+    attention: AttentionGate | None = None
     annotator: ANNOTATORS = "unknown"
     sampling: SamplingParams = SamplingParams(max_tokens=256)
 
@@ -271,14 +271,14 @@ class WrongDocument(Gated, Sampled, Generator):
             a.label(own, by_question.get((a.row, a.other), []))
 
     def _passes(self, asked: _Asked) -> bool:
-        """Whether the gate's model hardly looked at the document that is asked about."""
-        if self.gate is None:
+        """Whether its model hardly looked at the document that is asked about."""
+        if self.attention is None:
             return True
         texts = [p["document"] for p in asked.places]
-        asked.ratio = self.gate.ratio_of_texts(
+        asked.ratio = self.attention.ratio_of_texts(
             asked.text, texts, asked.rejected or "", asked.target
         )
-        return asked.ratio <= self.gate.most.get(len(texts), 1.0)
+        return asked.ratio <= self.attention.most.get(len(texts), 1.0)
 
     def _made(self, table: pl.DataFrame, good: Sequence[_Asked]) -> pl.DataFrame:
         written = "rule" if self.model is None else "open_model"

@@ -143,10 +143,10 @@ def test_the_gate_runs_a_real_model(tmp_path):
     ratios = [gate.ratio_of_texts(asked, documents, "Because.", i) for i in range(3)]
     assert sum(ratios) == pytest.approx(1)
     assert ratios == pytest.approx([1 / 3] * 3, abs=0.05)  # a random model looks evenly, per token
-    made = apply_step(WrongDocument(shown=3, gate=gate), table(6))
+    made = apply_step(WrongDocument(shown=3, attention=gate), table(6))
     assert made.rows["attention_ratio"].null_count() == 0
     assert made.rows["attention_ratio"].max() <= 0.7
     strict = AttentionGate(model=gate.model, device="cpu", most={3: 0.0})
-    assert set(apply_step(WrongDocument(shown=3, gate=strict), table(6)).reasons.values()) == {
+    assert set(apply_step(WrongDocument(shown=3, attention=strict), table(6)).reasons.values()) == {
         "attention"
     }
