@@ -85,10 +85,15 @@ def starter(spec: SourceSpec, recipe: Path) -> Starter:
         DataError: if nothing is there, or no layout fits.
     """
     opened = open_source(spec, Path.cwd())
-    look = peek(opened)
+    look = peek(opened).some()
     opened = look.source
-    mapping = "".join(f"\n    {ours}: {theirs}" for ours, theirs in spec.mapping.items())
-    more = {"carry": spec.carry, "ignore": spec.ignore, "label_source": spec.label_source}
+    mapping = "".join(f"\n    {ours}: {json.dumps(c)}" for ours, c in spec.mapping.items())
+    more = {
+        "values": spec.values,
+        "carry": spec.carry,
+        "ignore": spec.ignore,
+        "label_source": spec.label_source,
+    }
     head = HEAD.format(
         source=spec.path,
         recipe=recipe,

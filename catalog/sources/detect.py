@@ -152,11 +152,13 @@ def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
         if guess is None or layout not in ("auto", "ab"):
             raise
         told = offer(spec.path, guess, seen.records)
-        raise NotKnownError(f"{str(error).partition('; nearest')[0]}; {told}", guess) from error
+        raise NotKnownError(
+            f"{str(error).partition('; nearest')[0]}; {told}", guess, seen
+        ) from error
     if spec.layout == "auto" and plan.layout.shape == Shape.PROMPTS:
         guess = guess_ab(seen.columns, seen.records)
         if guess is not None:
-            raise NotKnownError(f"{where}: {offer(spec.path, guess, seen.records)}", guess)
+            raise NotKnownError(f"{where}: {offer(spec.path, guess, seen.records)}", guess, seen)
     _check_values(plan, seen, spec, where)
     return _accounted(plan, seen, spec, where)
 
@@ -166,16 +168,18 @@ _JUDGED = {"a", "b", "verdict"}
 
 
 class NotKnownError(DataError):
-    """No layout fits, but there seem to be two answers and a verdict.
+    """No layout fits.
 
     Attributes:
-        guess: what they seem to mean.
+        guess: what two answers and a verdict seem to mean, if there are such.
+        sample: the first records; None once the error was sent between processes.
     """
 
-    def __init__(self, text: str, guess: Guess) -> None:
-        """Keep the guess beside the sentence that shows it."""
+    def __init__(self, text: str, guess: Guess | None = None, sample: Sample | None = None) -> None:
+        """Keep what a dialogue needs beside the sentence."""
         super().__init__(text)
         self.guess = guess
+        self.sample = sample
 
 
 def _check_values(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> None:
@@ -199,7 +203,7 @@ def _check_values(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> N
     asked, a, b, verdict = (".".join(plan.binding[n]) for n in ("prompt", "a", "b", "verdict"))
     meant = {v: meaning_of(v, a, b, verdict, values) for v in values[:MAX_VALUES]}
     guess = Guess(asked, a, b, verdict, meant)
-    raise NotKnownError(f"{where}: {offer(spec.path, guess, sample.records)}", guess)
+    raise NotKnownError(f"{where}: {offer(spec.path, guess, sample.records)}", guess, sample)
 
 
 class MissingColumnError(DataError):
@@ -215,7 +219,7 @@ def _planned(
             binding = _binding(form, sample, paths)
             if _takes(form, paths) and _fits(form, binding, sample):
                 return _plan(form, binding, sample, paths, carry)
-        raise DataError(_unknown(sample, where))
+        raise NotKnownError(_unknown(sample, where), None, sample)
     if layout not in LAYOUTS:
         near = difflib.get_close_matches(layout, LAYOUTS, n=3) or list(LAYOUTS)
         raise DataError(f"there is no layout {layout!r}; did you mean {', '.join(near)}?")
@@ -322,6 +326,7 @@ def _check_sides(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> No
         f"though {guess.verdict} seems to say which is better (`ignore: [{guess.verdict}]` says "
         f"that it does not); {offer(spec.path, guess, sample.records)}",
         guess,
+        sample,
     )
 
 

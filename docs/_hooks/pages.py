@@ -1,4 +1,4 @@
-"""The pages of the site that are made from the code: steps, command line, layouts."""
+"""The pages of the site that are made from the code: steps and command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.core import TyperCommand
 
-from catalog.sources import LAYOUTS
 from pipelines.cli.app import app
 from pipelines.steps import KINDS, StepField, StepPage, describe, step_classes
 
@@ -40,7 +39,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     texts = {f"steps/{name}.md": step_text(page) for name, page in pages.items()}
     texts["steps/index.md"] = index_text(pages)
     texts["reference/cli.md"] = cli_text()
-    texts["reference/layouts.md"] = layouts_text()
     texts["changelog.md"] = (ROOT / "CHANGELOG.md").read_text("utf-8")
     for path, text in texts.items():
         files.append(File.generated(config, path, content=text))
@@ -148,23 +146,3 @@ def command_text(name: str, command: TyperCommand) -> str:
         rows.append(f"| {names} | {cell(html.escape(told))} | {cell(str(default))} |")
     table = "\n| | | default |\n|---|---|---|\n" + "\n".join(rows) + "\n" if rows else ""
     return f"## {name}\n\n{command.help or ''}\n{table}"
-
-
-def layouts_text() -> str:
-    """Every layout that a source can have."""
-    parts = [
-        "# Sources and layouts\n\nA source is a file, a folder, a glob, an fsspec URL, a folder of "
-        "`datasets.save_to_disk`, or a hub dataset. Its layout is recognised by its columns; "
-        "`prefactory import SOURCE --dry-run` shows how it is read, `--layout` and "
-        "`--map our_column=their.column` say it otherwise.\n",
-        "| layout | rows | what | columns | label_source |\n|---|---|---|---|---|",
-    ]
-    for layout in LAYOUTS.values():
-        fields = ", ".join(
-            f"`{f.candidates[0]}`" + ("" if f.required else "?") for f in layout.fields
-        )
-        parts.append(
-            f"| `{layout.name}` | {layout.shape.value} | {cell(layout.about)} | {fields} "
-            f"| {layout.label_source or 'unknown'} |"
-        )
-    return "\n".join(parts) + "\n\nColumns with `?` may be missing.\n"

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.cli.ask import known
 from pipelines.cli.source import (
     Carry,
     Ignore,
@@ -74,6 +75,7 @@ def import_source(
         "revision": revision,
         **images_of(image_folder, image_host),
     }
+    fields = known(fields, ask=not as_json)
     opened = open_source(source_spec(fields), Path.cwd())
     if dry_run:
         _preview(opened, as_json)

@@ -13,6 +13,7 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.cli.ask import known
 from pipelines.cli.source import (
     Carry,
     Ignore,
@@ -123,7 +124,7 @@ def init(
         "ignore": ignore or [],
         "label_source": label_source,
     }
-    spec = source_spec(fields)
+    spec = source_spec(known(fields))
     recipe = starter(spec, out)
     out.write_text(recipe.text, "utf-8")
     console = Console(highlight=False)
