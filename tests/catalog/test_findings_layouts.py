@@ -11,7 +11,7 @@ import pytest
 
 from catalog.sources import LAYOUTS, SourceSpec, open_source, peek
 from catalog.sources.detect import NotKnownError
-from catalog.sources.page import written
+from catalog.sources.layouts.page import written
 from prefactory.errors import DataError
 from prefactory.tables import Shape
 
@@ -561,7 +561,7 @@ def test_every_layout_has_an_example():
 def test_docs_tell_every_layout_with_its_columns_and_a_record():
     page = Path(__file__).parents[2] / "docs" / "sources.md"
     text = page.read_text("utf-8")
-    assert written(text) == text, "run `python -m catalog.sources.page`"
+    assert written(text) == text, "run `python -m catalog.sources.layouts.page`"
     for name, entry in LAYOUTS.items():
         assert f"\n### {name}\n" in text
         assert json.dumps(entry.example, ensure_ascii=False) in text or name == "prefactory"

@@ -9,7 +9,10 @@ from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.base import Layout
 from catalog.sources.parts import PARTS
 
-START, END = "<!-- layouts: made by `python -m catalog.sources.page` -->", "<!-- /layouts -->"
+START, END = (
+    "<!-- layouts: made by `python -m catalog.sources.layouts.page` -->",
+    "<!-- /layouts -->",
+)
 MOST = 6
 """Names of a field that are shown."""
 
