@@ -21,7 +21,7 @@ from prefactory.context import Context
 from prefactory.engines.base import Completion, Failure, Message, Result, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.images.marks import IMAGES, MARK, NAMED, Pictures, mark_of
-from prefactory.images.media import UnreadableImageError
+from prefactory.images.media import UnreadableImageError, described
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import COLUMNS, Shape, canonical_order, digests, text_of, with_ids
 
@@ -120,12 +120,14 @@ class ComposedImages(Gated, Sampled, Generator):
 
         Returns:
             `pair_id`, `draw` (Float64), `name` (of the picture) and `answer` (a digest of the
-            chosen text) of at most `pool` pairs with one picture.
+            chosen text) of at most `pool` pairs with one picture that can be opened.
         """
         rows = table.select("pair_id", name=one_picture(table["prompt"]), answer=_answers(table))
         rows = rows.filter(pl.col("name").is_not_null())
         rows = rows.with_columns(draw=ctx.uniform(rows["pair_id"], "pool"))
-        return _lowest(rows, self.pool).select("pair_id", "draw", "name", "answer")
+        rows = _lowest(rows, self.pool).select("pair_id", "draw", "name", "answer")
+        whole = [_opens(name, ctx.images) for name in rows["name"]]
+        return rows.filter(pl.Series(whole, dtype=pl.Boolean))
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Draw the pool: each picture once."""
@@ -209,6 +211,9 @@ class ComposedImages(Gated, Sampled, Generator):
         kind, others = drawn
         if not others or pictures is None:
             task.fail("too_few_images", "no other picture with another answer")
+            return
+        if not _opens(own, pictures):
+            task.fail("damaged_image", "the picture can't be opened")
             return
         task.kind, task.shown = kind, 1 + len(others)
         task.target = int(rng.integers(task.shown)) if kind != "picture_in_picture" else 0
@@ -349,6 +354,11 @@ class _Task:
 
     def fail(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
+
+
+def _opens(name: str, pictures: Pictures | None) -> bool:
+    """Whether a picture can be opened, by its head."""
+    return pictures is not None and not described(pictures.get(name)).problem
 
 
 def _asks_about_it(message: Message) -> bool:
