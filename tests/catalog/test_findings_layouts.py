@@ -202,6 +202,8 @@ def test_completions_with_a_rank_in_the_objects(tmp_path):
 def test_known_verdicts():
     _, rows = look(FOLDER / "L22m_pku.jsonl")
     assert [said(r["chosen"])[:14] for r in rows] == ["assistant: Yes"] * 4
+    assert {r["safety_prefers"] for r in rows} == {"rejected"}
+    assert {r["chosen_score_safe"] for r in rows} == {1.0}
     seen, rows = look(FOLDER / "L21j_shp.jsonl")
     labels = [json.loads(line) for line in (FOLDER / "L21j_shp.jsonl").open()]
     right = [r["human_ref_A"] if r["labels"] else r["human_ref_B"] for r in labels]

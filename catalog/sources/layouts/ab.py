@@ -49,10 +49,10 @@ def folded(value: object) -> str:
     return text.removesuffix(".0")
 
 
-def _better(values: Mapping[str, str]) -> pl.Expr:
-    """`a`, `b` or `tie` by the verdict; null where it has another value."""
+def _meaning(column: str, values: Mapping[str, str]) -> pl.Expr:
+    """`a`, `b` or `tie` by a verdict; null where it has another value."""
     known = {folded(value): meaning for value, meaning in values.items()}
-    verdict = pl.col("verdict").str.to_lowercase().str.strip_chars().str.strip_suffix(".0")
+    verdict = pl.col(column).str.to_lowercase().str.strip_chars().str.strip_suffix(".0")
     return verdict.replace_strict(known, default=None, return_dtype=pl.String)
 
 
@@ -60,7 +60,7 @@ def _by_verdict(values: Mapping[str, str], frame: pl.DataFrame, around: Surround
     """Order the answers by the verdict's meaning; scores go with their answers."""
     meant = around.values or values
     better, verdict = pl.col("_better"), pl.col("verdict")
-    draft = _sided(frame.with_columns(_better=_better(meant)), better == A)
+    draft = _sided(frame.with_columns(_better=_meaning("verdict", meant)), better == A)
     known = ", ".join(meant)
     column = around.names.get("verdict", "the verdict")
     rules: tuple[Rule, ...] = (
@@ -255,14 +255,56 @@ AB = Layout(
     paired=(("a", "b"), ("model_a", "model_b"), ("grade_a", "grade_b")),
     example={"prompt": "Why?", "a": "Because.", "b": "No.", "verdict": "a"},
 )
-KNOWN = (
-    _known(
-        "pku-saferlhf",
-        fields_of(("prompt",), ("response_0",), ("response_1",), ("better_response_id",)),
-        {"0": A, "1": B},
-        "prompt, response_0, response_1 and better_response_id (PKU-SafeRLHF)",
-        {"prompt": "Why?", "response_0": "Because.", "response_1": "No.", "better_response_id": 0},
+_SAFE = tuple(Field(f"_safe_{i}", Kind.FLAG, (f"is_response_{i}_safe",), False) for i in (0, 1))
+
+
+def _pku(frame: pl.DataFrame, around: Surroundings) -> Draft:
+    """What is said of response 0 and 1 goes with the answer that it is said of."""
+    draft = _by_verdict(_ZERO_ONE, frame, around)
+    first = (pl.col("_better") == A).fill_null(value=False)
+    safer = _meaning("_safer", _ZERO_ONE)
+    chosen = pl.when(first).then(pl.lit(A)).otherwise(pl.lit(B))
+    frame = draft.frame.with_columns(
+        pl.when(first).then("_safe_0").otherwise("_safe_1").alias("chosen_score_safe"),
+        pl.when(first).then("_safe_1").otherwise("_safe_0").alias("rejected_score_safe"),
+        safety_prefers=pl.when(safer == chosen)
+        .then(pl.lit("chosen"))
+        .when(safer.is_not_null())
+        .then(pl.lit("rejected")),
+    )
+    return Draft(frame, draft.rejects, draft.notes)
+
+
+_ZERO_ONE = {"0": A, "1": B}
+PKU = Layout(
+    name="pku-saferlhf",
+    shape=Shape.PAIRS,
+    fields=(
+        *fields_of(("prompt",), ("response_0",), ("response_1",), ("better_response_id",)),
+        Field("_safer", Kind.PLAIN, ("safer_response_id",), required=False),
+        *_SAFE,
     ),
+    build=_pku,
+    about="prompt, response_0, response_1 and better_response_id, and what is said of their safety "
+    "(PKU-SafeRLHF)",
+    when=partial(_says, _ZERO_ONE),
+    carries=(
+        *_SCORES,
+        Made("chosen_score_safe", of="_safe_0"),
+        Made("rejected_score_safe", of="_safe_1"),
+        Made("safety_prefers", pl.String(), of="_safer"),
+    ),
+    paired=(("model_a", "model_b"), ("grade_a", "grade_b")),
+    example={
+        "prompt": "Why?",
+        "response_0": "Because.",
+        "response_1": "No.",
+        "better_response_id": 0,
+        "safer_response_id": 0,
+    },
+)
+KNOWN = (
+    PKU,
     _known(
         "shp",
         fields_of(("history",), ("human_ref_A",), ("human_ref_B",), ("labels",)),

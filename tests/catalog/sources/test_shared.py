@@ -195,3 +195,47 @@ def test_block_size_changes_nothing():
     whole = pl.concat([b.rows for b in source.read(source.files[0])])
     small = pl.concat([b.rows for b in source.read(source.files[0], block_rows=7)])
     assert whole.equals(small)
+
+
+def records_of(path):
+    with gzip.open(path, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def test_verdicts_of_public_sets_agree_with_their_records():
+    path = HUMAN / "qa_feedback.jsonl.gz"
+    pairs = [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
+    right = set()
+    for n, record in enumerate(records_of(path), 1):
+        for code, two in zip(record["preference"], pairs, strict=True):
+            if code:
+                better, worse = two if code == 1 else two[::-1]
+                texts = (record[f"prediction {k}"] for k in (better, worse))
+                right.add((f"{path.name}:{n}#{two[0]}.{two[1]}", *texts))
+    _, blocks = all_blocks(path)
+    rows = pl.concat([b.rows for b in blocks]).select("source_id", "chosen", "rejected").to_dicts()
+    read = {(r["source_id"], r["chosen"][0]["content"], r["rejected"][0]["content"]) for r in rows}
+    assert read == right
+    ukp = HUMAN / "ukp_convarg_pairs.parquet"
+    _, blocks = all_blocks(ukp)
+    chosen = pl.concat([b.rows for b in blocks])["chosen"].list.first().struct.field("content")
+    table = pl.read_parquet(ukp)
+    better = table.select(pl.when(pl.col("label") == "a1").then("a1").otherwise("a2"))
+    assert chosen.to_list() == better.to_series().to_list()
+
+
+def test_scores_of_public_sets_agree_with_their_records():
+    reviews = SHARED / "preference_judge" / "vicuna_gpt4_reviews.jsonl.gz"
+    lines = dict(enumerate(records_of(reviews), 1))
+    _, blocks = all_blocks(reviews)
+    for row in pl.concat([b.rows for b in blocks]).to_dicts():
+        record = lines[int(row["source_id"].split(":")[1])]
+        first, second = map(float, record["text"].split("\n")[0].replace(",", " ").split())
+        assert row["margin"] == abs(first - second)
+        better = record["answer_1"] if first > second else record["answer_2"]
+        assert row["chosen"][0]["content"] == better
+        assert row["chosen_model"] == record["model_1" if first > second else "model_2"]
+    judged = SHARED / "preference_judge" / "arena_bench_judgments.parquet"
+    _, blocks = all_blocks(judged)
+    rows = pl.concat([b.rows for b in blocks])
+    assert rows["score_overall"].to_list() == pl.read_parquet(judged)["score"].to_list()
