@@ -9,6 +9,7 @@ import yaml
 
 from catalog.manifest import Manifest, StageRecord
 from catalog.sources.account import account_lines
+from prefactory.measures import judge_watch
 
 SIZES = (
     (1_000, "n<1K"),
@@ -30,6 +31,10 @@ def card(manifest: Manifest) -> str:
     parts = [
         "---\n" + yaml.safe_dump(_front(manifest, main), sort_keys=False) + "---\n",
         f"# {manifest.name} {manifest.version}\n",
+        *(
+            f"> **Warning:** {html.escape(s, quote=False)}\n"
+            for s in judge_watch.failed(manifest.stages)
+        ),
         html.escape(manifest.description, quote=False),
         f"Content digest `{manifest.content_digest}`, recipe `{manifest.recipe_fingerprint}`, "
         f"seed {manifest.seed}.\n",

@@ -35,6 +35,7 @@ from prefactory.errors import CatalogError, DataError
 from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.identity import differences, fingerprint
 from prefactory.images.marks import unbind
+from prefactory.measures import judge_watch
 from prefactory.shards import Shard, View, in_order, load_prompts
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
@@ -75,9 +76,15 @@ def publish(
 
     Raises:
         CatalogError: if the recipe's explicit version exists with other content or another recipe.
-        DataError: if there is nothing to publish.
+        DataError: if there is nothing to publish, or a judge did not judge and the recipe does not
+            say `failed_judges`.
     """
     head = result.recipe.head
+    if not head.publish.failed_judges and (failed := judge_watch.failed(result.stages)):
+        raise DataError(
+            "\n".join(failed) + "\nso nothing is published; what was computed is kept. To publish "
+            "it with a banner all the same: publish.failed_judges=true"
+        )
     payload = result.recipe.payload(result.source_identities)
     catalog.root.mkdir(parents=True, exist_ok=True)
     sweep(catalog.root)

@@ -23,6 +23,7 @@ NOT_IDENTITY: dict[str, str] = {
     "threads": "how many cores a step uses",
     "workers": "how many shards are in work at a time",
     "shard_rows": "how the table is cut; rows are ordered by id, never by shard",
+    "max_invalid": "whether what a judge says may be published, not what it says",
     "timeout_s": "how long we wait, not what we get",
     "retries": "how often we ask again after a fault",
     "max_concurrency": "how many requests are in flight",

@@ -37,6 +37,8 @@ class Publish(BaseModel):
         test_fraction: share of prompt groups in the test split, in [0, 1).
         near_duplicates: keep near-duplicate prompts on one side of the split.
         report_rows: how many pairs the report shows.
+        failed_judges: publish labels of judges that do not judge (one answer for everything, too
+            many unusable ones; see docs/judges.md), with a banner; else the run ends before it.
         pays: whether a run that selects pairs measures what that gains (see docs/catalog.md).
     """
 
@@ -45,6 +47,7 @@ class Publish(BaseModel):
     test_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     near_duplicates: bool = True
     report_rows: int = Field(default=60, ge=0, le=1000)
+    failed_judges: bool = False
     pays: bool = True
 
 
@@ -125,7 +128,9 @@ class Recipe:
         return {
             "name": self.head.name,
             "seed": self.head.seed,
-            "publish": self.head.publish.model_dump(exclude={"report_rows", "pays"}),
+            "publish": self.head.publish.model_dump(
+                exclude={"report_rows", "pays", "failed_judges"}
+            ),
             "sources": sorted(source_identities, key=fingerprint),
             "steps": [{"label": p.label, **p.step.identity()} for p in self.steps],
         }

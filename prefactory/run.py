@@ -6,6 +6,7 @@ Prefect flow in `pipelines`. A finished output is never made again, whatever end
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
@@ -21,6 +22,7 @@ from prefactory.extras import missing
 from prefactory.folders import sweep
 from prefactory.identity import fingerprint
 from prefactory.images.marks import bind
+from prefactory.measures import judge_watch
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import Delta, Part, Shard, View, cut, gather, load, without_copies
@@ -39,6 +41,8 @@ from prefactory.stages import (
 from prefactory.step import Filter, Generator, Labeler, State, Step
 from prefactory.store import Record, Store
 from prefactory.tables import Shape, cast_to
+
+_LOG = logging.getLogger(__name__)
 
 
 def execute(
@@ -134,10 +138,13 @@ class _Run:
             )
         self.stages.append(stage)
         self.options.on_stage(stage)
+        for sentence in judge_watch.failed([stage]):
+            _LOG.warning("%s", sentence)
         if stage.rows_out == 0:
             raise DataError(
                 f"no row is left after {stage.label}, so nothing is published; it dropped "
                 + (", ".join(f"{n:,} for {r}" for r, n in stage.reasons.items()) or "nothing")
+                + "".join(f"\n{sentence}" for sentence in judge_watch.failed(self.stages))
             )
 
     def ensure(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
@@ -315,6 +322,7 @@ class _Run:
                 columns = apply_labeler(step, ctx.step, table, shape, ctx)
                 writer.table("columns", columns)
                 writer.info["notes"] = ledger.unlabelled(columns)
+                writer.info["watch"] = step.watch(table, columns)
                 return
             elif isinstance(step, Generator):
                 notes: dict[str, int] = {}
@@ -336,6 +344,8 @@ class _Run:
     ) -> list[Shard]:
         if planned.kind != "filter":
             stage.notes = ledger.add_counts([r.info.get("notes", {}) for r in records])
+            if watched := judge_watch.merged([r.info.get("watch", []) for r in records]):
+                stage.info["watch"] = watched
         if planned.kind == "labeler":
             return [
                 s.with_delta(Delta("columns", k), s.rows, planned.adds)

@@ -14,6 +14,7 @@ from catalog.report import charts, judges, labels, read, samples, scores, stages
 from catalog.report.charts import Series
 from catalog.versions import read_manifest
 from prefactory.errors import PrefactoryError
+from prefactory.measures import judge_watch
 from prefactory.pages import wording
 from prefactory.pages.page import environment, render
 from prefactory.tables import SCORE, SIDES, Shape
@@ -62,6 +63,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         tables=tables,
         main=main,
         scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
+        failed_judges=judge_watch.failed(steps),
         judges=judges.read(main["saved"], steps) if main else [],
         labels=labels.read(steps),
         trees=trees,

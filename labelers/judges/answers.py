@@ -12,10 +12,16 @@ from labelers.judges.poll import MOST_ANSWERS, Judging
 from labelers.judges.votes import VOTES, nested, outcomes
 from prefactory.context import Context
 from prefactory.measures.judge_report import vote_report
+from prefactory.measures.judge_watch import of_triples
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape, canonical_order, with_ids
 
-_PART: dict[str, pl.DataType] = {"prompt_id": pl.String(), "answers": pl.Int64(), **VOTES}
+_PART: dict[str, pl.DataType] = {
+    "prompt_id": pl.String(),
+    "answers": pl.Int64(),
+    "ids": pl.List(pl.String()),
+    **VOTES,
+}
 
 
 class Judge(Judging, Generator):
@@ -111,7 +117,7 @@ class Judge(Judging, Generator):
         questions = asked.join(shown, on="question", how="left", maintain_order="left")
         questions = questions.join(prompts, on="prompt_id", how="left", maintain_order="left")
         votes = self.poll(questions, ctx)
-        facts = asked.select("question", "prompt_id", answers=_size())
+        facts = asked.select("question", "prompt_id", "ids", answers=_size())
         joined = votes.join(facts, on="question", how="left", maintain_order="left")
         return joined.select(list(_PART)).sort("prompt_id", "question", "judge", "round")
 
@@ -128,8 +134,21 @@ class Judge(Judging, Generator):
         """
         info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
         info |= vote_report(parts)
+        info["watch"] = self.watched(parts)
+        if self.mode == "pairwise" and len(self.judge) == 1:
+            info["watch"][0] |= of_triples(self._beaten(parts))
         self.warn_of_bias(info)
         return State({"votes": parts}, info)
+
+    def _beaten(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """Who beat whom by all votes: `prompt_id`, `chosen_id`, `rejected_id`."""
+        asked = parts.select("question", "prompt_id", "answers", "ids").unique(
+            "question", keep="first", maintain_order=True
+        )
+        facts = asked.select("question", planned=self.planned(pl.col("answers")))
+        decided = outcomes(parts, facts, self.rules()).join(asked, on="question")
+        rows = pl.int_ranges(pl.col("answers")).alias("rows")
+        return about.edges(decided.with_columns(rows))
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Count the votes, and pair the answers of a table.

@@ -10,7 +10,7 @@ from labelers.judges import questions as about
 from labelers.judges.poll import Judging
 from labelers.judges.votes import TIE, nested, outcomes
 from prefactory.context import Context
-from prefactory.measures.judge_report import judge_report
+from prefactory.measures.judge_report import judge_report, votes_of
 from prefactory.step import Asks, Labeler, Scope, State
 from prefactory.tables import Shape
 
@@ -73,6 +73,7 @@ class JudgePairs(Judging, Labeler):
         """
         info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
         info |= judge_report(parts, self.name)
+        info["watch"] = self.watched(votes_of(parts, self.name))
         self.warn_of_bias(info)
         return State({"judged": parts}, info)
 

@@ -29,6 +29,7 @@ from prefactory.context import Context
 from prefactory.engines.base import Conversation, Failure, SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.identity import fingerprint, identity_of
+from prefactory.measures import judge_watch
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks
 from prefactory.tables import SIDES
@@ -75,6 +76,8 @@ class Judging(Prompted, Asking):
             the others from the second time on.
         agreement: least share of the valid votes (by weight) for the winner, above 0.
         min_valid: least share of the planned votes that must be valid.
+        max_invalid: share of a judge's answers that may be unusable, of all questions: above it,
+            nothing is published by default (see `prefactory.measures.judge_watch`).
         ties: whether a judge may say that no answer is better.
         strength: ask how much better (`A>>B`, `A>B`, `A=B`, ...) of two answers.
         strong_weight: how many votes a strong verdict counts (arena-hard counts 3).
@@ -111,6 +114,7 @@ class Judging(Prompted, Asking):
     rounds: int = Field(default=1, ge=1)
     agreement: float = Field(default=0.6, gt=0, le=1)
     min_valid: float = Field(default=0.5, ge=0, le=1)
+    max_invalid: float = Field(default=judge_watch.MAX_INVALID, ge=0, le=1)
     ties: bool = True
     strength: bool = False
     strong_weight: int = Field(default=3, ge=1)
@@ -164,10 +168,10 @@ class Judging(Prompted, Asking):
             The votes, columns `judge_votes.VOTES`.
         """
         ballots = self._ballots(questions, ctx)
-        facts = questions.select(
-            "question", planned=self.planned(pl.col("ids").list.len().cast(pl.Int64))
-        )
+        answers = pl.col("ids").list.len().cast(pl.Int64)
+        facts = questions.select("question", answers=answers, planned=self.planned(answers))
         votes, number = no_votes(), 0
+        said: set[str] = set()
         faults: list[Counter[str]] = [Counter() for _ in self.judge]
         while ballots:
             cast = []
@@ -175,6 +179,7 @@ class Judging(Prompted, Asking):
                 cast += self._round(judge, number, ballots, ctx, faults[judge])
             new = pl.DataFrame(cast, schema=VOTES, orient="row")
             votes, number = pl.concat([votes, new]), number + 1
+            self._say(votes, facts, said)
             ballots = [b for b in ballots if number < len(b.answers) * self.rounds]
             if self.early_stop and ballots:
                 done = facts.filter(settled(votes, facts, self.rules()))["question"]
@@ -184,19 +189,34 @@ class Judging(Prompted, Asking):
             _warn(self.judge[judge].model, fault_counts)
         return votes
 
+    def watched(self, votes: pl.DataFrame) -> list[judge_watch.Watched]:
+        """What `prefactory.measures.judge_watch` counts of votes, judge by judge."""
+        return judge_watch.of_votes(votes, [judge.model for judge in self.judge])
+
+    def _say(self, votes: pl.DataFrame, facts: pl.DataFrame, said: set[str]) -> None:
+        """Tell of judges that do not judge while they are still asked, once each."""
+        counted = votes.join(facts.select("question", "answers"), on="question", how="left")
+        for own in self.watched(counted):
+            found = judge_watch.problems([own], self.max_invalid)
+            if found and own["judge"] not in said:
+                said.add(own["judge"])
+                _LOG.warning("%s", found[0])
+
     def warn_of_bias(self, info: Mapping[str, Any]) -> None:
-        """Say which judges go by the place of an answer.
+        """Say which judges lean to a place, though not so far that `judge_watch` tells of them.
 
         Args:
-            info: of `prefactory.measures.judge_report.vote_report`.
+            info: of `prefactory.measures.judge_report.vote_report`, with `watch`.
         """
         for number, report in enumerate(info.get("judges", [info])):
             place = report["position"]
             if place["bias"] is None or place["bias"] < BIASED or place["p_value"] > BY_CHANCE:
                 continue
+            if judge_watch.problems([info["watch"][number]], self.max_invalid):
+                continue
             worst = max(place["places"], key=lambda p: abs(p["share"] - 1 / p["answers"]))
             _LOG.warning(
-                "judge %s goes by the place: %.0f%% of its votes among %d answers are for place "
+                "judge %s leans to a place: %.0f%% of its votes among %d answers are for place "
                 "%d, where %.0f%% would be fair",
                 self.judge[number].model,
                 100 * worst["share"],

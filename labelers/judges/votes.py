@@ -63,13 +63,18 @@ def count(votes: pl.DataFrame, questions: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The questions with `leader` (the answer of greatest weight, `TIE` or null; of several the
         lowest number), its weight `lead`, that of the next `second`, of all `total`; in how many
-        `places` the leader stood when it won; `asked` and `valid` votes; all Int64 and 0 without
-        votes; and `faults`, "http_500 2, unparseable 1" or null.
+        `places` the leader stood when one judge named it, of the judge with most; `asked` and
+        `valid` votes; all Int64 and 0 without votes; and `faults`, "http_500 2, unparseable 1" or
+        null.
     """
-    options = (
+    own = (
         votes.filter(pl.col("answer").is_not_null())
-        .group_by("question", "answer")
+        .group_by("question", "judge", "answer")
         .agg(pl.col("weight").sum(), places=pl.col("place").n_unique(), votes=pl.len())
+    )
+    options = (
+        own.group_by("question", "answer")
+        .agg(pl.col("weight", "votes").sum(), pl.col("places").max())
         .sort("question", "weight", "answer", descending=[False, True, False])
     )
     weight = pl.col("weight").cast(pl.Int64)
@@ -133,8 +138,9 @@ def outcomes(votes: pl.DataFrame, questions: pl.DataFrame, rules: Rules) -> pl.D
     """Decide questions by their votes.
 
     An answer wins if it alone has the greatest weight, that weight is at least `agreement` of the
-    valid votes' weight, enough of the planned votes are valid, and it won in two places at least:
-    so votes that follow the place and not the answer decide nothing, whatever faults thin them out.
+    valid votes' weight, enough of the planned votes are valid, and one judge named it in two places
+    at least: so judges that follow the place and not the answer decide nothing, however many they
+    are and whatever faults thin their votes out.
 
     Args:
         votes: of all questions.

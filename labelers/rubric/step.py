@@ -21,6 +21,8 @@ from prefactory.asking.forms import folded
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.forms import folded
+from prefactory.measures import judge_watch
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler
 from prefactory.tables import SCORE, Shape
@@ -31,6 +33,7 @@ RUBRIC: pl.DataType = pl.List(
 )
 """Dtype of a column with a rubric for each row."""
 
+_UNASKED = ["no_reference", "no_rubric", "bad_rubric"]
 VERDICTS: pl.DataType = pl.List(pl.Struct({"id": pl.String, "rating": pl.Float64}))
 
 
@@ -74,6 +77,8 @@ class Rubric(Prompted, Asking, Labeler):
         reference: String column with an answer of the best rating; a row without one is not
             scored, since its ratings would not compare.
         details: add `detail_<name>` (String): what exactly was wrong.
+        max_invalid: share of the judge's answers that may be unusable: above it nothing is
+            published by default (see `prefactory.measures.judge_watch`).
 
     Example:
         - labelers.Rubric:
@@ -107,6 +112,7 @@ class Rubric(Prompted, Asking, Labeler):
     min_samples: int = Field(default=1, ge=1)
     reference: str | None = Field(default=None, min_length=1)
     details: bool = False
+    max_invalid: float = Field(default=judge_watch.MAX_INVALID, ge=0, le=1)
 
     @field_validator("criteria", mode="before")
     @classmethod
@@ -215,6 +221,21 @@ class Rubric(Prompted, Asking, Labeler):
         rated = grader.rated(questions)
         columns = self._columns(table, questions, rated)
         return pl.DataFrame(columns, schema=self.adds(Shape.RESPONSES))
+
+    def watch(self, table: pl.DataFrame, columns: pl.DataFrame) -> list[judge_watch.Watched]:
+        """What `prefactory.measures.judge_watch` counts of the ratings."""
+        parts = []
+        prefixes = ("",) if f"reason_{self.name}" in columns.columns else ("chosen_", "rejected_")
+        for prefix in prefixes:
+            reasons = columns[f"{prefix}reason_{self.name}"]
+            asked = ~reasons.is_in(_UNASKED).fill_null(value=False)
+            rows = columns.filter(asked)
+            scores = {o: rows[f"{prefix}{SCORE}{o}"] for o in self.objectives}
+            if self.criteria or self.rubric is not None:
+                scores = {self.name: scores[self.name]} if self.name in scores else scores
+            prompts, why = table["prompt_id"].filter(asked), reasons.filter(asked)
+            parts.append([judge_watch.of_ratings(self.judge.model, prompts, why, scores)])
+        return judge_watch.merged(parts)
 
     def _questions(self, table: pl.DataFrame) -> list[Question]:
         """What is asked about each row, or why nothing is."""

@@ -277,6 +277,15 @@ class Labeler(Step, abstract=True):
         """Return the new columns only, same height and order as the table."""
         raise NotImplementedError
 
+    def watch(self, table: pl.DataFrame, columns: pl.DataFrame) -> list[dict[str, Any]]:
+        """Counts about the judges that were asked (`prefactory.measures.judge_watch`), if any.
+
+        Args:
+            table: a shard.
+            columns: what `label` returned for it; on PAIRS that were taken apart by side.
+        """
+        return []
+
 
 class Generator(Step, abstract=True):
     """Rows arrive. Promise: unique ids, and every row names its parents.

@@ -134,8 +134,8 @@ def test_a_judge_that_goes_by_the_place_is_told_of(caplog):
     j.labelled(step(j.good, j.always_a, early_stop=False), MANY)
     told = [r.message for r in caplog.records]
     assert told == [
-        "judge scripted goes by the place: 100% of its votes among 2 answers are for place 1, "
-        "where 50% would be fair"
+        "the judge scripted goes by the place: 40 of 40 votes are for place 1, "
+        "whatever stands there"
     ]
 
 
