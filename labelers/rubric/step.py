@@ -21,7 +21,6 @@ from prefactory.asking.forms import folded
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
-from prefactory.forms import folded
 from prefactory.measures import judge_watch
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler
