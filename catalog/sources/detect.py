@@ -15,7 +15,16 @@ import polars as pl
 from catalog.sources.account import EMPTY, Account, Bears, bears_on, is_in, is_short, refusal, words
 from catalog.sources.chunks import Record
 from catalog.sources.columns import Path, value_at
-from catalog.sources.fields import CONVERSATIONS, Field, Kind, accepts, from_text, is_number, spoken
+from catalog.sources.fields import (
+    CONVERSATIONS,
+    SPEAKER,
+    Field,
+    Kind,
+    accepts,
+    from_text,
+    is_number,
+    spoken,
+)
 from catalog.sources.guess import MAX_VALUES, Guess, guess_ab, meaning_of, offer
 from catalog.sources.layouts import LAYOUTS
 from catalog.sources.layouts.ab import MEANINGS, folded
@@ -763,7 +772,7 @@ def _misfits(sample: Sample) -> str:
             values = (
                 sample.raw(name) if name in ("prompt", "chosen", "rejected", "response") else []
             )
-            if not values or field.kind not in CONVERSATIONS or _is(field, (name,), sample):
+            if not values or field.kind not in SPEAKER or _is(field, (name,), sample):
                 continue
             types = sorted({_TYPES.get(type(v), type(v).__name__) for v in values})
             told[name] = f"{name} holds {' and '.join(types)}, not text or messages"

@@ -181,13 +181,19 @@ def plain_of(value: object) -> str | None:
 
 
 def marks_of(values: object) -> list[float | None] | None:
-    """Read true and + as 1, false and - as 0, numbers as they are; None if one is nothing such."""
+    """Read true and + as 1, false and - as 0, numbers (also in texts); None if one is none such.
+
+    A null among them stays null.
+    """
     if not isinstance(values, list):
         return None
-    marks = [_SIGNS.get(v.strip()) if isinstance(v, str) else v for v in values]
-    if any(m is None or not isinstance(m, int | float) for m in marks):
-        return None
-    return [float(m) for m in marks if m is not None]
+    marks = [_mark_of(v) if isinstance(v, str) else v for v in values]
+    known = (v is None or isinstance(m, int | float) for v, m in zip(values, marks, strict=True))
+    return [None if m is None else float(m) for m in marks] if all(known) else None
+
+
+def _mark_of(text: str) -> float | None:
+    return _SIGNS.get(text.strip(), number_of(text))
 
 
 _SIGNS = {"+": 1.0, "-": 0.0}

@@ -174,9 +174,10 @@ def test_grades_of_another_length_are_refused_and_null_grades_stay_null(tmp_path
         {"prompt": "q", "responses": ["1", "2"], "scores": [1, None]},
         {"prompt": "q", "responses": ["1", "2"], "scores": [1]},
         {"prompt": "q", "responses": [], "scores": []},
+        {"prompt": "r", "responses": ["1", "2"], "scores": ["0.5", "2"]},
     )
     seen, rows = look(path)
-    assert [r["score_overall"] for r in rows] == [1.0, None]
+    assert [r["score_overall"] for r in rows] == [1.0, None, 0.5, 2.0]
     assert seen.rejected == {"wrong_type": 2, "missing_field": 1}
 
 

@@ -27,7 +27,9 @@ _ANSWERS = Field("answers", Kind.ANSWERS, MANY_ANSWERS)
 _MODELS = Field(
     "models",
     Kind.TEXTS,
-    inside(("generation_models", "models", "model_names", "generators", "order"), ("model",)),
+    inside(
+        ("generation_models", "generation_model", "models", "model_names", "generators"), ("model",)
+    ),
     required=False,
 )
 _NO_ANSWER: Rule = (
@@ -189,13 +191,13 @@ def _form(
 
 _GRADES = Field(
     "grades",
-    Kind.NUMBERS,
+    Kind.MARKS,
     inside(
         ("ratings", "rating", "scores", "score", "rewards", "reward", "grades"),
         ("score", "rating", "reward", "grade", "overall_score", "pm_score"),
     ),
 )
-_RANKS = Field("ranks", Kind.NUMBERS, inside(("ranks", "rank"), ("rank",)))
+_RANKS = Field("ranks", Kind.MARKS, inside(("ranks", "rank"), ("rank",)))
 PLAIN = Layout(
     name="answers",
     shape=Shape.RESPONSES,
