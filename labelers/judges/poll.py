@@ -82,7 +82,8 @@ class Judging(Prompted, Asking):
         strength: ask how much better (`A>>B`, `A>B`, `A=B`, ...) of two answers.
         strong_weight: how many votes a strong verdict counts (arena-hard counts 3).
         rationale: let the judge give its reasons before its verdict.
-        form: verdicts in double brackets, or as a JSON object (by schema, if `guided`).
+        form: verdicts in double `brackets`, or as a `json` object (by schema, if `guided`); `auto`
+            takes JSON where the judge's engine enforces a schema and `guided` hands it one.
         early_stop: stop asking as soon as no further vote can change the winner. False asks every
             order of every question, so that statistics of the votes have no gaps.
         name: prefix of the new columns.
@@ -119,7 +120,7 @@ class Judging(Prompted, Asking):
     strength: bool = False
     strong_weight: int = Field(default=3, ge=1)
     rationale: bool = False
-    form: Literal["brackets", "json"] = "brackets"
+    form: Literal["auto", "brackets", "json"] = "auto"
     early_stop: bool = True
     name: str = Field(default="judge", pattern=r"^[a-z][a-z0-9_]*$")
 
@@ -256,6 +257,8 @@ class Judging(Prompted, Asking):
     ) -> list[tuple[Any, ...]]:
         """One judge's votes on all open questions in the ordering with a number."""
         asker = self.asker(ctx, self.judge[judge])
+        enforced = self.guided and self.judge[judge].enforces_schemas
+        json = self.form == "json" or (self.form == "auto" and enforced)
         cast: list[tuple[Any, ...]] = []
         for size in sorted({len(b.answers) for b in ballots}):
             asked = [b for b in ballots if len(b.answers) == size]
@@ -263,9 +266,9 @@ class Judging(Prompted, Asking):
             pairs = zip(asked, shown, strict=True)
             schema = verdicts.schema(size, self.ties, self.strength, self.rationale)
             replies = asker.each(
-                [self._conversation(b, order) for b, order in pairs],
+                [self._conversation(b, order, json) for b, order in pairs],
                 partial(verdicts.verdict_of, n=size, ties=self.ties, strength=self.strength),
-                schema if self.form == "json" else None,
+                schema if json else None,
                 salts=[str(number)] * len(asked),
             )
             for ballot, order, (reply,) in zip(asked, shown, replies, strict=True):
@@ -284,7 +287,7 @@ class Judging(Prompted, Asking):
         weight = self.strong_weight if reply.value.strong else 1
         return place, TIE if place is None else order[place], weight, None
 
-    def _conversation(self, ballot: _Ballot, order: list[int]) -> Conversation:
+    def _conversation(self, ballot: _Ballot, order: list[int], json: bool) -> Conversation:
         answers = [ballot.answers[i] for i in order]
         options = verdicts.options(len(order), self.ties, self.strength)
         criteria = list(self.criteria)
@@ -299,7 +302,7 @@ class Judging(Prompted, Asking):
             ties=self.ties,
             strength=self.strength,
             rationale=self.rationale,
-            json=self.form == "json",
+            json=json,
         )
         system = self.render("system", criteria=criteria)
         turns = [{"role": "system", "content": system}] if system else []

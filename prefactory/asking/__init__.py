@@ -62,6 +62,16 @@ class Answer(Generic[T]):
     attempts: int
 
 
+PROBE = 20
+"""Answers that are asked again first where none of so many or more had the right form."""
+WARMER = 0.3
+"""What each correction adds to a temperature below 1: at 0 it would be the same text again."""
+QUOTED = 200
+"""Characters of a refused answer that its correction quotes, of its last line."""
+GUIDED_HINT = "if the server takes no JSON schemas, set guided: false"
+_REFUSED = ("http_400", "http_422")
+
+
 @dataclass
 class _Open(Generic[T]):
     """One sample that has no parsed answer yet."""
@@ -71,8 +81,10 @@ class _Open(Generic[T]):
     conversation: list[Message]
     row_id: str
     outcome: Answer[T] | Failure | None = None
+    error: str = ""
+    said: str = ""
 
-    def settle(self, result: Result, parse: Callable[[str], T], attempt: int, last: bool) -> None:
+    def settle(self, result: Result, parse: Callable[[str], T], attempt: int) -> None:
         """Keep a parsed value or a failure; else prepare the next question."""
         if isinstance(result, Failure):
             self.outcome = result
@@ -80,13 +92,17 @@ class _Open(Generic[T]):
         try:
             self.outcome = Answer(parse(result.text), result, attempt)
         except ValueError as error:
-            if last:
-                detail = f"{error} (asked {attempt} times; last answer: {result.text[:200]!r})"
-                self.outcome = Failure("unparseable", detail)
+            self.error, self.said = str(error), result.text
+            lines = storable(result.text).strip().splitlines() or [""]
             self.conversation += [
-                {"role": "assistant", "content": result.text},
-                {"role": "user", "content": str(error)},
+                {"role": "assistant", "content": lines[-1].strip()[-QUOTED:]},
+                {"role": "user", "content": self.error},
             ]
+
+    def give_up(self, asked: str) -> None:
+        """End as unparseable."""
+        detail = f"{self.error} ({asked}; last answer: {self.said[:200]!r})"
+        self.outcome = Failure("unparseable", detail)
 
 
 def ask(
@@ -99,9 +115,12 @@ def ask(
 ) -> list[list[Answer[T] | Failure]]:
     """Generate and parse; an answer that `parse` refuses is asked again.
 
-    The refused answer and the message of the error are appended to the conversation as an
-    assistant and a user turn. Corrections of all rows go out together, so they cost as many rounds
-    as `attempts`, not as many as rows.
+    The last line of the refused answer (`QUOTED` characters at most) and the message of the error
+    are appended to the conversation as an assistant and a user turn; each correction is drawn a
+    little warmer than what was asked before (`WARMER`, up to 1). Corrections of all rows go out
+    together, so they cost as many rounds as `attempts`, not as many as rows. Where none of `PROBE`
+    or more answers had the right form, `PROBE` of them are corrected first; if that mends none, no
+    other is asked again.
 
     Args:
         engine: what answers.
@@ -120,21 +139,61 @@ def ask(
         base = fingerprint(list(conversations[row])) if row_ids is None else row_ids[row]
         for number, result in enumerate(results):
             sample: _Open[T] = _Open(row, number, list(conversations[row]), f"{base}/{number}")
-            sample.settle(result, parse, 1, attempts <= 1)
+            sample.settle(_hinted(result, sampling), parse, 1)
             samples.append(sample)
-    single = sampling.model_copy(update={"n": 1})
-    for attempt in range(2, attempts + 1):
-        again = [s for s in samples if s.outcome is None]
-        if not again:
-            break
-        ids = [f"{s.row_id}/{attempt}" for s in again]
-        replies = engine.generate([s.conversation for s in again], single, ids)
-        for sample, (result,) in zip(again, replies, strict=True):
-            sample.settle(result, parse, attempt, attempt == attempts)
+    again = [s for s in samples if s.outcome is None]
+    if len(again) == len(samples) >= PROBE and attempts > 1:
+        probe = sorted(again, key=lambda s: s.row_id)[:PROBE]
+        _correct(engine, probe, sampling, parse, attempts)
+        if not any(isinstance(s.outcome, Answer) for s in probe):
+            tried = f"asked once: {PROBE} that were asked {attempts} times did no better"
+            for sample in (s for s in again if s.outcome is None):
+                sample.give_up(tried)
+    _correct(engine, [s for s in again if s.outcome is None], sampling, parse, attempts)
     answers: list[list[Answer[T] | Failure]] = [[] for _ in conversations]
     for sample in samples:
         answers[sample.row].append(sample.outcome or Failure("no_answer", "never answered"))
     return answers
+
+
+def _correct(
+    engine: Engine,
+    samples: Sequence[_Open[T]],
+    sampling: Sampling,
+    parse: Callable[[str], T],
+    attempts: int,
+) -> None:
+    """Ask again about samples whose first answer was refused, until the last attempt."""
+    again = list(samples)
+    for attempt in range(2, attempts + 1):
+        if not again:
+            return
+        ids = [f"{s.row_id}/{attempt}" for s in again]
+        drawn = _warmer(sampling, attempt)
+        replies = engine.generate([list(s.conversation) for s in again], drawn, ids)
+        for sample, (result,) in zip(again, replies, strict=True):
+            sample.settle(result, parse, attempt)
+        again = [s for s in again if s.outcome is None]
+    for sample in again:
+        sample.give_up(f"asked {attempts} times")
+
+
+def _warmer(sampling: Sampling, attempt: int) -> Sampling:
+    """How a correction is drawn; what was drawn without a seed, at temperature 0, gets a fixed one.
+
+    So another seed of a recipe still pays for no greedy judge again.
+    """
+    first = sampling.temperature
+    temperature = max(first, round(min(first + WARMER * (attempt - 1), 1.0), 6))
+    seed = sampling.seed if first > 0 else 0
+    return sampling.model_copy(update={"n": 1, "temperature": temperature, "seed": seed})
+
+
+def _hinted(result: Result, sampling: Sampling) -> Result:
+    """A failure that may come of the JSON schema, with the way out."""
+    if isinstance(result, Failure) and sampling.json_schema and result.reason in _REFUSED:
+        return Failure(result.reason, f"{result.detail}; {GUIDED_HINT}")
+    return result
 
 
 # -- tasks on their way ------------------------------------------------------------------------

@@ -327,6 +327,9 @@ class EngineConfig(BaseModel):
     metered: ClassVar[bool] = False
     """Whether somebody may bill for its tokens."""
 
+    enforces_schemas: ClassVar[bool] = False
+    """Whether an answer is held to the JSON schema that its request has."""
+
     model: str
 
     @property

@@ -44,6 +44,7 @@ class Server(EngineConfig):
     """
 
     metered: ClassVar[bool] = True
+    enforces_schemas: ClassVar[bool] = True
 
     engine: Literal["server"] = "server"
     base_url: str

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,7 @@ class VLLM(EngineConfig):
         gpu_memory: share of the GPU's memory to take, 0 to 1. Not identity.
     """
 
+    enforces_schemas: ClassVar[bool] = True
     engine: Literal["vllm"] = "vllm"
     revision: str | None = None
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"

@@ -138,7 +138,7 @@ def _problems(own: Watched, max_invalid: float) -> Iterator[str]:
             why = ", ".join(f"{reason} {n:,}" for reason, n in own["faults"].items())
             yield (
                 f"{invalid:,} of {answers:,} answers of {judge} are unusable ({why}); "
-                f"max_invalid is {max_invalid:g}"
+                f"max_invalid is {max_invalid:g}{_hint(own['faults'])}"
             )
         if answers - invalid >= ANSWERS:
             yield from _one_answer(own, judge, answers - invalid)
@@ -150,6 +150,11 @@ def _problems(own: Watched, max_invalid: float) -> Iterator[str]:
     gold = own.get("gold", 0)
     if gold >= ANSWERS and own["gold_prompts"] >= PROMPTS and own["gold_agrees"] < GOLD * gold:
         yield f"{judge} agrees with {own['gold_agrees']:,} of {gold:,} gold rows; a coin with half"
+
+
+def _hint(faults: Mapping[str, int]) -> str:
+    refused = any(reason in ("http_400", "http_422") for reason in faults)
+    return "; if the server takes no JSON schemas, set guided: false" if refused else ""
 
 
 def _one_answer(own: Watched, judge: str, valid: int) -> Iterator[str]:

@@ -179,3 +179,59 @@ def test_ask_once():
     (row,) = ask(engine, [[user("1")]], Sampling(), number, attempts=1)
     assert row[0].reason == "unparseable"
     assert len(engine.rounds) == 1
+
+
+class Refuser(Engine):
+    """Says two lines without what is asked for; the wise one once it is warmer."""
+
+    def __init__(self, wise=False, failure=None):
+        self.requests, self.wise, self.failure = [], wise, failure
+
+    def run(self, requests, done):
+        for place, request in enumerate(requests):
+            self.requests.append(request)
+            text = "7" if self.wise and request.sampling.temperature > 0 else "x" * 999 + "\nno"
+            done(place, self.failure or Completion(text))
+
+
+def test_a_correction_quotes_a_line_and_is_drawn_otherwise():
+    engine = Refuser()
+    ask(engine, [[user("how many?")]], Sampling(temperature=0), number)
+    first, second, third = engine.requests
+    assert [r.sampling.temperature for r in engine.requests] == [0, 0.3, 0.6]
+    assert first.sampling.seed is None
+    assert second.sampling.seed is not None
+    assert second.conversation[1] == assistant("no")
+    assert len(third.conversation) == 5
+    assert max(len(m["content"]) for m in third.conversation) < 1200
+    ((answer,),) = ask(Refuser(wise=True), [[user("?")]], Sampling(temperature=0), number)
+    assert (answer.value, answer.attempts) == (7, 2)
+
+
+def test_what_is_warm_stays_as_warm():
+    engine = Refuser()
+    ask(engine, [[user("?")]], Sampling(temperature=0.9, seed=5), number)
+    assert [r.sampling.temperature for r in engine.requests] == [0.9, 1.0, 1.0]
+    engine = Refuser()
+    ask(engine, [[user("?")]], Sampling(temperature=1.5, seed=5), number)
+    assert {r.sampling.temperature for r in engine.requests} == {1.5}
+
+
+@pytest.mark.parametrize(("n", "calls"), [(19, 57), (20, 60), (100, 140)])
+def test_where_all_fail_it_stops_early(n, calls):
+    engine = Refuser()
+    found = ask(engine, [[user(str(i))] for i in range(n)], Sampling(), number)
+    assert {row[0].reason for row in found} == {"unparseable"}
+    assert len(engine.requests) == calls
+    wise = Refuser(wise=True)
+    found = ask(wise, [[user(str(i))] for i in range(n)], Sampling(temperature=0), number)
+    assert [row[0].value for row in found] == [7] * n
+
+
+def test_a_server_that_refuses_schemas_is_told_of():
+    refused = Failure("http_400", "response_format is not supported")
+    sampling = Sampling(json_schema={"type": "object"})
+    ((found,),) = ask(Refuser(failure=refused), [[user("?")]], sampling, number)
+    assert found.detail.endswith("set guided: false")
+    ((found,),) = ask(Refuser(failure=refused), [[user("?")]], Sampling(), number)
+    assert found == refused
