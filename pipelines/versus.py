@@ -25,6 +25,7 @@ SHOWN = 12
 EXAMPLES = 5
 VALUES = ("value", "policy", "domain")
 """Columns whose values are told apart, if pairs have one."""
+SYSTEM = "system message"
 
 
 def versus(
@@ -49,8 +50,9 @@ def versus(
     Returns:
         Plain data: `pairs` (rows of each, in both, turned round, only in one), `teaches` (see
         `prefactory.preferences.arms.Gains`, with a `sentence`), `longer_chosen`, `agreement` of
-        each score with the labels, `wins` by model, `shares` by source, value and system message,
-        and `examples`.
+        each score with the labels, `wins` of each model (of all pairs under `model`, and in each
+        source, value and system message), `shares` by source, value and system message, and
+        `examples`.
 
     Raises:
         DataError: one of them is empty or holds no pairs.
@@ -60,6 +62,9 @@ def versus(
             raise DataError(f"{name}: no pairs to compare; a table with chosen and rejected is")
     both = set(a["pair_id"]) & set(b["pair_id"])
     turned = _turned(a, b)
+    values = [name for name in VALUES if name in a.columns]
+    keys_a, keys_b = _keyed(a, values), _keyed(b, values)
+    groups = ["source", *values, SYSTEM]
     only_b = b.filter(~pl.col("pair_id").is_in(list(both)))
     gone = a.filter(~pl.col("pair_id").is_in(list(both)))
     return {
@@ -74,8 +79,11 @@ def versus(
         "teaches": teaches(a, b, judges, seed, vectors),
         "longer_chosen": {"a": longer(a), "b": longer(b)},
         "agreement": _agreements(a, b),
-        "wins": _wins(a, b),
-        "shares": _shares(a, b),
+        "wins": {
+            "model": _wins(keys_a, keys_b),
+            **{name: _wins(keys_a, keys_b, name) for name in groups},
+        },
+        "shares": {name: _shares(keys_a, keys_b, name) for name in groups},
         "examples": {
             "kept": _examples(b.filter(pl.col("pair_id").is_in(list(both)))),
             "dropped": _examples(gone),
@@ -166,47 +174,54 @@ def _agreements(a: pl.DataFrame, b: pl.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def _wins(a: pl.DataFrame, b: pl.DataFrame) -> list[dict[str, Any]]:
-    """Share of its pairs that each model wins in A and in B; pairs with itself do not count."""
-    found = [_model_wins(table) for table in (a, b)]
-    joined = found[0].join(found[1], on="model", how="full", coalesce=True, suffix="_b")
-    joined = joined.rename({"wins": "a", "wins_b": "b", "n": "n_a"})
-    rows = joined.sort(pl.col("n_a").fill_null(0), "model", descending=[True, False]).head(SHOWN)
-    return rows.with_columns(pl.col("a", "b").round(4)).to_dicts()
-
-
-def _model_wins(table: pl.DataFrame) -> pl.DataFrame:
-    models = [f"{side}_model" for side in SIDES]
-    empty = pl.DataFrame(schema={"model": pl.String, "wins": pl.Float64, "n": pl.UInt32})
-    if not set(models) <= set(table.columns):
-        return empty
-    other = table.filter(pl.col(models[0]) != pl.col(models[1]))
-    sides = [
-        other.select(model=name, win=pl.lit(win))
-        for name, win in zip(models, (1.0, 0.0), strict=True)
-    ]
-    return pl.concat(sides).group_by("model").agg(wins=pl.col("win").mean(), n=pl.len())
-
-
-def _shares(a: pl.DataFrame, b: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Share of the pairs by source, by value and by system message, in A and in B."""
+def _keyed(table: pl.DataFrame, values: list[str]) -> pl.DataFrame:
+    """Models and groups of the pairs as texts; null where the table has no such column."""
     system = pl.col("prompt").list.eval(
         pl.element().filter(pl.element().struct.field("role") == "system").struct.field("content")
     )
-    system = pl.coalesce(system.list.first().str.slice(0, 80), pl.lit("(none)"))
-    by = {"source": pl.col("source"), "system message": system}
-    by |= {name: pl.col(name).cast(pl.String) for name in VALUES if name in a.columns}
-    found = {}
-    for name, key in by.items():
-        counts = []
-        for side, table in (("a", a), ("b", b)):
-            here = key if name not in VALUES or name in table.columns else pl.lit(None, pl.String)
-            part = table.select(key=here).group_by("key").len()
-            counts.append(part.select("key", (pl.col("len") / table.height).alias(side)))
-        joined = counts[0].join(counts[1], on="key", how="full", coalesce=True, nulls_equal=True)
-        joined = joined.with_columns(pl.col("a", "b").fill_null(0.0).round(4))
-        found[name] = joined.sort("a", "key", descending=[True, False]).head(SHOWN).to_dicts()
-    return found
+    told = [*values, *(f"{side}_model" for side in SIDES)]
+    return table.select(
+        "source",
+        pl.coalesce(system.list.first().str.slice(0, 80), pl.lit("(none)")).alias(SYSTEM),
+        *(pl.col(c).cast(pl.String) for c in told if c in table.columns),
+        *(pl.lit(None, pl.String).alias(c) for c in told if c not in table.columns),
+    )
+
+
+def _wins(a: pl.DataFrame, b: pl.DataFrame, by: str | None = None) -> list[dict[str, Any]]:
+    """Share of its pairs that each model wins in A and in B; pairs with itself do not count."""
+    on = ["model"] if by is None else ["key", "model"]
+    counts = [_model_wins(table, by) for table in (a, b)]
+    joined = counts[0].join(
+        counts[1], on=on, how="full", coalesce=True, nulls_equal=True, suffix="_b"
+    )
+    joined = joined.rename({"wins": "a", "wins_b": "b", "n": "n_a"})
+    size = pl.col("n_a").fill_null(0)
+    rows = joined.sort(size, *on, descending=[True, *(False for _ in on)]).head(SHOWN)
+    return rows.with_columns(pl.col("a", "b").round(4)).to_dicts()
+
+
+def _model_wins(table: pl.DataFrame, by: str | None) -> pl.DataFrame:
+    models = [f"{side}_model" for side in SIDES]
+    other = table.filter(pl.col(models[0]) != pl.col(models[1]))
+    key = [] if by is None else [pl.col(by).alias("key")]
+    sides = [
+        other.select(*key, pl.col(name).alias("model"), pl.lit(win).alias("win"))
+        for name, win in zip(models, (1.0, 0.0), strict=True)
+    ]
+    rows = pl.concat(sides)
+    return rows.group_by(rows.columns[:-1]).agg(wins=pl.col("win").mean(), n=pl.len())
+
+
+def _shares(a: pl.DataFrame, b: pl.DataFrame, by: str) -> list[dict[str, Any]]:
+    """Share of the pairs in each group, in A and in B."""
+    counts = [
+        table.group_by(key=by).agg((pl.len() / table.height).alias(side))
+        for side, table in (("a", a), ("b", b))
+    ]
+    joined = counts[0].join(counts[1], on="key", how="full", coalesce=True, nulls_equal=True)
+    joined = joined.with_columns(pl.col("a", "b").fill_null(0.0).round(4))
+    return joined.sort("a", "key", descending=[True, False]).head(SHOWN).to_dicts()
 
 
 def _examples(table: pl.DataFrame) -> list[dict[str, Any]]:

@@ -104,9 +104,7 @@ def _page(found: dict[str, Any]) -> list[str]:
             for side in "ab"
             if against(r[side])
         ]
-    if found["wins"]:
-        lines += ["", f"{'wins of':<32} {'A':>7} {'B':>7}"]
-        lines += [_row(str(row["model"]), row["a"], row["b"]) for row in found["wins"]]
+    lines += _wins(found["wins"])
     for name, rows in found["shares"].items():
         lines += ["", f"{'share by ' + name:<32} {'A':>7} {'B':>7}"]
         lines += [_row(str(row["key"]), row["a"], row["b"]) for row in rows]
@@ -115,6 +113,21 @@ def _page(found: dict[str, Any]) -> list[str]:
         for row in rows:
             lines += [f"  {row['pair_id']}"]
             lines += [f"    {c}: {_short(row[c])}" for c in ("prompt", "chosen", "rejected")]
+    return lines
+
+
+def _wins(wins: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Wins of each model, and by group where there is more than one."""
+    lines = []
+    for name, rows in wins.items():
+        if name == "model" and rows:
+            lines += ["", f"{'wins of':<32} {'A':>7} {'B':>7}"]
+            lines += [_row(str(row["model"]), row["a"], row["b"]) for row in rows]
+        elif len({row["key"] for row in rows if name != "model"}) > 1:
+            lines += ["", f"{'wins by ' + name:<32} {'A':>7} {'B':>7}"]
+            for row in rows:
+                group = _row(f"{_short(str(row['key']))[:15]}: {row['model']}", row["a"], row["b"])
+                lines.append(group)
     return lines
 
 

@@ -1,6 +1,7 @@
 """The page: dataset text is text, in the source and in a real browser."""
 
 import importlib.util
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from audit import Intake, Options, audit
 from audit.gates import Bound, Gates
 from filters.contamination.benchmarks import benchmark
+from pipelines.cli.app import app
 from tests.audit.cases import clean, embed, rows, table
 
 EVIL = (
@@ -94,6 +97,30 @@ def test_every_finding_is_on_the_page():
     for finding in found.findings:
         skipped = finding.report.skipped is not None
         assert (f'id="c-{finding.check}"' in html) is not skipped
+
+
+def test_the_file_has_every_row_of_a_large_finding_and_the_page_says_how_many_it_lists(tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    with data.open("w", encoding="utf-8") as file:
+        for i in range(3000):
+            leak = "\n\nUser: and then?" if i % 2 else ""
+            row = {
+                "prompt": f"What is the number {i} good for?",
+                "chosen": f"Number {i} is good for counting to {i}.{leak}",
+                "rejected": f"Nobody needs number {i}, or so they say.",
+            }
+            file.write(json.dumps(row) + "\n")
+    words = ["audit", str(data), "--no-embeddings", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    named = pl.read_parquet(tmp_path / "out" / "findings.parquet").filter(finding="role_leaks")
+    assert sorted(named["line"]) == list(range(2, 3001, 2))
+    assert named["row"].n_unique() == 1500
+    page = (tmp_path / "out" / "audit.html").read_text("utf-8")
+    section = page.partition('id="c-role_leaks"')[2].partition("</section>")[0]
+    assert 'The first 1,000 of 1,500; all are in <a href="findings.parquet">' in section
+    listed = section.partition('<ol class="named"')[2].partition("</ol>")[0]
+    assert listed.count("<li ") == 1000
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from pipelines.api import Recipe
 from pipelines.cli.app import app
+from pipelines.cli.worth import _wins
 from pipelines.enough import enough
 from pipelines.versus import cost_per_row, versus
 from prefactory.errors import DataError
@@ -51,11 +52,51 @@ def test_pairs_that_were_turned_round_are_counted_and_shares_are_told():
     found = versus(a, b.with_columns(source=pl.lit("new")))
     assert found["pairs"]["turned"] == wrong.sum()
     assert found["pairs"]["only_a"] == found["pairs"]["only_b"] == 0
-    wins = {row["model"]: (row["a"], row["b"]) for row in found["wins"]}
+    wins = {row["model"]: (row["a"], row["b"]) for row in found["wins"]["model"]}
     assert wins["big"][0] == 1.0
     assert wins["big"][1] == pytest.approx(1 - wrong.mean(), abs=1e-4)
     assert {"key": "new", "a": 0.0, "b": 1.0} in found["shares"]["source"]
     assert found["shares"]["system message"] == [{"key": "(none)", "a": 1.0, "b": 1.0}]
+
+
+def test_each_model_wins_otherwise_in_each_source_value_and_system_message():
+    a, _ = made(120)
+    first = pl.int_range(pl.len()) < 40
+    a = a.with_columns(
+        source=pl.when(first).then(pl.lit("one")).otherwise(pl.lit("two")),
+        value=pl.when(first).then(pl.lit("brevity")),
+        prompt=pl.when(first)
+        .then(pl.col("prompt"))
+        .otherwise(pl.concat_list(pl.lit([system_turn(a)], a.schema["prompt"]), "prompt")),
+        chosen_model=pl.when(first).then(pl.lit("big")).otherwise(pl.lit("small")),
+        rejected_model=pl.when(first).then(pl.lit("small")).otherwise(pl.lit("big")),
+    )
+    wins = versus(a, a.head(40))["wins"]
+    assert [(row["model"], row["a"], row["n_a"]) for row in wins["model"]] == [
+        ("big", round(1 / 3, 4), 120),
+        ("small", round(2 / 3, 4), 120),
+    ]
+    for name, keys in (
+        ("source", ("one", "two")),
+        ("value", ("brevity", None)),
+        ("system message", ("(none)", "Be brief.")),
+    ):
+        rows = {(row["key"], row["model"]): (row["a"], row["b"], row["n_a"]) for row in wins[name]}
+        assert rows == {
+            (keys[0], "big"): (1.0, 1.0, 40),
+            (keys[0], "small"): (0.0, 0.0, 40),
+            (keys[1], "big"): (0.0, None, 80),
+            (keys[1], "small"): (1.0, None, 80),
+        }
+    told = _wins(wins)
+    assert "wins by source" in " ".join(told)
+    assert any(line.startswith("Be brief.: small") for line in told)
+    assert _wins({"model": [], "source": []}) == []
+
+
+def system_turn(table):
+    turn = dict.fromkeys(field.name for field in table.schema["prompt"].inner.fields)
+    return {**turn, "role": "system", "content": "Be brief."}
 
 
 def test_scores_are_held_against_the_labels_of_both():
