@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ PICTURES = 9
 BUDGET = 2_000_000
 """Bytes of escaped text that all samples may take together."""
 TALKS = ("prompt", "response", *SIDES)
+VOTES = "_votes"
+"""How columns with the votes of judges end (`labelers.Judge`, `labelers.JudgePairs`)."""
+CRITIQUE = "critique_"
+"""How columns with the words of a rubric's judge begin."""
 FACTS = ("source", "goal", "goal_kind", "label_source", "model", "origin")
 
 
@@ -129,7 +133,7 @@ def _first(saved: Table, split: str, n: int) -> list[dict[str, Any]]:
 def _shown(column: str) -> bool:
     bare = column.removeprefix("chosen_").removeprefix("rejected_")
     known = {*TALKS, *ROW_ID.values(), "id", "model", "margin", "images", *FACTS}
-    return bare in known or bare.startswith(SCORE)
+    return bare in known or bare.startswith((SCORE, CRITIQUE)) or bare.endswith(VOTES)
 
 
 def _excerpts(column: str, dtype: pl.DataType) -> pl.Expr:
@@ -166,12 +170,27 @@ def _sample(
     )
     scores = tuple(_score(row, o, shape) for o in objectives)
     facts = tuple((f, plain(row[f], 300)) for f in FACTS if row.get(f) not in (None, ""))
+    facts += tuple(_reasons(row))
     margin = row.get("margin")
     data = json.dumps({"gaps": [s.gap for s in scores], "margin": _finite(margin)})
     row_id = str(row[ROW_ID[shape]])
     prompt = _talk(row, "prompt")
     pictures = _pictures(row.get("images"))
     return Sample(number, row_id, split, pictures, facts, margin, prompt, talks, scores, data)
+
+
+def _reasons(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What judges said about a row: of each vote whom it was for, with its rationale."""
+    for column, value in row.items():
+        if not value:
+            continue
+        if column.removeprefix("chosen_").removeprefix("rejected_").startswith(CRITIQUE):
+            yield column.replace("_", " "), plain(value, LONGEST)
+        elif column.endswith(VOTES) and isinstance(value, list):
+            for vote in value:
+                if why := vote.get("rationale"):
+                    whom = "a tie" if vote["place"] is None else chr(ord("A") + vote["place"])
+                    yield f"judge {vote['judge']} for {whom}", plain(why, LONGEST)
 
 
 def _pictures(images: list[dict[str, Any]] | None) -> tuple[Picture, ...]:

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from labelers.judges import questions as about
 from labelers.judges.poll import MOST_ANSWERS, Judging
-from labelers.judges.votes import VOTES, nested, outcomes
+from labelers.judges.votes import RATIONALE, VOTES, nested, outcomes
 from prefactory.context import Context
 from prefactory.measures.judge_report import vote_report
 from prefactory.measures.judge_watch import of_triples
@@ -21,6 +21,7 @@ _PART: dict[str, pl.DataType] = {
     "answers": pl.Int64(),
     "ids": pl.List(pl.String()),
     **VOTES,
+    **RATIONALE,
 }
 
 
@@ -42,8 +43,9 @@ class Judge(Judging, Generator):
     New columns, prefixed by `name`: `question` (id of what was asked; pairs of one listwise
     question share it), `answers` (how many were shown), `agreement` (the winner's share of the
     valid votes that were taken), `asked` and `valid` (votes) and `votes` (list of structs: judge,
-    round, place of the preferred answer, answer by the order of ids, weight, fault). `label_source`
-    is `judge`. Scores, models and ids of both answers come along, as in `labelers.Pairs`.
+    round, place of the preferred answer, answer by the order of ids, weight, fault, rationale).
+    `label_source` is `judge`. Scores, models and ids of both answers come along, as in
+    `labelers.Pairs`.
 
     Statistics over all questions, also those that made no pair, are in the manifest and the report
     (`prefactory.measures.judge_report`): position bias, self-consistency, agreement of the judges.

@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from labelers.judges import verdicts
-from labelers.judges.votes import TIE, VOTES, Rules, no_votes, orders, settled
+from labelers.judges.votes import RATIONALE, TIE, VOTES, Rules, orders, settled
 from prefactory.asking import (
     GREEDY,
     MATERIAL_TOKENS,
@@ -81,7 +81,8 @@ class Judging(Prompted, Asking):
         ties: whether a judge may say that no answer is better.
         strength: ask how much better (`A>>B`, `A>B`, `A=B`, ...) of two answers.
         strong_weight: how many votes a strong verdict counts (arena-hard counts 3).
-        rationale: let the judge give its reasons before its verdict.
+        rationale: let the judge give its reasons before its verdict; they are kept with its vote
+            and shown at the pair (A, B, ... are the places of that vote).
         form: verdicts in double `brackets`, or as a `json` object (by schema, if `guided`); `auto`
             takes JSON where the judge's engine enforces a schema and `guided` hands it one.
         early_stop: stop asking as soon as no further vote can change the winner. False asks every
@@ -166,19 +167,20 @@ class Judging(Prompted, Asking):
             ctx: opens the judges; draws the orders, by question and answer id.
 
         Returns:
-            The votes, columns `judge_votes.VOTES`.
+            The votes, columns `judge_votes.VOTES` and `judge_votes.RATIONALE`.
         """
         ballots = self._ballots(questions, ctx)
         answers = pl.col("ids").list.len().cast(pl.Int64)
         facts = questions.select("question", answers=answers, planned=self.planned(answers))
-        votes, number = no_votes(), 0
+        schema = {**VOTES, **RATIONALE}
+        votes, number = pl.DataFrame(schema=schema), 0
         said: set[str] = set()
         faults: list[Counter[str]] = [Counter() for _ in self.judge]
         while ballots:
             cast = []
             for judge in range(len(self.judge)):
                 cast += self._round(judge, number, ballots, ctx, faults[judge])
-            new = pl.DataFrame(cast, schema=VOTES, orient="row")
+            new = pl.DataFrame(cast, schema=schema, orient="row")
             votes, number = pl.concat([votes, new]), number + 1
             self._say(votes, facts, said)
             ballots = [b for b in ballots if number < len(b.answers) * self.rounds]
@@ -279,13 +281,14 @@ class Judging(Prompted, Asking):
 
     def _vote(
         self, reply: Answer[verdicts.Verdict] | Failure, order: list[int]
-    ) -> tuple[int | None, int | None, int, str | None]:
-        """Place, answer, weight and fault of a reply about answers in an order."""
+    ) -> tuple[int | None, int | None, int, str | None, str | None]:
+        """Place, answer, weight, fault and reasons of a reply about answers in an order."""
         if isinstance(reply, Failure):
-            return None, None, 0, reply.reason
+            return None, None, 0, reply.reason, None
         place = reply.value.place
         weight = self.strong_weight if reply.value.strong else 1
-        return place, TIE if place is None else order[place], weight, None
+        why = verdicts.rationale_of(reply.completion.text) if self.rationale else None
+        return place, TIE if place is None else order[place], weight, None, why
 
     def _conversation(self, ballot: _Ballot, order: list[int], json: bool) -> Conversation:
         answers = [ballot.answers[i] for i in order]

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from labelers.judges.hedges import hedged
+from prefactory.asking import storable
 from prefactory.asking.forms import after_thoughts, folded, objects, repeated
 
 NAMES = ascii_uppercase
@@ -101,6 +102,22 @@ def verdict_of(text: str, n: int, ties: bool = True, strength: bool = False) -> 
     if len(verdicts) > 1:
         raise ValueError(f"This reply holds more than one verdict. {wanted}.")
     return verdicts.pop()
+
+
+def rationale_of(text: str) -> str | None:
+    """The reasons in a judge's reply: under `rationale`, or what stands before its verdict.
+
+    Known answers: '{"rationale": "It is short.", "winner": "A"}' and "It is short. [[A]]" give
+    "It is short."; "[[A]]" alone gives None.
+    """
+    answer = storable(after_thoughts(text))
+    try:
+        said = [str(o["rationale"]) for o in objects(answer) if "rationale" in o]
+    except ValueError:
+        said = []
+    if not said and (first := _BRACKETS.search(answer)):
+        said = [answer[: first.start()]]
+    return (said[-1].strip(" \n\t*_") or None) if said else None
 
 
 def _tokens(text: str) -> Sequence[str]:

@@ -25,6 +25,9 @@ VOTE: dict[str, pl.DataType] = {
 it was shown, from 0 (null: a tie, or invalid); the answer (`TIE`: none is better; null: invalid);
 weight (0: invalid); and why it is invalid."""
 
+RATIONALE: dict[str, pl.DataType] = {"rationale": pl.String()}
+"""The judge's reasons, kept beside its vote; null where it was not asked for them."""
+
 VOTES: dict[str, pl.DataType] = {"question": pl.String(), **VOTE}
 """Votes on many questions, one row each."""
 
@@ -204,7 +207,8 @@ def orders(base: list[list[int]], number: int) -> list[int]:
 def nested(votes: pl.DataFrame) -> pl.DataFrame:
     """Votes as one list for each question: `question` and `votes`, List(Struct(VOTE)).
 
-    They are in the order of judge and round.
+    They are in the order of judge and round, with `RATIONALE` where it is there.
     """
     ordered = votes.sort("question", "judge", "round")
-    return ordered.group_by("question", maintain_order=True).agg(votes=pl.struct(list(VOTE)))
+    kept = [c for c in (*VOTE, *RATIONALE) if c in votes.columns]
+    return ordered.group_by("question", maintain_order=True).agg(votes=pl.struct(kept))

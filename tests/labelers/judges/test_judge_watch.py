@@ -13,7 +13,7 @@ from catalog.versions import Catalog
 from labelers.judges.votes import VOTES
 from prefactory.errors import DataError
 from prefactory.measures import judge_watch
-from tests.helpers import pairs, responses
+from tests.helpers import pairs, responses, view
 from tests.labelers import judging as j
 
 MANY = pairs(*[(f"prompt {i}", f"GOOD {i}", f"bad {i}") for i in range(12)])
@@ -165,3 +165,14 @@ def votes(*places, k=2):
 )
 def test_one_place(places, told):
     assert bool(judge_watch.problems(judge_watch.of_votes(votes(*places), ["m"]))) is told
+
+
+def test_reasons_are_kept_and_shown_at_the_pair(tmp_path):
+    result = j.ran([judged(j.good, rationale=True)], MANY, tmp_path / "store")
+    published = publish(result, Catalog(tmp_path / "home"), build_report).version
+    votes = view(result, "pairs")["judge_votes"].explode().struct.unnest()
+    assert set(votes["rationale"]) == {"I looked at all."}
+    page = (published.path / "report.html").read_text("utf-8")
+    assert "judge 0 for A <b>I looked at all.</b>" in page
+    plain = j.ran([judged(j.good)], MANY, tmp_path / "store")
+    assert view(plain, "pairs")["judge_votes"].explode().struct.unnest()["rationale"].null_count()

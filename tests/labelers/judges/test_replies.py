@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labelers.judges.verdicts import verdict_of
+from labelers.judges.verdicts import rationale_of, verdict_of
 from labelers.rubric.items import Attribute, read_ratings
 from prefactory.asking.forms import Form
 
@@ -130,3 +130,18 @@ def test_optional_reasons_may_be_missing():
     assert form.schema["required"] == ["reason", "score"]  # where an engine enforces it
     with pytest.raises(ValueError, match="no score"):
         form.parse('{"reason": "fine"}')
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ('{"rationale": "It is short.", "winner": "A"}', "It is short."),
+        ("It is short.\n\n[[A]]", "It is short."),
+        ("<think>Hm.</think>It is short.\n**[[A]]**", "It is short."),
+        ("[[A]]", None),
+        ("A", None),
+        ('{"winner": "A"}', None),
+    ],
+)
+def test_the_rationale_of_a_reply(reply, why):
+    assert rationale_of(reply) == why
