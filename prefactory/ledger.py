@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
+
+PASSING = (
+    r"\b(?:timeout|connection|unreachable|bad_answer|no_answer|http_(?:408|409|425|429|5\d\d))\b"
+)
+"""Reasons that are of the way to a model and not of the row: asked again, it may be answered."""
 
 SCHEMA: dict[str, pl.DataType] = {
     "row_id": pl.String(),
@@ -43,6 +50,11 @@ def unlabelled(columns: pl.DataFrame) -> dict[str, int]:
     starts = ("reason_", "chosen_reason_", "rejected_reason_")
     names = [n for n in columns.select(pl.col(pl.String)).columns if n.startswith(starts)]
     return add_counts([count(columns.select(reason=n).drop_nulls()) for n in names])
+
+
+def passing(counts: dict[str, int]) -> dict[str, int]:
+    """Those of some counts whose reason may pass (`PASSING`)."""
+    return {reason: n for reason, n in counts.items() if re.fullmatch(PASSING, reason)}
 
 
 def add_counts(counts: list[dict[str, int]]) -> dict[str, int]:

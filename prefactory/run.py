@@ -6,6 +6,7 @@ Prefect flow in `pipelines`. A finished output is never made again, whatever end
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -301,18 +302,36 @@ class _Run:
         ctx = self.context(placed.label, state)
         keys = [fingerprint([base, state_key, s.key]) for s in shards]
 
-        def work(i: int) -> Record:
+        def work(i: int) -> tuple[Record, str]:
+            key = self._latest(keys[i])
+
             def make() -> None:
                 table = load(self.store, shards[i], planned.shape)
-                self._apply(placed.step, table, planned.shape, ctx, keys[i])
+                self._apply(placed.step, table, planned.shape, ctx, key)
 
-            return self.ensure(keys[i], stage, make)
+            return self.ensure(key, stage, make), key
 
-        records = self.mapper(placed.label, work, len(shards))
+        made = self.mapper(placed.label, work, len(shards))
+        records, keys = [record for record, _ in made], [key for _, key in made]
         after = self._after(planned, shards, keys, records, stage)
         stage.rows_out = sum(s.rows for s in after)
+        stage.unanswered = ledger.add_counts([r.info.get("unanswered", {}) for r in records])
         self.finish(stage, started)
         return after
+
+    def _latest(self, key: str) -> str:
+        """The key of a shard's newest form: the next one, if calls of the last one failed.
+
+        What failed on the way to a model is not final: the next run asks again, and has all other
+        answers from the journal. Each form has a key of its own, as what follows depends on it.
+        """
+        latest = key
+        for attempt in itertools.count(1):
+            record = self.store.open(latest)
+            if record is None or not record.info.get("unanswered"):
+                return latest
+            latest = fingerprint([key, "again", attempt])
+        return latest
 
     def _apply(self, step: Step, table: pl.DataFrame, shape: Shape, ctx: Context, key: str) -> None:
         with self.store.write(key) as writer:
@@ -323,6 +342,7 @@ class _Run:
                 writer.table("columns", columns)
                 writer.info["notes"] = ledger.unlabelled(columns)
                 writer.info["watch"] = step.watch(table, columns)
+                writer.info["unanswered"] = ledger.passing(writer.info["notes"])
                 return
             elif isinstance(step, Generator):
                 notes: dict[str, int] = {}
@@ -333,6 +353,11 @@ class _Run:
                 writer.info["columns"] = rows.columns
             writer.table("ledger", dropped)
             writer.info["reasons"] = ledger.count(dropped)
+            failed = ledger.add_counts([writer.info["reasons"], writer.info.get("notes", {})])
+            writer.info["unanswered"] = ledger.passing(failed)
+            if isinstance(step, Generator) and rows.schema.get("failures") == pl.String:
+                lost = rows.filter(pl.col("failures").str.contains(ledger.PASSING)).height
+                writer.info["unanswered"] |= {"samples": lost} if lost else {}
 
     def _after(
         self,

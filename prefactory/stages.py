@@ -71,6 +71,8 @@ class Stage:
         ledgers: (store key, table) of its ledger parts, in canonical order.
         info: facts that `fit` learned.
         models: identities of the models that the step opens.
+        unanswered: rows without an answer, by what failed on the way to a model; the next run asks
+            for them again.
         made: outputs computed now; `reused` came from the store.
         seconds: wall time, of this run.
     """
@@ -87,6 +89,7 @@ class Stage:
     fields: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)
+    unanswered: dict[str, int] = field(default_factory=dict)
     made: int = 0
     reused: int = 0
     seconds: float = 0.0

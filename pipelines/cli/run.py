@@ -120,6 +120,7 @@ def _machine(outcome: Outcome) -> dict[str, object]:
                 "rows_out": s.rows_out,
                 "reasons": s.reasons,
                 "notes": s.notes,
+                "unanswered": s.unanswered,
                 "seconds": round(s.seconds, 3),
                 "made": s.made,
                 "reused": s.reused,
@@ -150,6 +151,14 @@ def _show(outcome: Outcome, seconds: float) -> None:
                 console.print(f"    {line}", markup=False)
     for line in pays_lines(version):
         console.print(f"  {line}", markup=False)
+    for stage in outcome.stages:
+        if stage.unanswered:
+            told = ", ".join(f"{reason} {n:,}" for reason, n in stage.unanswered.items())
+            console.print(
+                f"  {stage.label}: the model could not be reached for some rows ({told}); the same "
+                "command asks for them again",
+                markup=False,
+            )
     console.print(f"  digest     {manifest.content_digest}")
     console.print(f"  dataset    {version.path}", markup=False)
     console.print(f"  report     {version.path / 'report.html'}", markup=False)

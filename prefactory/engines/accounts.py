@@ -36,6 +36,9 @@ class Budget(BaseModel):
 
 
 _NO_LIMIT = Budget()
+_SUMS = (
+    "calls", "reused", "failures", "prompt_tokens", "completion_tokens", "estimated", "wasted",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Usage:
         failures: rows that got no answer.
         prompt_tokens, completion_tokens: of the calls answered now.
         usd: their cost, US dollars.
+        estimated: calls whose answer told no usage and were charged as much as they may have used.
+        wasted: answers, billed, that could not be used: their tokens are in the sums.
         priced: whether a price file has the model; 0 dollars mean nothing without.
     """
 
@@ -69,15 +74,19 @@ class Usage:
     completion_tokens: int = 0
     usd: float = 0.0
     priced: bool = True
+    estimated: int = 0
+    wasted: int = 0
 
 
 @dataclass(slots=True)
 class Hold:
-    """Money and tokens that a call in flight may use at most."""
+    """Money and tokens that a call in flight may use at most, and of which kinds."""
 
     model: str
     tokens: int
     usd: float
+    prompt: int = 0
+    completion: int = 0
 
 
 def read_prices(path: Path | None = None) -> dict[str, Price]:
@@ -135,6 +144,7 @@ class Accounts:
         self._usage: dict[str, Usage] = {}
         self._held = Hold("", 0, 0.0)
         self._holds = 0
+        self._metered: set[str] = set()
 
     def admit(self, model: str, request: Request) -> Hold | None:
         """Reserve what a call may use at most; None if the budget might be exceeded by it.
@@ -143,9 +153,7 @@ class Accounts:
             model: name in the price files.
             request: the call, see `most_tokens`.
         """
-        hold = Hold(model, 0, 0.0)
-        if self.budget != _NO_LIMIT:
-            hold = self._most(model, request)
+        hold = self._most(model, request)
         with self._changed:
             if not self._fits(hold):
                 return None
@@ -162,14 +170,33 @@ class Accounts:
             self._holds -= 1
             usage = self._of(hold.model, metered=False)
             if isinstance(result, Completion):
-                price = self.prices.get(hold.model, Price())
                 usage.calls += 1
-                usage.prompt_tokens += result.prompt_tokens
-                usage.completion_tokens += result.completion_tokens
-                usage.usd += price.usd(result.prompt_tokens, result.completion_tokens)
+                self._charge(usage, hold.model, *self._told(usage, hold, result))
             elif result is not None:
                 usage.failures += 1
+            if result is not None and any(result.wasted):
+                usage.wasted += 1
+                self._charge(usage, hold.model, *result.wasted)
             self._changed.notify_all()
+
+    def _told(self, usage: Usage, hold: Hold, result: Completion) -> tuple[int, int]:
+        """Tokens of an answer; as reserved where somebody may bill for it and it does not tell."""
+        told = (result.prompt_tokens, result.completion_tokens)
+        if any(told) or hold.model not in self._metered:
+            return told
+        if not usage.estimated:
+            _LOG.warning(
+                "%r tells no usage: its calls are charged as much as they may have used, a token "
+                "for each byte of the prompt and all of max_tokens",
+                hold.model,
+            )
+        usage.estimated += 1
+        return hold.prompt, hold.completion
+
+    def _charge(self, usage: Usage, model: str, prompt: int, completion: int) -> None:
+        usage.prompt_tokens += prompt
+        usage.completion_tokens += completion
+        usage.usd += self.prices.get(model, Price()).usd(prompt, completion)
 
     def begin(self, model: str, reused: int, metered: bool) -> None:
         """Note what the journal answered of a batch, before the rest of it is asked.
@@ -180,6 +207,8 @@ class Accounts:
             metered: somebody bills for this model; it is said if there is no price.
         """
         with self._changed:
+            if metered:
+                self._metered.add(model)
             self._of(model, metered).reused += reused
 
     def need_price(self, model: str, metered: bool) -> None:
@@ -232,7 +261,7 @@ class Accounts:
         with self._changed:
             whole = Usage(priced=all(u.priced for u in self._usage.values()))
             for usage in self._usage.values():
-                for name in ("calls", "reused", "failures", "prompt_tokens", "completion_tokens"):
+                for name in _SUMS:
                     setattr(whole, name, getattr(whole, name) + getattr(usage, name))
                 whole.usd += usage.usd
             return whole
@@ -244,7 +273,8 @@ class Accounts:
 
     def _most(self, model: str, request: Request) -> Hold:
         prompt, most = most_tokens(request)
-        return Hold(model, prompt + most, self.prices.get(model, Price()).usd(prompt, most))
+        usd = self.prices.get(model, Price()).usd(prompt, most)
+        return Hold(model, prompt + most, usd, prompt, most)
 
     def _of(self, model: str, metered: bool) -> Usage:
         if model not in self._usage:

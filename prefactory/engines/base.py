@@ -126,6 +126,8 @@ class Completion:
         finish_reason: `stop`, `length`, or what the server said.
         prompt_tokens, completion_tokens: counts; 0 where the engine does not tell.
         logprob: sum over the answer's tokens, natural log; None where not offered.
+        wasted: prompt and completion tokens of attempts before it that were answered, and so are
+            billed, but could not be used.
     """
 
     text: str
@@ -133,14 +135,20 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logprob: float | None = None
+    wasted: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a row has no answer: a reason code for the ledger, and a sentence."""
+    """Why a row has no answer: a reason code for the ledger, and a sentence.
+
+    Attributes:
+        wasted: prompt and completion tokens of answers that could not be used; they are billed.
+    """
 
     reason: str
     detail: str = ""
+    wasted: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
+import re
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -30,6 +32,7 @@ from prefactory.engines.limiter import Limiter, Slot
 from prefactory.errors import StoppedError
 
 T = TypeVar("T")
+Finish = Callable[[bytes, tuple[int, int]], None]
 _LOG = logging.getLogger(__name__)
 _OVERLOAD = (429, 503, 504, 529)
 _FATAL = {
@@ -53,6 +56,7 @@ class _Fault:
     failure: Failure
     wait_s: float = 0.0
     final: bool = False
+    wasted: tuple[int, int] = (0, 0)
 
 
 class ServerEngine(Engine):
@@ -72,6 +76,7 @@ class ServerEngine(Engine):
         self._client = Client(config.base_url, headers)
         words = {word for value in headers.values() for word in (value, value.split(" ")[-1])}
         self._secrets = sorted((w for w in words if len(w) >= _MIN_SECRET), key=len, reverse=True)
+        self._short_secrets = sorted(w for w in words if 0 < len(w) < _MIN_SECRET)
         self._answered = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="server")
@@ -161,17 +166,19 @@ class ServerEngine(Engine):
         path = wire.path(group[0][1])
         body = wire.body(self.config, [request for _, request in group])
 
-        def finish(raw: bytes) -> None:
-            for (place, _), result in zip(group, wire.results(raw, len(group)), strict=True):
+        def finish(raw: bytes, wasted: tuple[int, int]) -> None:
+            answers = wire.results(raw, len(group))
+            answers[0] = replace(answers[0], wasted=_added(answers[0].wasted, wasted))
+            for (place, _), result in zip(group, answers, strict=True):
                 done(place, result)
 
         failure = await self._attempts(body, finish, slot, path)
         if failure is not None:
-            for place, _ in group:
-                done(place, failure)
+            for i, (place, _) in enumerate(group):
+                done(place, failure if i == 0 else replace(failure, wasted=(0, 0)))
 
     async def _attempts(
-        self, body: bytes, finish: Callable[[bytes], None], slot: Slot, path: str = wire.PATH
+        self, body: bytes, finish: Finish, slot: Slot, path: str = wire.PATH
     ) -> Failure | None:
         """Ask until `finish` takes the answer, holding a slot only while the server works.
 
@@ -180,7 +187,8 @@ class ServerEngine(Engine):
 
         Args:
             body: the request.
-            finish: takes the body of an answer, or raises BadAnswerError.
+            finish: takes the body of an answer and the tokens of unusable ones before it, or
+                raises BadAnswerError.
             slot: for the first attempt; given back here.
             path: where the request goes.
 
@@ -189,17 +197,20 @@ class ServerEngine(Engine):
         """
         before = self._answered
         attempt = 0
+        wasted = (0, 0)
         while True:
             try:
-                fault = await self._attempt(body, finish, slot.began, path)
+                taken = _with(finish, wasted)
+                fault = await self._attempt(body, taken, slot.began, path)
             finally:
                 slot.release()
             if fault is None:
                 return None
+            wasted = _added(wasted, fault.wasted)
             if fault.final or attempt >= self.config.retries:
                 if fault.failure.reason == "unreachable" and self._answered == before:
                     raise self._unreachable(fault.failure)
-                return fault.failure
+                return replace(fault.failure, wasted=wasted)
             _LOG.debug("attempt %d: %s", attempt + 1, fault.failure)
             ceiling = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2.0**attempt)
             await asyncio.sleep(max(fault.wait_s, random.uniform(0, ceiling)))  # noqa: S311
@@ -224,7 +235,7 @@ class ServerEngine(Engine):
         try:
             finish(self._clean_bytes(reply.body))
         except wire.BadAnswerError as error:
-            return _Fault(Failure("bad_answer", str(error)))
+            return _Fault(Failure("bad_answer", str(error)), wasted=wire.billed(reply.body))
         self._answered += 1
         self.limiter.success()
         return None
@@ -262,12 +273,14 @@ class ServerEngine(Engine):
         before, whole = wire.scoring_bodies(self.config, conversation)
         slot = await self.limiter.acquire()
         failure = await self._attempts(
-            before, lambda raw: replies.append(wire.prompt_length(raw)), slot
+            before, lambda raw, wasted: replies.append(wire.prompt_length(raw)), slot
         )
         if failure is None:
             slot = await self.limiter.acquire()
             failure = await self._attempts(
-                whole, lambda raw: replies.append(wire.token_logprobs(raw, replies[0])), slot
+                whole,
+                lambda raw, wasted: replies.append(wire.token_logprobs(raw, replies[0])),
+                slot,
             )
         return failure or replies[1]
 
@@ -276,12 +289,22 @@ class ServerEngine(Engine):
     def _clean(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
+        for secret in self._short_secrets:  # as words only: "a" is in every text
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
         return text
 
     def _clean_bytes(self, raw: bytes) -> bytes:
         for secret in self._secrets:
             raw = raw.replace(secret.encode(), b"***")
         return raw
+
+
+def _with(finish: Finish, wasted: tuple[int, int]) -> Callable[[bytes], None]:
+    return lambda raw: finish(raw, wasted)
+
+
+def _added(one: tuple[int, int], two: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + two[0], one[1] + two[1]
 
 
 def _message_of(body: bytes) -> str:
@@ -301,6 +324,8 @@ def _retry_after(headers: dict[str, str]) -> float:
     value = headers.get("retry-after", "")
     try:
         wait = float(value)
+        if not math.isfinite(wait):
+            return 0.0
     except ValueError:
         try:
             wait = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()

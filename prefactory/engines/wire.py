@@ -44,6 +44,16 @@ class BadAnswerError(ValueError):
     """The server's answer does not have the form that it must have."""
 
 
+def billed(raw: bytes) -> tuple[int, int]:
+    """Prompt and completion tokens of an answer that may be unusable, as far as it tells."""
+    try:
+        usage = _object(raw).get("usage")
+    except BadAnswerError:
+        return 0, 0
+    usage = usage if isinstance(usage, dict) else {}
+    return _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+
+
 def path(request: Request) -> str:
     """Where a request goes.
 
@@ -122,14 +132,26 @@ def results(raw: bytes, count: int) -> list[Result]:
 def _result(choice: dict[str, Any], asked: int, written: int, raw: bytes) -> Result:
     reason = choice.get("finish_reason") or "stop"
     message = choice.get("message", {"content": choice.get("text")})
-    text = message.get("content") if isinstance(message, dict) else None
+    text = _joined(message.get("content")) if isinstance(message, dict) else None
+    refusal = message.get("refusal") if isinstance(message, dict) else None
     if reason == "content_filter":
-        return Failure("content_filter", "the server withheld the answer")
+        return Failure("content_filter", "the server withheld the answer", (asked, written))
+    if not text and isinstance(refusal, str) and refusal.strip():
+        return Failure("refused", " ".join(refusal.split())[:300], (asked, written))
     if text is None and reason == "length":
         text = ""  # a reasoning model that spent all its tokens before the answer
     if not isinstance(text, str):
         raise BadAnswerError(f"the answer has no text: {_short(raw)}")
     return Completion(text, str(reason), asked, written, _logprob(choice.get("logprobs")))
+
+
+def _joined(content: object) -> object:
+    """The texts of a content that is a list of parts, joined; any other content as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
+    whole = len(texts) == len(content) and all(isinstance(t, str) for t in texts)
+    return "".join(str(t) for t in texts) if whole else content
 
 
 def _logprob(logprobs: object) -> float | None:

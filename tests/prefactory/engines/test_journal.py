@@ -354,6 +354,7 @@ def test_tokens_and_money_are_counted(tmp_path):
             "m": {
                 "calls": 2, "reused": 0, "failures": 0, "prompt_tokens": 2000,
                 "completion_tokens": 1000, "usd": pytest.approx(0.012), "priced": True,
+                "estimated": 0, "wasted": 0,
             }
         }  # fmt: skip
 

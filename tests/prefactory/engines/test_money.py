@@ -1,0 +1,114 @@
+"""What is charged where a server tells no usage, or bills for answers that can't be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from prefactory.engines import serving
+from prefactory.engines.accounts import Budget
+from prefactory.engines.base import Completion, Failure, Sampling
+from prefactory.engines.server import Server
+from prefactory.engines.session import Session
+from prefactory.errors import StoppedError
+from tests.helpers import user
+from tests.prefactory.engines.mock_server import MockServer, answer, chat
+
+pytestmark = pytest.mark.usefixtures("quick")
+SAMPLING = Sampling(max_tokens=20)
+
+
+def asked(server, folder, texts, budget=None, prices=None, **fields):
+    """Results, and the account of the model."""
+    config = Server(base_url=server.url, model="m", max_concurrency=1, **fields)
+    with Session(folder, budget=budget, prices=prices) as session:
+        results = session.engine(config).generate([[user(t)] for t in texts], SAMPLING)
+        return [r for (r,) in results], session.report()["m"]
+
+
+def without_usage(body, times):
+    return "ok", {"choices": [chat("fine")]}
+
+
+def priced(folder):
+    file = folder / "prices.yaml"
+    file.write_text("m: [10, 30]\n")
+    return file
+
+
+def test_a_call_without_usage_is_charged_by_its_reservation_and_said_once(tmp_path, caplog):
+    with MockServer(without_usage) as server, caplog.at_level(logging.WARNING):
+        _, account = asked(server, tmp_path, ["abcd", "efgh"], prices=priced(tmp_path))
+    assert (account["prompt_tokens"], account["completion_tokens"]) == (2 * (4 + 8), 2 * 20)
+    assert account["usd"] == pytest.approx((24 * 10 + 40 * 30) / 1e6)
+    assert account["estimated"] == 2
+    assert sum("tells no usage" in record.message for record in caplog.records) == 1
+
+
+def test_a_budget_stops_a_server_that_tells_no_usage(tmp_path):
+    with MockServer(without_usage) as server:
+        with pytest.raises(StoppedError, match="the budget is spent"):
+            asked(server, tmp_path, [f"q{i}" for i in range(60)], Budget(tokens=300))
+        assert len(server.bodies) == 300 // (2 + 8 + 20)
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"index": 0, "message": {"content": None}, "finish_reason": "stop"}, "bad_answer"),
+        (
+            {"index": 0, "message": {"content": None, "refusal": "I can't do that."}},
+            "refused",
+        ),
+        ({**chat("no"), "finish_reason": "content_filter"}, "content_filter"),
+    ],
+)
+def test_an_answer_that_cant_be_used_is_charged_by_its_usage(tmp_path, choice, reason):
+    with MockServer(lambda body, times: ("ok", answer(choice))) as server:
+        (result,), account = asked(server, tmp_path, ["q"], retries=2)
+        calls = len(server.bodies)
+    assert isinstance(result, Failure)
+    assert result.reason == reason
+    assert calls == (3 if reason == "bad_answer" else 1)  # what was refused is not asked again
+    assert account["failures"] == 1
+    assert (account["prompt_tokens"], account["completion_tokens"]) == (5 * calls, 2 * calls)
+    assert account["wasted"] == 1
+
+
+def test_unusable_attempts_before_an_answer_are_charged_too(tmp_path):
+    def second(body, times):
+        bad = {"index": 0, "message": {"content": 7}}
+        return "ok", answer(bad if times == 1 else chat("fine"))
+
+    with MockServer(second) as server:
+        (result,), account = asked(server, tmp_path, ["q"], retries=2)
+        first = len(server.bodies)
+        (again,), free = asked(server, tmp_path, ["q"], retries=2)
+        assert len(server.bodies) == first
+    assert isinstance(result, Completion)
+    assert (result.text, again.text, again.wasted) == ("fine", "fine", (0, 0))
+    assert (account["prompt_tokens"], account["completion_tokens"]) == (10, 4)
+    assert (free["reused"], free["prompt_tokens"]) == (1, 0)
+
+
+def test_content_as_a_list_of_parts_is_its_text(tmp_path):
+    parts = [{"type": "text", "text": "So "}, {"type": "text", "text": "it is."}]
+    with MockServer(lambda body, times: ("ok", answer(chat(parts)))) as server:
+        (result,), _ = asked(server, tmp_path, ["q"])
+        assert len(server.bodies) == 1
+    assert result.text == "So it is."
+
+
+@pytest.mark.parametrize("value", ["inf", "1e3000", "nan", "-5", "soon"])
+def test_a_wait_that_is_no_finite_number_is_none(value):
+    assert serving._retry_after({"retry-after": value}) == 0.0
+
+
+def test_short_header_values_are_masked_as_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", "abc")
+    told = json.dumps({"error": {"message": "key abc is wrong, abcd is not"}}).encode()
+    with MockServer(lambda body, times: ("status", (400, {}, told))) as server:
+        (result,), _ = asked(server, tmp_path, ["q"], headers_env={"X-Key": "TOKEN"})
+    assert result.detail == "key *** is wrong, abcd is not"
