@@ -10,7 +10,14 @@ import numpy as np
 import polars as pl
 
 from generators.made_rows import ORIGINS, PARENT, Column, children, sides, text_column, turns
-from generators.rag.rules import SITUATIONS, Situation, has, made_false, other_number
+from generators.rag.rules import (
+    SITUATIONS,
+    Situation,
+    has,
+    made_false,
+    other_number,
+    yes_or_no,
+)
 from prefactory.asking import Task, open_tasks
 from prefactory.tables import Shape
 
@@ -72,6 +79,7 @@ class Answer(Task):
     place: int = 0
     text: str = ""
     signal: float = 0.0
+    second: float = 0.0
     ratings: list[float] = field(default_factory=list)
 
     @property
@@ -157,6 +165,10 @@ def _problem(
         return "same_text", "best and worst say the same"
     if margin < least:
         return "small_margin", f"{margin:.2f}; at least {least:g}"
+    if not judges and yes_or_no(best.case.source.golds):
+        return "yes_no", "the right answer is yes or no, which no rule can tell; name a judge"
+    if not judges and best.second <= worst.second:
+        return "one_signal", f"a second signal has {best.second:.2f} and {worst.second:.2f}"
     if not all(b > w for b, w in pairs):
         return "judges_disagree", "; ".join(f"{b:g} and {w:g}" for b, w in pairs)
     if best.signal < worst.signal:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+
+from prefactory import yamllines
 
 Situation = Literal["multi_hop", "citation", "abstention", "conflict"]
 SITUATIONS: tuple[Situation, ...] = get_args(Situation)
@@ -15,23 +19,42 @@ UNDECIDED = 0.25
 """Signal of an answer to a conflict that takes no side (our choice)."""
 
 _CITED = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
+_WORD = re.compile(r"\d+(?:[.,]\d+)*(?:(?:st|nd|rd|th)\b)?|[^\W\d_]+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_SOURCES = r"(?:documents?|passages?|sources?|context|texts?)"
-_TELL = r"(?:say|state|mention|contain|hold|include|provide|give|specify|answer|tell|name|cover)"
-_TOLD = r"(?:said|stated|mentioned|contained|included|provided|given|specified|answered|told|found)"
-_NOT = r"(?: not|n['\u2019]t)"
-_ABSTAINS = re.compile(
-    rf"\b{_SOURCES}\b[^.!?\n]{{0,40}}?\b(?:do|does|did){_NOT}(?: \w+)?"
-    rf" {_TELL}\b"
-    rf"|\b(?:is|are){_NOT} {_TOLD}\b"
-    r"|\bi (?:do not|don['\u2019]t) know\b"
-    r"|\bi can(?:not|['\u2019]t) (?:tell|say|answer|determine|find)\b"
-    r"|\b(?:no|not enough|insufficient|too little) (?:information|evidence)\b"
-    r"|\bcan(?:not|['\u2019]t) be (?:answered|determined|found|told|said)\b"
-    rf"|\b(?:none of the|no|neither) {_SOURCES}\b[^.!?\n]{{0,20}}?\b(?:{_TELL}s?|{_TOLD})\b",
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_YES_NO = (
+    "yes",
+    "no",
+    "true",
+    "false",
+    "ja",
+    "nein",
+    "oui",
+    "non",
+    "sí",
+    "si",
+    "sim",
+    "não",
+    "nee",
+)
+_CLAUSE = re.compile(
+    r"[.!?;:\n\u3002\uff01\uff1f](?=\s|$)|\b(?:but|however|rather|instead|sondern|aber|mais|sino|pero|"
+    r"ma|mas|maar|lecz)\b|,\s+(?=(?:it|he|she|they|which|who|and|so|the)\b)",
     re.IGNORECASE,
 )
+_TAKEN_BACK = re.compile(
+    r"\b(?:not|never|no|neither|nor|cannot|without|nicht|kein\w*|niemals|ne|pas|jamais|non|nunca|"
+    r"n\u00e3o|niet|geen|nooit|nie|de\u011fil|bukan|tidak|kh\u00f4ng|perhaps|maybe|may|might|could|"
+    r"possibly|whether|if|unless)\b|\w{2,10}n['\u2019]t\b|\b\u043d\u0435\b|\u4e0d|\u6ca1|"
+    r"\u0644\u0645|\u0644\u064a\u0633|\u0644\u0627 |\u0928\u0939\u0940\u0902",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"[^.!?;\n]{0,20}\b(?:(?:is|was|would be) (?:not|wrong|incorrect|false)|(?:is|was)n['\u2019]t|"
+    r"cannot be|can['\u2019]t be)\b",
+    re.IGNORECASE,
+)
+_SPECIFIC = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;] )[A-Z][a-z]{2,}")
 
 
 def words_of(text: str) -> list[str]:
@@ -46,9 +69,79 @@ def has(text: str, span: str) -> bool:
     return n > 0 and any(inside[i : i + n] == wanted for i in range(len(inside) - n + 1))
 
 
+def asserts(answer: str, span: str) -> bool:
+    """Tell whether a clause of an answer says a span, neither negated nor as a mere possibility.
+
+    Known answers for "1871": "the source does not name another; she was born in 1871" does; "not in
+    1871 but in 1900", "1871 is wrong", "perhaps 1871" and "the 1871st" do not.
+    """
+    words = words_of(span)
+    if not words or not has(answer, span):
+        return False
+    text = _THOUSANDS.sub("", answer)
+    pattern = r"[\W_]+".join(map(re.escape, words))
+    for match in re.finditer(rf"{pattern}(?!(?:st|nd|rd|th)\b)", text, re.IGNORECASE):
+        before = _CLAUSE.split(text[: match.start()])[-1]
+        if not _TAKEN_BACK.search(before) and not _DENIED.match(text, match.end()):
+            return True
+    return False
+
+
+@cache
+def _abstentions() -> re.Pattern[str]:
+    text = Path(__file__).with_name("abstentions.yaml").read_text("utf-8")
+    by_language = yamllines.load(text, "abstentions.yaml")[0]
+    patterns = [pattern for patterns in by_language.values() for pattern in patterns]
+    return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE)
+
+
 def abstains(answer: str) -> bool:
-    """Tell whether an answer says that the documents do not hold it, in English."""
-    return bool(_ABSTAINS.search(answer))
+    """Tell whether an answer says that the documents do not hold it (`abstentions.yaml`)."""
+    return bool(_abstentions().search(answer.strip()))
+
+
+def yes_or_no(golds: Sequence[str]) -> bool:
+    """Tell whether the right answer is yes or no: words that stand in any answer by chance."""
+    return all(gold.strip(" .!").casefold() in _YES_NO for gold in golds)
+
+
+def supported(answer: str, material: Sequence[str]) -> float:
+    """Share of the numbers and names of an answer that stand in its question or documents.
+
+    Citations do not count; 1 for an answer without any.
+    """
+    said = {" ".join(words_of(s)) for s in _SPECIFIC.findall(_CITED.sub("", answer))}
+    held = {word for text in material for word in words_of(text)}
+    return sum(word in held for word in said) / len(said) if said else 1.0
+
+
+def second_signal(
+    situation: Situation,
+    answer: str,
+    golds: Sequence[str],
+    wrong: str | None,
+    question: str,
+    documents: Sequence[str],
+    right: set[int],
+) -> float:
+    """What else a rule can tell, by other words of the answer than `signal` goes by.
+
+    Returns:
+        A number in [0, 1]. `citation`: the F1 of its citations. `conflict`: 0 if it says the wrong
+        answer. Else the share of its numbers and names that the documents or the question hold; for
+        `multi_hop` 0 if it abstains, for the documents hold the answer.
+    """
+    if situation == "citation":
+        return citation_f1(cited(answer), right, right | _holding(documents, golds))
+    if situation == "conflict":
+        return float(wrong is None or not asserts(answer, wrong))
+    backed = supported(answer, [question, *documents])
+    silent = abstains(answer) and not any(asserts(answer, gold) for gold in golds)
+    return 0.0 if situation == "multi_hop" and silent else backed
+
+
+def _holding(documents: Sequence[str], golds: Sequence[str]) -> set[int]:
+    return {i for i, d in enumerate(documents, 1) if any(has(d, gold) for gold in golds)}
 
 
 def cited(answer: str) -> set[int]:
@@ -84,7 +177,7 @@ def signal(
     documents: Sequence[str],
     right: set[int],
 ) -> float:
-    """How good an answer is, as far as a rule can tell.
+    """How good an answer is, as far as a rule can tell; the clause that answers counts.
 
     Args:
         situation: what the documents were made for.
@@ -95,25 +188,25 @@ def signal(
         right: numbers, from 1, of the documents that hold the answer.
 
     Returns:
-        A number in [0, 1]. `multi_hop`: it holds the right answer and does not abstain. `citation`:
-        so, times the F1 of its citations. `abstention`: it abstains; half if it says the right
-        answer nevertheless. `conflict`: it holds the right answer; half if it holds the wrong one
-        too, a quarter if neither and it abstains.
+        A number in [0, 1]. `multi_hop`: it says the right answer (`asserts`). `citation`: so, times
+        the F1 of its citations. `abstention`: it abstains; half if it names the right answer
+        nevertheless. `conflict`: it says the right answer; half if it says the wrong one too, a
+        quarter if neither and it abstains.
     """
-    correct = any(has(answer, gold) for gold in golds)
+    correct = any(asserts(answer, gold) for gold in golds)
     silent = abstains(answer)
     if situation == "abstention":
-        return (0.5 if correct else 1.0) if silent else 0.0
+        named = any(has(answer, gold) for gold in golds)
+        return (0.5 if named else 1.0) if silent else 0.0
     if situation == "conflict":
-        misled = wrong is not None and has(answer, wrong)
+        misled = wrong is not None and asserts(answer, wrong)
         if correct:
             return 0.5 if misled else 1.0
         return UNDECIDED if silent and not misled else 0.0
-    sound = float(correct and not silent)
     if situation == "citation":
-        holding = {i for i, d in enumerate(documents, 1) if any(has(d, gold) for gold in golds)}
-        return sound * citation_f1(cited(answer), right, right | holding)
-    return sound
+        fitting = right | _holding(documents, golds)
+        return float(correct) * citation_f1(cited(answer), right, fitting)
+    return float(correct)
 
 
 def other_number(gold: str, rng: np.random.Generator) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from generators.answers.step import Origin
 from generators.made_rows import PARENT
 from generators.rag.cases import Answer, Case, Source, adds, cases_of, decide, rows_of
-from generators.rag.rules import SITUATIONS, Situation, abstains, signal
+from generators.rag.rules import SITUATIONS, Situation, abstains, second_signal, signal
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
@@ -57,7 +57,8 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
     `generators.rag.rules.signal`), each judge a rating from 1 to 5. The pair of best and worst mean
     rating stays if every judge puts them in that order, the signals do not contradict, the mean
     ratings differ by `min_margin`, and the lengths by less than `length_ratio`. Without judges the
-    signals decide, and must differ by `min_signal`; `label_source` is `rule` then.
+    signals decide: they must differ by `min_signal`, and a second one of other words must put the
+    two in the same order (`generators.rag.rules.second_signal`); `label_source` is `rule` then.
 
     New columns: `source_prompt_id`, `situation`, `question`, `references` (List[String], as shown),
     `gold_numbers` (List[Int64], from 1), `wrong_answer` (null but in conflicts), `failures` (the
@@ -67,7 +68,8 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
 
     Reasons, for rows without a pair, that of their first situation: `too_few_gold`,
     `no_other_documents`, `no_counterfactual`, `too_few_answers`, `judges_disagree`, `small_margin`,
-    `signals_contradict`, `length_ratio`, `same_text`.
+    `signals_contradict`, `length_ratio`, `same_text`, and where no judge is named `yes_no` (the
+    right answer is yes or no) and `one_signal` (a second, independent signal does not agree).
 
     Attributes:
         models: what answers.
@@ -91,6 +93,7 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
+    version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
     templates: ClassVar = {
@@ -219,6 +222,15 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
             answer.text, case = text, answer.case
             answer.signal = signal(
                 case.situation, text, case.source.golds, case.wrong, case.documents, case.right
+            )
+            answer.second = second_signal(
+                case.situation,
+                text,
+                case.source.golds,
+                case.wrong,
+                case.source.question,
+                case.documents,
+                case.right,
             )
 
         def write(place: int) -> None:

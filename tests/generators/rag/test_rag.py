@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from generators import RAGPairs
-from generators.rag.rules import abstains, cited, has, made_false, other_number, signal
+from generators.rag.rules import abstains, asserts, cited, has, made_false, other_number, signal
 from prefactory.engines.base import Failure
 from prefactory.errors import DataError
 from prefactory.tables import Shape
@@ -245,3 +245,99 @@ def test_false_documents():
     assert other_number("7", rng) != "7"
     assert made_false("born in 1871, not 18712", "1871", "1900") == "born in 1900, not 18712"
     assert made_false("nothing", "1871", "1900") is None
+
+
+def right_with_a_negation(request):
+    return "The source does not mention a second builder; Anna Berg, the builder, was born in 1871."
+
+
+def wrong_with_a_negation(request):
+    return "Anna Berg, the builder of that tower, was not born in 1871 but later, in the year 1900."
+
+
+def says_nothing(request):
+    return "The answer is not in the documents, so it is unclear when she was born."
+
+
+def invents(request):
+    return "She was born in 1905, as the records of the town of Lund make quite clear."
+
+
+def by_rule(situation, *functions, table=None):
+    models = [model(f.__name__, f"{HERE}.{f.__name__}") for f in functions]
+    rows, dropped = made(
+        RAGPairs(models=models, situations=[situation]), questions() if table is None else table
+    )
+    return rows["chosen_model"].to_list(), dropped["reason"].to_list()
+
+
+def test_the_clause_that_answers_is_labelled():
+    pair = (right_with_a_negation, wrong_with_a_negation)
+    assert by_rule("multi_hop", *pair) == (["right_with_a_negation"], [])
+    assert by_rule("abstention", says_nothing, invents) == (["says_nothing"], [])
+
+
+def lund(request):
+    return "It was Lund, where the tower was built by her in those days."
+
+
+def test_no_rule_label_without_a_second_signal_or_for_yes_and_no():
+    # what it says stands in the documents too: by the missing year alone it is not rejected
+    assert by_rule("multi_hop", right_with_a_negation, lund) == ([], ["one_signal"])
+    yes = questions(gold=pl.Series(["no"]))
+    assert by_rule("multi_hop", no_mention, lund, table=yes)[0] == []
+
+
+def no_mention(request):
+    return "There is no mention of that in the files, as far as I can see here."
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("She was born in 1871.", True),
+        ("The source does not mention another; she was born in 1871.", True),
+        ("Not in 1870, but in 1871.", True),
+        ("In 1,871 to be exact.", True),
+        ("She was not born in 1871 but in 1900.", False),
+        ("It wasn't 1871.", False),
+        ("1871 is wrong.", False),
+        ("Perhaps in 1871.", False),
+        ("I can't say whether it was 1871.", False),
+        ("It was the 1871st.", False),
+        ("Sie wurde nicht 1871 geboren, sondern 1900.", False),
+        ("Sie wurde nicht 1870 geboren, sondern 1871.", True),
+    ],
+)
+def test_what_is_said(answer, said):
+    assert asserts(answer, "1871") is said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "There is no mention of her birth.",
+        "Not specified.",
+        "There isn't enough information.",
+        "I was unable to find it.",
+        "It is not in the documents.",
+        "Das steht nicht in den Dokumenten.",
+        "Les documents ne mentionnent pas sa naissance.",
+        "Los documentos no mencionan la fecha.",
+        "I documenti non dicono quando.",
+        "Os documentos não mencionam a data.",
+        "Dat staat niet in de documenten.",
+        "Brak informacji na ten temat.",
+        "В документах это не указано.",  # noqa: RUF001
+        "Belgelerde belirtilmemiş.",
+        "لا تذكر الوثائق ذلك.",
+        "文件中没有提到。",
+        "資料には記載されていません。",
+        "문서에 언급되지 않았습니다.",
+        "दस्तावेज़ों में इसका उल्लेख नहीं है।",
+        "Tài liệu không đề cập.",
+        "Tidak disebutkan dalam dokumen.",
+    ],
+)
+def test_abstentions_of_many_languages(answer):
+    assert abstains(answer)
