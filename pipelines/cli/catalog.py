@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-from prefactory.chat_template import IgnoredSystem
 
 Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -124,7 +122,7 @@ def export(
         ),
     ] = None,
     ignored_system: Annotated[
-        IgnoredSystem,
+        Literal["refuse", "keep"],
         typer.Option(help="If the template leaves out system messages: refuse or keep."),
     ] = "refuse",
     carry: Annotated[

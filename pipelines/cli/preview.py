@@ -13,7 +13,6 @@ from rich.text import Text
 
 from pipelines.cli.catalog import AsJson
 from pipelines.cli.run import Overrides, RecipePath
-from prefactory.tables import message_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,6 +94,7 @@ def _show(seen: Preview, rows: int) -> None:
 
 def _show_asked(console: Console, asked: Asked) -> None:
     from pipelines.preview import answer_of
+    from prefactory.tables import message_text
 
     sampling = asked.request.sampling
     title = (
