@@ -36,6 +36,8 @@ class Check:
         mends: recipe lines (YAML steps) that mend it.
         faulty_rows: whether those take out the rows that are at fault and no others, so that
             `prefactory audit --write-recipe` applies them; a matter of balance or taste is not.
+        slow: whether it takes seconds on large data and does not wait for `Subject.damage`: such
+            checks are started before the others.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Check:
     need: Need = Need.ROWS
     mends: tuple[str, ...] = field(default=())
     faulty_rows: bool = False
+    slow: bool = False
 
 
 ONE_MODEL = (

@@ -6,8 +6,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import polars as pl
@@ -27,6 +30,8 @@ from prefactory.notebook import Page
 from prefactory.tables import Shape
 
 _LOG = logging.getLogger(__name__)
+THREADS = 2
+"""Checks that run side by side; more would hold more of the data in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ def audit(
         intake: where the rows came from; what the reader left out counts too.
         gates: what must hold, and limits of severity.
         checks: which checks to run.
-        progress: told the title of each check before it runs.
+        progress: told the title of each check before it runs, from the thread that it runs on.
 
     Returns:
         The same for the same rows in any order.
@@ -183,15 +188,18 @@ def audit(
     subject = Subject(table, options, intake)
     if any(check.name == "labels" for check in checks):
         _ = subject.judged  # a judge is paid for: its cost is told before the checks take time
-    findings, seconds = [], {}
-    for check in checks:
+
+    def work(check: Check) -> tuple[Finding, float]:
         if progress is not None:
             progress(check.title)
         started = time.monotonic()
-        with threadpool_limits(1):  # matrices are small: more threads cost time and last digits
-            findings.append(_finding(check, subject, gates))
-        seconds[check.name] = time.monotonic() - started
-        _LOG.debug("%s: %.2f s", check.name, seconds[check.name])
+        finding = _finding(check, subject, gates)
+        return finding, time.monotonic() - started
+
+    done = _side_by_side(work, checks)
+    findings = [finding for finding, _ in done]
+    seconds = {check.name: took for check, (_, took) in zip(checks, done, strict=True)}
+    _LOG.debug("seconds by check: %s", seconds)
     return Audit(
         name=intake.name,
         shape=subject.shape,
@@ -204,6 +212,32 @@ def audit(
         gated=gates_given,
         seconds=seconds,
     )
+
+
+def _side_by_side(
+    work: Callable[[Check], tuple[Finding, float]], checks: Sequence[Check]
+) -> list[tuple[Finding, float]]:
+    """Work on two checks at a time, the first and then the slow ones before the others.
+
+    A check reads the data and nothing of other checks, so the order does not show in the results.
+    """
+    import sklearn.linear_model  # noqa: F401 - a library is limited only once it is loaded
+
+    order = sorted(range(len(checks)), key=lambda at: (at > 0 and not checks[at].slow, at))
+    limiting = Lock()
+    with ExitStack() as limits, ThreadPoolExecutor(THREADS) as pool:
+
+        def limited(check: Check) -> tuple[Finding, float]:
+            with limiting:  # matrices are small: more threads of theirs cost time and last digits
+                limits.enter_context(threadpool_limits(1))
+            return work(check)
+
+        jobs = {at: pool.submit(limited, checks[at]) for at in order}
+        try:
+            return [jobs[at].result() for at in range(len(checks))]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _finding(check: Check, subject: Subject, gates: Gates) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +122,23 @@ class Side:
     model: pl.Series = field(repr=False)
 
 
+if TYPE_CHECKING:
+    shared = cached_property
+else:
+
+    class shared(cached_property):
+        """A property that is made once, also when checks on two threads ask for it."""
+
+        def __init__(self, func: Callable) -> None:
+            """Python 3.12 and later lock nothing of their own."""
+            super().__init__(func)
+            self._making = RLock()
+
+        def __get__(self, instance: object, owner: type | None = None) -> object:
+            with self._making:
+                return super().__get__(instance, owner)
+
+
 class Subject:
     """A table that is audited. The order of its rows does not matter: it is sorted here.
 
@@ -141,6 +159,7 @@ class Subject:
         keys += sorted(c for c in table.columns if is_score(c))
         self.table = table.sort(list(dict.fromkeys(keys)), nulls_last=True)
         self._draws = Context(options.seed, "audit")
+        self._embedding = RLock()
         self._vector_rows: dict[str, int] = {}
         self._vectors: list[NDArray[np.float32]] = []
 
@@ -154,12 +173,12 @@ class Subject:
         """Whether every row is a pair."""
         return self.shape == Shape.PAIRS
 
-    @cached_property
+    @shared
     def row_ids(self) -> pl.Series:
         """Id of every row; not unique where rows are copies."""
         return self.table[ROW_ID[self.shape]]
 
-    @cached_property
+    @shared
     def prompts(self) -> Rows:
         """Number of every row's prompt, in canonical order, shape (rows,)."""
         return (self.table["prompt_id"].rank("dense").to_numpy() - 1).astype(np.int64)
@@ -169,22 +188,22 @@ class Subject:
         """Number of distinct prompts."""
         return int(self.prompts[-1]) + 1 if self.height else 0
 
-    @cached_property
+    @shared
     def question(self) -> pl.Series:
         """The last user message of every row's prompt."""
         return self.table.select(question=last_user_text(pl.col("prompt")))["question"]
 
-    @cached_property
+    @shared
     def prompt_text(self) -> pl.Series:
         """All messages of every row's prompt, joined."""
         return self._text_column("prompt")
 
-    @cached_property
+    @shared
     def folded_prompt(self) -> pl.Series:
         """`prompt_text` without differences of case, white space and Unicode composition."""
         return fold(self.prompt_text)
 
-    @cached_property
+    @shared
     def sides(self) -> tuple[Side, ...]:
         """Chosen and rejected; of unpaired answers those labelled good and bad, or all as one."""
         every = np.arange(self.height, dtype=np.int64)
@@ -221,18 +240,19 @@ class Subject:
     def _text_column(self, column: str) -> pl.Series:
         return self.table.select(text_of(pl.col(column)).fill_null("").alias(column))[column]
 
-    @cached_property
+    @shared
     def keys(self) -> pl.DataFrame:
         """64-bit hashes of folded texts, by row: `prompt`, and of pairs `chosen` and `rejected`.
 
         Of unpaired answers `response`. Equal keys are equal texts; the numbers mean nothing else.
         """
         answers = {Shape.PAIRS: SIDES, Shape.RESPONSES: ("response",)}.get(self.shape, ())
-        texts = {"prompt": self.prompt_text} | {name: self._text_column(name) for name in answers}
-        folded = (normalised(pl.col(name), True, True, True).hash(0) for name in texts)
-        return pl.DataFrame(texts).select(folded)  # in one select, the columns run side by side
+        texts = {"prompt": self.folded_prompt} | {n: self._text_column(n) for n in answers}
+        hashed = (normalised(pl.col(name), True, True, True).hash(0) for name in answers)
+        # in one select, the columns run side by side
+        return pl.DataFrame(texts).select(pl.col("prompt").hash(0), *hashed)
 
-    @cached_property
+    @shared
     def features(self) -> tuple[pl.DataFrame, ...]:
         """Lengths and style counts of the answers of each side (see `style_features`)."""
         from filters.content.style import style_features
@@ -269,6 +289,10 @@ class Subject:
 
     def embed(self, texts: pl.Series) -> NDArray[np.float32]:
         """Vectors of texts, each distinct one embedded once in an audit; float32 [N, d]."""
+        with self._embedding:
+            return self._embedded(texts)
+
+    def _embedded(self, texts: pl.Series) -> NDArray[np.float32]:
         unknown = texts.unique().sort()
         unknown = unknown.filter(
             pl.Series([text not in self._vector_rows for text in unknown], dtype=pl.Boolean)
@@ -280,7 +304,7 @@ class Subject:
         vectors = np.concatenate(self._vectors)
         return vectors[[self._vector_rows[text] for text in texts]]
 
-    @cached_property
+    @shared
     def _embed(self) -> Embed:
         if self.options.embed is not None:
             return self.options.embed
@@ -317,7 +341,7 @@ class Subject:
             )
         return pl.concat(parts)
 
-    @cached_property
+    @shared
     def damage(self) -> pl.DataFrame:
         """Hits of the damage rules that need no vectors (see `prefactory.preferences.damage`)."""
         from prefactory.preferences.damage import damage, learn
@@ -328,7 +352,7 @@ class Subject:
         hits = damage(self.table, rules, model=model)
         return without_foreign(hits, self.table, main_language(self.table))
 
-    @cached_property
+    @shared
     def relevance(self) -> tuple[Rows, pl.DataFrame | None]:
         """Rows of a sample, and how their chosen (or only) answers fit their prompts and others.
 
@@ -340,7 +364,7 @@ class Subject:
         table = self.table[rows]
         return rows, judge_relevance(table, Vectors(*map(self.embed, texts_of_meaning(table))))
 
-    @cached_property
+    @shared
     def undamaged(self) -> pl.DataFrame:
         """Pairs, each once, on whose chosen answer no damage rule of texts hits; and `_row`."""
         hit = self.damage.filter(pl.col("side") != "rejected")["id"]
@@ -348,7 +372,7 @@ class Subject:
         once = sound.unique("pair_id", keep="first", maintain_order=True)
         return once.with_columns(pl.col("_row").cast(pl.Int64))
 
-    @cached_property
+    @shared
     def judged(self) -> Judged | None:
         """What a judge says of a sample of the undamaged pairs; None if there is none to ask.
 

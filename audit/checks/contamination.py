@@ -119,5 +119,6 @@ CHECK = Check(
         "benchmark": "share of a benchmark's prompts that are in the data (benchmark:<name>)",
     },
     run=run,
+    slow=True,
     faulty_rows=True,
 )

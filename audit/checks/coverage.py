@@ -129,4 +129,5 @@ CHECK = Check(
         "values": "never measured: says that no column names values",
     },
     run=run,
+    slow=True,
 )

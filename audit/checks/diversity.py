@@ -102,4 +102,5 @@ CHECK = Check(
         "distinct": "share of the sample that is distinct",
     },
     run=run,
+    slow=True,
 )

@@ -142,6 +142,7 @@ CHECK = Check(
         "lopsided": "share of pairs in which one answer is over three times as long",
     },
     run=run,
+    slow=True,
     faulty_rows=True,
     need=Need.PAIRS,
 )

@@ -67,6 +67,7 @@ CHECK = Check(
         "prompts": "share of distinct prompts that nearly repeat another prompt",
     },
     run=run,
+    slow=True,
     faulty_rows=True,
     mends=("- filters.NearDuplicates: {}",),
 )

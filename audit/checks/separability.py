@@ -165,6 +165,7 @@ CHECK = Check(
         "two_models": "share of pairs whose answers are by two models",
     },
     run=run,
+    slow=True,
     need=Need.SIDES,
     mends=ONE_MODEL,
 )

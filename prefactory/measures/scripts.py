@@ -114,11 +114,16 @@ def _scripts(texts: pl.Series) -> pl.DataFrame:
     at = (~ascii_only & ~latin).arg_true()
     if not at.len():
         return scripts.to_frame()
+    text = pl.col("text")
     odd = head.gather(at).to_frame()
-    counts = odd.select(
-        **{name: pl.col("text").str.count_matches(rule) for name, rule in SCRIPTS.items()},
-        letters=pl.col("text").str.count_matches(r"\p{L}"),
+    odd = odd.select(
+        ascii=text.str.count_matches("[A-Za-z]"), text=text.str.replace_all(r"[\x00-\x7F]+", "")
     )
+    counts = odd.select(
+        **{name: text.str.count_matches(rule) for name, rule in SCRIPTS.items()},
+        letters=text.str.count_matches(r"\p{L}") + pl.col("ascii"),
+        ascii="ascii",
+    ).with_columns(Latin=pl.col("Latin") + pl.col("ascii"))
     known = sum(pl.col(name) for name in SCRIPTS)
     most = pl.max_horizontal(*SCRIPTS)
     name: pl.Expr = pl.lit("other")

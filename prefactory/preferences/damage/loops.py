@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefactory.tables import in_parts
+from prefactory.utf8 import utf8
 
 WORD = r"\p{L}[\p{L}\p{M}]*"
 """A word of letters only, so that grids and tablature don't count."""
@@ -94,7 +95,8 @@ def may_repeat(texts: pl.Series) -> NDArray[np.bool_]:
     Args:
         texts: String [N], no nulls.
     """
-    data = np.frombuffer("\n".join(texts).encode() + b"\n" * (_KEY + 3), dtype=np.uint8)
+    joined, first = utf8(texts + "\n")
+    data = np.concatenate([joined, np.full(_KEY + 3, ord("\n"), dtype=np.uint8)])
     ends = np.flatnonzero(_ENDS[data])
     starts = np.concatenate(([0], ends[:-1] + 1))
     for _ in range(3):  # a sentence starts after a blank or two, its copies perhaps not
@@ -105,8 +107,7 @@ def may_repeat(texts: pl.Series) -> NDArray[np.bool_]:
     for i in range(_KEY):
         inside = starts + i < ends
         key = (key << np.uint64(8)) | np.where(inside, data[starts + i], 0).astype(np.uint64)
-    sizes = texts.str.len_bytes().to_numpy().astype(np.int64) + 1
-    row = np.repeat(np.arange(sizes.size), sizes)[starts]
+    row = np.searchsorted(first, starts, side="right") - 1
     mixed = key * np.uint64(0x9E3779B97F4A7C15) + row.astype(np.uint64) * np.uint64(
         0xD6E8FEB86659FD93
     )
