@@ -1,6 +1,9 @@
 """The audit as a whole: order, shapes, limits, recipes, documentation."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from audit import CHECKS, LIMITS, Intake, Limit, Metric, Options, Severity, audit, summary
 from audit.limits import judge
 from audit.limits import table as limit_table
+from audit.subject import shared
 from tests.audit.cases import (
     EMBEDDING,
     NO_EMBEDDING,
@@ -49,6 +53,41 @@ def test_the_order_of_rows_changes_nothing():
         audit(d, EMBEDDING) for d in (FAULTY, FAULTY.sample(fraction=1, shuffle=True, seed=3))
     )
     assert as_json(one) == as_json(two)
+
+
+def test_checks_side_by_side_find_what_they_find_one_by_one(monkeypatch):
+    told = []
+    two = audit(FAULTY, EMBEDDING, progress=told.append)
+    monkeypatch.setattr("audit.run.THREADS", 1)
+    one = audit(FAULTY, EMBEDDING)
+    assert as_json(two) == as_json(one)
+    assert two.rows_named().equals(one.rows_named())
+    assert [f.check for f in two.findings] == [check.name for check in CHECKS]
+    assert sorted(told) == sorted(check.title for check in CHECKS)
+
+
+def test_what_two_checks_need_is_made_once():
+    class Counted:
+        made = 0
+
+        @shared
+        def texts(self):
+            self.made += 1
+            time.sleep(0.05)
+            return self.made
+
+    counted = Counted()
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: counted.texts, range(2))) == [1, 1]
+
+
+def test_the_error_of_a_check_is_raised():
+    def fails(subject):
+        raise ValueError("of a check")
+
+    broken = replace(CHECKS[3], run=fails)
+    with pytest.raises(ValueError, match="of a check"):
+        audit(FAULTY, NO_EMBEDDING, checks=[*CHECKS[:3], broken, *CHECKS[4:6]])
 
 
 def test_the_same_seed_gives_the_same_audit_and_another_draws_anew():

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 from ftfy.badness import is_bad
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from filters.rules.damage import Damage
 from prefactory.context import Context
@@ -22,7 +24,7 @@ from prefactory.preferences.damage import (
     letters,
     only_damage,
 )
-from prefactory.preferences.damage.loops import loops
+from prefactory.preferences.damage.loops import _sentences, loops, may_repeat
 from prefactory.preferences.damage.marks import mojibake, unfinished
 from tests.helpers import ROOT, pairs, responses
 
@@ -56,6 +58,17 @@ def hits(chosen, rejected=GOOD, rules=RULES):
 )
 def test_a_loop_is_a_sentence_or_trigrams_again_and_again(text, loop):
     assert (loops(pl.Series([text, GOOD]))[0] is not None) == loop
+
+
+PIECES = ["we are here. ", "we are here!\n", "  we are here\n", "é is a letter? ", "", "no. ", "\n"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), max_size=5))
+def test_no_text_that_says_a_sentence_four_times_is_passed_over(texts):
+    low = pl.Series("t", texts, dtype=pl.String)
+    said = _sentences(low).is_not_null().to_numpy()
+    assert not (said & ~may_repeat(low)).any()
 
 
 @pytest.mark.parametrize(
