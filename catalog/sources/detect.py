@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import lru_cache
@@ -130,6 +131,9 @@ def _carried(name: str) -> bool:
 def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
     """Find the layout of a sample, or check the one that was asked for, and account for columns.
 
+    Where the most particular layout would lose a column that bears on the prompt or an answer,
+    a more general one that reads all of them is taken.
+
     Args:
         spec: its `layout`, `mapping` (our column <- their column), `carry` and `ignore` count.
         sample: the first records.
@@ -168,8 +172,20 @@ def plan_for(spec: SourceSpec, sample: Sample, where: str) -> Plan:
         guess = guess_ab(seen.columns, seen.records)
         if guess is not None:
             raise NotKnownError(f"{where}: {offer(spec.path, guess, seen.records)}", guess, seen)
-    _check_values(plan, seen, spec, where)
-    return _accounted(plan, seen, spec, where)
+    try:
+        return _checked(plan, seen, spec, where)
+    except VanishingColumnsError as error:
+        later = _candidates(seen, paths, spec.carry) if layout == "auto" else ()
+        for other in later:
+            if other.layout.shape == plan.layout.shape and other.layout != plan.layout:
+                with suppress(DataError):
+                    return _checked(other, seen, spec, where)
+        raise error
+
+
+def _checked(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan:
+    _check_values(plan, sample, spec, where)
+    return _accounted(plan, sample, spec, where)
 
 
 _JUDGED = {"a", "b", "verdict"}
@@ -215,6 +231,10 @@ def _check_values(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> N
     raise NotKnownError(f"{where}: {offer(spec.path, guess, sample.records)}", guess, sample)
 
 
+class VanishingColumnsError(DataError):
+    """Columns that bear on the prompt or an answer would not be read."""
+
+
 class MissingColumnError(DataError):
     """The source has no column of a name, in the records that were looked at."""
 
@@ -223,16 +243,23 @@ def _planned(
     layout: str, sample: Sample, paths: Mapping[str, Path], carry: tuple[str, ...], where: str
 ) -> Plan:
     if layout == "auto":
-        candidates = [form for entry in LAYOUTS.values() for form in (entry, *entry.alternatives)]
-        for form in candidates:
-            binding = _binding(form, sample, paths)
-            if _takes(form, paths) and _fits(form, binding, sample):
-                return _plan(form, binding, sample, paths, carry)
-        raise NotKnownError(_unknown(sample, where), None, sample)
+        if (plan := next(_candidates(sample, paths, carry), None)) is None:
+            raise NotKnownError(_unknown(sample, where), None, sample)
+        return plan
     if layout not in LAYOUTS:
         near = difflib.get_close_matches(layout, LAYOUTS, n=3) or list(LAYOUTS)
         raise DataError(f"there is no layout {layout!r}; did you mean {', '.join(near)}?")
     return _forced(LAYOUTS[layout], sample, paths, carry, where)
+
+
+def _candidates(
+    sample: Sample, paths: Mapping[str, Path], carry: tuple[str, ...]
+) -> Iterator[Plan]:
+    """Every way to read a sample, the most particular first."""
+    for form in (form for entry in LAYOUTS.values() for form in (entry, *entry.alternatives)):
+        binding = _binding(form, sample, paths)
+        if _takes(form, paths) and _fits(form, binding, sample):
+            yield _plan(form, binding, sample, paths, carry)
 
 
 def _forced(
@@ -503,7 +530,7 @@ def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan
     """Say what becomes of each column; carry along what belongs to the row.
 
     Raises:
-        DataError: a column that bears on the prompt or the answers would not be read.
+        VanishingColumnsError: one that bears on the prompt or the answers would not be read.
     """
     read, carried = _bound(plan)
     unread = dict.fromkeys(spec.ignore, "ignored")
@@ -531,7 +558,7 @@ def _accounted(plan: Plan, sample: Sample, spec: SourceSpec, where: str) -> Plan
         else:
             unread[name] = _why(bears, sample, name)
     if lost:
-        raise DataError(refusal(where, plan.layout.name, lost))
+        raise VanishingColumnsError(refusal(where, plan.layout.name, lost))
     account = Account(read, carried, unread)
     return replace(plan, fields=fields, binding=binding, account=account)
 

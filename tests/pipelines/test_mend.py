@@ -48,6 +48,12 @@ def test_each_line_says_what_it_took_and_what_the_audit_says_afterwards(tmp_path
     assert list(lines_of(found)) == [one.text for one in done.lines]
 
 
+def test_leaks_in_half_of_the_rows_are_found_not_taken_for_transcripts(tmp_path):
+    found = audit(str(written(tmp_path / "pairs.jsonl", 24, 12)), embeddings=False)
+    assert found.rows == 24
+    assert found.finding("role_leaks").rows.height == 12
+
+
 def test_a_set_without_faulty_rows_gets_a_recipe_without_steps(tmp_path):
     data = written(tmp_path / "pairs.jsonl", damaged=0)
     found = audit(str(data), embeddings=False)

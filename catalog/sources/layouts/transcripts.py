@@ -15,9 +15,11 @@ from catalog.sources.layouts.conversations import (
     split_common,
     transcripts,
 )
+from catalog.sources.layouts.names import TASK
 from prefactory.tables import Shape
 
 _MARK = re.compile(r"(?:^|\n\s*\n)(?:## )?Human:")
+_BEGINS = re.compile(r"\s*(?:## )?(?:Human|Assistant):")
 _TURNS = "a transcript needs turns that start with a blank line and 'Human:' or 'Assistant:'"
 MODELS = (Field("chosen_model", required=False), Field("rejected_model", required=False))
 
@@ -67,14 +69,25 @@ def _text_score(frame: pl.DataFrame, around: Surroundings) -> Draft:
 
 
 def _has_markers(records: list[dict[str, Any]], columns: set[str]) -> bool:
-    texts = [t for r in records for t in _texts(r)]
-    return bool(texts) and sum(bool(_MARK.search(t)) for t in texts) * 2 >= len(texts)
+    """Whether turns of a human are marked in half of the texts.
+
+    Beside a prompt of its own that may be a leak of the model's: there, half of the texts of each
+    side must begin with a turn, as a transcript does.
+    """
+    sides = [[t for t in texts if isinstance(t, str)] for texts in _sides(records)]
+    if {c.lower() for c in columns} & {*TASK}:
+        return all(_half([bool(_BEGINS.match(t)) for t in texts]) for texts in sides)
+    return _half([bool(_MARK.search(t)) for t in sides[0]])
 
 
-def _texts(record: dict[str, Any]) -> list[str]:
-    texts = record.get("text")
-    values = [record.get("chosen"), *(texts if isinstance(texts, list) else ())]
-    return [v for v in values if isinstance(v, str)]
+def _sides(records: list[dict[str, Any]]) -> list[list[Any]]:
+    if records and "text" in records[0]:
+        return [[t for r in records if isinstance(r["text"], list) for t in r["text"]]]
+    return [[r.get(side) for r in records] for side in ("chosen", "rejected")]
+
+
+def _half(values: list[bool]) -> bool:
+    return bool(values) and sum(values) * 2 >= len(values)
 
 
 HH = Layout(

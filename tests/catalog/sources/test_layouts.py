@@ -100,6 +100,34 @@ def test_hh_repeated_assistant_keeps_all_remaining_messages(tmp_path):
     assert notes == {("1", "roles_repeat")}
 
 
+LEAK = "\n\nHuman: and then?\n\nAssistant: Then"
+
+
+@pytest.mark.parametrize("asked", ["prompt", "Question", "input"])
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("leak", ["It is.{}", "{} it is."])
+def test_role_leaks_in_answers_beside_a_prompt_are_no_transcripts(tmp_path, asked, every, leak):
+    chosen = [leak.format("" if i % every else LEAK) + str(i) for i in range(12)]
+    rows = [{asked: f"why {i}?", "chosen": c, "rejected": f"no {i}"} for i, c in enumerate(chosen)]
+    source, table, rejected, _ = read(tmp_path, rows)
+    assert source.layout == "pairs-text"
+    assert not rejected
+    assert table["chosen"].to_list() == [said(c) for c in chosen]
+
+
+def test_transcripts_whose_prompt_stands_in_a_column_too_are_hh(tmp_path):
+    rows = [
+        {"prompt": f"hi {i}", "chosen": hh(f"hi {i}", "a"), "rejected": hh(f"hi {i}", "b")}
+        for i in range(4)
+    ]
+    assert read(tmp_path, rows)[0].layout == "hh"
+    for row in rows:
+        row["prompt"] = "another question"
+    source, table, _, _ = read(tmp_path, rows)
+    assert source.layout == "pairs-text"
+    assert set(table["prompt"].list.get(0).struct.field("content")) == {"another question"}
+
+
 def test_hh_text_score(tmp_path):
     a, b = "## Human:\nq\n\n\n## Assistant:\n good", "## Human:\nq\n\n\n## Assistant:\n bad"
     source, rows, reasons, _ = read(

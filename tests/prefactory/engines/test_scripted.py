@@ -67,7 +67,7 @@ def test_nothing_to_say():
 
 def test_logprobs_by_a_function():
     config = Scripted(answers={}, logprob_function=f"{__name__}.words")
-    assert config.capabilities == {"generate", "logprobs", "text", "user_turn"}
+    assert config.capabilities == {"generate", "images", "logprobs", "text", "user_turn"}
     with config.open() as engine:
         (found,) = engine.logprobs([[user("q"), assistant("a b c")]])
     assert found.tokens == ("a", "b", "c")
