@@ -31,14 +31,13 @@ from catalog.sources.fields import (
 from catalog.sources.material import history_of, material_of
 from catalog.sources.messages import (
     CALLERS,
+    MAYBE_WRITTEN,
     MESSAGE_KEYS,
     ROLE_NAMES,
-    WRITTEN_STARTS,
     UnreadableError,
     from_written,
     is_messages,
     keys_of,
-    looks_written,
     read_messages,
     read_tools,
 )
@@ -278,10 +277,7 @@ def _conversation(value: Any, kind: Kind, padded: bool) -> list[dict[str, Any]] 
 
 def _may_be_messages(texts: pl.Series) -> bool:
     """Whether some text may be messages that were written down."""
-    first = texts.str.slice(0, 1)
-    if not first.is_in(WRITTEN_STARTS).any():
-        return False
-    return any(map(looks_written, texts.filter(first.is_in(WRITTEN_STARTS)).to_list()))
+    return bool(texts.str.contains(MAYBE_WRITTEN).any())
 
 
 def _pairs_of_keys(values: list[Any]) -> pl.Series | None:

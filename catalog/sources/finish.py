@@ -148,7 +148,8 @@ def _general_notes(
     conversations = ("prompt", *answers)
     element = pl.element().struct.field
     again = (element("role") == element("role").shift(1)).fill_null(value=False)
-    repeats = [pl.col(c).list.eval(again).list.any() for c in conversations]
+    several = [c for c in conversations if (kept[c].list.len().max() or 0) > 1]  # type: ignore[operator]
+    repeats = [pl.lit(value=False), *(pl.col(c).list.eval(again).list.any() for c in several)]
     ends = pl.col("prompt").list.last().struct.field("role")
     repeats += [ends == pl.col(a).list.first().struct.field("role") for a in answers]
     rules: list[Rule] = [
@@ -194,15 +195,22 @@ def _speakers(prompts: pl.Series) -> pl.Series | None:
 
 def _notes(kept: pl.DataFrame, rules: tuple[Rule, ...]) -> pl.DataFrame:
     """Every note that applies, in reading order; the reason of a repair is the repair itself."""
+    at = pl.int_range(pl.len()).alias("_at")
+    fired = kept.select(
+        at, *(fires.fill_null(value=False).alias(str(i)) for i, (fires, _, _) in enumerate(rules))
+    )
     parts = [
-        kept.with_columns(_at=pl.int_range(pl.len()))
-        .filter(fires.fill_null(value=False))
+        kept.with_columns(at)
+        .filter(fired[str(i)])
         .select(
             "_at",
             pl.col(ROW).alias("row_id"),
             (pl.lit(reason) if reason else pl.col(REPAIR)).cast(pl.String).alias("reason"),
             text.cast(pl.String).alias("detail"),
         )
-        for fires, reason, text in rules
+        for i, (_, reason, text) in enumerate(rules)
+        if fired[str(i)].any()
     ]
+    if not parts:
+        return pl.DataFrame(schema=LEDGER)
     return pl.concat(parts).sort("_at", maintain_order=True).drop("_at")

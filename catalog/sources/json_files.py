@@ -114,7 +114,7 @@ def read_jsonl(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Ite
     for number, lines in pieces.lines():
         chunk.note_encoding(pieces.encoding, number)
         for line, text in enumerate(lines, number):
-            if chunk.size >= rows or size >= MAX_CHUNK_BYTES:
+            if size >= MAX_CHUNK_BYTES or chunk.size >= rows:
                 yield chunk
                 chunk, size = Chunk(lines=[], records=[]), 0
             size += len(text)
@@ -141,18 +141,19 @@ def _enter(chunk: Chunk, line: int, text: bytes, stated: bool) -> None:
             return
         if repair is not None:
             chunk.repairs[line] = repair
-    flat = text.find(b"{", 1) < 0 and text.find(b"[") < 0
-    enter_value(chunk, line, value, flat)
+    flat = type(value) is dict and b"[" not in text and text.find(b"{", 1) < 0
+    if flat and chunk.records is not None:  # nothing to look into
+        chunk.lines.append(line)
+        chunk.records.append(value)
+    else:
+        enter_value(chunk, line, value)
 
 
-def enter_value(chunk: Chunk, line: int, value: Any, flat: bool = False) -> None:  # noqa: ANN401
-    """Add a parsed value to a chunk: an object is a record, anything else is rejected.
-
-    `flat`: it is known that nothing is nested in it.
-    """
+def enter_value(chunk: Chunk, line: int, value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Add a parsed value to a chunk: an object is a record, anything else is rejected."""
     if type(value) is not dict or chunk.records is None:
         chunk.rejects.add(line, "wrong_type", f"the record is a {type(value).__name__}, no object")
-    elif not flat and _deeper(value, MAX_DEPTH):
+    elif _deeper(value, MAX_DEPTH):
         chunk.rejects.add(line, "malformed", f"nested more than {MAX_DEPTH} deep")
     else:
         chunk.lines.append(line)

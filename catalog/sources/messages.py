@@ -48,13 +48,12 @@ MESSAGE_KEYS = (
     *_REASONING,
 )
 """Keys of a message that are read."""
-WRITTEN_STARTS = ("[", "{", " ", "\n", "\t", "a")
-"""First characters of messages that were written as text (`array([...` of numpy)."""
 MAX_TEXT = 4_000_000
 """Characters of a text that is read as Python; longer ones are refused."""
-_LIST = re.compile(
-    r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content|from|value|messages)['\"]\s*:"
-)
+_WRITTEN = r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content|from|value|messages)['\"]\s*:"
+_LIST = re.compile(_WRITTEN)
+MAYBE_WRITTEN = "^" + _WRITTEN.replace(r"\s", r"[\s\x1c-\x1f]")
+"""The same for Polars, whose white space is less than Python's."""
 _KEYS = re.compile(r"['\"](?:role|content|from|value)['\"]\s*:")
 _NO_COMMA = re.compile(r"\}\s*\n\s*\{")
 _ARRAY = re.compile(r"\barray\(\s*(\[.*\])\s*,\s*dtype=object\s*\)", re.DOTALL)
@@ -86,7 +85,7 @@ def is_messages(value: object) -> bool:
 
 def looks_written(text: str) -> bool:
     """Tell whether a text begins as messages do that were written as text."""
-    return text[:1] in WRITTEN_STARTS and _LIST.match(text) is not None
+    return _LIST.match(text) is not None
 
 
 def from_written(text: str) -> Any:  # noqa: ANN401 - JSON value, or the text

@@ -73,9 +73,12 @@ def _explicit(frame: pl.DataFrame, around: Surroundings) -> Draft:
     frame = frame.with_columns(prompt.alias("prompt"), changed.alias("_transcript"))
     frame = same_messages(frame)
     n = pl.col("prompt").list.len()
+    longer = [(pl.col(s).list.len() > n) & (n > 0) for s in ("chosen", "rejected")]
+    if not frame.select((longer[0] & longer[1]).any()).item():
+        return Draft(frame, notes=(_EQUAL_SCORES, _TRANSCRIPT))
     dtype = frame.schema["prompt"]
     asked, *said = (compared(pl.col(c), dtype) for c in ("prompt", "chosen", "rejected"))
-    repeats = [(s.list.len() > n) & (n > 0) & (s.list.head(n) == asked) for s in said]
+    repeats = [more & (s.list.head(n) == asked) for s, more in zip(said, longer, strict=True)]
     both = (repeats[0] & repeats[1]).fill_null(value=False)
     frame = frame.with_columns(
         pl.when(both).then(pl.col(s).list.slice(n)).otherwise(s).alias(s)
