@@ -47,7 +47,7 @@ MADE = {
         {"prompt": q, "prompt_id": str(i), "chosen": turns(q, "good"), "rejected": turns(q, "bad"),
          "messages": turns(q, "good"), "score_chosen": 8.0, "score_rejected": 2.0 + 2 * i}
         for i, q in enumerate(Q)],
-    "helpsteer2": [{"prompt": q, "response": f"answer {j}", **{s: (i + j) % 5 for s in STEERED}}
+    "helpsteer2": [{"prompt": q, "response": f"answer {j}", **dict.fromkeys(STEERED, (i + j) % 5)}
                    for i, q in enumerate(Q) for j in (0, 1)],
     "alpaca-eval": [{"instruction": q, "output": f"o{i}", "generator": "g", "dataset": "d"}
                     for i, q in enumerate(Q)],
