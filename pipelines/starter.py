@@ -93,6 +93,8 @@ def starter(spec: SourceSpec, recipe: Path) -> Starter:
         "carry": spec.carry,
         "ignore": spec.ignore,
         "label_source": spec.label_source,
+        "encoding": spec.encoding,
+        "separator": spec.separator,
     }
     head = HEAD.format(
         source=spec.path,

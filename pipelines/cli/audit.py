@@ -15,10 +15,12 @@ from rich.console import Console
 from pipelines.cli.run import BudgetTokens, BudgetUsd, Prices
 from pipelines.cli.source import (
     Carry,
+    Encoding,
     Ignore,
     ImageFolder,
     ImageHost,
     LabelSource,
+    Separator,
     images_of,
     mapping_of,
 )
@@ -79,6 +81,8 @@ def audit(
     carry: Carry = None,
     ignore: Ignore = None,
     label_source: LabelSource = None,
+    encoding: Encoding = None,
+    separator: Separator = None,
     image_folder: ImageFolder = None,
     image_host: ImageHost = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub or disk dataset.")] = None,
@@ -122,7 +126,13 @@ def audit(
     from audit import summary
     from pipelines.api import audit as run
 
-    given = {"carry": carry, "ignore": ignore, "label_source": label_source}
+    given = {
+        "carry": carry,
+        "ignore": ignore,
+        "label_source": label_source,
+        "encoding": encoding,
+        "separator": separator,
+    }
     more: dict[str, Any] = {name: value for name, value in given.items() if value}
     more |= images_of(image_folder, image_host)
 

@@ -21,6 +21,14 @@ LabelSource = Annotated[
     str | None,
     typer.Option(help="Who chose: human, judge, reward_model, rule or relabel [unknown]."),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of the files, if it is told wrongly, for example cp1251 or gbk."),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(help="What stands between the cells of a CSV, if it is told wrongly."),
+]
 ImageFolder = Annotated[
     list[str] | None,
     typer.Option(help="Folder that paths of pictures in rows may lead to; repeatable."),

@@ -16,8 +16,10 @@ from rich.table import Table
 from pipelines.cli.ask import known
 from pipelines.cli.source import (
     Carry,
+    Encoding,
     Ignore,
     LabelSource,
+    Separator,
     Values,
     mapping_of,
     meanings_of,
@@ -108,6 +110,8 @@ def init(
     carry: Carry = None,
     ignore: Ignore = None,
     label_source: LabelSource = None,
+    encoding: Encoding = None,
+    separator: Separator = None,
 ) -> None:
     """Start a recipe for a source that is looked at first; it runs as it is written."""
     from pipelines.starter import starter
@@ -123,6 +127,8 @@ def init(
         "carry": carry or [],
         "ignore": ignore or [],
         "label_source": label_source,
+        "encoding": encoding,
+        "separator": separator,
     }
     spec = source_spec(known(fields))
     recipe = starter(spec, out)

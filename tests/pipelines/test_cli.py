@@ -7,7 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from datasets import load_from_disk
+
+from tests.pipelines.conftest import command
 
 
 def run_json(prefactory, *words, **env):
@@ -163,6 +166,26 @@ def test_import_dry_run_shows_layout_counts_and_three_rows(prefactory):
     assert done.returncode == 0, done.stderr
     for words in ("hh", "201", "200", "malformed", "pairs.jsonl:1", "pairs.jsonl:3", "[user]"):
         assert words in done.stdout
+
+
+def test_encoding_and_separator_can_be_said_to_import_audit_and_init(tmp_path):
+    rows = [f"почему {i}?~потому {i}~нет {i}" for i in range(30)]
+    text = "prompt~chosen~rejected\n" + "\n".join(rows) + "\n"
+    (tmp_path / "pairs.csv").write_bytes(text.encode("cp1251"))
+    said = ("--encoding", "cp1251", "--separator", "~")
+
+    def run(*words):
+        done = command(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    facts = json.loads(run("import", "pairs.csv", "--dry-run", "--json", *said))
+    assert facts["rows"] == 30
+    assert facts["first"][0]["chosen"][0]["content"] == "потому 0"
+    run("audit", "pairs.csv", "--no-embeddings", *said)
+    run("init", "pairs.csv", "--out", "made.yaml", *said)
+    source = yaml.safe_load((tmp_path / "made.yaml").read_text("utf-8"))["source"]
+    assert (source["encoding"], source["separator"]) == ("cp1251", "~")
 
 
 def test_import_publishes_as_it_is(prefactory):
