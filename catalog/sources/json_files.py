@@ -307,7 +307,7 @@ class _Elements:
             match = _BETWEEN.match(self._text, self._at)
             end = match.end() if match else self._at
             if end < len(self._text):
-                if end > self._at:
+                if end > self._at and self._text[end] == "{":  # else its beginning is broken
                     self._between = self._text[self._at : end].lstrip(",")
                 self._at = end
                 return True

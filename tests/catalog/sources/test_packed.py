@@ -218,6 +218,20 @@ def test_one_broken_element_of_an_array_stops_no_other(tmp_path, between, place)
         assert rejected == ["malformed"]
 
 
+def test_an_element_that_lost_its_beginning_takes_no_other_with_it(tmp_path):
+    """It starts with the rest of a text, so its quotes don't pair; the next line tells its end."""
+    lines = [
+        json.dumps({"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"}) for i in range(9)
+    ]
+    lines[4] = ' p4", "chosen": "c4", "rejected": "r4"}'
+    file = tmp_path / "a.json"
+    file.write_text("[" + ",\n  ".join(lines) + "]")
+    source = open_source(SourceSpec(path=str(file)))
+    blocks = [block for part in source.files for block in source.read(part)]
+    assert sum(b.rows.height for b in blocks) == 8
+    assert [r for b in blocks for r in b.rejected["row_id"]] == ["a.json:5"]
+
+
 def test_a_large_array_is_read_element_by_element(tmp_path, monkeypatch):
     monkeypatch.setattr("catalog.sources.json_files.WHOLE_BYTES", 100)
     monkeypatch.setattr("catalog.sources.pieces.READ_BYTES", 64)
