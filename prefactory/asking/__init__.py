@@ -294,7 +294,8 @@ class Asker:
         """As `ask`, but equal questions are asked once and share their answers.
 
         What is drawn depends on the text of the question alone, so an answer can't depend on the
-        place, the shard or the company of its row.
+        place, the shard or the company of its row. One exception is `ask`'s early end: where not
+        one of a batch has the right form, answers that a correction would have mended stay lost.
 
         Args:
             conversations: N conversations.
