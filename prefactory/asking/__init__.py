@@ -62,8 +62,6 @@ class Answer(Generic[T]):
     attempts: int
 
 
-PROBE = 20
-"""Answers that are asked again first where none of so many or more had the right form."""
 WARMER = 0.3
 """What each correction adds to a temperature below 1: at 0 it would be the same text again."""
 QUOTED = 200
@@ -118,9 +116,7 @@ def ask(
     The last line of the refused answer (`QUOTED` characters at most) and the message of the error
     are appended to the conversation as an assistant and a user turn; each correction is drawn a
     little warmer than what was asked before (`WARMER`, up to 1). Corrections of all rows go out
-    together, so they cost as many rounds as `attempts`, not as many as rows. Where none of `PROBE`
-    or more answers had the right form, `PROBE` of them are corrected first; if that mends none, no
-    other is asked again.
+    together, so they cost as many rounds as `attempts`, not as many as rows.
 
     Args:
         engine: what answers.
@@ -142,14 +138,7 @@ def ask(
             sample.settle(_hinted(result, sampling), parse, 1)
             samples.append(sample)
     again = [s for s in samples if s.outcome is None]
-    if len(again) == len(samples) >= PROBE and attempts > 1:
-        probe = sorted(again, key=lambda s: s.row_id)[:PROBE]
-        _correct(engine, probe, sampling, parse, attempts)
-        if not any(isinstance(s.outcome, Answer) for s in probe):
-            tried = f"asked once: {PROBE} that were asked {attempts} times did no better"
-            for sample in (s for s in again if s.outcome is None):
-                sample.give_up(tried)
-    _correct(engine, [s for s in again if s.outcome is None], sampling, parse, attempts)
+    _correct(engine, again, sampling, parse, attempts)
     answers: list[list[Answer[T] | Failure]] = [[] for _ in conversations]
     for sample in samples:
         answers[sample.row].append(sample.outcome or Failure("no_answer", "never answered"))
@@ -294,8 +283,7 @@ class Asker:
         """As `ask`, but equal questions are asked once and share their answers.
 
         What is drawn depends on the text of the question alone, so an answer can't depend on the
-        place, the shard or the company of its row. One exception is `ask`'s early end: where not
-        one of a batch has the right form, answers that a correction would have mended stay lost.
+        place, the shard or the company of its row.
 
         Args:
             conversations: N conversations.

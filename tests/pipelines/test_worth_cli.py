@@ -140,6 +140,7 @@ def test_a_kept_pair_costs_what_the_run_paid_by_the_pairs_it_kept(tmp_path, monk
         "asked",
         source="a.jsonl",
         steps=[{"labelers.JudgePairs": {"judge": {"engine": "scripted", "function": SCRIPT}}}],
+        publish={"failed_judges": True},  # the script always says the first
     ).run()
     cost = version.cost()
     assert cost["calls"] == 120

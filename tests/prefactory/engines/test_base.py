@@ -217,12 +217,12 @@ def test_what_is_warm_stays_as_warm():
     assert {r.sampling.temperature for r in engine.requests} == {1.5}
 
 
-@pytest.mark.parametrize(("n", "calls"), [(19, 57), (20, 60), (100, 140)])
-def test_where_all_fail_it_stops_early(n, calls):
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_how_often_is_asked_does_not_depend_on_the_company(n):
     engine = Refuser()
     found = ask(engine, [[user(str(i))] for i in range(n)], Sampling(), number)
     assert {row[0].reason for row in found} == {"unparseable"}
-    assert len(engine.requests) == calls
+    assert len(engine.requests) == 3 * n
     wise = Refuser(wise=True)
     found = ask(wise, [[user(str(i))] for i in range(n)], Sampling(temperature=0), number)
     assert [row[0].value for row in found] == [7] * n
