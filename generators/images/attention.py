@@ -78,6 +78,28 @@ class AttentionGate(BaseModel):
         )
 
 
+def _open(model: str, revision: str | None, reader: str, weights: str) -> tuple[Any, Any]:
+    """Load what reads a model's texts and the model, with attentions, by names of auto classes.
+
+    Raises:
+        ConfigError: it can't be loaded.
+    """
+    transformers = package("transformers")
+    where = Path(model).expanduser()
+    source = str(where) if where.is_dir() else model
+    common = {"revision": revision, "trust_remote_code": False}
+    try:
+        return (
+            getattr(transformers, reader).from_pretrained(source, **common),
+            getattr(transformers, weights).from_pretrained(
+                source, use_safetensors=True, attn_implementation="eager", **common
+            ),
+        )
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"attention: the model {model!r} can't be loaded: {reason}") from error
+
+
 @lru_cache(maxsize=1)
 def _reads(model: str, revision: str | None, device: str | None) -> _Reads:
     return _Reads(model, revision, device)
@@ -89,20 +111,9 @@ class _Reads:
     def __init__(self, model: str, revision: str | None, device: str | None) -> None:
         from prefactory.engines.device import default_device
 
-        transformers = package("transformers")
-        where = Path(model).expanduser()
-        source = str(where) if where.is_dir() else model
-        common = {"revision": revision, "trust_remote_code": False}
-        try:
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, **common)
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                source, use_safetensors=True, attn_implementation="eager", **common
-            )
-        except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"gate: the model {model!r} can't be loaded: {reason}") from error
+        self.tokenizer, loaded = _open(model, revision, "AutoTokenizer", "AutoModelForCausalLM")
         if not self.tokenizer.is_fast or not self.tokenizer.chat_template:
-            raise ConfigError(f"gate: {model!r} needs a fast tokenizer with a chat template")
+            raise ConfigError(f"attention: {model!r} needs a fast tokenizer with a chat template")
         self.name = model
         self.device = device or default_device()
         self.model: Any = loaded.to(self.device).eval()
@@ -139,7 +150,9 @@ def _spans(
     for text in texts:
         begin = whole.find(text, at)
         if begin < 0:
-            raise ConfigError("gate: the chat template does not show the documents as they are")
+            raise ConfigError(
+                "attention: the chat template does not show the documents as they are"
+            )
         at = begin + len(text)
         inside = [i for i, (first, last) in enumerate(offsets) if first < at and last > begin]
         runs.append((inside[0], inside[-1] + 1))
@@ -157,20 +170,9 @@ class _Looks:
     def __init__(self, model: str, revision: str | None, device: str | None) -> None:
         from prefactory.engines.device import default_device
 
-        transformers = package("transformers")
-        where = Path(model).expanduser()
-        source = str(where) if where.is_dir() else model
-        common = {"revision": revision, "trust_remote_code": False}
-        try:
-            self.processor = transformers.AutoProcessor.from_pretrained(source, **common)
-            loaded = transformers.AutoModelForImageTextToText.from_pretrained(
-                source, use_safetensors=True, attn_implementation="eager", **common
-            )
-        except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"attention: the model {model!r} can't be loaded: {reason}"
-            ) from error
+        self.processor, loaded = _open(
+            model, revision, "AutoProcessor", "AutoModelForImageTextToText"
+        )
         self.name = model
         self.device = device or default_device()
         self.model: Any = loaded.to(self.device).eval()
