@@ -4,6 +4,7 @@ from .answers.step import Responses as Responses
 from .answers.style_pairs import StylePairs as StylePairs
 from .answers.weak_pairs import WeakPairs as WeakPairs
 from .dialogues.step import Dialogues as Dialogues
+from .evidence.step import RetrieveAlignRefine as RetrieveAlignRefine
 from .hard_negatives.masked import MaskedContinuations as MaskedContinuations
 from .hard_negatives.near_misses import NearMisses as NearMisses
 from .hard_negatives.tool_calls import ToolCallPairs as ToolCallPairs

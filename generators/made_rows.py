@@ -77,7 +77,7 @@ def text_column(values: Sequence[str | None]) -> Column:
 
 def sides(
     answers: Sequence[tuple[str, str]],
-    models: tuple[str, str] | Sequence[tuple[str, str]],
+    models: tuple[str, str] | Sequence[tuple[str | None, str | None]],
     origins: tuple[str, str],
     label_source: str,
 ) -> dict[str, Column]:
@@ -85,7 +85,7 @@ def sides(
 
     Args:
         answers: chosen and rejected text of n pairs.
-        models: that wrote chosen and rejected, of all pairs or of each.
+        models: that wrote chosen and rejected, of all pairs or of each; None where nobody knows.
         origins: of chosen and rejected.
         label_source: of all pairs.
     """
@@ -94,7 +94,8 @@ def sides(
     columns: dict[str, Column] = {"label_source": text_column([label_source] * n)}
     for i, side in enumerate(SIDES):
         columns[side] = turns([pair[i] for pair in answers])
-        columns[f"{side}_model"] = text_column([str(pair[i]) for pair in each])
+        names = [pair[i] for pair in each]
+        columns[f"{side}_model"] = text_column([None if n is None else str(n) for n in names])
         columns[f"{side}_origin"] = text_column([origins[i]] * n)
     return columns
 

@@ -101,7 +101,18 @@ def version(folder):
     return {}
 
 
-FILES = {"filters.AgainstVersions": version, "filters.Decontaminate": benchmark}
+def passages(folder):
+    file = folder / "passages.jsonl"
+    texts = ("A plain answer is about eggs and the sky.", "Eggs are not for 3 days.")
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return {"corpus": str(file)}
+
+
+FILES = {
+    "generators.RetrieveAlignRefine": passages,
+    "filters.AgainstVersions": version,
+    "filters.Decontaminate": benchmark,
+}
 FIELDS = {
     "labelers.Constraints": {"constraints": [{"id": "detectable_format:title", "kwargs": {}}]},
     "labelers.Dimension": {"values": ["test"]},
