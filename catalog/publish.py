@@ -89,7 +89,7 @@ def publish(
     catalog.root.mkdir(parents=True, exist_ok=True)
     sweep(catalog.root)
     with temporary_folder(catalog.root, f".{head.name}") as folder:
-        tables = _write_tables(result, folder)
+        tables = _write_tables(result, folder) | _write_annotations(result, folder)
         digest = content_digest(tables)
         existing = _existing(catalog, result, digest, payload)
         if existing is not None:
@@ -203,6 +203,30 @@ def _write_table(pieces: Iterator[_Piece], shape: Shape, target: Path) -> TableR
         columns=columns,
         digest=table_digest({s: d.hexdigest() for s, d in digests.items()}),
     )
+
+
+def _write_annotations(result: RunResult, folder: Path) -> dict[str, TableRecord]:
+    """Write what people said of the rows, for the steps that act on it; one split holds it all."""
+    tables: dict[str, TableRecord] = {}
+    for placed in result.recipe.steps:
+        for name, rows in placed.step.brings().items():
+            target = folder / name
+            if target.exists():
+                raise DataError(f"{placed.label}: the version has a table {name!r} already")
+            split = SPLITS[0]
+            writer = SplitWriter(target / split, split, to_arrow(rows.head(0)).schema)
+            writer.write(rows)
+            info, digest = writer.close(), ContentDigest()
+            digest.update(rows)
+            write_dict(target, [split])
+            tables[name] = TableRecord(
+                shape=Shape.ANNOTATIONS.value,
+                splits={split: info["num_examples"]},
+                bytes={split: info["num_bytes"]},
+                columns={column: str(dtype) for column, dtype in rows.schema.items()},
+                digest=table_digest({split: digest.hexdigest()}),
+            )
+    return tables
 
 
 def _existing(

@@ -16,6 +16,12 @@ EXTRAS = {
     "accelerate": "train",
     "PIL": "images",
     "prefect": "prefect",
+    "fastapi": "review",
+    "starlette": "review",
+    "uvicorn": "review",
+    "markdown_it": "review",
+    "nh3": "review",
+    "psycopg": "review-postgres",
 }
 """Import name -> extra of pyproject.toml."""
 

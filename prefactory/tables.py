@@ -1,4 +1,6 @@
-"""The three tables that flow: PROMPTS, RESPONSES and PAIRS; their checks, ids and views.
+"""The three tables that flow, PROMPTS, RESPONSES and PAIRS: their checks, ids and views.
+
+A fourth, ANNOTATIONS, lies beside them in a version: what people said of their rows.
 
 Messages are lists of `{role, content}`; where the data has calls of tools, names or reasoning, the
 messages of a table also have these (`OPTIONAL_KEYS`). A score is a Float64 column
@@ -53,13 +55,20 @@ class Shape(StrEnum):
     PROMPTS = "prompts"
     RESPONSES = "responses"
     PAIRS = "pairs"
+    ANNOTATIONS = "annotations"
 
 
-ROW_ID = {Shape.PROMPTS: "prompt_id", Shape.RESPONSES: "response_id", Shape.PAIRS: "pair_id"}
+ROW_ID = {
+    Shape.PROMPTS: "prompt_id",
+    Shape.RESPONSES: "response_id",
+    Shape.PAIRS: "pair_id",
+    Shape.ANNOTATIONS: "vote_id",
+}
 TEXTS = {
     Shape.PROMPTS: ("prompt",),
     Shape.RESPONSES: ("prompt", "response"),
     Shape.PAIRS: ("prompt", *SIDES),
+    Shape.ANNOTATIONS: (),
 }
 """Columns of messages, by shape."""
 
@@ -90,8 +99,45 @@ COLUMNS: dict[Shape, dict[str, pl.DataType]] = {
         "rejected_model": _TEXT,
         "label_source": _TEXT,
     },
+    Shape.ANNOTATIONS: {
+        "vote_id": _TEXT,
+        "review": _TEXT,
+        "task": _TEXT,
+        "row_id": _TEXT,
+        "person": _TEXT,
+        "role": _TEXT,
+        "vote": _TEXT,
+        "strength": pl.Int64(),
+        "first_shown": pl.Boolean(),
+        "at": pl.Datetime("ms", "UTC"),
+        "ms": pl.Int64(),
+        "guideline": pl.Int64(),
+        "revision": pl.Int64(),
+        "counts": pl.Boolean(),
+        "informed": pl.Boolean(),
+        "purpose": _TEXT,
+        "queue": _TEXT,
+        "stratum": _TEXT,
+        "inclusion": pl.Float64(),
+        "reasons": pl.List(pl.String()),
+        "comment": _TEXT,
+        "flag": _TEXT,
+        "answer": _TEXT,
+    },
 }
-"""Columns that a table of each shape must have. More columns may follow; they pass through."""
+"""Columns that a table of each shape must have. More columns may follow; they pass through.
+
+One row of ANNOTATIONS is a vote, in every revision. `row_id` is the id of the row as it was
+reviewed; `vote` is about its sides as stored there: `first` (its chosen side is better), `second`,
+`tie`, `bad` (both are), `skip` (can't judge), `withdrawn`; `strength` is 2 (better), 1 (slightly)
+or 0. `first_shown` says that the first side stood first on the page, `ms` how long the person took,
+`guideline` which version of the guidelines was shown. `counts` marks the revision of each person
+that holds, `informed` a vote that was changed after the machine's label was seen. `role` is the
+person's, or `decision` for what adjudicators decided. `purpose` is `work`, `gold` or `training`;
+`queue` the part of the queue that the row came by, `stratum` and `inclusion` (probability) those of
+its random part. `answer` is the rest of what was said as JSON: `ratings`, `rubrics`, `edit`,
+`order`, `tags`, `steps`.
+"""
 
 OPTIONAL: dict[str, pl.DataType] = {
     "margin": pl.Float64(),

@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
-    "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit", "pipelines",
+    "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",
+    "review", "pipelines",
 )  # fmt: skip
 LAYERS = (
-    {"pipelines"}, {"audit"}, {"generators", "filters", "labelers", "trainers"}, {"catalog"},
-    {"prefactory"},
+    {"pipelines"}, {"audit", "review"}, {"generators", "filters", "labelers", "trainers"},
+    {"catalog"}, {"prefactory"},
 )  # fmt: skip
 MOST_MODULES = 25
 REGISTRIES = ("audit/checks", "catalog/sources/layouts")

@@ -18,6 +18,7 @@ from pipelines.steps import describe
 from prefactory import Shape
 from prefactory.apply import accepts, columns_needed
 from prefactory.errors import ConfigError
+from prefactory.tables import COLUMNS as TABLES
 from prefactory.testing import broken_invariants, example, responses
 from tests.helpers import one_file, recipe, run, tiny_llama
 
@@ -108,10 +109,18 @@ def passages(folder):
     return {"corpus": str(file)}
 
 
+def votes(folder):
+    file = folder / "annotations.parquet"
+    annotations = pl.DataFrame(schema=TABLES[Shape.ANNOTATIONS])
+    annotations.write_parquet(file)
+    return {"file": str(file)}
+
+
 FILES = {
     "generators.RetrieveAlignRefine": passages,
     "filters.AgainstVersions": version,
     "filters.Decontaminate": benchmark,
+    "labelers.Annotations": votes,
 }
 FIELDS = {
     "labelers.Constraints": {"constraints": [{"id": "detectable_format:title", "kwargs": {}}]},

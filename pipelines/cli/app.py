@@ -26,7 +26,8 @@ from pipelines.cli import values as values_commands
 from pipelines.cli import worth as worth_commands
 
 PACKAGES = (
-    "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit", "pipelines",
+    "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",
+    "review", "pipelines",
 )  # fmt: skip
 
 app = typer.Typer(

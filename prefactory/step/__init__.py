@@ -112,6 +112,14 @@ class Step(BaseModel):
         """Shape of the table after the step."""
         return shape
 
+    def brings(self) -> dict[str, pl.DataFrame]:
+        """Tables of ANNOTATIONS that the step acts on, by name; they are published beside the rows.
+
+        Raises:
+            ConfigError: what the step reads is not there.
+        """
+        return {}
+
     @classmethod
     def is_abstract(cls) -> bool:
         """Tell whether the class is a base of steps and none itself."""
@@ -314,6 +322,7 @@ _OPTIONAL = (
     "needs",
     "adds",
     "out_shape",
+    "brings",
     "opens_engines",
     "asks",
     "grows",
