@@ -25,7 +25,7 @@ _DECISIONS = (
 _TEXT = {"comment": "", "flag": ""}
 
 
-def annotations(review: Review, *, pseudonyms: bool = True) -> pl.DataFrame:
+def annotations_of(review: Review, *, pseudonyms: bool = True) -> pl.DataFrame:
     """Every vote and decision of a review.
 
     Args:

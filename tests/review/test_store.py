@@ -9,7 +9,7 @@ import pytest
 
 from prefactory.errors import ConfigError
 from review import people
-from review.annotations import SCHEMA, annotations
+from review.annotations import SCHEMA, annotations_of
 from review.assignments import (
     first_shown,
     held_back,
@@ -67,13 +67,13 @@ def test_every_row_goes_to_k_people_and_to_nobody_twice(make):
     assert max(asked.values()) == 1
     assert set(Counter(task for _, task in asked).values()) == {2}
     assert open_rows(review) == 0
-    table = annotations(review)
+    table = annotations_of(review)
     assert table.height == 14
     assert table.schema == pl.Schema(SCHEMA)
     assert table["row_id"].n_unique() == 7
     assert set(table["row_id"]) == set(some_pairs(7)["pair_id"])
     assert not set(table["person"]) & {"Ada", "Bob", "Cleo"}, "pseudonyms"
-    assert set(annotations(review, pseudonyms=False)["person"]) <= {"Ada", "Bob", "Cleo"}
+    assert set(annotations_of(review, pseudonyms=False)["person"]) <= {"Ada", "Bob", "Cleo"}
 
 
 def test_a_vote_that_is_sent_again_counts_once(make):
@@ -84,7 +84,7 @@ def test_a_vote_that_is_sent_again_counts_once(make):
     assert cast(review, ada, held, "second", nonce="n1")["id"] == one["id"]
     with pytest.raises(NotCountedError, match="another window"):
         cast(review, ada, held, "second", nonce="n2")
-    assert annotations(review)["vote"].to_list() == ["first"]
+    assert annotations_of(review)["vote"].to_list() == ["first"]
 
 
 def test_nobody_votes_for_another_or_with_the_nonce_of_another(make):
@@ -96,7 +96,7 @@ def test_nobody_votes_for_another_or_with_the_nonce_of_another(make):
     cast(review, ada, held, nonce="hers")
     with pytest.raises(NotCountedError, match="no longer yours"):
         cast(review, bob, take(review, bob), nonce="hers")
-    assert annotations(review).height == 1
+    assert annotations_of(review).height == 1
 
 
 def test_undo_asks_again_and_keeps_every_revision(make):
@@ -111,12 +111,12 @@ def test_undo_asks_again_and_keeps_every_revision(make):
     assert take(review, ada)["id"] == second["id"]
     assert undo(review, ada, review.settings)
     assert take(review, ada)["id"] == first["id"], "the last that was taken back comes first"
-    counted = annotations(review).filter("counts")
+    counted = annotations_of(review).filter("counts")
     assert counted.height == 0
     cast(review, ada, first, "second")
     cast(review, ada, second, "bad")
     assert take(review, ada)["id"] == third["id"]
-    table = annotations(review)
+    table = annotations_of(review)
     assert table["vote"].to_list() == ["first", "tie", "withdrawn", "withdrawn", "second", "bad"]
     assert table["revision"].to_list() == [1, 1, 2, 2, 3, 3]
     assert table.filter("counts")["vote"].to_list() == ["second", "bad"]
@@ -142,7 +142,7 @@ def test_what_lapsed_goes_to_others_and_a_late_vote_counts_only_while_there_is_a
     assert take(review, ada)["task"] == held["task"], "given back, and hers again"
     lapse()
     cast(review, bob, his)  # late, but nobody has given hers back: hers lapsed, his counts
-    assert annotations(review)["person"].n_unique() == 1
+    assert annotations_of(review)["person"].n_unique() == 1
     assert open_rows(review) == 0
 
 
@@ -157,7 +157,7 @@ def test_sides_are_a_fair_coin_of_the_seed_and_stored_with_the_vote(make):
     ada = person(review)
     held = take(review, ada)
     cast(review, ada, held)
-    row = annotations(review).row(0, named=True)
+    row = annotations_of(review).row(0, named=True)
     assert row["first_shown"] == first_shown(settings, "Ada", row["row_id"])
 
 
@@ -185,7 +185,7 @@ def test_training_gives_way_only_to_those_who_pass(make):
         cast(review, ada, held, choice)
     assert places == sorted(places)
     assert take(review, ada) is not None
-    assert set(annotations(review)["purpose"]) == {"training"}
+    assert set(annotations_of(review)["purpose"]) == {"training"}
 
 
 def test_a_revealed_row_marks_what_is_changed_after_it(make):
@@ -198,7 +198,7 @@ def test_a_revealed_row_marks_what_is_changed_after_it(make):
     assert reveal(review, ada, held["id"])["task"] == held["task"]
     assert reopen(review, ada, held["id"], review.settings)
     cast(review, ada, held, "second")
-    assert annotations(review)["informed"].to_list() == [False, True, True]
+    assert annotations_of(review)["informed"].to_list() == [False, True, True]
 
 
 def test_two_adjudicators_never_overwrite(make):
@@ -221,7 +221,7 @@ def test_two_adjudicators_never_overwrite(make):
     with review.db.read() as work:
         assert last_decision(work, row["task"])["name"] == "Zoe"
         assert disputed(work)[0]["decided"] == 2
-    decided = annotations(review).filter(role="decision")
+    decided = annotations_of(review).filter(role="decision")
     assert decided["vote"].to_list() == ["second", "first"]
     assert decided["counts"].to_list() == [False, True]
 
@@ -247,7 +247,7 @@ def test_people_at_once_lose_no_vote_and_get_no_row_twice(make):
         thread.join()
     assert not failures
     ids = row_ids(review)
-    stored = annotations(review, pseudonyms=False)
+    stored = annotations_of(review, pseudonyms=False)
     assert sorted(stored.select("person", "row_id", "vote").iter_rows()) == sorted(
         (name, ids[task], choice) for name, task, choice in said
     )

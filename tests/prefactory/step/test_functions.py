@@ -79,7 +79,7 @@ def test_texts_are_reasons_and_lists_and_expressions_are_taken():
 def test_columns_decide_the_shapes_and_answers_of_pairs_are_judged_on_both_sides():
     assert filters.Rule(no_urls).takes() == (Shape.RESPONSES,)
     assert filters.Rule(sided).takes() == (Shape.PAIRS,)
-    assert filters.Rule(high).takes() == tuple(Shape)
+    assert filters.Rule(high).takes() == (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
     table = pairs(("q", "https://a.example", "b"), ("p", "a", "a"))
     assert apply_step(filters.Rule(no_urls), table).dropped["detail"].to_list() == ["chosen: "]
     assert apply_step(filters.Rule(sided), table).dropped.height == 1
