@@ -24,13 +24,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generators.instruction_search.gap import contests, decided, null_gap, passes, pooled_sd
+from generators.instruction_search.gap import (
+    Output,
+    confirmed,
+    contests,
+    critical,
+    measured,
+    passes,
+    spread_of,
+)
 from generators.instruction_search.tree import Tree
 
 ITERATIONS, SAMPLES = 20, 3
@@ -210,60 +218,163 @@ def compare(seeds: int, workers: int) -> None:
         print(f"| {name} | {actions} | {noise:g} | " + " | ".join(cells) + " |")
 
 
-class Gate(NamedTuple):
-    """What one tree writes: whether, whether chosen is truly better, and by how much."""
+class Written(NamedTuple):
+    """A pair of a tree.
 
-    written: bool
-    right: bool
+    Attributes:
+        gap: by the scores that chose it.
+        margin: by samples that chose nothing.
+        true: by the values that are written down.
+    """
+
+    gap: float
     margin: float
     true: float
 
 
-def gate(world: World, actions: int, factor: float, ends: int) -> Gate:
-    """Let one tree write its pair, or not."""
-    found, tree = search(world, actions, 0.1, "min_max")
-    (contest,) = contests(tree, "pairs", max(ends, 1))
-    sd = pooled_sd(tree.nodes) or 0.0
-    threshold = factor * sd * null_gap(contest.best_of, contest.worst_of, SAMPLES)
-    verdict = passes(contest, threshold)
-    if verdict.chosen is not None and ends:
-        rng = np.random.default_rng([world.seed, 4])
-        fresh = {
-            place: float(np.mean(world.scores(tuple(tree.path(place)), _node(tree, place), rng)))
-            for place in sorted({*contest.tops, *contest.bottoms})
-        }
-        verdict = decided(contest, fresh, sd, SAMPLES, factor)
-    if verdict.chosen is None or verdict.rejected is None:
-        return Gate(False, False, math.nan, math.nan)
-    true = found.true[verdict.chosen] - found.true[verdict.rejected]
-    return Gate(True, true > 0, float(verdict.gap or 0.0), true)
+Kind = Literal["normal", "whole numbers", "0 or 1"]
 
 
-def _gates(job: tuple[str, float, float, int, range]) -> list[Gate]:
-    name, noise, factor, ends, seeds = job
-    return [gate(World(LANDSCAPES[name], noise, seed), 4, factor, ends) for seed in seeds]
+class Setting(NamedTuple):
+    """How trees write pairs.
+
+    Attributes:
+        world, noise: a landscape, and the standard deviation of one score.
+        level, ends, output: of `InstructionSearch`.
+        kind: of scores.
+    """
+
+    world: str
+    noise: float
+    level: float | None
+    ends: int = 2
+    output: Output = "pairs"
+    kind: Kind = "normal"
 
 
-def gates(seeds: int, workers: int) -> None:
-    """Print how often a pair is written, how often it is right, and by how much it flatters."""
-    settings = [(0.0, 0), (0.0, 2), (1.0, 0), (1.0, 2), (1.5, 2), (2.0, 2)]
+class Scores(NamedTuple):
+    """A world whose scores are of a kind: whole numbers 1 to 10, or a success in five, say."""
+
+    world: World
+    kind: Kind
+
+    def scores(self, walk: Walk, node: str, rng: np.random.Generator) -> list[float]:
+        """Scores of the answers to a rewrite."""
+        if self.kind == "0 or 1":
+            return [float(x) for x in rng.random(SAMPLES) < SUCCESS]
+        scores = self.world.scores(walk, node, rng)
+        whole = [float(min(max(round(6 + s), 1), 10)) for s in scores]
+        return scores if self.kind == "normal" else whole
+
+
+SUCCESS = 0.2
+"""Share of answers that are right, where a score is 0 or 1."""
+
+
+def write(setting: Setting, seed: int) -> list[Written]:
+    """Let one tree write its pairs, as `generators.instruction_search.rows` does."""
+    world = Scores(World(LANDSCAPES[setting.world], setting.noise, seed), setting.kind)
+    tree = grown(world, seed)
+    rng = np.random.default_rng([seed, 4])
+
+    def again(places: set[int]) -> dict[int, float]:
+        ways = {p: (tuple(tree.path(p)), _node(tree, p)) for p in sorted(places)}
+        return {p: float(np.mean(world.scores(*way, rng))) for p, way in ways.items()}
+
+    spread = spread_of(tree.nodes)
+    searched = [(c, passes(c)) for c in contests(tree, setting.output, max(setting.ends, 1))]
+    verdicts = [(c, v) for c, v in searched if v.chosen is not None]
+    if setting.ends:
+        fresh = again({p for c, _ in verdicts for p in (*c.tops, *c.bottoms)})
+        verdicts = [(c, measured(c, fresh, spread, SAMPLES)) for c, _ in verdicts]
+        if setting.level is not None:
+            verdicts = confirmed(verdicts, setting.level)
+    pairs = [
+        (v.chosen, v.rejected, float(v.gap or 0.0))
+        for _, v in verdicts
+        if v.chosen is not None and v.rejected is not None
+    ]
+    means = {place: float(node.mean or 0.0) for place, node in enumerate(tree.nodes)}
+    unseen = again({p for a, b, _ in pairs for p in (a, b)}) if setting.ends else means
+    true = {p: world.world.true(tuple(tree.path(p)), _node(tree, p)) for p in means}
+    return [Written(gap, unseen[a] - unseen[b], true[a] - true[b]) for a, b, gap in pairs]
+
+
+def grown(world: Scores, seed: int) -> Tree:
+    """A finished tree of 20 rewrites by 4 principles, c = 0.1."""
+    rng = np.random.default_rng([seed, 1])
+    tree = Tree("raw", [f"p{i}" for i in range(4)], np.random.default_rng([seed, 2]), 0.1)
+    for _ in range(ITERATIONS):
+        proposal = tree.propose()
+        assert proposal is not None
+        walk = (*tree.path(proposal.parent), proposal.action)
+        name = "/".join(["raw", *walk])
+        tree.add(name, world.scores(walk, name, rng))
+    tree.measure_root(world.scores((), "raw", rng))
+    return tree
+
+
+def _writes(job: tuple[Setting, range]) -> list[list[Written]]:
+    setting, seeds = job
+    return [write(setting, seed) for seed in seeds]
+
+
+def levels(seeds: int, workers: int) -> None:
+    """Print how often trees write pairs, how often they are right, and by how much they flatter."""
+    rules: list[tuple[float | None, int]] = [(None, 0), (None, 2), (0.2, 2), (0.05, 2), (0.01, 2)]
     worlds = [("nothing helps", 1.0), ("adds up", 1.0), ("mixed", 1.0), ("mixed", 0.2)]
-    jobs = [(n, noise, f, e, range(seeds)) for n, noise in worlds for f, e in settings]
+    settings = [Setting(name, noise, *rule) for name, noise in worlds for rule in rules]
+    outputs: list[Output] = ["instructions", "siblings", "steps"]
+    settings += [
+        Setting(name, 1.0, 0.05, 2, output)
+        for name in ("nothing helps", "adds up")
+        for output in outputs
+    ]
+    kinds: list[Kind] = ["whole numbers", "0 or 1"]
+    settings += [Setting("nothing helps", 1.0, 0.05, 2, "pairs", kind) for kind in kinds]
     with ProcessPoolExecutor(workers) as pool:
-        found = list(pool.map(_gates, jobs))
+        found = list(pool.map(_writes, [(s, range(seeds)) for s in settings]))
     print(f"\nPairs written, {seeds} trees with 4 principles, c = 0.1.\n")
-    print("| landscape | noise | gap | ends | written | chosen truly better | margin | true gap |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for (name, noise, factor, ends, _), made in zip(jobs, found, strict=True):
-        kept = [g for g in made if g.written]
-        share = f"{100 * len(kept) / len(made):.1f} %"
-        right = f"{100 * np.mean([g.right for g in kept]):.1f} %" if kept else "-"
-        margin = f"{np.mean([g.margin for g in kept]):.2f}" if kept else "-"
-        true = f"{np.mean([g.true for g in kept]):.2f}" if kept else "-"
-        right = "-" if name == "nothing helps" else right
+    print("| landscape | noise | output | level | ends | trees that write | pairs a tree "
+          "| truly better | gap | margin | true |")  # fmt: skip
+    print("|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for one, trees in zip(settings, found, strict=True):
+        pairs = [p for tree in trees for p in tree]
+        share = f"{100 * np.mean([bool(tree) for tree in trees]):.1f} %"
+        numbers = [f"{np.mean(v):.2f}" if v else "-" for v in zip(*pairs, strict=True)]
+        numbers = numbers or ["-"] * 3
+        helps = one.world != "nothing helps" and pairs
+        right = f"{100 * np.mean([p.true > 0 for p in pairs]):.1f} %" if helps else "-"
+        level = "none" if one.level is None else f"{one.level:g}"
+        about = one.output if one.kind == "normal" else f"{one.output}, scores {one.kind}"
         print(
-            f"| {name} | {noise:g} | {factor:g} | {ends} | {share} | {right} | {margin} | {true} |"
+            f"| {one.world} | {one.noise:g} | {about} | {level} | {one.ends} | {share} "
+            f"| {len(pairs) / len(trees):.2f} | {right} | " + " | ".join(numbers) + " |"
         )
+
+
+def power(trees: int = 20_000) -> None:
+    """Print how often a pair is written where one node is better and one worse than 19 equals."""
+    rng = np.random.default_rng(0)
+    shares = {}
+    for gap in (0.0, 1.0, 2.0, 3.0, 4.0):
+        true = np.zeros(ITERATIONS + 1)
+        true[:2] = gap / 2, -gap / 2
+        scores = true[:, None] + rng.normal(size=(trees, ITERATIONS + 1, SAMPLES))
+        means = scores.mean(axis=2)
+        freedom = (ITERATIONS + 1) * (SAMPLES - 1)
+        sd = np.sqrt(((scores - means[..., None]) ** 2).sum(axis=(1, 2)) / freedom)
+        order = np.argsort(-means, axis=1)[:, [0, 1, -2, -1]]
+        fresh = true[order] + rng.normal(size=(trees, 4)) / math.sqrt(SAMPLES)
+        gaps = fresh[:, :2].max(axis=1) - fresh[:, 2:].min(axis=1)
+        shares[gap] = np.mean(gaps > critical(0.05, 2, 2, SAMPLES, freedom) * sd)
+    limit = critical(0.05, 2, 2, SAMPLES, freedom)
+    print(
+        f"\nLevel .05 is {limit:.2f} sd. One node better and one worse than 19, {trees:,} trees.\n"
+    )
+    print("| true gap, sd of one score | " + " | ".join(f"{gap:g}" for gap in shares) + " |")
+    print("|---|" + "--:|" * len(shares))
+    print("| written | " + " | ".join(f"{100 * share:.1f} %" for share in shares.values()) + " |")
 
 
 def throughput(latency_s: float = 0.1) -> None:
@@ -352,7 +463,8 @@ def main() -> None:
         return
     started = time.perf_counter()
     compare(options.seeds, options.workers)
-    gates(2 * options.seeds, options.workers)
+    levels(2 * options.seeds, options.workers)
+    power()
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from catalog.arrow_folder import Table
 from catalog.report import charts, judges, labels, read, samples, scores, stages, stats, tree_page
 from catalog.report.charts import Series
+from catalog.report.trees import by_luck
 from catalog.versions import read_manifest
 from prefactory.errors import PrefactoryError
 from prefactory.measures import judge_watch
@@ -67,6 +68,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         judges=judges.read(main["saved"], steps) if main else [],
         labels=labels.read(steps),
         trees=trees,
+        by_luck=by_luck(manifest),
         samples=texts,
         cut=samples.cut_sentence(texts),
         pays=_pays(folder),

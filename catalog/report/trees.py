@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import polars as pl
 import pydantic
@@ -17,6 +17,39 @@ from prefactory.errors import CatalogError, DataError
 COLUMN = "tree"
 
 
+COMPARES = {"rewriter", "level", "iterations", "output"}
+"""Fields of a stage that grows and compares search trees."""
+
+
+def by_luck(manifest: Mapping[str, Any]) -> list[str]:
+    """How many trees would have written something had nothing helped, a sentence a search.
+
+    A tree of equals writes with the probability `level`. Compared is what was not given up before.
+    """
+    sentences = []
+    for stage in manifest.get("stages") or []:
+        fields = stage.get("fields") or {}
+        if not fields.keys() >= COMPARES or fields["output"] == "trees":
+            continue
+        lost = dict(stage.get("reasons") or {})
+        wrote = int(stage.get("rows_in") or 0) - sum(lost.values())
+        compared = wrote + lost.get("gap_not_confirmed", 0) + lost.get("no_gap", 0)
+        level = fields["level"]
+        if level is None:
+            sentences.append(
+                f"{stage.get('label')} writes any gap (level: null), so nothing tells luck from "
+                f"merit in the {compared:,} trees that it compared."
+            )
+            continue
+        kept = fields.get("unimproved") == "keep" and fields["output"] == "instructions"
+        written = "" if kept else f"{wrote:,} wrote something, "
+        sentences.append(
+            f"{stage.get('label')} compared {compared:,} trees at level {level:g}: {written}about "
+            f"{level * compared:,.1f} would have had nothing helped."
+        )
+    return sentences
+
+
 class TreeNode(BaseModel):
     """One instruction of a tree.
 
@@ -26,7 +59,8 @@ class TreeNode(BaseModel):
         text: the instruction.
         visits: iterations that went through it.
         mean: of its scores in the search; None if it was never measured.
-        scores, fresh: of the answers to it, in the search and measured again.
+        scores, fresh, unseen: of the answers to it: in the search, measured again to choose, and
+            for the margin of what was chosen.
         responses: the answers, if they were kept.
     """
 
@@ -39,12 +73,18 @@ class TreeNode(BaseModel):
     mean: float | None = None
     scores: tuple[float, ...] = ()
     fresh: tuple[float, ...] = ()
+    unseen: tuple[float, ...] = ()
     responses: tuple[str, ...] = ()
 
     @property
     def fresh_mean(self) -> float | None:
         """Mean of the fresh scores."""
         return sum(self.fresh) / len(self.fresh) if self.fresh else None
+
+    @property
+    def unseen_mean(self) -> float | None:
+        """Mean of the scores that chose nothing."""
+        return sum(self.unseen) / len(self.unseen) if self.unseen else None
 
 
 class SearchTree(BaseModel):

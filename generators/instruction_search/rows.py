@@ -14,13 +14,14 @@ from generators.instruction_search.gap import (
     Contest,
     Output,
     Verdict,
+    confirmed,
     contests,
-    decided,
+    measured,
     null_gap,
     passes,
-    pooled_sd,
+    spread_of,
 )
-from generators.instruction_search.search import Grown, means
+from generators.instruction_search.search import Grown, Use, means
 from prefactory.identity import canonical_json
 from prefactory.step import Generated
 from prefactory.tables import COLUMNS, SCORE, SIDES, Shape, canonical_order, with_ids
@@ -38,9 +39,12 @@ COMMON: dict[str, pl.DataType] = {
 - `parent_id`: the prompt that the tree grew from.
 - `principles`: what was done to it, from the raw instruction (of a step: from the parent) on.
 - `search_gap`: best against worst by the means of the search, in the scorer's units.
-- `null_gap`: what that would be on average if all were equally good.
+- `null_gap`: what that would be on average if all were equally good; null where no two answers to
+  an instruction differ.
 - `tree`: the tree as JSON; of several rows of a tree the first has it.
 """
+
+EQUAL = "all answers to an instruction are the same, in each: they can't tell luck from merit"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Comparison:
     """How a step compares what grew, and what it makes of that.
 
     Attributes:
-        output, ends, gap, samples, name: see `InstructionSearch`.
+        output, ends, level, samples, name: see `InstructionSearch`.
         shape, adds: of the rows that are made.
         fresh_samples: answers to each node that is measured again.
         keep_unimproved: prompts that nothing beats stay as they were.
@@ -61,7 +65,7 @@ class Comparison:
     shape: Shape
     adds: Mapping[str, pl.DataType]
     ends: int
-    gap: float
+    level: float | None
     samples: int
     fresh_samples: int
     keep_unimproved: bool
@@ -77,8 +81,8 @@ class Decided:
     Attributes:
         settings: how it is compared.
         grown: the tree.
-        sd: standard deviation of one score within its node.
-        open: contests that passed by the search's means.
+        spread: of one score within its node; None where all answers to a node are the same.
+        open: contests with a gap in the search.
         won: contests with a pair.
         lost: why the others have none, in order.
     """
@@ -86,13 +90,15 @@ class Decided:
     def __init__(self, settings: Comparison, grown: Grown) -> None:
         """Judge the contests of a finished tree by the search's means."""
         self.settings, self.grown = settings, grown
-        self.sd = pooled_sd(grown.tree.nodes) or 0.0
+        self.spread = spread_of(grown.tree.nodes)
         self.open: list[Contest] = []
         self.won: list[tuple[Contest, Verdict]] = []
         self.lost: list[Verdict] = []
-        ends = max(settings.ends, 1)
-        for contest in contests(grown.tree, settings.output, ends):
-            verdict = passes(contest, settings.gap * self.null(contest))
+        if self.spread is None and settings.level is not None and settings.output != "trees":
+            self.lost.append(Verdict(reason="equal_samples", detail=EQUAL))
+            return
+        for contest in contests(grown.tree, settings.output, max(settings.ends, 1)):
+            verdict = passes(contest)
             if verdict.chosen is None:
                 self.lost.append(verdict)
             elif settings.ends:
@@ -100,29 +106,51 @@ class Decided:
             else:
                 self.won.append((contest, verdict))
 
-    def null(self, contest: Contest) -> float:
-        """Expected gap of a contest of equals, in the scorer's units."""
-        return self.sd * null_gap(contest.best_of, contest.worst_of, self.settings.samples)
+    def null(self, contest: Contest) -> float | None:
+        """Expected gap of a contest of equals, in the scorer's units; None without a spread."""
+        if self.spread is None:
+            return None
+        return self.spread.sd * null_gap(contest.best_of, contest.worst_of, self.settings.samples)
 
     @property
     def wanted(self) -> list[int]:
         """Nodes that need fresh scores."""
         return [place for c in self.open for place in (*c.tops, *c.bottoms)]
 
+    @property
+    def paired(self) -> list[int]:
+        """Nodes of pairs that fresh scores chose."""
+        ends = [(v.chosen, v.rejected) for _, v in self.won] if self.settings.ends else []
+        return [place for pair in ends for place in pair if place is not None]
+
     def settle(self) -> None:
         """Judge the open contests by the fresh scores."""
         fresh, settings = means(self.grown.fresh), self.settings
-        for contest in self.open:
-            verdict = decided(contest, fresh, self.sd, settings.fresh_samples, settings.gap)
-            if verdict.chosen is None:
-                self.lost.append(verdict)
-            else:
-                self.won.append((contest, verdict))
+        verdicts = [
+            (contest, measured(contest, fresh, self.spread, settings.fresh_samples))
+            for contest in self.open
+        ]
+        if settings.level is not None:
+            verdicts = confirmed(verdicts, settings.level)
+        self._sort(verdicts)
         self.open = []
 
+    def close(self) -> None:
+        """Leave out pairs without unseen scores: nothing says by how much they differ."""
+        won, self.won = self.won, []
+        lacking = Verdict(reason="no_fresh_scores", detail="the pair could not be measured again")
+        unseen = self.grown.unseen
+        self._sort([(c, v if {v.chosen, v.rejected} <= {*unseen} else lacking) for c, v in won])
+
+    def _sort(self, verdicts: Sequence[tuple[Contest, Verdict]]) -> None:
+        self.won += [(c, v) for c, v in verdicts if v.chosen is not None]
+        self.lost += [v for _, v in verdicts if v.chosen is None]
+
     def mean(self, place: int) -> float:
-        """Mean score of a node: fresh, or of the search where there is none."""
-        scores = self.grown.fresh.get(place) or self.grown.tree.nodes[place].scores
+        """Mean score of a node, by the samples that chose least."""
+        grown = self.grown
+        kinds = (grown.unseen.get(place), grown.fresh.get(place), grown.tree.nodes[place].scores)
+        scores = next(scores for scores in kinds if scores)
         return math.fsum(scores) / len(scores)
 
     def as_json(self) -> str:
@@ -130,6 +158,7 @@ class Decided:
         tree = self.grown.tree.dump()
         for place, node in enumerate(tree["nodes"]):
             node["fresh"] = self.grown.fresh.get(place, [])
+            node["unseen"] = self.grown.unseen.get(place, [])
         best = max(range(len(tree["nodes"])), key=self._searched)
         first = self.won[0][1] if self.won else Verdict()
         facts = {
@@ -138,7 +167,7 @@ class Decided:
             "chosen": first.chosen,
             "rejected": first.rejected,
             "pairs": [[v.chosen, v.rejected] for _, v in self.won],
-            "sd": self.sd,
+            "sd": None if self.spread is None else self.spread.sd,
             "iterations": self.grown.tree.iterations,
             "failed": [[action, why.reason, why.detail] for action, why in self.grown.failed],
         }
@@ -152,9 +181,12 @@ class Decided:
 def decide(
     settings: Comparison,
     trees: Sequence[Grown],
-    freshen: Callable[[Sequence[tuple[Grown, Sequence[int]]], int], None],
+    freshen: Callable[[Sequence[tuple[Grown, Sequence[int]]], int, Use], None],
 ) -> list[Decided]:
     """Judge all trees that were not given up, with fresh samples where they are wanted.
+
+    Fresh samples choose; the pairs that they chose are measured once more, so that the margins
+    come from samples that had no say.
 
     Args:
         settings: how trees are compared.
@@ -162,9 +194,12 @@ def decide(
         freshen: measures nodes of trees again, with so many samples (`Search.freshen`).
     """
     judged = [Decided(settings, grown) for grown in trees if grown.failure is None]
-    freshen([(tree.grown, tree.wanted) for tree in judged], settings.fresh_samples)
+    freshen([(tree.grown, tree.wanted) for tree in judged], settings.fresh_samples, "fresh")
     for tree in judged:
         tree.settle()
+    freshen([(tree.grown, tree.paired) for tree in judged], settings.fresh_samples, "unseen")
+    for tree in judged if settings.ends else []:
+        tree.close()
     return judged
 
 
@@ -237,6 +272,7 @@ def _instruction(tree: Decided, contest: Contest | None, verdict: Verdict) -> di
         "principles": grown.tree.path(place),
         "search_gap": None if contest is None else contest.gap,
         "null_gap": None if contest is None else tree.null(contest),
+        "p_value": verdict.chance,
         "reward": tree.mean(place),
         "raw_reward": tree.mean(0),
     }
@@ -253,7 +289,8 @@ def _pair(tree: Decided, contest: Contest, verdict: Verdict) -> dict[str, Any]:
         "principles": only,
         "search_gap": contest.gap,
         "null_gap": tree.null(contest),
-        "margin": verdict.gap,
+        "p_value": verdict.chance,
+        "margin": tree.mean(ends["chosen"]) - tree.mean(ends["rejected"]),
     }
     for side, node in ends.items():
         row[side] = settings.render("answer", instruction=nodes[node].text)

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 
 _TAGS = re.compile(r"<instruction>(.*)</instruction>", re.DOTALL | re.IGNORECASE)
+Use = Literal["fresh", "unseen"]
 REDRAWS = 2
 """How often an answer that failed or got no score is drawn again, beyond the engine's retries."""
 
@@ -43,7 +44,8 @@ class Grown:
         tree: the search.
         failed: iterations that failed, in order: action, reason, detail.
         failure: why the tree was given up.
-        fresh: fresh scores by node.
+        fresh: scores of fresh samples by node; they say who wins.
+        unseen: scores of samples that chose nothing, by node; they say by how much.
     """
 
     row: int
@@ -55,6 +57,7 @@ class Grown:
     failed: list[tuple[str, Failure]] = field(default_factory=list)
     failure: Failure | None = None
     fresh: dict[int, list[float]] = field(default_factory=dict)
+    unseen: dict[int, list[float]] = field(default_factory=dict)
 
     def with_text(self, text: str) -> list[Message]:
         """The prompt with another instruction in it."""
@@ -81,6 +84,11 @@ class Measured(NamedTuple):
 
     responses: list[str]
     scores: list[float]
+
+    @property
+    def distinct(self) -> int:
+        """How many different answers there are."""
+        return len(set(self.responses))
 
 
 class Wanted(NamedTuple):
@@ -149,7 +157,7 @@ class Search:
                     self._bar(grown, outcome)
                 else:
                     kept = outcome.responses if self.keep_responses else []
-                    grown.tree.add(str(text), outcome.scores, kept)
+                    grown.tree.add(str(text), outcome.scores, kept, outcome.distinct)
         self._roots([g for g in trees if g.failure is None])
 
     def _goes_on(self, grown: Grown) -> bool:
@@ -178,7 +186,7 @@ class Search:
                 grown.failure = grown.failed[-1][1]
             else:
                 kept = outcome.responses if self.keep_responses else []
-                grown.tree.measure_root(outcome.scores, kept)
+                grown.tree.measure_root(outcome.scores, kept, outcome.distinct)
 
     # -- rewriting -----------------------------------------------------------------------------
 
@@ -361,19 +369,24 @@ class Search:
         original = self.score_against == "original"
         return want.grown.conversation if original else want.grown.with_text(want.text)
 
-    def freshen(self, trees: Sequence[tuple[Grown, Sequence[int]]], samples: int) -> None:
+    def freshen(self, trees: Sequence[tuple[Grown, Sequence[int]]], samples: int, use: Use) -> None:
         """Measure nodes once more, with samples that the search has not seen.
 
-        A node that can't be measured gets no fresh scores.
+        A node that can't be measured gets no such scores.
+
+        Args:
+            trees: with places of nodes.
+            samples: answers to each.
+            use: what the scores are for; each use has samples of its own.
         """
         targets = [(grown, place) for grown, nodes in trees for place in sorted(set(nodes))]
         wanted = [
-            Wanted(grown, grown.tree.nodes[place].text, f"{grown.key}/{place}/fresh")
+            Wanted(grown, grown.tree.nodes[place].text, f"{grown.key}/{place}/{use}")
             for grown, place in targets
         ]
         for (grown, place), outcome in zip(targets, self.measure(wanted, samples), strict=True):
             if isinstance(outcome, Measured):
-                grown.fresh[place] = outcome.scores
+                (grown.fresh if use == "fresh" else grown.unseen)[place] = outcome.scores
 
 
 _NO_REQUEST = "That is no instruction."

@@ -24,6 +24,10 @@ from prefactory.step import Asks, Generated, Generator, Scope
 from prefactory.tables import SCORE, SIDES, Shape
 
 _FOLDER = "generators/instruction_search/prompts"
+_GREEDY = (
+    "sampling.temperature is 0: all answers to an instruction are the same and can't tell luck "
+    "from merit; draw warmer, or set level to null"
+)
 INSTRUCTION_TOKENS = 150
 """What `plan` takes an instruction to have, in tokens."""
 
@@ -67,11 +71,14 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
       chosen side is the paper's step data).
     - `trees`: PROMPTS as they were, every finished tree beside them, nothing compared.
 
-    Before a pair is written (ours; the published code writes all): best minus worst must exceed
-    `gap` times what equals would show, (E_n + E_m) sigma / sqrt(K) for best of n and worst of m
-    nodes, sigma pooled within nodes; then the first `ends` at either end are scored again on fresh
-    samples, which alone say who wins, by how much (`margin`) and whether the gap stands. At
-    `gap: 1` that is the average of noise, not its end: docs/mcts.md has the error rates.
+    Before a pair is written (ours; the published code writes all), the first `ends` at either end
+    are scored again on fresh samples, which alone say who wins, and whether: where all are equally
+    good, a tree writes something with a probability of `level`. The p-value of a gap (`p_value`) is
+    that of max of fresh means at one end less min at the other, in standard deviations of one score
+    (pooled within nodes whose answers differ; scores are taken to be normal); over several
+    comparisons of a tree (`siblings`, `steps`) false discoveries are bounded (Benjamini and
+    Hochberg). What was chosen is scored a third time, and `margin` and scores are of these samples,
+    which chose nothing; they can be below 0. docs/mcts.md has the error rates.
 
     Also ours: running min-max of the tree's rewards (`normalise`), likeness floor and length cap
     on rewrites (refused ones are asked again), no rewrite twice in a tree, and a failed iteration
@@ -80,8 +87,9 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
 
     Reasons: `no_instruction`, `no_principle`; when a tree was given up, that of the last failed
     iteration (the engine's, `unparseable`, the gate's, `unchanged`, `duplicate`, `too_long`,
-    `drifted`, `empty_answer`, `no_score`); `below_null_gap`, `gap_not_confirmed` (of the first
-    comparison that failed), `no_fresh_scores`, `no_contest`.
+    `drifted`, `empty_answer`, `no_score`); `equal_samples` (temperature 0, or a responder that
+    ignores seeds: nothing can be told), `no_gap`, `gap_not_confirmed` (of the first comparison
+    that failed), `no_fresh_scores`, `no_contest`.
 
     Attributes:
         rewriter: applies a principle to an instruction.
@@ -97,9 +105,11 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
         normalise: `min_max` puts the tree's rewards on [0, 1] in the search; `none` is the paper's.
         samples: answers to each instruction, K.
         score_against: what the answers are scored as answers to.
-        ends: candidates at either end that are scored again; 0 trusts the search.
-        fresh_samples: answers to each of them; None: as `samples`.
-        gap: times the null gap that must be exceeded; 0: any gap will do.
+        ends: candidates at either end that are scored again; 0 trusts the search, which no level
+            can be stated for.
+        fresh_samples: answers to each of them, and again to each side of a pair; None: as
+            `samples`.
+        level: probability that a tree of equals writes something, in (0, 1); null: any gap will do.
         unimproved: whether prompts that nothing beats leave `instructions`, or stay as they were.
         floor: least cosine between a rewrite and the raw instruction; None: any.
         encoder: measures it.
@@ -121,6 +131,7 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "row"
+    version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = ("parent_id",)
     templates: ClassVar[dict[str, Text]] = {
         "rewrite_system": Text(f"{_FOLDER}/rewrite_system.j2"),
@@ -150,7 +161,7 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
     score_against: Literal["original", "rewritten"] = "original"
     ends: int = Field(default=2, ge=0)
     fresh_samples: int | None = Field(default=None, ge=1)
-    gap: float = Field(default=1.0, ge=0)
+    level: float | None = Field(default=0.05, gt=0, lt=1)
     unimproved: Literal["drop", "keep"] = "drop"
     floor: float | None = Field(default=0.5, ge=-1, le=1)
     encoder: Encoder = Encoder()
@@ -180,8 +191,16 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
             raise ValueError(f"shared: no principle is of {', '.join(unknown)} (there are: {have})")
         if not self.shared and self.category is None:
             raise ValueError("shared: without a category no principle is left; name a domain")
-        if self.samples == 1 and self.gap > 0 and self.output != "trees":
-            raise ValueError("samples: one can't tell luck from merit; draw more, or set gap to 0")
+        if self.level is not None and self.output != "trees":
+            if self.samples == 1:
+                raise ValueError(
+                    "samples: one can't tell luck from merit; draw more, or set level to null"
+                )
+            if not self.ends:
+                raise ValueError(
+                    "ends: without fresh samples no level holds; set level to null to trust the "
+                    "search"
+                )
         if self.longest[0] < 0 or self.longest[1] < 0:
             raise ValueError("longest: numbers of characters are not below 0")
         return self
@@ -219,10 +238,10 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
         """Those of `COMMON`, and rewards: on prompts as plain numbers, on pairs as scores."""
         columns = dict(COMMON)
         if self.out_shape(shape) == Shape.PAIRS:
-            columns["margin"] = pl.Float64()
+            columns |= {"p_value": pl.Float64(), "margin": pl.Float64()}
             columns |= {f"{side}_{SCORE}{self.name}": pl.Float64() for side in SIDES}
         elif self.output == "instructions":
-            columns |= {"reward": pl.Float64(), "raw_reward": pl.Float64()}
+            columns |= dict.fromkeys(("p_value", "reward", "raw_reward"), pl.Float64())
         return columns
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -230,12 +249,13 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
         return Shape.PROMPTS if self.output in ("instructions", "trees") else Shape.PAIRS
 
     def _again(self) -> int:
-        """Nodes of a tree that are measured again, at most."""
+        """How often a node of a tree is measured again, at most: to choose, and for its margin."""
         if self.output == "trees" or not self.ends:
             return 0
         nodes = self.iterations + 1
         most = {"pairs": 2 * self.ends, "instructions": self.ends + 1}
-        return min(most.get(self.output, nodes), nodes)
+        pairs = 2 if self.output in most else nodes
+        return min(most.get(self.output, nodes), nodes) + min(pairs, nodes)
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """A rewrite an iteration, K answers and scores a node, and the fresh ones at the ends."""
@@ -301,7 +321,7 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
             shape=self.out_shape(Shape.PROMPTS),
             adds=self.adds(Shape.PROMPTS),
             ends=self.ends,
-            gap=self.gap,
+            level=self.level,
             samples=self.samples,
             fresh_samples=self.fresh_samples or self.samples,
             keep_unimproved=self.unimproved == "keep",
@@ -310,6 +330,11 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
             label_source=self.label_source(),
             render=self.render,
         )
+
+    def _greedy(self) -> bool:
+        """Whether answers are drawn at temperature 0, and luck must be told from merit."""
+        testing = self.level is not None and self.output != "trees"
+        return testing and self.sampling.temperature == 0
 
     def _planted(
         self, table: pl.DataFrame, ctx: Context
@@ -324,7 +349,9 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
             wanted = {_folded(d) for d in (*self.shared, domain or "")}
             own = [p for p in self.principles if _folded(p.domain) in wanted]
             contents = {p.name: p.content for p in own}
-            if place is None:
+            if self._greedy():
+                unplanted[row] = ("equal_samples", _GREEDY)
+            elif place is None:
                 unplanted[row] = ("no_instruction", "there is no user message with text in it")
             elif not contents:
                 unplanted[row] = ("no_principle", f"no principle is of the domain {domain!r}")

@@ -32,6 +32,7 @@ class Node:
         mean: of `scores`; None until it is measured (the root is measured last).
         scores: of the answers to it.
         responses: the answers, if they are kept.
+        distinct: how many different answers were scored.
         children: places of its children, oldest first.
         barred: actions that failed here and are not tried again.
     """
@@ -44,6 +45,7 @@ class Node:
     mean: float | None = None
     scores: list[float] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
+    distinct: int = 0
     children: list[int] = field(default_factory=list)
     barred: list[str] = field(default_factory=list)
 
@@ -179,13 +181,20 @@ class Tree:
             self.pending = Proposal(place, unused[int(self._rng.integers(len(unused)))])
         return self.pending
 
-    def add(self, text: str, scores: Sequence[float], responses: Sequence[str] = ()) -> int:
+    def add(
+        self,
+        text: str,
+        scores: Sequence[float],
+        responses: Sequence[str] = (),
+        distinct: int | None = None,
+    ) -> int:
         """End an iteration that worked out: a new node, and its value handed up to the root.
 
         Args:
             text: what the pending action made of its parent.
             scores: of the answers to it, finite, at least one.
             responses: the answers, if they are to be kept.
+            distinct: how many different answers were scored; None: all differ.
 
         Returns:
             Place of the new node.
@@ -193,6 +202,7 @@ class Tree:
         parent, action = self._settled()
         mean = math.fsum(scores) / len(scores)
         node = Node(parent, action, text, 0, mean, mean, list(scores), list(responses))
+        node.distinct = len(scores) if distinct is None else distinct
         self.nodes.append(node)
         place = len(self.nodes) - 1
         self.nodes[parent].children.append(place)
@@ -209,11 +219,14 @@ class Tree:
         parent, action = self._settled()
         self.nodes[parent].barred.append(action)
 
-    def measure_root(self, scores: Sequence[float], responses: Sequence[str] = ()) -> None:
+    def measure_root(
+        self, scores: Sequence[float], responses: Sequence[str] = (), distinct: int | None = None
+    ) -> None:
         """Give the root scores of its own, after the search: they steer nothing."""
         root = self.nodes[0]
         root.scores, root.responses = list(scores), list(responses)
         root.mean = math.fsum(scores) / len(scores)
+        root.distinct = len(scores) if distinct is None else distinct
 
     def _settled(self) -> Proposal:
         if self.pending is None:
@@ -248,7 +261,9 @@ class Tree:
         bits.state = data["rng"]
         rng = np.random.Generator(bits)
         tree = cls("", data["actions"], rng, data["exploration"], data["normalise"])
-        names = [f.name for f in fields(Node)]
-        tree.nodes = [Node(**{name: node[name] for name in names}) for node in data["nodes"]]
+        names = {f.name for f in fields(Node)}
+        tree.nodes = [
+            Node(**{name: node[name] for name in node if name in names}) for node in data["nodes"]
+        ]
         tree.pending = None if data["pending"] is None else Proposal(*data["pending"])
         return tree

@@ -425,7 +425,7 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
                     option=task.options[side],
                     rule=task.rules[side].text,
                     words=self.answer_words,
-                    mark=fence(task.asked),
+                    mark=fence(task.asked, task.options[side], task.rules[side].text),
                 )
 
             def take(task: Dilemma, text: str) -> None:

@@ -12,13 +12,13 @@ from labelers.judges.poll import MOST_ANSWERS, Judging
 from labelers.judges.votes import RATIONALE, VOTES, nested, outcomes
 from prefactory.context import Context
 from prefactory.measures.judge_report import vote_report
-from prefactory.measures.judge_watch import of_triples
 from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape, canonical_order, with_ids
 
 _PART: dict[str, pl.DataType] = {
     "prompt_id": pl.String(),
     "answers": pl.Int64(),
+    "gold": pl.Int64(),
     "ids": pl.List(pl.String()),
     **VOTES,
     **RATIONALE,
@@ -107,19 +107,20 @@ class Judge(Judging, Generator):
         """Ask the judges about a shard of RESPONSES: one row for each vote."""
         _, distinct = about.usable(table)
         asked = about.questions_about(distinct, self.mode, MOST_ANSWERS)
-        texts = table.select("response", row=pl.int_range(pl.len(), dtype=pl.UInt32))
+        gold = pl.lit(None, dtype=pl.Boolean) if self.gold is None else pl.col(self.gold)
+        texts = table.select("response", gold=gold, row=pl.int_range(pl.len(), dtype=pl.UInt32))
         shown = (
             asked.select("question", "rows")
             .explode("rows")
             .join(texts, left_on="rows", right_on="row", how="left", maintain_order="left")
             .group_by("question", maintain_order=True)
-            .agg(texts="response")
+            .agg(texts="response", gold=_only_gold())
         )
         prompts = table.select("prompt_id", "prompt").unique("prompt_id", maintain_order=True)
         questions = asked.join(shown, on="question", how="left", maintain_order="left")
         questions = questions.join(prompts, on="prompt_id", how="left", maintain_order="left")
         votes = self.poll(questions, ctx)
-        facts = asked.select("question", "prompt_id", "ids", answers=_size())
+        facts = questions.select("question", "prompt_id", "ids", "gold", answers=_size())
         joined = votes.join(facts, on="question", how="left", maintain_order="left")
         return joined.select(list(_PART)).sort("prompt_id", "question", "judge", "round")
 
@@ -136,21 +137,11 @@ class Judge(Judging, Generator):
         """
         info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
         info |= vote_report(parts)
-        info["watch"] = self.watched(parts)
-        if self.mode == "pairwise" and len(self.judge) == 1:
-            info["watch"][0] |= of_triples(self._beaten(parts))
+        pairwise = self.mode == "pairwise"
+        asked = parts.select("question", "prompt_id", "ids").unique("question", keep="first")
+        info["watch"] = self.watched(parts, asked.sort("question") if pairwise else None)
         self.warn_of_bias(info)
         return State({"votes": parts}, info)
-
-    def _beaten(self, parts: pl.DataFrame) -> pl.DataFrame:
-        """Who beat whom by all votes: `prompt_id`, `chosen_id`, `rejected_id`."""
-        asked = parts.select("question", "prompt_id", "answers", "ids").unique(
-            "question", keep="first", maintain_order=True
-        )
-        facts = asked.select("question", planned=self.planned(pl.col("answers")))
-        decided = outcomes(parts, facts, self.rules()).join(asked, on="question")
-        rows = pl.int_ranges(pl.col("answers")).alias("rows")
-        return about.edges(decided.with_columns(rows))
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Count the votes, and pair the answers of a table.
@@ -220,6 +211,12 @@ class Judge(Judging, Generator):
         joined = joined.rename({c.removeprefix(f"{self.name}_"): c for c in adds})
         rows = about.pair_rows(table, joined, list(adds)).with_columns(label_source=pl.lit("judge"))
         return canonical_order(with_ids(rows, Shape.PAIRS, keep_side_ids=True), Shape.PAIRS)
+
+
+def _only_gold() -> pl.Expr:
+    """Number of the one answer that is marked as the best; null where none is, or several are."""
+    marked = pl.col("gold").fill_null(value=False)
+    return pl.when(marked.sum() == 1).then(marked.arg_max().cast(pl.Int64))
 
 
 def _size() -> pl.Expr:

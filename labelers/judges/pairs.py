@@ -60,8 +60,16 @@ class JudgePairs(Judging, Labeler):
         return self.asks_for(rows, 2)
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Ask the judges about a shard of PAIRS: `pair_id`, `prompt_id` and the new columns."""
-        return table.select("pair_id", "prompt_id").hstack(self._judged(table, ctx))
+        """Ask the judges about a shard of PAIRS.
+
+        Returns:
+            `pair_id`, `prompt_id`, `ids` of both answers (sorted), `gold` (0 or 1, the better one
+            of them where that is known) and the new columns.
+        """
+        known = table.select(
+            "pair_id", "prompt_id", ids=pl.concat_list(LOW, HIGH), gold=self._gold()
+        )
+        return known.hstack(self._judged(table, ctx))
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Keep the judgements, and compute their statistics over all pairs.
@@ -73,7 +81,12 @@ class JudgePairs(Judging, Labeler):
         """
         info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
         info |= judge_report(parts, self.name)
-        info["watch"] = self.watched(votes_of(parts, self.name))
+        asked = parts.filter(pl.col(f"{self.name}_asked") > 0).select(
+            "prompt_id", "ids", "gold", question=f"{self.name}_question"
+        )
+        asked = asked.unique("question", keep="first").sort("question")
+        votes = votes_of(parts, self.name).join(asked, on="question", how="left")
+        info["watch"] = self.watched(votes, asked)
         self.warn_of_bias(info)
         return State({"judged": parts}, info)
 
@@ -92,6 +105,11 @@ class JudgePairs(Judging, Labeler):
         joined = ids.join(judged, on="pair_id", how="left", maintain_order="left")
         return joined.drop("pair_id")
 
+    def _gold(self) -> pl.Expr:
+        """Which answer by id order is known to be the better one: that of a gold pair's chosen."""
+        marked = pl.lit(value=False) if self.gold is None else pl.col(self.gold)
+        return pl.when(marked).then((pl.col("chosen_id") > pl.col("rejected_id")).cast(pl.Int64))
+
     def _judged(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """The columns of `adds` for a table, asked for now."""
         asked = table.select(
@@ -99,6 +117,7 @@ class JudgePairs(Judging, Labeler):
             "prompt",
             "chosen_id",
             "rejected_id",
+            gold=self._gold(),
             low=LOW,
             high=HIGH,
             same=about.folded(pl.col("chosen")) == about.folded(pl.col("rejected")),
@@ -115,6 +134,7 @@ class JudgePairs(Judging, Labeler):
             .select(
                 "question",
                 "prompt",
+                "gold",
                 ids=pl.concat_list("low", "high"),
                 texts=pl.col("texts").list.eval(pl.element().struct.field("m")),
             )

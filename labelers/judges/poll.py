@@ -13,7 +13,8 @@ import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from labelers.judges import verdicts
-from labelers.judges.votes import RATIONALE, TIE, VOTES, Rules, orders, settled
+from labelers.judges.questions import edges
+from labelers.judges.votes import RATIONALE, TIE, VOTES, Rules, orders, outcomes, settled
 from prefactory.asking import (
     GREEDY,
     MATERIAL_TOKENS,
@@ -32,7 +33,7 @@ from prefactory.identity import fingerprint, identity_of
 from prefactory.measures import judge_watch
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks
-from prefactory.tables import SIDES
+from prefactory.tables import SIDES, Shape
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,11 @@ class Judging(Prompted, Asking):
         min_valid: least share of the planned votes that must be valid.
         max_invalid: share of a judge's answers that may be unusable, of all questions: above it,
             nothing is published by default (see `prefactory.measures.judge_watch`).
+        gold: Boolean column that marks what is known to be right: of answers the best of its
+            prompt, of pairs those whose chosen answer is better. Judges don't see it; it is
+            counted how often they vote for it.
+        min_gold: share of a judge's votes on gold rows that must be right: below it, nothing is
+            published by default.
         ties: whether a judge may say that no answer is better.
         strength: ask how much better (`A>>B`, `A>B`, `A=B`, ...) of two answers.
         strong_weight: how many votes a strong verdict counts (arena-hard counts 3).
@@ -117,6 +123,8 @@ class Judging(Prompted, Asking):
     agreement: float = Field(default=0.6, gt=0, le=1)
     min_valid: float = Field(default=0.5, ge=0, le=1)
     max_invalid: float = Field(default=judge_watch.MAX_INVALID, ge=0, le=1)
+    gold: str | None = Field(default=None, min_length=1)
+    min_gold: float = Field(default=judge_watch.MIN_GOLD, ge=0, le=1)
     ties: bool = True
     strength: bool = False
     strong_weight: int = Field(default=3, ge=1)
@@ -142,6 +150,10 @@ class Judging(Prompted, Asking):
             raise ValueError("name may not begin with chosen_, rejected_ or score_")
         return self
 
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The gold rows, if there are some."""
+        return {} if self.gold is None else {self.gold: pl.Boolean()}
+
     def rules(self) -> Rules:
         """When the votes decide."""
         strongest = self.strong_weight if self.strength else 1
@@ -163,7 +175,8 @@ class Judging(Prompted, Asking):
 
         Args:
             questions: `question` (String, unique), `prompt` (messages), `ids` (List(String), the
-                answers' ids, sorted) and `texts` (List(messages)), 2 to 26 answers each.
+                answers' ids, sorted), `texts` (List(messages)), 2 to 26 answers each, and `gold`
+                (Int64, number of the one that is known to be the best, or null).
             ctx: opens the judges; draws the orders, by question and answer id.
 
         Returns:
@@ -171,7 +184,7 @@ class Judging(Prompted, Asking):
         """
         ballots = self._ballots(questions, ctx)
         answers = pl.col("ids").list.len().cast(pl.Int64)
-        facts = questions.select("question", answers=answers, planned=self.planned(answers))
+        facts = questions.select("question", "gold", answers=answers, planned=self.planned(answers))
         schema = {**VOTES, **RATIONALE}
         votes, number = pl.DataFrame(schema=schema), 0
         said: set[str] = set()
@@ -192,15 +205,31 @@ class Judging(Prompted, Asking):
             _warn(self.judge[judge].model, fault_counts)
         return votes
 
-    def watched(self, votes: pl.DataFrame) -> list[judge_watch.Watched]:
-        """What `prefactory.measures.judge_watch` counts of votes, judge by judge."""
-        return judge_watch.of_votes(votes, [judge.model for judge in self.judge])
+    def watched(
+        self, votes: pl.DataFrame, pairs: pl.DataFrame | None = None
+    ) -> list[judge_watch.Watched]:
+        """What `prefactory.measures.judge_watch` counts of votes, judge by judge.
+
+        Args:
+            votes: see `prefactory.measures.judge_watch.of_votes`.
+            pairs: questions about two answers, whose verdicts may form cycles: `question`,
+                `prompt_id`, `ids`.
+        """
+        watched = judge_watch.of_votes(votes, [judge.model for judge in self.judge])
+        if pairs is not None:
+            facts = pairs.select("question", planned=pl.lit(2 * self.rounds, dtype=pl.Int64))
+            for judge, own in enumerate(watched):
+                cast = votes.filter(pl.col("judge") == judge)
+                decided = outcomes(cast, facts, self.rules()).join(pairs, on="question")
+                rows = decided.with_columns(rows=pl.int_ranges(pl.lit(2)))
+                own |= judge_watch.of_triples(edges(rows))
+        return watched
 
     def _say(self, votes: pl.DataFrame, facts: pl.DataFrame, said: set[str]) -> None:
         """Tell of judges that do not judge while they are still asked, once each."""
-        counted = votes.join(facts.select("question", "answers"), on="question", how="left")
+        counted = votes.join(facts.drop("planned"), on="question", how="left")
         for own in self.watched(counted):
-            found = judge_watch.problems([own], self.max_invalid)
+            found = judge_watch.problems([own], self.max_invalid, self.min_gold)
             if found and own["judge"] not in said:
                 said.add(own["judge"])
                 _LOG.warning("%s", found[0])
@@ -215,7 +244,7 @@ class Judging(Prompted, Asking):
             place = report["position"]
             if place["bias"] is None or place["bias"] < BIASED or place["p_value"] > BY_CHANCE:
                 continue
-            if judge_watch.problems([info["watch"][number]], self.max_invalid):
+            if judge_watch.problems([info["watch"][number]], self.max_invalid, self.min_gold):
                 continue
             worst = max(place["places"], key=lambda p: abs(p["share"] - 1 / p["answers"]))
             _LOG.warning(

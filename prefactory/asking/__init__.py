@@ -55,11 +55,13 @@ class Answer(Generic[T]):
         value: what `parse` made of it.
         completion: the text that was parsed.
         attempts: how often was asked, from 1.
+        asked: the conversation that it answers, with its corrections.
     """
 
     value: T
     completion: Completion
     attempts: int
+    asked: Conversation = ()
 
 
 WARMER = 0.3
@@ -88,7 +90,8 @@ class _Open(Generic[T]):
             self.outcome = result
             return
         try:
-            self.outcome = Answer(parse(result.text), result, attempt)
+            value = parse(result.text)
+            self.outcome = Answer(value, result, attempt, tuple(self.conversation))
         except ValueError as error:
             self.error, self.said = str(error), result.text
             lines = storable(result.text).strip().splitlines() or [""]
@@ -353,8 +356,8 @@ class Asker:
         said = [
             None
             if isinstance(r, Failure) or written is None
-            else Said(written(r.value).strip(), r.completion.finish_reason, asked)
-            for r, asked in zip(replies, conversations, strict=True)
+            else Said(written(r.value).strip(), r.completion.finish_reason, r.asked)
+            for r in replies
         ]
         problems = self._problems(said)
         for task, reply, problem in zip(live, replies, problems, strict=True):
@@ -371,7 +374,7 @@ class Asker:
         """What the gate says of texts that were parsed; None for failures and what is fine."""
         return self._problems(
             [
-                None if isinstance(a, Failure) else Said(a.value, a.completion.finish_reason, ())
+                None if isinstance(a, Failure) else Said(a.value, a.completion.finish_reason, a.asked)
                 for a in answers
             ]
         )

@@ -20,8 +20,8 @@ ONE_PLACE, BY_CHANCE = 0.95, 1e-3
 CYCLES = 0.2
 """Share of three compared answers that form a cycle; a coin makes .25."""
 
-GOLD = 0.6
-"""Least agreement with rows whose label is known to be right; a coin has .5."""
+MIN_GOLD = 0.6
+"""Least share of votes for the answer that is known to be the better one; a coin has .5."""
 
 TRIPLE_PROMPTS = 1000
 TIE = -1
@@ -37,7 +37,9 @@ def of_votes(votes: pl.DataFrame, models: Sequence[str]) -> list[Watched]:
 
     Args:
         votes: `question`, `answers`, `judge`, `place`, `answer`, `fault`, as in
-            `prefactory.measures.judge_report`; with `prompt_id` prompts are counted by it.
+            `prefactory.measures.judge_report`; with `prompt_id` prompts are counted by it, with
+            `gold` (number of the answer that is known to be the best, or null) the votes that name
+            it.
         models: names of the judges, by number.
 
     Returns:
@@ -60,9 +62,20 @@ def of_votes(votes: pl.DataFrame, models: Sequence[str]) -> list[Watched]:
                 "faults": counts(own["fault"]),
                 "ties": own.filter(pl.col("answer") == TIE).height,
                 "places": places,
+                **(_of_gold(own, prompt) if "gold" in own.columns else {}),
             }
         )
     return watched
+
+
+def _of_gold(own: pl.DataFrame, prompt: str) -> dict[str, int]:
+    """Votes for an answer where the best one is known; of how many prompts; and for that one."""
+    told = own.filter(pl.col("gold").is_not_null() & (pl.col("answer") >= 0))
+    return {
+        "gold": told.height,
+        "gold_prompts": told[prompt].n_unique(),
+        "gold_agrees": told.filter(pl.col("answer") == pl.col("gold")).height,
+    }
 
 
 def of_ratings(
@@ -120,17 +133,20 @@ def _sum(values: Sequence[Any]) -> Any:  # noqa: ANN401 - counts, or maps of cou
     return values[0] if isinstance(values[0], str) else sum(values)
 
 
-def problems(watched: Sequence[Watched], max_invalid: float = MAX_INVALID) -> list[str]:
+def problems(
+    watched: Sequence[Watched], max_invalid: float = MAX_INVALID, min_gold: float = MIN_GOLD
+) -> list[str]:
     """A sentence for every sign that a judge does not judge.
 
     Args:
         watched: of `of_votes` or `of_ratings`.
         max_invalid: share of unusable answers that is still accepted, in [0, 1].
+        min_gold: least share of votes for the better answer where that is known, in [0, 1].
     """
-    return [sentence for own in watched for sentence in _problems(own, max_invalid)]
+    return [sentence for own in watched for sentence in _problems(own, max_invalid, min_gold)]
 
 
-def _problems(own: Watched, max_invalid: float) -> Iterator[str]:
+def _problems(own: Watched, max_invalid: float, min_gold: float) -> Iterator[str]:
     judge, answers = f"the judge {own['judge']}", own["answers"]
     if answers >= ANSWERS and own["prompts"] >= PROMPTS:
         invalid = sum(own["faults"].values())
@@ -148,8 +164,11 @@ def _problems(own: Watched, max_invalid: float) -> Iterator[str]:
             "form a cycle (A beats B beats C beats A); a coin makes a quarter"
         )
     gold = own.get("gold", 0)
-    if gold >= ANSWERS and own["gold_prompts"] >= PROMPTS and own["gold_agrees"] < GOLD * gold:
-        yield f"{judge} agrees with {own['gold_agrees']:,} of {gold:,} gold rows; a coin with half"
+    if gold >= ANSWERS and own["gold_prompts"] >= PROMPTS and own["gold_agrees"] < min_gold * gold:
+        yield (
+            f"{own['gold_agrees']:,} of {gold:,} votes of {judge} on gold rows are right; min_gold "
+            f"is {min_gold:g}, and a coin has half"
+        )
 
 
 def _hint(faults: Mapping[str, int]) -> str:
@@ -180,12 +199,15 @@ def failed(stages: Sequence[Any]) -> list[str]:
     """What `problems` says of all stages that were watched, with their labels.
 
     Args:
-        stages: with `label`, `info` (counts under `watch`) and `fields` (`max_invalid`).
+        stages: with `label`, `info` (counts under `watch`) and `fields` (`max_invalid`,
+            `min_gold`).
     """
     return [
         f"{stage.label}: {sentence}"
         for stage in stages
         for sentence in problems(
-            stage.info.get("watch") or (), stage.fields.get("max_invalid", MAX_INVALID)
+            stage.info.get("watch") or (),
+            stage.fields.get("max_invalid", MAX_INVALID),
+            stage.fields.get("min_gold", MIN_GOLD),
         )
     ]

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import polars as pl
 
-from prefactory.engines.base import Failure
+from prefactory.engines.base import Completion, Failure
 from prefactory.step import Labeler, State
 
 HERE = __name__
@@ -36,7 +36,7 @@ def append(request):
 
 def echo(request):
     """A responder that repeats the instruction, and whether it was asked for fresh samples."""
-    fresh = " fresh" if "/fresh" in request.row_id else ""
+    fresh = " fresh" if re.search("/(fresh|unseen)", request.row_id) else ""
     return f"What I say to it: {request.conversation[-1]['content']} #{request.draw_seed}{fresh}"
 
 
@@ -132,6 +132,23 @@ def second_time(request):
 
 def third_sample_never(request):
     return Failure("http_500", "no") if request.sample == 2 else echo(request)
+
+
+def same(request):
+    """A responder that ignores seeds."""
+    return f"What I always say to it: {request.conversation[-1]['content']}"
+
+
+def cut_off(request):
+    return Completion(echo(request), finish_reason="length")
+
+
+def refusing(request):
+    return "I'm sorry, but I can't help with that request."
+
+
+def never_unseen(request):
+    return Failure("http_500", "no") if "/unseen" in request.row_id else echo(request)
 
 
 # -- without a judge -----

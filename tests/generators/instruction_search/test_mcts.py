@@ -1,6 +1,7 @@
 """Instruction search as a step: what it asks, what it writes, and what it leaves out."""
 
 import json
+import math
 import random
 from collections import Counter
 
@@ -162,8 +163,8 @@ def test_calls_are_those_of_the_plan(tmp_path):
         ctx = asking().__class__(engine=engines.engine)
         apply_generator(step, "search", TABLE, Shape.PROMPTS, ctx)
         used = {name: one["calls"] for name, one in engines.report().items()}
-    # 20 rewrites, 21 instructions answered three times, two at either end again
-    assert used == {"append": 20 * N, "echo": (21 * 3 + 4 * 3) * N, "noisy": (21 + 4) * 3 * N}
+    # 20 rewrites, 21 instructions answered three times, two at either end again, the pair once more
+    assert used == {"append": 20 * N, "echo": (21 + 4 + 2) * 3 * N, "noisy": (21 + 4 + 2) * 3 * N}
     planned = {a.engine.model: a.calls for a in step.asks(N, N)}
     assert planned == used
 
@@ -214,43 +215,112 @@ def test_the_shipped_principles_are_those_of_the_paper():
 # -- gaps -----
 
 
-def test_noise_writes_few_pairs_and_each_has_its_reason():
+@pytest.mark.parametrize("output", ["pairs", "instructions", "siblings", "steps"])
+def test_trees_of_equals_write_no_more_than_the_level(output):
+    table = prompts(*[f"q {i}" for i in range(50)])
+    rows, dropped = searched(table, judge="noise", output=output, iterations=8)
+    wrote = rows["parent_id"].n_unique()
+    assert wrote + dropped.height == 50
+    assert wrote <= 8  # 2.5 at level .05; 9 or more by luck once in 1,000
+    assert set(reasons(dropped)) <= {"no_gap", "gap_not_confirmed"}
+
+
+def test_margins_of_what_equals_write_are_nought_on_average():
     table = prompts(*[f"q {i}" for i in range(60)])
-    rows, dropped = searched(table, judge="noise", gap=1.5)
-    assert rows.height + dropped.height == 60
-    assert rows.height <= 6
-    assert set(reasons(dropped)) <= {"below_null_gap", "gap_not_confirmed"}
-    loose, _ = searched(table, judge="noise", gap=0, ends=0)
-    assert loose.height == 60  # as published: every tree writes a pair
+    rows, _ = searched(table, judge="noise", level=0.9, iterations=8)
+    assert rows.height > 45
+    margin = rows["margin"]
+    assert abs(margin.mean()) < 3 * margin.std() / math.sqrt(rows.height)
+    assert (margin < 0).any()
+    assert (rows["p_value"] <= 0.9).all()
+    assert rows["p_value"].max() > 0.5
+    loose, _ = searched(table, judge="noise", level=None, ends=0, iterations=8)
+    assert loose.height == 60  # as published: every tree writes a pair, and flatters it
+    assert loose["margin"].min() > 0
+    assert loose["p_value"].null_count() == 60
+
+
+def test_a_true_gap_is_written_and_its_margin_is_the_true_one():
+    table = prompts(*[f"q {i}" for i in range(20)])
+    rows, _ = searched(table, judge="noisy")  # 3 marks, noise 0.5
+    assert rows.height == 20
+    assert rows["margin"].mean() == pytest.approx(3.0, abs=0.25)
+
+
+@pytest.mark.parametrize("output", ["pairs", "instructions", "siblings", "steps"])
+@pytest.mark.parametrize(
+    "about", [{"responder": "same"}, {"sampling": {"temperature": 0.0}}], ids=["equal", "greedy"]
+)
+def test_equal_samples_tell_nothing(output, about):
+    about = {"iterations": 8, **about}
+    rows, dropped = searched(output=output, **about)
+    assert rows.height == 0
+    assert reasons(dropped) == {"equal_samples": N}
+    kept, lost = searched(output="trees", **about)
+    assert (kept.height, lost.height) == (N, 0)  # what grew can be looked at all the same
+    loose, _ = searched(output=output, level=None, **about)
+    assert loose.height >= N
+    assert loose["p_value"].null_count() == (loose.height if "responder" in about else 0)
+
+
+def test_greedy_searches_ask_nothing(tmp_path):
+    step = InstructionSearch(**fields(sampling={"temperature": 0.0}))
+    with Session(tmp_path) as engines:
+        ctx = asking().__class__(engine=engines.engine)
+        apply_generator(step, "search", TABLE, Shape.PROMPTS, ctx)
+        assert used(engines) == 0
+
+
+def test_equal_scores_of_unlike_answers_are_no_equal_samples():
+    rows, dropped = searched()  # a judge without noise: every mark counts
+    assert (rows.height, dropped.height) == (N, 0)
+    assert set(rows["p_value"]) == {0.0}
+
+
+def test_cut_and_refused_answers_are_no_answers():
+    for responder, reason in (("cut_off", "truncated"), ("refusing", "refuses")):
+        rows, dropped = searched(responder=responder)
+        assert rows.height == 0
+        assert reasons(dropped) == {reason: N}
+    rows, _ = searched(responder="cut_off", gate={"truncated": "keep"})
+    assert rows.height == N
 
 
 def test_fresh_samples_must_confirm_the_gap():
     rows, dropped = searched(judge="noise_without")
     assert rows.height == 0
     assert reasons(dropped) == {"gap_not_confirmed": N}
-    assert dropped["detail"][0] == "0 by fresh samples (3 in the search), 0 expected of equals"
-    rows, dropped = searched(judge="noise_without", ends=0)
+    assert dropped["detail"][0] == "0 by fresh samples (3 in the search)"
+    rows, dropped = searched(judge="noise_without", ends=0, level=None)
     assert rows["margin"].to_list() == [3.0] * N
 
 
-def test_margin_and_scores_are_the_fresh_ones():
+def test_margin_and_scores_are_of_samples_that_chose_nothing():
     rows, _ = searched(judge="noisy")
     for row, tree in zip(rows.iter_rows(named=True), trees(rows), strict=True):
         chosen, rejected = (tree["nodes"][tree[side]] for side in ("chosen", "rejected"))
-        assert len(chosen["fresh"]) == 3
-        assert not set(chosen["fresh"]) & set(chosen["scores"])
-        assert row["chosen_score_reward"] == pytest.approx(sum(chosen["fresh"]) / 3)
+        kinds = [set(chosen[kind]) for kind in ("scores", "fresh", "unseen")]
+        assert [len(kind) for kind in kinds] == [3, 3, 3]
+        assert len(set.union(*kinds)) == 9
+        assert row["chosen_score_reward"] == pytest.approx(sum(chosen["unseen"]) / 3)
         assert row["margin"] == row["chosen_score_reward"] - row["rejected_score_reward"]
         assert row["margin"] != row["search_gap"] > row["null_gap"] > 0
         assert sum(bool(n["fresh"]) for n in tree["nodes"]) == 4
+        assert sum(bool(n["unseen"]) for n in tree["nodes"]) == 2
         assert rejected["mean"] < chosen["mean"]
+
+
+def test_a_pair_that_cannot_be_measured_again_is_none():
+    rows, dropped = searched(responder="never_unseen")
+    assert rows.height == 0
+    assert reasons(dropped) == {"no_fresh_scores": N}
 
 
 def test_prompts_that_nothing_beats_leave_or_stay():
     flat = {"scorer": {"judge": engine("of_question")}, "output": "instructions"}
     rows, dropped = searched(**flat)
     assert rows.height == 0
-    assert reasons(dropped) == {"below_null_gap": N}
+    assert reasons(dropped) == {"no_gap": N}
     rows, dropped = searched(**flat, unimproved="keep")
     assert dropped.height == 0
     assert rows.select(TABLE.columns).equals(TABLE.sort("prompt_id"))
@@ -493,7 +563,7 @@ def test_a_stopped_run_goes_on_from_the_journal_with_the_same_bytes(tmp_path):
 
 def test_another_output_of_the_same_search_asks_only_for_its_fresh_samples(tmp_path):
     with Session(tmp_path) as engines:
-        run(tmp_path / "a", ctx=engines.engine, ends=0)
+        run(tmp_path / "a", ctx=engines.engine, ends=0, level=None)
     with Session(tmp_path) as engines:
         run(tmp_path / "b", ctx=engines.engine, output="trees")
         assert used(engines) == 0
@@ -516,6 +586,8 @@ def test_another_output_of_the_same_search_asks_only_for_its_fresh_samples(tmp_p
         ({"scorer": {"judge": engine("noise"), "scale": [5, 1]}}, "5 is not below 1"),
         ({"scorer": {"judge": engine("noise"), "objective": "x"}}, "objective is for step"),
         ({"samples": 1}, "one can't tell luck from merit"),
+        ({"ends": 0}, "without fresh samples no level holds"),
+        ({"level": 0.0}, "greater than 0"),
         ({"shared": ["maths"]}, "no principle is of maths"),
         ({"shared": []}, "no principle is left"),
         ({"principles": [searching.PRINCIPLES[0]] * 2}, "a is there twice"),

@@ -65,7 +65,7 @@ def test_pairs_where_rewriting_helps_and_reasons_where_it_does_not(outcome):
     stage = {s.label: s for s in outcome.stages}[STEP]
     pairs = table(outcome, "pairs")
     assert (stage.rows_in, stage.rows_out) == (24, pairs.height)
-    assert set(stage.reasons) <= {"below_null_gap", "gap_not_confirmed"}
+    assert set(stage.reasons) <= {"no_gap", "gap_not_confirmed"}
     assert pairs.height + sum(stage.reasons.values()) == 24
     chosen = pairs["chosen"].list.first().struct.field("content")
     tasks = pairs["prompt"].list.first().struct.field("content")
@@ -91,5 +91,14 @@ def test_the_version_keeps_its_trees(outcome):
         assert len(kept.tree.nodes) == 21
         found = kept.tree.nodes[kept.tree.chosen]
         assert one["chosen"][0]["content"] == f"<instruction>\n{found.text}\n</instruction>"
-        assert found.fresh_mean == pytest.approx(one["chosen_score_reward"])
+        assert found.unseen_mean == pytest.approx(one["chosen_score_reward"])
     assert [k.prompt_id for k in read_trees(version, most=3)] == sorted(pairs["parent_id"])[:3]
+
+
+def test_the_report_says_how_many_pairs_luck_would_have_written(outcome):
+    stage = {s.label: s for s in outcome.stages}[STEP]
+    page = (outcome.published.version.path / "report.html").read_text("utf-8")
+    assert (
+        f"{STEP} compared 24 trees at level 0.05: {stage.rows_out} wrote something, about 1.2 "
+        "would have had nothing helped."
+    ) in page

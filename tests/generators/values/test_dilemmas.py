@@ -45,8 +45,8 @@ def writer(request):
         fine = seed % 5 > 0
         flags = {"first_applies": True, "second_applies": fine, "both_can_be_kept": False}
         return json.dumps(flags)
-    option = re.search(r"Advise them to do this: Do (\w+)\.", asked).group(1)
-    assert code(asked.split("dilemma: ")[1]) == option  # the option keeps the rule
+    option = re.search(r"Do (\w+)\.", block(asked, "act")).group(1)
+    assert code(block(asked, "rule")) == option  # the option keeps the rule
     return f"I would keep to {option}, whatever is lost. {seed}"
 
 

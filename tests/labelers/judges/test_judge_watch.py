@@ -11,7 +11,7 @@ from catalog.publish import publish
 from catalog.report.page import build as build_report
 from catalog.versions import Catalog
 from labelers.judges.votes import VOTES
-from prefactory.errors import DataError
+from prefactory.errors import DataError, PrefactoryError
 from prefactory.measures import judge_watch
 from tests.helpers import pairs, responses, view
 from tests.labelers import judging as j
@@ -152,6 +152,75 @@ def test_cycles():
     own = {"judge": "m", "answers": 0, "prompts": 0, "faults": {}, "triples": 20, "cycles": 4}
     assert "4 of 20 triples" in judge_watch.problems([own])[0]
     assert not judge_watch.problems([{**own, "cycles": 3}])
+
+
+HANDS = ("stone", "scissors", "paper")
+HANDED = responses(*[(f"prompt {i}", f"{w} {i}") for i in range(20) for w in HANDS])
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_cycles_are_counted_for_each_judge_of_a_jury(names, tmp_path):
+    jury = [{**engine(j.stone), "model": name} for name in names]
+    step = {"labelers.Judge": {"judge": jury, "mode": "pairwise", "on_cycle": "keep"}}
+    result = j.ran([step], HANDED, tmp_path, shard_rows=7)
+    watched = result.stages[-1].info["watch"]
+    assert [(w["triples"], w["cycles"]) for w in watched] == [(20, 20)] * len(names)
+    told = [s for s in judge_watch.failed(result.stages) if "cycle" in s]
+    assert [f"20 of 20 triples of answers that the judge {n}" in t for n, t in zip(names, told, strict=True)]
+
+
+def test_cycles_are_counted_over_pairs_that_exist_already(tmp_path):
+    both = [(a, b) for n, a in enumerate(HANDS) for b in HANDS[n + 1 :]]
+    table = pairs(*[(f"prompt {i}", f"{a} {i}", f"{b} {i}") for i in range(20) for a, b in both])
+    result = j.ran([judged(j.stone)], table, tmp_path)
+    (watched,) = result.stages[-1].info["watch"]
+    assert (watched["triples"], watched["cycles"]) == (20, 20)
+    assert "20 of 20 triples" in " ".join(judge_watch.failed(result.stages))
+
+
+KNOWN = [i % 6 > 0 for i in range(12)]
+"""Ten of twelve prompts whose better answer is known."""
+
+
+@pytest.mark.parametrize("shard_rows", [5, 1000])
+def test_judges_that_disagree_with_gold_pairs_are_told_of(shard_rows, tmp_path):
+    table = MANY.with_columns(known=pl.Series(KNOWN))
+    result = j.ran([judged(j.bad, gold="known")], table, tmp_path / "a", shard_rows)
+    (watched,) = result.stages[-1].info["watch"]
+    assert (watched["gold"], watched["gold_prompts"], watched["gold_agrees"]) == (20, 10, 0)
+    (said,) = judge_watch.failed(result.stages)
+    assert said.endswith("on gold rows are right; min_gold is 0.6, and a coin has half")
+    with pytest.raises(DataError, match="0 of 20 votes"):
+        publish(result, Catalog(tmp_path / "home"))
+    fine = j.ran([judged(j.good, gold="known")], table, tmp_path / "b", shard_rows)
+    assert fine.stages[-1].info["watch"][0]["gold_agrees"] == 20
+    assert not judge_watch.failed(fine.stages)
+    loose = j.ran([judged(j.bad, gold="known", min_gold=0)], table, tmp_path / "c", shard_rows)
+    assert not judge_watch.failed(loose.stages)
+
+
+@pytest.mark.parametrize("mode", ["listwise", "pairwise"])
+def test_judges_that_disagree_with_gold_answers_are_told_of(mode, tmp_path):
+    table = ANSWERS.with_columns(
+        best=pl.col("response").list.first().struct.field("content").str.starts_with("GOOD")
+    )
+    step = {"labelers.Judge": {"judge": engine(j.bad), "mode": mode, "gold": "best"}}
+    result = j.ran([step], table, tmp_path)
+    (watched,) = result.stages[-1].info["watch"]
+    assert (watched["gold"], watched["gold_agrees"]) == (24, 0)
+    assert "0 of 24 votes" in judge_watch.failed(result.stages)[0]
+
+
+def test_votes_of_a_place_follower_on_gold_rows_are_half_right(tmp_path):
+    table = MANY.with_columns(known=pl.lit(value=True))
+    result = j.ran([judged(j.always_a, gold="known")], table, tmp_path)
+    (watched,) = result.stages[-1].info["watch"]
+    assert (watched["gold"], watched["gold_agrees"]) == (24, 12)
+
+
+def test_a_gold_column_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PrefactoryError, match="known"):
+        j.ran([judged(j.good, gold="known")], MANY, tmp_path)
 
 
 def votes(*places, k=2):

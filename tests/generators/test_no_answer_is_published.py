@@ -1,0 +1,185 @@
+"""Every maker with a model that does nothing else than refuse, stop short, repeat or leak."""
+
+import json
+import re
+
+import polars as pl
+import pytest
+
+import generators
+from prefactory.engines.base import Completion
+from tests.generators.making import made
+from tests.generators.sampling import model
+from tests.helpers import prompts
+
+HERE = __name__
+REFUSAL = "I'm sorry, but I can't help you with that request."
+SIGN = "zyx"
+"""Stands in texts that must not be published."""
+
+
+def sound(request):
+    """Eighteen words that no other question gets, with "you" in them."""
+    n = request.draw_seed
+    words = " ".join(f"w{chr(97 + n // 3**i % 26)}{n // 5**i % 89}" for i in range(17))
+    return f"You {words}."
+
+
+def refuse(request):
+    return f"{REFUSAL} ({request.draw_seed})"
+
+
+def cut(request):
+    return f"{sound(request)} {SIGN} and then"
+
+
+def echo(request):
+    return request.conversation[-1]["content"] if request.conversation else " "
+
+
+def mark(request):
+    asked = "\n".join(m["content"] for m in request.conversation)
+    found = re.search(r"^(?:<<<|>>>|---) .*?\b([0-9a-f]{8})\b", asked, re.M)
+    return f"{sound(request)} {SIGN} {found.group(1)}" if found else refuse(request)
+
+
+def run_on(request):
+    return f"{sound(request)} " + f"You see the {SIGN} of it again. " * 20
+
+
+def think(request):
+    return f"<think>{SIGN} I have to think of {sound(request)}"
+
+
+def about(request):
+    return f"The request requires a {SIGN} {request.draw_seed} response in the requested format."
+
+
+def nothing(request):
+    return "  "
+
+
+BAD = {"refuse": refuse, "cut": cut, "echo": echo, "mark": mark, "run_on": run_on,
+       "think": think, "about": about, "nothing": nothing}  # fmt: skip
+
+
+def filled(schema, text, n=0):
+    """Something of a JSON schema with a text in all its texts."""
+    if "enum" in schema:
+        return schema["enum"][n % len(schema["enum"])]
+    if schema["type"] == "boolean":
+        return True
+    if schema["type"] in ("integer", "number"):
+        low, high = schema.get("minimum", 1), schema.get("maximum", 5)
+        return low + n % (int(high - low) + 1)
+    if schema["type"] == "array":
+        return [filled(schema["items"], f"{text} {i}", n + i) for i in range(2)]
+    if schema["type"] == "object":
+        return {k: filled(v, text, n) for k, v in schema["properties"].items()}
+    return text
+
+
+def said(request, kind):
+    text = BAD[kind](request) if kind != "sound" else sound(request)
+    schema = request.sampling.json_schema
+    tagged = request.conversation and "<instruction>" in request.conversation[0]["content"]
+    if schema is not None:
+        text = json.dumps(filled(schema, text, request.draw_seed))
+    elif tagged:
+        text = f"<instruction>{text}</instruction>"
+    if kind == "cut":
+        text = text[:-12]
+    return Completion(text, finish_reason="length" if kind == "cut" else "stop")
+
+
+for name in [*BAD, "sound"]:
+    globals()[f"says_{name}"] = lambda request, kind=name: said(request, kind)
+
+
+def engine(kind):
+    return model(kind, f"{HERE}.says_{kind}")
+
+
+JUDGE = engine("sound")
+"""Forms of what it is asked for; ratings by the draw."""
+
+
+def steps(engine):
+    """Each maker whose rows hold what a model wrote."""
+    return {
+        "AugmentPrompts": {"writer": engine, "make": "pairs", "answerer": engine, "judge": JUDGE},
+        "Dialogues": {"scenario": "patient_doctor", "engine": engine, "judge": JUDGE, "cells": 2},
+        "Dilemmas": {"writer": engine, "priority": ["power", "tradition", "openness"],
+                     "judge": JUDGE},
+        "DraftCritique": {"model": engine, "judge": JUDGE},
+        "Evol": {"writer": engine, "judge": JUDGE, "answerer": engine},
+        "InstructionSearch": {"rewriter": engine, "responder": engine, "scorer": {"judge": JUDGE},
+                              "floor": None, "iterations": 4, "level": None},
+        "Magpie": {"model": engine, "n": 2},
+        "PersonaIF": {"model": engine, "judge": JUDGE},
+        "PersonaPrompts": {"writer": engine, "kinds": ["maths", "constrained"]},
+        "Personas": {"engine": engine, "people": 4},
+        "RAGPairs": {"models": [engine], "n": 3, "judge": [JUDGE]},
+        "RPS": {"model": engine, "target": {"helpful": 1.0, "brief": 0.5}},
+        "Responses": {"models": [engine], "n": 2},
+        "SelfInstruct": {"writer": engine, "rounds": 2, "pool": 5},
+        "StylePairs": {"model": engine, "hidden": ["be brief", "be kind"], "judge": JUDGE},
+        "SystemMessages": {"backend": "engine", "engine": engine, "messages": 1},
+        "ValueGapPairs": {"writer": engine, "policy": "neutral", "words": [5, 500],
+                          "judge": JUDGE},
+        "WeakPairs": {"strong": engine, "weak": JUDGE},
+    }  # fmt: skip
+
+
+NOT_HERE = {
+    "AdversarialWrappers": "asks nobody",
+    "ComposedImages": "in its own test file, with pictures",
+    "MaskedContinuations": "continues sentences; on answers, below",
+    "MessageCoverage": "asks nobody",
+    "NearMissImages": "asks nobody",
+    "NearMisses": "asks nobody",
+    "SystemPromptMix": "asks nobody",
+    "ToolCallPairs": "asks nobody",
+    "ValueGuided": "a transformers model only; it uses the gate of `outcomes`",
+    "WrongDocument": "an answer of its model counts only if it names a span",
+}
+
+
+def table():
+    texts = [f"What does the builder of tower {i} think about bikes and boats?" for i in range(6)]
+    lists = pl.List(pl.String)
+    documents = pl.Series([["The tower is of 1871.", "Tea is drunk.", "Boats."]] * 6, dtype=lists)
+    return prompts(*texts).with_columns(
+        facts=pl.Series([["Tower one is old.", "Tower two is new."]] * 6, dtype=lists),
+        documents=documents,
+        docs=documents,
+        gold=pl.lit("1871"),
+        gold_documents=pl.Series([[0]] * 6, dtype=pl.List(pl.Int64)),
+    )
+
+
+def test_every_maker_is_looked_at():
+    makers = {n for n in dir(generators) if not n.startswith("_") and n[0].isupper()}
+    assert makers == set(steps(JUDGE)) | set(NOT_HERE)
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("name", steps(JUDGE))
+def test_no_maker_publishes_what_is_no_answer(name, kind):
+    step = getattr(generators, name)(**steps(engine(kind))[name])
+    rows, dropped = made(step, table())
+    assert rows.height == 0, str(rows.row(0))[:300]
+    assert dropped.height == 6
+
+
+PUBLISHED = ["AugmentPrompts", "Dialogues", "DraftCritique", "Magpie", "PersonaIF", "Personas",
+             "PersonaPrompts", "RAGPairs", "RPS", "Responses", "SelfInstruct", "StylePairs",
+             "SystemMessages", "ValueGapPairs", "WeakPairs"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", steps(JUDGE))
+def test_sound_texts_and_with_the_switch_refusals_are_published(name):
+    for kind, more in (("sound", {}), ("refuse", {"gate": {"refuses": "keep"}})):
+        step = getattr(generators, name)(**steps(engine(kind))[name], **more)
+        rows, dropped = made(step, table())
+        print(name, kind, rows.height, dict(dropped.group_by("reason").len().iter_rows()), dropped["detail"][:1].to_list())
