@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ TURN_META: pl.DataType = pl.List(
 )
 """What happened in each turn; turns that could not be read are there, dropped, without a line."""
 
+HOPELESS = 4
+"""After so many ratings of a dialogue that all failed, it is given up (our choice)."""
 TOLERANCE = 1.5
 """A turn may have so many times the words that it was told (our choice)."""
 
@@ -93,6 +95,8 @@ class Dialogue(Task):
         thoughts: of each actor, oldest first.
         meta: see `TURN_META`.
         branches: of the target.
+        ratings: that there are, and that failed.
+        failure: the last thing that failed: reason and detail; empty if nothing did.
         over: whether it has come to its end.
     """
 
@@ -105,6 +109,8 @@ class Dialogue(Task):
     thoughts: dict[str, list[str]] = field(default_factory=dict)
     meta: list[dict[str, Any]] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
+    ratings: tuple[int, int] = (0, 0)
+    failure: tuple[str, str] = ("", "")
     over: bool = False
 
     def cast_for(self, scenario: Scenario, case: str, columns: Mapping[str, list[str]]) -> None:
@@ -175,6 +181,20 @@ class Dialogue(Task):
     def last_thoughts(self, actor: str, most: int) -> list[str]:
         """What an actor thought last, oldest first."""
         return self.thoughts[actor][-most:] if most else []
+
+    def rated(self, turn: Turn, ratings: Sequence[Candidate]) -> None:
+        """Count the ratings of a turn; where none of the first `HOPELESS` is one, give up."""
+        failed = [c for c in ratings if c.reason is not None]
+        self.ratings = (self.ratings[0] + len(ratings) - len(failed), self.ratings[1] + len(failed))
+        for candidate in failed:
+            self.missed(turn, candidate)
+        if not self.ratings[0] and self.ratings[1] >= HOPELESS:
+            reason, detail = self.failure
+            self.fail(reason, f"all {self.ratings[1]} ratings failed, the last: {detail}")
+
+    def missed(self, turn: Turn, candidate: Candidate) -> None:
+        """Remember why something of a turn failed."""
+        self.failure = (candidate.reason or "no_answer", f"turn {turn.number}: {candidate.detail}")
 
     def say(self, turn: Turn, candidate: Candidate) -> None:
         """Add a turn: its line, what it reveals, what its speaker thought."""

@@ -54,8 +54,11 @@ class Dialogues(Gated, TurnTaking, Generator):
     dropped, tokens); of pairs the sides' origins, `chosen_score_turn`, `rejected_score_turn` and
     `margin`; of responses `sample`.
 
+    A dialogue whose first four ratings all failed is given up with the reason of the last.
+
     Reasons, for cases without a row, that of the first dialogue: `no_turn_branched` (too few
-    candidates could be read, or none is better than another by `min_margin`), those of the engines.
+    candidates could be read, or none is better than another by `min_margin`; the detail has the
+    last failure), `unparseable` (ratings), those of the engines.
 
     Attributes:
         scenario: one that comes with prefactory, or a YAML file of your own.
@@ -89,6 +92,7 @@ class Dialogues(Gated, TurnTaking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
+    version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
 
@@ -201,7 +205,10 @@ class Dialogues(Gated, TurnTaking, Generator):
             if kept[id(dialogue)]:
                 dialogue.reason = None  # what was made before an engine failed stays
             elif dialogue.reason is None:
-                dialogue.fail("no_turn_branched", f"{len(dialogue.branches)} turns were tried")
+                tried = f"{len(dialogue.branches)} turns were tried"
+                reason, detail = dialogue.failure
+                last = f"; the last failure: {reason}, {detail}" if reason else ""
+                dialogue.fail("no_turn_branched", tried + last)
         rows = [k for d in dialogues for k in kept[id(d)]]
         new_rows = rows_of(table, scenario, rows, self.engine_of(scenario.target).model,
                        self.origin, self.make)  # fmt: skip
@@ -271,6 +278,9 @@ class Dialogues(Gated, TurnTaking, Generator):
     ) -> None:
         """Take the best candidate, or the first that was read, into the dialogue."""
         read = open_tasks(drawn)
+        for candidate in drawn:
+            if candidate.reason is not None:
+                dialogue.missed(turn, candidate)
         if read:
             dialogue.say(turn, best or read[0])
             return

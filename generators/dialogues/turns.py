@@ -152,3 +152,8 @@ class TurnTaking(Prompted, Asking):
         self.asker(ctx, self.judge, greedy=True).forms(copies, "rate", RATING, question, take)
         for copy, candidate in rated:
             candidate.score = copy.score
+        own: dict[int, list[Candidate]] = {}
+        for copy in copies:
+            own.setdefault(owner[id(copy)], []).append(copy)
+        for dialogue in live:
+            dialogue.rated(turn, own.get(id(dialogue), []))

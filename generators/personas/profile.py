@@ -259,14 +259,14 @@ def diverse(answers: Answers, k: int, seed: int) -> Ints:
 def telling_items(answers: Answers, band: Ints, bank: ItemBank, draws: Floats, most: int) -> Ints:
     """Choose items of one person that agree with the bands, clear answers before faint ones.
 
-    An item agrees if its keyed answer is 4 or 5 and the band high, 1 or 2 and low, or the band mid
-    and the answer not 3.
+    An item agrees if its keyed answer is 5 (clear) or 4 (faint) and the band high, 1 or 2 and the
+    band low, or 3 and the band mid: people in the middle get no statement of either end.
 
     Args:
         answers: Int8[I].
         band: of the person's traits, Int64[K].
         bank: the items.
-        draws: uniform numbers that decide which, Float64[I].
+        draws: uniform numbers that decide among equally clear ones, Float64[I].
         most: how many at most.
 
     Returns:
@@ -274,9 +274,9 @@ def telling_items(answers: Answers, band: Ints, bank: ItemBank, draws: Floats, m
     """
     value = keyed(answers[None], bank.key)[0].astype(np.int64)
     mine = band[bank.trait]
-    fits = (value > 0) & (
-        ((mine == 2) & (value >= 4)) | ((mine == 0) & (value <= 2)) | ((mine == 1) & (value != 3))
-    )
+    clear = np.array([1, 3, 5])[mine]  # by band; one without a band (-1) fits nothing
+    off = np.abs(value - clear)
+    fits = (value > 0) & (mine >= 0) & (off <= np.array([1, 0, 1])[mine])
     fitting = np.flatnonzero(fits)
-    chosen = fitting[np.argsort(draws[fitting], kind="stable")][:most]
+    chosen = fitting[np.lexsort((draws[fitting], off[fitting]))][:most]
     return np.sort(chosen)

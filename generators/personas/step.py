@@ -48,7 +48,8 @@ class Personas(Gated, Prompted, Asking, Generator):
     A profile sampler after Personality Alignment (PAPI, arXiv:2408.11779): people are drawn as
     answers to keyed personality items; their traits' scores (means, 1 to 5) fall into bands by
     percentile among the drawn (below 33, above 67); a persona's text is a clause per trait and
-    sampled items that agree with the bands. Who stands before which prompt is balanced, in the
+    items that agree with the bands, clear answers before faint ones, and none of either end for a
+    trait in the middle. Who stands before which prompt is balanced, in the
     order of a hash of the prompt ids.
 
     `form: prose` and `list` need no model; with `engine` a model makes a portrait of each person
@@ -81,6 +82,7 @@ class Personas(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "dataset"
+    version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = ("source_prompt_id",)
     new_prompts: ClassVar[bool] = True
     templates: ClassVar = {

@@ -194,6 +194,7 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "dataset"
+    version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
     templates: ClassVar = TEMPLATES

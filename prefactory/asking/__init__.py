@@ -372,11 +372,9 @@ class Asker:
 
     def problems(self, answers: Sequence[Answer[str] | Failure]) -> list[Problem | None]:
         """What the gate says of texts that were parsed; None for failures and what is fine."""
+        written = [None if isinstance(a, Failure) else a for a in answers]
         return self._problems(
-            [
-                None if isinstance(a, Failure) else Said(a.value, a.completion.finish_reason, a.asked)
-                for a in answers
-            ]
+            [a and Said(a.value, a.completion.finish_reason, a.asked) for a in written]
         )
 
     def _problems(self, said: Sequence[Said | None]) -> list[Problem | None]:

@@ -3,14 +3,21 @@
 import json
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 
 import generators
+from catalog.publish import publish
+from catalog.versions import Catalog
+from prefactory.apply import apply_generator
 from prefactory.engines.base import Completion
+from prefactory.errors import DataError
+from prefactory.tables import Shape
 from tests.generators.making import made
 from tests.generators.sampling import model
-from tests.helpers import prompts
+from tests.helpers import asking, prompts, responses
+from tests.labelers.judging import ran
 
 HERE = __name__
 REFUSAL = "I'm sorry, but I can't help you with that request."
@@ -75,14 +82,15 @@ def filled(schema, text, n=0):
     if schema["type"] == "array":
         return [filled(schema["items"], f"{text} {i}", n + i) for i in range(2)]
     if schema["type"] == "object":
-        return {k: filled(v, text, n) for k, v in schema["properties"].items()}
+        filling = {k: filled(v, text, n) for k, v in schema["properties"].items()}
+        return {**filling, **({"same": False} if "same" in filling else {})}
     return text
 
 
 def said(request, kind):
     text = BAD[kind](request) if kind != "sound" else sound(request)
     schema = request.sampling.json_schema
-    tagged = request.conversation and "<instruction>" in request.conversation[0]["content"]
+    tagged = any("<instruction>" in m["content"] for m in request.conversation)
     if schema is not None:
         text = json.dumps(filled(schema, text, request.draw_seed))
     elif tagged:
@@ -127,7 +135,7 @@ def steps(engine):
         "SystemMessages": {"backend": "engine", "engine": engine, "messages": 1},
         "ValueGapPairs": {"writer": engine, "policy": "neutral", "words": [5, 500],
                           "judge": JUDGE},
-        "WeakPairs": {"strong": engine, "weak": JUDGE},
+        "WeakPairs": {"strong": engine, "weak": model("weak", f"{HERE}.says_sound")},
     }  # fmt: skip
 
 
@@ -172,14 +180,54 @@ def test_no_maker_publishes_what_is_no_answer(name, kind):
     assert dropped.height == 6
 
 
-PUBLISHED = ["AugmentPrompts", "Dialogues", "DraftCritique", "Magpie", "PersonaIF", "Personas",
-             "PersonaPrompts", "RAGPairs", "RPS", "Responses", "SelfInstruct", "StylePairs",
-             "SystemMessages", "ValueGapPairs", "WeakPairs"]  # fmt: skip
+PUBLISHED = ["AugmentPrompts", "Dialogues", "DraftCritique", "InstructionSearch", "Magpie",
+             "PersonaPrompts", "Personas", "RAGPairs", "RPS", "Responses", "SelfInstruct",
+             "StylePairs", "WeakPairs"]  # fmt: skip
+"""Makers that publish sound words whatever they say; others want what only their tests write."""
 
 
-@pytest.mark.parametrize("name", steps(JUDGE))
-def test_sound_texts_and_with_the_switch_refusals_are_published(name):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sound_texts_and_refusals_with_the_switch_are_published(name):
     for kind, more in (("sound", {}), ("refuse", {"gate": {"refuses": "keep"}})):
         step = getattr(generators, name)(**steps(engine(kind))[name], **more)
-        rows, dropped = made(step, table())
-        print(name, kind, rows.height, dict(dropped.group_by("reason").len().iter_rows()), dropped["detail"][:1].to_list())
+        rows, _ = made(step, table())
+        assert rows.height > 0
+        assert (REFUSAL in json.dumps(rows.to_dicts(), default=str)) is (kind == "refuse")
+
+
+def test_continued_answers_are_no_refusals_or_echoes():
+    answers = responses(
+        *[(f"Boats are old. Tea is new.\n\nWhy {i}?", f"They are {i}. So.") for i in range(4)]
+    )
+    for kind in sorted(set(BAD) - {"cut"}):  # a sentence may end at max_tokens
+        step = generators.MaskedContinuations(model=engine(kind), flip=0, tries=2)
+        rows, dropped = apply_generator(step, "s", answers, Shape.RESPONSES, asking(embed=apart))
+        assert (rows.height, dropped.height) == (0, 4), kind
+
+
+def apart(encoder, texts):
+    """Vectors of texts, no two of which are alike."""
+    return np.eye(64, dtype=np.float32)[: len(texts)]
+
+
+def test_a_constant_judge_labels_nothing(tmp_path):
+    table = responses(*[(f"prompt {i}", f"answer {i} {w}") for i in range(12) for w in "ab"])
+    for function in ("always_a", "always_tie", "always_one"):
+        judge = model("judge", f"{HERE}.{function}")
+        rubric = {"labelers.Rubric": {"judge": judge, "attributes": [{"name": "helpful"}]}}
+        steps = [rubric] if function == "always_one" else [{"labelers.Judge": {"judge": judge}}]
+        with pytest.raises(DataError, match="the judge"):
+            publish(ran(steps, table, tmp_path / function), Catalog(tmp_path / "home"))
+    assert not Catalog(tmp_path / "home").root.exists()
+
+
+def always_a(request):
+    return "[[A]]"
+
+
+def always_tie(request):
+    return "[[tie]]"
+
+
+def always_one(request):
+    return '{"ratings": {"helpful": 1}}'

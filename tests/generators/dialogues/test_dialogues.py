@@ -159,6 +159,9 @@ def test_a_turn_that_cannot_be_read_is_dropped_and_marked(office):
     rows, dropped = play(office, cases("mute"), engine=engine)
     assert rows.height == 0
     assert dropped["reason"].to_list() == ["no_turn_branched"]
+    assert (
+        "0 turns were tried; the last failure: unparseable, turn 7: turn: " in dropped["detail"][0]
+    )
     step = Dialogues(scenario=office, engine=engine, make="responses", k=2, branch_turns=(3,))
     rows, _ = made(step, cases("mute", "fine"))
     assert "despise" not in str(rows.to_dicts())
@@ -166,6 +169,23 @@ def test_a_turn_that_cannot_be_read_is_dropped_and_marked(office):
     step = Dialogues(scenario=office, engine=ENGINE, make="responses", k=1)
     rows, _ = made(step, cases("fine"))
     assert rows.height == 8
+
+
+ASKED = []
+
+
+def never_rates(request):
+    ASKED.append(request.row_id)
+    return "I'd rather not say."
+
+
+def test_a_dialogue_that_nobody_can_rate_is_given_up(office):
+    ASKED.clear()
+    rows, dropped = play(office, cases("a"), judge=model("judge", f"{HERE}.never_rates"))
+    assert rows.height == 0
+    assert dropped["reason"].to_list() == ["unparseable"]
+    assert dropped["detail"][0].startswith("all 6 ratings failed, the last: turn 3: rate: ")
+    assert len(ASKED) == 2 * 6 * 2  # of two persons, asked twice each; not those of all four turns
 
 
 def test_what_was_made_before_an_engine_failed_stays(office):

@@ -152,7 +152,7 @@ def test_fresh_scores_decide_who_and_whether():
     ((_, lost),) = confirmed([(CONTEST, wide)], 0.05)
     assert (lost.chosen, lost.reason) == (None, "gap_not_confirmed")
     assert lost.detail == (
-        "2.5 by fresh samples (5 in the search): equals show that with a probability of 0.25"
+        "2.5 by fresh samples (5 in the search): equals show that with a probability of 0.19"
     )
     assert measured(CONTEST, fresh, Spread(0.0, 42), 3).chance == 0.0  # no noise at all
     assert measured(CONTEST, fresh, None, 3) == Verdict(1, 6, 2.5)

@@ -139,12 +139,25 @@ def test_items_agree_with_the_bands():
     value = keyed(answers[None], BANK.key)[0]
     for i in range(I):
         level = band[BANK.trait[i]]
-        fits = {0: value[i] in (1, 2), 1: value[i] in (1, 2, 4, 5), 2: value[i] >= 4, -1: False}
+        fits = {0: value[i] in (1, 2), 1: value[i] == 3, 2: value[i] >= 4, -1: False}
         assert (i in chosen) == fits[int(level)]
     few = telling_items(answers, band, BANK, rng.random(I), 8)
     assert len(few) == 8
     assert set(few) <= set(chosen)
+    other = telling_items(answers, band, BANK, rng.random(I), 8)
+    assert set(few) != set(other)  # the draw decides among equally clear ones
     assert telling_items(np.zeros(I, np.int8), band, BANK, rng.random(I), 8).size == 0
+
+
+def test_clear_answers_come_before_faint_ones():
+    for person in range(300):
+        rng = np.random.default_rng(person)
+        answers = rng.integers(1, 6, I).astype(np.int8)
+        band = rng.integers(0, 3, 5)
+        few = telling_items(answers, band, BANK, rng.random(I), 8)
+        value = keyed(answers[None], BANK.key)[0]
+        clear = value == np.array([1, 3, 5])[band[BANK.trait]]
+        assert clear[few].sum() == min(8, clear.sum())
 
 
 # -- texts -----

@@ -166,7 +166,10 @@ def test_cycles_are_counted_for_each_judge_of_a_jury(names, tmp_path):
     watched = result.stages[-1].info["watch"]
     assert [(w["triples"], w["cycles"]) for w in watched] == [(20, 20)] * len(names)
     told = [s for s in judge_watch.failed(result.stages) if "cycle" in s]
-    assert [f"20 of 20 triples of answers that the judge {n}" in t for n, t in zip(names, told, strict=True)]
+    assert [
+        f"20 of 20 triples of answers that the judge {n}" in t
+        for n, t in zip(names, told, strict=True)
+    ]
 
 
 def test_cycles_are_counted_over_pairs_that_exist_already(tmp_path):
