@@ -22,6 +22,7 @@ EXTRAS = {
     "markdown_it": "review",
     "nh3": "review",
     "psycopg": "review-postgres",
+    "xllamacpp": "llama",
 }
 """Import name -> extra of pyproject.toml."""
 

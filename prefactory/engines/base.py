@@ -49,12 +49,23 @@ class EngineError(PrefactoryError, RuntimeError):
     """An engine can't work at all: no rights, no such model, an unknown scripted request."""
 
 
+_USUAL = {"writes": "answer", "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
 class SamplingParams(BaseModel):
     """How a model's answers are drawn, as a step's `sampling` has it.
 
+    The order is: penalty, temperature, `top_k`, `top_p`, `min_p`, each on what
+    the one before left, as transformers has it. By default nothing is cut, so that temperature 1
+    is the model's own distribution in every engine.
+
     Attributes:
         temperature: 0 takes the likeliest token.
+        top_k: as many of the likeliest tokens are drawn from; 0: all.
         top_p: share of probability that is drawn from.
+        min_p: tokens less likely than this share of the likeliest one are not drawn; 0: all are.
+        repetition_penalty: logits of tokens of the prompt and the answer so far are divided by it
+            where they are above 0, else multiplied (arXiv 1909.05858); 1: none.
         max_tokens: of one answer.
         stop: texts that end an answer; they are not part of it.
     """
@@ -62,7 +73,10 @@ class SamplingParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=512, ge=1)
     stop: tuple[str, ...] = ()
 
@@ -112,8 +126,11 @@ class Sampling(SamplingParams):
         return text[: min(offsets)] if offsets else text
 
     def of_one_sample(self) -> dict[str, Any]:
-        """What decides one sample, as plain JSON data: all but their number."""
-        usual = {"writes"} if self.writes == "answer" else set()
+        """What decides one sample, as plain JSON data: all but their number.
+
+        Fields that came later are left out at their usual values, so that older journals answer.
+        """
+        usual = {k for k, v in _USUAL.items() if getattr(self, k) == v}
         return self.model_dump(mode="json", exclude={"n", *usual})
 
 

@@ -25,7 +25,7 @@ from prefactory.engines.base import (
 from prefactory.engines.chat_form import chat_form
 from prefactory.engines.device import default_device
 from prefactory.engines.drawing import Drawer, Ending
-from prefactory.engines.turns import text_to_continue
+from prefactory.engines.turns import text_to_continue, without_break
 from prefactory.errors import ConfigError
 
 BUCKET = 32
@@ -210,7 +210,7 @@ class ChatModel(Engine):
             return before if isinstance(before, Failure) else Failure("template", str(whole))
         if not whole.startswith(before):
             return Failure("template", "the chat template writes an answer not after its prompt")
-        answer = _without_break(whole[len(before) :], conversation[-1]["content"])
+        answer = without_break(whole[len(before) :], conversation[-1]["content"])
         prompt, ids = self._ids(before), self._ids(answer)
         if len(prompt) + len(ids) > self._limit:
             return Failure("too_long", f"{len(prompt) + len(ids)} tokens; {self._limit} fit")
@@ -355,9 +355,3 @@ def _plain_generation(pad: int, end_ids: frozenset[int]) -> Any:  # noqa: ANN401
     from transformers import GenerationConfig
 
     return GenerationConfig(do_sample=False, pad_token_id=pad, eos_token_id=sorted(end_ids) or None)
-
-
-def _without_break(answer: str, content: str) -> str:
-    """Drop the line break that a template puts after the token that ends the turn."""
-    cut = answer.rstrip()
-    return answer if content.strip() and cut.endswith(content.rstrip()) else cut

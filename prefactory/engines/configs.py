@@ -6,10 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from prefactory.engines.llama import Llama
 from prefactory.engines.scripted import Scripted
 from prefactory.engines.server import Server
 from prefactory.engines.transformers import Transformers
 from prefactory.engines.vllm import VLLM
 
-AnyEngine = Annotated[Scripted | Server | Transformers | VLLM, Field(discriminator="engine")]
+AnyEngine = Annotated[
+    Llama | Scripted | Server | Transformers | VLLM, Field(discriminator="engine")
+]
 """In YAML: `{engine: server, base_url: ..., model: ...}`."""

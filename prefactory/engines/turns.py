@@ -47,3 +47,14 @@ def text_to_continue(request: Request, render: Callable[[Sequence[Message]], str
     if request.sampling.writes == "text":
         return raw_text(request.conversation)
     return before_user_turn(render, request.conversation)
+
+
+def without_break(answer: str, content: str) -> str:
+    """Drop the line break that a template puts after the token that ends the turn.
+
+    Args:
+        answer: what the template makes of an answer.
+        content: the answer; a break that is its own stays.
+    """
+    cut = answer.rstrip()
+    return answer if content.strip() and cut.endswith(content.rstrip()) else cut
