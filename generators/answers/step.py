@@ -65,7 +65,7 @@ class Responses(Gated, Sampled, Generator):
 
     UltraFeedback (arXiv:2310.01377) is `per_prompt: 4` of 17 models with a principle each in
     `systems`; a preference set as in Baichuan's report (arXiv:2410.14940) is `n: 5`,
-    `sampling: {temperature: 1, top_p: 0.99}` and `extra: {top_k: 50}` of a server.
+    `sampling: {temperature: 1, top_k: 50, top_p: 0.99}`.
 
     Attributes:
         models: what answers.

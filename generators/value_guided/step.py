@@ -122,7 +122,7 @@ class ValueGuided(Gated, Sampled, Generator):
         standardise: measure rewards by their mean and sd over the candidates.
         n: answers of each prompt; more than one needs a temperature.
         sampling: temperature 0 takes the best token; else it is drawn by
-            softmax(value / temperature). Neither `top_p` nor `stop` can be given.
+            softmax(value / temperature). None of what cuts tokens off, and no `stop`, can be given.
         name: of the model in the table; null is the model's name with "+guided".
         origin: of the answers.
 
@@ -151,8 +151,11 @@ class ValueGuided(Gated, Sampled, Generator):
     def _validate_n(self) -> Self:
         if self.n > 1 and self.sampling.temperature == 0:
             raise ValueError("n: at temperature 0 all answers would be the same")
-        if self.sampling.top_p < 1 or self.sampling.stop:
-            raise ValueError("sampling: top_p and stop can't be kept here; leave them out")
+        if self.sampling.cuts or self.sampling.stop:
+            raise ValueError(
+                "sampling: top_k, top_p, min_p, repetition_penalty and stop can't be kept here; "
+                "leave them out"
+            )
         return self
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:

@@ -49,6 +49,9 @@ class EngineError(PrefactoryError, RuntimeError):
     """An engine can't work at all: no rights, no such model, an unknown scripted request."""
 
 
+SAMPLER_ORDER = ("penalties", "temperature", "top_k", "top_p", "min_p")
+"""What is done to the logits, in this order, by llama.cpp's names."""
+
 _USUAL = {"writes": "answer", "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
@@ -79,6 +82,12 @@ class SamplingParams(BaseModel):
     repetition_penalty: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=512, ge=1)
     stop: tuple[str, ...] = ()
+
+    @property
+    def cuts(self) -> bool:
+        """Whether tokens are drawn from anything but the model's distribution at a temperature."""
+        usual = self.top_k == 0 and self.top_p == 1 and self.min_p == 0
+        return not usual or self.repetition_penalty != 1
 
     def drawn(
         self,

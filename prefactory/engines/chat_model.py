@@ -234,7 +234,8 @@ class ChatModel(Engine):
         height = self.config.batch_size
         ids, mask = self._padded(rows, height)
         ending = Ending(requests, ids.shape[1], self._end_ids, self._decode)
-        drawer = Drawer(requests, lambda: ending.over)
+        prompts = [row.ids for row in rows]
+        drawer = Drawer(requests, prompts, ids.shape[1], lambda: ending.over)
         self._model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prefactory.engines.llama import Llama
+from prefactory.engines.llama.config import Llama
 from prefactory.engines.scripted import Scripted
 from prefactory.engines.server import Server
 from prefactory.engines.transformers import Transformers

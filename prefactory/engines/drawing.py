@@ -20,44 +20,70 @@ class Drawer:
 
     Attributes:
         logprob: per row, sum of the natural log-probabilities of its tokens, before temperature
-            and `top_p`, without what comes after its end.
+            and all else that `SamplingParams` has, without what comes after its end.
     """
 
-    def __init__(self, requests: Sequence[Request], ended: Callable[[], list[bool]]) -> None:
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        prompts: Sequence[Sequence[int]],
+        start: int,
+        ended: Callable[[], list[bool]],
+    ) -> None:
         """Prepare a stream per row.
 
         Args:
             requests: one per row.
+            prompts: the tokens of each row's prompt, without padding.
+            start: tokens of the padded prompt.
             ended: tells which rows had ended before this step.
         """
         seeds = [request.draw_seed for request in requests]
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
-        self._heat = [request.sampling.temperature for request in requests]
-        self._share = [request.sampling.top_p for request in requests]
+        self._sampling = [request.sampling for request in requests]
+        self._prompts = prompts
+        self._start = start
         self._ended = ended
         self.logprob = [0.0] * len(requests)
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Force one token per row (ids int64 [B, L], scores float [B, V] -> float [B, V])."""
         logs = scores.double().log_softmax(-1)
-        picks = [self._pick(row, logs[row], over) for row, over in enumerate(self._ended())]
+        picks = [
+            0 if over else self._pick(row, logs[row], scores[row], ids[row])
+            for row, over in enumerate(self._ended())
+        ]
         forced = torch.full_like(scores, -torch.inf)
         forced[torch.arange(len(picks)), torch.tensor(picks)] = 0.0
         return forced
 
-    def _pick(self, row: int, logs: torch.Tensor, over: bool) -> int:
-        if over:
-            return 0
-        heat = self._heat[row]
-        pick = int(logs.argmax()) if heat == 0 else self._draw(row, logs / heat)
+    def _pick(self, row: int, logs: torch.Tensor, logits: torch.Tensor, ids: torch.Tensor) -> int:
+        sampling = self._sampling[row]
+        drawn_from = logs
+        if sampling.repetition_penalty != 1:
+            drawn_from = self._penalised(row, logits.double(), ids)
+        heat = sampling.temperature
+        pick = int(drawn_from.argmax()) if heat == 0 else self._draw(row, drawn_from / heat)
         self.logprob[row] += float(logs[pick])
         return pick
 
+    def _penalised(self, row: int, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        prompt = torch.tensor(self._prompts[row], dtype=ids.dtype, device=ids.device)
+        seen = torch.unique(torch.cat([prompt, ids[self._start :]]))
+        penalty, there = self._sampling[row].repetition_penalty, logits[seen]
+        logits[seen] = torch.where(there > 0, there / penalty, there * penalty)
+        return logits
+
     def _draw(self, row: int, logs: torch.Tensor) -> int:
         """Inverse of the cumulated distribution at one uniform number, likeliest token first."""
+        sampling = self._sampling[row]
         probs, order = torch.sort(logs.softmax(-1), descending=True, stable=True)
+        if 0 < sampling.top_k < len(probs):
+            probs = probs[: sampling.top_k] / probs[: sampling.top_k].sum()
         sums = probs.cumsum(-1)
-        kept = int((sums - probs < self._share[row]).sum()) or 1
+        kept = int((sums - probs < sampling.top_p).sum()) or 1
+        if sampling.min_p > 0:
+            kept = min(kept, int((probs >= sampling.min_p * probs[0]).sum()))
         point = self._streams[row].random() * float(sums[kept - 1])
         place = int(
             torch.searchsorted(sums[:kept], torch.tensor([point], dtype=sums.dtype), right=True)

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from prefactory.engines.base import EngineConfig, settings_of
 from prefactory.engines.serving import ServerEngine
-from prefactory.engines.wire import ServerSettings
+from prefactory.engines.wire import Dialect, ServerSettings
 from prefactory.errors import ConfigError
 
 _OURS = ("messages", "model", "n", "seed", "stream", "stop", "temperature", "top_p")
@@ -30,7 +30,11 @@ class Server(EngineConfig):
             continues a text. No user, no query: secrets go by `api_key_env` and `headers_env`.
         api_key_env: name of the environment variable that holds the key. Not identity.
         headers_env: further headers: header name -> name of the variable. Not identity.
-        extra: further fields of the request's body, as the server knows them (`top_k`, ...).
+        dialect: whose names the server has for `top_k`, `min_p` and `repetition_penalty`, which
+            OpenAI does not know. `vllm` (SGLang, too) and `llama.cpp` are always told them, as
+            they cut by themselves else (llama.cpp: top_k 40, min_p .05; vLLM: what the model's
+            repository suggests). `openai` is told those that are not off, by vLLM's names.
+        extra: further fields of the request's body, as the server knows them.
         n_in_one: ask for the n samples of a row in one request by the parameter `n`: cheaper where
             the prompt is billed once, but samples have no seeds of their own.
         token_field: name of the limit of new tokens; newer OpenAI models want the second.
@@ -50,6 +54,7 @@ class Server(EngineConfig):
     base_url: str
     api_key_env: str | None = None
     headers_env: dict[str, str] = Field(default_factory=dict)
+    dialect: Dialect = "openai"
     extra: dict[str, Any] = Field(default_factory=dict)
     n_in_one: bool = False
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # noqa: S105
@@ -86,6 +91,14 @@ class Server(EngineConfig):
         """`logprobs` only with `prompt_logprobs`; no `user_turn`, as the template is not known."""
         more = {"logprobs": self.prompt_logprobs, "images": self.sees_images}
         return frozenset({"generate", "text", *(name for name, there in more.items() if there)})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides an answer beside the request.
+
+        The usual dialect is left out, as it came later than the first journals.
+        """
+        usual = {"dialect"} if self.dialect == "openai" else set()
+        return {k: v for k, v in super().identity().items() if k not in usual}
 
     def open(self) -> ServerEngine:
         """Read the secrets and start the event loop; nothing is asked yet.

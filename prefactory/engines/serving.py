@@ -236,9 +236,20 @@ class ServerEngine(Engine):
             finish(self._clean_bytes(reply.body))
         except wire.BadAnswerError as error:
             return _Fault(Failure("bad_answer", str(error)), wasted=wire.billed(reply.body))
+        if not self._answered:
+            self._warn(reply)
         self._answered += 1
         self.limiter.success()
         return None
+
+    def _warn(self, reply: Reply) -> None:
+        """Say that llama.cpp draws otherwise than it is asked to, where it is not told to."""
+        if self.config.dialect != "llama.cpp" and "llama.cpp" in reply.headers.get("server", ""):
+            _LOG.warning(
+                "%s is llama.cpp, which by itself draws with top_k 40, min_p 0.05: give the engine "
+                "`dialect: llama.cpp`, so that it draws as the sampling says",
+                self.config.base_url,
+            )
 
     def _refused(self, reply: Reply, began: float) -> _Fault:
         """Sort an answer that is no success: raise, give up, or try again."""

@@ -178,7 +178,10 @@ class VLLMEngine(Engine):
         return self._vllm.SamplingParams(
             n=1,
             temperature=sampling.temperature,
+            top_k=sampling.top_k,
             top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
             max_tokens=sampling.max_tokens,
             stop=list(sampling.stop) or None,
             seed=request.draw_seed,

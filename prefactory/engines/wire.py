@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from prefactory.engines.base import (
+    SAMPLER_ORDER,
     Completion,
     Conversation,
     EngineError,
     Failure,
     Request,
     Result,
+    Sampling,
     TokenLogprobs,
 )
 from prefactory.engines.chat_form import chat_form
 from prefactory.engines.pictured import with_parts
 from prefactory.engines.turns import raw_text
 
+Dialect = Literal["openai", "vllm", "llama.cpp"]
+
 PATH = "/chat/completions"
 TEXT_PATH = "/completions"
+_ALL_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class ServerSettings:
 
     base_url: str
     model: str
+    dialect: Dialect
     extra: dict[str, Any]
     token_field: str
     n_in_one: bool
@@ -83,6 +89,7 @@ def body(config: ServerSettings, group: Sequence[Request]) -> bytes:
         **asked,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        **_cuts(config.dialect, sampling),
         **config.extra,
     }
     if sampling.stop:
@@ -97,6 +104,29 @@ def body(config: ServerSettings, group: Sequence[Request]) -> bytes:
         named = {"name": "answer", "schema": sampling.json_schema, "strict": True}
         fields["response_format"] = {"type": "json_schema", "json_schema": named}
     return json.dumps(fields).encode()
+
+
+def _cuts(dialect: Dialect, sampling: Sampling) -> dict[str, Any]:
+    """What OpenAI has no fields for, as the server calls it."""
+    if dialect == "llama.cpp":
+        return llama_cpp_cuts(sampling)
+    asked = {
+        "top_k": (sampling.top_k, 0),
+        "min_p": (sampling.min_p, 0.0),
+        "repetition_penalty": (sampling.repetition_penalty, 1.0),
+    }
+    return {k: v for k, (v, off) in asked.items() if dialect == "vllm" or v != off}
+
+
+def llama_cpp_cuts(sampling: Sampling) -> dict[str, Any]:
+    """What llama.cpp is to cut off, and the order, which by itself cuts before it heats."""
+    return {
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repetition_penalty,
+        "repeat_last_n": _ALL_TOKENS,
+        "samplers": list(SAMPLER_ORDER),
+    }
 
 
 def results(raw: bytes, count: int) -> list[Result]:

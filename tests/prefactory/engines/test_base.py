@@ -235,3 +235,11 @@ def test_a_server_that_refuses_schemas_is_told_of():
     assert found.detail.endswith("set guided: false")
     ((found,),) = ask(Refuser(failure=refused), [[user("?")]], Sampling(), number)
     assert found == refused
+
+
+def test_what_came_later_leaves_the_keys_of_older_journals():
+    asked = Sampling(temperature=0.5, max_tokens=9)
+    assert set(asked.of_one_sample()) == {
+        "temperature", "top_p", "max_tokens", "stop", "seed", "json_schema"
+    }  # fmt: skip
+    assert Sampling(top_k=3, min_p=0.1).of_one_sample()["top_k"] == 3

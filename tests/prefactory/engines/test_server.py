@@ -68,6 +68,48 @@ def test_the_request_is_what_openai_documents():
     assert found == [[Completion(f"echo hi ü 😀 #{s}", "stop", 5, 2) for s in seeds]]
 
 
+@pytest.mark.parametrize(
+    ("dialect", "off", "on"),
+    [
+        ("openai", {}, {"top_k": 5, "repetition_penalty": 1.5}),
+        (
+            "vllm",
+            {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+            {"top_k": 5, "min_p": 0.0, "repetition_penalty": 1.5},
+        ),
+        (
+            "llama.cpp",
+            {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
+            {"top_k": 5, "min_p": 0.0, "repeat_penalty": 1.5},
+        ),
+    ],
+)
+def test_what_openai_has_no_names_for(dialect, off, on):
+    names = {"top_k", "min_p", "repetition_penalty", "repeat_penalty"}
+    with MockServer() as server:
+        generate(server, ["a"], dialect=dialect)
+        generate(server, ["a"], Sampling(top_k=5, repetition_penalty=1.5), dialect=dialect)
+        sent = [{k: v for k, v in body.items() if k in names} for body in server.bodies]
+        assert sent == [off, on]
+        heats_first = [b.get("samplers", [""] * 2)[1] == "temperature" for b in server.bodies]
+        assert heats_first == [dialect == "llama.cpp"] * 2
+
+
+def test_llama_cpp_is_told_apart(caplog):
+    reply = ("status", (200, {"Server": "llama.cpp"}, json.dumps(answer(chat("x")))))
+    for dialect, lines in (("openai", 1), ("llama.cpp", 0)):
+        caplog.clear()
+        with MockServer(lambda body, times: reply) as server, caplog.at_level(logging.WARNING):
+            generate(server, ["a", "b"], dialect=dialect)
+        assert sum("`dialect: llama.cpp`" in r.getMessage() for r in caplog.records) == lines
+
+
+def test_the_usual_dialect_keeps_the_keys_of_older_journals():
+    config = Server(base_url="http://x/v1", model="m")
+    assert "dialect" not in config.identity()
+    assert Server(base_url="http://x/v1", model="m", dialect="vllm").identity()["dialect"] == "vllm"
+
+
 def test_no_seed_is_sent_without_one():
     with MockServer() as server:
         generate(server, ["a"], token_field="max_completion_tokens")

@@ -109,6 +109,47 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(config, plain):
         assert abs(counts.get(text, 0) - expected) < 5 * expected**0.5
 
 
+def test_a_penalty_is_that_of_transformers(config, plain):
+    tokenizer, model = plain
+    sampling = Sampling(temperature=0, max_tokens=12, repetition_penalty=1.7)
+    with config.open() as engine:
+        found = engine.generate(PROMPTS[:3], sampling)
+        free = engine.generate(PROMPTS[:3], Sampling(temperature=0, max_tokens=12))
+    assert found != free
+    for messages, (got,) in zip(PROMPTS[:3], found, strict=True):
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        out = model.generate(
+            ids, do_sample=False, max_new_tokens=12, pad_token_id=0, repetition_penalty=1.7
+        )
+        assert got.text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    "cut", [{"top_k": 3}, {"min_p": 0.9}, {"top_k": 8, "top_p": 0.3, "min_p": 0.5}], ids=str
+)
+def test_what_is_cut_off_is_what_transformers_cuts_off(config, plain, cut):
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    tokenizer, model = plain
+    text = tokenizer.apply_chat_template([user("go")], tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    left = model(ids).logits[:, -1] / 0.7
+    for name, warper in (
+        ("top_k", TopKLogitsWarper), ("top_p", TopPLogitsWarper), ("min_p", MinPLogitsWarper)
+    ):  # fmt: skip
+        left = warper(cut[name])(ids, left) if name in cut else left
+    kept = {
+        tokenizer.decode([i], skip_special_tokens=True)
+        for i in left[0].isfinite().nonzero()[:, 0].tolist()
+    }
+    with config.model_copy(update={"batch_size": 64}).open() as engine:
+        drawn = engine.generate(
+            [[user("go")]], Sampling(n=40 * len(kept), max_tokens=1, temperature=0.7, **cut)
+        )[0]
+    assert {r.text for r in drawn} == kept
+
+
 def test_each_row_has_its_own_settings(config):
     requests = [
         Request([user("go")], Sampling(max_tokens=2, seed=1)),

@@ -25,7 +25,9 @@ def test_engines_are_told_apart_by_their_kind():
     server = {"engine": "server", "base_url": "http://x/v1", "model": "m"}
     assert isinstance(Step(judge=server).judge, Server)
     assert Step(judge={"engine": "vllm", "model": "m"}).judge == VLLM(model="m")
-    with pytest.raises(ValidationError, match="'scripted', 'server', 'transformers', 'vllm'"):
+    with pytest.raises(
+        ValidationError, match="'llama', 'scripted', 'server', 'transformers', 'vllm'"
+    ):
         Step(judge={"engine": "openai", "model": "m"})
 
 
@@ -95,6 +97,7 @@ def test_what_vllm_is_asked(engine):
     assert messages == [[user("a")], [user("a")], [user("b")], [user("b")]]
     assert params[1].seed == Request([user("a")], sampling, 1).draw_seed
     assert len({p.seed for p in params}) == 4
+    assert (params[0].top_k, params[0].min_p, params[0].repetition_penalty) == (0, 0.0, 1.0)
     assert params[0].structured_outputs.json == {"type": "object"}
 
 

@@ -92,11 +92,18 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def _number(file: BinaryIO, form: str) -> Any:  # noqa: ANN401 - a number of that form
-    return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))[0]
+    return struct.unpack("<" + form, _bytes(file, struct.calcsize("<" + form)))[0]
 
 
 def _text(file: BinaryIO) -> str:
-    return file.read(_number(file, "Q")).decode()
+    return _bytes(file, _number(file, "Q")).decode()
+
+
+def _bytes(file: BinaryIO, count: int) -> bytes:
+    read = file.read(count)
+    if len(read) < count:
+        raise struct.error("it ends too early")
+    return read
 
 
 def _value(file: BinaryIO) -> Any:  # noqa: ANN401 - as the file has it

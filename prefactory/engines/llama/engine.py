@@ -33,10 +33,8 @@ from prefactory.engines.base import (
 )
 from prefactory.engines.chat_form import chat_form
 from prefactory.engines.turns import text_to_continue, without_break
+from prefactory.engines.wire import llama_cpp_cuts
 from prefactory.errors import ConfigError, StoppedError
-
-_ORDER = ("penalties", "temperature", "top_k", "top_p", "min_p")
-"""llama.cpp's own order cuts before it heats; this is the one of `SamplingParams`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class LlamaEngine(Engine):
         self._key = secrets.token_urlsafe(24)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-P", str(Path(__file__).with_name("llama_process.py"))],
+            [sys.executable, "-P", str(Path(__file__).with_name("process.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -142,10 +140,10 @@ class LlamaEngine(Engine):
         """
         try:
             ids = self._prompt(request)
-            room = self.settings.context - request.sampling.max_tokens
-            if len(ids) > room:
-                return Failure("too_long", f"{len(ids)} tokens; {max(room, 0)} fit before it")
-            return _completion(self._ask("/completion", _body(request, ids)), len(ids))
+            room = self.settings.context - len(ids)
+            if room < 1:
+                return Failure("too_long", f"{len(ids)} tokens; {self.settings.context} fit")
+            return _completion(self._ask("/completion", _body(request, ids, room)), len(ids))
         except _TemplateError as error:
             return Failure("template", f"the chat template refuses the messages: {error}"[:300])
         except _RefusedError as error:
@@ -311,19 +309,15 @@ def _json(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _body(request: Request, ids: list[int]) -> dict[str, Any]:
+def _body(request: Request, ids: list[int], room: int) -> dict[str, Any]:
     sampling = request.sampling
     schema = {} if sampling.json_schema is None else {"json_schema": sampling.json_schema}
     return {
         "prompt": ids,
-        "n_predict": sampling.max_tokens,
+        "n_predict": min(sampling.max_tokens, room),
         "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
         "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repetition_penalty,
-        "repeat_last_n": len(ids) + sampling.max_tokens,
-        "samplers": list(_ORDER),
+        **llama_cpp_cuts(sampling),
         "seed": request.draw_seed,
         "stop": list(sampling.stop),
         "n_probs": 1,

@@ -1,0 +1,1 @@
+"""llama.cpp on the cores of this machine."""
