@@ -96,7 +96,7 @@ def test_what_openai_has_no_names_for(dialect, off, on):
 
 
 def test_llama_cpp_is_told_apart(caplog):
-    reply = ("status", (200, {"Server": "llama.cpp"}, json.dumps(answer(chat("x")))))
+    reply = ("status", (200, {"Server": "llama.cpp"}, answer(chat("x"))))
     for dialect, lines in (("openai", 1), ("llama.cpp", 0)):
         caplog.clear()
         with MockServer(lambda body, times: reply) as server, caplog.at_level(logging.WARNING):
