@@ -272,8 +272,10 @@ class Engine(Closing):
 
     Attributes:
         capabilities: which of `CAPABILITIES` it offers.
+        runs_code_of_yours: what it raises is a bug of that code, and not its own end.
     """
 
+    runs_code_of_yours: ClassVar[bool] = False
     capabilities: frozenset[str] = frozenset({"generate"})
 
     def generate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from prefactory.beside import ImportPath, import_function
 from prefactory.engines.base import (
@@ -65,6 +65,8 @@ class Scripted(EngineConfig):
 
 class ScriptedEngine(Engine):
     """The opened script. Tokens are counted as words."""
+
+    runs_code_of_yours: ClassVar[bool] = True
 
     def __init__(self, config: Scripted) -> None:
         """Import what the configuration names."""

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prefactory.engines.base import (
     TokenLogprobs,
 )
 from prefactory.engines.journal import Journal
+from prefactory.errors import PrefactoryError, StoppedError
 from prefactory.identity import fingerprint
 
 _LOG = logging.getLogger(__name__)
@@ -142,6 +144,7 @@ class JournaledEngine(Engine):
         """Ask for as many as the budget has room for."""
         asked: list[str] = []
         holds: dict[int, Hold] = {}
+        callers: list[Exception] = []
 
         def admitted() -> Iterator[Request]:
             while missing:
@@ -167,7 +170,8 @@ class JournaledEngine(Engine):
         if head is None:
             return
         try:
-            self._opened().run(_chain(head, first), finished)
+            with self._alive(callers):
+                self._opened().run(_chain(head, first), _noting(callers, finished))
         finally:
             for hold in holds.values():
                 self._accounts.settle(hold, None)
@@ -180,12 +184,12 @@ class JournaledEngine(Engine):
         missing = {k: c for k, c in zip(keys, conversations, strict=True) if records[k] is None}
         fresh: dict[str, TokenLogprobs | Failure] = {}
         if missing:
-            fresh = dict(zip(missing, self._opened().logprobs(list(missing.values())), strict=True))
-        for key, scored in fresh.items():
-            if isinstance(scored, TokenLogprobs):
-                self.journal.put(
-                    key, {"tokens": list(scored.tokens), "logprobs": list(scored.logprobs)}
-                )
+            with self._alive([]):
+                scored = self._opened().logprobs(list(missing.values()))
+            fresh = dict(zip(missing, scored, strict=True))
+        for key, one in fresh.items():
+            if isinstance(one, TokenLogprobs):
+                self.journal.put(key, {"tokens": list(one.tokens), "logprobs": list(one.logprobs)})
         self.journal.commit()
         return [fresh[k] if k in fresh else _scored(records[k] or {}) for k in keys]
 
@@ -201,12 +205,51 @@ class JournaledEngine(Engine):
             self._inner = None
         self.journal.close()
 
+    @contextmanager
+    def _alive(self, callers: list[Exception]) -> Iterator[None]:
+        """Turn what an engine dies of into one sentence.
+
+        Args:
+            callers: errors of ours that went through the engine; they stay as they are.
+
+        Raises:
+            StoppedError: the engine is dead; what it answered is in the journal.
+        """
+        try:
+            yield
+        except PrefactoryError:
+            raise
+        except Exception as error:
+            inner = self._inner
+            if inner is None or inner.runs_code_of_yours or any(error is e for e in callers):
+                raise
+            _LOG.debug("%s died", self.config.model, exc_info=True)
+            why = " ".join(str(error).split())[:300]
+            raise StoppedError(
+                f"the engine with model {self.config.model!r} died in the middle of the run "
+                f"({type(error).__name__}{f': {why}' if why else ''}); what was answered is kept: "
+                "run the same command again"
+            ) from error
+
     def _opened(self) -> Engine:
         with self._lock:
             if self._inner is None:
                 _LOG.debug("open %s", self.config.model)
                 self._inner = self.config.open()
             return self._inner
+
+
+def _noting(callers: list[Exception], done: Done) -> Done:
+    """Keep what `done` raises, so that it can be told from what the engine raises."""
+
+    def noting(place: int, result: Result) -> None:
+        try:
+            done(place, result)
+        except Exception as error:
+            callers.append(error)
+            raise
+
+    return noting
 
 
 def _record(completion: Completion) -> dict[str, Any]:

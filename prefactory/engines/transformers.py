@@ -62,8 +62,10 @@ class Transformers(EngineConfig):
         """Replace "auto" and an open revision by what they mean on this machine.
 
         Raises:
-            ConfigError: there is no such folder, or it is not the one that `revision` names.
+            ConfigError: there is no such folder, it is not the one that `revision` names, or its
+                weights are a GGUF file.
         """
+        _refuse_gguf(self.model)
         changes: dict[str, Any] = {}
         if self.precision == "auto":
             changes["precision"] = native_precision(self.device)
@@ -111,6 +113,17 @@ class Transformers(EngineConfig):
             revision=self.revision,
             precision=precision,
             trust_remote_code=self.trust_remote_code,
+        )
+
+
+def _refuse_gguf(model: str) -> None:
+    path = Path(model).expanduser()
+    held = path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("*.gguf"))
+    if held or path.suffix == ".gguf":
+        raise ConfigError(
+            f"model {model!r} is a GGUF file, which is llama.cpp's: use "
+            f"`{{engine: llama, model: {model}}}`, or give the folder of the safetensors weights "
+            "that it was made from"
         )
 
 

@@ -103,6 +103,7 @@ class VLLMEngine(Engine):
                 load_format="safetensors",
                 generation_config="vllm",  # not the sampling that the repository suggests
                 seed=0,
+                **_on_a_cpu(),
             )
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -240,6 +241,19 @@ def _refusals() -> tuple[type[Exception], ...]:
     except (ImportError, AttributeError):
         return (ValueError, TypeError)
     return (ValueError, TypeError, own)
+
+
+def _on_a_cpu() -> dict[str, Any]:
+    """No prompts in parts on CPUs.
+
+    A seeded draw is taken back after each part, and the generators
+    of CPUs can't do that ("CPU Generator does not use offset"), which ends vLLM's engine.
+    """
+    try:
+        cpu = importlib.import_module("vllm.platforms").current_platform.is_cpu()
+    except (ImportError, AttributeError):
+        return {}
+    return {"enable_chunked_prefill": False} if cpu else {}
 
 
 def _package() -> Any:  # noqa: ANN401 - a module

@@ -57,6 +57,15 @@ def test_company_order_and_samples_do_not_matter(engine):
     assert engine.generate(PROMPTS[:2], Sampling(n=2, max_tokens=8, seed=6)) != whole[:2]
 
 
+def test_a_gguf_file_is_sent_to_the_engine_that_reads_it(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    for model in (str(tmp_path), str(tmp_path / "m.gguf"), "m.gguf"):
+        with pytest.raises(ConfigError, match=r"is a GGUF file.*\{engine: llama, model: .*m?"):
+            Transformers(model=model).identity()
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert Transformers(model=str(tmp_path)).identity()
+
+
 def test_row_ids_draw_apart(engine):
     same = [[user("go")]] * 2
     sampling = Sampling(max_tokens=12, seed=1)

@@ -85,6 +85,16 @@ def engine(monkeypatch):
         yield opened
 
 
+@pytest.mark.parametrize(("cpu", "expected"), [(True, False), (False, None)])
+def test_prompts_are_not_cut_into_parts_on_a_cpu(monkeypatch, engine, cpu, expected):
+    """vLLM 0.32 on a CPU ends with "CPU Generator does not use offset" where they are."""
+    platforms = types.ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: cpu)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    with VLLM(model="m").open() as opened:
+        assert opened._llm.options.get("enable_chunked_prefill") is expected
+
+
 def test_what_vllm_is_asked(engine):
     assert engine._llm.options["enable_prefix_caching"] is True
     assert engine._llm.options["tensor_parallel_size"] == 2
