@@ -15,7 +15,7 @@ from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
-from trainers.settings import DPO, EmbeddingReward, PreferenceStack, Reward
+from trainers.settings import DPO, RACO, EmbeddingReward, PreferenceStack, Reward
 
 if TYPE_CHECKING:
     from trainers.base import DatasetRef
@@ -25,6 +25,7 @@ METHODS: dict[str, type[BaseModel]] = {
     "preference-stack": PreferenceStack,
     "reward": Reward,
     "dpo": DPO,
+    "raco": RACO,
 }
 """Training method -> its options."""
 
@@ -146,7 +147,7 @@ def _trainer(method: str, settings: Settings) -> Callable[[Any, Any, Path], Any]
         from trainers import train_reward
 
         return train_reward
-    if method == "dpo":
+    if method in ("dpo", "raco"):
         from trainers import train_dpo
 
         return train_dpo

@@ -7,6 +7,7 @@ from .metrics import pair_metrics as pair_metrics
 from .report import TrainingReport as TrainingReport
 from .reward import train_reward as train_reward
 from .settings import DPO as DPO
+from .settings import RACO as RACO
 from .settings import EmbeddingReward as EmbeddingReward
 from .settings import Lora as Lora
 from .settings import PreferenceStack as PreferenceStack

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
@@ -42,3 +44,64 @@ def dpo_margin(
 def dpo(delta: Tensor, beta: float) -> Tensor:
     """Sigmoid loss of DPO (arXiv 2305.18290): `-log sigmoid(beta * Delta)`, shape (B,)."""
     return bradley_terry(beta * delta, torch.zeros_like(delta))
+
+
+@dataclass(frozen=True)
+class LogRatios:
+    """What a policy did to the answers of B pairs: `log p(y|x) - log p_ref(y|x)`, in nats.
+
+    Attributes:
+        chosen, rejected: sums over the tokens of the answer, shape (B,).
+        chosen_tokens, rejected_tokens: tokens of the answer, shape (B,), at least 1.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+
+    @property
+    def delta(self) -> Tensor:
+        """Delta of DPO, shape (B,)."""
+        return self.chosen - self.rejected
+
+    @property
+    def delta_per_token(self) -> Tensor:
+        """The same of the means over tokens, shape (B,)."""
+        return self.chosen / self.chosen_tokens - self.rejected / self.rejected_tokens
+
+
+def of_pair(name: str, ratios: LogRatios, beta: Tensor | float, smoothing: float = 0.0) -> Tensor:
+    """One of TRL's losses of DPO, each pair with a beta of its own and not reduced.
+
+    Args:
+        name: TRL's `loss_type`: `sigmoid`, `sigmoid_norm`, `ipo`, `hinge`, `robust`, `apo_zero`.
+        ratios: of B pairs.
+        beta: above 0, one for all or of shape (B,).
+        smoothing: share of labels taken to be wrong, by `robust` only, below 0.5.
+
+    Returns:
+        Loss per pair, shape (B,); its mean is TRL's loss where beta is the same for all.
+
+    Raises:
+        KeyError: for another name.
+    """
+    return _OF_PAIR[name](ratios, beta, smoothing)
+
+
+def _robust(ratios: LogRatios, beta: Tensor | float, smoothing: float) -> Tensor:
+    right, wrong = logsigmoid(beta * ratios.delta), logsigmoid(-beta * ratios.delta)
+    return (smoothing * wrong - (1 - smoothing) * right) / (1 - 2 * smoothing)
+
+
+_OF_PAIR = {
+    "sigmoid": lambda r, beta, _: softplus(-beta * r.delta),
+    "sigmoid_norm": lambda r, beta, _: softplus(-beta * r.delta_per_token),
+    "ipo": lambda r, beta, _: (r.delta_per_token - 1 / (2 * beta)) ** 2,
+    "hinge": lambda r, beta, _: torch.relu(1 - beta * r.delta),
+    "robust": _robust,
+    "apo_zero": lambda r, beta, _: (
+        1 - torch.sigmoid(beta * r.chosen) + torch.sigmoid(beta * r.rejected)
+    ),
+}
+"""Loss by TRL's name (arXiv 2305.18290, 2310.12036, 2305.10425, 2403.00409, 2408.06266)."""

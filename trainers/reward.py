@@ -14,6 +14,7 @@ from prefactory.extras import package
 from prefactory.folders import new_folder
 from trainers import losses
 from trainers.base import DatasetRef
+from trainers.columns import unread
 from trainers.metrics import warnings
 from trainers.report import TrainingReport, card, loading, write_reports
 from trainers.settings import Reward
@@ -54,6 +55,7 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
         DataError: if no training pair can be used, or `use_margin` finds pairs without a margin.
     """
     check_machine(config)
+    left = unread(data, (), "reward")
     with new_folder(Path(output), ConfigError) as folder, considerate():
         tokenizer = load_tokenizer(config)
         template = ChatTemplate(tokenizer, config.model)
@@ -92,7 +94,7 @@ def train_reward(config: Reward, data: DatasetRef, output: str | Path) -> Traini
             test=metrics,
             dropped=together(train.dropped, test.dropped, {LONG: dropped}),
             facts=facts,
-            notes=(*train.notes, *warnings(metrics)),
+            notes=(*train.notes, *left, *warnings(metrics)),
         )
         save(trainer, folder)
         write_reports(folder, report, _card(report), PACKAGES)

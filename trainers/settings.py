@@ -87,18 +87,46 @@ class DPO(TransformerSettings):
         beta: how strongly the policy is held to the reference.
         loss_type: TRL's name of the loss; the metrics are always those of `sigmoid`.
         label_smoothing: share of labels taken to be wrong; for `robust`, the others ignore it.
+        columns: numbers of the pairs that the loss reads: `beta`, each pair's own (MM-RLHF, arXiv
+            2502.10391), and `weight`, by which its loss is multiplied. `auto`: those that the data
+            have; `[]`: none.
     """
 
     learning_rate: float = Field(1e-6, gt=0)
     beta: float = Field(0.1, gt=0)
     loss_type: Literal["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero"] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    columns: Literal["auto"] | tuple[Literal["beta", "weight"], ...] = "auto"
 
     @model_validator(mode="after")
     def _smoothing_has_an_effect(self) -> DPO:
         if bool(self.label_smoothing) != (self.loss_type == "robust"):
             raise ValueError("label_smoothing goes with loss_type 'robust', and only with it")
         return self
+
+
+class RACO(TransformerSettings):
+    """DPO for objectives that disagree on the same pair (RACO, arXiv 2602.02495).
+
+    Reads `sign_<objective>` (`labelers.Signs`): whether each objective agrees with the label. The
+    gradients of the objectives are joined by clipped CAGrad, one backward pass an objective and
+    forward pass; with `lora` the copies of the gradient are small.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        objectives: weight by objective, above 0; they are divided by their sum. Empty: every
+            objective that the data have a sign of, all alike.
+        beta: how strongly the policy is held to the reference.
+        radius: how far the update may leave the weighted gradient, as a share of its length (c of
+            the paper, which takes .25 to .4). 0 is weighted DPO.
+        clip: give no objective more than its weight, as the paper does.
+    """
+
+    learning_rate: float = Field(1e-6, gt=0)
+    objectives: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    beta: float = Field(0.2, gt=0)
+    radius: float = Field(0.4, ge=0, lt=1)
+    clip: bool = True
 
 
 class Reward(TransformerSettings):

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +166,7 @@ def layout(
     template: ChatTemplate,
     ignored: IgnoredSystem,
     margin: bool = False,
+    columns: Sequence[str] = (),
 ) -> Laid:
     """Lay out a split, without pairs that the model can't tell apart or its template refuses.
 
@@ -175,6 +176,7 @@ def layout(
         template: the chat template that the rows will be written with.
         ignored: what to do with system messages that it leaves out.
         margin: keep the margin, which must be on every pair.
+        columns: more columns to keep, which were checked (`trainers.columns`).
 
     Raises:
         DataError: the data must not be trained on with this template.
@@ -187,10 +189,10 @@ def layout(
     shown = effect(template, data.version.batches(data.table, split), ignored).checked()
     lost = ids["pair_id"].is_in(shown.lost["pair_id"].implode()) & ~same
     keep = (~(same | lost)).arg_true().to_list()
-    columns = ["pair_id", *TEXTS[Shape.PAIRS], *(["margin"] if margin else [])]
-    columns += [c for c in OF_PROMPT if c in rows.column_names]
+    kept = ["pair_id", *TEXTS[Shape.PAIRS], *(["margin"] if margin else []), *columns]
+    kept += [c for c in OF_PROMPT if c in rows.column_names]
     dropped = {SAME: int(same.sum()), **_reasons(shown.lost, ids.filter(lost)["pair_id"])}
-    return Laid(in_chat_form(rows.select_columns(columns).select(keep)), dropped, shown.notes)
+    return Laid(in_chat_form(rows.select_columns(kept).select(keep)), dropped, shown.notes)
 
 
 def in_chat_form(rows: Any) -> Any:  # noqa: ANN401 - a dataset

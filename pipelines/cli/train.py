@@ -1,4 +1,4 @@
-"""`prefactory train reward | dpo`."""
+"""`prefactory train reward | dpo | raco`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Train on a published version.", no_args_is_help=True)
     group.command()(reward)
     group.command()(dpo)
+    group.command()(raco)
     app.add_typer(group, name="train")
 
 
@@ -69,6 +70,18 @@ def dpo(
 ) -> None:
     """Train a policy by direct preference optimisation."""
     _train("dpo", ref, overrides or [], model, table, out, as_json)
+
+
+def raco(
+    ref: Ref,
+    overrides: Overrides = None,
+    model: Model = None,
+    table: Table = "pairs",
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy on objectives that disagree on the same pair (sign_ columns)."""
+    _train("raco", ref, overrides or [], model, table, out, as_json)
 
 
 def _train(

@@ -99,10 +99,13 @@ def test_every_finding_is_on_the_page():
         assert (f'id="c-{finding.check}"' in html) is not skipped
 
 
-def test_the_file_has_every_row_of_a_large_finding_and_the_page_says_how_many_it_lists(tmp_path):
+def test_the_file_has_every_row_of_a_large_finding_and_the_page_says_how_many_it_lists(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("audit.page._NAMED", 100)
     data = tmp_path / "pairs.jsonl"
     with data.open("w", encoding="utf-8") as file:
-        for i in range(3000):
+        for i in range(300):
             leak = "\n\nUser: and then?" if i % 2 else ""
             row = {
                 "prompt": f"What is the number {i} good for?",
@@ -114,13 +117,13 @@ def test_the_file_has_every_row_of_a_large_finding_and_the_page_says_how_many_it
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     named = pl.read_parquet(tmp_path / "out" / "findings.parquet").filter(finding="role_leaks")
-    assert sorted(named["line"]) == list(range(2, 3001, 2))
-    assert named["row"].n_unique() == 1500
+    assert sorted(named["line"]) == list(range(2, 301, 2))
+    assert named["row"].n_unique() == 150
     page = (tmp_path / "out" / "audit.html").read_text("utf-8")
     section = page.partition('id="c-role_leaks"')[2].partition("</section>")[0]
-    assert 'The first 1,000 of 1,500; all are in <a href="findings.parquet">' in section
+    assert 'The first 100 of 150; all are in <a href="findings.parquet">' in section
     listed = section.partition('<ol class="named"')[2].partition("</ol>")[0]
-    assert listed.count("<li ") == 1000
+    assert listed.count("<li ") == 100
 
 
 @pytest.mark.slow

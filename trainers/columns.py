@@ -1,0 +1,198 @@
+"""Numeric columns of pairs inside TRL's trainers: read, checked, carried to the loss.
+
+TRL's trainers read texts only. `rows_with` checks what a method reads and says what it leaves;
+`Collator` lets numbers through; `ColumnsDPO` is TRL's trainer with what a policy did to each pair
+at hand, so that a loss may weigh pairs one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from prefactory.errors import DataError
+from prefactory.extras import package
+from trainers import losses
+from trainers.base import DatasetRef
+from trainers.losses import LogRatios
+
+trl = package("trl")
+
+_LOG = logging.getLogger(__name__)
+SIGN = "sign_"
+FOR_TRAINING = ("beta", "weight", "dimension")
+"""Columns that are made for trainers, besides those that begin with `sign_`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What values a column may have: `says` completes "column x must be ..."."""
+
+    says: str
+    holds: Callable[[pl.Expr], pl.Expr]
+
+
+_RULES = {
+    "beta": Rule("above 0 and finite", lambda c: c.is_finite() & (c > 0)),
+    "weight": Rule("0 or more and finite", lambda c: c.is_finite() & (c >= 0)),
+    "dimension": Rule("a number or a name", lambda c: c.is_not_null()),
+    SIGN: Rule("-1, 0 or 1", lambda c: c.is_in([-1, 0, 1])),
+}
+
+
+def columns_for_training(data: DatasetRef) -> tuple[str, ...]:
+    """Columns of the data that some method of training reads, in the order of the table."""
+    names = data.pairs("train").column_names
+    return tuple(c for c in names if c in FOR_TRAINING or c.startswith(SIGN))
+
+
+def unread(data: DatasetRef, read: Sequence[str], method: str) -> list[str]:
+    """A sentence for each column that was made for training and that a method leaves; logged."""
+    left = [c for c in columns_for_training(data) if c not in read]
+    said = [f"column {c} is there and {method} does not read it{_who(c, method)}" for c in left]
+    for sentence in said:
+        _LOG.warning("%s: %s", data, sentence)
+    return said
+
+
+def _who(column: str, method: str) -> str:
+    reader = {"beta": "dpo", "weight": "dpo", SIGN: "raco"}.get(_kind(column), method)
+    return "" if reader == method else f" (prefactory train {reader} does)"
+
+
+def checked(data: DatasetRef, columns: Sequence[str], method: str) -> None:
+    """Make sure that every pair has a value that can be used in each of the columns.
+
+    Raises:
+        DataError: a column is missing, or has a value that can't be used: which, and what is right.
+    """
+    for split in ("train", "test"):
+        rows = data.pairs(split)
+        if missing := [c for c in columns if c not in rows.column_names]:
+            has = ", ".join(columns_for_training(data)) or "none"
+            raise DataError(
+                f"{method} reads the column {missing[0]}, which {data} lacks; columns made for "
+                f"training that are there: {has}. {_MADE_BY[_kind(missing[0])]}"
+            )
+        if not columns or not len(rows):
+            continue
+        for batch in data.version.batches(data.table, split, ["pair_id", *columns]):
+            for c in columns:
+                _check(batch, c, f"{split} of {data}")
+
+
+_MADE_BY = {
+    "beta": "labelers.DynamicBeta makes it",
+    "weight": "labelers.DynamicBeta: {column: weight} makes it",
+    "dimension": "labelers.Dimension, or labelers.Pairs: {order: each}, makes it",
+    SIGN: "labelers.Signs makes it",
+}
+
+
+def _kind(column: str) -> str:
+    return SIGN if column.startswith(SIGN) else column
+
+
+def _check(batch: pl.DataFrame, column: str, where: str) -> None:
+    rule, dtype = _RULES[_kind(column)], batch.schema[column]
+    if column != "dimension" and not dtype.is_numeric():
+        raise DataError(f"column {column} in {where} must be {rule.says}; it holds {dtype}")
+    wrong = batch.filter(~rule.holds(pl.col(column)).fill_null(False))
+    if wrong.height:
+        row = wrong.row(0, named=True)
+        raise DataError(
+            f"column {column} must be {rule.says}; in {where} it is {row[column]} at pair "
+            f"{row['pair_id']} (and {wrong.height - 1} more of its batch)"
+        )
+
+
+class Collator:
+    """TRL's collator, and the numbers beside it: one Float32 tensor of shape (B,) a column."""
+
+    def __init__(
+        self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str]
+    ) -> None:
+        self.inner, self.columns = inner, tuple(columns)
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate examples; `inner` gets them as they are."""
+        batch = dict(self.inner(examples))
+        for c in self.columns:
+            batch[c] = torch.tensor([float(e[c]) for e in examples], dtype=torch.float32)
+        return batch
+
+
+class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has no types
+    """TRL's DPO with columns in the loss.
+
+    Without columns it is TRL's own, untouched. With `beta`, each pair has its own; with `weight`,
+    each pair's loss is multiplied by it (the mean is over pairs, not over weights, so that weights
+    of 1 change nothing). Both go with the losses of `trainers.losses.of_pair`.
+
+    Args:
+        columns: which columns of the rows the loss reads.
+        options: those of TRL's trainer. The dataset must have the columns.
+    """
+
+    def __init__(self, *, columns: Sequence[str] = (), **options: Any) -> None:  # noqa: ANN401
+        self.columns = tuple(columns)
+        super().__init__(**options)
+        if self.columns:
+            self.data_collator = Collator(self.data_collator, self.columns)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        known: list[str] = self._signature_columns
+        self._signature_columns: list[str] = [*known, *(c for c in self.columns if c not in known)]
+
+    def ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:  # noqa: ANN401
+        """What the policy did to each pair of a batch, with gradients.
+
+        Raises:
+            KeyError: the batch has no reference log-probabilities (`precompute_ref_log_probs`).
+        """
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        found = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=labels,
+            use_cache=False,
+            fused_lm_head=True,  # TRL's patch: log-probabilities without the logits
+        ).log_probs
+        chosen, rejected = found.sum(dim=1).chunk(2)
+        tokens = inputs["completion_mask"].sum(dim=1).clamp(min=1).chunk(2)
+        return LogRatios(
+            chosen - inputs["ref_chosen_logps"], rejected - inputs["ref_rejected_logps"], *tokens
+        )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: ANN401
+        if not self.columns:
+            return super()._compute_loss(model, inputs, return_outputs)
+        ratios = self.ratios(model, inputs)
+        loss = self.pair_losses(ratios, inputs).mean()
+        self.note(ratios, inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def _beta(self, inputs: dict[str, Any]) -> Tensor | float:
+        own: Tensor | None = inputs.get("beta")
+        return float(self.args.beta) if own is None else own
+
+    def pair_losses(self, ratios: LogRatios, inputs: dict[str, Any]) -> Tensor:
+        """Loss of each pair, shape (B,)."""
+        beta = self._beta(inputs)
+        each = losses.of_pair(self.loss_types[0], ratios, beta, self.label_smoothing)
+        return each * inputs["weight"] if "weight" in inputs else each
+
+    def note(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:
+        """Keep what TRL logs of the implicit rewards."""
+        beta = self._beta(inputs)
+        gap = self.accelerator.gather((beta * ratios.delta).detach())
+        kept = self._metrics["train" if self.model.training else "eval"]
+        kept["rewards/margins"].append(gap.mean().item())
+        kept["rewards/accuracies"].append((gap > 0).float().mean().item())
