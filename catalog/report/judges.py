@@ -90,10 +90,29 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "why votes are invalid", ", ".join(f"{why} {count(n)}" for why, n in faults.items())
     if between := facts.get("between_judges"):
         yield "Krippendorff's alpha between judges", with_interval(between["alpha"], two)
+    if cost := facts.get("cost"):
+        yield from _cost(cost)
     if label := facts.get("label"):
         yield "agree with the label where they decide", with_interval(label["agreement"])
         undecided = f"{count(label['tie'])} ties, {count(label['undecided'])} undecided"
         yield "pairs without a decision", f"{undecided} of {count(label['pairs'])}"
+
+
+def _cost(cost: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Who decided how much, with how many tokens."""
+
+    def each(tokens: int, decided: int) -> str:
+        return count(round(tokens / decided)) if decided else "none decided"
+
+    yield "decided", f"{count(cost['decided'])} of {count(cost['questions'])} questions"
+    if "escalated" in cost:
+        there = cost["decided_there"]
+        jury = cost["tokens"] - cost["tokens_there"], cost["decided"] - there
+        yield "sent to the stronger judge", f"{count(cost['escalated'])}, {count(there)} decided"
+        yield "tokens per question decided by the jury", each(*jury)
+        yield "tokens per question decided by the stronger judge", each(cost["tokens_there"], there)
+    if cost["tokens"]:
+        yield "tokens per decided question", each(cost["tokens"], cost["decided"])
 
 
 def _row(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from generators.dialogues.scenario import CASE, Choice, Scenario, Turn, fill
-from prefactory.asking import Task
+from prefactory.asking import Task, UnfitError
 from prefactory.asking.forms import Form
 from prefactory.engines.base import Message
 
@@ -250,9 +250,10 @@ def read_turn(text: str, words: int, most_facts: int) -> dict[str, Any]:
     parts = TURN.parse(text)
     count = len(parts["public"].split())
     if count > TOLERANCE * words:
-        raise ValueError(f"What you say has {count} words. Use at most {words}.")
+        raise UnfitError("too_long", f"What you say has {count} words. Use at most {words}.")
     if len(set(parts["facts"])) > most_facts:
-        raise ValueError(f"You tell {len(set(parts['facts']))} facts. Tell at most {most_facts}.")
+        told = f"You tell {len(set(parts['facts']))} facts. Tell at most {most_facts}."
+        raise UnfitError("too_many_facts", told)
     return parts
 
 

@@ -29,6 +29,7 @@ from prefactory.asking import (
     QUESTION_TOKENS,
     Asking,
     Task,
+    UnfitError,
     fence,
     lost,
     missed,
@@ -124,7 +125,7 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
     words, `separator`, the complement), `critique` (struct of `ok`, `problem`, `reason`,
     `repaired`); of prompts `source_prompt_id`; of pairs the sides' origins.
 
-    Reasons: `not_single_turn`, `unparseable` (complement over `max_words`, or critique),
+    Reasons: `not_single_turn`, `too_long` (complement over `max_words`), `unparseable` (critique),
     `no_complement` (the critic says that the prompt is best as it is), `repair_too_long`, of pairs
     `same_text`, `not_confirmed`; and those of the engines.
 
@@ -150,6 +151,7 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
+    version: ClassVar[int] = 2
     templates: ClassVar = {
         "complement": Text(
             "generators/new_prompts/prompts/augment/complement.j2",
@@ -290,7 +292,7 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
         if not complement:
             raise ValueError("The complement is empty.")
         if (count := word_count(complement)) > self.max_words:
-            raise ValueError(f"That has {count} words. Use at most {self.max_words}.")
+            raise UnfitError("too_long", f"That has {count} words. Use at most {self.max_words}.")
         return complement
 
     def _criticise(self, tasks: list[_Prompt], ctx: Context) -> None:

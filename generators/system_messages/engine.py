@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefactory.asking import Answer, Asker, ask, conversation
+from prefactory.asking import Answer, Asker, UnfitError, ask, conversation
 from prefactory.asking.forms import all_of
 from prefactory.engines.base import Failure
 
@@ -74,7 +74,7 @@ def write(
         merge: fills the text `message` with descriptions.
 
     Returns:
-        One result per message, in order. Failures are the engine's, or `unparseable`.
+        One result per message, in order. Failures are the engine's, `unparseable` or `too_long`.
     """
     if not wanted:
         return []
@@ -189,5 +189,5 @@ def parse_message(text: str) -> str:
     if named := re.search(r"(?i)\b(?:dimension|preference)s?\b", message):
         raise ValueError(f"Don't use the word {named.group(0)!r}.")
     if len(message.split()) > MOST_WORDS:
-        raise ValueError(f"That is too long. Use at most {MOST_WORDS} words.")
+        raise UnfitError("too_long", f"That is too long. Use at most {MOST_WORDS} words.")
     return message

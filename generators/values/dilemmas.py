@@ -20,6 +20,7 @@ from prefactory.asking import (
     QUESTION_TOKENS,
     Asking,
     Task,
+    UnfitError,
     fence,
     lost,
     missed,
@@ -134,7 +135,7 @@ def read_rule(text: str, most: int) -> tuple[str, str]:
     parts = RULE.parse(text)
     rule = f"{parts['judgement'].rstrip(' .:')} {parts['act'].rstrip(' .')}."
     if (count := len(rule.split())) > most:
-        raise ValueError(f"The rule has {count} words. Use at most {most}.")
+        raise UnfitError("too_long", f"The rule has {count} words. Use at most {most}.")
     return rule, parts["act"]
 
 
@@ -166,7 +167,8 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
 
     Reasons, for rows without a dilemma, that of the first: `no_situation`, `same_act` (both rules
     judge one act), `names_value` (scene or question names a value by its label), `same_scene`,
-    `no_conflict`, `same_text`, those of the gate, and those of the engines.
+    `no_conflict`, `same_text`, `too_long` (a rule), `unparseable`, those of
+    the gate, and those of the engines.
 
     Attributes:
         writer: writes rules and scenes.

@@ -17,6 +17,7 @@ from prefactory.asking import (
     QUESTION_TOKENS,
     Asking,
     Task,
+    UnfitError,
     fence,
     lost,
     missed,
@@ -82,8 +83,8 @@ class ValueGapPairs(Gated, Prompted, Asking, Generator):
     their stance) and the sides' origins. `label_source` is `rule`.
 
     Reasons: `stance_unclear` (too few votes for the stance that was asked for), `length_ratio`,
-    `same_text`, `unparseable` (also an answer outside `words` after all attempts), and those of the
-    engines.
+    `same_text`, `too_short` and `too_long` (an answer outside `words` after all attempts), and
+    those of the engines.
 
     Attributes:
         writer: writes the answers.
@@ -106,6 +107,7 @@ class ValueGapPairs(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
+    version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = ("prompt_id",)
     templates: ClassVar = {
         "answer": Text(
@@ -283,5 +285,6 @@ def _of_length(text: str, low: int, high: int) -> str:
     answer = storable(text).strip()
     count = word_count(answer)
     if not low <= count <= high:
-        raise ValueError(f"That has {count} words. Write between {low} and {high}.")
+        told = f"That has {count} words. Write between {low} and {high}."
+        raise UnfitError("too_short" if count < low else "too_long", told)
     return answer

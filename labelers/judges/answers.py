@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from labelers.judges import questions as about
 from labelers.judges.poll import MOST_ANSWERS, Judging
-from labelers.judges.votes import RATIONALE, VOTES, nested, outcomes
+from labelers.judges.votes import BESIDE, VOTES, nested
 from prefactory.context import Context
 from prefactory.measures.judge_report import vote_report
 from prefactory.step import Asks, Generated, Generator, Scope, State
@@ -21,7 +21,7 @@ _PART: dict[str, pl.DataType] = {
     "gold": pl.Int64(),
     "ids": pl.List(pl.String()),
     **VOTES,
-    **RATIONALE,
+    **BESIDE,
 }
 
 
@@ -135,8 +135,9 @@ class Judge(Judging, Generator):
             State with the table `votes`, and as `info` what `prefactory.measures.judge_report`
             says of them.
         """
-        info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
+        info: dict[str, Any] = {"models": self.models(), "name": self.name}
         info |= vote_report(parts)
+        info["cost"] = self.cost(parts)
         pairwise = self.mode == "pairwise"
         asked = parts.select("question", "prompt_id", "ids").unique("question", keep="first")
         info["watch"] = self.watched(parts, asked.sort("question") if pairwise else None)
@@ -157,10 +158,8 @@ class Judge(Judging, Generator):
         asked = about.questions_about(distinct, self.mode, MOST_ANSWERS)
         asked = asked.with_columns(answers=_size())
         votes = _within(ctx.fitted.tables["votes"], table["prompt_id"])
-        facts = asked.select("question", planned=self.planned(pl.col("answers")))
-        decided = asked.join(
-            outcomes(votes, facts, self.rules()), on="question", how="left", maintain_order="left"
-        )
+        outcome = self.decided(votes, asked)
+        decided = asked.join(outcome, on="question", how="left", maintain_order="left")
         beats, decided = self._paired(decided)
         used = pl.concat([beats["chosen_id"], beats["rejected_id"]]).unique()
         most = MOST_ANSWERS if self.mode == "listwise" else None

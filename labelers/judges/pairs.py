@@ -8,7 +8,7 @@ import polars as pl
 
 from labelers.judges import questions as about
 from labelers.judges.poll import Judging
-from labelers.judges.votes import TIE, nested, outcomes
+from labelers.judges.votes import TIE, nested
 from prefactory.context import Context
 from prefactory.measures.judge_report import judge_report, votes_of
 from prefactory.step import Asks, Labeler, Scope, State
@@ -79,7 +79,7 @@ class JudgePairs(Judging, Labeler):
             `models`, the `name` of the columns, and what `prefactory.measures.judge_report` says
             of them.
         """
-        info: dict[str, Any] = {"models": [judge.model for judge in self.judge], "name": self.name}
+        info: dict[str, Any] = {"models": self.models(), "name": self.name}
         info |= judge_report(parts, self.name)
         asked = parts.filter(pl.col(f"{self.name}_asked") > 0).select(
             "prompt_id", "ids", "gold", question=f"{self.name}_question"
@@ -87,6 +87,7 @@ class JudgePairs(Judging, Labeler):
         asked = asked.unique("question", keep="first").sort("question")
         votes = votes_of(parts, self.name).join(asked, on="question", how="left")
         info["watch"] = self.watched(votes, asked)
+        info["cost"] = self.cost(votes)
         self.warn_of_bias(info)
         return State({"judged": parts}, info)
 
@@ -140,10 +141,8 @@ class JudgePairs(Judging, Labeler):
             )
         )
         votes = self.poll(questions, ctx)
-        facts = questions.select("question", planned=self.planned(pl.lit(2)))
-        decided = outcomes(votes, facts, self.rules()).join(
-            nested(votes), on="question", how="left"
-        )
+        asked_about = questions.select("question", answers=pl.lit(2, dtype=pl.Int64))
+        decided = self.decided(votes, asked_about).join(nested(votes), on="question", how="left")
         joined = asked.join(decided, on="question", how="left", maintain_order="left")
         return self._columns(joined)
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from labelers.judges import verdicts
 from labelers.judges.questions import edges
-from labelers.judges.votes import RATIONALE, TIE, VOTES, Rules, orders, outcomes, settled
+from labelers.judges.votes import BESIDE, TIE, VOTES, Rules, orders, outcomes, settled
 from prefactory.asking import (
     GREEDY,
     MATERIAL_TOKENS,
@@ -75,6 +75,8 @@ class Judging(Prompted, Asking):
         criteria: what to judge by, one line each (attributes, or a constitution's principles).
         rounds: how often each answer stands in each place before each judge, in another order of
             the others from the second time on.
+        escalate_to: a stronger judge, which is asked in every order, too, about questions that the
+            votes of the others decide nothing on; there its votes alone count.
         agreement: least share of the valid votes (by weight) for the winner, above 0.
         min_valid: least share of the planned votes that must be valid.
         max_invalid: share of a judge's answers that may be unusable, of all questions: above it,
@@ -119,6 +121,7 @@ class Judging(Prompted, Asking):
     judge: Jury = Field(min_length=1)
     sampling: SamplingParams = GREEDY
     criteria: tuple[str, ...] = ()
+    escalate_to: AnyEngine | None = None
     rounds: int = Field(default=1, ge=1)
     agreement: float = Field(default=0.6, gt=0, le=1)
     min_valid: float = Field(default=0.5, ge=0, le=1)
@@ -146,6 +149,9 @@ class Judging(Prompted, Asking):
 
     @model_validator(mode="after")
     def _validate_name(self) -> Self:
+        jury = [identity_of(j.model_dump(mode="json")) for j in self.judge]
+        if self.escalate_to and identity_of(self.escalate_to.model_dump(mode="json")) in jury:
+            raise ValueError("escalate_to: this judge has voted already; name a stronger one")
         if self.name.startswith((*(f"{side}_" for side in SIDES), "score_")):
             raise ValueError("name may not begin with chosen_, rejected_ or score_")
         return self
@@ -159,16 +165,66 @@ class Judging(Prompted, Asking):
         strongest = self.strong_weight if self.strength else 1
         return Rules(self.agreement, self.min_valid, strongest)
 
-    def planned(self, answers: pl.Expr) -> pl.Expr:
-        """Number of votes on a question with so many answers, if nobody stops."""
-        return (answers * self.rounds * len(self.judge)).cast(pl.Int64)
+    @property
+    def judges(self) -> tuple[AnyEngine, ...]:
+        """Who votes, by number; the last one may be that of `escalate_to`."""
+        return self.judge if self.escalate_to is None else (*self.judge, self.escalate_to)
+
+    def models(self) -> list[str]:
+        """Names of the judges' models, by number."""
+        return [judge.model for judge in self.judges]
+
+    def planned(self, answers: pl.Expr, judges: int = 1) -> pl.Expr:
+        """Votes of some judges on a question with so many answers, if nobody stops."""
+        return (answers * self.rounds * judges).cast(pl.Int64)
+
+    def decided(self, votes: pl.DataFrame, questions: pl.DataFrame) -> pl.DataFrame:
+        """What the votes decide, see `judge_votes.outcomes`.
+
+        Args:
+            votes: of all questions.
+            questions: `question` and `answers` (how many were shown).
+        """
+        jury = len(self.judge)
+        strong = votes.filter(pl.col("judge") == jury)["question"].unique().implode()
+        escalated = pl.col("question").is_in(strong)
+        answers = pl.col("answers")
+        facts = questions.select(
+            "question",
+            planned=pl.when(escalated)
+            .then(self.planned(answers))
+            .otherwise(self.planned(answers, jury)),
+        )
+        own = votes.filter((pl.col("judge") == jury) | ~escalated)
+        return outcomes(own, facts, self.rules())
+
+    def cost(self, votes: pl.DataFrame) -> dict[str, Any]:
+        """How many questions were decided, by whom, and with how many tokens.
+
+        Args:
+            votes: of all questions, with `answers`.
+
+        Returns:
+            `questions`, `decided`, `tokens`; with `escalate_to` also `escalated`,
+            `decided_there` and `tokens_there`.
+        """
+        asked = votes.select("question", "answers").unique("question", keep="first")
+        won = self.decided(votes, asked).filter(pl.col("winner") >= 0)["question"]
+        cost = {"questions": asked.height, "decided": won.len(), "tokens": votes["tokens"].sum()}
+        if self.escalate_to is not None:
+            there = votes.filter(pl.col("judge") == len(self.judge))
+            escalated = there["question"].unique()
+            cost["escalated"] = escalated.len()
+            cost["decided_there"] = escalated.is_in(won.implode()).sum()
+            cost["tokens_there"] = there["tokens"].sum()
+        return cost
 
     def asks_for(self, questions: int, answers: float) -> list[Asks]:
         """Calls for a number of questions with so many answers each, for `plan`."""
         calls = round(questions * answers * self.rounds)
         texts = tokens_of("".join(self.texts().values()))
         tokens = texts + round(answers * MATERIAL_TOKENS)
-        return [Asks(judge, calls, tokens, self.sampling.max_tokens) for judge in self.judge]
+        return [Asks(judge, calls, tokens, self.sampling.max_tokens) for judge in self.judges]
 
     def poll(self, questions: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Let all judges vote on questions.
@@ -180,29 +236,43 @@ class Judging(Prompted, Asking):
             ctx: opens the judges; draws the orders, by question and answer id.
 
         Returns:
-            The votes, columns `judge_votes.VOTES` and `judge_votes.RATIONALE`.
+            The votes, columns `labelers.judges.votes.VOTES` and `BESIDE`.
         """
         ballots = self._ballots(questions, ctx)
-        answers = pl.col("ids").list.len().cast(pl.Int64)
-        facts = questions.select("question", "gold", answers=answers, planned=self.planned(answers))
-        schema = {**VOTES, **RATIONALE}
+        facts = questions.select(
+            "question", "gold", answers=pl.col("ids").list.len().cast(pl.Int64)
+        )
+        votes = self._votes(range(len(self.judge)), ballots, facts, ctx)
+        if self.escalate_to is None:
+            return votes
+        outcome = self.decided(votes, facts)
+        left = set(outcome.filter(pl.col("winner").is_null())["question"])
+        open_ballots = [ballot for ballot in ballots if ballot.question in left]
+        return votes.vstack(self._votes([len(self.judge)], open_ballots, facts, ctx))
+
+    def _votes(
+        self, jury: Sequence[int], ballots: list[_Ballot], facts: pl.DataFrame, ctx: Context
+    ) -> pl.DataFrame:
+        """The votes of some judges, by number, on questions, until they are decided."""
+        schema = {**VOTES, **BESIDE}
+        planned = facts.with_columns(planned=self.planned(pl.col("answers"), len(jury)))
         votes, number = pl.DataFrame(schema=schema), 0
         said: set[str] = set()
-        faults: list[Counter[str]] = [Counter() for _ in self.judge]
+        faults: dict[int, Counter[str]] = {judge: Counter() for judge in jury}
         while ballots:
             cast = []
-            for judge in range(len(self.judge)):
+            for judge in jury:
                 cast += self._round(judge, number, ballots, ctx, faults[judge])
             new = pl.DataFrame(cast, schema=schema, orient="row")
             votes, number = pl.concat([votes, new]), number + 1
             self._say(votes, facts, said)
             ballots = [b for b in ballots if number < len(b.answers) * self.rounds]
             if self.early_stop and ballots:
-                done = facts.filter(settled(votes, facts, self.rules()))["question"]
+                done = planned.filter(settled(votes, planned, self.rules()))["question"]
                 over = set(done.to_list())
                 ballots = [b for b in ballots if b.question not in over]
-        for judge, fault_counts in enumerate(faults):
-            _warn(self.judge[judge].model, fault_counts)
+        for judge, fault_counts in faults.items():
+            _warn(self.judges[judge].model, fault_counts)
         return votes
 
     def watched(
@@ -215,7 +285,7 @@ class Judging(Prompted, Asking):
             pairs: questions about two answers, whose verdicts may form cycles: `question`,
                 `prompt_id`, `ids`.
         """
-        watched = judge_watch.of_votes(votes, [judge.model for judge in self.judge])
+        watched = judge_watch.of_votes(votes, self.models())
         if pairs is not None:
             facts = pairs.select("question", planned=pl.lit(2 * self.rounds, dtype=pl.Int64))
             for judge, own in enumerate(watched):
@@ -227,7 +297,7 @@ class Judging(Prompted, Asking):
 
     def _say(self, votes: pl.DataFrame, facts: pl.DataFrame, said: set[str]) -> None:
         """Tell of judges that do not judge while they are still asked, once each."""
-        counted = votes.join(facts.drop("planned"), on="question", how="left")
+        counted = votes.join(facts, on="question", how="left")
         for own in self.watched(counted):
             found = judge_watch.problems([own], self.max_invalid, self.min_gold)
             if found and own["judge"] not in said:
@@ -240,8 +310,8 @@ class Judging(Prompted, Asking):
         Args:
             info: of `prefactory.measures.judge_report.vote_report`, with `watch`.
         """
-        for number, report in enumerate(info.get("judges", [info])):
-            place = report["position"]
+        for report in info.get("judges", [info]):
+            number, place = report.get("judge", 0), report["position"]
             if place["bias"] is None or place["bias"] < BIASED or place["p_value"] > BY_CHANCE:
                 continue
             if judge_watch.problems([info["watch"][number]], self.max_invalid, self.min_gold):
@@ -250,7 +320,7 @@ class Judging(Prompted, Asking):
             _LOG.warning(
                 "judge %s leans to a place: %.0f%% of its votes among %d answers are for place "
                 "%d, where %.0f%% would be fair",
-                self.judge[number].model,
+                self.judges[number].model,
                 100 * worst["share"],
                 worst["answers"],
                 worst["place"] + 1,
@@ -287,8 +357,8 @@ class Judging(Prompted, Asking):
         faults: Counter[str],
     ) -> list[tuple[Any, ...]]:
         """One judge's votes on all open questions in the ordering with a number."""
-        asker = self.asker(ctx, self.judge[judge])
-        enforced = self.guided and self.judge[judge].enforces_schemas
+        asker = self.asker(ctx, self.judges[judge])
+        enforced = self.guided and self.judges[judge].enforces_schemas
         json = self.form == "json" or (self.form == "auto" and enforced)
         cast: list[tuple[Any, ...]] = []
         for size in sorted({len(b.answers) for b in ballots}):
@@ -310,14 +380,16 @@ class Judging(Prompted, Asking):
 
     def _vote(
         self, reply: Answer[verdicts.Verdict] | Failure, order: list[int]
-    ) -> tuple[int | None, int | None, int, str | None, str | None]:
-        """Place, answer, weight, fault and reasons of a reply about answers in an order."""
+    ) -> tuple[int | None, int | None, int, str | None, str | None, int]:
+        """Place, answer, weight, fault, reasons and tokens of a reply about answers in an order."""
         if isinstance(reply, Failure):
-            return None, None, 0, reply.reason, None
+            return None, None, 0, reply.reason, None, sum(reply.wasted)
         place = reply.value.place
         weight = self.strong_weight if reply.value.strong else 1
         why = verdicts.rationale_of(reply.completion.text) if self.rationale else None
-        return place, TIE if place is None else order[place], weight, None, why
+        said = reply.completion
+        tokens = said.prompt_tokens + said.completion_tokens + sum(said.wasted)
+        return place, TIE if place is None else order[place], weight, None, why, tokens
 
     def _conversation(self, ballot: _Ballot, order: list[int], json: bool) -> Conversation:
         answers = [ballot.answers[i] for i in order]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars as pl
 
-from labelers.judges.votes import RATIONALE, VOTE
+from labelers.judges.votes import BESIDE, VOTE
 from prefactory.step import verdict
 from prefactory.tables import digests, text_of
 
@@ -21,7 +21,7 @@ def columns(name: str) -> dict[str, pl.DataType]:
         f"{name}_agreement": pl.Float64(),
         f"{name}_asked": pl.Int64(),
         f"{name}_valid": pl.Int64(),
-        f"{name}_votes": pl.List(pl.Struct({**VOTE, **RATIONALE})),
+        f"{name}_votes": pl.List(pl.Struct({**VOTE, **BESIDE})),
     }
 
 

@@ -25,8 +25,9 @@ VOTE: dict[str, pl.DataType] = {
 it was shown, from 0 (null: a tie, or invalid); the answer (`TIE`: none is better; null: invalid);
 weight (0: invalid); and why it is invalid."""
 
-RATIONALE: dict[str, pl.DataType] = {"rationale": pl.String()}
-"""The judge's reasons, kept beside its vote; null where it was not asked for them."""
+BESIDE: dict[str, pl.DataType] = {"rationale": pl.String(), "tokens": pl.Int64()}
+"""Kept beside a vote: the judge's reasons (null where it was not asked for them), and how many
+tokens question and answer had (of the last attempt, as far as the engine tells)."""
 
 VOTES: dict[str, pl.DataType] = {"question": pl.String(), **VOTE}
 """Votes on many questions, one row each."""
@@ -207,8 +208,8 @@ def orders(base: list[list[int]], number: int) -> list[int]:
 def nested(votes: pl.DataFrame) -> pl.DataFrame:
     """Votes as one list for each question: `question` and `votes`, List(Struct(VOTE)).
 
-    They are in the order of judge and round, with `RATIONALE` where it is there.
+    They are in the order of judge and round, with `BESIDE` where it is there.
     """
     ordered = votes.sort("question", "judge", "round")
-    kept = [c for c in (*VOTE, *RATIONALE) if c in votes.columns]
+    kept = [c for c in (*VOTE, *BESIDE) if c in votes.columns]
     return ordered.group_by("question", maintain_order=True).agg(votes=pl.struct(kept))

@@ -38,7 +38,10 @@ class Likelihood(Labeler):
       is harder; papers keep the highest that are below 1.
 
     Only the answer's own tokens count, not the template's end of turn; very short answers have
-    extreme means. A model that wrote the answers prefers them: its identity is in the manifest.
+    extreme means. With `precision: bf16` (what "auto" takes where the device has it) a mean is off
+    by up to 1e-3 nats: fine for ranking, not for the difference of two scores, which wants
+    `models: [{model: ..., precision: fp32}]`. A model that wrote the answers prefers them: its
+    identity is in the manifest.
     `reason_<name>` (String) says why scores are null: `too_long`, `template` or `empty`.
 
     Attributes:

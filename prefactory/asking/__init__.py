@@ -44,6 +44,24 @@ MATERIAL_TOKENS, QUESTION_TOKENS, FORM_TOKENS = 500, 600, 300
 to have."""
 
 
+class UnfitError(ValueError):
+    """An answer that can be read, and is not what was asked for: it has a reason of its own.
+
+    Attributes:
+        reason: for the ledger, where the last attempt has it too.
+    """
+
+    def __init__(self, reason: str, told: str) -> None:
+        """Keep the reason.
+
+        Args:
+            reason: a code, such as `too_long`.
+            told: a sentence for the model.
+        """
+        super().__init__(told)
+        self.reason = reason
+
+
 # -- one question ------------------------------------------------------------------------------
 
 
@@ -82,6 +100,7 @@ class _Open(Generic[T]):
     row_id: str
     outcome: Answer[T] | Failure | None = None
     error: str = ""
+    reason: str = "unparseable"
     said: str = ""
 
     def settle(self, result: Result, parse: Callable[[str], T], attempt: int) -> None:
@@ -94,6 +113,7 @@ class _Open(Generic[T]):
             self.outcome = Answer(value, result, attempt, tuple(self.conversation))
         except ValueError as error:
             self.error, self.said = str(error), result.text
+            self.reason = error.reason if isinstance(error, UnfitError) else "unparseable"
             lines = storable(result.text).strip().splitlines() or [""]
             self.conversation += [
                 {"role": "assistant", "content": lines[-1].strip()[-QUOTED:]},
@@ -101,9 +121,9 @@ class _Open(Generic[T]):
             ]
 
     def give_up(self, asked: str) -> None:
-        """End as unparseable."""
+        """End as what could not be read, or was not as it was wanted."""
         detail = f"{self.error} ({asked}; last answer: {self.said[:200]!r})"
-        self.outcome = Failure("unparseable", detail)
+        self.outcome = Failure(self.reason, detail)
 
 
 def ask(
@@ -125,12 +145,14 @@ def ask(
         engine: what answers.
         conversations: N conversations.
         sampling: how answers are drawn; `sampling.n` samples each.
-        parse: turns a text into a value, or raises ValueError with a sentence for the model.
+        parse: turns a text into a value, or raises ValueError with a sentence for the model;
+            `UnfitError` names the reason, too.
         row_ids: see `Engine.generate`.
         attempts: how often to ask in all, at least 1.
 
     Returns:
-        N lists of n answers, in order; `Failure("unparseable", ...)` after the last attempt, or
+        N lists of n answers, in order; `Failure("unparseable", ...)` (or the reason of
+        `UnfitError`) after the last attempt, or
         the engine's own failure.
     """
     samples: list[_Open[T]] = []

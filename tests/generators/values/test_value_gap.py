@@ -95,7 +95,7 @@ def test_prompts_without_a_pair_are_accounted_for():
     assert content(rows, "prompt") == ["fine"]
     assert reasons(dropped, table) == {
         "down": "http_500",
-        "short": "unparseable",
+        "short": "too_short",
         "wide": "length_ratio",
         "alike": "stance_unclear",
         "vague": "stance_unclear",

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from catalog.publish import publish
 from catalog.report.page import build as build_report
 from catalog.versions import Catalog
 from labelers.judges.votes import VOTES
+from prefactory.engines.base import Completion
 from prefactory.errors import DataError, PrefactoryError
 from prefactory.measures import judge_watch
 from tests.helpers import pairs, responses, view
@@ -224,6 +226,69 @@ def test_votes_of_a_place_follower_on_gold_rows_are_half_right(tmp_path):
 def test_a_gold_column_that_is_not_there_is_named(tmp_path):
     with pytest.raises(PrefactoryError, match="known"):
         j.ran([judged(j.good, gold="known")], MANY, tmp_path)
+
+
+def strong(request):
+    """A judge that knows; its tokens are counted."""
+    return Completion(j.good(request), prompt_tokens=90, completion_tokens=10)
+
+
+def shy(request):
+    """Sees which is good for half of the prompts, and follows the place for the others."""
+    number = int(j.question(request).split("prompt ")[1].split()[0])
+    said = j.good(request) if number % 2 else j.always_a(request)
+    return Completion(said, prompt_tokens=9, completion_tokens=1)
+
+
+@pytest.mark.parametrize("shard_rows", [5, 1000])
+def test_what_the_jury_abstains_on_goes_to_a_stronger_judge(shard_rows, tmp_path):
+    step = judged(shy, escalate_to={**engine(strong), "model": "strong"})
+    step["labelers.JudgePairs"]["judge"]["model"] = "shy"
+    result = j.ran([step], MANY, tmp_path / "a", shard_rows)
+    table, stage = view(result, "pairs"), result.stages[-1]
+    assert set(table["judge_prefers"]) == {"chosen"}
+    voters = table["judge_votes"].list.eval(pl.element().struct.field("judge")).to_list()
+    assert sorted(map(str, voters)) == ["[0, 0, 1, 1]"] * 6 + ["[0, 0]"] * 6
+    assert stage.info["models"] == ["shy", "strong"]
+    assert stage.info["cost"] == {
+        "questions": 12, "decided": 12, "tokens": 24 * 10 + 12 * 100,
+        "escalated": 6, "decided_there": 6, "tokens_there": 12 * 100,
+    }  # fmt: skip
+    assert [w["answers"] for w in stage.info["watch"]] == [24, 12]
+    page = publish(result, Catalog(tmp_path / "home"), build_report).version.path / "report.html"
+    text = page.read_text("utf-8")
+    for told in (
+        "sent to the stronger judge",
+        "6, 6 decided",
+        "tokens per question decided by the jury",
+    ):
+        assert told in text
+    alone = j.ran([judged(shy)], MANY, tmp_path / "b", shard_rows)
+    assert view(alone, "pairs")["judge_prefers"].null_count() == 6
+
+
+@pytest.mark.parametrize("mode", ["listwise", "pairwise"])
+def test_the_stronger_judge_alone_decides_what_it_is_asked(mode, tmp_path):
+    table = j.answers(*[(f"prompt {i}", f"{w} {i}") for i in range(4) for w in ("GOOD", "bad")])
+    from labelers import Judge
+
+    about = {"mode": mode, "escalate_to": engine(j.good)}
+    found, reasons, rows, info = j.judged(Judge(judge=engine(j.always_a), **about), table)
+    assert len(found) == 4
+    assert all(chosen.startswith("GOOD") for chosen, _ in found)
+    assert rows["judge_agreement"].to_list() == [1.0] * 4
+    assert info["cost"]["escalated"] == info["cost"]["decided_there"] == 4
+    kept, _, _, _ = j.judged(
+        Judge(judge=engine(j.good), **{**about, "escalate_to": engine(j.bad)}), table
+    )
+    assert all(chosen.startswith("GOOD") for chosen, _ in kept)  # nobody asked it
+
+
+def test_the_stronger_judge_is_another_one():
+    from labelers import JudgePairs
+
+    with pytest.raises(ValidationError, match="this judge has voted already"):
+        JudgePairs(judge=engine(j.good), escalate_to=engine(j.good))
 
 
 def votes(*places, k=2):
