@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from labelers.judges import verdicts
+from labelers.judges import likelihoods, verdicts
 from labelers.judges.questions import edges
 from labelers.judges.votes import BESIDE, TIE, VOTES, Rules, orders, outcomes, settled
 from prefactory.asking import (
@@ -89,6 +89,10 @@ class Judging(Prompted, Asking):
         ties: whether a judge may say that no answer is better.
         strength: ask how much better (`A>>B`, `A>B`, `A=B`, ...) of two answers.
         strong_weight: how many votes a strong verdict counts (arena-hard counts 3).
+        by: `words`, what the judge says; or `logprobs`: how likely it names each answer, by a
+            model that tells (transformers and vllm in full precision, a vLLM server), averaged over
+            all orders, so that a constant liking for a place cancels. `agreement` is then the least
+            share of the likeliest answer. Nothing is generated; without ties and reasons.
         rationale: let the judge give its reasons before its verdict; they are kept with its vote
             and shown at the pair (A, B, ... are the places of that vote).
         form: verdicts in double `brackets`, or as a `json` object (by schema, if `guided`); `auto`
@@ -131,6 +135,7 @@ class Judging(Prompted, Asking):
     ties: bool = True
     strength: bool = False
     strong_weight: int = Field(default=3, ge=1)
+    by: Literal["words", "logprobs"] = "words"
     rationale: bool = False
     form: Literal["auto", "brackets", "json"] = "auto"
     early_stop: bool = True
@@ -152,9 +157,19 @@ class Judging(Prompted, Asking):
         jury = [identity_of(j.model_dump(mode="json")) for j in self.judge]
         if self.escalate_to and identity_of(self.escalate_to.model_dump(mode="json")) in jury:
             raise ValueError("escalate_to: this judge has voted already; name a stronger one")
+        if self.by == "logprobs":
+            self._check_logprobs()
         if self.name.startswith((*(f"{side}_" for side in SIDES), "score_")):
             raise ValueError("name may not begin with chosen_, rejected_ or score_")
         return self
+
+    def _check_logprobs(self) -> None:
+        """Refuse judges that tell no log-probabilities, and what needs words."""
+        for judge in self.judges:
+            if (why := likelihoods.why_not(judge)) is not None:
+                raise ValueError(f"by: logprobs: {why}")
+        if wanted := [name for name in ("ties", "strength", "rationale") if getattr(self, name)]:
+            raise ValueError(f"by: logprobs: set {wanted[0]} to false, which needs a judge's words")
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The gold rows, if there are some."""
@@ -196,6 +211,9 @@ class Judging(Prompted, Asking):
             .otherwise(self.planned(answers, jury)),
         )
         own = votes.filter((pl.col("judge") == jury) | ~escalated)
+        if self.by == "logprobs":
+            each = questions.select(each=self.planned(answers)).to_series()
+            return likelihoods.outcomes(own, facts.with_columns(each), self.rules())
         return outcomes(own, facts, self.rules())
 
     def cost(self, votes: pl.DataFrame) -> dict[str, Any]:
@@ -267,7 +285,7 @@ class Judging(Prompted, Asking):
             votes, number = pl.concat([votes, new]), number + 1
             self._say(votes, facts, said)
             ballots = [b for b in ballots if number < len(b.answers) * self.rounds]
-            if self.early_stop and ballots:
+            if self.early_stop and self.by == "words" and ballots:
                 done = planned.filter(settled(votes, planned, self.rules()))["question"]
                 over = set(done.to_list())
                 ballots = [b for b in ballots if b.question not in over]
@@ -357,6 +375,8 @@ class Judging(Prompted, Asking):
         faults: Counter[str],
     ) -> list[tuple[Any, ...]]:
         """One judge's votes on all open questions in the ordering with a number."""
+        if self.by == "logprobs":
+            return self._likeliest(judge, number, ballots, ctx, faults)
         asker = self.asker(ctx, self.judges[judge])
         enforced = self.guided and self.judges[judge].enforces_schemas
         json = self.form == "json" or (self.form == "auto" and enforced)
@@ -378,18 +398,52 @@ class Judging(Prompted, Asking):
                 cast.append((ballot.question, judge, number, *self._vote(reply, order)))
         return cast
 
+    def _likeliest(
+        self,
+        judge: int,
+        number: int,
+        ballots: Sequence[_Ballot],
+        ctx: Context,
+        faults: Counter[str],
+    ) -> list[tuple[Any, ...]]:
+        """As `_round`, by log-probabilities: the vote is the likeliest place, if there is one."""
+        engine = ctx.open(self.judges[judge])
+        cast: list[tuple[Any, ...]] = []
+        for size in sorted({len(b.answers) for b in ballots}):
+            asked = [b for b in ballots if len(b.answers) == size]
+            shown = [orders(b.base, number) for b in asked]
+            questions = [
+                self._conversation(b, order, json=False)
+                for b, order in zip(asked, shown, strict=True)
+            ]
+            said = [f"[[{name}]]" for name in verdicts.NAMES[:size]]
+            for ballot, order, found in zip(
+                asked, shown, likelihoods.read(engine, questions, said), strict=True
+            ):
+                head = (ballot.question, judge, number)
+                if isinstance(found, Failure):
+                    faults[f"{found.reason}: {found.detail}"] += 1
+                    cast.append((*head, None, None, 0, found.reason, None, 0, None))
+                    continue
+                places = [place for place, p in enumerate(found) if p == max(found)]
+                place = places[0] if len(places) == 1 else None
+                answer = TIE if place is None else order[place]
+                by_number = [found[order.index(i)] for i in range(size)]
+                cast.append((*head, place, answer, 1, None, None, 0, by_number))
+        return cast
+
     def _vote(
         self, reply: Answer[verdicts.Verdict] | Failure, order: list[int]
-    ) -> tuple[int | None, int | None, int, str | None, str | None, int]:
+    ) -> tuple[int | None, int | None, int, str | None, str | None, int, None]:
         """Place, answer, weight, fault, reasons and tokens of a reply about answers in an order."""
         if isinstance(reply, Failure):
-            return None, None, 0, reply.reason, None, sum(reply.wasted)
+            return None, None, 0, reply.reason, None, sum(reply.wasted), None
         place = reply.value.place
         weight = self.strong_weight if reply.value.strong else 1
         why = verdicts.rationale_of(reply.completion.text) if self.rationale else None
         said = reply.completion
         tokens = said.prompt_tokens + said.completion_tokens + sum(said.wasted)
-        return place, TIE if place is None else order[place], weight, None, why, tokens
+        return place, TIE if place is None else order[place], weight, None, why, tokens, None
 
     def _conversation(self, ballot: _Ballot, order: list[int], json: bool) -> Conversation:
         answers = [ballot.answers[i] for i in order]

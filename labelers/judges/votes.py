@@ -25,9 +25,14 @@ VOTE: dict[str, pl.DataType] = {
 it was shown, from 0 (null: a tie, or invalid); the answer (`TIE`: none is better; null: invalid);
 weight (0: invalid); and why it is invalid."""
 
-BESIDE: dict[str, pl.DataType] = {"rationale": pl.String(), "tokens": pl.Int64()}
-"""Kept beside a vote: the judge's reasons (null where it was not asked for them), and how many
-tokens question and answer had (of the last attempt, as far as the engine tells)."""
+BESIDE: dict[str, pl.DataType] = {
+    "rationale": pl.String(),
+    "tokens": pl.Int64(),
+    "logprobs": pl.List(pl.Float64()),
+}
+"""Kept beside a vote: the judge's reasons (null where it was not asked for them); how many tokens
+question and answer had (of the last attempt, as far as the engine tells); and of votes by
+log-probabilities those of all answers, by number."""
 
 VOTES: dict[str, pl.DataType] = {"question": pl.String(), **VOTE}
 """Votes on many questions, one row each."""

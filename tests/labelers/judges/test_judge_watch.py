@@ -273,7 +273,7 @@ def test_the_stronger_judge_alone_decides_what_it_is_asked(mode, tmp_path):
     from labelers import Judge
 
     about = {"mode": mode, "escalate_to": engine(j.good)}
-    found, reasons, rows, info = j.judged(Judge(judge=engine(j.always_a), **about), table)
+    found, _, rows, info = j.judged(Judge(judge=engine(j.always_a), **about), table)
     assert len(found) == 4
     assert all(chosen.startswith("GOOD") for chosen, _ in found)
     assert rows["judge_agreement"].to_list() == [1.0] * 4
