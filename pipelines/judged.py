@@ -79,7 +79,7 @@ def judge(
     Raises:
         ConfigError: this is no engine.
     """
-    step = _step(engine)
+    step = judge_step(engine, early_stop=False)
     (config,) = step.judge
 
     def ask(table: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -103,19 +103,19 @@ def _say(cost: Cost) -> None:
     _LOG.info("%s", cost)
 
 
-def _step(engine: Named) -> JudgePairs:
+def judge_step(engine: Named, **fields: Any) -> JudgePairs:  # noqa: ANN401 - of JudgePairs
     """The step that asks, from an engine as a user names it."""
-    fields: Any = engine
+    named: Any = engine
     if isinstance(engine, str | Path):
         name, text = _text(engine)
-        fields, _ = yamllines.load(text, name)
-        if not isinstance(fields, Mapping):
+        named, _ = yamllines.load(text, name)
+        if not isinstance(named, Mapping):
             raise ConfigError(
                 f"{name}: {str(engine)!r} is no file and no engine; write "
                 "'{engine: server, base_url: ..., model: ...}', or name a file of that"
             )
     try:
-        return JudgePairs(judge=(fields,), early_stop=False)
+        return JudgePairs(judge=(named,), **fields)
     except pydantic.ValidationError as error:
         problems = [sentence(JudgePairs, dict(e)) for e in error.errors(include_url=False)]
         raise ConfigError([f"--judge: {problem}" for problem in problems]) from error

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from json import dumps
 from typing import Any, ClassVar, Literal, Self
 
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from labelers.judges import likelihoods, verdicts
+from labelers.judges.examples import Examples
 from labelers.judges.questions import edges
 from labelers.judges.votes import BESIDE, TIE, VOTES, Rules, orders, outcomes, settled
 from prefactory.asking import (
@@ -73,6 +75,9 @@ class Judging(Prompted, Asking):
     Attributes:
         judge: the model that votes, or a list of several (a jury); all votes count alike.
         criteria: what to judge by, one line each (attributes, or a constitution's principles).
+        examples: pairs whose better answer is known, shown before each question as turns that were
+            answered right, the better one in the first and the second place by turns; a list, or
+            the file that `prefactory judge-examples` wrote.
         rounds: how often each answer stands in each place before each judge, in another order of
             the others from the second time on.
         escalate_to: a stronger judge, which is asked in every order, too, about questions that the
@@ -125,6 +130,7 @@ class Judging(Prompted, Asking):
     judge: Jury = Field(min_length=1)
     sampling: SamplingParams = GREEDY
     criteria: tuple[str, ...] = ()
+    examples: Examples = ()
     escalate_to: AnyEngine | None = None
     rounds: int = Field(default=1, ge=1)
     agreement: float = Field(default=0.6, gt=0, le=1)
@@ -159,6 +165,8 @@ class Judging(Prompted, Asking):
             raise ValueError("escalate_to: this judge has voted already; name a stronger one")
         if self.by == "logprobs":
             self._check_logprobs()
+        if self.examples and self.rationale:
+            raise ValueError("examples: they hold no reasons; set rationale to false")
         if self.name.startswith((*(f"{side}_" for side in SIDES), "score_")):
             raise ValueError("name may not begin with chosen_, rejected_ or score_")
         return self
@@ -446,25 +454,36 @@ class Judging(Prompted, Asking):
         return place, TIE if place is None else order[place], weight, None, why, tokens, None
 
     def _conversation(self, ballot: _Ballot, order: list[int], json: bool) -> Conversation:
-        answers = [ballot.answers[i] for i in order]
-        options = verdicts.options(len(order), self.ties, self.strength)
-        criteria = list(self.criteria)
-        question = self.render(
+        """The question about answers in an order, after the system message and the examples."""
+        system = self.render("system", criteria=list(self.criteria))
+        turns = [{"role": "system", "content": system}] if system else []
+        for number, example in enumerate(self.examples):
+            answers, place = example.answers(turned=number % 2 == 1)
+            said = self._option(place, len(answers), json)
+            asked = self._question(example.prompt, answers, json)
+            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        question = self._question(ballot.conversation, [ballot.answers[i] for i in order], json)
+        return [*turns, {"role": "user", "content": question}]
+
+    def _option(self, place: int, answers: int, json: bool) -> str:
+        """What a judge says that prefers the answer in a place."""
+        weak = ("A>B", "B>A")[place] if self.strength else verdicts.NAMES[place]
+        return dumps({"winner": weak}) if json else f"[[{weak}]]"
+
+    def _question(self, conversation: str, answers: list[str], json: bool) -> str:
+        return self.render(
             "question",
-            conversation=ballot.conversation,
+            conversation=conversation,
             answers=answers,
-            names=list(verdicts.NAMES[: len(order)]),
-            options=options,
-            mark=fence(ballot.conversation, *sorted(answers)),
-            criteria=criteria,
+            names=list(verdicts.NAMES[: len(answers)]),
+            options=verdicts.options(len(answers), self.ties, self.strength),
+            mark=fence(conversation, *sorted(answers)),
+            criteria=list(self.criteria),
             ties=self.ties,
             strength=self.strength,
             rationale=self.rationale,
             json=json,
         )
-        system = self.render("system", criteria=criteria)
-        turns = [{"role": "system", "content": system}] if system else []
-        return [*turns, {"role": "user", "content": question}]
 
 
 def _warn(model: str, faults: Counter[str]) -> None:

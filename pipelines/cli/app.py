@@ -16,6 +16,7 @@ from pipelines.cli import audit as audit_commands
 from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
+from pipelines.cli import examples as examples_commands
 from pipelines.cli import explain as explain_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import run as run_commands
@@ -99,6 +100,7 @@ catalog_commands.register(app)
 explain_commands.register(app)
 worth_commands.register(app)
 compare_commands.register(app)
+examples_commands.register(app)
 train_commands.register(app)
 tree_commands.register(app)
 values_commands.register(app)
