@@ -394,10 +394,13 @@ class Asker:
 
     def problems(self, answers: Sequence[Answer[str] | Failure]) -> list[Problem | None]:
         """What the gate says of texts that were parsed; None for failures and what is fine."""
-        written = [None if isinstance(a, Failure) else a for a in answers]
-        return self._problems(
-            [a and Said(a.value, a.completion.finish_reason, a.asked) for a in written]
-        )
+
+        def said(answer: Answer[str] | Failure) -> Said | None:
+            if isinstance(answer, Failure):
+                return None
+            return Said(answer.value, answer.completion.finish_reason, answer.asked)
+
+        return self._problems([said(answer) for answer in answers])
 
     def _problems(self, said: Sequence[Said | None]) -> list[Problem | None]:
         """What the gate says of each text; None where there is none to look at."""
