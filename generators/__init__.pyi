@@ -17,10 +17,12 @@ from .new_prompts.augment import AugmentPrompts as AugmentPrompts
 from .new_prompts.evol import Evol as Evol
 from .new_prompts.magpie import Magpie as Magpie
 from .new_prompts.self_instruct import SelfInstruct as SelfInstruct
+from .personas.consistency import PersonaPairs as PersonaPairs
 from .personas.instruction_following import PersonaIF as PersonaIF
 from .personas.persona_prompts import PersonaPrompts as PersonaPrompts
 from .personas.step import Personas as Personas
 from .rag.step import RAGPairs as RAGPairs
+from .rag.two_hop import TwoHopQuestions as TwoHopQuestions
 from .system_messages.coverage import MessageCoverage as MessageCoverage
 from .system_messages.mix import SystemPromptMix as SystemPromptMix
 from .system_messages.step import SystemMessages as SystemMessages

@@ -22,6 +22,8 @@ from .pairs.pairs import Pairs as Pairs
 from .pairs.reward_augmented import RewardAugmented as RewardAugmented
 from .pairs.steer_weights import SteerWeights as SteerWeights
 from .pairs.system import SystemPairs as SystemPairs
+from .personas.items import PersonaItems as PersonaItems
+from .personas.style import PersonaStyle as PersonaStyle
 from .prompt_labels.merge import MergeTags as MergeTags
 from .prompt_labels.quality import PromptQuality as PromptQuality
 from .prompt_labels.tags import PromptTags as PromptTags

@@ -130,15 +130,18 @@ FIELDS = {
     "labelers.Rule": {"function": f"{__name__}.questions", "options": {"mark": "?"}},
     "labelers.PAL": {"steps": 20, "starts": 1, "folds": 2, "dim": 4},
 }
+DOCUMENTS = {
+    "gold": pl.lit("So."),
+    "documents": pl.lit(["It is so.", "Not at all.", "Who knows?"]),
+    "gold_documents": pl.lit([0]),
+}
 COLUMNS = {
-    "generators.RAGPairs": {
-        "gold": pl.lit("So."),
-        "documents": pl.lit(["It is so.", "Not at all.", "Who knows?"]),
-        "gold_documents": pl.lit([0]),
-    }
+    "generators.RAGPairs": DOCUMENTS,
+    "generators.TwoHopQuestions": {**DOCUMENTS, "gold": pl.lit("the")},
 }
 SKIPPED = {
     "generators.RAGPairs": {"needs": "`gold` may be a text or a list, which `needs` can't say"},
+    "generators.TwoHopQuestions": {"needs": "as for RAGPairs"},
 }
 EXEMPT = {
     "labelers.PreferenceScore": "needs a folder that `PreferenceStack` trained; see its own tests",

@@ -21,7 +21,7 @@ Verdict = Literal["supported", "contradicted", "absent"]
 Span = tuple[int, int]
 
 RARE = 0.1
-"""A word is rare if at most this share of the passages hold it."""
+"""A word is rare if at most this share of the passages hold it, or one (of few passages; ours)."""
 NEAR = 0.6
 """Least cosine of a claim and the passage that it is held against."""
 NEGATION = (
@@ -180,13 +180,13 @@ def wanted_words(claim: str, words: BM25) -> set[str]:
 
     Args:
         claim: a sentence.
-        words: of the corpus. A word without digits that at most a tenth of the passages hold is
-            rare; one that none holds is not looked for, but a name (a capitalised word that is not
-            the first) always is.
+        words: of the corpus. A word without digits that at most a tenth of the passages hold (of
+            fewer than ten, one) is rare; one that none holds is not looked for, but a name (a
+            capitalised word that is not the first) always is.
     """
     said = _WORD.findall(_CITATION.sub("", claim))
     names = {w.casefold() for w in said[1:] if w[0].isupper() and w != "I"}
-    most = RARE * words.size
+    most = max(1, RARE * words.size)
     rare = {
         w.casefold()
         for w in said

@@ -432,15 +432,19 @@ def _one_line(text: str) -> str:
 def _made_false(draft: Draft, claim: Claim) -> str | None:
     """A passage that says something else than the one that decides: another number or name.
 
-    What the refinement changed is exchanged first; where nothing can be, it is the best passage of
-    another claim.
+    What the refinement changed is exchanged first, for what stands in the other passages of the
+    claim if that can be; where nothing can be exchanged, it is the best passage of another claim.
     """
     rng = np.random.Generator(np.random.Philox(key=[draft.seed, claim.number]))
     passage = claim.passages[claim.now.passage or 0]
     refined = claim.refined or claim.text
-    numbers = numbers_of(refined) & numbers_of(passage)
-    for number in sorted(numbers, key=lambda n: (n in numbers_of(claim.text), n)):
-        false = made_false(passage, number, other_number(number, rng) or number)
+    own = numbers_of(refined) & numbers_of(passage)
+    known_numbers = numbers_of(passage) | numbers_of(refined) | numbers_of(claim.text)
+    others = {n for p in claim.passages for n in numbers_of(p)} - known_numbers
+    for number in sorted(own, key=lambda n: (n in numbers_of(claim.text), n)):
+        like = sorted(n for n in others if len(n) == len(number))
+        drawn = like[int(rng.integers(len(like)))] if like else other_number(number, rng)
+        false = made_false(passage, number, drawn or number)
         if false is not None:
             return false
     known = words_of(passage) | words_of(refined) | words_of(claim.text)
@@ -450,8 +454,8 @@ def _made_false(draft: Draft, claim: Claim) -> str | None:
     for name in sorted(names, key=lambda n: (n.casefold() in words_of(claim.text), n)):
         if strangers:
             return made_false(passage, name, strangers[int(rng.integers(len(strangers)))])
-    others = [c.passages[0] for c in draft.claims if c is not claim and c.passages]
-    return next((p for p in others if p not in claim.passages), None)
+    best = [c.passages[0] for c in draft.claims if c is not claim and c.passages]
+    return next((p for p in best if p not in claim.passages), None)
 
 
 def _told(claim: Claim, source: str) -> dict[str, Any]:

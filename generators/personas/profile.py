@@ -220,6 +220,26 @@ def draw_people(
     return keyed(np.clip(np.rint(exact), 1, 5).astype(np.int8), bank.key)
 
 
+def held_items(bank: ItemBank, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw the items that describe nobody, the same share of each trait's.
+
+    Args:
+        bank: the items.
+        share: of a trait's items, rounded; one at least is left to describe.
+        rng: the randomness.
+
+    Returns:
+        Bool[I].
+    """
+    held = np.zeros(len(bank.items), dtype=bool)
+    draws = rng.random(len(bank.items))
+    for trait in range(len(bank.traits)):
+        mine = np.flatnonzero(bank.trait == trait)
+        most = min(round(share * mine.size), mine.size - 1)
+        held[mine[np.argsort(draws[mine], kind="stable")[:most]]] = True
+    return held
+
+
 def diverse(answers: Answers, k: int, seed: int) -> Ints:
     """Choose k people who are unlike each other, as PAPI's 300.
 

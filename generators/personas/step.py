@@ -16,6 +16,7 @@ from generators.personas.profile import (
     bands,
     diverse,
     draw_people,
+    held_items,
     load_bank,
     trait_scores,
 )
@@ -40,6 +41,10 @@ from prefactory.step import Asks, Generated, Generator, Scope, State
 from prefactory.tables import Shape, text_of
 
 PORTRAIT_TOKENS = 500
+HELD: pl.DataType = pl.List(
+    pl.Struct({"item": pl.String, "trait": pl.String, "key": pl.Int8, "answer": pl.Int8})
+)
+"""Items that describe nobody, with a person's answers (1 to 5) to them."""
 
 
 class Personas(Gated, Prompted, Asking, Generator):
@@ -60,7 +65,8 @@ class Personas(Gated, Prompted, Asking, Generator):
 
     New columns: those of `generators.system_messages.place.ADDS` (`value_ids` are the bands, such
     as `big5:openness.high`), `persona` (Int64, number of the person) and `traits` (List(Float64),
-    scores in the order of the bank).
+    scores in the order of the bank); with `held_out` also `held_items`, the items that no text
+    tells, with the person's answers: `labelers.PersonaItems` asks a model for them.
 
     Reasons: `has_system`, `has_role`, `no_user_message`, `leaks_answer`, and those of the engine.
 
@@ -71,6 +77,8 @@ class Personas(Gated, Prompted, Asking, Generator):
         messages: personas per prompt.
         statements: items in a text, at most.
         form: `prose`, or `list`: items with how true they are.
+        held_out: share of each trait's items that describe nobody: neither texts nor traits are
+            made of them (0.6 in the source: 180 of 300).
         bank: of items, `personality_items`, or a YAML file of your own.
         sensitive: use a bank that is marked as sensitive (dark traits).
         spread, noise: standard deviations of traits and of answers (our choice).
@@ -93,6 +101,7 @@ class Personas(Gated, Prompted, Asking, Generator):
     candidates: int = Field(default=5, ge=1, le=100)
     messages: int = Field(default=1, ge=1)
     statements: int = Field(default=8, ge=0)
+    held_out: float = Field(default=0.0, ge=0, lt=1)
     form: Literal["prose", "list"] = "prose"
     bank: str = Field(default="personality_items", min_length=1)
     sensitive: bool = False
@@ -139,7 +148,8 @@ class Personas(Gated, Prompted, Asking, Generator):
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Where the message comes from, who it is, and their traits."""
-        return {**ADDS, "persona": pl.Int64(), "traits": pl.List(pl.Float64)}
+        held: dict[str, pl.DataType] = {"held_items": HELD} if self.held_out else {}
+        return {**ADDS, "persona": pl.Int64(), "traits": pl.List(pl.Float64), **held}
 
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """One call a person, with `engine`."""
@@ -231,14 +241,16 @@ class Personas(Gated, Prompted, Asking, Generator):
         answers = draw_people(
             amount, bank, ctx.rng("people"), self.spread, self.noise, self._matrix()
         )
-        population = trait_scores(answers, bank)
-        kept = diverse(answers, self.people, ctx.seed)
-        answers, scores = answers[kept], population[kept]
+        held = held_items(bank, self.held_out, ctx.rng("held"))
+        told = np.where(held, 0, answers).astype(np.int8)
+        population = trait_scores(told, bank)
+        kept = diverse(told, self.people, ctx.seed)
+        answers, told, scores = answers[kept], told[kept], population[kept]
         band = bands(scores, population)
         rng = ctx.rng("texts")
         portraits = [
             Portrait.draw(person, its, bank, rng, self.statements)
-            for person, its in zip(answers, band, strict=True)
+            for person, its in zip(told, band, strict=True)
         ]
         messages = self._texts(portraits, ctx)
         failures = [m if isinstance(m, Failure) else None for m in messages]
@@ -246,8 +258,18 @@ class Personas(Gated, Prompted, Asking, Generator):
             [f"{bank.system}:{t}.{BANDS[b]}" for t, b in zip(bank.traits, its, strict=True)]
             for its in band
         ]
+        kept_back = [
+            [
+                {"item": bank.items[i], "trait": bank.traits[bank.trait[i]], "key": bank.key[i],
+                 "answer": person[i]}
+                for i in np.flatnonzero(held)
+            ]
+            for person in answers
+        ]  # fmt: skip
+        own = {"held_items": pl.Series(kept_back, dtype=HELD)} if self.held_out else {}
         return pl.DataFrame(
             {
+                **own,
                 "persona": pl.int_range(self.people, eager=True),
                 "system": pl.Series(
                     [None if isinstance(m, Failure) else m for m in messages], dtype=pl.String

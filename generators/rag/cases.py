@@ -10,20 +10,26 @@ import numpy as np
 import polars as pl
 
 from generators.made_rows import ORIGINS, PARENT, Column, children, sides, text_column, turns
+from generators.rag.citations import CITED, Cited, told
 from generators.rag.rules import (
     SITUATIONS,
     Situation,
+    asserts,
     has,
     made_false,
     other_number,
     yes_or_no,
 )
-from prefactory.asking import Task, open_tasks
+from prefactory.asking import Task, open_tasks, request_text
+from prefactory.errors import DataError
 from prefactory.tables import Shape
 
 
 class Source(NamedTuple):
-    """One row: a question, right answers, documents, and the places of those that hold it."""
+    """One row: a question, right answers, documents, and the places of those that hold it.
+
+    `ids` are those of the documents that come from a corpus, by text.
+    """
 
     row: int
     key: str
@@ -33,6 +39,43 @@ class Source(NamedTuple):
     right: list[int]
     wrong: str | None
     seed: int
+    ids: dict[str, str]
+
+
+class Given(NamedTuple):
+    """One row as it came; `right` are the places of the documents that hold its answer."""
+
+    key: str
+    question: str
+    golds: list[str]
+    documents: list[str]
+    right: list[int]
+
+
+def given(table: pl.DataFrame, names: tuple[str, str, str], step: str) -> list[Given]:
+    """Read the rows of a table.
+
+    Args:
+        table: PROMPTS.
+        names: columns of the answers (a text, or a list), the documents, and the places.
+        step: for errors.
+
+    Raises:
+        DataError: a column is missing or null, or names a document that there is not.
+    """
+    if missing := [n for n in names if n not in table.columns]:
+        raise DataError(f"{step} reads the columns {', '.join(names)}; missing: {missing}")
+    columns = [table["prompt_id"], table["prompt"].to_list(), *(table[n].to_list() for n in names)]
+    rows = []
+    for key, prompt, gold, documents, places in zip(*columns, strict=True):
+        golds = [gold] if isinstance(gold, str) else gold
+        if not golds or not documents or places is None or None in (*golds, *documents):
+            raise DataError(f"prompt {key}: its answer, documents or their places are null")
+        if not all(0 <= p < len(documents) for p in places):
+            raise DataError(f"prompt {key}: {names[2]} names no document it has")
+        right = sorted({int(p) for p in places})
+        rows.append(Given(key, request_text(prompt), golds, documents, right))
+    return rows
 
 
 @dataclass(kw_only=True)
@@ -46,6 +89,7 @@ class Case(Task):
         right: numbers, from 1, of those that hold the answer.
         wrong: what the false document says.
         prompt: documents and question as the models see them.
+        verified: a model needed all documents that hold the answer; None: nobody tried.
         pair: chosen and rejected.
     """
 
@@ -55,6 +99,7 @@ class Case(Task):
     right: set[int] = field(default_factory=set)
     wrong: str | None = None
     prompt: str = ""
+    verified: bool | None = None
     pair: tuple[Answer, Answer] | None = None
 
     @property
@@ -80,12 +125,44 @@ class Answer(Task):
     text: str = ""
     signal: float = 0.0
     second: float = 0.0
+    claims: list[Cited] = field(default_factory=list)
     ratings: list[float] = field(default_factory=list)
 
     @property
     def rating(self) -> float:
         """Mean of the judges."""
         return sum(self.ratings) / len(self.ratings)
+
+
+@dataclass(kw_only=True)
+class Try(Task):
+    """What a model says from some of the documents that hold an answer.
+
+    Attributes:
+        case: of two documents or more.
+        left: which of them is left out, from 0; None: none.
+        shown: the others.
+        text: the answer.
+    """
+
+    case: Case
+    left: int | None
+    shown: list[str]
+    text: str = ""
+
+    def judge_case(self) -> None:
+        """Fail the case if this speaks against its needing all documents."""
+        if self.case.reason is not None:
+            return
+        said = any(asserts(self.text, gold) for gold in self.case.source.golds)
+        if self.reason is not None:
+            self.case.fail(self.reason, self.detail or "")
+        elif self.left is None and not said:
+            self.case.fail("not_answerable", f"from all documents: {self.text[:100]!r}")
+        elif self.left is not None and said:
+            self.case.fail("single_hop", f"without document {self.left + 1}: {self.text[:100]!r}")
+        else:
+            self.case.verified = True
 
 
 def cases_of(source: Source, situations: Sequence[Situation], shown: int) -> Iterator[Case]:
@@ -186,7 +263,11 @@ def adds() -> dict[str, pl.DataType]:
         "situation": text,
         "question": text,
         "references": pl.List(pl.String),
+        "reference_ids": pl.List(pl.String),
         "gold_numbers": pl.List(pl.Int64),
+        "verified": pl.Boolean(),
+        "chosen_citations": CITED,
+        "rejected_citations": CITED,
         "wrong_answer": text,
         "failures": text,
         "chosen_judges": numbers,
@@ -210,6 +291,11 @@ def rows_of(table: pl.DataFrame, cases: list[Case], origin: str, judged: bool) -
         "situation": text_column([case.situation for case, _, _ in fine]),
         "question": text_column([case.source.question for case, _, _ in fine]),
         "references": (pl.List(pl.String), [case.documents for case, _, _ in fine]),
+        "reference_ids": (
+            pl.List(pl.String),
+            [[case.source.ids.get(d) for d in case.documents] for case, _, _ in fine],
+        ),
+        "verified": (pl.Boolean(), [case.verified for case, _, _ in fine]),
         "gold_numbers": (pl.List(pl.Int64), [sorted(case.right) for case, _, _ in fine]),
         "wrong_answer": text_column([case.wrong for case, _, _ in fine]),
         "failures": text_column([", ".join(failed.get(c.row, [])) or None for c, _, _ in fine]),
@@ -226,6 +312,10 @@ def rows_of(table: pl.DataFrame, cases: list[Case], origin: str, judged: bool) -
     }
     for i, side in enumerate(("chosen", "rejected")):
         answers = [(best, worst)[i] for _, best, worst in fine]
+        new[f"{side}_citations"] = (
+            CITED,
+            [told(a.claims) if a.case.situation == "citation" else None for a in answers],
+        )
         new[f"{side}_judges"] = (pl.List(pl.Float64), [a.ratings for a in answers])
         new[f"{side}_score_signal"] = (pl.Float64(), [a.signal for a in answers])
     return children(table, [case.row for case, _, _ in fine], new, Shape.PAIRS, PARENT)

@@ -119,17 +119,16 @@ def second_signal(
     wrong: str | None,
     question: str,
     documents: Sequence[str],
-    right: set[int],
 ) -> float:
     """What else a rule can tell, by other words of the answer than `signal` goes by.
 
+    Of `citation` it is `generators.rag.citations.claim_f1`.
+
     Returns:
-        A number in [0, 1]. `citation`: the F1 of its citations. `conflict`: 0 if it says the wrong
-        answer. Else the share of its numbers and names that the documents or the question hold; for
-        `multi_hop` 0 if it abstains, for the documents hold the answer.
+        A number in [0, 1]. `conflict`: 0 if it says the wrong answer. Else the share of its numbers
+        and names that the documents or the question hold; for `multi_hop` 0 if it abstains, for the
+        documents hold the answer.
     """
-    if situation == "citation":
-        return citation_f1(cited(answer), right, right | _holding(documents, golds))
     if situation == "conflict":
         return float(wrong is None or not asserts(answer, wrong))
     backed = supported(answer, [question, *documents])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,9 +12,19 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from generators.answers.step import Origin
+from generators.evidence.corpus import CorpusSource, Retrievers, checked, open_corpus
 from generators.made_rows import PARENT
-from generators.rag.cases import Answer, Case, Source, adds, cases_of, decide, rows_of
-from generators.rag.rules import SITUATIONS, Situation, abstains, second_signal, signal
+from generators.rag.cases import Answer, Case, Source, Try, adds, cases_of, decide, given, rows_of
+from generators.rag.citations import cited_claims, claim_f1
+from generators.rag.rules import (
+    SITUATIONS,
+    Situation,
+    abstains,
+    has,
+    second_signal,
+    signal,
+    yes_or_no,
+)
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
@@ -24,13 +34,11 @@ from prefactory.asking import (
     lost,
     missed,
     open_tasks,
-    request_text,
 )
 from prefactory.asking.forms import Form
 from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.configs import AnyEngine
-from prefactory.errors import DataError
 from prefactory.measures.refusals import refuses
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Generated, Generator, Scope
@@ -47,11 +55,18 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
     texts and numbers are ours. Each row has a question (its prompt), a right answer, and documents,
     some of which hold it (a source's `mapping` must name these columns). Situations:
 
-    - `multi_hop`: two documents or more are needed.
-    - `citation`: documents must be cited, as [1].
+    - `multi_hop`: two documents or more are needed. With `verifier` a model answers from all that
+      hold the answer, and from them without one in turn: it must say the right answer with all, and
+      with none left out (after MuSiQue, arXiv:2108.00573).
+    - `citation`: documents must be cited, as [1]. Each claim of an answer is held against those
+      that it cites (`generators.rag.citations`).
     - `abstention`: the documents that hold the answer are taken away; saying so is right, even if a
       model knows the answer.
     - `conflict`: a copy of a document says something else: `wrong`, or another number.
+
+    With a `corpus` the documents that stand beside those that hold the answer are passages that
+    several retrievers find for the question (`retrievers`, fused by rank); passages that hold it
+    too are not shown.
 
     Several models answer. A rule gives each answer a signal in [0, 1] (see
     `generators.rag.rules.signal`), each judge a rating from 1 to 5. The pair of best and worst mean
@@ -61,15 +76,20 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
     two in the same order (`generators.rag.rules.second_signal`); `label_source` is `rule` then.
 
     New columns: `source_prompt_id`, `situation`, `question`, `references` (List[String], as shown),
-    `gold_numbers` (List[Int64], from 1), `wrong_answer` (null but in conflicts), `failures` (the
+    `reference_ids` (List[String], ids of passages of the corpus, null for the row's own),
+    `gold_numbers` (List[Int64], from 1), `verified` (Boolean, null where nobody tried),
+    `chosen_citations`, `rejected_citations` (`generators.rag.citations.CITED`, null but for
+    `citation`), `wrong_answer` (null but in conflicts), `failures` (the
     row's other situations that came to nothing, and why), `chosen_judges`, `rejected_judges`
     (List[Float64]), `chosen_score_signal`, `rejected_score_signal`, `margin` and the sides'
     origins.
 
     Reasons, for rows without a pair, that of their first situation: `too_few_gold`,
-    `no_other_documents`, `no_counterfactual`, `too_few_answers`, `judges_disagree`, `small_margin`,
-    `signals_contradict`, `length_ratio`, `same_text`, and where no judge is named `yes_no` (the
-    right answer is yes or no) and `one_signal` (a second, independent signal does not agree).
+    `no_other_documents`, `no_counterfactual`, `single_hop` (a document is not needed),
+    `not_answerable` (not even all are enough), `not_verifiable` (yes or no), `too_few_answers`,
+    `judges_disagree`, `small_margin`, `signals_contradict`, `length_ratio`, `same_text`, and where
+    no judge is named `yes_no` (the right answer is yes or no) and `one_signal` (a second,
+    independent signal does not agree).
 
     Attributes:
         models: what answers.
@@ -79,6 +99,9 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
         gold, documents, gold_documents, wrong: columns with the right answer (a text, or a list of
             texts that all are right), the documents (list of texts), the places of those that hold
             it (list of numbers, from 0), and a wrong answer (a text, used if the column is there).
+        corpus: of passages to stand beside, a path, or `{path, text, id}`; null: the row's own.
+        retrievers: of the passages: `bm25` and `encoders`, one retriever each.
+        verifier: tries whether a `multi_hop` question needs all its documents; null: nobody does.
         shown: documents that are shown, at most; those that hold the answer first to stay.
         min_margin: of the mean ratings.
         min_signal: difference of the signals, where there is no judge (our choice).
@@ -93,7 +116,7 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
     templates: ClassVar = {
@@ -109,6 +132,9 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
     documents: str = "documents"
     gold_documents: str = "gold_documents"
     wrong: str = "wrong"
+    corpus: CorpusSource | None = None
+    retrievers: Retrievers = Retrievers()
+    verifier: AnyEngine | None = None
     shown: int = Field(default=5, ge=2)
     min_margin: float = Field(default=1.0, gt=0)
     min_signal: float = Field(default=0.5, gt=0, le=1)
@@ -121,8 +147,17 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
             raise ValueError("models: a pair needs two answers; name two models, or n: 2")
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """As of any step, with what stands in the corpus instead of its place."""
+        identity = super().identity()
+        if self.corpus is None:
+            return identity
+        return {**identity, "fields": {**identity["fields"], "corpus": checked(self.corpus).digest}}
+
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The documents; answer and places may be of several types and are checked as they come."""
+        if self.corpus is not None:
+            checked(self.corpus)
         return {self.documents: pl.List(pl.String)}
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -139,6 +174,8 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
         tokens = QUESTION_TOKENS * self.shown // 2
         asks = [Asks(m, cases * self.n, tokens, self.sampling.max_tokens) for m in self.models]
         rated = cases * self.n * len(self.models)
+        if self.verifier is not None and "multi_hop" in self.situations:
+            asks.append(Asks(self.verifier, 3 * rows, tokens, self.sampling.max_tokens))
         return [*asks, *(Asks(j, rated, tokens + self.sampling.max_tokens, FORM_TOKENS)
                           for j in self.judge)]  # fmt: skip
 
@@ -165,12 +202,9 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
             for case in cases_of(source, self.situations, self.shown)
         ]
         for case in open_tasks(cases):
-            case.prompt = self.render(
-                "prompt",
-                documents=case.documents,
-                question=case.source.question,
-                scenario=case.situation,
-            )
+            case.prompt = self._prompt(case, case.documents)
+        if self.verifier is not None:
+            self._verify([c for c in open_tasks(cases) if c.situation == "multi_hop"], ctx)
         answers = self._answers(open_tasks(cases), ctx)
         self._rate(answers, ctx)
         by_case: dict[int, list[Answer]] = {}
@@ -188,25 +222,60 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
     def _sources(self, table: pl.DataFrame, ctx: Context) -> list[Source]:
         """The rows as questions with answers and documents."""
         names = (self.gold, self.documents, self.gold_documents)
-        if missing := [n for n in names if n not in table.columns]:
-            raise DataError(f"{ctx.step} reads the columns {', '.join(names)}; missing: {missing}")
         wrong = table[self.wrong].to_list() if self.wrong in table.columns else [None] * len(table)
         seeds = (ctx.uniform(table["prompt_id"], "documents") * 2**53).cast(pl.UInt64).to_list()
-        columns = [table["prompt_id"], table["prompt"].to_list(), seeds, wrong]
-        columns += [table[name].to_list() for name in names]
-        sources = []
-        for row, (key, prompt, seed, false, gold, documents, places) in enumerate(
-            zip(*columns, strict=True)
-        ):
-            golds = [gold] if isinstance(gold, str) else gold
-            if not golds or not documents or places is None or None in (*golds, *documents):
-                raise DataError(f"prompt {key}: its answer, documents or their places are null")
-            if not all(0 <= p < len(documents) for p in places):
-                raise DataError(f"prompt {key}: {self.gold_documents} names no document it has")
-            right = sorted({int(p) for p in places})
-            source = Source(row, key, request_text(prompt), golds, documents, right, false, seed)
-            sources.append(source)
-        return sources
+        rows = enumerate(zip(given(table, names, ctx.step), wrong, seeds, strict=True))
+        sources = [Source(row, *one, false, seed, {}) for row, (one, false, seed) in rows]
+        return self._with_passages(sources, ctx)
+
+    def _with_passages(self, sources: list[Source], ctx: Context) -> list[Source]:
+        """The sources with what is found for their questions, before their own other documents."""
+        if self.corpus is None or not sources:
+            return sources
+        corpus = open_corpus(self.corpus)
+        most = self.shown + max(len(s.right) for s in sources)
+        found = self.retrievers.search(corpus, [s.question for s in sources], ctx, 4 * most)
+        fresh = []
+        for source, passages in zip(sources, found, strict=True):
+            texts = corpus.texts.gather(passages.places).to_list()
+            ids = dict(zip(texts, corpus.ids.gather(passages.places), strict=True))
+            right = [source.documents[i] for i in source.right]
+            beside = [t for t in texts if not any(has(t, gold) for gold in source.golds)]
+            own = [d for i, d in enumerate(source.documents) if i not in source.right]
+            others = [d for d in dict.fromkeys([*beside, *own]) if d not in right]
+            fresh.append(
+                source._replace(documents=[*right, *others], right=list(range(len(right))), ids=ids)
+            )
+        return fresh
+
+    def _prompt(self, case: Case, documents: Sequence[str]) -> str:
+        return self.render("prompt", documents=documents, question=case.source.question,
+                           scenario=case.situation)  # fmt: skip
+
+    def _verify(self, cases: list[Case], ctx: Context) -> None:
+        """Try whether a model needs all documents that hold an answer, and all are enough."""
+        tries = []
+        for case in cases:
+            if yes_or_no(case.source.golds):
+                case.fail("not_verifiable", "the right answer is yes or no, which no rule can tell")
+                continue
+            needed = [case.documents[n - 1] for n in sorted(case.right)]
+            for left in (None, *range(len(needed))):
+                shown = [d for i, d in enumerate(needed) if i != left]
+                key = f"{case.key}/{'all' if left is None else left}"
+                tries.append(Try(case.row, key, case=case, left=left, shown=shown))
+
+        def take(one: Try, text: str) -> None:
+            one.text = text
+
+        assert self.verifier is not None  # noqa: S101 - for the type checker
+        asker = self.asker(ctx, self.verifier, greedy=True)
+        gate = self.gate.model_copy(update={"refuses": "keep"})
+        replace(asker, gate=gate).texts(
+            tries, "verify", lambda t: self._prompt(t.case, t.shown), take
+        )
+        for one in tries:
+            one.judge_case()
 
     def _answers(self, cases: list[Case], ctx: Context) -> list[Answer]:
         """All models answer, side by side."""
@@ -218,19 +287,20 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
             for sample in range(self.n)
         ]  # fmt: skip
 
+        words = None if self.corpus is None else open_corpus(self.corpus).words
+
         def take(answer: Answer, text: str) -> None:
             answer.text, case = text, answer.case
             answer.signal = signal(
                 case.situation, text, case.source.golds, case.wrong, case.documents, case.right
             )
+            if case.situation == "citation":
+                answer.claims = cited_claims(text, case.documents, words)
+                answer.second = claim_f1(answer.claims)
+                return
+            source = case.source
             answer.second = second_signal(
-                case.situation,
-                text,
-                case.source.golds,
-                case.wrong,
-                case.source.question,
-                case.documents,
-                case.right,
+                case.situation, text, source.golds, case.wrong, source.question, case.documents
             )
 
         def write(place: int) -> None:
@@ -271,8 +341,8 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
             judge.forms(copies[number], f"rate {number}", _RATING, question, take)
 
         _side_by_side(rate, len(self.judge))
-        for given in copies:
-            for answer, copy in zip(rated, given, strict=True):
+        for own in copies:
+            for answer, copy in zip(rated, own, strict=True):
                 answer.ratings += copy.ratings
                 if copy.reason is not None and answer.reason is None:
                     answer.fail(copy.reason, copy.detail or "")

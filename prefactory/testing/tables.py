@@ -203,6 +203,11 @@ def _picture(number: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
 
 
+def _dtype(given: Any) -> pl.DataType:  # noqa: ANN401 - a class or an instance
+    dtype: pl.DataType = given() if isinstance(given, type) else given
+    return dtype
+
+
 def _values(name: str, dtype: pl.DataType, n: int) -> pl.Series:
     salt = sum(place * ord(char) for place, char in enumerate(name, 1))
     numbers = [(i * 37 + salt) % 11 for i in range(n)]
@@ -221,6 +226,12 @@ def _values(name: str, dtype: pl.DataType, n: int) -> pl.Series:
         values = [[f"tag {k}" for k in range(number % 4)] for number in numbers]
     elif dtype == pl.List(pl.Float64):
         values = [[number / 2, 1.0] for number in numbers]
+    elif isinstance(dtype, pl.Struct):
+        fields = {f.name: _values(f"{name}.{f.name}", _dtype(f.dtype), n) for f in dtype.fields}
+        values = pl.DataFrame(fields).to_dicts()
+    elif isinstance(dtype, pl.List):
+        inner = _values(f"{name}.", _dtype(dtype.inner), n).to_list()
+        values = [inner[: number % 4] for number in numbers]
     else:
         raise DataError(f"no example values for column {name!r} of type {dtype}: give a table")
     return pl.Series(name, values, dtype=dtype)

@@ -109,7 +109,7 @@ def test_a_swapped_number_is_rejected(corpus):
     swapped = by["swapped_evidence"]
     assert swapped["chosen"] == by["refined"]["chosen"]
     year = re.search(r"built in (\d{4})", swapped["rejected"][0]["content"])[1]
-    assert year not in ("1710", "1999")
+    assert year in {str(1700 + 10 * i) for i in range(8)} - {"1710"}  # of another passage
     assert swapped["rejected"][0]["content"] == swapped["draft"].replace("1999", year)
 
 

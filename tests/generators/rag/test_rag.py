@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from generators import RAGPairs
+from generators.rag.citations import cited_claims, claim_f1
 from generators.rag.rules import abstains, asserts, cited, has, made_false, other_number, signal
 from prefactory.engines.base import Failure
-from prefactory.errors import DataError
+from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape
 from tests.generators.making import cut_anyhow, made
 from tests.generators.sampling import model
@@ -341,3 +342,114 @@ def test_what_is_said(answer, said):
 )
 def test_abstentions_of_many_languages(answer):
     assert abstains(answer)
+
+
+# -- citations by claim, two hops, a corpus -----
+
+TOWERS = ["The tower of Lund was built by Anna Berg.", "Anna Berg was born in 1871.", "Boats."]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdicts", "f1"),
+    [
+        ("Anna Berg was born in 1871 [2]. She, that is Anna Berg, built Lund [1].",
+         ["supported", "supported"], 1.0),
+        ("Anna Berg was born in 1871. [2]", ["supported"], 1.0),
+        ("Anna Berg was born in 1871 [1].", ["absent"], 0.0),
+        ("Anna Berg was born in 1900 [2].", ["contradicted"], 0.0),
+        ("Anna Berg was not born in 1871 [2].", ["contradicted"], 0.0),
+        ("Anna Berg was born in 1871 [2, 3].", ["supported"], 2 / 3),
+        ("Anna Berg was born in 1871.", ["uncited"], 0.0),
+        ("Anna Berg was born in 1871 [9].", ["uncited"], 0.0),
+        ("Anna Berg was born in 1871 [2]. Boats are nice.", ["supported", "uncited"], 2 / 3),
+        ("The documents do not say where. Anna Berg was born in 1871 [2].", ["supported"], 1.0),
+        ("The builder of the tower, Anna Berg, was born in 1871 [1][2].", ["supported"], 1.0),
+    ],
+)  # fmt: skip
+def test_claims_and_their_citations(answer, verdicts, f1):
+    found = cited_claims(answer, TOWERS)
+    assert [c.verdict for c in found] == verdicts
+    assert claim_f1(found) == pytest.approx(f1)
+
+
+def test_citations_are_columns():
+    rows, _ = made(RAGPairs(models=[GOOD, BAD], situations=["citation", "multi_hop"]), questions())
+    told = {r["situation"]: r for r in rows.iter_rows(named=True)}
+    (claim,) = told["citation"]["chosen_citations"]
+    text = told["citation"]["chosen"][0]["content"]
+    assert text[claim["start"] : claim["end"]] == text
+    assert (claim["verdict"], claim["cited"]) == ("supported", told["citation"]["gold_numbers"])
+    assert [c["verdict"] for c in told["citation"]["rejected_citations"]] == ["uncited"]
+    assert told["multi_hop"]["chosen_citations"] is None
+
+
+def one_hop(request):
+    """Finds the year in one document, whatever else there is."""
+    years = re.findall(r"born in (\d+)", request.conversation[-1]["content"])
+    return f"In {years[0]}." if years else "The documents do not say."
+
+
+def two_hops(request):
+    """Says the year only if it reads who built the tower."""
+    text = request.conversation[-1]["content"]
+    return one_hop(request) if "built by Anna" in text else "The documents do not say."
+
+
+def never(request):
+    return "The documents do not say."
+
+
+def broken(request):
+    return Failure("http_500", "down")
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("two_hops", None),
+        ("one_hop", "single_hop"),
+        ("never", "not_answerable"),
+        ("broken", "http_500"),
+    ],
+)
+def test_two_hops_are_verified(function, reason):
+    step = RAGPairs(models=[GOOD, BAD], situations=["multi_hop"],
+                    verifier=model("v", f"{HERE}.{function}"))  # fmt: skip
+    rows, dropped = made(step, questions())
+    assert dropped["reason"].to_list() == ([reason] if reason else [])
+    assert rows["verified"].to_list() == ([] if reason else [True])
+    assert [a.calls for a in step.asks(10, 10)] == [10, 10, 30]
+
+
+def test_a_yes_or_no_is_not_verified_by_rule():
+    step = RAGPairs(models=[GOOD, BAD], situations=["multi_hop"], judge=[J1],
+                    verifier=model("v", f"{HERE}.two_hops"))  # fmt: skip
+    _, dropped = made(step, questions(gold=pl.Series(["yes"])))
+    assert dropped["reason"].to_list() == ["not_verifiable"]
+
+
+def test_documents_beside_come_from_a_corpus(tmp_path):
+    file = tmp_path / "corpus.jsonl"
+    passages = {
+        "a": "The builder of the tower was not known by name then.",
+        "b": "The builder of the tower was born in 1871, it is said.",  # not shown
+        "c": "Herrings swim.",
+        "d": "A tower of wood stood there when she was born.",
+    }
+    lines = [json.dumps({"id": k, "text": t}) + "\n" for k, t in passages.items()]
+    file.write_text("".join(lines))
+    step = RAGPairs(models=[GOOD, BAD], situations=["multi_hop", "abstention"], corpus=str(file),
+                    retrievers={"encoders": []}, shown=4)  # fmt: skip
+    rows, _ = made(step, questions())
+    told = {r["situation"]: r for r in rows.iter_rows(named=True)}
+    shown = dict(
+        zip(told["multi_hop"]["references"], told["multi_hop"]["reference_ids"], strict=True)
+    )
+    assert shown == {FACTS[0]: None, FACTS[1]: None, passages["a"]: "a", passages["d"]: "d"}
+    right = [told["multi_hop"]["references"][n - 1] for n in told["multi_hop"]["gold_numbers"]]
+    assert sorted(right) == sorted(FACTS[:2])
+    assert set(told["abstention"]["references"]) == {passages["a"], passages["d"], *FACTS[2:]}
+    plain = RAGPairs(models=[GOOD, BAD])
+    assert step.identity()["fields"]["corpus"] != plain.identity()["fields"]["corpus"]
+    with pytest.raises(ConfigError, match="corpus: "):
+        RAGPairs(models=[GOOD, BAD], corpus=str(tmp_path / "none.jsonl")).needs(Shape.PROMPTS)

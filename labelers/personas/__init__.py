@@ -1,0 +1,1 @@
+"""Whether answers are those of their persona: items it was not told, and its style."""
