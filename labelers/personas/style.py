@@ -70,7 +70,8 @@ class PersonaStyle(Labeler):
         dialogue: column of the dialogue's id; null: no drift.
         turn: column of the turn, for the drift and for which answers are first; null: none.
         anchors: answers of a persona that make its anchor, at most.
-        alike: cosine of anchors from which on two personas are one.
+        alike: cosine of anchors from which on two personas are one (ours; anchors of ten noisy
+            answers of one and the same persona may have .4 to .7).
 
     Example:
         - labelers.PersonaStyle: {}
@@ -87,7 +88,7 @@ class PersonaStyle(Labeler):
     dialogue: str | None = None
     turn: str | None = None
     anchors: int = Field(default=10, ge=LEAST_ANCHORS, le=20)
-    alike: float = Field(default=0.95, gt=0, le=1)
+    alike: float = Field(default=0.8, gt=0, le=1)
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """Persona, dialogue (String) and turn (Int64)."""

@@ -67,7 +67,8 @@ def styled(rows, seed=0, **fields):
     ctx = Context(seed=seed, step="labelers.PersonaStyle", embed=embed)
     state = step.fit(step.fit_shard(rows, ctx).sort("response_id"), ctx)
     ctx = Context(seed=seed, step=ctx.step, embed=embed, state=state)
-    return apply_labeler(step, "style", rows, Shape.RESPONSES, ctx), state
+    labels = apply_labeler(step, "style", rows, Shape.RESPONSES, ctx)
+    return rows.join(labels, on="response_id", maintain_order="left"), state
 
 
 def paired(rows, **fields):
@@ -157,7 +158,7 @@ def test_personas_must_be_told_apart():
         .then(pl.lit("zoe"))
         .otherwise("persona")
     )
-    rows, _ = styled(twins, alike=0.5)
+    rows, _ = styled(twins, alike=0.3)
     assert "alike_personas" in set(
         rows.filter(pl.col("persona").is_in(["ann", "zoe"]))["reason_style"]
     )
@@ -187,7 +188,9 @@ def test_drift_is_seen():
     still = [by[f"d{d}"][0] for d in range(16) if f"d{d}" in by]
     assert len(drifting) >= 5
     assert min(drifting) > np.mean(still) + 0.05
-    assert np.mean([by[f"d{d}"][1] <= 0.05 for d in range(16, 24) if f"d{d}" in by]) > 0.6
+    likely = {late: np.mean([p for d, (_, p) in by.items() if (int(d[1:]) >= 16) == late])
+              for late in (True, False)}  # fmt: skip
+    assert likely[True] < 0.15 < likely[False]
 
 
 def test_shards_and_order_change_nothing(tmp_path):
