@@ -146,8 +146,11 @@ NOT_HERE = {
     "MessageCoverage": "asks nobody",
     "NearMissImages": "asks nobody",
     "NearMisses": "asks nobody",
+    "PersonaPairs": "asks a judge only",
+    "RetrieveAlignRefine": "in its own test file, with a corpus",
     "SystemPromptMix": "asks nobody",
     "ToolCallPairs": "asks nobody",
+    "TwoHopQuestions": "in its own test file, with questions that name answers",
     "ValueGuided": "a transformers model only; it uses the gate of `outcomes`",
     "WrongDocument": "an answer of its model counts only if it names a span",
 }

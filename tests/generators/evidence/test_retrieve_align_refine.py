@@ -16,6 +16,7 @@ from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape
 from prefactory.testing.applied import word_vectors
 from tests.generators.sampling import asked_run, model
+from tests.generators.test_no_answer_is_published import BAD, engine
 from tests.helpers import asking, content, digest, prompts, recipe
 
 HERE = __name__
@@ -277,3 +278,14 @@ def test_planted_claims():
         k: sum(v == k for v, t in zip(verdicts, truth, strict=True) if t == k) for k in set(truth)
     }
     assert right == {"supported": 30, "contradicted": 30, "absent": 30}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_no_claim_is_mended_by_what_is_no_answer(corpus, kind):
+    draft = "The tower of Ystad was built in 1999 by Anna Berg."
+    given = prompts("A?").with_columns(mine=pl.Series([draft]))
+    for fields in ({}, {"draft": "mine"}):
+        rows, dropped = made(
+            RetrieveAlignRefine(model=engine(kind), corpus=corpus, **fields), given
+        )
+        assert (rows.height, dropped.height) == (0, 1)

@@ -9,6 +9,7 @@ from prefactory.errors import DataError
 from tests.generators.making import cut_anyhow, made, reasons
 from tests.generators.rag import test_rag
 from tests.generators.sampling import model
+from tests.generators.test_no_answer_is_published import BAD, engine
 from tests.helpers import content, prompts
 
 HERE = __name__
@@ -83,6 +84,12 @@ def test_rows_without_a_question_are_accounted_for(function, reason):
     rows, dropped = made(TwoHopQuestions(writer=model("w", f"{HERE}.{function}")), table(ROWS[:2]))
     assert rows.height == 0
     assert set(dropped["reason"]) == {"no_first_question", reason}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_answer_is_no_question(kind):
+    rows, dropped = made(TwoHopQuestions(writer=engine(kind)), table())
+    assert (rows.height, dropped.height) == (0, len(ROWS))
 
 
 def test_rag_pairs_verify_them():
