@@ -16,6 +16,7 @@ from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
 from prefactory.folders import new_folder
 from trainers import losses
+from trainers.answers import compare
 from trainers.base import DatasetRef
 from trainers.columns import SIGN, ColumnsDPO, checked, columns_for_training, unread
 from trainers.conflicts import LIMIT
@@ -88,7 +89,10 @@ def train_dpo(config: DPO | RACO, data: DatasetRef, output: str | Path) -> Train
             processing_class=tokenizer,
             peft_config=lora_config(config.lora, "CAUSAL_LM", []) if config.lora else None,
         )
+        comparison = compare(template, test.rows if len(test.rows) else train.rows, config)
+        comparison.answer(trainer.model)
         facts, dropped = fit(trainer, len(train.rows))
+        comparison.answer(trainer.model)
         metrics = measure(trainer, data, lambda batch: _evaluate(trainer, batch, config.beta))
         dropped += len(test.rows) - (metrics.pairs if metrics else 0)
         facts["truncated"] = float(_truncated(trainer.train_dataset, config.max_length))
@@ -102,6 +106,7 @@ def train_dpo(config: DPO | RACO, data: DatasetRef, output: str | Path) -> Train
             dropped=together(train.dropped, test.dropped, {f"prompt {LONG}": dropped}),
             facts=facts,
             notes=(*train.notes, *notes, *_cut_note(facts["truncated"]), *warnings(metrics)),
+            answers=comparison.compared(),
         )
         save(trainer, folder)
         write_reports(folder, report, _card(report), PACKAGES)

@@ -7,8 +7,39 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefactory.pages.page import environment, render
 from trainers.base import DatasetRef, package_versions, write_json
 from trainers.metrics import PairMetrics
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer.
+
+    Attributes:
+        text: without special tokens.
+        cut: it was still going on at the limit of tokens.
+    """
+
+    text: str
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One prompt with both answers.
+
+    Attributes:
+        prompt: its messages, each `role` and `content`.
+        before: of the model that training began with.
+        after: of the trained one.
+    """
+
+    prompt: list[dict[str, str]]
+    before: Said
+    after: Said
 
 
 @dataclass(frozen=True)
@@ -25,6 +56,7 @@ class TrainingReport:
         dropped: reason -> number of pairs that were not used.
         facts: other numbers of the run (regularisation, loss, steps).
         notes: what a reader must know, one sentence each.
+        answers: of the model before and after training, if it writes texts.
     """
 
     method: str
@@ -36,6 +68,7 @@ class TrainingReport:
     dropped: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    answers: tuple[Compared, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without paths: the same training gives the same data everywhere."""
@@ -55,6 +88,7 @@ class TrainingReport:
             "dropped": dict(self.dropped),
             "facts": dict(self.facts),
             "notes": list(self.notes),
+            "answers": [asdict(compared) for compared in self.answers],
         }
 
     def text(self) -> str:
@@ -66,7 +100,19 @@ class TrainingReport:
         lines += [f"  dropped  {n} pairs: {reason}" for reason, n in self.dropped.items() if n]
         lines += [f"  {key}: {value:g}" for key, value in self.facts.items()]
         lines += [f"  note     {note}" for note in self.notes]
-        return "\n".join([*lines, f"  model    {self.folder}"])
+        lines += [f"  answers  {sentence}" for sentence in self._changed()]
+        return "\n".join([*lines, f"  model    {self.folder}", f"  report   {self.page}"])
+
+    @property
+    def page(self) -> Path:
+        """The page to open in a browser."""
+        return self.folder / "report.html"
+
+    def _changed(self) -> list[str]:
+        n = sum(a.before != a.after for a in self.answers)
+        return (
+            [f"{n} of {len(self.answers)} are others than before training"] if self.answers else []
+        )
 
 
 def _rows(m: PairMetrics) -> list[str]:
@@ -144,8 +190,27 @@ def loading(config: Mapping[str, Any], task: str, options: str = "") -> tuple[st
     )
 
 
+def page(report: TrainingReport) -> str:
+    """Write the report as one HTML page that loads nothing; every text of the data is escaped."""
+    return render(
+        environment(HERE, {}),
+        "report.html.j2",
+        [HERE / "report.css"],
+        [],
+        report=report,
+        sets=[
+            (n, m)
+            for n, m in (("training pairs", report.train), ("held-out pairs", report.test))
+            if m
+        ],
+        settings=sorted(report.config.items()),
+        changed=sum(a.before != a.after for a in report.answers),
+    )
+
+
 def write_reports(folder: Path, report: TrainingReport, text: str, packages: list[str]) -> None:
-    """Write `README.md` (the card) and `training.json` into the folder of the model."""
+    """Write `README.md` (the card), `training.json` and `report.html` into the model's folder."""
     (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page(report), encoding="utf-8")
     versions = package_versions("prefactory", "datasets", "polars", *packages)
     write_json(folder / "training.json", {**report.as_dict(), "packages": versions})

@@ -35,7 +35,9 @@ class TransformerSettings(BaseModel):
     """What DPO and reward training have in common.
 
     Attributes:
-        model: folder or Hugging Face id of the model to start from.
+        model: folder or Hugging Face id of the model to start from; or a GGUF model (a .gguf file,
+            a folder with one, or `smollm2`, see `prefactory.engines.gguf`), whose weights are
+            read as float32.
         revision: commit, tag or branch of a Hugging Face id.
         trust_remote_code: run code that the model's repository brings. Off.
         chat_template: a Jinja file, for a tokenizer without a chat template of its own.
@@ -79,7 +81,21 @@ class TransformerSettings(BaseModel):
     seed: int = 0
 
 
-class DPO(TransformerSettings):
+class PolicySettings(TransformerSettings):
+    """What trainings of a model that answers have in common.
+
+    Attributes:
+        compare_answers: held-out prompts that the model answers before and after training, by its
+            likeliest tokens; both answers stand side by side in the report. Training prompts where
+            nothing is held out.
+        answer_tokens: of these answers, at most.
+    """
+
+    compare_answers: int = Field(4, ge=0)
+    answer_tokens: int = Field(128, ge=1)
+
+
+class DPO(PolicySettings):
     """Direct preference optimization of a causal language model (arXiv 2305.18290).
 
     Attributes:
@@ -105,7 +121,7 @@ class DPO(TransformerSettings):
         return self
 
 
-class RACO(TransformerSettings):
+class RACO(PolicySettings):
     """DPO for objectives that disagree on the same pair (RACO, arXiv 2602.02495).
 
     Reads `sign_<objective>` (`labelers.Signs`): whether each objective agrees with the label. The

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_s
 
 from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
 from prefactory.engines.chat_form import chat_form
+from prefactory.engines.converted import converted, is_gguf
 from prefactory.errors import ConfigError, DataError, MissingPackageError
 from prefactory.measures.calibration import Floats
 from prefactory.tables import OF_PROMPT, TEXTS, Shape, message_keys
@@ -121,9 +122,10 @@ def load_model(auto: Any, settings: TransformerSettings, **options: Any) -> Any:
 
 
 def _load(auto: Any, settings: TransformerSettings, **options: Any) -> Any:  # noqa: ANN401
+    model = str(converted(settings.model)) if is_gguf(settings.model) else settings.model
     try:
         return auto.from_pretrained(
-            settings.model,
+            model,
             revision=settings.revision or "main",
             trust_remote_code=settings.trust_remote_code,
             **options,

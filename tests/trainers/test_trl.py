@@ -224,3 +224,63 @@ def test_training_sends_no_telemetry_and_leaves_the_cache_setting(monkeypatch):
         assert constants.HF_HUB_DISABLE_TELEMETRY
         assert not datasets.is_caching_enabled()
     assert datasets.is_caching_enabled() == before
+
+
+def test_answers_before_and_after_are_those_of_the_two_models(dpo, version, tiny_model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(dpo.folder)
+    prompts = [row["prompt"] for row in DatasetRef.from_path(version).pairs("test")]
+    assert [a.prompt for a in dpo.answers] == prompts[:4]
+    for side, folder in (("before", tiny_model), ("after", dpo.folder)):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        for compared in dpo.answers:
+            ids = tokenizer.apply_chat_template(
+                compared.prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            out = model.generate(
+                **ids, do_sample=False, max_new_tokens=128, eos_token_id=tokenizer.eos_token_id
+            )
+            new = out[0, ids["input_ids"].shape[1] :]
+            said = getattr(compared, side)
+            assert said.text == tokenizer.decode(new, skip_special_tokens=True).strip()
+            assert said.cut == (tokenizer.eos_token_id not in new.tolist())
+    record = json.loads((dpo.folder / "training.json").read_text())
+    assert record["answers"][0]["after"]["text"] == dpo.answers[0].after.text
+    changed = sum(a.before != a.after for a in dpo.answers)
+    assert f"{changed} of 4 are others than before training" in dpo.text()
+
+
+def test_a_lora_changes_the_answers_of_its_model_and_no_held_out_pairs_take_training_ones(
+    tmp_path, tiny_model, make
+):
+    pytest.importorskip("peft")
+    ref = DatasetRef.from_path(make.publish(tmp_path, make.polite_pairs(8)))
+    lora = Lora(r=4)
+    settings = {**SMALL, "model": str(tiny_model), "lora": lora, "learning_rate": 0.5}
+    config = DPO(**settings, compare_answers=2, answer_tokens=5)
+    one, two = (train_dpo(config, ref, tmp_path / name) for name in ("one", "two"))
+    assert len(one.answers) == 2
+    assert any(a.before != a.after for a in one.answers)
+    assert one.answers == two.answers
+    assert all(a.before.cut for a in one.answers)
+    same = [(f / "adapter_model.safetensors").read_bytes() for f in (one.folder, two.folder)]
+    assert same[0] == same[1]
+    assert train_dpo(DPO(**{**settings, "compare_answers": 0}), ref, tmp_path / "3").answers == ()
+
+
+def test_the_page_of_a_training_shows_texts_and_runs_none(tmp_path, dpo):
+    from dataclasses import replace
+
+    from trainers.report import Compared, Said, page
+
+    nasty = "<script>alert(1)</script>"
+    asked = [{"role": "user", "content": f"{nasty} why?"}]
+    answers = (Compared(asked, Said(nasty, cut=True), Said("fine", cut=False)),)
+    html = page(replace(dpo, answers=answers, notes=(nasty,)))
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)") == 3
+    assert "cut at the limit of tokens" in html
+    assert "fine" in html
+    assert (dpo.folder / "report.html").read_text() == page(dpo)
+    assert "Before and after" not in page(replace(dpo, answers=()))
