@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from catalog.sources.account import EMPTY, Account, Bears, bears_on, is_in, is_short, refusal, words
 from catalog.sources.chunks import Record
@@ -763,9 +764,12 @@ def _extra(name: str, path: Path, sample: Sample, shape: Shape) -> Field:
 
 
 def _dtype(values: list[Any]) -> pl.DataType:
+    """What holds all values; objects have the keys of all of them (Polars takes the first's)."""
     try:
         dtype = pl.Series(values, strict=True).dtype if values else pl.String()
-    except (TypeError, pl.exceptions.PolarsError):
+        if dtype.is_nested():
+            dtype = pl.Series(pa.array(values)).dtype
+    except (TypeError, pl.exceptions.PolarsError, pa.ArrowException, OverflowError):
         return pl.String()
     return pl.String() if dtype == pl.Null else dtype
 

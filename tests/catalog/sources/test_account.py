@@ -283,3 +283,18 @@ def test_a_prompt_that_names_its_speakers_is_noted(tmp_path):
     source = open_source(SourceSpec(path=path))
     notes = next(source.read(source.files[0])).notes
     assert notes.select("row_id", "reason").rows() == [("a.jsonl:1", "speakers_in_prompt")]
+
+
+def test_objects_that_are_carried_keep_the_keys_of_all_of_them(tmp_path):
+    path = tmp_path / "rules.jsonl"
+    arguments = [[{"num_words": 25}], [{"keywords": ["lemon"]}, {"num_words": 2.5}]]
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"Why {i}?", "kwargs": a}) + "\n" for i, a in enumerate(arguments)
+        )
+    )
+    rows = peek(SourceSpec(path=str(path), layout="prompts", carry=["kwargs"]), 9).rows["kwargs"]
+    assert rows.to_list() == [
+        [{"num_words": 25.0, "keywords": None}],
+        [{"num_words": None, "keywords": ["lemon"]}, {"num_words": 2.5, "keywords": None}],
+    ]
