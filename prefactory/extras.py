@@ -23,6 +23,8 @@ EXTRAS = {
     "nh3": "review",
     "psycopg": "review-postgres",
     "xllamacpp": "llama",
+    "gguf": "small",
+    "peft": "lora",
 }
 """Import name -> extra of pyproject.toml."""
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefactory.engines import gguf
+from prefactory.engines.llama import gguf
 from prefactory.errors import ConfigError
 from prefactory.extras import package
 from prefactory.folders import new_folder

@@ -16,7 +16,7 @@ from tests.helpers import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 HH = ROOT / "recipes" / "hh_rlhf.yaml"
-QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+RATED = ROOT / "recipes" / "rated_answers.yaml"
 
 
 def run(prefactory_in, folder, recipe, *words):
@@ -60,12 +60,12 @@ def test_every_recipe_is_fine(prefactory, recipe):
 
 
 @pytest.fixture(scope="module")
-def quickstart(prefactory_in, tmp_path_factory):
-    return run(prefactory_in, tmp_path_factory.mktemp("quickstart") / "a", QUICKSTART)
+def rated(prefactory_in, tmp_path_factory):
+    return run(prefactory_in, tmp_path_factory.mktemp("rated") / "a", RATED)
 
 
-def test_the_quickstart_makes_tables_a_report_and_a_model(quickstart):
-    made, version = quickstart
+def test_the_rated_answers_make_tables_a_report_and_a_model(rated):
+    made, version = rated
     assert made["new"]
     manifest = json.loads((version / "manifest.json").read_text())
     assert set(manifest["tables"]) == {"responses", "pairs", "goal_pairs"}
@@ -81,10 +81,10 @@ def test_the_quickstart_makes_tables_a_report_and_a_model(quickstart):
 
 
 @pytest.mark.slow
-def test_the_cut_of_the_quickstart_does_not_change_a_byte(prefactory_in, quickstart, tmp_path):
-    plain, version = quickstart
+def test_the_cut_of_the_rated_answers_does_not_change_a_byte(prefactory_in, rated, tmp_path):
+    plain, version = rated
     words = ("--shard-rows", "100", "--workers", "2")
-    other, cut = run(prefactory_in, tmp_path / "b", QUICKSTART, *words)
+    other, cut = run(prefactory_in, tmp_path / "b", RATED, *words)
     assert other["content_digest"] == plain["content_digest"]
     files = sorted(p.relative_to(version) for p in version.rglob("*.arrow"))
     assert files
