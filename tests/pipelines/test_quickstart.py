@@ -27,7 +27,7 @@ def rules():
 
 
 def test_every_rule_is_one_that_a_program_checks_and_stands_in_its_prompt():
-    assert len({row["prompt"] for row in rules()}) == len(rules()) >= 50
+    assert len({row["prompt"] for row in rules()}) == len(rules()) > 40
     for row in rules():
         assert len(row["instruction_id_list"]) == len(row["kwargs"]) >= 1, row["prompt"]
         for name, arguments in zip(row["instruction_id_list"], row["kwargs"], strict=True):
@@ -103,16 +103,16 @@ def test_the_quickstart_twice_gives_the_same_bytes_and_a_model_that_learned(
     )
     assert pairs.height >= 50
     assert set(pairs["label_source"]) == {"rule"}
-    assert (pairs["margin"] >= 0.2).all()
+    assert (pairs["margin"] >= 0.4).all()
     assert set(models) == {"preference-stack", "dpo"}
 
     trained = json.loads((models["dpo"] / "training.json").read_text("utf-8"))
     assert trained["facts"]["steps"] == 8
     assert trained["facts"]["first_loss"] == pytest.approx(0.6931, abs=1e-3)
     assert (models["dpo"] / "adapter_model.safetensors").stat().st_size < 20e6
-    assert len(trained["answers"]) == 6
+    assert len(trained["answers"]) == 5
     assert any(a["before"] != a["after"] for a in trained["answers"])
     held_out = {p[0]["content"] for p in catalog["quickstart"].pairs("test")["prompt"]}
     assert {a["prompt"][-1]["content"] for a in trained["answers"]} <= held_out
     page = (models["dpo"] / "report.html").read_text("utf-8")
-    assert page.count("<h4>Before</h4>") == page.count("<h4>After</h4>") == 6
+    assert page.count("<h4>Before</h4>") == page.count("<h4>After</h4>") == 5

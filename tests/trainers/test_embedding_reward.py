@@ -97,7 +97,8 @@ def test_same_input_gives_the_same_bytes_in_any_row_order(train, make, length):
     one = train(pairs, test, config, "one")
     two = train(pairs.sample(fraction=1, shuffle=True, seed=3), test.reverse(), config, "two")
     files = read_all(one.folder)
-    assert set(files) == {"README.md", "config.json", "model.safetensors", "training.json"}
+    written = {"README.md", "config.json", "model.safetensors", "report.html", "training.json"}
+    assert set(files) == written
     assert files == read_all(two.folder)
 
 
