@@ -91,6 +91,7 @@ def choose(
     Raises:
         DataError: these are no pairs, or too few.
     """
+    step = judge_step(engine, gold="known")
     if shape_of(pairs) != Shape.PAIRS:
         raise DataError(f"examples are chosen by pairs; these are {shape_of(pairs)}")
     table = pairs.unique("prompt_id", keep="first", maintain_order=True).sort("pair_id")
@@ -98,12 +99,11 @@ def choose(
     if table.height < needed:
         raise DataError(
             f"{table.height:,} pairs of different prompts, and {needed:,} are needed ({POOL} to "
-            f"draw from, {rows:,} that choose, {rows:,} held out); give fewer --rows"
+            f"draw from, {rows:,} that choose, {rows:,} held out); give more pairs or fewer --rows"
         )
     rng = np.random.default_rng(seed)
     table = table[rng.permutation(table.height)[:needed]].with_columns(known=pl.lit(value=True))
     pool, choosing, held = table[:POOL], table[POOL : POOL + rows], table[POOL + rows :]
-    step = judge_step(engine, gold="known")
     drawn = [tuple(sorted(rng.permutation(POOL)[:shots].tolist())) for _ in range(sets)]
     asked = [_example(row) for row in pool.iter_rows(named=True)]
     with engines(settings) as opened:
