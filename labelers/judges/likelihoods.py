@@ -20,8 +20,8 @@ def why_not(config: EngineConfig) -> str | None:
     """Why a model can't vote by its log-probabilities; None if it can."""
     if "logprobs" not in config.capabilities:
         return (
-            f"{config.model} offers no log-probabilities: take engine transformers or vllm, or a "
-            "vLLM server with prompt_logprobs: true"
+            f"{config.model} offers no log-probabilities: take engine llama, transformers or vllm, "
+            "or a vLLM server with prompt_logprobs: true"
         )
     precision = getattr(config, "precision", None)
     if precision is not None and precision not in EXACT:

@@ -14,6 +14,7 @@ from prefactory.apply import apply_generator
 from prefactory.engines.base import Completion
 from prefactory.errors import DataError
 from prefactory.tables import Shape
+from prefactory.testing.applied import word_vectors
 from tests.generators.making import made
 from tests.generators.sampling import model
 from tests.helpers import asking, prompts, responses
@@ -147,7 +148,7 @@ NOT_HERE = {
     "NearMissImages": "asks nobody",
     "NearMisses": "asks nobody",
     "PersonaPairs": "asks a judge only",
-    "RetrieveAlignRefine": "in its own test file, with a corpus",
+    "RetrieveAlignRefine": "needs a corpus; below",
     "SystemPromptMix": "asks nobody",
     "ToolCallPairs": "asks nobody",
     "TwoHopQuestions": "in its own test file, with questions that name answers",
@@ -211,6 +212,21 @@ def test_continued_answers_are_no_refusals_or_echoes():
 def apart(encoder, texts):
     """Vectors of texts, no two of which are alike."""
     return np.eye(64, dtype=np.float32)[: len(texts)]
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("draft", [None, "draft"])
+def test_claims_are_not_mended_by_what_is_no_answer(kind, draft, tmp_path):
+    fact = "The tower of Ystad was built in 1710 by Anna Berg."
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "p", "text": fact}) + "\n")
+    rows = prompts("When was the tower of Ystad built?")
+    rows = rows.with_columns(draft=pl.lit(fact.replace("1710", "1999")))
+    step = generators.RetrieveAlignRefine(
+        model=engine(kind), corpus=str(tmp_path / "corpus.jsonl"), draft=draft
+    )
+    ctx = asking(embed=word_vectors)
+    made_rows, dropped = apply_generator(step, "s", rows, Shape.PROMPTS, ctx)
+    assert (made_rows.height, dropped.height) == (0, 1)
 
 
 def test_a_constant_judge_labels_nothing(tmp_path):
