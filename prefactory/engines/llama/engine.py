@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import math
+import os
 import queue
 import secrets
 import socket
@@ -119,6 +120,11 @@ class LlamaEngine(Engine):
         """
         with ThreadPoolExecutor(len(self._places)) as pool:
             return list(pool.map(self._score, conversations))
+
+    def addresses(self, variable: str) -> list[str]:
+        """Addresses of the copies, as servers of their own; `variable` gets their key."""
+        os.environ[variable] = self._key
+        return [place.address for place in self._places]
 
     def close(self) -> None:
         """End the process."""
@@ -245,6 +251,7 @@ class _Place:
     """One copy of the model. Each call has a connection of its own: an idle one would be closed."""
 
     def __init__(self, address: str, key: str) -> None:
+        self.address = address
         at = urlsplit(address)
         self._at = (at.hostname or "", at.port)
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}

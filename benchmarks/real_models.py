@@ -1,0 +1,448 @@
+"""Every maker, judge and recipe on a small real model behind a real llama.cpp server.
+
+    python -m benchmarks.real_models [--only NAME,...] [--write docs/real_models.md]
+
+Small budgets: what is looked at is not whether the labels are right (SmolLM2-135M is no judge), but
+what holds whatever a model says: each row that went in has come out or stands in the ledger with a
+reason, and no text that would be published has a fence mark of our questions, a token of the chat
+template, or is a refusal. `make test-llama` runs this, `--write` makes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from pipelines.build import load_recipe, open_sources
+from prefactory.engines.base import (
+    Completion,
+    Done,
+    Engine,
+    EngineConfig,
+    Request,
+    Result,
+    SamplingParams,
+)
+from prefactory.engines.llama.config import Llama
+from prefactory.engines.llama.engine import LlamaEngine
+from prefactory.engines.session import Session
+from prefactory.errors import PrefactoryError
+from prefactory.measures.refusals import refuses
+from prefactory.run import execute
+from prefactory.stages import Options, RunResult, thread_mapper
+from prefactory.store import Store
+
+ROOT = Path(__file__).parent.parent
+MARK = re.compile(r"^(?:<<<|>>>|---) [^\n]*?\b([0-9a-f]{8})\b", re.MULTILINE)
+TEMPLATE = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+KEYS = ("prompt", "response", "chosen", "rejected")
+"""Columns of what is published that hold texts of a model."""
+
+HEAD = """\
+# Makers, judges and recipes on a small real model
+
+Made by `python -m benchmarks.real_models --write docs/real_models.md`; `make test-llama` runs the
+same. The model is SmolLM2-135M-Instruct (4 bits, Apache-2.0) behind llama.cpp's server, one slot
+and one thread for each of two jobs at a time, at most 128 tokens an answer.
+It writes fluent English and is right on the easiest questions; it loops on others. So this page
+shows what steps do with a model that often fails, not how good their rows are: nobody should train
+on its labels. In every line, rows in are rows out and rows in the ledger, and no text that came out
+has a fence mark of our questions or a token of the chat template, or is a refusal.
+
+| step or recipe | rows in -> out, reasons | calls | tokens in + out | seconds |
+|---|---|--:|--:|--:|"""
+OUTPUTS = """
+## Ten outputs, word for word
+
+An answer of ten steps each: one that came out where there is one, else the first.
+"""
+
+MODEL, OTHER = "MODEL", "OTHER"
+TOKENS = 128
+SCORER = {"judge": MODEL, "sampling": {"temperature": 0.0, "max_tokens": TOKENS}}
+PROMPTS = [
+    {
+        "prompt": text,
+        "facts": ["The rain began at noon.", "The boat has a red sail."],
+        "documents": ["The old tower was built in 1871.", "Tea grows on hills."],
+        "document": "The old tower was built in 1871. It has four floors.",
+        "gold": "1871",
+        "gold_documents": [0],
+    }
+    for text in ("When was the old tower built?", "How do I dry wet shoes?")
+]
+ANSWERS = [
+    {"prompt": p, "response": r}
+    for p, r in (
+        ("How do I dry wet shoes?", "Stuff them with newspaper. Keep them away from the fire."),
+        ("How do I dry wet shoes?", "Shoes are worn on feet. There are many of them."),
+    )
+]
+PAIRS = [
+    {
+        "prompt": "How do I dry wet shoes?",
+        "chosen": "Stuff them with newspaper and change it every hour.",
+        "rejected": "Shoes are worn on feet.",
+    }
+]
+FOUR = [{"id": "good", "text": "It answers what was asked."}]
+STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "generators.AugmentPrompts": (PROMPTS, {"writer": MODEL}),
+    "generators.Dialogues": (
+        PROMPTS[:1],
+        {"scenario": "patient_doctor", "engine": MODEL, "judge": MODEL, "cells": 1, "k": 2},
+    ),
+    "generators.Dilemmas": (
+        PROMPTS[:1],
+        {"writer": MODEL, "priority": ["power", "tradition", "openness"], "dilemmas": 1},
+    ),
+    "generators.DraftCritique": (PROMPTS, {"model": MODEL}),
+    "generators.Evol": (PROMPTS, {"writer": MODEL}),
+    "generators.InstructionSearch": (
+        PROMPTS[1:],
+        {
+            "rewriter": MODEL, "responder": MODEL, "scorer": SCORER,
+            "iterations": 1, "samples": 2, "output": "instructions",
+        },
+    ),
+    "generators.Magpie": (PROMPTS, {"model": MODEL, "n": 2, "how": "ask"}),
+    "generators.MaskedContinuations": (ANSWERS, {"model": MODEL}),
+    "generators.PersonaIF": (PROMPTS[:1], {"model": MODEL}),
+    "generators.PersonaPrompts": (PROMPTS[:1], {"writer": MODEL, "kinds": ["maths"]}),
+    "generators.Personas": (PROMPTS, {"engine": MODEL, "people": 2}),
+    "generators.RAGPairs": (PROMPTS[:1], {"models": [MODEL], "n": 2}),
+    "generators.RPS": (PROMPTS[1:], {"model": MODEL, "target": {"helpful": 1.0, "brief": 0.5}}),
+    "generators.Responses": (PROMPTS, {"models": [MODEL], "n": 2}),
+    "generators.SelfInstruct": (PROMPTS, {"writer": MODEL, "rounds": 1, "pool": 4}),
+    "generators.StylePairs": (PROMPTS[1:], {"model": MODEL, "hidden": ["be brief", "be kind"]}),
+    "generators.SystemMessages": (
+        PROMPTS[1:], {"backend": "engine", "engine": MODEL, "messages": 1}
+    ),
+    "generators.ValueGapPairs": (
+        PROMPTS[1:], {"writer": MODEL, "policy": "neutral", "words": [5, 500], "judge": MODEL}
+    ),
+    "generators.WeakPairs": (PROMPTS, {"strong": MODEL, "weak": OTHER}),
+    "generators.WrongDocument": (PROMPTS[:1], {"model": MODEL}),
+    "labelers.Judge": (ANSWERS, {"judge": [MODEL]}),
+    "labelers.JudgePairs": (PAIRS, {"judge": [MODEL]}),
+    "labelers.PromptQuality": (PROMPTS, {"judge": MODEL}),
+    "labelers.PromptTags": (PROMPTS, {"tagger": MODEL}),
+    "labelers.Rubric": (ANSWERS, {"judge": MODEL, "criteria": FOUR}),
+}  # fmt: skip
+"""Step -> (rows of its source, its options); MODEL is the server, OTHER the same by another name."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "janus": {"generators.SystemMessages": {"messages": 2}},
+    "p_aligner": {
+        "generators.InstructionSearch": {
+            "iterations": 1, "samples": 2, "floor": None,
+            "scorer": SCORER,
+        }
+    },
+    "patient_doctor": {"generators.Dialogues": {"cells": 1, "k": 2}},
+    "ultrafeedback_like": {"generators.Responses": {"per_prompt": 2}},
+    "value_dilemmas": {"generators.Dilemmas": {"dilemmas": 1}},
+}  # fmt: skip
+"""Recipe that asks models -> options that make it small."""
+
+
+@dataclass
+class Call:
+    """What was asked and answered once."""
+
+    request: Request
+    result: Result
+
+
+class Watched(Engine):
+    """Another engine, whose calls are kept."""
+
+    def __init__(self, inner: Engine, calls: list[Call]) -> None:
+        """Watch an engine.
+
+        Args:
+            inner: answers.
+            calls: where its calls go.
+        """
+        self.capabilities = inner.capabilities
+        self._inner, self._calls = inner, calls
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Pass on, and keep."""
+        asked: list[Request] = []
+
+        def each() -> Iterator[Request]:
+            for request in requests:
+                asked.append(request)
+                yield request
+
+        def watched(place: int, result: Result) -> None:
+            self._calls.append(Call(asked[place], result))
+            done(place, result)
+
+        self._inner.run(each(), watched)
+
+
+@dataclass
+class Found:
+    """What a step or a recipe did.
+
+    Attributes:
+        name: of the step or recipe.
+        stages: (label, rows in, rows out, reasons) of each step.
+        calls: all of them.
+        texts: of models, among what would be published.
+        broken: invariants that do not hold, in words.
+        seconds: wall time.
+    """
+
+    name: str
+    stages: list[tuple[str, int, int, dict[str, int]]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of prompts and of answers."""
+        done = [c.result for c in self.calls if isinstance(c.result, Completion)]
+        return sum(d.prompt_tokens for d in done), sum(d.completion_tokens for d in done)
+
+
+@contextmanager
+def served(places: int = 1) -> Iterator[list[dict[str, Any]]]:
+    """Engines of llama.cpp servers with SmolLM2, as recipes name them, one slot each."""
+    opened = Llama(model="smollm2", threads=places, context=2048).open()
+    assert isinstance(opened, LlamaEngine)
+    with opened:
+        yield [
+            {
+                "engine": "server", "base_url": f"{address}/v1", "model": "SmolLM2-135M-Instruct",
+                "dialect": "llama.cpp", "max_concurrency": 1, "retries": 1,
+                "api_key_env": KEY,
+            }
+            for address in opened.addresses(KEY)
+        ]  # fmt: skip
+
+
+KEY = "PREFACTORY_LLAMA_KEY"
+"""Variable of the key of the servers."""
+
+
+def step_recipe(name: str, engine: dict[str, Any], folder: Path) -> Path:
+    """A recipe of one step, with its source beside it."""
+    rows, options = STEPS[name]
+    source = folder / "source.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return _written(
+        {
+            "name": "one-step",
+            "source": {
+                "path": str(source),
+                "name": "rows",
+                "mapping": {key: key for key in rows[0] if key not in KEYS},
+            },
+            "steps": [{name: _short(_said_short(name, options), engine)}],
+        },
+        folder,
+    )
+
+
+def small_recipe(name: str, engine: dict[str, Any], folder: Path) -> Path:
+    """A shipped recipe with two rows of its source and short answers."""
+    recipe = yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())
+    whole = (ROOT / "recipes" / recipe["source"]["path"]).resolve()
+    few = folder / "source.jsonl"
+    few.write_text("".join(f"{line}\n" for line in whole.read_text().splitlines()[:2]))
+    recipe["source"]["path"] = str(few)
+    for step in recipe["steps"]:
+        for label, options in step.items():
+            options.update(RECIPES[name].get(label, {}))
+            step[label] = _short(_said_short(label, options), engine)
+    return _written(recipe, folder)
+
+
+def _written(recipe: dict[str, Any], folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def _said_short(label: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the step's own way of drawing answers, so that they can be made short."""
+    package, _, name = label.partition(".")
+    kind = getattr(importlib.import_module(package), name)
+    drawn = {
+        name: field.default.model_dump(mode="json")
+        for name, field in kind.model_fields.items()
+        if isinstance(field.default, SamplingParams)
+    }
+    given = {name: {**drawn[name], **options[name]} for name in drawn if name in options}
+    return {**drawn, **options, **given}
+
+
+def _short(value: Any, engine: dict[str, Any]) -> Any:  # noqa: ANN401 - YAML
+    """A server in place of each engine, and at most `TOKENS` an answer."""
+    if value in (MODEL, OTHER):
+        return {**engine, "model": engine["model"] if value == MODEL else "other"}
+    if isinstance(value, list):
+        return [_short(v, engine) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("engine") == "server":
+        return {**engine, "model": value["model"]}
+    return {k: min(v, TOKENS) if k == "max_tokens" else _short(v, engine) for k, v in value.items()}
+
+
+def tried(name: str, engine: dict[str, Any], home: Path) -> Found:
+    """Run a step or a recipe; what stops it is told as a broken invariant."""
+    found, began = Found(name), time.monotonic()
+    folder = home / name
+    folder.mkdir(parents=True)
+    make = step_recipe if name in STEPS else small_recipe
+    try:
+        recipe = load_recipe(make(name, engine, folder), [])
+        with Session(folder / "journal") as session:
+
+            def watched(config: EngineConfig) -> Engine:
+                return Watched(session.engine(config), found.calls)
+
+            options = Options(workers=1, engine=watched)
+            store = Store(folder / "store")
+            result = execute(recipe, open_sources(recipe), store, thread_mapper(1), options)
+        look(found, result)
+    except PrefactoryError as error:
+        found.broken.append(f"{type(error).__name__}: {error}")
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def look(found: Found, result: RunResult) -> None:
+    """Take down what came out, and what of it may not be."""
+    for stage in result.stages[1:]:
+        found.stages.append((stage.label, stage.rows_in, stage.rows_out, dict(stage.reasons)))
+        if stage.kind != "generator":
+            kept = stage.rows_out + sum(stage.reasons.values())
+            if stage.rows_in != kept:
+                found.broken.append(f"{stage.label}: {stage.rows_in} rows in, {kept} accounted for")
+    given = {text for _, view in result.before[:1] for text in _texts(view.tables())}
+    views = [view.tables() for view in result.views.values()]
+    found.texts = sorted({t for view in views for t in _texts(view)} - given)
+    marks = {m for c in found.calls for m in _marks(c.request)}
+    refused = refuses(pl.Series(found.texts, dtype=pl.String)).to_list()
+    for text, refusal in zip(found.texts, refused, strict=True):
+        for what, there in (
+            ("a mark", any(m in text for m in marks)),
+            ("a template token", any(t in text for t in TEMPLATE)),
+            ("a refusal", refusal),
+        ):
+            if there:
+                found.broken.append(f"{what} in {text[:200]!r}")
+
+
+def _texts(tables: Iterable[pl.DataFrame]) -> set[str]:
+    """Contents of the messages in the columns `KEYS`."""
+    found: set[str] = set()
+    for table in tables:
+        for key in KEYS:
+            if key in table.columns:
+                contents = table[key].explode().struct.field("content").drop_nulls()
+                found |= {str(text) for text in contents}
+    return found
+
+
+def _marks(request: Request) -> set[str]:
+    return {m for message in request.conversation for m in MARK.findall(str(message["content"]))}
+
+
+def all_of(names: list[str], home: Path, jobs: int = 2) -> list[Found]:
+    """Run them side by side, each job with a server of its own."""
+    free = threading.local()
+    with served(jobs) as engines:
+        rest = list(engines)
+
+        def work(name: str) -> Found:
+            if not hasattr(free, "engine"):
+                free.engine = rest.pop()
+            found = tried(name, free.engine, home)
+            print(line(found), flush=True)
+            return found
+
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(work, names))
+
+
+def line(found: Found) -> str:
+    """One line on what happened."""
+    asked, written = found.tokens
+    rows = "; ".join(f"{a} -> {b} {r or ''}".strip() for _, a, b, r in found.stages)
+    broken = f"  BROKEN: {found.broken}" if found.broken else ""
+    return (
+        f"{found.name}: {rows}, {len(found.calls)} calls, {asked} + {written} tokens, "
+        f"{found.seconds:.0f} s{broken}"
+    )
+
+
+def page(found: list[Found]) -> str:
+    """The page, as Markdown."""
+    lines = [HEAD]
+    for one in found:
+        asked, written = one.tokens
+        rows = "<br>".join(
+            f"{label + ': ' if len(one.stages) > 1 else ''}{a} -> {b}{_said(r)}"
+            for label, a, b, r in one.stages
+        )
+        cells = (f"`{one.name}`", rows, len(one.calls), f"{asked:,} + {written:,}")
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {one.seconds:.0f} |")
+    lines.append(OUTPUTS)
+    return "\n".join([*lines, *_outputs(found)]) + "\n"
+
+
+def _said(reasons: dict[str, int]) -> str:
+    return f" ({', '.join(f'{k} {v}' for k, v in reasons.items())})" if reasons else ""
+
+
+def _outputs(found: list[Found]) -> Iterator[str]:
+    whole = [one for one in found if any(isinstance(c.result, Completion) for c in one.calls)]
+    for one in sorted(whole, key=lambda f: not f.texts)[:10]:
+        answers = [c.result.text for c in one.calls if isinstance(c.result, Completion)]
+        kept = [a for a in answers if any(t and t in a for t in one.texts)]
+        text = (kept or answers)[0]
+        fence = "````" if "```" in text else "```"
+        yield f"`{one.name}`, {'published' if kept else 'not published'}:\n"
+        yield f"{fence}text\n{text.strip()}\n{fence}\n"
+
+
+def main() -> int:
+    """Run what was asked for; 1 where an invariant does not hold."""
+    words = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    words.add_argument("--only", help="names of steps and recipes, with commas")
+    words.add_argument("--write", type=Path, help="the page")
+    words.add_argument("--jobs", type=int, default=2, help="at a time, each on one core")
+    asked = words.parse_args()
+    names = asked.only.split(",") if asked.only else [*STEPS, *RECIPES]
+    with tempfile.TemporaryDirectory() as home:
+        found = all_of(names, Path(home), asked.jobs)
+    if asked.write:
+        asked.write.write_text(page(found), encoding="utf-8")
+    return int(any(one.broken for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
