@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import re
 import sys
 import tempfile
@@ -95,6 +96,7 @@ ANSWERS = [
         ("How do I dry wet shoes?", "Shoes are worn on feet. There are many of them."),
     )
 ]
+LONG = "I walked home in the rain. My shoes are of leather and very wet. How do I dry them?"
 PAIRS = [
     {
         "prompt": "How do I dry wet shoes?",
@@ -123,7 +125,7 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         },
     ),
     "generators.Magpie": (PROMPTS, {"model": MODEL, "n": 2, "how": "ask"}),
-    "generators.MaskedContinuations": (ANSWERS, {"model": MODEL}),
+    "generators.MaskedContinuations": ([{**ANSWERS[0], "prompt": LONG}], {"model": MODEL}),
     "generators.PersonaIF": (PROMPTS[:1], {"model": MODEL}),
     "generators.PersonaPrompts": (PROMPTS[:1], {"writer": MODEL, "kinds": ["maths"]}),
     "generators.Personas": (PROMPTS, {"engine": MODEL, "people": 2}),
@@ -421,6 +423,11 @@ def page(found: list[Found]) -> str:
         )
         cells = (f"`{one.name}`", rows, len(one.calls), f"{asked:,} + {written:,}")
         lines.append("| " + " | ".join(map(str, cells)) + f" | {one.seconds:.0f} |")
+    rest = [name for name in [*STEPS, *RECIPES] if name not in {one.name for one in found}]
+    load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f} at the end"
+    lines.append(f"\nSeconds are of a machine with {load}.")
+    if rest:
+        lines.append(f"\nNot in this run: {', '.join(f'`{name}`' for name in rest)}.")
     lines.append(OUTPUTS)
     return "\n".join([*lines, *_outputs(found)]) + "\n"
 
