@@ -200,7 +200,12 @@ def fleiss_kappa(counts: Ints) -> Estimate:
     return _normal(value, influence, n)
 
 
-def krippendorff_alpha(units: pl.Series, values: pl.Series, level: Level = "nominal") -> Estimate:
+def krippendorff_alpha(
+    units: pl.Series,
+    values: pl.Series,
+    level: Level = "nominal",
+    groups: pl.Series | None = None,
+) -> Estimate:
     """Agreement of any number of raters beyond chance, ratings may be missing (Krippendorff 2011).
 
     Ratings are one long column; who rated does not matter. Units with one rating say nothing.
@@ -210,12 +215,15 @@ def krippendorff_alpha(units: pl.Series, values: pl.Series, level: Level = "nomi
         values: the ratings, length n; null: missing. Any type for `nominal`, numbers for
             `interval`.
         level: `nominal` (ratings agree or not) or `interval` (squared distances).
+        groups: length n, no nulls, one for all rows of a unit: units of a group (pairs of a prompt)
+            are not taken as independent. By unit alone the interval is too narrow then.
 
     Returns:
         alpha <= 1; NaN without two ratings of a unit, or if all ratings are equal. `n` counts
         the units with two ratings or more. The interval is kept within [-1, 1].
     """
-    long = pl.DataFrame({"unit": units, "value": values}).drop_nulls()
+    group = units if groups is None else groups
+    long = pl.DataFrame({"unit": units, "value": values, "group": group}).drop_nulls()
     if level == "interval":
         long = long.with_columns(pl.col("value").cast(pl.Float64)).filter(
             pl.col("value").is_finite()
@@ -234,7 +242,10 @@ def krippendorff_alpha(units: pl.Series, values: pl.Series, level: Level = "nomi
     observed = float(off.sum())
     gap = (n - 1) * observed / expected
     influence = -(observed * m + (n - 1) * off - gap * change) / expected
-    return _normal(1 - gap, influence - influence.mean(), len(m))
+    if groups is None:
+        return _normal(1 - gap, influence - influence.mean(), len(m))
+    among = long.unique("unit", keep="first").sort("unit")["group"]
+    return _normal(1 - gap, influence - influence.mean(), len(m), among)
 
 
 def _nominal(unit: Ints, values: pl.Series, m: Floats) -> tuple[Floats, float, Floats]:

@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval of 95 %.
+    """A mean with its interval, of 95 % unless said otherwise.
 
     Attributes:
         value: the mean; NaN without rows.
@@ -56,12 +56,15 @@ def hits(margins: Floats) -> Floats:
     return found
 
 
-def clustered_mean(values: Floats, clusters: pl.Series | NDArray[Any]) -> Estimate:
+def clustered_mean(
+    values: Floats, clusters: pl.Series | NDArray[Any], level: float = 0.95
+) -> Estimate:
     """Mean with a cluster-robust standard error and a t interval of clusters - 1 degrees.
 
     Args:
         values: Float64[n].
         clusters: which rows belong together, length n.
+        level: of the interval; with k questions asked at once, 1 - .05/k keeps all of them at .95.
     """
     n = len(values)
     if not n:
@@ -73,5 +76,5 @@ def clustered_mean(values: Floats, clusters: pl.Series | NDArray[Any]) -> Estima
         return Estimate(mean, np.nan, np.nan, np.nan, n, g)
     sums = np.bincount(group, weights=values - mean)
     se = float(np.sqrt(g / (g - 1) * (sums**2).sum()) / n)
-    half = float(student.ppf(0.975, g - 1)) * se
+    half = float(student.ppf(0.5 + level / 2, g - 1)) * se
     return Estimate(mean, se, mean - half, mean + half, n, g)
