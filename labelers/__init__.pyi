@@ -34,6 +34,7 @@ from .rules.r3 import R3 as R3
 from .rules.rule import Rule as Rule
 from .rules.statistics import TextStatistics as TextStatistics
 from .rules.verifiable import Verifiable as Verifiable
+from .stack.like_wrong import LikeWrong as LikeWrong
 from .stack.score import PreferenceScore as PreferenceScore
 from .stack.step import PreferenceStack as PreferenceStack
 from .stack.trust import LabelTrust as LabelTrust

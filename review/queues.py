@@ -178,6 +178,7 @@ def _ordered(rest: pl.DataFrame, part: str) -> pl.DataFrame:
         return rest.sort("_draw")
     first, need = {
         "suspect": (_suspect(rest), "labelers.LabelTrust: {}"),
+        "retrieved": (_retrieved(rest), "labelers.LikeWrong: {}"),
         "disagree": (_disagreement(rest), "labelers.JudgePairs: {judge: ...}"),
         "informative": (_information(rest), "labelers.PreferenceStack: {}"),
     }[part]
@@ -192,6 +193,11 @@ def _ordered(rest: pl.DataFrame, part: str) -> pl.DataFrame:
 def _suspect(rest: pl.DataFrame) -> pl.Expr | None:
     """Least trusted first (`labelers.LabelTrust`)."""
     return pl.col("trust") if "trust" in rest.columns else None
+
+
+def _retrieved(rest: pl.DataFrame) -> pl.Expr | None:
+    """Rows like those that people found wrong first (`labelers.LikeWrong`)."""
+    return pl.col("retrieval") if "retrieval" in rest.columns else None
 
 
 def _disagreement(rest: pl.DataFrame) -> pl.Expr | None:

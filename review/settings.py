@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from prefactory.recipe import NAME
 
 Kind = Literal["pair", "rate", "rank", "rationale", "tags", "steps"]
-Part = Literal["suspect", "disagree", "informative", "random", "all"]
-PARTS: tuple[Part, ...] = ("random", "suspect", "disagree", "informative", "all")
+Part = Literal["suspect", "retrieved", "disagree", "informative", "random", "all"]
+PARTS: tuple[Part, ...] = (
+    "random", "suspect", "retrieved", "disagree", "informative", "all",
+)  # fmt: skip
 """Parts of a queue, in the order in which they take their rows: the random sample comes first, so
 that what else is looked for does not bend it."""
 REASONS = (
@@ -27,6 +29,7 @@ class Settings(BaseModel):
             (all answers of a prompt), `rationale` (is a judge's reason right), `tags` (of a prompt)
             or `steps` (is each step of an answer right, for process rewards).
         queue: part -> share of the rows: `suspect` (least trusted labels first, column `trust`),
+            `retrieved` (rows like those that people found wrong, column `retrieval`),
             `disagree` (judges against each other), `informative` (labels that tell the stack
             most, column `margin_<name>`), `random` (stratified by trust, the only part that an
             error rate may be estimated from), `all` (every row, in random order).

@@ -17,19 +17,25 @@ from prefactory.step import Generated, Generator, Scope, verdict
 from prefactory.store import file_digest
 from prefactory.tables import COLUMNS, OF_PROMPT, SIDES, Shape, canonical_order, with_ids
 from prefactory.turned import other_side, turned, turning
+from prefactory.votes.verdicts import SURE, verdicts
 
 Fate = Literal["drop", "keep"]
 VOTES = ("first", "second", "tie", "bad")
 """Votes that decide something; who can't judge decides nothing."""
+POSTERIOR = ("human_posterior", "human_low", "human_high")
 DEPENDENT = ("trust", "trust_rank", "trust_precision", "trust_reason")
 
 
 class Annotations(Generator):
     """Act on what people said in a review (`prefactory review`), and publish it beside the pairs.
 
-    Of each pair that people saw, the option with the most votes holds: one of the sides, `tie`, or
-    `bad` (both are); an adjudicator's decision goes above votes. Votes that were changed after the
-    machine's label was seen, and those on gold and training rows, do not count. A pair whose
+    What holds of each pair that people saw is one of the sides, `tie`, or `bad` (both are). By
+    `dawid-skene` (`prefactory.votes`) ties and "both bad" hold if more than half of the votes say
+    so; else votes for a side are weighed by each person's skill, which agreement with the others
+    tells, and by a leaning to what is shown first, and the side whose posterior is at least `sure`
+    holds. Votes on gold rows tell of skills too. By `majority` the option with the most votes
+    holds. An adjudicator's decision goes above votes. Votes that were changed after the machine's
+    label was seen, and those on training rows, do not count. A pair whose
     rejected side was preferred is turned round, with every column that depends on the sides
     (`prefactory.turned`); pairs that people decided get `label_source: human`. Pairs that nobody
     saw, or on which the votes decide nothing, stay as they are.
@@ -38,10 +44,13 @@ class Annotations(Generator):
     `chosen_model` is `human`; what is known of the original answer stays, what was said about the
     pair does not (null; `margin` is 0, as nothing is known of it).
 
-    Adds `human_votes` (Int64, votes that decided or could have), `human_agreement` (Float64, share
-    of them for what holds; null without votes), `human_flags` (Int64, people who flagged the row),
-    `human_turned` and `human_edit` (Boolean) and `reviewed_from` (the pair's id before). The votes
-    are published as the table `annotations`.
+    Adds `human_posterior` (Float64, P(the label is right) by the votes, with the ends of its
+    interval over people, `human_low` and `human_high`; null by majority, by decision, without a
+    vote for a side, the ends also with fewer than three people; where the table has `trust`, labels
+    of people get their posterior there), `human_votes` (Int64, votes that decided or could have),
+    `human_agreement` (Float64, share of them for what holds; null without votes), `human_flags`
+    (Int64, people who flagged the row), `human_turned` and `human_edit` (Boolean) and
+    `reviewed_from` (the pair's id before). The votes are published as the table `annotations`.
 
     Reasons: `human_tie`, `human_both_bad`, `human_flagged`, `human_undecided`; `turned_copy`.
 
@@ -52,6 +61,10 @@ class Annotations(Generator):
         on_undecided: pairs whose votes decide nothing.
         on_flag: pairs that at least one person flagged.
         min_votes: fewer votes than that decide nothing.
+        method: how votes decide.
+        sure: least posterior of a label, above .5; a single vote of somebody of whom nothing is
+            known gives .73 to .75.
+        draws: of the intervals; 0 leaves them out.
         edits: make pairs of edited answers.
 
     Example:
@@ -68,6 +81,9 @@ class Annotations(Generator):
     on_undecided: Fate = "keep"
     on_flag: Fate = "keep"
     min_votes: int = Field(default=1, ge=1)
+    method: Literal["dawid-skene", "majority"] = "dawid-skene"
+    sure: float = Field(default=SURE, gt=0.5, lt=1)
+    draws: int = Field(default=100, ge=0)
     edits: bool = True
 
     def identity(self) -> dict[str, Any]:
@@ -88,6 +104,7 @@ class Annotations(Generator):
         """What people said of the pair, and where it comes from."""
         return {
             "reviewed_from": pl.String(),
+            **dict.fromkeys(POSTERIOR, pl.Float64()),
             "human_votes": pl.Int64(),
             "human_agreement": pl.Float64(),
             "human_flags": pl.Int64(),
@@ -165,13 +182,21 @@ class Annotations(Generator):
         total, most = pl.sum_horizontal(VOTES), pl.max_horizontal(VOTES)
         leads = [pl.when(pl.col(v) == most).then(pl.lit(v)) for v in VOTES]
         alone = pl.sum_horizontal(*[(pl.col(v) == most).cast(pl.Int8) for v in VOTES]) == 1
-        voted = pl.when((total >= self.min_votes) & alone).then(pl.coalesce(leads))
+        leader = pl.when(alone).then(pl.coalesce(leads))
+        if self.method == "dawid-skene":
+            found = _consensus(*_stamp(self.file), self.sure, self.draws)
+            counted = counted.join(found, on="row_id", how="left")
+            leader = pl.when(pl.col("verdict").is_in(VOTES)).then("verdict")
+        else:
+            counted = counted.with_columns(pl.lit(None, pl.Float64).alias(c) for c in POSTERIOR)
+        voted = pl.when(total >= self.min_votes).then(leader)
         holds = pl.coalesce("_decided", voted, pl.lit("undecided"))
         behind = pl.coalesce(
             *[pl.when(holds == v).then(pl.col(v)) for v in VOTES], most
         )  # votes for what holds
         return counted.with_columns(_holds=holds).select(
             "row_id",
+            *_oriented(holds == "second", pl.col("_decided").is_null()),
             "human_flags",
             "_holds",
             human_votes=total.cast(pl.Int64),
@@ -189,6 +214,9 @@ class Annotations(Generator):
             human_turned=turn,
             human_edit=pl.lit(value=False),
         )
+        if "trust" in rows.columns:
+            told = human & pl.col("human_posterior").is_not_null()
+            rows = rows.with_columns(trust=pl.when(told).then("human_posterior").otherwise("trust"))
         return rows.drop("_holds").sort("pair_id", "human_turned", "reviewed_from")
 
     def _edited(self, table: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
@@ -221,6 +249,7 @@ class Annotations(Generator):
             and _of_the_pair(name, dtype, table.schema, tuple(judges))
         }
         told = {
+            **{name: pl.lit(None, pl.Float64) for name in POSTERIOR},
             "human_votes": pl.lit(1, pl.Int64),
             "human_agreement": pl.lit(1.0),
             "human_flags": pl.lit(0, pl.Int64),
@@ -248,11 +277,31 @@ def read_annotations(path: Path) -> pl.DataFrame:
     Raises:
         ConfigError: it can't be read, or lacks columns.
     """
+    return _read(*_stamp(path))
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """A file and what tells whether it has changed."""
     try:
         stat = path.stat()
     except OSError as error:
         raise ConfigError(f"file: {str(path)!r} can't be read: {error.strerror}") from error
-    return _read(path.absolute(), stat.st_mtime_ns, stat.st_size)
+    return path.absolute(), stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=4)
+def _consensus(path: Path, changed: int, size: int, sure: float, draws: int) -> pl.DataFrame:
+    """What all votes of a file come to, once for all shards."""
+    found = verdicts(_read(path, changed, size), sure=sure, draws=draws)
+    names = dict(zip(("posterior", "low", "high"), POSTERIOR, strict=True))
+    return found.select("row_id", "verdict", *names).rename(names)
+
+
+def _oriented(turn: pl.Expr, told: pl.Expr) -> list[pl.Expr]:
+    """Posterior of the label that holds, with its interval, where votes made it."""
+    value, low, high = (pl.when(told).then(pl.col(name)) for name in POSTERIOR)
+    ends = zip(POSTERIOR, (value, low, high), (1 - value, 1 - high, 1 - low), strict=True)
+    return [pl.when(turn).then(b).otherwise(a).alias(name) for name, a, b in ends]
 
 
 @lru_cache(maxsize=4)

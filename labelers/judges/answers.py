@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import model_validator
 
 from labelers.judges import questions as about
-from labelers.judges.poll import MOST_ANSWERS, Judging
+from labelers.judges.poll import MOST_ANSWERS, NOT_TRUSTED, Judging
 from labelers.judges.votes import BESIDE, VOTES, nested
 from prefactory.context import Context
 from prefactory.measures.judge_report import vote_report
@@ -53,7 +53,7 @@ class Judge(Judging, Generator):
     Reasons for answers in no pair: `same_text`, `one_answer` (no other usable answer),
     `too_many_answers`, `no_valid_vote`, the engine's failure (`http_500`, `timeout`, ...) if every
     vote failed so, `tie` (ties have the votes), `abstained` (no answer has them), `cycle`,
-    `no_single_winner`, `not_selected`.
+    `no_single_winner`, `not_selected`, `not_trusted` (outside `trusted_on`; not asked).
 
     Attributes:
         mode: see above.
@@ -105,6 +105,7 @@ class Judge(Judging, Generator):
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Ask the judges about a shard of RESPONSES: one row for each vote."""
+        table = table.filter(self.trusted(table))
         _, distinct = about.usable(table)
         asked = about.questions_about(distinct, self.mode, MOST_ANSWERS)
         gold = pl.lit(None, dtype=pl.Boolean) if self.gold is None else pl.col(self.gold)
@@ -154,6 +155,11 @@ class Judge(Judging, Generator):
         Returns:
             PAIRS in canonical order, and the answers that are in none of them.
         """
+        trusted = self.trusted(table)
+        outside = table.filter(~trusted).select(
+            row_id="response_id", reason=pl.lit(NOT_TRUSTED), detail=pl.lit(None, pl.String)
+        )
+        table = table.filter(trusted)
         every, distinct = about.usable(table)
         asked = about.questions_about(distinct, self.mode, MOST_ANSWERS)
         asked = asked.with_columns(answers=_size())
@@ -165,6 +171,7 @@ class Judge(Judging, Generator):
         most = MOST_ANSWERS if self.mode == "listwise" else None
         left = about.reasons_left_out(every, distinct, decided, most)
         dropped = left.filter(~pl.col("row_id").is_in(used.implode()))
+        dropped = pl.concat([dropped, outside.select(dropped.columns)], how="vertical_relaxed")
         return Generated(self._rows(table, beats, decided, votes), dropped)
 
     def _paired(self, decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from labelers.judges import questions as about
-from labelers.judges.poll import Judging
+from labelers.judges.poll import NOT_TRUSTED, Judging
 from labelers.judges.votes import TIE, nested
 from prefactory.context import Context
 from prefactory.measures.judge_report import judge_report, votes_of
@@ -32,7 +32,8 @@ class JudgePairs(Judging, Labeler):
 
     - `prefers` (String): `chosen`, `rejected`, `tie`, or null if the votes decide nothing.
     - `reason` (String): why `prefers` is null: `same_text` (nothing to compare; not asked),
-      `abstained`, `no_valid_vote`, or the engine's failure if every vote failed so.
+      `not_trusted` (outside `trusted_on`; not asked), `abstained`, `no_valid_vote`, or the engine's
+      failure if every vote failed so.
     - `agreement` (Float64): share of the valid votes, by weight, for what has most of them; null
       without any.
     - `question`, `answers`, `asked`, `valid`, `votes`: as in `labelers.Judge`; `answers` is 2.
@@ -122,6 +123,7 @@ class JudgePairs(Judging, Labeler):
             low=LOW,
             high=HIGH,
             same=about.folded(pl.col("chosen")) == about.folded(pl.col("rejected")),
+            trusted=self.trusted(table),
             texts=pl.when(pl.col("chosen_id") <= pl.col("rejected_id"))
             .then(pl.concat_list(pl.struct(m="chosen"), pl.struct(m="rejected")))
             .otherwise(pl.concat_list(pl.struct(m="rejected"), pl.struct(m="chosen"))),
@@ -129,7 +131,7 @@ class JudgePairs(Judging, Labeler):
         names = about.pair_question(asked["prompt_id"], asked["low"], asked["high"])
         asked = asked.with_columns(names)
         questions = (
-            asked.filter(~pl.col("same"))
+            asked.filter(~pl.col("same") & pl.col("trusted"))
             .unique("question", keep="first", maintain_order=True)
             .sort("question")
             .select(
@@ -159,7 +161,12 @@ class JudgePairs(Judging, Labeler):
             .then(pl.lit("rejected"))
         )
         reason = (
-            pl.when("same").then(pl.lit("same_text")).when(winner.is_null()).then(pl.col("reason"))
+            pl.when("same")
+            .then(pl.lit("same_text"))
+            .when(~pl.col("trusted"))
+            .then(pl.lit(NOT_TRUSTED))
+            .when(winner.is_null())
+            .then(pl.col("reason"))
         )
         columns = {
             "prefers": prefers,

@@ -36,9 +36,12 @@ from prefactory.measures import judge_watch
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks
 from prefactory.tables import SIDES, Shape
+from prefactory.votes.slices import DERIVED, within
 
 _LOG = logging.getLogger(__name__)
 
+NOT_TRUSTED = "not_trusted"
+"""Reason of rows that `trusted_on` leaves to others."""
 MOST_ANSWERS = len(verdicts.NAMES)
 """Most answers of one question."""
 
@@ -104,6 +107,10 @@ class Judging(Prompted, Asking):
             takes JSON where the judge's engine enforces a schema and `guided` hands it one.
         early_stop: stop asking as soon as no further vote can change the winner. False asks every
             order of every question, so that statistics of the votes have no gaps.
+        trusted_on: where the judges may label, column -> values: `{topic: [math, code]}`, as
+            `prefactory votes judges` prints it from a comparison with people. Rows with another
+            value in one of the columns are not asked about (`not_trusted`). Beside columns of the
+            table `length_bucket` and `language` can be named (`prefactory.votes.slices`).
         name: prefix of the new columns.
     """
 
@@ -145,6 +152,7 @@ class Judging(Prompted, Asking):
     rationale: bool = False
     form: Literal["auto", "brackets", "json"] = "auto"
     early_stop: bool = True
+    trusted_on: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     name: str = Field(default="judge", pattern=r"^[a-z][a-z0-9_]*$")
 
     @field_validator("judge")
@@ -180,8 +188,14 @@ class Judging(Prompted, Asking):
             raise ValueError(f"by: logprobs: set {wanted[0]} to false, which needs a judge's words")
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
-        """The gold rows, if there are some."""
-        return {} if self.gold is None else {self.gold: pl.Boolean()}
+        """The gold rows, if there are some, and the columns that say where judges are trusted."""
+        gold: dict[str, pl.DataType] = {} if self.gold is None else {self.gold: pl.Boolean()}
+        named = [column for column in self.trusted_on if column not in DERIVED]
+        return {**gold, **{column: pl.String() for column in named}}
+
+    def trusted(self, table: pl.DataFrame) -> pl.Series:
+        """Which rows the judges may label, Bool[n]."""
+        return within(table, self.trusted_on)
 
     def rules(self) -> Rules:
         """When the votes decide."""

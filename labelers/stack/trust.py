@@ -22,6 +22,7 @@ from prefactory.preferences.folds import cluster_folds
 from prefactory.preferences.stack import CrossFit, Rows, cross_fit, skill
 from prefactory.step import Scope, State
 from prefactory.tables import SCORE, SIDES, Shape
+from prefactory.votes.loop import soft
 
 ASSUMED = 0.1
 """Share of wrong labels where nothing says another one: trust is then a rank, not a probability."""
@@ -59,6 +60,9 @@ class LabelTrust(FromPairs):
             self-test; the mean doubt is the share of wrong labels where nothing better says one. It
             ranks a little better, and finds the share too low where the features explain little.
         self_tests: draws of the self-test; 0 leaves it out.
+        posterior: column of P(the label is right) by people, null where nobody was asked, such as
+            `human_posterior` of `labelers.Annotations`: in the fits of `rows` and `dynamics` these
+            labels are as right as people say and weigh twice (our choice), and it is their `trust`.
 
     Example:
         - labelers.LabelTrust: {}
@@ -72,6 +76,7 @@ class LabelTrust(FromPairs):
     rate: float | None = Field(default=None, ge=0, lt=0.5)
     em: bool = False
     self_tests: int = Field(default=2, ge=0, le=10)
+    posterior: str | None = None
 
     version: ClassVar[int] = 2  # 2: damaged rows stay out of the fits
 
@@ -85,9 +90,16 @@ class LabelTrust(FromPairs):
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The outside scores and oriented columns, Float64 with nulls allowed."""
-        return super().needs(shape) | {
-            f"{side}_{SCORE}{self._opinion()}": pl.Float64() for side in SIDES if self._opinion()
-        }
+        people = {self.posterior: pl.Float64()} if self.posterior else {}
+        return (
+            super().needs(shape)
+            | people
+            | {
+                f"{side}_{SCORE}{self._opinion()}": pl.Float64()
+                for side in SIDES
+                if self._opinion()
+            }
+        )
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Trust, its rank, and a column for each signal, Float64."""
@@ -117,10 +129,13 @@ class LabelTrust(FromPairs):
         if self._opinion():
             opinion = self._gap(self._opinion())
         return parts.with_columns(
-            table.select(opinion=opinion, source="source"),
+            table.select(opinion=opinion, source="source", people=self._people()),
             harmless=harmless,
             english=outside_opinion.english(table["prompt"]),
         )
+
+    def _people(self) -> pl.Expr:
+        return pl.lit(None, pl.Float64) if self.posterior is None else pl.col(self.posterior)
 
     def _asks_anchor(self) -> bool:
         return self.anchor == "ships" and self.vectors
@@ -135,7 +150,8 @@ class LabelTrust(FromPairs):
         rows = self.gather(parts)
         seed = int(ctx.rng("folds").integers(2**31))
         opinion, told = self._ask(rows, parts)
-        own = _Own(rows, self.drawn(rows, ctx), seed)
+        people = parts["people"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        own = _Own(rows, self.drawn(rows, ctx), seed, people)
         prompts = own.by_prompt()
         share = own.wrong_share(prompts)
         rate, known = self._rate(share)
@@ -149,9 +165,11 @@ class LabelTrust(FromPairs):
         if not len(score):
             score = np.zeros(len(kept))
         values = trust.trust(score, logistic_slope(score), rate)
+        values = np.where(np.isnan(people[kept]), values, people[kept])
         table = self._table(rows, kept, values, signals, tested)
         info = {
             "pairs": len(rows.ids),
+            "people": int((~np.isnan(people)).sum()),
             "damaged": int(rows.damaged.sum()),
             "damage": rows.reasons(),
             "signals": sorted(signals),
@@ -247,21 +265,22 @@ class LabelTrust(FromPairs):
 class _Own:
     """What is learned from the data itself: nothing with fewer than `trust.LEAST_ROWS` rows."""
 
-    def __init__(self, rows: PairRows, drawn: Ints, seed: int) -> None:
+    def __init__(self, rows: PairRows, drawn: Ints, seed: int, people: Floats) -> None:
         self.rows, self.drawn, self.seed = rows, drawn, seed
         self.enough = len(drawn) >= trust.LEAST_ROWS
         self.data = Rows.of(rows.differences(drawn), rows.clusters[drawn])
+        self.told = soft(self.data, people[drawn])
         self.fold = cluster_folds(rows.copies[drawn], seed)
         self.em: tuple[float, bool] | None = None
 
     def refit(self, rate: float, *, known: bool) -> float:
         """From now on refit `rows` from this share of wrong labels; the share that this finds."""
         self.em = rate, known
-        return trust.refit(self.data, self.fold, self.seed, *self.em)[0]
+        return trust.refit(self.told, self.fold, self.seed, *self.em)[0]
 
     def signals(self) -> dict[str, Floats]:
         """`rows` and `dynamics` of every row; those that were not drawn by the models of folds."""
-        return self._signals(self.data, self.seed, self._others()) if self.enough else {}
+        return self._signals(self.told, self.seed, self._others()) if self.enough else {}
 
     def _others(self) -> Ints:
         rest = np.ones(len(self.rows.ids), np.bool_)

@@ -14,7 +14,7 @@ from prefactory.measures.calibration import Floats
 from prefactory.preferences.clustered import Ints, codes
 
 FOR = {"first": 1.0, "second": -1.0}
-TIE, BAD, SKIP = "tie", "bad", "skip"
+TIE, BAD, SKIP, WITHDRAWN = "tie", "bad", "skip", "withdrawn"
 CHOICES = (*FOR, TIE, BAD, SKIP)
 DECISION = "decision"
 """Role of rows that are an adjudicator's decision and not one vote among others."""
@@ -58,7 +58,7 @@ class Ballots:
 
     def votes_a_row(self) -> Floats:
         """Weight of the votes on each pair, Float64[t]."""
-        found: Floats = np.bincount(self.row, self.weight, minlength=len(self.rows))
+        found: Floats = np.bincount(self.row, self.weight, len(self.rows)).astype(np.float64)
         return found
 
     @property
@@ -75,11 +75,14 @@ class Ballots:
 
 
 def standing(annotations: pl.DataFrame) -> pl.DataFrame:
-    """The votes that count: the revision that holds of each person, no decision, no training row.
+    """The votes that count: the revision that holds of each person, blind, on no training row.
+
+    Decisions of adjudicators are no votes, nor is what was taken back, changed after the machine's
+    label was seen, or said of another task than a pair.
 
     Args:
-        annotations: `row_id`, `person`, `vote`; and where they are there `counts`, `role` and
-            `purpose`, as a review writes them.
+        annotations: `row_id`, `person`, `vote`; and where they are there the other columns of
+            ANNOTATIONS (`prefactory.tables`).
 
     Raises:
         DataError: a column is missing, or a vote is none of `CHOICES`.
@@ -87,13 +90,15 @@ def standing(annotations: pl.DataFrame) -> pl.DataFrame:
     missing = [c for c in ("row_id", "person", "vote") if c not in annotations.columns]
     if missing:
         raise DataError(f"votes need a column {missing[0]!r}; there are {annotations.columns}")
-    kept = annotations
-    if "counts" in kept.columns:
-        kept = kept.filter(pl.col("counts").fill_null(value=True))
-    if "role" in kept.columns:
-        kept = kept.filter(pl.col("role").fill_null("") != DECISION)
-    if "purpose" in kept.columns:
-        kept = kept.filter(pl.col("purpose").fill_null("") != "training")
+    conditions = {
+        "counts": pl.col("counts").fill_null(value=True),
+        "role": pl.col("role").fill_null("") != DECISION,
+        "purpose": pl.col("purpose").fill_null("") != "training",
+        "informed": ~pl.col("informed").fill_null(value=False),
+        "task": pl.col("task").fill_null("pair") == "pair",
+        "vote": pl.col("vote") != WITHDRAWN,
+    }
+    kept = annotations.filter(c for name, c in conditions.items() if name in annotations.columns)
     odd = kept.filter(~pl.col("vote").is_in(CHOICES) & pl.col("vote").is_not_null())
     if odd.height:
         raise DataError(

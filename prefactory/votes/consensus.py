@@ -129,7 +129,8 @@ def consensus(
 def _majority(votes: Ballots) -> Floats:
     total = votes.votes_a_row()
     ahead = np.bincount(votes.row, votes.weight * (votes.vote > 0), minlength=len(total))
-    return np.divide(ahead, total, out=np.full(len(total), 0.5), where=total > 0)
+    share: Floats = np.divide(ahead, total, out=np.full(len(total), 0.5), where=total > 0)
+    return share
 
 
 def _posterior(votes: Ballots, weight: Floats, odds: Floats, people: _People) -> Floats:
@@ -218,8 +219,7 @@ def _newton(
     alpha, beta, size = people.alpha, people.beta, len(people.alpha)
 
     def by_person(values: Floats) -> Floats:
-        found: Floats = np.bincount(votes.person, weight * values, minlength=size)
-        return found
+        return np.bincount(votes.person, weight * values, size).astype(np.float64)
 
     for _ in range(NEWTON):
         a, b = alpha[votes.person], beta[votes.person] * votes.shown

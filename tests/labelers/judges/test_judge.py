@@ -316,3 +316,15 @@ def test_any_answers_add_up(rows):
         assert all("GOOD" in a and "GOOD" not in b for a, b in pairs)
         assert rows["chosen_id"].is_in(rows["rejected_id"].implode()).sum() == 0
         assert set(reasons.values()) <= {"same_text", "one_answer", "tie"}
+
+
+@pytest.mark.parametrize("mode", ["listwise", "pairwise"])
+def test_answers_outside_what_the_judge_is_trusted_on_are_left_to_others(mode):
+    both = j.answers(("q", "fine"), ("q", "GOOD one"), ("p", "GOOD one"), ("p", "poor"))
+    topic = pl.Series(["math" if q == "q" else "safety" for q in content(both, "prompt")])
+    pairs, reasons, *_ = j.judged(
+        step(mode=mode, trusted_on={"topic": ["math"]}), both.with_columns(topic=topic)
+    )
+    assert pairs == {("GOOD one", "fine")}
+    assert set(reasons.values()) == {"not_trusted"}
+    assert len(reasons) == 2

@@ -283,3 +283,18 @@ def test_votes_come_back_from_the_columns():
         "agreement": found["label"]["agreement"],
     }
     assert found["label"]["agreement"]["value"] == 0.6
+
+
+def test_rows_outside_what_the_judge_is_trusted_on_are_not_asked():
+    table = PAIRS.with_columns(topic=pl.lit("safety")).with_columns(
+        topic=pl.when(pl.col("margin") < 3).then(pl.lit("math")).otherwise("topic")
+    )
+    found = j.labelled(step(trusted_on={"topic": ["math"]}), table)
+    outside = (table["topic"] == "safety").to_numpy()
+    assert set(found["judge_reason"].filter(pl.Series(outside))) == {"not_trusted"}
+    assert found["judge_asked"].filter(pl.Series(outside)).sum() == 0
+    whole = j.labelled(step(), table)
+    assert found.filter(pl.Series(~outside)).equals(whole.filter(pl.Series(~outside)))
+    assert step(trusted_on={"topic": ["math"], "length_bucket": ["short"]}).needs(Shape.PAIRS) == {
+        "topic": pl.String()
+    }
