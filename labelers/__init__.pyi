@@ -8,6 +8,7 @@ from .combine.weights import Weigh as Weigh
 from .heads.correction import DirectionalCorrection as DirectionalCorrection
 from .heads.heads import RidgeHeads as RidgeHeads
 from .judges.answers import Judge as Judge
+from .judges.consistent import Consistent as Consistent
 from .judges.pairs import JudgePairs as JudgePairs
 from .judges.relabel import Relabel as Relabel
 from .models.implicit import ImplicitReward as ImplicitReward

@@ -55,7 +55,8 @@ class Annotations(Generator):
     Reasons: `human_tie`, `human_both_bad`, `human_flagged`, `human_undecided`; `turned_copy`.
 
     Attributes:
-        file: votes, Parquet with the columns of ANNOTATIONS (`prefactory.tables`).
+        file: votes, Parquet with the columns of ANNOTATIONS (`prefactory.tables`); None: nobody has
+            voted yet, as in a loop's first round (`prefactory votes round` fills it in).
         on_tie: pairs that people find equal.
         on_bad: pairs of two bad answers.
         on_undecided: pairs whose votes decide nothing.
@@ -75,7 +76,7 @@ class Annotations(Generator):
     scope: ClassVar[Scope] = "prompt"
     parents: ClassVar[tuple[str, ...]] = ("reviewed_from",)
 
-    file: Path
+    file: Path | None = None
     on_tie: Fate = "drop"
     on_bad: Fate = "drop"
     on_undecided: Fate = "keep"
@@ -89,6 +90,8 @@ class Annotations(Generator):
     def identity(self) -> dict[str, Any]:
         """As of any step, with the digest of the votes in the place of their path."""
         found = super().identity()
+        if self.file is None:
+            return found
         return {**found, "fields": found["fields"] | {"file": _digest(self.file)}}
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -113,8 +116,8 @@ class Annotations(Generator):
         }
 
     def brings(self) -> dict[str, pl.DataFrame]:
-        """The votes, as the table `annotations`."""
-        return {"annotations": read_annotations(self.file)}
+        """The votes, as the table `annotations`; nothing without a file."""
+        return {} if self.file is None else {"annotations": read_annotations(self.file)}
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Relabel the pairs of a table.
@@ -183,7 +186,7 @@ class Annotations(Generator):
         leads = [pl.when(pl.col(v) == most).then(pl.lit(v)) for v in VOTES]
         alone = pl.sum_horizontal(*[(pl.col(v) == most).cast(pl.Int8) for v in VOTES]) == 1
         leader = pl.when(alone).then(pl.coalesce(leads))
-        if self.method == "dawid-skene":
+        if self.method == "dawid-skene" and self.file is not None:
             found = _consensus(*_stamp(self.file), self.sure, self.draws)
             counted = counted.join(found, on="row_id", how="left")
             leader = pl.when(pl.col("verdict").is_in(VOTES)).then("verdict")
@@ -271,12 +274,14 @@ def _of_the_pair(
     return dtype != pl.String and name in turning(schema)
 
 
-def read_annotations(path: Path) -> pl.DataFrame:
-    """Read a Parquet file of annotations, in the order of their time.
+def read_annotations(path: Path | None) -> pl.DataFrame:
+    """Read a Parquet file of annotations, in the order of their time; no rows without a path.
 
     Raises:
         ConfigError: it can't be read, or lacks columns.
     """
+    if path is None:
+        return pl.DataFrame(schema=COLUMNS[Shape.ANNOTATIONS])
     return _read(*_stamp(path))
 
 

@@ -34,6 +34,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="What people's votes come to.", no_args_is_help=True)
     for command in (labels, people, judges, contested):
         group.command()(command)
+    group.command("round")(next_round)
+    group.command("export")(export_tasks)
+    group.command("import")(import_votes)
     app.add_typer(group, name="votes")
 
 
@@ -116,6 +119,93 @@ def contested(votes: Votes, as_json: AsJson = False) -> None:
         f"{r['row_id']}  {r['votes']} votes, {r['posterior']:.2f} for the label" for r in found
     ]
     _print({"rows": found}, lines or ["nobody disagrees"], as_json)
+
+
+def next_round(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a step labelers.Annotations.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value words.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the next round.")] = 90,
+    people_: Annotated[int, typer.Option("--people", min=1, help="Asked about each row.")] = 1,
+    gold: Annotated[str | None, typer.Option(help="Rows whose label is known, in SQL.")] = None,
+    target: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of wrong labels that is good enough.")
+    ] = 0.02,
+    budget: Annotated[int | None, typer.Option(min=1, help="Votes in all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the queues.")] = 0,
+    page: Page = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one round of a loop: votes so far become a version, and the next rows wait for people.
+
+    The review of round k is called NAME-round-K. Run it again when people
+    have voted, or on a schedule: a round that nobody has answered stays.
+    """
+    from pipelines.settings import Settings
+    from pipelines.votes.rounds import Plan
+    from pipelines.votes.rounds import next_round as run_round
+
+    plan = Plan(rows, people_, gold, target, budget, seed)
+    found = run_round(recipe, overrides or [], plan, Settings())
+    if page is not None:
+        from pipelines.votes.page import page as build
+
+        lead = "What people said, and how many labels are wrong by the random part of each round."
+        text = build(f"Loop {found.version.manifest.name}", lead, found.sections())
+        _write(page, lambda path: path.write_text(text, "utf-8"))
+    _print(found.as_dict(), found.lines(), as_json)
+
+
+def export_tasks(
+    data: Annotated[
+        str, typer.Argument(help="A review, or the pairs: NAME[@VERSION], a file or folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write (a folder for datasets).")],
+    to: Annotated[str, typer.Option(help="label-studio, argilla, csv or datasets.")] = "csv",
+    seed: Annotated[int, typer.Option(min=0, help="Of sides and order; import wants it too.")] = 0,
+) -> None:
+    """Write pairs as blind tasks of another tool; of a review, the rows of its queue."""
+    from pipelines.settings import Settings
+    from pipelines.votes.load import queued
+    from review.exchange.files import write_tasks
+
+    pairs = queued(data, Settings())
+    written = write_tasks(pairs, _format(to), out, seed)
+    typer.echo(f"{pairs.height:,} tasks: {', '.join(map(str, written))}")
+
+
+def import_votes(
+    file: Annotated[Path, typer.Argument(help="What people said in another tool.")],
+    out: Annotated[Path, typer.Option(help="Parquet of votes to write.")],
+    source: Annotated[
+        str, typer.Option("--from", help="label-studio, argilla, csv or datasets.")
+    ] = "csv",
+    data: Annotated[
+        str | None, typer.Option(help="The pairs or the review: unknown rows are an error then.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tasks as exported.")] = 0,
+    names: Annotated[bool, typer.Option("--names", help="Keep names, not pseudonyms.")] = False,
+) -> None:
+    """Read votes of another tool; `labelers.Annotations` and `prefactory votes` take the file."""
+    from pipelines.settings import Settings
+    from pipelines.votes.load import queued
+    from prefactory.errors import DataError
+    from review.exchange.files import read_votes
+    from review.exchange.tasks import unknown
+
+    table = read_votes(file, _format(source), seed, names)
+    if data is not None and (odd := unknown(table, queued(data, Settings()))):
+        raise DataError(f"{odd:,} of {table.height:,} votes are on rows that {data} does not hold")
+    _write(out, lambda path: table.write_parquet(path))
+    typer.echo(f"{table.height:,} votes of {table['person'].n_unique():,} people: {out}")
+
+
+def _format(word: str) -> Any:  # noqa: ANN401 - `review.exchange.files.Format`
+    from prefactory.errors import ConfigError
+    from review.exchange.files import FORMATS
+
+    if word not in FORMATS:
+        raise ConfigError(f"no format {word!r}; there are {', '.join(FORMATS)}")
+    return word
 
 
 def _report(

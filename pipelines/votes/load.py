@@ -86,3 +86,21 @@ def population_of(name: str, settings: Settings) -> dict[str, int] | None:
     finally:
         review.db.close()
     return {stratum: int(told["population"]) for stratum, told in strata.items()}
+
+
+def queued(name: str, settings: Settings) -> pl.DataFrame:
+    """The pairs of a review's queue, gold rows among them; or the pairs of a version or file.
+
+    Raises:
+        DataError: they are no pairs.
+    """
+    if Path(name).exists() or not exists(settings.home, name):
+        return pairs_of(name, name, settings)
+    pairs = pairs_of(name, None, settings)
+    review = open_review(settings.home, name)
+    try:
+        with review.db.read() as work:
+            asked = [row["row_id"] for row in work.all("select row_id from task")]
+    finally:
+        review.db.close()
+    return pairs.filter(pl.col("pair_id").is_in(asked))
