@@ -159,7 +159,8 @@ class Loop:
         head = ("round", "rows", "votes", "suspects wrong", "random wrong", "wrong before it")
         rows = tuple(
             (
-                r.name, f"{r.voted:,} of {r.rows:,}", f"{r.votes:,}", _of(r.suspects), _of(r.random),
+                r.name, f"{r.voted:,} of {r.rows:,}", f"{r.votes:,}",
+                _of(r.suspects), _of(r.random),
                 "-" if e is None else f"{e.value:.1%} ({e.low:.1%} to {e.high:.1%})",
             )
             for r, e in zip(self.rounds, self.left, strict=True)
@@ -329,9 +330,9 @@ def warn(version: Version) -> str:
     if area < USELESS:
         return (
             f"a queue of suspects will not help here: the self-test ranks planted wrong labels "
-            f"with AUC {area:.2f}; finding half of them takes about {saved:.0%} of the votes of random "
-            "review. Review at random, or give LabelTrust an outside opinion (a judge, a reward "
-            "model)"
+            f"with AUC {area:.2f}; finding half of them takes about {saved:.0%} of the votes of "
+            "random review. Review at random, or give LabelTrust an outside opinion (a judge, a "
+            "reward model)"
         )
     return ""
 

@@ -91,7 +91,8 @@ def annotations(
         rows.append(
             {
                 "vote_id": f"{tool}-{_short(f'{row}|{person}|{i}')}", "review": tool,
-                "task": "pair", "row_id": row, "person": person if names else f"person-{_short(person)}",
+                "task": "pair", "row_id": row,
+                "person": person if names else f"person-{_short(person)}",
                 "role": "annotator", "vote": vote, "strength": int(choice in (LEFT, RIGHT)) * 2,
                 "first_shown": left, "at": at, "ms": result.get("ms"), "guideline": 0,
                 "counts": True, "informed": False, "purpose": "work", "queue": "all",
