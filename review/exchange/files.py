@@ -103,7 +103,7 @@ def read_votes(path: Path, form: Format, seed: int = 0, names: bool = False) -> 
 def _list(path: Path) -> list[dict[str, Any]]:
     try:
         data = json.loads(_text(path))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
     if isinstance(data, dict) and isinstance(data.get("items", data.get("records")), list):
         data = data.get("items", data.get("records"))  # a page of Argilla's API
