@@ -26,7 +26,7 @@ from prefactory.votes.verdicts import ask_on
 BATCH, SURE, MOST, PEOPLE = 90, 0.95, 5, 12
 PARTS = (0.25, 0.5, 0.75)
 ROWS = 900
-PLANTED = 0.15
+PLANTED = 0.17
 QUEUES = ("random", "once", "refitted", "retrieval")
 
 
@@ -56,7 +56,7 @@ def noise() -> Set:
 
 
 def planted(name: str, seed: int = 0) -> Set:
-    """900 rows of a set with 15 % of the labels turned round (and their own wrong ones)."""
+    """900 rows of a set with 17 % of the labels turned round (and their own wrong ones)."""
     one = labelled(name)
     rng = np.random.default_rng([seed, len(one.pairs)])
     at = np.sort(rng.permutation(len(one.pairs))[:ROWS])

@@ -26,7 +26,7 @@ from prefactory.tables import COLUMNS, Shape
 from prefactory.votes.ballots import standing
 from prefactory.votes.estimate import WrongLabels, wrong_labels
 from prefactory.votes.loop import SURE, Batch, why_stop
-from prefactory.votes.verdicts import verdicts
+from prefactory.votes.verdicts import ask_on, verdicts
 from review.annotations import annotations_of
 from review.settings import Settings as ReviewSettings
 from review.settings import safe_name
@@ -37,6 +37,8 @@ QUEUE = {"suspect": 0.6, "retrieved": 0.1, "random": 0.3}
 FIRST = {"suspect": 0.7, "random": 0.3}
 """Of the first round, when nothing was found wrong yet."""
 UNSEEN = "human_votes = 0"
+CERTAIN = 0.95
+"""Posterior at which a row needs no further vote."""
 USELESS = 0.6
 """Area of the self-test's ranking below which a queue of suspects is hardly better than random."""
 
@@ -49,6 +51,7 @@ class Round:
         name: of its review.
         rows: that were asked about, without gold rows.
         voted: of them, rows with a vote.
+        waits: rows that need another vote: none yet, or not sure and fewer than were asked for.
         votes: that count.
         wrong: share of wrong labels among rows that nobody had checked, from its random part.
         suspects, random: what people said of the two parts.
@@ -57,6 +60,7 @@ class Round:
     name: str
     rows: int
     voted: int
+    waits: int
     votes: int
     wrong: WrongLabels
     suspects: Batch
@@ -64,8 +68,8 @@ class Round:
 
     @property
     def done(self) -> bool:
-        """Whether every row has a vote."""
-        return self.voted >= self.rows
+        """Whether every row has its votes, or is sure with fewer."""
+        return self.waits <= 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -73,8 +77,8 @@ class Round:
             name: {"wrong": batch.wrong, "checked": batch.checked}
             for name, batch in (("suspects", self.suspects), ("random", self.random))
         }
-        told = {"review": self.name, "rows": self.rows, "voted": self.voted, "votes": self.votes}
-        return {**told, **parts, "wrong_labels": self.wrong.as_dict()}
+        counts = {name: getattr(self, name) for name in ("rows", "voted", "waits", "votes")}
+        return {"review": self.name, **counts, **parts, "wrong_labels": self.wrong.as_dict()}
 
 
 def round_of(review: Review, votes: pl.DataFrame) -> Round:
@@ -92,8 +96,16 @@ def round_of(review: Review, votes: pl.DataFrame) -> Round:
         own = parts.filter((pl.col("queue") == name) & pl.col("verdict").is_in(["first", "second"]))
         return Batch(int((own["verdict"] == "second").sum()), own.height)
 
+    rows = int(review.meta("rows"))
+    said = found.join(work.select("row_id").unique(), on="row_id", how="semi")
+    votes_a_row = said.select(pl.sum_horizontal("votes", "ties", "bad", "skips")).to_series()
+    most = review.settings.people
+    more = ask_on(
+        said["posterior"].fill_null(0.5).to_numpy(), votes_a_row.cast(pl.Float64).to_numpy(),
+        CERTAIN, min(2, most), most,
+    )  # fmt: skip
     return Round(
-        review.name, int(review.meta("rows")), work["row_id"].n_unique(), counted.height,
+        review.name, rows, said.height, rows - said.height + int(more.sum()), counted.height,
         wrong_labels(votes, found, population), batch("suspect"), batch("random"),
     )  # fmt: skip
 
@@ -217,6 +229,8 @@ def next_round(path: Path, overrides: Sequence[str], plan: Plan, settings: Setti
     reviews = _reviews(recipe.head.name, settings)
     told = [annotations_of(review) for review in reviews]
     rounds = tuple(round_of(review, votes) for review, votes in zip(reviews, told, strict=True))
+    for review in reviews:
+        review.db.close()
     seed = read_annotations(_file(placed))
     file = _keep(pl.concat([seed, *told]), settings.home / "loops" / recipe.head.name)
     version = run(load_recipe(path, [*overrides, f"{placed.label}.file={file}"]), settings.home)
@@ -231,8 +245,7 @@ def next_round(path: Path, overrides: Sequence[str], plan: Plan, settings: Setti
     )
     warning = warn(version)
     if rounds and not rounds[-1].done:
-        waits = rounds[-1].rows - rounds[-1].voted
-        return Loop(version, rounds, left, "", warning, rounds[-1].name, waits)
+        return Loop(version, rounds, left, "", warning, rounds[-1].name, rounds[-1].waits)
     if stop:
         return Loop(version, rounds, left, stop, warning, None, 0)
     review = _ask(version, pairs, plan, len(rounds) + 1, settings)

@@ -34,7 +34,6 @@ name: loop
 source: {path: pairs.jsonl}
 steps:
   - labelers.Annotations: {}
-  - labelers.TextStatistics: {statistics: [characters]}
   - labelers.LabelTrust: {posterior: human_posterior, vectors: false, anchor: 'off', self_tests: 1}
 """
 
