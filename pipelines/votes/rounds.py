@@ -25,7 +25,7 @@ from prefactory.recipe import Placed, Recipe
 from prefactory.tables import COLUMNS, Shape
 from prefactory.votes.ballots import standing
 from prefactory.votes.estimate import WrongLabels, wrong_labels
-from prefactory.votes.loop import SURE, Batch, why_stop
+from prefactory.votes.loop import Batch, why_stop
 from prefactory.votes.verdicts import ask_on, verdicts
 from review.annotations import annotations_of
 from review.settings import Settings as ReviewSettings
@@ -85,7 +85,7 @@ def round_of(review: Review, votes: pl.DataFrame) -> Round:
     """What a review of a loop came to."""
     counted = standing(votes)
     work = counted.filter(pl.col("purpose") == "work")
-    found = verdicts(votes, sure=SURE, draws=0)
+    found = verdicts(votes, draws=0)
     strata = review.meta("strata") or {}
     population = {name: int(told["population"]) for name, told in strata.items()}
     parts = work.unique("row_id", keep="first").join(

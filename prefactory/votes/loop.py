@@ -22,8 +22,6 @@ WEIGHT = 2.0
 """Of a row that people checked, in the fit; others weigh 1."""
 RETRIEVAL = 0.5
 """What likeness to a wrong row counts, beside the normed score."""
-SURE = 0.8
-"""A row between 1 - SURE and SURE after all its votes is contested and leaves the training."""
 Z = 1.64
 BLOCK = 2048
 

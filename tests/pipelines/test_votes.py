@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from catalog.versions import Catalog
+from pipelines.api import run
+from pipelines.build import load_recipe
 from pipelines.cli.app import app
 from pipelines.votes.rounds import expected_share, review_name
 from prefactory.errors import ConfigError, DataError
@@ -160,8 +162,9 @@ def test_mistakes_are_one_sentence(home):
     with pytest.raises(ConfigError, match="no format 'xls'; there are label-studio, argilla"):
         cli("votes", "export", "pairs.jsonl", "--to", "xls", "--out", "x")
     cli("votes", "round", "loop.yaml", "--rows", 20)
+    run(load_recipe(home.parent / "bad.yaml", []), home)
     with pytest.raises(ConfigError, match="holds no votes"):
-        cli("votes", "labels", "loop")
+        cli("votes", "labels", "x")
     with pytest.raises(DataError, match="carry no judge's opinion"):
         cli("votes", "judges", "loop-round-1")
 
