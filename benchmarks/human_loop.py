@@ -79,7 +79,13 @@ class Run:
     left: float
 
 
-def simulate(data: Set, queue: str, seed: int = 0, people: list[Person] | None = None) -> Run:
+def simulate(
+    data: Set,
+    queue: str,
+    seed: int = 0,
+    people: list[Person] | None = None,
+    until: float = PARTS[-1],
+) -> Run:
     """Let simulated people check all rows, batch by batch.
 
     Args:
@@ -88,6 +94,8 @@ def simulate(data: Set, queue: str, seed: int = 0, people: list[Person] | None =
             batch that knows what people said; `retrieval`: that, and like what was wrong.
         seed: of people, folds and random orders.
         people: by default twelve of skill .9.
+        until: ends when so large a part of the wrong labels is found, and half as many votes as
+            rows are given.
     """
     n = len(data.rows)
     rng = np.random.default_rng([seed, 3])
@@ -97,7 +105,9 @@ def simulate(data: Set, queue: str, seed: int = 0, people: list[Person] | None =
     score = np.zeros(n) if queue == "random" else suspicion(data.rows, posterior, seed=seed)
     spent, found, half = 0, np.zeros(n, np.bool_), None
     marks: list[float] = []
-    while np.isnan(posterior).any():
+    while np.isnan(posterior).any() and not (
+        half is not None and len(marks) >= sum(part <= until for part in PARTS)
+    ):
         order = random
         if queue != "random":
             order = score

@@ -53,7 +53,7 @@ class Consistent(Labeler):
         """
         borne = pl.all_horizontal(self._for(name, table) for name in self.opinions)
         missing = pl.any_horizontal(self._for(name, table).is_null() for name in self.opinions)
-        told = pl.when(~missing).then(borne)
+        told: pl.Expr = pl.when(~missing).then(borne)
         if self.people:
             told = pl.when(pl.col("label_source") == HUMAN).then(pl.lit(value=True)).otherwise(told)
         return table.select(consistent=told)

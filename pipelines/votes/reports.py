@@ -197,10 +197,10 @@ class Judges:
         )
         sections = [Section("Judges against people", tuple(self.lines()), head, rows)]
         if place:
-            head = ("judge", "the better answer stood", "votes", "agreement")
-            sections.append(Section("By position", (), head, place))
-        head = ("judge", "n", "slope to log odds", "calibration error at it", "as it is")
-        return [*sections, Section("Calibration", (), head, sure)]
+            by_place = ("judge", "the better answer stood", "votes", "agreement")
+            sections.append(Section("By position", (), by_place, place))
+        fit = ("judge", "n", "slope to log odds", "calibration error at it", "as it is")
+        return [*sections, Section("Calibration", (), fit, sure)]
 
 
 def judges(

@@ -289,7 +289,7 @@ def calibration(judges: Sequence[Opinion], people: People) -> pl.DataFrame:
         `judge`, `n`, `slope` (makes the margins log odds), `ece` at that slope (fitted on these
         rows: slightly flattering) and `unscaled`, the ECE of the margins as they are.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for judge in judges:
         at = (people.label != 0) & ~np.isnan(judge.margin)
         signed = judge.margin[at] * people.label[at]

@@ -13,7 +13,7 @@ import polars as pl
 from prefactory.errors import ConfigError, DataError
 from prefactory.tables import COLUMNS, Shape
 from review.exchange import argilla, label_studio
-from review.exchange.tasks import FIELDS, annotations, tasks, time_of
+from review.exchange.tasks import FIELDS, as_annotations, tasks, time_of
 
 Format = Literal["label-studio", "argilla", "csv", "datasets"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -97,7 +97,7 @@ def read_votes(path: Path, form: Format, seed: int = 0, names: bool = False) -> 
         tool = label_studio if form == "label-studio" else argilla
         found = tool.results(_list(path))
     timed = ({**r, "at": time_of(r.get("at"))} for r in found)
-    return annotations(timed, seed, form, names)
+    return as_annotations(timed, seed, form, names)
 
 
 def _list(path: Path) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def choice_of(said: object) -> str:
     return word
 
 
-def annotations(
+def as_annotations(
     results: Iterable[Mapping[str, Any]], seed: int, tool: str, names: bool = False
 ) -> pl.DataFrame:
     """Results as a table of ANNOTATIONS, sorted by time.
@@ -81,7 +81,7 @@ def annotations(
         tool: where they come from; becomes `review`.
         names: keep people's names; else a pseudonym stands for each.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, result in enumerate(results):
         row, person = str(result["row_id"]), str(result["person"])
         left = first_left(row, seed)
