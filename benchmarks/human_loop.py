@@ -196,13 +196,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/human_loop.md"))
     args = parser.parse_args()
     text = [INTRO]
-    sets = {
-        "noise": noise,
-        "ukp": lambda: planted("ukp"),
-        "hh helpful": lambda: planted("hh helpful"),
-    }
-    for name, read in sets.items():
-        data = read()
+    for name in ("noise", "ukp", "hh helpful"):
+        data = noise() if name == "noise" else planted(name)
         label = f"{name}, {len(data.rows):,} rows ({data.wrong.mean():.3f})"
         for line in lines(label, data, args.runs):
             print(line, flush=True)

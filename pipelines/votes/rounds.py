@@ -273,7 +273,7 @@ def _file(placed: Placed) -> Path | None:
 
 def _reviews(name: str, settings: Settings) -> list[Review]:
     """The reviews of a loop's rounds, in order."""
-    found = []
+    found: list[Review] = []
     while exists(settings.home, review_name(name, len(found) + 1)):
         found.append(open_review(settings.home, review_name(name, len(found) + 1)))
     return found
@@ -301,7 +301,7 @@ def _left(found: Round, pairs: pl.DataFrame, later: Sequence[Round]) -> Interval
     if share is None:
         return None
     checked = pairs.filter(pl.col("human_votes") > 0)
-    doubt = (1 - checked["human_posterior"].fill_null(1.0)).sum()
+    doubt = float((1 - checked["human_posterior"].fill_null(1.0)).to_numpy().sum())
     after = sum(r.voted for r in later)
     before = max(checked.height - after, 0)
     rest = pairs.height - before
@@ -320,7 +320,7 @@ def _ask(
     found = pairs.filter("human_turned").height > 0 and "retrieval" in pairs.columns
     name = review_name(version.manifest.name, number)
     asked = ReviewSettings(
-        queue=dict(QUEUE if found else FIRST),  # type: ignore[arg-type]
+        queue=dict(QUEUE if found else FIRST),
         where=UNSEEN, rows=min(plan.rows, free), people=plan.people, gold=plan.gold,
         seed=plan.seed + number,
     )  # fmt: skip
