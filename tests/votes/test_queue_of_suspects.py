@@ -51,10 +51,9 @@ def test_half_of_the_planted_swaps_with_two_thirds_of_the_votes_of_random_review
         warnings.warn(f"no {NOISE}: the queue of suspects is NOT measured", stacklevel=1)
         pytest.skip(f"no {NOISE}")
     data = human_loop.noise()
-    assert len(data.rows) == 1032
-    votes = [
-        [human_loop.simulate(data, queue, seed, until=0.5).votes[1] for seed in range(2)]
-        for queue in ("refitted", "random")
-    ]
-    share = np.divide(*votes)
-    assert np.mean(share) <= 2 / 3  # the specification has .53 to .65
+    assert len(data.rows) == 1022  # of 1,032, ten are there twice
+    random, suspects = (
+        np.mean([human_loop.simulate(data, q, seed, until=0.5).votes[1] for seed in range(runs)])
+        for q, runs in (("random", 10), ("refitted", 2))
+    )
+    assert suspects / random <= 2 / 3  # the specification has .53 to .65
