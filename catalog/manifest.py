@@ -24,7 +24,13 @@ class TableRecord(BaseModel):
 
 
 class StageRecord(BaseModel):
-    """One stage: rows in and out, and what left for which reason."""
+    """One stage: rows in and out, and what left for which reason.
+
+    Attributes:
+        usage: the answers that its rows were made from, by model and role: `calls`,
+            `prompt_tokens`, `completion_tokens` and `usd` (null: no price known), whichever run
+            paid for them; without attempts that failed, which stand in `provenance.json`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,6 +44,7 @@ class StageRecord(BaseModel):
     adds: list[str]
     fields: dict[str, Any]
     info: dict[str, Any]
+    usage: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class Manifest(BaseModel):

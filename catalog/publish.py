@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from catalog.versions import (
 )
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
-from prefactory.folders import settle, sweep, temporary_folder
+from prefactory.folders import locked, settle, sweep, temporary_folder
 from prefactory.identity import differences, fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
@@ -64,7 +64,7 @@ def publish(
     result: RunResult,
     catalog: Catalog,
     report: Callable[[Path], str] | None = None,
-    used: Mapping[str, Mapping[str, Any]] | None = None,
+    used: Sequence[Mapping[str, Any]] = (),
 ) -> Published:
     """Publish the tables of a run as a version.
 
@@ -72,7 +72,7 @@ def publish(
         result: a finished run.
         catalog: where to.
         report: makes `report.html` from the finished folder.
-        used: what each model was used for in this run: calls, tokens and US dollars.
+        used: what this run paid for, by step, role and model: calls, tokens and US dollars.
 
     Raises:
         CatalogError: if the recipe's explicit version exists with other content or another recipe.
@@ -91,13 +91,14 @@ def publish(
     with temporary_folder(catalog.root, f".{head.name}") as folder:
         tables = _write_tables(result, folder) | _write_annotations(result, folder)
         digest = content_digest(tables)
-        existing = _existing(catalog, result, digest, payload)
-        if existing is not None:
-            return Published(existing, new=False)
-        manifest = _manifest(result, catalog, payload, digest, tables)
-        manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
-        _write_documents(result, manifest, folder, report, used or {})
-        return Published(_move(folder, catalog, manifest), new=True)
+        with locked(catalog.root / f".{head.name}.lock"):  # two runs make one version
+            existing = _existing(catalog, result, digest, payload)
+            if existing is not None:
+                return Published(existing, new=False)
+            manifest = _manifest(result, catalog, payload, digest, tables)
+            manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
+            _write_documents(result, manifest, folder, report, used)
+            return Published(_move(folder, catalog, manifest), new=True)
 
 
 def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
@@ -307,15 +308,17 @@ def _stage(stage: Stage) -> StageRecord:
         adds=list(stage.adds),
         fields=stage.fields,
         info=stage.info,
+        usage=stage.usage,
     )
 
 
 def _models(stages: list[Stage]) -> list[dict[str, Any]]:
-    """The models that the steps opened, each once."""
-    models = {}
-    for model in (m for s in stages for m in s.models):
-        role = "engine" if "engine" in model else "encoder"
-        models[fingerprint(model)] = {"role": role, **model}
+    """The models that the steps opened, each once, with the fields of steps that hold it."""
+    models: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        for model, role in zip(stage.models, stage.roles, strict=True):
+            roles = models.setdefault(fingerprint(model), {"roles": {}, **model})["roles"]
+            roles.setdefault(stage.label, []).append(role)
     return [models[key] for key in sorted(models)]
 
 
@@ -348,7 +351,7 @@ def _write_documents(
     manifest: Manifest,
     folder: Path,
     report: Callable[[Path], str] | None,
-    used: Mapping[str, Mapping[str, Any]],
+    used: Sequence[Mapping[str, Any]],
 ) -> None:
     (folder / "recipe.yaml").write_text(result.recipe.to_yaml(), "utf-8")
     (folder / "README.md").write_text(card(manifest), "utf-8")
@@ -366,7 +369,7 @@ def _write_documents(
     _write_json(folder / "provenance.json", _provenance(result, used))
 
 
-def _provenance(result: RunResult, used: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _provenance(result: RunResult, used: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What differs from run to run, and so stays out of the manifest."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -375,7 +378,7 @@ def _provenance(result: RunResult, used: Mapping[str, Mapping[str, Any]]) -> dic
             {"label": s.label, "seconds": round(s.seconds, 3), "made": s.made, "reused": s.reused}
             for s in result.stages
         ],
-        "models": used,
+        "paid": list(used),
     }
 
 

@@ -152,6 +152,8 @@ def run(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     prices: Pathlike | None = None,
+    fresh: Iterable[str] = (),
+    retry_failed: bool = False,
 ) -> Version:
     """Run a recipe on threads, publish the result with its report, and train what it asks for.
 
@@ -163,6 +165,8 @@ def run(
         budget_usd: US dollars that new model calls may cost.
         budget_tokens: tokens that they may use.
         prices: a YAML file over the prices that come with prefactory.
+        fresh: labels of steps that are asked anew.
+        retry_failed: drop the answers that could not be used, and ask again for what failed.
 
     Returns:
         The version: a new one, or the one that holds the same content already.
@@ -177,6 +181,8 @@ def run(
         shard_rows,
         budget,
         Path(prices) if prices else None,
+        tuple(fresh),
+        retry_failed,
     )
     sources = open_sources(recipe)
     planning.plan(recipe, *common_schema(sources))

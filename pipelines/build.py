@@ -9,22 +9,30 @@ import json
 import logging
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from fsspec.implementations.local import LocalFileSystem
 
+from catalog.manifest import Manifest
 from catalog.publish import Published, publish
 from catalog.report import build as build_report
+from catalog.report.costs import dollars
+from catalog.report.costs import read as read_costs
 from catalog.sources import LateColumnsError, OpenSource, SourceSpec, open_source
 from catalog.versions import Version
 from pipelines.engines import engines
+from pipelines.failed import write as write_failed
+from pipelines.journal import Wanted, answers, drop_answers
 from pipelines.pays import notes, pays, scores
+from pipelines.progress import Progress
 from pipelines.settings import Settings
 from pipelines.training import METHODS, Trained, train
 from pipelines.vectors import embedder, known
-from prefactory.errors import CatalogError, ConfigError, PrefactoryError
+from prefactory.errors import CatalogError, ConfigError, DataError, PrefactoryError
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
@@ -42,11 +50,13 @@ class Outcome:
     Attributes:
         published: the version, and whether it is new.
         stages: what happened at each stage.
+        used: what this run paid for, by step, role and model (`Accounts.by_step`).
         trained: models trained on the version, in the recipe's order.
     """
 
     published: Published
     stages: list[Stage]
+    used: list[dict[str, Any]] = field(default_factory=list)
     trained: list[Trained] = field(default_factory=list)
 
 
@@ -114,20 +124,30 @@ def check_recipe(
 
 def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper) -> Outcome:
     """Run a recipe, publish the result with its report, and train what the recipe asks for."""
-    used: dict[str, dict[str, Any]] = {}
-    with engines(settings, used) as engine:
+    progress, stages = Progress(), list[Stage]()
+    fresh = _ask_anew(recipe, settings)
+
+    def finished(stage: Stage) -> None:
+        stages.append(stage)
+        _LOG.info(stage_line(stage))
+
+    with engines(settings, progress) as session:
         options = Options(
             workers=settings.workers,
             shard_rows=settings.shard_rows,
             embed=embedder(settings),
-            engine=engine,
-            on_stage=lambda stage: _LOG.info(stage_line(stage)),
+            engine=session.engine,
+            on_stage=finished,
+            fresh=fresh,
+            usd=session.accounts.usd,
+            begin=progress.begin,
+            advance=progress.advance,
         )
         try:
-            result = execute(recipe, sources, settings.store, mapper, options)
-        except LateColumnsError:
-            again = [source.whole() for source in sources]
-            result = execute(recipe, again, settings.store, mapper, options)
+            result = _executed(recipe, sources, settings, mapper, options, stages)
+        except DataError as error:
+            raise _unpublished(error, recipe, stages, settings) from error
+        used = session.accounts.by_step()
     shown = recipe.head.publish.report_rows
 
     def report(folder: Path) -> str:
@@ -136,16 +156,84 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
 
     try:
         published = publish(result, settings.catalog, report, used)
+    except DataError as error:
+        raise _unpublished(error, recipe, stages, settings) from error
     except OSError as error:
         raise CatalogError(
             f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "
             "is kept, and the same command publishes it"
         ) from error
-    outcome = Outcome(published, result.stages)
+    outcome = Outcome(published, result.stages, used)
     for method, config in recipe.train:
         _LOG.info("train %s", method)
         outcome.trained.append(train(method, config, published.version, settings))
     return outcome
+
+
+def _executed(
+    recipe: Recipe,
+    sources: list[OpenSource],
+    settings: Settings,
+    mapper: Mapper,
+    options: Options,
+    stages: list[Stage],
+) -> RunResult:
+    try:
+        return execute(recipe, sources, settings.store, mapper, options)
+    except LateColumnsError:
+        stages.clear()
+        again = [source.whole() for source in sources]
+        return execute(recipe, again, settings.store, mapper, options)
+
+
+def _ask_anew(recipe: Recipe, settings: Settings) -> frozenset[str]:
+    """Drop the answers that are to be asked for again; return the labels of steps made anew.
+
+    Raises:
+        ConfigError: the recipe has no such step.
+        StoreError: another run is using the journal.
+    """
+    labels = [placed.label for placed in recipe.steps]
+    fresh = frozenset(
+        label for label in labels for name in settings.fresh if _is_named(label, name)
+    )
+    unknown = [n for n in settings.fresh if not any(_is_named(label, n) for label in labels)]
+    if unknown:
+        raise ConfigError(f"--fresh {unknown[0]}: {recipe.path.name} has only {', '.join(labels)}")
+    if not fresh and not settings.retry_failed:
+        return fresh
+    all_answers = answers(settings.home)
+    own = Wanted(recipe=recipe.name)
+    parts = [replace(own, step=label).of(all_answers) for label in sorted(fresh)]
+    parts += [replace(own, reason="any").of(all_answers)] if settings.retry_failed else []
+    dropped = drop_answers(settings.home, pl.concat(parts).unique(("engine", "key")))
+    _LOG.info("%s answers were dropped and are asked for anew", f"{dropped:,}")
+    return fresh
+
+
+def _is_named(label: str, name: str) -> bool:
+    return label == name or label.endswith(f".{name}")
+
+
+def _unpublished(
+    error: DataError, recipe: Recipe, stages: list[Stage], settings: Settings
+) -> DataError:
+    """The error of a run that publishes nothing, with the page of its bad answers."""
+    path = write_failed(recipe, stages, str(error), settings)
+    doubts = "".join(f"\n{line}" for line in doubt_lines(stages, recipe.path))
+    return DataError(f"{error}{doubts}\nwhat was dropped and why, word for word: {path}")
+
+
+def doubt_lines(stages: Sequence[Stage], recipe: Path) -> list[str]:
+    """A sentence for each step some of whose answers could not be used, with the cure."""
+    return [
+        f"{stage.label}: {sum(stage.doubts.values()):,} answers could not be used ("
+        + ", ".join(f"{reason} {n:,}" for reason, n in stage.doubts.items())
+        + f"); they are kept: `prefactory run {recipe} --retry-failed` drops them and "
+        "asks again"
+        for stage in stages
+        if stage.doubts
+    ]
 
 
 def _write_pays(result: RunResult, folder: Path, settings: Settings) -> None:
@@ -173,6 +261,20 @@ def pays_lines(version: Version) -> list[str]:
     found = json.loads(path.read_text("utf-8"))
     selection = found["selection"]
     return [*([selection["sentence"]] if selection else []), *found["notes"]]
+
+
+def cost_lines(manifest: Manifest) -> list[str]:
+    """What the answers behind a version cost, in a line, and for each row that was kept."""
+    tables = [name for name in ("pairs", "responses", "prompts") if name in manifest.tables]
+    costs = read_costs(manifest.model_dump(mode="json"), tables[0] if tables else "")
+    if costs is None:
+        return []
+    line = f"models     {costs.calls:,} answers, {costs.tokens:,} tokens, {dollars(costs.usd)}"
+    line += " US dollars" if costs.usd is not None else ""
+    if costs.tokens_a_row is not None:
+        usd = f", {dollars(costs.usd_a_row)} US dollars" if costs.usd_a_row is not None else ""
+        line += f"; {costs.tokens_a_row:,.0f} tokens{usd} for each of the {costs.shape} kept"
+    return [line]
 
 
 def stage_line(stage: Stage) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import polars as pl
 
 from catalog.sources import OpenSource
 from prefactory.engines.accounts import Price, read_prices
@@ -23,6 +25,10 @@ class Estimate:
         calls: all samples and rounds, without corrections of answers of the wrong form.
         prompt_tokens, completion_tokens: of all calls.
         usd: US dollars; None if no price is known and somebody may bill.
+        seen: calls of the step to the model that the journal has.
+        likely_prompt_tokens, likely_completion_tokens: of all calls, by the mean of those; None if
+            the journal has none.
+        likely_usd: their cost.
     """
 
     step: str
@@ -31,10 +37,17 @@ class Estimate:
     prompt_tokens: int
     completion_tokens: int
     usd: float | None
+    seen: int = 0
+    likely_prompt_tokens: int | None = None
+    likely_completion_tokens: int | None = None
+    likely_usd: float | None = None
 
 
 def estimate(
-    planned: Sequence[PlannedStep], sources: Sequence[OpenSource], prices: Path | None = None
+    planned: Sequence[PlannedStep],
+    sources: Sequence[OpenSource],
+    prices: Path | None = None,
+    means: pl.DataFrame | None = None,
 ) -> list[Estimate]:
     """Estimate the calls of every step; the sources are read only if some step asks a model.
 
@@ -42,6 +55,7 @@ def estimate(
         planned: the steps.
         sources: where the rows come from.
         prices: a YAML file over the prices that come with prefactory.
+        means: what the calls made so far used (`means_of`), if any were.
 
     Raises:
         ConfigError: the price file has the wrong form.
@@ -55,18 +69,54 @@ def estimate(
         shape_rows = prompts if step.shape == Shape.PROMPTS else rows
         unpaired = step.shape not in step.placed.step.takes()  # two answers a pair, at most
         for asked in step.placed.step.asks(shape_rows * (2 if unpaired else 1), prompts):
-            estimates.append(_priced(step.placed.label, asked, known))
+            estimates.append(_priced(step.placed.label, asked, known, means))
         rows, prompts = step.placed.step.grows(shape_rows, prompts)
     return [e for e in estimates if e.calls]
 
 
-def _priced(label: str, asked: Asks, known: dict[str, Price]) -> Estimate:
+def means_of(answers: pl.DataFrame, recipe: str) -> pl.DataFrame:
+    """Calls, and mean tokens of a call, by step and model of a recipe.
+
+    Args:
+        answers: of the journal (`pipelines.journal.answers`).
+        recipe: its name.
+
+    Returns:
+        `step`, `model`, `seen`, `prompt`, `completion`; only where the server told tokens.
+    """
+    told = pl.col("prompt_tokens") + pl.col("completion_tokens") > 0
+    return (
+        answers.filter(told, recipe=recipe)
+        .group_by("step", "model")
+        .agg(
+            pl.len().alias("seen"),
+            pl.mean("prompt_tokens").alias("prompt"),
+            pl.mean("completion_tokens").alias("completion"),
+        )
+    )
+
+
+def _priced(
+    label: str, asked: Asks, known: dict[str, Price], means: pl.DataFrame | None
+) -> Estimate:
     config = asked.engine
     tokens_in, tokens_out = asked.calls * asked.prompt_tokens, asked.calls * asked.completion_tokens
     free = not type(config).metered
     price = known.get(config.model, Price() if free else None)
-    usd = None if price is None else price.usd(tokens_in, tokens_out)
-    return Estimate(label, config.model, asked.calls, tokens_in, tokens_out, usd)
+    share = config.price_share
+    usd = None if price is None else price.usd(tokens_in, tokens_out) * share
+    atmost = Estimate(label, config.model, asked.calls, tokens_in, tokens_out, usd)
+    found = [] if means is None else means.filter(step=label, model=config.model).to_dicts()
+    if not found:
+        return atmost
+    counts = [round(asked.calls * found[0][name]) for name in ("prompt", "completion")]
+    return replace(
+        atmost,
+        seen=found[0]["seen"],
+        likely_prompt_tokens=counts[0],
+        likely_completion_tokens=counts[1],
+        likely_usd=None if price is None else price.usd(*counts) * share,
+    )
 
 
 def _counted(sources: Sequence[OpenSource]) -> tuple[int, int]:

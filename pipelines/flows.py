@@ -48,6 +48,8 @@ def curate(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     prices: str | None = None,
+    fresh: list[str] | None = None,
+    retry_failed: bool = False,
 ) -> Outcome:
     """Run a recipe file and publish what it makes.
 
@@ -60,6 +62,8 @@ def curate(
         budget_usd: US dollars that new calls of text engines may cost.
         budget_tokens: tokens that they may use.
         prices: a YAML file over the prices that come with prefactory.
+        fresh: steps that are asked anew.
+        retry_failed: drop the answers that could not be used, and ask again.
 
     Returns:
         The version, its stages and models.
@@ -70,6 +74,8 @@ def curate(
         shard_rows,
         Budget(usd=budget_usd, tokens=budget_tokens),
         Path(prices) if prices else None,
+        tuple(fresh or ()),
+        retry_failed,
     )
     checked, sources, _ = check_recipe(Path(recipe), overrides or [])
     outcome = build(checked, sources, settings, prefect_mapper())
@@ -81,6 +87,16 @@ def curate(
     create_table_artifact(
         key="stages", table=rows, description=f"{version.ref} {version.manifest.content_digest}"
     )
+    costs = [
+        {"step": u["step"], "role": u["role"], "model": u["model"], "calls": u["calls"]}
+        | {"tokens in": u["prompt_tokens"], "tokens out": u["completion_tokens"]}
+        | {"US dollars": u["usd"] if u["priced"] else "no price", "failures": u["failures"]}
+        for u in outcome.used
+    ]
+    if costs:
+        create_table_artifact(
+            key="costs", table=costs, description=f"what this run paid for {version.ref}"
+        )
     return outcome
 
 
@@ -107,6 +123,8 @@ def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcom
             settings.budget.usd,
             settings.budget.tokens,
             str(settings.prices) if settings.prices else None,
+            list(settings.fresh),
+            settings.retry_failed,
         )
     except Exception as error:  # of whatever HTTP library Prefect has today
         if started:

@@ -89,11 +89,11 @@ def judge(
                 "the audit's judge reads texts only, and some prompts have pictures: judge them in "
                 "a run, by labelers.JudgePairs with a model that has `sees_images: true`"
             )
-        with engines(settings) as opened:
-            cost = _cost(step, table, seed, opened(config), settings)
+        with engines(settings) as session:
+            cost = _cost(step, table, seed, session.engine(config), settings)
             (approve or _say)(cost)
             _within(cost, settings)
-            found = step.fit_shard(table, Context(seed, "audit", engine=opened))
+            found = step.fit_shard(table, Context(seed, "audit", engine=session.engine))
         return found.drop("pair_id", "prompt_id")
 
     return Judge(config.model, ask, sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from pipelines.engines import engines
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.engines.base import (
+    Calls,
     Completion,
     Conversation,
     Done,
     Engine,
     EngineConfig,
+    Purpose,
     Request,
     Result,
     TokenLogprobs,
@@ -124,6 +126,12 @@ class _Recorder(Engine):
         self._inner = inner
         self._asked = asked
 
+    def asked_for(self, purpose: Purpose, calls: Calls | None = None) -> Engine:
+        """Let the answers be kept as those of the step that asks."""
+        if self._inner is not None:
+            self._inner = self._inner.asked_for(purpose, calls)
+        return self
+
     def run(self, requests: Iterable[Request], done: Done) -> None:
         """Note all requests; ask for real, or end the preview here."""
         waiting = list(requests)
@@ -167,8 +175,11 @@ def preview(
         asked.clear()
 
     stopped, tables = None, {}
-    with tempfile.TemporaryDirectory(prefix="prefactory-") as folder, engines(settings) as real:
-        engine: Callable[[Any], Engine] = lambda c: _Recorder(c, real(c) if call else None, asked)  # noqa: E731
+    with tempfile.TemporaryDirectory(prefix="prefactory-") as folder, engines(settings) as session:
+
+        def engine(config: Any) -> Engine:  # noqa: ANN401 - an engine's configuration
+            return _Recorder(config, session.engine(config) if call else None, asked)
+
         options = Options(1, 1_000_000, embedder(settings), engine, finished)
         store, mapper = Store(Path(folder)), thread_mapper(1)
         try:

@@ -26,6 +26,8 @@ class Settings:
         shard_rows: rows of a shard, about.
         budget: what new calls of text engines may use; a run stops, resumable, before it is passed.
         prices: a YAML file over the prices that come with prefactory.
+        fresh: steps that are asked anew, as a recipe labels them (or its end: `Rubric`).
+        retry_failed: drop the answers that could not be used first, so that they are asked anew.
     """
 
     home: Path = field(default_factory=default_home)
@@ -33,6 +35,8 @@ class Settings:
     shard_rows: int = 16384
     budget: Budget = field(default_factory=Budget)
     prices: Path | None = None
+    fresh: tuple[str, ...] = ()
+    retry_failed: bool = False
 
     @property
     def store(self) -> Store:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from catalog.versions import Version
+from pipelines.progress import Progress
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
@@ -85,7 +86,10 @@ def train(
     folder = out or _default_folder(settings, data, method, config)
     if out is None and folder.exists():  # complete: trainers make a folder whole or not at all
         return _earlier(method, folder)
-    report = _trainer(method, settings)(config, data, folder)
+    progress = Progress()
+    progress.begin(f"train {method}", 0, "steps")
+    with progress.shown(live=False):  # a terminal has the trainer's own bar
+        report = _trainer(method, settings)(config, data, folder)
     note = easy_test(version)
     text = "\n".join([report.text(), *([f"  note     {note}"] if note else [])])
     return Trained(method, Path(report.folder), text, report.as_dict())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from prefactory.engines.base import Engine
+from prefactory.engines.base import Calls, Engine, Purpose
 from prefactory.engines.pictured import PicturedEngine
 from prefactory.errors import ConfigError, DataError
 from prefactory.images.marks import Pictures
@@ -39,6 +39,9 @@ class Context:
         engine: `(engine config) -> Engine`, opened once per process, behind its journal.
         options: run settings that are not identity (`workers`, `device`, ...).
         images: the pictures of the run's prompts, if these may have any.
+        recipe: name of the recipe, for the accounts.
+        roles: the engine configurations of the step, each with the name of its field.
+        calls: told of every answer.
     """
 
     seed: int = 0
@@ -48,6 +51,9 @@ class Context:
     engine: Callable[[Any], Engine] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     images: Pictures | None = None
+    recipe: str = ""
+    roles: Sequence[tuple[Any, str]] = ()
+    calls: Calls | None = None
 
     @property
     def fitted(self) -> State:
@@ -68,7 +74,9 @@ class Context:
         """
         if self.engine is None:
             raise ConfigError(f"{self.step} asks a model, and this run opens none")
-        opened = self.engine(config)
+        roles = dict.fromkeys(role for known, role in self.roles if known == config)
+        purpose = Purpose(self.recipe, self.step, ", ".join(roles))
+        opened = self.engine(config).asked_for(purpose, self.calls)
         return opened if self.images is None else PicturedEngine(opened, self.images, self.step)
 
     def uniform(self, ids: pl.Series, salt: str = "") -> pl.Series:

@@ -8,6 +8,7 @@ living one and removed (`sweep`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -15,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -95,6 +96,50 @@ def new_folder(final: Path, error: type[PrefactoryError]) -> Iterator[Path]:
         for file in folder.rglob("*.safetensors"):  # the library lets only its owner read it
             file.chmod(0o644)
         settle(folder, final)
+
+
+@contextmanager
+def locked(
+    path: Path, *, shared: bool = False, busy: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Hold a lock among threads and processes; the system gives back that of a killed one.
+
+    Args:
+        path: of the file that stands for the lock; made as well as its folder, removed by its last
+            holder.
+        shared: with others who share it.
+        busy: called once if somebody else holds it, before waiting; what it raises ends the wait.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy is not None:
+                    busy()
+                fcntl.flock(handle, kind)
+            if not _names(path, handle):  # its last holder has removed it
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(BlockingIOError):
+                    if shared:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
+
+
+def _names(path: Path, handle: int) -> bool:
+    """Whether a path still is the file that was opened."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    return False
 
 
 def settle(folder: Path, final: Path, mode: int = 0o755) -> None:

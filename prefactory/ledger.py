@@ -7,7 +7,8 @@ import re
 import polars as pl
 
 PASSING = (
-    r"\b(?:timeout|connection|unreachable|bad_answer|no_answer|http_(?:408|409|425|429|5\d\d))\b"
+    r"\b(?:timeout|connection|unreachable|bad_answer|no_answer|batch_(?:expired|cancelled)"
+    r"|http_(?:408|409|425|429|5\d\d))\b"
 )
 """Reasons that are of the way to a model and not of the row: asked again, it may be answered."""
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from prefactory import ledger
 from prefactory.apply import apply_filter, apply_generator, apply_labeler, fit, fit_shard
 from prefactory.context import Context
+from prefactory.engines import calls
 from prefactory.errors import DataError, MissingPackageError, PrefactoryError
 from prefactory.extras import missing
 from prefactory.folders import sweep
@@ -40,9 +43,10 @@ from prefactory.stages import (
     source_counts,
 )
 from prefactory.step import Filter, Generator, Labeler, State, Step
-from prefactory.store import Record, Store
+from prefactory.store import Record, Store, Writer
 from prefactory.tables import Shape, cast_to
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -90,6 +94,17 @@ def execute(
     return RunResult(recipe, views, run.stages, run.identities, counts, store, before, images)
 
 
+@contextmanager
+def _answers(writer: Writer, ctx: Context) -> Iterator[Context]:
+    """A context that keeps which answers were used, as a table of the object."""
+    used = calls.StepCalls()
+    yield replace(ctx, calls=used)
+    if used:
+        writer.table(calls.TABLE, used.table())
+    if used.doubts:
+        writer.info["doubts"] = dict(sorted(used.doubts.items()))
+
+
 def _new_prompts(step: Step) -> bool:
     return isinstance(step, Generator) and step.new_prompts
 
@@ -122,11 +137,36 @@ class _Run:
         self.pictures = store.images if images else None
         self.source_counts: list[dict[str, Any]] = []
         self.stages: list[Stage] = []
+        self.fresh: set[str] = set()
+        """Keys of what this run has made or taken, and so of what it does not make again."""
+        self.roles = {p.label: p.step.configs() for p in recipe.steps}
         sweep(store.root / "tmp")
 
     def context(self, label: str, state: State | None = None) -> Context:
         head, options = self.recipe.head, self.options
-        return Context(head.seed, label, state, options.embed, options.engine, images=self.pictures)
+        return Context(
+            head.seed, label, state, options.embed, options.engine,
+            images=self.pictures, recipe=head.name, roles=self.roles.get(label, ()),
+        )  # fmt: skip
+
+    def map(
+        self,
+        name: str,
+        work: Callable[[int], T],
+        n: int,
+        unit: str = "shards",
+        calls: int = 0,
+        rows: int = 0,
+    ) -> list[T]:
+        """Run `work` on all parts, and tell how far it is."""
+        self.options.begin(name, n, unit, calls, rows)
+
+        def told(i: int) -> T:
+            result = work(i)
+            self.options.advance()
+            return result
+
+        return self.mapper(name, told, n)
 
     def finish(self, stage: Stage, started: float) -> None:
         """Check the accounts of a stage and keep it."""
@@ -151,9 +191,15 @@ class _Run:
     def ensure(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
         """Open an object, making it first if the store has no whole copy."""
         record = self.store.open(key)
-        if record is not None:
-            stage.reused += 1
-            return record
+        if record is None:
+            with self.store.claim(key):
+                record = self.store.open(key)  # perhaps another run has made it meanwhile
+                if record is None:
+                    return self._make(key, stage, make)
+        stage.reused += 1
+        return record
+
+    def _make(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
         try:
             make()
         except PrefactoryError:
@@ -194,7 +240,7 @@ class _Run:
                 keys[i], stage, lambda: self._read(sources[n], file, keys[i], columns)
             )
 
-        records = self.mapper("source", read, len(jobs))
+        records = self.map("source", read, len(jobs), "files")
         for key, record in zip(keys, records, strict=True):
             stage.ledgers += [(key, t) for t in record.info["ledgers"]]
         stage.rows_in = sum(r.info["records"] for r in records)
@@ -274,7 +320,7 @@ class _Run:
 
             return self.ensure(keys[i], stage, make)
 
-        records = self.mapper(f"{stage.label} (shards)", exchange, len(ranges))
+        records = self.map(f"{stage.label} (shards)", exchange, len(ranges))
         stage.reasons = ledger.add_counts([stage.reasons, *(r.info["reasons"] for r in records)])
         stage.ledgers += [(key, "ledger") for key in keys]
         return [
@@ -293,6 +339,7 @@ class _Run:
         stage.fields = placed.step.model_dump(mode="json")
         stage.adds = planned.adds
         stage.models = placed.step.engines()
+        stage.roles = [role for _, role in placed.step.configs()]
         identity = [placed.step.identity(), stage.models]
         base = fingerprint([identity, placed.label, self.recipe.head.seed])
         state, state_key = None, ""
@@ -303,7 +350,7 @@ class _Run:
         keys = [fingerprint([base, state_key, s.key]) for s in shards]
 
         def work(i: int) -> tuple[Record, str]:
-            key = self._latest(keys[i])
+            key = self._latest(keys[i], placed.label)
 
             def make() -> None:
                 table = load(self.store, shards[i], planned.shape)
@@ -311,30 +358,53 @@ class _Run:
 
             return self.ensure(key, stage, make), key
 
-        made = self.mapper(placed.label, work, len(shards))
+        sides = 1 if planned.shape in placed.step.takes() else 2  # answers of pairs, one by one
+        rows = stage.rows_in * sides
+        asks = sum(a.calls for a in placed.step.asks(rows, rows))
+        made = self.map(placed.label, work, len(shards), calls=asks, rows=stage.rows_in)
         records, keys = [record for record, _ in made], [key for _, key in made]
         after = self._after(planned, shards, keys, records, stage)
         stage.rows_out = sum(s.rows for s in after)
         stage.unanswered = ledger.add_counts([r.info.get("unanswered", {}) for r in records])
+        stage.objects = [*stage.objects, *keys]
+        kept = [r for r in map(self.store.open, stage.objects) if r is not None]
+        stage.usage = self._usage(kept)
+        stage.doubts = ledger.add_counts([r.info.get("doubts", {}) for r in kept])
         self.finish(stage, started)
         return after
 
-    def _latest(self, key: str) -> str:
+    def _usage(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """What models answered for some objects, by model and role, whoever paid for it."""
+        used = [r.key for r in records if f"{calls.TABLE}.arrow" in r.files]
+        sums = calls.summed([self.store.read(key, calls.TABLE) for key in used])
+        for row in sums:
+            counts = row["prompt_tokens"], row["completion_tokens"]
+            usd = self.options.usd(row["model"], *counts, row.pop("metered"))
+            share = row.pop("price_share")
+            row["usd"] = None if usd is None else round(usd * share, 9)
+        return sums
+
+    def _latest(self, key: str, label: str = "") -> str:
         """The key of a shard's newest form: the next one, if calls of the last one failed.
 
         What failed on the way to a model is not final: the next run asks again, and has all other
-        answers from the journal. Each form has a key of its own, as what follows depends on it.
+        answers from the journal. Nor is what somebody wants anew (`run --fresh`). Each form has a
+        key of its own, as what follows depends on it.
         """
         latest = key
         for attempt in itertools.count(1):
             record = self.store.open(latest)
-            if record is None or not record.info.get("unanswered"):
+            again = record is not None and record.info.get("unanswered")
+            if record is not None and label in self.options.fresh and latest not in self.fresh:
+                self.store.outdate(latest)
+            if record is None or not (again or self.store.outdated(latest)):
+                self.fresh.add(latest)
                 return latest
             latest = fingerprint([key, "again", attempt])
         return latest
 
     def _apply(self, step: Step, table: pl.DataFrame, shape: Shape, ctx: Context, key: str) -> None:
-        with self.store.write(key) as writer:
+        with self.store.write(key) as writer, _answers(writer, ctx) as ctx:
             if isinstance(step, Filter):
                 dropped = apply_filter(step, ctx.step, table, shape, ctx)
             elif isinstance(step, Labeler):
@@ -397,31 +467,32 @@ class _Run:
     ) -> tuple[State, str]:
         """Fit a dataset step: a map over shards, then a reduce on rows sorted by id."""
         ctx = self.context(stage.label)
-        keys = [fingerprint(["fit", base, s.key]) for s in shards]
+        keys = [self._latest(fingerprint(["fit", base, s.key]), stage.label) for s in shards]
 
         def part(i: int) -> Record:
             def make() -> None:
                 table = load(self.store, shards[i], shape)
-                with self.store.write(keys[i]) as writer:
-                    writer.table("part", fit_shard(step, stage.label, table, shape, ctx))
+                with self.store.write(keys[i]) as writer, _answers(writer, ctx) as own:
+                    writer.table("part", fit_shard(step, stage.label, table, shape, own))
 
             return self.ensure(keys[i], stage, make)
 
-        self.mapper(f"{stage.label} (fit)", part, len(shards))
+        self.map(f"{stage.label} (fit)", part, len(shards))
         state_key = fingerprint(["state", keys])
 
         def reduce(_: int) -> Record:
             def make() -> None:
                 rows = pl.concat([self.store.read(k, "part") for k in keys])
-                state = fit(step, stage.label, rows, ctx)
-                with self.store.write(state_key) as writer:
+                with self.store.write(state_key) as writer, _answers(writer, ctx) as own:
+                    state = fit(step, stage.label, rows, own)
                     for name, table in state.tables.items():
                         writer.table(name, table)
                     writer.info["info"] = dict(state.info)
 
             return self.ensure(state_key, stage, make)
 
-        (record,) = self.mapper(f"{stage.label} (state)", reduce, 1)
-        names = [PurePath(n).stem for n in record.files]
+        (record,) = self.map(f"{stage.label} (state)", reduce, 1)
+        stage.objects += [*keys, state_key]
+        names = [PurePath(n).stem for n in record.files if PurePath(n).stem != calls.TABLE]
         tables = {name: self.store.read(state_key, name) for name in names}
         return State(tables, record.info["info"]), state_key

@@ -70,7 +70,10 @@ class Stage:
             they got no label; of generators what came to nothing beside children of its row.
         ledgers: (store key, table) of its ledger parts, in canonical order.
         info: facts that `fit` learned.
-        models: identities of the models that the step opens.
+        models: identities of the models that the step opens, and `roles`, what each is to it.
+        doubts: answers of models that could not be used, by reason; they stay in the journal.
+        usage: answers that its rows were made from, by model and role: calls, tokens, US dollars.
+        objects: keys of what it keeps in the store.
         unanswered: rows without an answer, by what failed on the way to a model; the next run asks
             for them again.
         made: outputs computed now; `reused` came from the store.
@@ -89,6 +92,10 @@ class Stage:
     fields: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    doubts: dict[str, int] = field(default_factory=dict)
+    usage: list[dict[str, Any]] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
     unanswered: dict[str, int] = field(default_factory=dict)
     made: int = 0
     reused: int = 0
@@ -124,6 +131,10 @@ class Options:
         embed: `(encoder, texts) -> Float32[N, d]`.
         engine: `(engine config) -> Engine`.
         on_stage: called after each stage.
+        fresh: labels of steps whose outputs are made anew, whatever the store has.
+        begin: told what begins: label, parts, `shards`, calls of models at most, rows.
+        advance: told that a part of it is done.
+        usd: (model, prompt tokens, completion tokens, metered) -> US dollars, None if not known.
     """
 
     workers: int = 4
@@ -131,6 +142,10 @@ class Options:
     embed: Callable[[Any, pl.Series], np.ndarray] | None = None
     engine: Callable[[Any], Any] | None = None
     on_stage: Callable[[Stage], None] = lambda stage: None
+    fresh: frozenset[str] = frozenset()
+    begin: Callable[[str, int, str, int, int], object] = lambda *_: None
+    advance: Callable[[], object] = lambda: None
+    usd: Callable[[str, int, int, bool], float | None] = lambda *_: None
 
 
 def thread_mapper(workers: int) -> Mapper:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ import polars as pl
 import pyarrow as pa
 
 from prefactory.errors import DiskFullError, StoreError
-from prefactory.folders import settle, temporary_folder
+from prefactory.folders import locked, settle, temporary_folder
 from prefactory.images.files import ImageFiles
+
+_LOG = logging.getLogger(__name__)
+_OUTDATED = "outdated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,33 @@ class Store:
         with self._lock:
             self._verified[key] = record
         return record
+
+    def claim(self, key: str) -> AbstractContextManager[None]:
+        """Make an object alone: whoever else wants to waits until it is there, or its maker gone.
+
+        So nothing is computed, asked or paid for twice by two runs in one home.
+        """
+
+        def busy() -> None:
+            _LOG.info("waiting for another run that is making the same rows")
+
+        return locked(self.root / "claims" / key, busy=busy)
+
+    def outdate(self, key: str) -> None:
+        """Say that an object is to be made anew; what was made from it stays as it is."""
+        with _disk_errors(self.root):
+            (self._folder(key) / _OUTDATED).touch()
+
+    def outdated(self, key: str) -> bool:
+        """Whether somebody said so."""
+        return (self._folder(key) / _OUTDATED).exists()
+
+    def records(self) -> Iterator[Record]:
+        """All objects that have a record, unverified, in no order."""
+        for path in (self.root / "objects").glob("*/*/record.json"):
+            record = self._read_record(path.parent.name)
+            if record is not None:
+                yield record
 
     def _read_record(self, key: str) -> Record | None:
         try:

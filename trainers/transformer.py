@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,13 @@ import polars as pl
 import torch
 from huggingface_hub import constants
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
+from transformers import (
+    AutoTokenizer,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
 
 from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
 from prefactory.engines.chat_form import chat_form
@@ -33,6 +41,7 @@ from trainers.base import DatasetRef, margins_of, table
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics
 from trainers.settings import Lora, TransformerSettings
 
+_LOG = logging.getLogger(__name__)
 PACKAGES = ["accelerate", "peft", "torch", "transformers", "trl"]
 SAME, LONG = "both answers are the same", "longer than max_length"
 
@@ -42,6 +51,31 @@ class SilentProgress(ProgressCallback):  # type: ignore[misc]  # transformers ha
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the callback protocol
         """Write nothing: the log is in the trainer's state and in the report."""
+
+
+class Lines(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+    """A line of the log every ten seconds: steps, pace, time left, loss."""
+
+    every_s = 10.0
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take the time."""
+        self._began = self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Say how far it is, if the last line is old."""
+        now = time.monotonic()
+        if now - self._last < self.every_s and state.global_step > 1:
+            return
+        self._last = now
+        pace = state.global_step / max(now - self._began, 1e-9)
+        left = (state.max_steps - state.global_step) / pace
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        loss = f", loss {losses[-1]:.4f}" if losses else ""
+        _LOG.info(
+            "step %d of %d, %.2f a second, about %.0f s left%s",
+            state.global_step, state.max_steps, pace, left, loss,
+        )  # fmt: skip
 
 
 def check_machine(settings: TransformerSettings) -> None:
@@ -314,8 +348,10 @@ def fit(trainer: Any, given: int) -> tuple[dict[str, float], int]:  # noqa: ANN4
         raise DataError("every training pair is longer than max_length")
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    if not trainer.args.disable_tqdm:
+    if sys.stderr.isatty() and not trainer.args.disable_tqdm:
         trainer.add_callback(SilentProgress)
+    else:
+        trainer.add_callback(Lines)
     trainer.train()
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"steps": float(trainer.state.global_step)}

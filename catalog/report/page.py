@@ -10,7 +10,18 @@ import polars as pl
 from markupsafe import Markup
 
 from catalog.arrow_folder import Table
-from catalog.report import charts, judges, labels, read, samples, scores, stages, stats, tree_page
+from catalog.report import (
+    charts,
+    costs,
+    judges,
+    labels,
+    read,
+    samples,
+    scores,
+    stages,
+    stats,
+    tree_page,
+)
 from catalog.report.charts import Series
 from catalog.report.trees import by_luck
 from catalog.versions import read_manifest
@@ -67,6 +78,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         failed_judges=judge_watch.failed(steps),
         judges=judges.read(main["saved"], steps) if main else [],
         labels=labels.read(steps),
+        costs=costs.read(manifest, main["shape"] if main else ""),
         trees=trees,
         by_luck=by_luck(manifest),
         samples=texts,
@@ -165,4 +177,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-FILTERS = {"two": wording.two, "size": wording.size, "level": _level, "quoted": _quoted}
+FILTERS = {
+    "two": wording.two,
+    "size": wording.size,
+    "level": _level,
+    "quoted": _quoted,
+    "dollars": costs.dollars,
+}

@@ -12,7 +12,7 @@ import polars as pl
 from prefactory.asking import storable
 from prefactory.asking.gate import Gate, Said
 from prefactory.context import Context
-from prefactory.engines.base import Completion, EngineConfig, Failure, Request, Result
+from prefactory.engines.base import Completion, Engine, EngineConfig, Failure, Request, Result
 
 PROMPT_TOKENS = 300
 """What `plan` takes a prompt to be, in tokens."""
@@ -61,6 +61,7 @@ def outcomes(
     replies: Sequence[Result],
     names: Sequence[str],
     gate: Gate,
+    engines: Sequence[Engine] = (),
 ) -> pl.DataFrame:
     """What became of each call.
 
@@ -69,6 +70,7 @@ def outcomes(
         replies: their results.
         names: of the models.
         gate: what becomes of text that is no answer.
+        engines: the models, opened; they are told which answers could not be used.
 
     Returns:
         A row per call, in order: `text` without outer white space, `finish_reason`; or `reason`
@@ -87,6 +89,8 @@ def outcomes(
             rows.append((said[i].text, said[i].finish_reason, None, None))
         else:
             rows.append((None, None, failed[0], f"{names[call.model]}: {failed[1]}"))
+            if engines and isinstance(result, Completion):
+                engines[call.model].doubt([call.request], *failed)
     return pl.DataFrame(rows, schema=OUTCOMES, orient="row")
 
 

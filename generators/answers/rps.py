@@ -142,7 +142,9 @@ class RPS(Gated, Prompted, Sampled, Generator):
         systems = [self._message(w) for w in directions]
         calls = list(self._calls(base, systems, ctx))
         name = self.model.model
-        texts = outcomes(calls, results(ctx, [self.model], calls), [name], self.gate)
+        texts = outcomes(
+            calls, results(ctx, [self.model], calls), [name], self.gate, [ctx.open(self.model)]
+        )
         cosine = np.clip((directions * target).sum(axis=1), -1.0, 1.0)
         whole = np.tile(target, (n, 1))
         answers = pl.DataFrame(

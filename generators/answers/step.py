@@ -162,7 +162,7 @@ class Responses(Gated, Sampled, Generator):
         calls = list(self._calls(base, drawn, ctx))
         replies = results(ctx, self.models, calls)
         names = [m.model for m in self.models]
-        texts = outcomes(calls, replies, names, self.gate)
+        texts = outcomes(calls, replies, names, self.gate, [ctx.open(m) for m in self.models])
         answers = drawn.hstack(texts.get_columns()).with_columns(
             model=pl.Series([names[c.model] for c in calls], dtype=pl.String),
             origin=pl.Series([self._origin(names[c.model]) for c in calls], dtype=pl.String),

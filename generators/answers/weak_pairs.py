@@ -93,7 +93,9 @@ class WeakPairs(Gated, Sampled, Generator):
         models = (self.strong, self.weak)
         calls = list(self._calls(table, ctx))
         names = [m.model for m in models]
-        texts = outcomes(calls, results(ctx, models, calls), names, self.gate)
+        texts = outcomes(
+            calls, results(ctx, models, calls), names, self.gate, [ctx.open(m) for m in models]
+        )
         keys = pl.DataFrame(
             {
                 "row": pl.Series([c.row for c in calls], dtype=pl.Int64),

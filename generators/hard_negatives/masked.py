@@ -180,7 +180,9 @@ class MaskedContinuations(Gated, Prompted, Generator):
             request = masked(task.prompt[-1]["content"], task.spans, self.keep, rng)
             calls += self._calls(task, row, request, attempt, ctx)
         name = self.model.model
-        answers = outcomes(calls, results(ctx, [self.model], calls), [name], self.gate)
+        answers = outcomes(
+            calls, results(ctx, [self.model], calls), [name], self.gate, [ctx.open(self.model)]
+        )
         for call, (text, _, reason, detail) in zip(calls, answers.iter_rows(), strict=True):
             tasks[call.row].take(call.request.sample, text, reason, detail)
         good = [t for t in tasks if t.reason is None]

@@ -221,13 +221,16 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
             identity["fields"]["scorer"]["step"] = self.scorer.labeler.identity()
         return identity
 
-    def engines(self) -> list[dict[str, Any]]:
+    def configs(self) -> list[tuple[Any, str]]:
         """Models of the fields, without an encoder that nothing needs, and of the labeler."""
-        models: list[AnyEngine | Encoder | None]
-        models = [self.rewriter, self.responder, self.scorer.judge]
-        models += [self.encoder] if self.floor is not None else []
-        own = [m.identity() for m in models if m is not None]
-        return own + ([] if self.scorer.labeler is None else self.scorer.labeler.engines())
+        models: dict[str, AnyEngine | Encoder | None] = {
+            "rewriter": self.rewriter,
+            "responder": self.responder,
+            "judge": self.scorer.judge,
+            "encoder": self.encoder if self.floor is not None else None,
+        }
+        own = [(model, role) for role, model in models.items() if model is not None]
+        return own + ([] if self.scorer.labeler is None else self.scorer.labeler.configs())
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The category, and what the labeler reads."""

@@ -194,7 +194,9 @@ class ValueGuided(Gated, Sampled, Generator):
             )
             for sample in range(self.n)
         ]
-        texts = outcomes(calls, results(ctx, [engine], calls), [name], self.gate)
+        texts = outcomes(
+            calls, results(ctx, [engine], calls), [name], self.gate, [ctx.open(engine)]
+        )
         answers = texts.with_columns(
             row=pl.Series([c.row for c in calls], dtype=pl.Int64),
             sample=pl.Series([c.request.sample for c in calls], dtype=pl.Int64),

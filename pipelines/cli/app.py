@@ -18,6 +18,7 @@ from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
 from pipelines.cli import examples as examples_commands
 from pipelines.cli import explain as explain_commands
+from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import steps as steps_commands
@@ -95,6 +96,7 @@ def quiet_environment(verbose: bool) -> None:
 
 run_commands.register(app)
 preview_commands.register(app)
+journal_commands.register(app)
 data_commands.register(app)
 audit_commands.register(app)
 catalog_commands.register(app)

@@ -69,7 +69,7 @@ def compare_aggregations(
     answers, pairs = read(version, texts=bool(steps))
     alone = wanted(objectives, answers, version)
     with ExitStack() as stack:
-        engine = stack.enter_context(engines(settings)) if steps else None
+        engine = stack.enter_context(engines(settings)).engine if steps else None
         seed = version.manifest.seed
         ctx = Context(seed, "compare", embed=embedder(settings), engine=engine)
         combined = not_combined(version, alone) if objectives is None else alone

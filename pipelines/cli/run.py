@@ -60,6 +60,17 @@ def run(
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
     prices: Prices = None,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this step anew: its answers are dropped (may be repeated)."),
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Drop the answers that could not be used, and ask again for what failed.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
@@ -73,13 +84,16 @@ def run(
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
     budget = Budget(usd=budget_usd, tokens=budget_tokens)
     at_a_time = workers or default_workers()
-    settings = Settings(workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices)
+    settings = Settings(
+        workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,
+        fresh=tuple(fresh or ()), retry_failed=retry_failed,
+    )  # fmt: skip
     started = time.monotonic()
     outcome = _run(recipe, overrides or [], settings, runner)
     if as_json:
         sys.stdout.write(json.dumps(_machine(outcome), indent=2) + "\n")
     else:
-        _show(outcome, time.monotonic() - started)
+        _show(outcome, time.monotonic() - started, recipe)
 
 
 def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str | None) -> Outcome:
@@ -121,18 +135,21 @@ def _machine(outcome: Outcome) -> dict[str, object]:
                 "reasons": s.reasons,
                 "notes": s.notes,
                 "unanswered": s.unanswered,
+                "doubts": s.doubts,
+                "usage": s.usage,
                 "seconds": round(s.seconds, 3),
                 "made": s.made,
                 "reused": s.reused,
             }
             for s in outcome.stages
         ],
+        "paid": outcome.used,
         "models": [{"method": t.method, "path": str(t.path)} for t in outcome.trained],
         "pays": json.loads(pays.read_text("utf-8")) if pays.is_file() else None,
     }
 
 
-def _show(outcome: Outcome, seconds: float) -> None:
+def _show(outcome: Outcome, seconds: float, recipe: Path) -> None:
     from catalog.sources import account_lines
     from pipelines.build import pays_lines
 
@@ -149,16 +166,8 @@ def _show(outcome: Outcome, seconds: float) -> None:
             console.print(f"  columns of {source['name']}:", markup=False)
             for line in account_lines(source["columns"]):
                 console.print(f"    {line}", markup=False)
-    for line in pays_lines(version):
+    for line in [*pays_lines(version), *_model_lines(outcome, recipe)]:
         console.print(f"  {line}", markup=False)
-    for stage in outcome.stages:
-        if stage.unanswered:
-            told = ", ".join(f"{reason} {n:,}" for reason, n in stage.unanswered.items())
-            console.print(
-                f"  {stage.label}: the model could not be reached for some rows ({told}); the same "
-                "command asks for them again",
-                markup=False,
-            )
     console.print(f"  digest     {manifest.content_digest}")
     console.print(f"  dataset    {version.path}", markup=False)
     console.print(f"  report     {version.path / 'report.html'}", markup=False)
@@ -168,6 +177,22 @@ def _show(outcome: Outcome, seconds: float) -> None:
     console.print("\nNext:")
     for line in _next_steps(version.ref, outcome):
         console.print(f"  {line}", markup=False)
+
+
+def _model_lines(outcome: Outcome, recipe: Path) -> list[str]:
+    """What failed on the way to models, what could not be used, and what it cost."""
+    from pipelines.build import cost_lines, doubt_lines
+
+    lines = []
+    for stage in outcome.stages:
+        if stage.unanswered:
+            told = ", ".join(f"{reason} {n:,}" for reason, n in stage.unanswered.items())
+            lines.append(
+                f"{stage.label}: the model could not be reached for some rows ({told}); the same "
+                "command asks for them again"
+            )
+    lines += doubt_lines(outcome.stages, recipe)
+    return lines + cost_lines(outcome.published.version.manifest)
 
 
 def _next_steps(ref: str, outcome: Outcome) -> list[str]:
@@ -196,23 +221,32 @@ def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
     prices: Prices = None,
+    ping: Annotated[
+        bool, typer.Option("--ping", help="Ask each server for one token, to see that it is up.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a recipe will do: sources, steps, tables, columns, and what models will cost."""
     from catalog.sources import account_lines
+    from catalog.versions import default_home
     from pipelines.build import check_recipe
-    from pipelines.estimate import estimate
+    from pipelines.estimate import estimate, means_of
+    from pipelines.journal import answers
+    from pipelines.ping import ping as ping_models
     from prefactory.plan import describe
 
     checked, sources, planned = check_recipe(recipe, overrides or [], whole=True)
     rows = describe(planned)
-    estimates = estimate(planned, sources, prices)
+    means = means_of(answers(default_home()), checked.name)
+    estimates = estimate(planned, sources, prices, means)
+    pings = ping_models(planned) if ping else []
     if as_json:
         data = {
             "name": checked.name,
             "sources": [{**s.identity(), "columns": s.account.to_dict()} for s in sources],
             "steps": rows,
             "calls": [e.__dict__ for e in estimates],
+            **({"ping": [p.__dict__ for p in pings]} if ping else {}),
         }
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
         return
@@ -233,6 +267,10 @@ def plan(
     _show_estimates(console, estimates)
     for method, _ in checked.train:
         console.print(f"then train {method}")
+    for answered in pings:
+        console.print(answered.line(), markup=False, soft_wrap=True)
+    if not all(p.up for p in pings):
+        raise typer.Exit(3)
 
 
 def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
@@ -251,6 +289,16 @@ def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
     )
     if all(e.usd is not None for e in estimates):
         console.print(f"in all at most {sum(e.usd or 0 for e in estimates):,.2f} US dollars")
+    likely = [e for e in estimates if e.seen]
+    if not likely:
+        return
+    table = Table("step", "model", "seen", "tokens in", "tokens out", "US dollars", box=None)
+    for e in likely:
+        usd = f"{e.likely_usd:.2f}" if e.likely_usd is not None else "no price"
+        counts = (f"{n:,}" for n in (e.seen, e.likely_prompt_tokens, e.likely_completion_tokens))
+        table.add_row(e.step, e.model, *counts, usd)
+    console.print("\nlikely, by the mean of the calls that were made so far:")
+    console.print(table)
 
 
 def deploy(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
 import polars as pl
@@ -26,6 +26,7 @@ from prefactory.engines.base import (
     EngineConfig,
     Failure,
     Message,
+    Request,
     Result,
     Sampling,
     SamplingParams,
@@ -102,6 +103,7 @@ class _Open(Generic[T]):
     error: str = ""
     reason: str = "unparseable"
     said: str = ""
+    asked: list[Request] = field(default_factory=list)
 
     def settle(self, result: Result, parse: Callable[[str], T], attempt: int) -> None:
         """Keep a parsed value or a failure; else prepare the next question."""
@@ -160,10 +162,13 @@ def ask(
         base = fingerprint(list(conversations[row])) if row_ids is None else row_ids[row]
         for number, result in enumerate(results):
             sample: _Open[T] = _Open(row, number, list(conversations[row]), f"{base}/{number}")
+            own_id = None if row_ids is None else row_ids[row]
+            sample.asked.append(Request(conversations[row], sampling, number, own_id))
             sample.settle(_hinted(result, sampling), parse, 1)
             samples.append(sample)
     again = [s for s in samples if s.outcome is None]
     _correct(engine, again, sampling, parse, attempts)
+    _doubt(engine, samples)
     answers: list[list[Answer[T] | Failure]] = [[] for _ in conversations]
     for sample in samples:
         answers[sample.row].append(sample.outcome or Failure("no_answer", "never answered"))
@@ -184,12 +189,21 @@ def _correct(
             return
         ids = [f"{s.row_id}/{attempt}" for s in again]
         drawn = _warmer(sampling, attempt)
-        replies = engine.generate([list(s.conversation) for s in again], drawn, ids)
-        for sample, (result,) in zip(again, replies, strict=True):
+        talks = [list(s.conversation) for s in again]
+        replies = engine.generate(talks, drawn, ids)
+        for sample, talk, row_id, (result,) in zip(again, talks, ids, replies, strict=True):
+            sample.asked.append(Request(talk, drawn, 0, row_id))
             sample.settle(result, parse, attempt)
         again = [s for s in again if s.outcome is None]
     for sample in again:
         sample.give_up(f"asked {attempts} times")
+
+
+def _doubt(engine: Engine, samples: Sequence[_Open[T]]) -> None:
+    """Note the answers of samples that came to nothing, so that they can be dropped."""
+    for sample in samples:
+        if isinstance(sample.outcome, Failure) and sample.outcome.reason == "unparseable":
+            engine.doubt(sample.asked, sample.outcome.reason, sample.outcome.detail)
 
 
 def _warmer(sampling: Sampling, attempt: int) -> Sampling:
@@ -382,12 +396,14 @@ class Asker:
             for r in replies
         ]
         problems = self._problems(said)
-        for task, reply, problem in zip(live, replies, problems, strict=True):
+        asked = [Request(c, sampling, 0, i) for c, i in zip(conversations, ids, strict=True)]
+        for task, reply, problem, one in zip(live, replies, problems, asked, strict=True):
             if isinstance(reply, Failure):
                 task.fail(reply.reason, f"{stage}: {reply.detail}")
                 continue
             task.tokens += reply.completion.completion_tokens
             if problem is not None:
+                engine.doubt([one], *problem)
                 task.fail(problem[0], f"{stage}: {problem[1]}")
             else:
                 take(task, reply.value)
@@ -437,12 +453,14 @@ class Asker:
             for reply, asked in zip(replies, conversations, strict=True)
         ]
         problems = self._problems(said)
-        for task, reply, one, problem in zip(live, replies, said, problems, strict=True):
+        rows = zip(live, replies, said, problems, conversations, ids, strict=True)
+        for task, reply, one, problem, asked, row_id in rows:
             if isinstance(reply, Failure):
                 task.fail(reply.reason, f"{stage}: {reply.detail}")
                 continue
             task.tokens += reply.completion_tokens
             if problem is not None:
+                engine.doubt([Request(asked, sampling, 0, row_id)], *problem)
                 task.fail(problem[0], f"{stage}: {problem[1]}")
             else:
                 take(task, one.text if one else "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory import yamllines
-from prefactory.engines.base import Completion, Request, Result
+from prefactory.engines.base import NOBODY, Completion, Purpose, Request, Result
 from prefactory.errors import ConfigError, StoppedError
 from prefactory.tables import message_text
 
 _LOG = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).with_name("prices.yaml")
 _TURN_TOKENS = 8
+_SEEN = 200
+"""Calls of a step, the last ones, that a reservation is learned from."""
+_UPPER = 0.95
 
 
 class Budget(BaseModel):
@@ -37,7 +42,8 @@ class Budget(BaseModel):
 
 _NO_LIMIT = Budget()
 _SUMS = (
-    "calls", "reused", "failures", "prompt_tokens", "completion_tokens", "estimated", "wasted",
+    "calls", "reused", "failures", "prompt_tokens", "completion_tokens", "usd", "estimated",
+    "wasted",
 )  # fmt: skip
 
 
@@ -80,13 +86,47 @@ class Usage:
 
 @dataclass(slots=True)
 class Hold:
-    """Money and tokens that a call in flight may use at most, and of which kinds."""
+    """Money and tokens that are kept back for a call in flight.
+
+    Attributes:
+        model, purpose: whose call it is.
+        tokens, usd: what is kept back.
+        prompt, completion: tokens that the call may use at most.
+        share: of the price that is billed.
+    """
 
     model: str
+    purpose: Purpose
     tokens: int
     usd: float
-    prompt: int = 0
-    completion: int = 0
+    prompt: int
+    completion: int
+    share: float = 1.0
+
+
+class _Seen:
+    """What the last calls of one step to one model used, as shares of what they might have used."""
+
+    def __init__(self) -> None:
+        self.calls: deque[tuple[float, float]] = deque(maxlen=_SEEN)
+
+    def expected(self, prompt: int, completion: int) -> tuple[int, int]:
+        """Tokens to keep back for a call that may use so many at most.
+
+        The upper quantile of the calls seen, and a margin that shrinks with their number n: 1/n.
+        All of it while nothing was seen.
+        """
+        n = len(self.calls)
+        if n == 0:
+            return prompt, completion
+        place, margin = min(math.ceil(_UPPER * n), n) - 1, 1 + 1 / n
+        shares = [sorted(column)[place] for column in zip(*self.calls, strict=True)]
+        bounds = (prompt, completion)
+        kept = [
+            math.ceil(most * (share if share > 1 else min(1.0, share * margin)))
+            for share, most in zip(shares, bounds, strict=True)
+        ]
+        return kept[0], kept[1]
 
 
 def read_prices(path: Path | None = None) -> dict[str, Price]:
@@ -133,7 +173,13 @@ def most_tokens(request: Request) -> tuple[int, int]:
 
 @dataclass
 class Accounts:
-    """Usage of all engines of a session, under one budget. Safe for threads."""
+    """Usage of all engines of a session, under one budget. Safe for threads.
+
+    A call is admitted if what is used, what is kept back for the calls in flight, and what the call
+    itself is expected to use fit the budget. The first calls of a step are expected to use the most
+    that they may; then what its calls really use tells. So a budget is passed by no more than the
+    calls in flight can use beyond what is expected, and is spent but for less than a call.
+    """
 
     prices: Mapping[str, Price] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
@@ -141,46 +187,61 @@ class Accounts:
     def __post_init__(self) -> None:
         """Begin with nothing used."""
         self._changed = threading.Condition()
-        self._usage: dict[str, Usage] = {}
-        self._held = Hold("", 0, 0.0)
+        self._usage: dict[tuple[str, Purpose], Usage] = {}
+        self._seen: dict[tuple[str, Purpose], _Seen] = {}
+        self._held_tokens = 0
+        self._held_usd = 0.0
         self._holds = 0
         self._metered: set[str] = set()
+        self._unpriced: set[str] = set()
 
-    def admit(self, model: str, request: Request) -> Hold | None:
-        """Reserve what a call may use at most; None if the budget might be exceeded by it.
+    def admit(
+        self, model: str, request: Request, purpose: Purpose = NOBODY, share: float = 1.0
+    ) -> Hold | None:
+        """Keep back what a call is expected to use; None if the budget has no room for it.
 
         Args:
             model: name in the price files.
             request: the call, see `most_tokens`.
+            purpose: who asks.
+            share: of the price that is billed.
         """
-        hold = self._most(model, request)
+        most = most_tokens(request)
         with self._changed:
-            if not self._fits(hold):
-                return None
-            self._held.tokens += hold.tokens
-            self._held.usd += hold.usd
+            if self.budget == _NO_LIMIT:
+                hold = Hold(model, purpose, 0, 0.0, *most, share)
+            else:
+                kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
+                usd = self.prices.get(model, Price()).usd(*kept) * share
+                hold = Hold(model, purpose, sum(kept), usd, *most, share)
+                if not self._fits(hold):
+                    return None
+            self._held_tokens += hold.tokens
+            self._held_usd += hold.usd
             self._holds += 1
             return hold
 
     def settle(self, hold: Hold, result: Result | None) -> None:
         """Replace a reservation by what the call used; None: it was never answered."""
         with self._changed:
-            self._held.tokens -= hold.tokens
-            self._held.usd -= hold.usd
+            self._held_tokens -= hold.tokens
+            self._held_usd -= hold.usd
             self._holds -= 1
-            usage = self._of(hold.model, metered=False)
+            usage = self._of(hold.model, hold.purpose, metered=False)
+            prompt = completion = 0
             if isinstance(result, Completion):
                 usage.calls += 1
-                self._charge(usage, hold.model, *self._told(usage, hold, result))
+                prompt, completion = self._told(usage, hold, result)
             elif result is not None:
                 usage.failures += 1
             if result is not None and any(result.wasted):
                 usage.wasted += 1
-                self._charge(usage, hold.model, *result.wasted)
+                prompt, completion = prompt + result.wasted[0], completion + result.wasted[1]
+            self._charge(usage, hold, prompt, completion)
             self._changed.notify_all()
 
     def _told(self, usage: Usage, hold: Hold, result: Completion) -> tuple[int, int]:
-        """Tokens of an answer; as reserved where somebody may bill for it and it does not tell."""
+        """Tokens of an answer; the most there may be where somebody bills and it does not tell."""
         told = (result.prompt_tokens, result.completion_tokens)
         if any(told) or hold.model not in self._metered:
             return told
@@ -193,23 +254,28 @@ class Accounts:
         usage.estimated += 1
         return hold.prompt, hold.completion
 
-    def _charge(self, usage: Usage, model: str, prompt: int, completion: int) -> None:
+    def _charge(self, usage: Usage, hold: Hold, prompt: int, completion: int) -> None:
+        if not prompt and not completion:
+            return
         usage.prompt_tokens += prompt
         usage.completion_tokens += completion
-        usage.usd += self.prices.get(model, Price()).usd(prompt, completion)
+        usage.usd += self.prices.get(hold.model, Price()).usd(prompt, completion) * hold.share
+        seen = self._seen.setdefault((hold.model, hold.purpose), _Seen())
+        seen.calls.append((prompt / max(hold.prompt, 1), completion / max(hold.completion, 1)))
 
-    def begin(self, model: str, reused: int, metered: bool) -> None:
+    def begin(self, model: str, reused: int, metered: bool, purpose: Purpose = NOBODY) -> None:
         """Note what the journal answered of a batch, before the rest of it is asked.
 
         Args:
             model: name in the price files.
             reused: calls that the journal answered.
             metered: somebody bills for this model; it is said if there is no price.
+            purpose: who asks.
         """
         with self._changed:
             if metered:
                 self._metered.add(model)
-            self._of(model, metered).reused += reused
+            self._of(model, purpose, metered).reused += reused
 
     def need_price(self, model: str, metered: bool) -> None:
         """Refuse a budget of money that can't be kept: nobody knows what the model costs.
@@ -242,59 +308,84 @@ class Accounts:
                 self._changed.wait(60.0)
                 return
             used = self.total()
-        parts = (
-            [f"{used.usd:.4f} of {self.budget.usd:g} US dollars"]
-            if self.budget.usd is not None
-            else []
-        )
-        if self.budget.tokens is not None:
+        limit = self.budget
+        parts = [f"{used.usd:.4f} of {limit.usd:g} US dollars"] if limit.usd is not None else []
+        if limit.tokens is not None:
             tokens = used.prompt_tokens + used.completion_tokens
-            parts.append(f"{tokens:,} of {self.budget.tokens:,} tokens")
+            parts.append(f"{tokens:,} of {limit.tokens:,} tokens")
         raise StoppedError(
             f"the budget is spent ({', '.join(parts) or 'nothing is allowed'}); {left:,} calls of "
-            "this step are left, and all answers are kept: run the same command again with a "
-            "budget for the rest"
+            "this step are left, and the next one may cost more than what is left; all answers are "
+            "kept: run the same command again with a budget for the rest"
         )
 
     def total(self) -> Usage:
         """All models together."""
         with self._changed:
-            whole = Usage(priced=all(u.priced for u in self._usage.values()))
-            for usage in self._usage.values():
-                for name in _SUMS:
-                    setattr(whole, name, getattr(whole, name) + getattr(usage, name))
-                whole.usd += usage.usd
-            return whole
+            return _sum(self._usage.values())
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Usage per model, by name, as plain JSON data."""
         with self._changed:
-            return {model: asdict(self._usage[model]) for model in sorted(self._usage)}
+            models: dict[str, Usage] = {}
+            for (model, _), usage in self._usage.items():
+                models[model] = _sum([models[model], usage] if model in models else [usage])
+            return {model: asdict(models[model]) for model in sorted(models)}
 
-    def _most(self, model: str, request: Request) -> Hold:
-        prompt, most = most_tokens(request)
-        usd = self.prices.get(model, Price()).usd(prompt, most)
-        return Hold(model, prompt + most, usd, prompt, most)
+    def by_step(self) -> list[dict[str, Any]]:
+        """Usage per step, role and model, in the order in which they first asked."""
+        with self._changed:
+            return [
+                {"step": purpose.step, "role": purpose.role, "model": model, **asdict(usage)}
+                for (model, purpose), usage in self._usage.items()
+            ]
 
-    def _of(self, model: str, metered: bool) -> Usage:
-        if model not in self._usage:
+    def of_step(self, step: str) -> Usage:
+        """All that one step used."""
+        with self._changed:
+            return _sum([u for (_, purpose), u in self._usage.items() if purpose.step == step])
+
+    def usd(self, model: str, prompt: int, completion: int, metered: bool) -> float | None:
+        """What tokens cost, US dollars at the full price; None if somebody bills and none is known.
+
+        Args:
+            model: name in the price files.
+            prompt: tokens of prompts.
+            completion: tokens of answers.
+            metered: somebody bills for this model.
+        """
+        if model not in self.prices and metered:
+            return None
+        return self.prices.get(model, Price()).usd(prompt, completion)
+
+    def _of(self, model: str, purpose: Purpose, metered: bool) -> Usage:
+        key = (model, purpose)
+        if key not in self._usage:
             priced = model in self.prices or not metered
-            self._usage[model] = Usage(priced=priced)
-            if not priced:
+            self._usage[key] = Usage(priced=priced)
+            if not priced and model not in self._unpriced:
+                self._unpriced.add(model)
                 _LOG.warning(
                     "no price is known for %r: its calls count as 0 US dollars; name a file in "
                     "`prices` to change that",
                     model,
                 )
-        return self._usage[model]
+        return self._usage[key]
 
     def _fits(self, hold: Hold) -> bool:
-        if self.budget == _NO_LIMIT:
-            return True
         used = self.total()
-        tokens = used.prompt_tokens + used.completion_tokens + self._held.tokens + hold.tokens
-        usd = used.usd + self._held.usd + hold.usd
+        tokens = used.prompt_tokens + used.completion_tokens + self._held_tokens + hold.tokens
+        usd = used.usd + self._held_usd + hold.usd
         limit = self.budget
         return (limit.tokens is None or tokens <= limit.tokens) and (
             limit.usd is None or usd <= limit.usd + 1e-12
         )
+
+
+def _sum(parts: Iterable[Usage]) -> Usage:
+    whole = Usage()
+    for usage in parts:
+        whole.priced = whole.priced and usage.priced
+        for name in _SUMS:
+            setattr(whole, name, getattr(whole, name) + getattr(usage, name))
+    return whole

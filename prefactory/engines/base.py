@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +42,9 @@ NOT_ENGINE_IDENTITY: dict[str, str] = {
     "api_key_env": "the name of the variable that holds a secret; the secret changes no answer",
     "headers_env": "names of variables that hold headers",
     "gpu_memory": "how much memory a model may take",
+    "batch": "a batch gives the same answers, later and at a lower price",
+    "batch_price": "what they cost",
+    "batch_poll_s": "how often is looked for them",
 }
 """Fields of engine configurations, beside `identity.NOT_IDENTITY`, that change no answer."""
 
@@ -241,9 +245,38 @@ class Request:
         return None if self.sampling.seed is None else self.draw_seed
 
 
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """Who asks, and what the model is to it.
+
+    Attributes:
+        recipe: name of the recipe.
+        step: label of the step.
+        role: the step's field that holds the model: `judge`, `models`, ...
+    """
+
+    recipe: str = ""
+    step: str = ""
+    role: str = ""
+
+
+NOBODY = Purpose()
+
 Result = Completion | Failure
 Done = Callable[[int, Result], None]
 """Called once per request, at once when it is finished, from any thread: (place, result)."""
+
+
+class Calls(Protocol):
+    """Told of every answer that a step uses."""
+
+    def note(
+        self, engine: str, key: str, config: EngineConfig, role: str, answer: Completion
+    ) -> None:
+        """An answer: of which engine (fingerprint), to what (`Request.content_key`), what for."""
+
+    def doubt(self, reason: str) -> None:
+        """An answer that could not be used."""
 
 
 class Closing(ABC):
@@ -327,6 +360,27 @@ class Engine(Closing):
             done: called with each result at once; what it raises ends the run.
         """
 
+    def asked_for(self, purpose: Purpose, calls: Calls | None = None) -> Engine:
+        """The engine as one step of a run asks it; itself where nobody keeps accounts.
+
+        Args:
+            purpose: who asks.
+            calls: told of every answer.
+        """
+        return self
+
+    def keep_in(self, folder: Path) -> None:
+        """Let the engine keep what it must find again after a kill under a folder."""
+
+    def doubt(self, requests: Sequence[Request], reason: str, detail: str) -> None:
+        """Note that the answers to requests could not be used; a journal can then drop them.
+
+        Args:
+            requests: that were answered.
+            reason: code, as in the ledger.
+            detail: a sentence.
+        """
+
     def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
         """Log-probabilities of the tokens of each conversation's last message, an assistant's.
 
@@ -367,6 +421,11 @@ class EngineConfig(BaseModel):
     """Whether an answer is held to the JSON schema that its request has."""
 
     model: str
+
+    @property
+    def price_share(self) -> float:
+        """Share of the listed price that is billed."""
+        return 1.0
 
     @property
     def capabilities(self) -> frozenset[str]:

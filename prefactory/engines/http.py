@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client on asyncio: POST JSON, keep connections, nothing else.
+"""A small HTTP/1.1 client on asyncio: requests, kept connections, nothing else.
 
 The parser is llhttp (Node's) by httptools; connections, proxies and TLS are asyncio's. At most one
 request is out on a connection, and bytes that nobody asked for close it: an answer never goes to
@@ -28,6 +28,7 @@ import httptools
 
 _MAX_HEAD = 1 << 16
 _MAX_BODY = 1 << 26
+_JSON = b"application/json"
 
 
 class TransportError(Exception):
@@ -55,13 +56,15 @@ class _Unanswered(Exception):
 class _Answer:
     """The answer to one request, as the parser calls it; interim answers (1xx) are skipped."""
 
-    def __init__(self, connect: bool) -> None:
+    def __init__(self, connect: bool, most: int) -> None:
         """Wait for the first byte.
 
         Args:
             connect: the request is a CONNECT, whose answer ends with its head.
+            most: bytes of its body.
         """
         self.connect = connect
+        self.most = most
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.keep = False
         self._parser = httptools.HttpResponseParser(self)
@@ -121,8 +124,8 @@ class _Answer:
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
-        if self._body_bytes > _MAX_BODY:
-            raise TransportError(f"a body of over {_MAX_BODY} bytes")
+        if self._body_bytes > self.most:
+            raise TransportError(f"a body of over {self.most} bytes")
         if self.reply.done():
             self.keep = False
         else:
@@ -142,7 +145,7 @@ class _Connection(asyncio.Protocol):
         self._answer: _Answer | None = None
         self._begun = False
 
-    async def ask(self, data: bytes, connect: bool = False) -> Reply:
+    async def ask(self, data: bytes, connect: bool = False, most: int | None = None) -> Reply:
         """Send a request and wait for its answer.
 
         Raises:
@@ -151,7 +154,7 @@ class _Connection(asyncio.Protocol):
         """
         if self.transport.is_closing():  # the event loop won't tell of it again
             raise _Unanswered("closed without an answer")
-        answer = self._answer = _Answer(connect)
+        answer = self._answer = _Answer(connect, _MAX_BODY if most is None else most)
         self._begun = False
         self.transport.write(data)
         try:
@@ -231,7 +234,20 @@ class Client:
         self._head = f"Host: {_netloc(self._at)}\r\n{''.join(lines)}".encode("latin-1")
 
     async def post(self, path: str, body: bytes) -> Reply:
+        """Send JSON; see `request`."""
+        return await self.request("POST", path, body)
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", kind: str = "", most: int | None = None
+    ) -> Reply:
         """Send one request; a kept connection that the server had closed is replaced.
+
+        Args:
+            method: of HTTP.
+            path: after that of the address.
+            body: of the request.
+            kind: its media type; JSON if empty.
+            most: bytes of the answer's body; None: 64 MiB.
 
         Raises:
             TransportError: no connection, or it broke, or the answer is no HTTP.
@@ -239,13 +255,15 @@ class Client:
         target = self._at.path.rstrip("/") + path
         if self._proxy and not self._tls:
             target = f"http://{_netloc(self._at)}{target}"
-        head = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n"
-        data = head % (target.encode("ascii"), self._head, len(body)) + body
+        head = b"%b %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n"
+        shared = self._head.replace(_JSON, kind.encode("ascii"), 1) if kind else self._head
+        line = method.encode("ascii"), target.encode("ascii")
+        data = head % (*line, shared, len(body)) + body
         while True:
             connection = self._kept() or await self._connect()
             kept = connection.used
             try:
-                reply = await connection.ask(data)
+                reply = await connection.ask(data, most=most)
             except _Unanswered as error:
                 if not kept:
                     raise TransportError(f"the connection broke: {error}") from error

@@ -20,12 +20,14 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from prefactory.errors import StoreError
-from prefactory.folders import sync
+from prefactory.folders import locked, new_file, sync
+from prefactory.identity import fingerprint
 
 _SUFFIX = ".calls"
 _SYNC_S = 1.0
@@ -61,6 +63,7 @@ class Journal:
         self._synced = 0
         self._torn = False
         self._closing = threading.Event()
+        self._looked = 0.0
         self.refresh()
 
     def __len__(self) -> int:
@@ -72,6 +75,7 @@ class Journal:
         Raises:
             StoreError: a segment can't be read.
         """
+        self._looked = time.monotonic()
         with self._lock:
             for path in self._segments():
                 if path not in self._read_to:
@@ -96,6 +100,31 @@ class Journal:
             line = self._pread(packed >> (_LENGTH_BITS + _OFFSET_BITS), length, offset)
         answer = json.loads(line[42:])
         return answer if isinstance(answer, dict) else None
+
+    def news(self, key: str, every_s: float) -> dict[str, Any] | None:
+        """As `get`; looks for what other processes have written if the last look is so old.
+
+        Args:
+            key: 32 hex digits.
+            every_s: seconds between two looks.
+        """
+        now = time.monotonic()
+        if now - self._looked >= every_s:
+            self.refresh()
+        return self.get(key) if bytes.fromhex(key) in self._index else None
+
+    def doubt(self, key: str, facts: Mapping[str, Any]) -> None:
+        """Write that the answer to a key could not be used; the first word on it stays."""
+        self.put(fingerprint(["doubt", key]), {"doubt": key, **facts})
+
+    def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """All that is written, by key: answers, and doubts about them (they have `doubt`)."""
+        with self._lock:
+            keys = list(self._index)
+        for raw in keys:
+            value = self.get(raw.hex())
+            if value is not None:
+                yield raw.hex(), value
 
     def put(self, key: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
         """Write an answer; `commit` makes it durable.
@@ -248,6 +277,44 @@ class Journal:
         if not _sound(line):
             raise StoreError(f"the journal at {self._paths[number]} changed under us; run again")
         return line
+
+
+def in_use(root: Path, shared: bool = True) -> AbstractContextManager[None]:
+    """Hold all journals of a home: shared by runs, alone by who drops answers.
+
+    Raises:
+        StoreError: a run holds them, and they are wanted alone.
+    """
+
+    def busy() -> None:
+        if not shared:
+            raise StoreError(
+                f"a run is using the journal in {root}; wait for its end, or stop it, and try again"
+            )
+
+    return locked(root / ".in_use", shared=shared, busy=busy)
+
+
+def drop(folder: Path, gone: Callable[[str], bool]) -> int:
+    """Rewrite the segments of one engine without some entries; call it within `in_use(alone)`.
+
+    Args:
+        folder: of the engine's journal.
+        gone: tells by its key (32 hex digits) whether an entry goes. Doubts about an answer that
+            goes are named apart.
+
+    Returns:
+        Entries that went.
+    """
+    dropped = 0
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if not (_sound(line) and gone(line[9:41].decode()))]
+        if len(kept) < len(lines):
+            dropped += len(lines) - len(kept)
+            with new_file(path) as file:
+                file.writelines(kept)
+    return dropped
 
 
 def _sound(line: bytes) -> bool:

@@ -64,6 +64,10 @@ class PicturedEngine(Engine):
         """As the engine does."""
         return self.inner.embed(texts)
 
+    def doubt(self, requests: Sequence[Request], reason: str, detail: str) -> None:
+        """As the engine does."""
+        self.inner.doubt(requests, reason, detail)
+
     def _given(self, request: Request) -> Request:
         if not has_pictures(request.conversation):
             return request

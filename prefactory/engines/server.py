@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefactory.engines.base import EngineConfig, settings_of
+from prefactory.engines.batch import BatchEngine
 from prefactory.engines.serving import ServerEngine
 from prefactory.engines.wire import Dialect, ServerSettings
 from prefactory.errors import ConfigError
@@ -42,6 +43,10 @@ class Server(EngineConfig):
         sees_images: the model sees pictures: those of a prompt are sent as `image_url` parts. Not
             identity.
         prompt_logprobs: the server scores prompts as vLLM does, which `logprobs` needs.
+        batch: ask by the provider's batch API: all requests as a file, answers within a day, at a
+            lower price. Not identity: the journal is the same.
+        batch_price: share of the listed price that answers of a batch cost. Not identity.
+        batch_poll_s: seconds between two looks at a batch. Not identity.
         max_concurrency: most requests in flight. Not identity.
         timeout_s: for one attempt, seconds. Not identity.
         retries: attempts after the first. Not identity.
@@ -61,6 +66,9 @@ class Server(EngineConfig):
     completion_logprobs: bool = False
     sees_images: bool = False
     prompt_logprobs: bool = False
+    batch: bool = False
+    batch_price: float = Field(default=0.5, ge=0)
+    batch_poll_s: float = Field(default=30.0, gt=0)
     max_concurrency: int = Field(default=64, ge=1)
     timeout_s: float = Field(default=300.0, gt=0)
     retries: int = Field(default=8, ge=0)
@@ -107,7 +115,21 @@ class Server(EngineConfig):
             ConfigError: a variable is not set.
         """
         settings = settings_of(ServerSettings, self)
-        return ServerEngine(settings, self._secret_headers(os.environ))
+        headers = self._secret_headers(os.environ)
+        if self.batch:
+            return BatchEngine(settings, headers, self.batch_poll_s)
+        return ServerEngine(settings, headers)
+
+    @model_validator(mode="after")
+    def _batch_asks_one_by_one(self) -> Self:
+        if self.batch and self.n_in_one:
+            raise ValueError("a batch asks for each sample by itself: leave n_in_one out")
+        return self
+
+    @property
+    def price_share(self) -> float:
+        """Less for answers of a batch."""
+        return self.batch_price if self.batch else 1.0
 
     def _secret_headers(self, environ: Mapping[str, str]) -> dict[str, str]:
         wanted = dict(self.headers_env)

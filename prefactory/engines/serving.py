@@ -43,6 +43,8 @@ _FATAL = {
     405: "the address takes no requests of this kind",
 }
 _MIN_SECRET = 6
+_HABIT_RETRIES = 1
+"""Attempts after the first at an answer that is whole and of another form."""
 
 BACKOFF_S = 0.5
 """Mean of the first wait; each further one is twice as long, up to `BACKOFF_MAX_S`."""
@@ -57,6 +59,7 @@ class _Fault:
     wait_s: float = 0.0
     final: bool = False
     wasted: tuple[int, int] = (0, 0)
+    habit: bool = False
 
 
 class ServerEngine(Engine):
@@ -207,7 +210,8 @@ class ServerEngine(Engine):
             if fault is None:
                 return None
             wasted = _added(wasted, fault.wasted)
-            if fault.final or attempt >= self.config.retries:
+            last = fault.final or (fault.habit and attempt >= _HABIT_RETRIES)
+            if last or attempt >= self.config.retries:
                 if fault.failure.reason == "unreachable" and self._answered == before:
                     raise self._unreachable(fault.failure)
                 return replace(fault.failure, wasted=wasted)
@@ -230,12 +234,13 @@ class ServerEngine(Engine):
         except TransportError as error:
             reason = "connection" if error.sent else "unreachable"
             return _Fault(Failure(reason, self._clean(str(error))))
-        if reply.status != 200:
+        if reply.status not in (200, 201):  # 201: some gateways'
             return self._refused(reply, began)
         try:
             finish(self._clean_bytes(reply.body))
         except wire.BadAnswerError as error:
-            return _Fault(Failure("bad_answer", str(error)), wasted=wire.billed(reply.body))
+            failure = Failure("bad_answer", str(error))
+            return _Fault(failure, wasted=wire.billed(reply.body), habit=error.habit)
         if not self._answered:
             self._warn(reply)
         self._answered += 1
@@ -253,11 +258,18 @@ class ServerEngine(Engine):
 
     def _refused(self, reply: Reply, began: float) -> _Fault:
         """Sort an answer that is no success: raise, give up, or try again."""
-        message = self._clean(_message_of(reply.body))
+        message = self._clean(message_of(reply.body))
         spent = reply.status == 429 and b"insufficient_quota" in reply.body  # OpenAI's 402
         if spent or reply.status in _FATAL or 300 <= reply.status < 400:
             elsewhere = "the server sends us elsewhere"
             why = _FATAL.get(402 if spent else reply.status, elsewhere)
+            if reply.status == 401 and self.config.api_key_env is None:
+                why = (
+                    "the server wants a key, and none is configured: write `api_key_env: NAME`, "
+                    "the environment variable that holds it"
+                )
+            elif reply.status == 401:
+                why += f" that {self.config.api_key_env} holds"
             raise EngineError(
                 f"{self.config.base_url}: {why} (HTTP {reply.status}, model "
                 f"{self.config.model!r}): {message}"
@@ -318,7 +330,7 @@ def _added(one: tuple[int, int], two: tuple[int, int]) -> tuple[int, int]:
     return one[0] + two[0], one[1] + two[1]
 
 
-def _message_of(body: bytes) -> str:
+def message_of(body: bytes) -> str:
     """The message of an error answer, in one line."""
     text = body[:4000].decode("utf-8", "replace")
     try:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 
 from prefactory.engines.accounts import Accounts, Budget, Hold, read_prices
 from prefactory.engines.base import (
+    NOBODY,
+    Calls,
     Closing,
     Completion,
     Conversation,
@@ -21,15 +23,19 @@ from prefactory.engines.base import (
     Engine,
     EngineConfig,
     Failure,
+    Purpose,
     Request,
     Result,
     TokenLogprobs,
 )
-from prefactory.engines.journal import Journal
+from prefactory.engines.journal import Journal, in_use
 from prefactory.errors import PrefactoryError, StoppedError
 from prefactory.identity import fingerprint
 
 _LOG = logging.getLogger(__name__)
+_KEPT = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
+LOOK_S = 0.5
+"""How often what other processes have written is looked for, between calls."""
 
 
 class Session(Closing):
@@ -56,6 +62,7 @@ class Session(Closing):
         self.accounts = Accounts(read_prices(prices), budget or Budget())
         self._lock = threading.Lock()
         self._engines: dict[str, JournaledEngine] = {}
+        self._in_use: ExitStack | None = None
 
     def engine(self, config: EngineConfig) -> Engine:
         """The engine of a configuration; its model is loaded at the first unanswered call."""
@@ -63,6 +70,9 @@ class Session(Closing):
         key = fingerprint(identity)
         with self._lock:
             if key not in self._engines:
+                if self._in_use is None:
+                    self._in_use = ExitStack()
+                    self._in_use.enter_context(in_use(self.root))
                 journal = Journal(self.root, key, identity)
                 self._engines[key] = JournaledEngine(config, journal, self.accounts)
             return self._engines[key]
@@ -77,6 +87,9 @@ class Session(Closing):
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
+            if self._in_use is not None:
+                self._in_use.close()
+                self._in_use = None
 
 
 class JournaledEngine(Engine):
@@ -100,8 +113,16 @@ class JournaledEngine(Engine):
         self._inner: Engine | None = None
         self._lock = threading.Lock()
 
+    def asked_for(self, purpose: Purpose, calls: Calls | None = None) -> Engine:
+        """The engine as one step of a run asks it: its calls are counted and kept as its own."""
+        return _AskedFor(self, purpose, calls)
+
     def run(self, requests: Iterable[Request], done: Done) -> None:
         """Answer from the journal, ask the engine for the rest; all is durable at the return."""
+        self.ask(requests, done, NOBODY)
+
+    def ask(self, requests: Iterable[Request], done: Done, purpose: Purpose) -> None:
+        """As `run`, with who asks and what for."""
         self.journal.refresh()
         places: dict[str, list[int]] = {}
         missing: deque[tuple[str, Request]] = deque()
@@ -114,17 +135,17 @@ class JournaledEngine(Engine):
             record = self.journal.get(key)
             if record is not None:
                 reused += 1
-                done(place, Completion(**record))
+                done(place, _completion(record))
                 continue
             places[key] = [place]
             missing.append((key, request))
-        self._accounts.begin(self.config.model, reused, self.config.metered)
+        self._accounts.begin(self.config.model, reused, self.config.metered, purpose)
         if missing:
             self._accounts.need_price(self.config.model, self.config.metered)
         try:
             while missing:
                 before = len(missing)
-                self._wave(missing, places, done)
+                self._wave(missing, places, done, purpose)
                 if len(missing) == before:
                     self._accounts.wait_or_stop(before)
         finally:
@@ -140,16 +161,24 @@ class JournaledEngine(Engine):
         missing: deque[tuple[str, Request]],
         places: dict[str, list[int]],
         done: Done,
+        purpose: Purpose,
     ) -> None:
         """Ask for as many as the budget has room for."""
         asked: list[str] = []
         holds: dict[int, Hold] = {}
         callers: list[Exception] = []
+        share = self.config.price_share
 
         def admitted() -> Iterator[Request]:
             while missing:
                 key, request = missing[0]
-                hold = self._accounts.admit(self.config.model, request)
+                record = self.journal.news(key, LOOK_S)
+                if record is not None:
+                    missing.popleft()
+                    told = _noting(callers, done)
+                    self._answered_elsewhere(record, places[key], told, purpose)
+                    continue
+                hold = self._accounts.admit(self.config.model, request, purpose, share)
                 if hold is None:
                     return
                 missing.popleft()
@@ -159,9 +188,11 @@ class JournaledEngine(Engine):
 
         def finished(number: int, result: Result) -> None:
             if isinstance(result, Completion):
-                kept = self.journal.put(asked[number], _record(result))
-                result = result if kept is None else Completion(**kept)
-            self._accounts.settle(holds.pop(number), result)
+                kept = self.journal.put(asked[number], _record(result, purpose))
+                billed, result = result, result if kept is None else _completion(kept)
+            else:
+                billed = result
+            self._accounts.settle(holds.pop(number), billed)
             for place in places[asked[number]]:
                 done(place, result)
 
@@ -175,6 +206,23 @@ class JournaledEngine(Engine):
         finally:
             for hold in holds.values():
                 self._accounts.settle(hold, None)
+
+    def _answered_elsewhere(
+        self, record: dict[str, Any], places: list[int], done: Done, purpose: Purpose
+    ) -> None:
+        """Take an answer that another process has paid for since this one began."""
+        self._accounts.begin(self.config.model, 1, self.config.metered, purpose)
+        for place in places:
+            done(place, _completion(record))
+
+    def note_doubt(
+        self, requests: Sequence[Request], reason: str, detail: str, purpose: Purpose
+    ) -> None:
+        """Keep beside the journal that these answers could not be used, and what was asked."""
+        for request in requests:
+            asked = str(request.conversation[-1]["content"] or "") if request.conversation else ""
+            facts = {"reason": reason, "detail": detail[:500], "asked": asked[:4000]}
+            self.journal.doubt(request.content_key, {**facts, "by": list(_by(purpose))})
 
     def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
         """Answer from the journal, ask the engine for the rest. Not under the budget."""
@@ -236,6 +284,7 @@ class JournaledEngine(Engine):
             if self._inner is None:
                 _LOG.debug("open %s", self.config.model)
                 self._inner = self.config.open()
+                self._inner.keep_in(self.journal.folder)
             return self._inner
 
 
@@ -252,9 +301,56 @@ def _noting(callers: list[Exception], done: Done) -> Done:
     return noting
 
 
-def _record(completion: Completion) -> dict[str, Any]:
-    names = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
-    return {name: getattr(completion, name) for name in names}
+class _AskedFor(Engine):
+    """A journalled engine as one step asks it."""
+
+    def __init__(self, engine: JournaledEngine, purpose: Purpose, calls: Calls | None) -> None:
+        self.capabilities = engine.capabilities
+        self._engine, self._purpose, self._calls = engine, purpose, calls
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        if self._calls is None:
+            self._engine.ask(requests, done, self._purpose)
+            return
+        calls, config = self._calls, self._engine.config
+        engine = self._engine.journal.folder.name
+        keys: list[str] = []
+
+        def noted() -> Iterator[Request]:
+            for request in requests:
+                keys.append(request.content_key)
+                yield request
+
+        def told(place: int, result: Result) -> None:
+            if isinstance(result, Completion):
+                calls.note(engine, keys[place], config, self._purpose.role, result)
+            done(place, result)
+
+        self._engine.ask(noted(), told, self._purpose)
+
+    def doubt(self, requests: Sequence[Request], reason: str, detail: str) -> None:
+        self._engine.note_doubt(requests, reason, detail, self._purpose)
+        if self._calls is not None:
+            self._calls.doubt(reason)
+
+    def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
+        return self._engine.logprobs(conversations)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return self._engine.embed(texts)
+
+
+def _by(purpose: Purpose) -> tuple[str, str, str]:
+    return purpose.recipe, purpose.step, purpose.role
+
+
+def _record(completion: Completion, purpose: Purpose) -> dict[str, Any]:
+    facts = {name: getattr(completion, name) for name in _KEPT}
+    return facts if purpose == NOBODY else {**facts, "by": list(_by(purpose))}
+
+
+def _completion(record: dict[str, Any]) -> Completion:
+    return Completion(**{name: record.get(name) for name in _KEPT})  # type: ignore[arg-type]
 
 
 def _scored(record: dict[str, Any]) -> TokenLogprobs:

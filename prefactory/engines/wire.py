@@ -43,11 +43,20 @@ class ServerSettings:
     max_concurrency: int
     timeout_s: float
     retries: int
+    api_key_env: str | None
     capabilities: frozenset[str]
 
 
 class BadAnswerError(ValueError):
-    """The server's answer does not have the form that it must have."""
+    """The server's answer does not have the form that it must have.
+
+    `habit`: it is whole and of another form, so the server's way, and asking on and on is no use.
+    """
+
+    def __init__(self, message: str, habit: bool = False) -> None:
+        """Keep whether it is a habit."""
+        super().__init__(message)
+        self.habit = habit
 
 
 def billed(raw: bytes) -> tuple[int, int]:
@@ -142,13 +151,17 @@ def results(raw: bytes, count: int) -> list[Result]:
     answer = _object(raw)
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != count:
+        if "error" in answer and not choices:
+            raise BadAnswerError(f"the answer is an error: {_short(raw)}")
         have = len(choices) if isinstance(choices, list) else "no"
-        raise BadAnswerError(f"the answer has {have} choices, not {count}: {_short(raw)}")
+        raise BadAnswerError(
+            f"the answer has {have} choices, not {count}: {_short(raw)}", habit=True
+        )
     if not all(isinstance(c, dict) for c in choices):
-        raise BadAnswerError(f"the answer's choices are no objects: {_short(raw)}")
+        raise BadAnswerError(f"the answer's choices are no objects: {_short(raw)}", habit=True)
     order = [c.get("index", i) for i, c in enumerate(choices)]
     if sorted(map(str, order)) != sorted(map(str, range(count))):
-        raise BadAnswerError(f"the answer's choices are numbered {order}")
+        raise BadAnswerError(f"the answer's choices are numbered {order}", habit=True)
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     asked, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
@@ -171,7 +184,9 @@ def _result(choice: dict[str, Any], asked: int, written: int, raw: bytes) -> Res
     if text is None and reason == "length":
         text = ""  # a reasoning model that spent all its tokens before the answer
     if not isinstance(text, str):
-        raise BadAnswerError(f"the answer has no text: {_short(raw)}")
+        calls = isinstance(message, dict) and message.get("tool_calls")
+        what = "calls a tool where a text was asked for" if calls else "has no text"
+        raise BadAnswerError(f"the answer {what}: {_short(raw)}", habit=True)
     return Completion(text, str(reason), asked, written, _logprob(choice.get("logprobs")))
 
 
@@ -231,6 +246,18 @@ def token_logprobs(raw: bytes, skip: int) -> TokenLogprobs:
 
 
 def _object(raw: bytes) -> dict[str, Any]:
+    if raw[:2] == b"\x1f\x8b":
+        raise BadAnswerError(
+            "the answer is compressed (gzip), though `identity` was asked for: switch compression "
+            "off in the server or the proxy before it",
+            habit=True,
+        )
+    if raw[:64].lstrip().startswith((b"data:", b"event:", b": ")):
+        raise BadAnswerError(
+            "the answer is a stream of events, though none was asked for: switch streaming off in "
+            f"the server or the proxy before it: {_short(raw)}",
+            habit=True,
+        )
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -141,10 +141,14 @@ class Step(BaseModel):
 
         They belong to the address of an output, but not to the recipe's fingerprint.
         """
+        return [config.identity() for config, _ in self.configs()]
+
+    def configs(self) -> list[tuple[Any, str]]:
+        """The configurations of the models among the fields, each with the name of its field."""
         if not self.opens_engines():
             return []
-        values = [getattr(self, name) for name in type(self).model_fields]
-        return [identity for v in values for identity in _engine_identities(v)]
+        names = type(self).model_fields
+        return [(config, name) for name in names for config in _configs(getattr(self, name))]
 
     def opens_engines(self) -> bool:
         """Tell whether the step, with these fields, opens a model at all."""
@@ -179,16 +183,16 @@ class Step(BaseModel):
         raise NotImplementedError
 
 
-def _engine_identities(value: object) -> list[dict[str, Any]]:
-    """Identities of the engines in a field, also in lists, mappings and nested models."""
+def _configs(value: object) -> list[Any]:
+    """The configurations of engines in a field, also in lists, mappings and nested models."""
     if hasattr(value, "identity"):
-        return [value.identity()]
+        return [value]
     if isinstance(value, BaseModel):
-        return [i for n in type(value).model_fields for i in _engine_identities(getattr(value, n))]
+        return [c for n in type(value).model_fields for c in _configs(getattr(value, n))]
     if isinstance(value, Mapping):
-        return [i for v in value.values() for i in _engine_identities(v)]
+        return [c for v in value.values() for c in _configs(v)]
     if isinstance(value, list | tuple):
-        return [i for v in value for i in _engine_identities(v)]
+        return [c for v in value for c in _configs(v)]
     return []
 
 

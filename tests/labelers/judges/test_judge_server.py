@@ -96,8 +96,8 @@ def ran(tmp_path, behave, table, step, name="a", shard_rows=1000, **fields):
     with mock_server.MockServer(behave) as server:
         judge = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 5, **fields}
         steps = [{path: {**settings, "judge": [judge]}}, *more]
-        with engines(Settings(tmp_path / "home")) as engine:
-            result = j.ran(steps, table, tmp_path / name, shard_rows, engine)
+        with engines(Settings(tmp_path / "home")) as session:
+            result = j.ran(steps, table, tmp_path / name, shard_rows, session.engine)
         return result, list(server.bodies)
 
 
@@ -146,8 +146,8 @@ def ran_again(tmp_path, table, step, shard_rows):
     identity = json.loads(folder.read_text())
     judge = {"engine": "server", "base_url": identity["base_url"], "model": "m", "retries": 0}
     steps = [{path: {**settings, "judge": [judge]}}, *more]
-    with engines(Settings(tmp_path / "home")) as engine:
-        return j.ran(steps, table, tmp_path / "b", shard_rows, engine)
+    with engines(Settings(tmp_path / "home")) as session:
+        return j.ran(steps, table, tmp_path / "b", shard_rows, session.engine)
 
 
 def test_what_stays_broken_is_in_the_ledger_and_nothing_else_is(tmp_path):

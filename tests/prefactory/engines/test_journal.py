@@ -470,6 +470,6 @@ def test_a_hold_is_given_back_when_the_engine_breaks(tmp_path):
         with pytest.raises(Exception, match="HTTP 401"):
             engine.generate(rows(*"abc"), Sampling(max_tokens=10))
         assert session.accounts._holds == 0
-        assert session.accounts._held.tokens == 0
+        assert session.accounts._held_tokens == 0
     assert Accounts().total().calls == 0
     assert echo({"messages": [user("a")]})["choices"]

@@ -71,7 +71,7 @@ def test_an_answer_that_cant_be_used_is_charged_by_its_usage(tmp_path, choice, r
         calls = len(server.bodies)
     assert isinstance(result, Failure)
     assert result.reason == reason
-    assert calls == (3 if reason == "bad_answer" else 1)  # what was refused is not asked again
+    assert calls == (2 if reason == "bad_answer" else 1)  # a habit is asked about once more
     assert account["failures"] == 1
     assert (account["prompt_tokens"], account["completion_tokens"]) == (5 * calls, 2 * calls)
     assert account["wasted"] == 1
@@ -112,3 +112,79 @@ def test_short_header_values_are_masked_as_words(tmp_path, monkeypatch):
     with MockServer(lambda body, times: ("status", (400, {}, told))) as server:
         (result,), _ = asked(server, tmp_path, ["q"], headers_env={"X-Key": "TOKEN"})
     assert result.detail == "key *** is wrong, abcd is not"
+
+
+# -- how much of a budget is spent -----
+
+
+def told(prompt, completion):
+    """A server whose calls use so many tokens."""
+    use = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return lambda body, times: ("ok", answer(chat("fine"), **use))
+
+
+def spent(folder, behave, budget, calls=60, width=1, max_tokens=20, **fields):
+    """Calls made and dollars spent until a budget of dollars stops them, at 10 and 30 a million."""
+    config = {"model": "m", "max_concurrency": width, "retries": 0, **fields}
+    with (
+        MockServer(behave) as server,
+        Session(folder, budget=Budget(usd=budget), prices=priced(folder)) as session,
+    ):
+        engine = session.engine(Server(base_url=server.url, **config))
+        asked = [[user(f"q{i}" + " and so on" * 20)] for i in range(calls)]
+        try:
+            engine.generate(asked, Sampling(max_tokens=max_tokens))
+            stopped = False
+        except StoppedError:
+            stopped = True
+        return session.accounts.total(), stopped, len(server.bodies)
+
+
+def test_a_budget_is_spent_but_for_less_than_a_call(tmp_path):
+    # a call may use 218 + 1000 tokens (.0322 dollars) and uses 40 + 10 (.0007)
+    used, stopped, asked = spent(tmp_path, told(40, 10), 0.04, max_tokens=1000)
+    assert stopped
+    assert used.calls == asked == 57  # of .04 / .0007 = 57.1
+    assert used.usd == pytest.approx(57 * 0.0007)
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_a_budget_is_passed_by_no_more_than_what_is_in_flight(tmp_path, width):
+    seen = []
+
+    def behave(body, times):  # 20 cheap calls, then each uses all that it may
+        seen.append(1)
+        return told(40, 10 if len(seen) <= 20 else 1000)(body, times)
+
+    used, stopped, _ = spent(tmp_path, behave, 0.1, calls=400, width=width, max_tokens=1000)
+    assert stopped
+    assert used.usd < 0.1 + width * (218 * 10 + 1000 * 30) / 1e6
+
+
+def test_nothing_is_asked_that_may_pass_the_budget_while_nothing_is_known(tmp_path):
+    used, stopped, asked = spent(tmp_path, told(40, 10), 0.03, max_tokens=1000)
+    assert (used.calls, stopped, asked) == (0, True, 0)
+
+
+def test_a_server_that_tells_nothing_is_held_to_the_most(tmp_path):
+    used, stopped, asked = spent(tmp_path, without_usage, 0.1, max_tokens=1000)
+    assert (used.calls, stopped, asked) == (3, True, 3)  # of .0322 each, at most
+
+
+def test_each_step_is_expected_to_cost_what_its_own_calls_do(tmp_path):
+    from prefactory.engines.base import Purpose
+
+    with (
+        MockServer(told(40, 10)) as server,
+        Session(tmp_path, budget=Budget(tokens=3000)) as session,
+    ):
+        engine = session.engine(Server(base_url=server.url, model="m", max_concurrency=1))
+        cheap = engine.asked_for(Purpose("r", "cheap", "judge"))
+        cheap.generate([[user(f"q{i}")] for i in range(20)], Sampling(max_tokens=1000))
+        other = engine.asked_for(Purpose("r", "other", "judge"))
+        with pytest.raises(StoppedError):  # 2000 are left, and nothing is known of this one
+            other.generate([[user("x")]], Sampling(max_tokens=2000))
+        assert [(u["step"], u["calls"]) for u in session.accounts.by_step()] == [
+            ("cheap", 20),
+            ("other", 0),
+        ]

@@ -46,8 +46,8 @@ class Grade(Labeler):
 
 def run(tmp_path, store, shard_rows=6):
     step = {f"{__name__}.Grade": {"judge": {"engine": "scripted", "function": f"{__name__}.grade"}}}
-    with engines(Settings(tmp_path)) as engine:
-        options = Options(workers=4, shard_rows=shard_rows, engine=engine)
+    with engines(Settings(tmp_path)) as session:
+        options = Options(workers=4, shard_rows=shard_rows, engine=session.engine)
         mapper = thread_mapper(4)
         return execute(recipe(step), [one_file(TABLE)], Store(tmp_path / store), mapper, options)
 
