@@ -42,9 +42,6 @@ NOT_ENGINE_IDENTITY: dict[str, str] = {
     "api_key_env": "the name of the variable that holds a secret; the secret changes no answer",
     "headers_env": "names of variables that hold headers",
     "gpu_memory": "how much memory a model may take",
-    "batch": "a batch gives the same answers, later and at a lower price",
-    "batch_price": "what they cost",
-    "batch_poll_s": "how often is looked for them",
 }
 """Fields of engine configurations, beside `identity.NOT_IDENTITY`, that change no answer."""
 
