@@ -41,11 +41,13 @@ def read(manifest: Mapping[str, Any], shape: str) -> Costs | None:
     """The costs of a version by its manifest, for each row of the table `shape`; None if none."""
     rows = tuple(
         Cost(
-            str(stage.get("label") or ""),
-            str(used.get("role") or "model"),
-            str(used.get("model") or ""),
-            *(int(used.get(name) or 0) for name in ("calls", "prompt_tokens", "completion_tokens")),
-            None if used.get("usd") is None else float(used["usd"]),
+            step=str(stage.get("label") or ""),
+            role=str(used.get("role") or "model"),
+            model=str(used.get("model") or ""),
+            calls=int(used.get("calls") or 0),
+            prompt_tokens=int(used.get("prompt_tokens") or 0),
+            completion_tokens=int(used.get("completion_tokens") or 0),
+            usd=None if used.get("usd") is None else float(used["usd"]),
         )
         for stage in manifest.get("stages") or []
         for used in stage.get("usage") or []

@@ -151,12 +151,9 @@ def results(raw: bytes, count: int) -> list[Result]:
     answer = _object(raw)
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != count:
-        if "error" in answer and not choices:
-            raise BadAnswerError(f"the answer is an error: {_short(raw)}")
         have = len(choices) if isinstance(choices, list) else "no"
-        raise BadAnswerError(
-            f"the answer has {have} choices, not {count}: {_short(raw)}", habit=True
-        )
+        what = f"the answer has {have} choices, not {count}: {_short(raw)}"
+        raise BadAnswerError(what, habit=bool(choices))
     if not all(isinstance(c, dict) for c in choices):
         raise BadAnswerError(f"the answer's choices are no objects: {_short(raw)}", habit=True)
     order = [c.get("index", i) for i, c in enumerate(choices)]
