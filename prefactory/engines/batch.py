@@ -104,12 +104,13 @@ class BatchEngine(serving.ServerEngine):
                 done(place, result)
 
         waiting = [r for r in self._records() if not places.keys().isdisjoint(r.keys)]
+        for record in waiting:
+            await self._find_or_make(record, [])
+        waiting = [record for record in waiting if record.batch]
         known = {key for record in waiting for key in record.keys}
         fresh = {r.content_key: r for r in requests if r.content_key not in known}
         bodies = {key: self._line(key, request) for key, request in fresh.items()}
         sent = [await self._send(part, bodies) for part in _parts(fresh, bodies)]
-        for record in waiting:
-            await self._find_or_make(record, [])
         await asyncio.gather(*(self._collect(record, settled) for record in [*waiting, *sent]))
         for key in list(places):
             settled(key, Failure("no_answer", "the batch did not hold an answer"))
@@ -295,7 +296,9 @@ class BatchEngine(serving.ServerEngine):
     ) -> bytes:
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                reply = await self._client.request(method, path, body, kind, most)
+                reply = await self._client.request(
+                    method, path, body, kind, most, anew=path == "/batches"
+                )
         except TimeoutError as error:
             raise _PassingError(f"no answer within {self.config.timeout_s:g} s") from error
         except TransportError as error:

@@ -238,7 +238,13 @@ class Client:
         return await self.request("POST", path, body)
 
     async def request(
-        self, method: str, path: str, body: bytes = b"", kind: str = "", most: int | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        kind: str = "",
+        most: int | None = None,
+        anew: bool = False,
     ) -> Reply:
         """Send one request; a kept connection that the server had closed is replaced.
 
@@ -248,6 +254,7 @@ class Client:
             body: of the request.
             kind: its media type; JSON if empty.
             most: bytes of the answer's body; None: 64 MiB.
+            anew: on a connection of its own, so that it is never sent twice.
 
         Raises:
             TransportError: no connection, or it broke, or the answer is no HTTP.
@@ -260,7 +267,7 @@ class Client:
         line = method.encode("ascii"), target.encode("ascii")
         data = head % (*line, shared, len(body)) + body
         while True:
-            connection = self._kept() or await self._connect()
+            connection = (None if anew else self._kept()) or await self._connect()
             kept = connection.used
             try:
                 reply = await connection.ask(data, most=most)

@@ -22,7 +22,6 @@ from prefactory.engines.session import Session
 from tests.helpers import user
 from tests.pipelines.test_nothing_is_lost import answers_recipe
 from tests.prefactory.engines.batch_server import Batches
-from tests.prefactory.engines.mock_server import MockServer
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -101,7 +100,8 @@ def test_a_batch_that_is_refused_as_a_whole_is_one_sentence(tmp_path):
         pytest.raises(EngineError, match=why),
     ):
         asked(server, tmp_path, QUESTIONS)
-    with MockServer(lambda b, t: ("status", (404, {}, b""))) as server, pytest.raises(EngineError):
+    with Batches() as server, pytest.raises(EngineError, match="knows no such address"):
+        server.url += "/nowhere"
         asked(server, tmp_path, ["q"])
 
 
