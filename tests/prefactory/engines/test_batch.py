@@ -100,9 +100,10 @@ def test_a_batch_that_is_refused_as_a_whole_is_one_sentence(tmp_path):
         pytest.raises(EngineError, match=why),
     ):
         asked(server, tmp_path, QUESTIONS)
-    with Batches() as server, pytest.raises(EngineError, match="knows no such address"):
+    with Batches() as server:
         server.url += "/nowhere"
-        asked(server, tmp_path, ["q"])
+        with pytest.raises(EngineError, match="knows no such address"):
+            asked(server, tmp_path, ["q"])
 
 
 def test_control_requests_are_tried_again_and_a_lost_creation_is_found(tmp_path):
