@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -64,7 +65,8 @@ class Batches:
                 return
             told = self.told(method, path, body, handler)
             if told is None:
-                handler.connection.close()
+                handler.close_connection = True
+                handler.connection.shutdown(socket.SHUT_RDWR)
                 return
             status, data = told
             raw = data if isinstance(data, bytes) else json.dumps(data).encode()
