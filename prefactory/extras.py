@@ -16,7 +16,6 @@ EXTRAS = {
     "accelerate": "train",
     "PIL": "images",
     "prefect": "prefect",
-    "fastapi": "review",
     "starlette": "review",
     "uvicorn": "review",
     "markdown_it": "review",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -110,3 +111,9 @@ def safe_name(text: str) -> str:
     text = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text.lower())
     text = text.strip("-._").replace("..", ".")[:64]
     return text if NAME.fullmatch(text) else "review"
+
+
+def name_of(dataset: str) -> str:
+    """Name of a review by what is reviewed: of a file its stem, of a version its name."""
+    path = Path(dataset).expanduser()
+    return safe_name(path.name.partition(".")[0] if path.exists() else dataset)

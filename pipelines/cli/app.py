@@ -20,6 +20,7 @@ from pipelines.cli import examples as examples_commands
 from pipelines.cli import explain as explain_commands
 from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
+from pipelines.cli import review as review_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import steps as steps_commands
 from pipelines.cli import train as train_commands
@@ -101,6 +102,7 @@ data_commands.register(app)
 audit_commands.register(app)
 catalog_commands.register(app)
 explain_commands.register(app)
+review_commands.register(app)
 worth_commands.register(app)
 compare_commands.register(app)
 examples_commands.register(app)
