@@ -24,6 +24,8 @@ from prefactory.engines.transformers import Transformers
 from prefactory.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
+MOST_EXPONENT = 500.0
+"""Of the weights of `indirect`: beyond it nothing changes but the risk of infinity."""
 RewardFunction = Callable[[list[dict[str, str]], list[str]], Sequence[float]]
 """(conversation, K answers so far) -> K rewards."""
 
@@ -45,6 +47,36 @@ class Guidance:
     standardise: bool
     candidates: int
     rollout: int
+    tilt: float = 0.5
+
+
+def relative(rewards: Floats) -> Floats:
+    """Rewards by their mean and sd, Float64[K]; equal ones are 0."""
+    spread = rewards.std()
+    noise = 1e-12 * max(1.0, float(np.abs(rewards).max()))
+    measured: Floats = (rewards - rewards.mean()) / (spread if spread > noise else np.inf)
+    return measured
+
+
+def indirect(rewards: Floats, baseline: Floats, tilt: float, standardise: bool = False) -> Floats:
+    """What rollouts of a model that was aligned to another reward say about this one.
+
+    Its own reward `baseline` is weighed out: exp(tilt * (rewards - baseline)) * rewards, the ratio
+    of both aligned models' probabilities (up to a constant) times the reward.
+
+    Args:
+        rewards: Float64[K], of the reward that guides.
+        baseline: Float64[K], of the reward that the model was aligned to.
+        tilt: of the exponent; 0 is the direct form, as are equal rewards.
+        standardise: measure both by their mean and sd over the K candidates first.
+
+    Returns:
+        Float64[K], all finite; exponents end at 500.
+    """
+    if standardise:
+        rewards, baseline = relative(rewards), relative(baseline)
+    weighed: Floats = np.exp(np.minimum(tilt * (rewards - baseline), MOST_EXPONENT)) * rewards
+    return weighed
 
 
 def values(logits: Floats, rewards: Floats, weight: float, standardise: bool = False) -> Floats:
@@ -60,9 +92,7 @@ def values(logits: Floats, rewards: Floats, weight: float, standardise: bool = F
         Float64[K].
     """
     if standardise:
-        spread = rewards.std()
-        noise = 1e-12 * max(1.0, float(np.abs(rewards).max()))
-        rewards = (rewards - rewards.mean()) / (spread if spread > noise else np.inf)
+        rewards = relative(rewards)
     return logits + weight * rewards
 
 
@@ -215,13 +245,20 @@ class GuidedModel(ChatModel):
     Each row is computed alone, its candidates being its batch: no answer depends on other rows.
     """
 
-    def __init__(self, base: Transformers, guidance: Guidance, reward: RewardFunction) -> None:
+    def __init__(
+        self,
+        base: Transformers,
+        guidance: Guidance,
+        reward: RewardFunction,
+        baseline: RewardFunction | None = None,
+    ) -> None:
         """Load the model.
 
         Args:
             base: the model, resolved.
             guidance: how rewards guide.
             reward: of answers so far.
+            baseline: the reward that the model was aligned to, for the indirect form.
 
         Raises:
             ConfigError: as `prefactory.engines.Transformers`.
@@ -230,6 +267,7 @@ class GuidedModel(ChatModel):
         self.capabilities = frozenset({"generate"})
         self._guidance = guidance
         self._reward = reward
+        self._baseline = baseline
 
     def run(self, requests: Iterable[Request], done: Done) -> None:
         """Decode each request, on the CPU several side by side."""
@@ -257,14 +295,12 @@ class GuidedModel(ChatModel):
         conversation = list(request.conversation)
 
         def reward(answers: list[list[int]]) -> Floats:
-            given = self._reward(conversation, [self._decode(a) for a in answers])
-            rewards = np.asarray(given, dtype=np.float64)
-            if rewards.shape != (len(answers),) or not np.isfinite(rewards).all():
-                raise DataError(
-                    f"the reward gave {rewards.tolist()} for {len(answers)} answers; it must give "
-                    "one finite number for each"
-                )
-            return rewards
+            texts = [self._decode(a) for a in answers]
+            rewards = _numbers(self._reward, conversation, texts, "reward")
+            if self._baseline is None:
+                return rewards
+            own = _numbers(self._baseline, conversation, texts, "baseline reward")
+            return indirect(rewards, own, guidance.tilt, guidance.standardise)
 
         room = self._limit - len(ids) - sampling.max_tokens
         baseline = CachedBaseline(
@@ -278,6 +314,19 @@ class GuidedModel(ChatModel):
         rng = np.random.Generator(np.random.Philox(key=request.draw_seed))
         tokens, reason = decode(baseline, reward, rule, self._end_ids, sampling.max_tokens, rng)
         return Completion(self._decode(tokens), reason, len(ids), len(tokens))
+
+
+def _numbers(
+    reward: RewardFunction, conversation: list[dict[str, str]], texts: list[str], name: str
+) -> Floats:
+    """What a reward gives for K answers, Float64[K], checked."""
+    rewards = np.asarray(reward(conversation, texts), dtype=np.float64)
+    if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
+        raise DataError(
+            f"the {name} gave {rewards.tolist()} for {len(texts)} answers; it must give one finite "
+            "number for each"
+        )
+    return rewards
 
 
 class RewardNet:

@@ -77,11 +77,16 @@ class Guided(EngineConfig):
     candidates: int
     rollout: int
     standardise: bool
+    baseline_reward: Reward | None = None
+    tilt: float = 0.5
 
     def identity(self) -> dict[str, Any]:
         """What decides an answer beside the request."""
-        both = {"base": self.base.identity(), "reward": self.reward.identity()}
-        return {**super().identity(), **both}
+        identity = {**super().identity(), "base": self.base.identity()}
+        identity["reward"] = self.reward.identity()
+        if self.baseline_reward is None:  # as before there was one: journals stay good
+            return {k: v for k, v in identity.items() if k not in ("baseline_reward", "tilt")}
+        return {**identity, "baseline_reward": self.baseline_reward.identity()}
 
     def open(self) -> Engine:
         """Load model and reward.
@@ -91,8 +96,9 @@ class Guided(EngineConfig):
         """
         from generators.value_guided.model import Guidance, GuidedModel
 
-        guidance = Guidance(self.weight, self.standardise, self.candidates, self.rollout)
-        return GuidedModel(self.base.resolved(), guidance, self.reward.open())
+        guidance = Guidance(self.weight, self.standardise, self.candidates, self.rollout, self.tilt)
+        own = None if self.baseline_reward is None else self.baseline_reward.open()
+        return GuidedModel(self.base.resolved(), guidance, self.reward.open(), own)
 
 
 class ValueGuided(Gated, Sampled, Generator):
@@ -109,6 +115,12 @@ class ValueGuided(Gated, Sampled, Generator):
     asks for another), and rewards are standardised over the candidates, because rewards and logits
     have no common scale; `standardise: false` is as published.
 
+    If the model was itself aligned to a reward (by DPO or RLHF), name that as `baseline_reward`:
+    in the paper's indirect form a candidate counts exp(tilt (reward - baseline)) * reward, so that
+    what the model already leans to is weighed out. The published code takes 5 tokens of `rollout`
+    there and one reward for both; equal rewards give the direct form. Under `standardise` both
+    rewards are measured over the candidates before they meet in the exponent (ours).
+
     Columns beside those of responses: `sample` and those of `generators.answers.rows.ADDS`.
 
     Reasons, for prompts without an answer: `template`, `too_long`, `empty_answer`.
@@ -117,6 +129,8 @@ class ValueGuided(Gated, Sampled, Generator):
         model: a causal language model; its batch size does not count, rows are decoded alone.
         reward: of conversation and answer so far, higher is better.
         weight: of the reward; 0 asks for none.
+        baseline_reward: what the model was aligned to; null is the direct form.
+        tilt: of the difference of both rewards in the exponent, as published .5.
         candidates: tokens that are looked at.
         rollout: tokens that are written after each.
         standardise: measure rewards by their mean and sd over the candidates.
@@ -142,6 +156,8 @@ class ValueGuided(Gated, Sampled, Generator):
     candidates: int = Field(default=10, ge=1)
     rollout: int = Field(default=20, ge=0)
     standardise: bool = True
+    baseline_reward: Reward | None = None
+    tilt: float = Field(default=0.5, ge=0)
     n: int = Field(default=1, ge=1)
     sampling: SamplingParams = SamplingParams(temperature=0.0, max_tokens=256)
     name: str | None = Field(default=None, min_length=1)
@@ -184,8 +200,14 @@ class ValueGuided(Gated, Sampled, Generator):
         shape = shape_of(table)
         base = prompt_rows(table, shape)
         name = self.name or f"{self.model.model}+guided"
-        fields = self.model_dump(include={"weight", "candidates", "rollout", "standardise"})
-        engine = Guided(model=name, base=self.model, reward=self.reward, **fields)
+        numbers = {"weight", "candidates", "rollout", "standardise", "tilt"}
+        engine = Guided(
+            model=name,
+            base=self.model,
+            reward=self.reward,
+            baseline_reward=self.baseline_reward,
+            **self.model_dump(include=numbers),
+        )
         sampling = self.sampling.drawn(ctx.seed)
         calls = [
             Call(row, 0, Request(prompt, sampling, sample, f"{prompt_id}/{ctx.step}"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from generators import ValueGuided
-from generators.value_guided.model import Rule, choose, decode, values
+from generators.value_guided.model import Rule, choose, decode, indirect, values
 from generators.value_guided.step import Reward
 from prefactory.engines.base import Sampling
 from prefactory.engines.session import Session
@@ -55,6 +55,19 @@ def test_a_draw_has_the_shares_of_a_softmax(point):
     place = choose(logits, rewards, 1.0, temperature=1.0, point=point)
     assert place == min(int((point >= edges).sum()), 2)
     assert choose(logits, rewards, 1.0, temperature=1e-3, point=point) in (0, 1)
+
+
+def test_the_indirect_form_by_hand():
+    rewards, own = array(1, 2, 3), array(3, 2, 1)
+    weighed = np.exp([-1, 0, 1]) * rewards  # exp(.5 (r2 - r1)) r2
+    assert np.allclose(indirect(rewards, own, 0.5), weighed)
+    assert np.allclose(indirect(rewards, own, 0.0), rewards)
+    assert np.allclose(indirect(rewards, rewards, 0.5), rewards)  # one reward: the direct form
+    z = array(-1.224745, 0, 1.224745)
+    for scale, shift in ((1, 0), (1000, 5)):
+        found = indirect(scale * rewards + shift, own, 0.5, standardise=True)
+        assert np.allclose(found, np.exp(z) * z, atol=1e-5)
+    assert np.isfinite(indirect(array(1e9, 0), array(0, 1e9), 0.5)).all()
 
 
 # -- a toy tree: the likelier branch has the poorer leaf -----
@@ -123,6 +136,24 @@ def test_the_number_of_tokens_is_a_limit():
     assert grown(10.0, max_tokens=1)[:2] == ([1], "length")
 
 
+def test_what_the_model_was_aligned_to_is_weighed_out():
+    rules = Rule(1.0, standardise=False)
+    left = {(0, 0): 3.0, (0, 1): 3.0, (1, 0): 2.0, (1, 1): 2.0}  # the reward of the model itself
+
+    def grown_under(own):
+        def reward(rows):
+            two = array(*[{**left, (1, 0): 2.5}[tuple(r)] for r in rows])
+            return two if own is None else indirect(two, array(*[own[tuple(r)] for r in rows]), 0.5)
+
+        return decode(Tree(), reward, rules, {END}, 9, np.random.default_rng(0))[0]
+
+    # at the root: 1 + 3 against 0 + 2.5; indirectly 1 + 3 against 0 + exp(.25) 2.5 = 3.21
+    assert grown_under(None)[0] == 0
+    assert grown_under(left)[0] == 0
+    # where the model's own reward favours the left by 2 more: 1 + exp(-1) 3 = 2.10 against 3.21
+    assert grown_under({k: v + 2 * (k[0] == 0) for k, v in left.items()})[0] == 1
+
+
 def test_a_temperature_draws():
     seen = set()
     for seed in range(40):
@@ -187,6 +218,25 @@ def test_a_reward_steers_and_shards_change_nothing(tmp_path, llama):
     assert set(guided["model"]) == {"steered"}
     single = answers(llama, tmp_path / "single", 1, TABLE[::-1], weight=50, name="steered")
     assert digest(single) == digest(whole)
+
+
+def consonants(conversation, texts):
+    return [
+        sum(c.isalpha() for c in text) - v for text, v in zip(texts, vowels(0, texts), strict=True)
+    ]
+
+
+def test_a_reward_of_the_model_itself(tmp_path, llama):
+    def texts(name, **fields):
+        return content(
+            view(answers(llama, tmp_path / name, weight=50, **fields), "responses"), "response"
+        )
+
+    direct = texts("direct")
+    assert texts("same", baseline_reward={"function": f"{HERE}.vowels"}) == direct
+    assert texts("other", baseline_reward={"function": f"{HERE}.consonants"}) != direct
+    with pytest.raises(DataError, match="the baseline reward gave"):
+        texts("none", baseline_reward={"function": f"{HERE}.nothing"})
 
 
 def test_several_answers_draw_apart(tmp_path, llama):
