@@ -8,7 +8,7 @@ from .duplicates.against_versions import AgainstVersions as AgainstVersions
 from .duplicates.exact import ExactDuplicates as ExactDuplicates
 from .duplicates.near import NearDuplicates as NearDuplicates
 from .duplicates.near_identical import NearIdenticalAnswers as NearIdenticalAnswers
-from .duplicates.semantic.step import SemanticDuplicates as SemanticDuplicates
+from .duplicates.semantic import SemanticDuplicates as SemanticDuplicates
 from .duplicates.task_templates import TaskTemplates as TaskTemplates
 from .rules.balance import Balance as Balance
 from .rules.damage import Damage as Damage

@@ -7,20 +7,29 @@ from functools import partial
 from itertools import permutations
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from catalog.values import Node, coverage, facts
+from catalog.values import coverage, facts
 from generators.answers.step import Origin
 from generators.made_rows import ORIGINS, PARENT, children, sides, text_column, turns
 from generators.new_prompts.rules import nearest_rouge_l, unwanted
+from generators.values.rules import (
+    RULE,
+    Rule,
+    merge,
+    read_rule,
+    same_rules,
+    scenes_of,
+    table_of,
+)
 from generators.values.values import Ranked, least_covered, ranked
 from prefactory.asking import (
     FORM_TOKENS,
     QUESTION_TOKENS,
     Asking,
     Task,
-    UnfitError,
     fence,
     lost,
     missed,
@@ -32,6 +41,8 @@ from prefactory.asking.gate import Gated
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
+from prefactory.engines.encoder import Encoder
+from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint
 from prefactory.measures.diversity import tokens
 from prefactory.measures.overlap import rouge_l
@@ -48,7 +59,6 @@ SAME_ACT = 0.9
 """ROUGE-L F1 from which two acts are one: judged twice, it is no conflict of values."""
 
 OPTIONS: pl.DataType = pl.Struct(dict.fromkeys(LETTERS, pl.String))
-RULE = Form({"judgement": "text", "act": "text"})
 SCENE = Form(dict.fromkeys(("scene", "question", "keeps_first", "keeps_second", NEITHER), "text"))
 CHECK = Form({"first_applies": "flag", "second_applies": "flag", "both_can_be_kept": "flag"})
 
@@ -62,16 +72,6 @@ TEMPLATES = {
     "answer": Text(f"{_TEXTS}/answer.j2", ("scene", "question", "option", "rule", "words", "mark")),
 }
 """Texts of the step by name."""
-
-
-@dataclass
-class Rule(Task):
-    """What somebody who holds a value would do in a situation."""
-
-    situation: str = ""
-    value: Node | None = None
-    act: str = ""
-    text: str = ""
 
 
 @dataclass
@@ -122,23 +122,6 @@ class Dilemma(Task):
             self.fail("same_act", " / ".join(self.rule_texts))
 
 
-def read_rule(text: str, most: int) -> tuple[str, str]:
-    """A rule and its act out of an answer.
-
-    Args:
-        text: a model's answer.
-        most: words of a rule.
-
-    Raises:
-        ValueError: it has no judgement, no act, or too many words; a sentence for the model.
-    """
-    parts = RULE.parse(text)
-    rule = f"{parts['judgement'].rstrip(' .:')} {parts['act'].rstrip(' .')}."
-    if (count := len(rule.split())) > most:
-        raise UnfitError("too_long", f"The rule has {count} words. Use at most {most}.")
-    return rule, parts["act"]
-
-
 def lettered(things: tuple[str, ...], order: tuple[int, ...]) -> dict[str, str]:
     """Three things by the letters under which they stand; `order` tells which is A, B and C."""
     return {letter: things[place] for letter, place in zip(LETTERS, order, strict=True)}
@@ -153,6 +136,12 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
     answer from each rule. Which answer is chosen follows from `priority` alone, never from the
     model that writes: `label_source` is `rule`.
 
+    Rules are the value's, not the situation's: before any scene is written, those of one value that
+    say the same (`same_rule`, CVC's cosine of .8, with a guard for polarity: "right to keep a
+    promise" and "wrong to keep a promise" have .95) become one, and no rule is in more than
+    `rule_scenes` scenes. All rules are asked for at the start, so the journal answers them later; a
+    rule that a server failed on then, and gives later, stands for itself.
+
     CVC pairs rules that are alike and contradict each other by an NLI model, which favours one act
     judged twice over two values in conflict. Here two different values meet in one situation, and
     a model confirms that both rules apply. Options are put in order by (recipe seed, step, id), and
@@ -165,7 +154,8 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
     under "Learned from the data"; remove near copies of scenes with `filters.NearDuplicates` or
     `filters.SemanticDuplicates`.
 
-    Reasons, for rows without a dilemma, that of the first: `no_situation`, `same_act` (both rules
+    Reasons, for rows without a dilemma, that of the first: `no_situation`, `rule_used_up` (one of
+    its rules has its scenes in other situations), `same_act` (both rules
     judge one act), `names_value` (scene or question names a value by its label), `same_scene`,
     `no_conflict`, `same_text`, `too_long` (a rule), `unparseable`, those of
     the gate, and those of the engines.
@@ -181,6 +171,10 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
         answerer: writes the answers; null takes the writer.
         judge: confirms that both rules apply; null takes the writer.
         confirm: whether anybody is asked that.
+        same_rule: least cosine of rules of one value that are the same; null: only equal texts are.
+        rule_scenes: scenes that a rule is in at most (CVC: 20); null: any number. Both null: rules
+            are asked for shard by shard, and no encoder is needed.
+        encoder: of rules.
         rule_words: of a rule, at most.
         answer_words: that an answer is told to have.
         sampling: how rules and scenes are drawn.
@@ -199,6 +193,7 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
     version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     templates: ClassVar = TEMPLATES
 
     writer: AnyEngine
@@ -210,6 +205,9 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
     answerer: AnyEngine | None = None
     judge: AnyEngine | None = None
     confirm: bool = True
+    same_rule: float | None = Field(default=0.8, gt=0, le=1)
+    rule_scenes: int | None = Field(default=20, ge=1)
+    encoder: Encoder = Encoder()
     rule_words: int = Field(default=25, ge=5)
     answer_words: int = Field(default=120, ge=10)
     answer_sampling: SamplingParams = SamplingParams(max_tokens=512)
@@ -271,34 +269,73 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
         return rows * self.dilemmas, rows * self.dilemmas
 
     def fit_shard(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Reduce a shard to the ids of its situations."""
-        return table.select("prompt_id")
+        """Reduce a shard to its situations: `prompt_id` and `situation` (String)."""
+        situations = [request_text(prompt).strip() for prompt in table["prompt"].to_list()]
+        return table.select("prompt_id", situation=pl.Series(situations, dtype=pl.String))
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
-        """Give every situation its two values.
+        """Give every situation its two values, and find the rules that are the same.
 
         Returns:
-            State with the table `pairs`: `prompt_id`, `first` and `second` (numbers of leaves);
-            its `info` has the coverage of what was drawn, and the declared order.
+            State with the tables `pairs` (`prompt_id`, `first` and `second`, numbers of leaves, and
+            `scenes`) and `merged` (see `generators.values.rules.MERGED`); its `info` has the
+            coverage of what was drawn, the declared order, and how many rules there are.
+
+        Raises:
+            ConfigError: `same_rule` is set and the run has no encoder.
         """
         values = self._ranked()
         order = ctx.uniform(parts["prompt_id"], "order").arg_sort()
-        ids = parts["prompt_id"].gather(order)
-        drawn = least_covered(ids.len(), values.partners, ctx.rng("values"))
+        ordered = parts.select(pl.all().gather(order))
+        drawn = least_covered(ordered.height, values.partners, ctx.rng("values"))
         names = pl.Series([values.system.value_id(n.id) for n in values.leaves], dtype=pl.String)
-        pairs = pl.DataFrame({"prompt_id": ids, "first": drawn[:, 0], "second": drawn[:, 1]})
+        pairs = pl.DataFrame(
+            {"prompt_id": ordered["prompt_id"], "first": drawn[:, 0], "second": drawn[:, 1]}
+        )
         both = pairs.select(
             pl.concat_list(
                 names.gather(pairs["first"]).alias("a"), names.gather(pairs["second"]).alias("b")
             )
         ).to_series()
+        merged, scenes, counts = self._shared(
+            ordered.hstack(pairs.drop("prompt_id").get_columns()), ctx
+        )
+        pairs = pairs.with_columns(scenes=pl.Series(scenes, dtype=pl.Int64))
         info = {
             "value_system": values.system.system,
             "priority": list(self.priority),
-            "situations": ids.len(),
+            "situations": ordered.height,
+            **counts,
             "coverage_of_draws": facts(coverage(both, values.system)),
         }
-        return State({"pairs": pairs.sort("prompt_id")}, info)
+        return State({"pairs": pairs.sort("prompt_id"), "merged": merged}, info)
+
+    def _shared(
+        self, drawn: pl.DataFrame, ctx: Context
+    ) -> tuple[pl.DataFrame, list[int], dict[str, int]]:
+        """Same rules, scenes of each situation, and counts for the report.
+
+        Args:
+            drawn: `prompt_id`, `situation`, `first` and `second`, in the order of their right.
+            ctx: opens the writer and the encoder.
+        """
+        merged = same_rules(table_of([]), np.zeros((0, 1)), 1.0)
+        if self.same_rule is None and self.rule_scenes is None:
+            return merged, [self.dilemmas] * drawn.height, {}
+        rules = self._rules(drawn, ctx)
+        written = table_of(rules)
+        if self.same_rule is not None and written.height:
+            if ctx.embed is None:
+                raise ConfigError(
+                    "generators.Dilemmas needs an encoder to find rules that are the same, and "
+                    "this run has none; set same_rule: null"
+                )
+            vectors = np.asarray(ctx.embed(self.encoder, written["text"]), dtype=np.float32)
+            merged = same_rules(written, vectors, self.same_rule)
+        merge(rules, merged)
+        scenes = scenes_of(rules, self.dilemmas, self.rule_scenes)
+        counts = {"rules_written": written.height, "rules": written.height - merged.height}
+        return merged, scenes, counts
 
     def generate(self, table: pl.DataFrame, ctx: Context) -> Generated:
         """Make the dilemmas of a table's situations.
@@ -310,14 +347,7 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
         Returns:
             PAIRS in canonical order, and the situations without a dilemma.
         """
-        rules = self._rules(table, ctx.fitted.tables["pairs"], ctx)
-        tasks = []
-        for row, pair in enumerate(zip(rules[::2], rules[1::2], strict=True)):
-            for number in range(self.dilemmas):
-                task = Dilemma(row, f"{table['prompt_id'][row]}/{number}", number=number)
-                task.rules = pair
-                task.agree()
-                tasks.append(task)
+        tasks = self._planned(table, ctx)
         keys = pl.Series([t.key for t in tasks], dtype=pl.String)
         ways = list(permutations(range(3)))
         lots = zip(ctx.uniform(keys, "options"), ctx.uniform(keys, "turned"), strict=True)
@@ -331,15 +361,31 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
             self._rows(table, open_tasks(tasks)), lost(table["prompt_id"], tasks), missed(tasks)
         )
 
-    def _rules(self, table: pl.DataFrame, pairs: pl.DataFrame, ctx: Context) -> list[Rule]:
-        """Two rules per row, that of the chosen value first."""
-        values = self._ranked()
-        drawn = table.select("prompt_id", "prompt").join(
-            pairs, on="prompt_id", how="left", maintain_order="left"
+    def _planned(self, table: pl.DataFrame, ctx: Context) -> list[Dilemma]:
+        """The scenes of each situation with their rules; one that failed if it gets none."""
+        drawn = self.fit_shard(table, ctx).join(
+            ctx.fitted.tables["pairs"], on="prompt_id", how="left", maintain_order="left"
         )
+        rules = self._rules(drawn, ctx)
+        merge(rules, ctx.fitted.tables["merged"])
+        tasks = []
+        for row, pair in enumerate(zip(rules[::2], rules[1::2], strict=True)):
+            scenes = int(drawn["scenes"][row])
+            for number in range(max(scenes, 1)):
+                task = Dilemma(row, f"{drawn['prompt_id'][row]}/{number}", number=number)
+                task.rules = pair
+                task.agree()
+                if task.reason is None and not scenes:
+                    task.fail("rule_used_up", " / ".join(task.rule_texts))
+                tasks.append(task)
+        return tasks
+
+    def _rules(self, drawn: pl.DataFrame, ctx: Context) -> list[Rule]:
+        """Two rules per row, that of the chosen value first; see `_shared` for the columns."""
+        values = self._ranked()
         rules = []
-        for row, (key, prompt, first, second) in enumerate(drawn.iter_rows()):
-            situation = request_text(prompt).strip()
+        rows = drawn.select("prompt_id", "situation", "first", "second").iter_rows()
+        for row, (key, situation, first, second) in enumerate(rows):
             for value in values.chosen_first((first, second)):
                 rule = Rule(row, f"{key}/{value.id}", situation=situation, value=value)
                 if not situation:

@@ -18,7 +18,13 @@ from tests.helpers import asking, content, prompts, recipe
 HERE = __name__
 WRITER = model("writer", f"{HERE}.writer")
 ORDER = ("transcendence", "conservation", "openness", "enhancement")
-FIELDS = {"writer": WRITER, "priority": ORDER, "dilemmas": 3}
+FIELDS = {
+    "writer": WRITER,
+    "priority": ORDER,
+    "dilemmas": 3,
+    "same_rule": None,  # the scripted rules of a value are one
+    "rule_scenes": None,
+}
 TABLE = prompts(*[f"A scene at harbour number {i}" for i in range(40)])
 
 

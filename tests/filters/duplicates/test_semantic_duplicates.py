@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters import SemanticDuplicates
-from filters.duplicates.semantic.polarity import OPPOSITES, Polarity, polarity
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
 from prefactory.near.leaders import exact_cosine, greedy_by_ivf, greedy_kept
+from prefactory.near.polarity import OPPOSITES, Polarity, polarity
 from prefactory.near.vectors import BORDER
 from prefactory.near.vectors import unit32 as unit
 from prefactory.tables import Shape

@@ -9,7 +9,6 @@ import polars as pl
 from pydantic import Field
 
 from filters.duplicates.near import prompts_at_best, quality
-from filters.duplicates.semantic.polarity import FEATURES, Polarity, SameScore, polarity
 from filters.rules.margin import score_columns
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
@@ -18,6 +17,7 @@ from prefactory.images.marks import pictures_key
 from prefactory.near.choose import ranks
 from prefactory.near.leaders import EVERY_PAIR, Allowed, exact_cosine, greedy_by_ivf, greedy_kept
 from prefactory.near.pairs import array_column
+from prefactory.near.polarity import FEATURES, Polarity, SameScore, polarity
 from prefactory.near.shingles import I64
 from prefactory.near.vectors import Vectors, load_faiss, unit32
 from prefactory.step import FittedFilter, State
@@ -34,7 +34,7 @@ class SemanticDuplicates(FittedFilter):
 
     Vectors hardly see polarity: "right to keep a promise" and "wrong to keep a promise" are nearer
     than many paraphrases. Short texts with an odd and an even number of negations, or with words
-    of opposite meaning, are not duplicates (see `filters.duplicates.semantic.polarity`; the rule
+    of opposite meaning, are not duplicates (see `prefactory.near.polarity`; the rule
     and its word lists are ours, for want of a model of entailment); or set `stance` to an
     objective whose scores must be equal.
 
@@ -101,7 +101,7 @@ class SemanticDuplicates(FittedFilter):
         Returns:
             `unit` (String), `score`, `stance` (Float64), `prompt_id` (String, if `within` a
             prompt) and, for each of one or two texts, `vector_<i>` (Array(Float32, d)) and the
-            features of `filters.duplicates.semantic.polarity.polarity` as `<feature>_<i>`.
+            features of `prefactory.near.polarity.polarity` as `<feature>_<i>`.
 
         Raises:
             ConfigError: if the context has no encoder.

@@ -1,1 +1,0 @@
-"""Duplicates by meaning: cosine of vectors, with a guard for polarity."""
