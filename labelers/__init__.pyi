@@ -1,6 +1,7 @@
 from .annotators.aggregate import AnnotatorAggregate as AnnotatorAggregate
 from .annotators.ideal_points import PAL as PAL
 from .annotators.people import Annotations as Annotations
+from .choices import Choices as Choices
 from .combine.combine import Combine as Combine
 from .combine.normalise import Normalise as Normalise
 from .combine.palette import MAP as MAP

@@ -22,6 +22,7 @@ from catalog.report import (
     stages,
     stats,
     tree_page,
+    wins,
 )
 from catalog.report.charts import Series
 from catalog.report.trees import by_luck
@@ -81,6 +82,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         labels=labels.read(steps),
         costs=costs.read(manifest, main["shape"] if main else ""),
         people=people.read(folder, ledger),
+        wins=main and wins.read(main["saved"]),
         trees=trees,
         by_luck=by_luck(manifest),
         samples=texts,

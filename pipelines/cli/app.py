@@ -27,6 +27,7 @@ from pipelines.cli import train as train_commands
 from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
 from pipelines.cli import votes as votes_commands
+from pipelines.cli import wins as wins_commands
 from pipelines.cli import worth as worth_commands
 
 PACKAGES = (
@@ -110,6 +111,7 @@ train_commands.register(app)
 tree_commands.register(app)
 values_commands.register(app)
 votes_commands.register(app)
+wins_commands.register(app)
 steps_commands.register(app)
 
 
