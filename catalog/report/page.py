@@ -13,6 +13,7 @@ from catalog.arrow_folder import Table
 from catalog.report import (
     charts,
     costs,
+    dialogues,
     judges,
     labels,
     people,
@@ -83,6 +84,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         costs=costs.read(manifest, main["shape"] if main else ""),
         people=people.read(folder, ledger),
         wins=main and wins.read(main["saved"]),
+        dialogues=main and dialogues.read(main["saved"]),
         trees=trees,
         by_luck=by_luck(manifest),
         samples=texts,

@@ -15,6 +15,7 @@ from prefactory.engines.base import Message
 
 TURN = Form({"private": "maybe", "public": "text", "facts": "texts"})
 RATING = Form({"reason": "maybe", "score": range(1, 11)})
+DIAGNOSIS = Form({"reason": "maybe", "diagnosis": ("exact", "close", "none"), "line": range(201)})
 
 TRANSCRIPT: pl.DataType = pl.List(
     pl.Struct({"role": pl.String, "name": pl.String, "content": pl.String})
@@ -29,10 +30,25 @@ TURN_META: pl.DataType = pl.List(
             "facts_revealed": pl.List(pl.String),
             "dropped": pl.Boolean,
             "tokens": pl.Int64,
+            "round": pl.Int64,
+            "rating": pl.Float64,
+            "votes": pl.List(
+                pl.Struct(
+                    {
+                        "voter": pl.String,
+                        "hidden": pl.Boolean,
+                        "voted": pl.String,
+                        "voted_hidden": pl.Boolean,
+                    }
+                )
+            ),
+            "out": pl.String,
         }
     )
 )
-"""What happened in each turn; turns that could not be read are there, dropped, without a line."""
+"""What happened in each turn; turns that could not be read are there, dropped, without a line.
+`rating` is the mean of what the judge gave the candidates of the turn; `votes` and `out` are those
+of a vote (a vote that can't be read is null), `hidden` whether an actor is of the hidden team."""
 
 HOPELESS = 4
 """After so many ratings of a dialogue that all failed, it is given up (our choice)."""
@@ -98,6 +114,9 @@ class Dialogue(Task):
         ratings: that there are, and that failed.
         failure: the last thing that failed: reason and detail; empty if nothing did.
         over: whether it has come to its end.
+        out: actors that were voted out.
+        winner: the team that has won, if one has.
+        diagnosis, diagnosed: whether the target named what is true, and in which turn.
     """
 
     cell: dict[str, Choice] = field(default_factory=dict)
@@ -112,6 +131,10 @@ class Dialogue(Task):
     ratings: tuple[int, int] = (0, 0)
     failure: tuple[str, str] = ("", "")
     over: bool = False
+    out: list[str] = field(default_factory=list)
+    winner: str | None = None
+    diagnosis: str | None = None
+    diagnosed: int | None = None
 
     def cast_for(self, scenario: Scenario, case: str, columns: Mapping[str, list[str]]) -> None:
         """Fill the roles of all actors, and give each what only it knows.
@@ -196,8 +219,8 @@ class Dialogue(Task):
         """Remember why something of a turn failed."""
         self.failure = (candidate.reason or "no_answer", f"turn {turn.number}: {candidate.detail}")
 
-    def say(self, turn: Turn, candidate: Candidate) -> None:
-        """Add a turn: its line, what it reveals, what its speaker thought."""
+    def say(self, turn: Turn, candidate: Candidate, rating: float | None = None) -> None:
+        """Add a turn: its line, what it reveals, what its speaker thought, how it was rated."""
         text = candidate.public
         self.over = candidate.ends
         revealed = []
@@ -208,9 +231,16 @@ class Dialogue(Task):
         if candidate.private:
             self.thoughts[turn.speaker].append(candidate.private)
         self.lines.append(Line(turn, text))
-        self.note(turn, revealed, candidate.tokens)
+        self.note(turn, revealed, candidate.tokens, rating=rating)
 
-    def note(self, turn: Turn, revealed: list[str], tokens: int, dropped: bool = False) -> None:
+    def note(
+        self,
+        turn: Turn,
+        revealed: list[str],
+        tokens: int,
+        dropped: bool = False,
+        **more: Any,  # noqa: ANN401 - the further fields of `TURN_META`
+    ) -> None:
         """Write down what happened in a turn."""
         self.meta.append(
             {
@@ -221,6 +251,11 @@ class Dialogue(Task):
                 "facts_revealed": revealed,
                 "dropped": dropped,
                 "tokens": tokens,
+                "round": turn.round,
+                "rating": None,
+                "votes": None,
+                "out": None,
+                **more,
             }
         )
 

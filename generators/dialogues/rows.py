@@ -42,6 +42,9 @@ def adds(make: Make) -> dict[str, pl.DataType]:
         "contains_deception": pl.Boolean(),
         "transcript": TRANSCRIPT,
         "turn_meta": TURN_META,
+        "diagnosis": text,
+        "diagnosis_turn": pl.Int64(),
+        "winner": text,
     }
     if make == "responses":
         return {**common, "sample": pl.Int64()}
@@ -105,4 +108,7 @@ def _shared_columns(scenario: Scenario, kept: list[Kept]) -> dict[str, Column]:
         "contains_deception": (pl.Boolean(), [scenario.contains_deception] * n),
         "transcript": (TRANSCRIPT, [k.dialogue.transcript(scenario) for k in kept]),
         "turn_meta": (TURN_META, [k.dialogue.meta for k in kept]),
+        "diagnosis": text_column([k.dialogue.diagnosis for k in kept]),
+        "diagnosis_turn": (pl.Int64(), [k.dialogue.diagnosed for k in kept]),
+        "winner": text_column([k.dialogue.winner for k in kept]),
     }

@@ -20,6 +20,18 @@ The schema of a file:
     max_turns: 8
     ends_with: "[end]"               # who says this ends the dialogue
     ends_when_told: patient          # or when all facts of this actor are out
+
+Games of many actors (after The Traitors) have more: teams, a team that hides, and phases in which
+the speakers vote, each without seeing the others' votes, and the most voted for leaves:
+
+    actors:
+      - {id: ada, role: "...", team: traitors}
+    hidden: traitors                 # wins when the others are no more than it; they when it is out
+    rounds: 3                        # of all phases
+    phases:
+      - {speakers: [ada, ben, cyd], words: 60}
+      - {speakers: [ada, ben, cyd], vote: {}}                                  # by day
+      - {speakers: [ada], visible_to: [ada], vote: {against: villagers}}       # by night
 """
 
 from __future__ import annotations
@@ -40,6 +52,8 @@ from prefactory.yamllines import line_of
 from prefactory.yamllines import load as load_yaml
 
 NAME = r"^[a-z][a-z0-9_]*$"
+MODERATOR = "moderator"
+"""Who tells how a vote went; no actor has this id."""
 CASE = "case"
 """Variable of the texts of a scenario that holds the words of a row's prompt."""
 
@@ -62,6 +76,7 @@ class Actor(BaseModel):
         role: who it is, a Jinja text that may use `case` and the axes of the grid.
         goal: what it wants, likewise.
         facts: what only it knows: a column of the rows with a list of texts, or texts.
+        team: that it belongs to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,11 +86,28 @@ class Actor(BaseModel):
     role: str = Field(min_length=1)
     goal: str = ""
     facts: str | tuple[str, ...] = ()
+    team: str | None = Field(default=None, pattern=NAME)
 
     @property
     def shown(self) -> str:
         """Its name for the others."""
         return self.name or self.id.replace("_", " ").capitalize()
+
+
+class Vote(BaseModel):
+    """A vote of the speakers of a phase.
+
+    Attributes:
+        against: team that can be voted for; null: everybody, but not oneself.
+        out: whether the most voted for leaves; of a tie nobody does.
+        reveals: whether its team is told.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    against: str | None = None
+    out: bool = True
+    reveals: bool = True
 
 
 class Phase(BaseModel):
@@ -84,8 +116,10 @@ class Phase(BaseModel):
     Attributes:
         speakers: who speaks, in order.
         rounds: how often all of them do.
-        visible_to: who hears it beside the speaker; null: all.
+        visible_to: who hears it beside the speaker; null: all. Of a vote, who sees how each voted;
+            who leaves is told to all.
         words: of a turn, about.
+        vote: the speakers vote, all at once, instead of speaking.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,16 +128,23 @@ class Phase(BaseModel):
     rounds: int = Field(default=1, ge=1)
     visible_to: tuple[str, ...] | None = None
     words: int = Field(default=80, ge=5)
+    vote: Vote | None = None
 
 
 class Turn(NamedTuple):
-    """One place in the schedule: whose turn it is, in which phase, and who hears it."""
+    """One place in the schedule: whose turn it is, in which phase, and who hears it.
+
+    Of a vote the speaker is the moderator, and `voters` vote.
+    """
 
     number: int
     phase: int
     speaker: str
     hears: tuple[str, ...]
     words: int
+    round: int = 0
+    vote: Vote | None = None
+    voters: tuple[str, ...] = ()
 
 
 class Scenario(BaseModel):
@@ -118,6 +159,8 @@ class Scenario(BaseModel):
     actors: tuple[Actor, ...] = Field(min_length=2)
     target: str
     phases: tuple[Phase, ...] = Field(min_length=1)
+    hidden: str | None = None
+    rounds: int = Field(default=1, ge=1, le=50)
     max_turns: int = Field(default=8, ge=1, le=200)
     ends_with: str | None = Field(default=None, min_length=1)
     ends_when_told: str | None = None
@@ -132,6 +175,7 @@ class Scenario(BaseModel):
                 raise ValueError(f"there is no actor {name!r}{nearest(name, known)}")
         if not any(turn.speaker == self.target for turn in self.schedule()):
             raise ValueError(f"the target {self.target!r} never speaks in {self.max_turns} turns")
+        self._validate_teams()
         if CASE in self.grid or not all(self.grid.values()):
             raise ValueError(f"grid: an axis is empty, or called {CASE!r}")
         for actor in self.actors:
@@ -139,6 +183,28 @@ class Scenario(BaseModel):
             for text in (actor.role, actor.goal):
                 fill(text, values, f"actor {actor.id}")
         return self
+
+    def _validate_teams(self) -> None:
+        if MODERATOR in [actor.id for actor in self.actors]:
+            raise ValueError(f"an actor is called {MODERATOR!r}, who counts the votes")
+        teams = sorted({a.team for a in self.actors if a.team is not None})
+        named = [self.hidden, *(p.vote.against for p in self.phases if p.vote is not None)]
+        for team in named:
+            if team is not None and team not in teams:
+                raise ValueError(f"there is no team {team!r}{nearest(team, teams)}")
+        if self.hidden is None:
+            return
+        if not self.contains_deception:
+            raise ValueError("hidden: who hides is told to deceive; say `contains_deception: true`")
+        if self.actor(self.target).team == self.hidden:
+            raise ValueError(
+                f"target: {self.target!r} is of the hidden team; rows that teach how to deceive "
+                "are not made, take an actor of another team"
+            )
+
+    def hides(self, actor_id: str) -> bool:
+        """Whether an actor is of the hidden team."""
+        return self.hidden is not None and self.actor(actor_id).team == self.hidden
 
     def _named(self) -> list[str]:
         """All actors that are named somewhere."""
@@ -149,11 +215,13 @@ class Scenario(BaseModel):
 
     def actor(self, actor_id: str) -> Actor:
         """An actor by its id."""
+        if actor_id == MODERATOR:
+            return Actor(id=MODERATOR, role="counts votes")
         return next(actor for actor in self.actors if actor.id == actor_id)
 
     def met_by(self, actor_id: str) -> list[Actor]:
         """Actors that an actor ever hears, or is heard by."""
-        turns = [set(t.hears) for t in self.schedule()]
+        turns = [set(t.hears) for t in self.schedule() if t.vote is None]
         met = {other for hears in turns if actor_id in hears for other in hears}
         return [actor for actor in self.actors if actor.id in met - {actor_id}]
 
@@ -161,11 +229,17 @@ class Scenario(BaseModel):
         """Whose turn it is, turn by turn, at most `max_turns`."""
         everybody = tuple(actor.id for actor in self.actors)
         turns: list[Turn] = []
-        for number, phase in enumerate(self.phases):
+        numbered = list(enumerate(self.phases))
+        for place, (number, phase) in enumerate(numbered * self.rounds):
+            of = place // len(numbered)
+            listeners = everybody if phase.visible_to is None else phase.visible_to
+            if phase.vote is not None:
+                turns.append(Turn(len(turns), number, MODERATOR, everybody, phase.words, of,
+                                  phase.vote, phase.speakers))  # fmt: skip
+                continue
             for speaker in phase.speakers * phase.rounds:
-                listeners = everybody if phase.visible_to is None else phase.visible_to
                 hears = tuple(a for a in everybody if a in (*listeners, speaker))
-                turns.append(Turn(len(turns), number, speaker, hears, phase.words))
+                turns.append(Turn(len(turns), number, speaker, hears, phase.words, of))
         return turns[: self.max_turns]
 
     def cells(self) -> list[dict[str, Choice]]:

@@ -44,14 +44,20 @@ class Dialogues(Gated, TurnTaking, Generator):
     the best. `make: responses`: every candidate is a row, and it goes on with the first. The prompt
     is the target's view: its role as system message, what others said as a user's turns.
 
-    After the branch of persona x literacy in MedAgent and the engine of The Traitors; texts and
-    numbers are ours. A scenario that tells an actor to deceive must be allowed, and its rows are
-    marked.
+    After the branch of persona x literacy in MedAgent and the engine of The Traitors, whose phases
+    of votes and elimination a scenario may have; texts and numbers are ours. A scenario that tells
+    an actor to deceive must be allowed, and its rows are marked; where a team hides, the target is
+    never of it.
+
+    What dialogues show is measured in the report and by `prefactory dialogues`: how ratings go turn
+    by turn, how often the target names what is true (`diagnosis`), and of votes TAS, FAS, FCR and
+    VSF (`prefactory.measures.dialogue_report`).
 
     New columns: `source_prompt_id`, `dialogue_id`, `scenario`, `cell` ("persona=calm, ..."), `turn`
     (Int64, from 0, of all turns), `contains_deception`, `transcript` (list of role, name, content;
     the whole dialogue), `turn_meta` (list of turn, phase, actor, visible_to, facts_revealed,
-    dropped, tokens); of pairs the sides' origins, `chosen_score_turn`, `rejected_score_turn` and
+    dropped, tokens, round, rating, votes, out), `diagnosis` (exact, close, none), `diagnosis_turn`
+    and `winner`; of pairs the sides' origins, `chosen_score_turn`, `rejected_score_turn` and
     `margin`; of responses `sample`.
 
     A dialogue whose first four ratings all failed is given up with the reason of the last.
@@ -71,6 +77,8 @@ class Dialogues(Gated, TurnTaking, Generator):
         criteria: what it rates by.
         reference: column that only the judge is shown, such as the true diagnosis. It and columns
             with facts come along if the source's `mapping` names them.
+        diagnosis: let the judge say, of each dialogue that has rows, whether and when the target
+            named what `reference` says.
         min_margin: least difference of the ratings of a pair.
         memory: lines that an actor remembers beside the first (three rounds of two; our choice).
         thoughts: own private notes that an actor remembers.
@@ -95,11 +103,13 @@ class Dialogues(Gated, TurnTaking, Generator):
     version: ClassVar[int] = 2
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     scenario: str = Field(min_length=1)
     make: Literal["pairs", "responses"] = "pairs"
     branch_turns: tuple[int, ...] | None = None
     reference: str | None = None
+    diagnosis: bool = False
     min_margin: float = Field(default=1.0, gt=0)
     cells: int | None = Field(default=None, ge=1)
     allow_deception: bool = False
@@ -110,6 +120,8 @@ class Dialogues(Gated, TurnTaking, Generator):
         scenario = self._scenario()
         if (self.judge is None) == (self.make == "pairs"):
             raise ValueError("judge goes with `make: pairs`, and that needs it")
+        if self.diagnosis and (self.judge is None or self.reference is None):
+            raise ValueError("diagnosis: a judge says so, and `reference` what is true; name both")
         if self.make == "pairs" and self.k < 2:
             raise ValueError("k: a pair needs two candidates")
         known = [actor.id for actor in scenario.actors]
@@ -152,9 +164,10 @@ class Dialogues(Gated, TurnTaking, Generator):
             turns = [t for t in scenario.schedule() if t.speaker == actor.id]
             samples = sum(self.k if self._branches(scenario, t) else 1 for t in turns)
             engine = self.engine_of(actor.id)
+            samples += sum(actor.id in t.voters for t in scenario.schedule())
             asks.append(Asks(engine, played * samples, 2 * QUESTION_TOKENS, FORM_TOKENS))
         if self.judge is not None:
-            rated = played * self.k * self._branching(scenario)
+            rated = played * (self.k * self._branching(scenario) + self.diagnosis)
             asks.append(Asks(self.judge, rated, 2 * QUESTION_TOKENS, FORM_TOKENS))
         return asks
 
@@ -191,8 +204,10 @@ class Dialogues(Gated, TurnTaking, Generator):
         scenario = self._scenario()
         dialogues = self._dialogues(scenario, table, ctx)
         for turn in scenario.schedule():
-            live = [d for d in open_tasks(dialogues) if not d.over]
-            if self._branches(scenario, turn):
+            live = [d for d in open_tasks(dialogues) if not d.over and turn.speaker not in d.out]
+            if turn.vote is not None:
+                self.vote(scenario, live, turn, ctx)
+            elif self._branches(scenario, turn):
                 self._branch(scenario, live, turn, ctx)
             else:
                 self._speak(scenario, live, turn, ctx)
@@ -201,6 +216,8 @@ class Dialogues(Gated, TurnTaking, Generator):
                 if teller is not None and not dialogue.open_facts(teller):
                     dialogue.over = True
         kept = {id(d): self._kept(d) for d in dialogues}
+        if self.diagnosis:
+            self.diagnose(scenario, [d for d in dialogues if kept[id(d)]], ctx)
         for dialogue in dialogues:
             if kept[id(dialogue)]:
                 dialogue.reason = None  # what was made before an engine failed stays
@@ -282,7 +299,9 @@ class Dialogues(Gated, TurnTaking, Generator):
             if candidate.reason is not None:
                 dialogue.missed(turn, candidate)
         if read:
-            dialogue.say(turn, best or read[0])
+            scores = [c.score for c in read if c.score is not None]
+            rating = sum(scores) / len(scores) if scores else None
+            dialogue.say(turn, best or read[0], rating)
             return
         first = drawn[0]
         if first.reason in ("unparseable", "empty_answer", "too_long", "too_many_facts"):

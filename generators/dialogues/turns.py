@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from generators.dialogues.play import RATING, TURN, Candidate, Dialogue, read_turn
+from generators.dialogues.play import DIAGNOSIS, RATING, TURN, Candidate, Dialogue, read_turn
 from generators.dialogues.scenario import Scenario, Turn
+from generators.dialogues.votes import Ballot, ballots, count, form
+from generators.dialogues.votes import take as take_vote
 from prefactory.asking import Asking, fence, open_tasks
 from prefactory.context import Context
 from prefactory.engines.base import Conversation, SamplingParams
@@ -37,6 +39,11 @@ class TurnTaking(Prompted, Asking):
              "others", "channel", "words", "ends_with"),
         ),
         "turn": Text(f"{_TEXTS}/turn.j2", ("lines", "left_out", "mark")),
+        "voter": Text(
+            f"{_TEXTS}/voter.j2",
+            ("role", "goal", "facts", "thoughts", "speaker", "others", "out", "options"),
+        ),
+        "diagnosis": Text(f"{_TEXTS}/diagnosis.j2", ("speaker", "reference", "lines", "mark")),
         "judge": Text(
             f"{_TEXTS}/judge.j2", ("speaker", "criteria", "reference", "lines", "turn", "mark")
         ),
@@ -84,6 +91,92 @@ class TurnTaking(Prompted, Asking):
         lines, left_out = dialogue.view(scenario, speaker.id, self.memory)
         heard = self.render("turn", lines=lines, left_out=left_out, mark=fence(*lines))
         return [{"role": "system", "content": role}, {"role": "user", "content": heard}]
+
+    def ballot(
+        self, scenario: Scenario, dialogue: Dialogue, turn: Turn, ballot: Ballot
+    ) -> Conversation:
+        """What the engine of a voter is shown: its role, whom it may vote for, what it heard."""
+        voter = scenario.actor(ballot.voter)
+        role = self.render(
+            "voter",
+            role=dialogue.roles[voter.id],
+            goal=dialogue.goals[voter.id],
+            facts=[f.text for f in dialogue.facts[voter.id]],
+            thoughts=dialogue.last_thoughts(voter.id, self.thoughts),
+            speaker=voter.shown,
+            others=" and ".join(a.shown for a in scenario.met_by(voter.id)),
+            out=turn.vote is not None and turn.vote.out,
+            options=[scenario.actor(o).shown for o in ballot.options],
+        )
+        lines, left_out = dialogue.view(scenario, voter.id, self.memory)
+        heard = self.render("turn", lines=lines, left_out=left_out, mark=fence(*lines))
+        return [{"role": "system", "content": role}, {"role": "user", "content": heard}]
+
+    def vote(self, scenario: Scenario, live: list[Dialogue], turn: Turn, ctx: Context) -> None:
+        """Let the voters of all dialogues vote, none seeing another's vote, and count.
+
+        A vote that can't be read is none; a voter whose engine fails ends its dialogue.
+        """
+        cast = {id(d): ballots(scenario, d, turn) for d in live}
+        asked: dict[tuple[str, tuple[str, ...]], list[Ballot]] = {}
+        questions = {}
+        for dialogue in live:
+            for ballot in cast[id(dialogue)]:
+                asked.setdefault((ballot.voter, ballot.options), []).append(ballot)
+                questions[ballot.key] = self.ballot(scenario, dialogue, turn, ballot)
+        for (voter, options), same in sorted(asked.items(), key=lambda item: item[0]):
+            self.asker(ctx, self.engine_of(voter)).forms(
+                same,
+                "vote",
+                form(scenario, options),
+                lambda ballot: questions[ballot.key],
+                partial(take_vote, scenario),
+            )
+        for dialogue in live:
+            own = cast[id(dialogue)]
+            broken = [b for b in own if b.reason not in (None, "unparseable", "empty_answer")]
+            if broken:
+                detail = f"turn {turn.number}, vote of {broken[0].voter}: {broken[0].detail}"
+                dialogue.fail(broken[0].reason or "no_answer", detail)
+            else:
+                count(scenario, dialogue, turn, own)
+
+    def diagnose(self, scenario: Scenario, dialogues: list[Dialogue], ctx: Context) -> None:
+        """Let the judge say whether the target named what is true, and in which of its lines.
+
+        Dialogues without a line of the target, or that the judge fails on, have no diagnosis.
+        """
+        assert self.judge is not None  # noqa: S101 - validated
+        name = scenario.actor(scenario.target).shown
+        spoken = {}
+        copies = []
+        for dialogue in dialogues:
+            own = [line for line in dialogue.lines if line.turn.speaker == scenario.target]
+            if own and dialogue.reference:
+                copies.append(Dialogue(dialogue.row, dialogue.key, reference=dialogue.reference))
+                spoken[id(copies[-1])] = (dialogue, own)
+
+        def question(copy: Dialogue) -> str:
+            lines = [line.text for line in spoken[id(copy)][1]]
+            return self.render(
+                "diagnosis",
+                speaker=name,
+                reference=copy.reference,
+                lines=lines,
+                mark=fence(copy.reference, *lines),
+            )
+
+        def take(copy: Dialogue, answer: dict[str, Any]) -> None:
+            dialogue, own = spoken[id(copy)]
+            line = answer["line"]
+            if answer["diagnosis"] == "none":
+                dialogue.diagnosis = "none"
+            elif 1 <= line <= len(own):
+                dialogue.diagnosis = answer["diagnosis"]
+                dialogue.diagnosed = own[line - 1].turn.number
+
+        judge = self.asker(ctx, self.judge, greedy=True)
+        judge.forms(copies, "diagnosis", DIAGNOSIS, question, take)
 
     def drawn(
         self, scenario: Scenario, live: list[Dialogue], turn: Turn, samples: int, ctx: Context

@@ -17,6 +17,7 @@ from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
 from pipelines.cli import examples as examples_commands
+from pipelines.cli import dialogues as dialogue_commands
 from pipelines.cli import explain as explain_commands
 from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
@@ -100,6 +101,7 @@ run_commands.register(app)
 preview_commands.register(app)
 journal_commands.register(app)
 data_commands.register(app)
+dialogue_commands.register(app)
 audit_commands.register(app)
 catalog_commands.register(app)
 explain_commands.register(app)
