@@ -111,8 +111,6 @@ def test_votes_by_hand():
     ]
     found = table(("g", "", None, None, meta))
     (row,) = of_each(ballots_of(turns_of(dialogues_of(found)))).to_dicts()
-        ballots_of(turns_of(found.head(1).with_columns(dialogue=pl.lit("d0"), case=pl.lit("g"))))
-    ).to_dicts()
     assert row["TAS"] == pytest.approx((1 + 1 / 2) / 2)
     assert row["FAS"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert row["FCR"] == pytest.approx((2 / 3 + 1) / 2)
