@@ -72,7 +72,7 @@ def test_ratings_fall_turn_by_turn():
         (p["turn"], p["rating"]["value"], p["rating"]["n"]) for p in report["ratings"]["curve"]
     ]
     assert curve == [(1, 6.0, 3), (2, 6.0, 2), (3, 5.0, 1)]
-    assert points[2]["rating"]["low"] is None  # one case tells no spread
+    assert report["ratings"]["curve"][2]["rating"]["low"] is None  # one case tells no spread
     # within dialogues a turn costs 2 and 0: mean -1, whatever dialogues came so far
     assert report["ratings"]["slope"]["value"] == -1.0
     assert report["ratings"]["slope"]["n"] == 2
