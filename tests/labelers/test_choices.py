@@ -10,13 +10,17 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from catalog.publish import publish
+from catalog.report.page import build
 from labelers import Choices
 from pipelines.cli.app import app
+from pipelines.settings import Settings
 from prefactory.engines.base import Failure
 from prefactory.errors import DataError
 from prefactory.measures.choice_report import choice_report
 from prefactory.testing import apply_step, check_step, pairs
-from tests.generators.sampling import model
+from tests.generators.sampling import asked_run, model
+from tests.helpers import recipe
 
 HERE = __name__
 VALUES = ("care", "fair", "free")
@@ -39,6 +43,8 @@ def dilemmas(n, orders="ABC"):
     return pairs(*rows).with_columns(
         pl.Series("options", options),
         pl.Series("option_map", maps),
+        chosen_model=pl.lit(None, dtype=pl.String),
+        rejected_model=pl.lit(None, dtype=pl.String),
         chosen_value=pl.Series([s[0] for s in sides]),
         rejected_value=pl.Series([s[1] for s in sides]),
         source_prompt_id=pl.Series([f"s{i // 2}" for i in range(n)]),
@@ -150,12 +156,15 @@ def test_fields_are_checked():
         choice_report(dilemmas(2))
 
 
-def test_the_command_shows_graphs(tmp_path):
-    path = tmp_path / "choices.parquet"
-    labelled(dilemmas(72), "circular", "careful").write_parquet(path)
+def test_the_command_and_the_report_show_graphs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path))
+    models = [model(name, f"{HERE}.{name}") for name in ("circular", "careful")]
+    step = recipe({"labelers.Choices": {"models": models}}, name="scenes", version="1")
+    found = asked_run(step, dilemmas(72), tmp_path / "store", 10)
+    published = publish(found, Settings().catalog)
 
     def said(*more):
-        done = CliRunner().invoke(app, ["wins", str(path), *more])
+        done = CliRunner().invoke(app, ["wins", "scenes", *more])
         assert done.exit_code == 0, done.output
         return done.output
 
@@ -166,5 +175,11 @@ def test_the_command_shows_graphs(tmp_path):
     assert "careful and circular choose alike" in page
     assert json.loads(said("--json"))["dilemmas"] == 72
     assert "care ~ fair  50.0%" in said("--by", "value")
-    done = CliRunner().invoke(app, ["wins", str(path), "--by", "model"])
-    assert "no pair names the model" in str(done.exception or done.output)
+    done = CliRunner().invoke(app, ["wins", "scenes", "--by", "model"])
+    assert done.exit_code != 0
+    assert "no pair names the model" in str(done.exception)
+    html = build(published.version.path)
+    assert 'id="h-wins"' in html
+    assert "Values, by the choices of circular" in html
+    assert "A circle beyond chance: care over fair over free over care." in html
+    assert "Do the models choose alike?" in html

@@ -68,6 +68,7 @@ def test_the_judge_says_whether_and_when_it_was_named(office):
         pytest.approx(1 / 3, abs=1e-6),
         pytest.approx(1 / 3, abs=1e-6),
         pytest.approx(2 / 3, abs=1e-6),
+        pytest.approx(2 / 3, abs=1e-6),
     ]
     turns = [m for m in rows["turn_meta"][0].to_list() if m["rating"] is not None]
     assert [m["turn"] for m in turns] == [1, 3, 5, 7]

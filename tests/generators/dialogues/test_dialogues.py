@@ -263,7 +263,7 @@ def test_scenarios_are_checked(tmp_path, office):
     ]:
         with pytest.raises(ConfigError, match=said):
             load(broken(old, new))
-    with pytest.raises(ConfigError, match="there are patient_doctor"):
+    with pytest.raises(ConfigError, match="there are hidden_roles, patient_doctor"):
         load("nowhere")
     liar = broken("scenario: office", "scenario: office\ncontains_deception: true")
     with pytest.raises(ValidationError, match="allow_deception"):

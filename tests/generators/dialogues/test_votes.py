@@ -3,7 +3,6 @@
 import json
 import re
 
-import polars as pl
 import pytest
 from pydantic import ValidationError
 
@@ -32,7 +31,7 @@ actors:
 target: ada
 rounds: 3
 phases:
-  - {speakers: [ada, ben, cora, dan, eve], words: 20}
+  - {speakers: [ben, cora, dan, eve, ada], words: 20}
   - {speakers: [ada, ben, cora, dan, eve], vote: {}}
   - {speakers: [dan, eve], visible_to: [dan, eve], vote: {against: honest}}
 max_turns: 21
@@ -109,12 +108,12 @@ def test_the_most_voted_for_leaves_and_the_game_ends(club):
         (["ada>eve", "cora>eve", "eve>cora"], "eve"),
     ]
     assert set(rows["winner"]) == {"honest"}
-    assert set(rows["turn"]) <= {0, 7}  # rounds 1 and 2; nobody speaks after the end
+    assert set(rows["turn"]) <= {4, 11}  # rounds 1 and 2; nobody speaks after the end
     lines = [(line["name"], line["content"]) for line in rows["transcript"][0].to_list()]
     assert ("Moderator", "Votes: Ada for Dan, Ben for Dan, Cora for Dan, Dan for Ben, Eve for Ben. "
             "Dan leaves. Dan was of the schemers.") in lines  # fmt: skip
     second = [m["actor"] for m in rows["turn_meta"][0].to_list() if m["round"] == 1]
-    assert second == ["ada", "cora", "eve", MODERATOR]  # who is out neither speaks nor votes
+    assert second == ["cora", "eve", "ada", MODERATOR]  # who is out neither speaks nor votes
     report = dialogue_report(rows)["votes"]
     assert [report[m]["value"] for m in ("TAS", "FAS", "FCR")] == [1, 1, 1]
     assert report["VSF"]["value"] == 1  # ada, cora and eve name another; by night eve is alone
@@ -123,10 +122,10 @@ def test_the_most_voted_for_leaves_and_the_game_ends(club):
 
 def test_the_hidden_team_wins_when_it_is_half(club):
     rows, _ = play(club, "fooled")
-    assert [out for _, out in votes_of(rows)] == ["ben", "cora"]  # 2 against 1
+    assert [out for _, out in votes_of(rows)] == ["ben"]  # 2 against 2
     assert set(rows["winner"]) == {"schemers"}
     report = dialogue_report(rows)["votes"]
-    assert (report["FCR"]["value"], report["TAS"]["value"]) == (0, 1)
+    assert (report["FCR"]["value"], report["TAS"]["value"]) == (0, None)  # there was no night
 
 
 def test_of_a_tie_nobody_leaves():
@@ -135,7 +134,7 @@ def test_of_a_tie_nobody_leaves():
 
 
 def test_nobody_sees_a_vote_that_is_not_theirs_to_see(club):
-    play(club, "sharp")
+    play(club, "sharp", memory=50)
     ballots = [(n, told) for n, role, told in SEEN if "Vote for one of" in role]
     first = [told for n, told in ballots[:5]]
     assert not any("Votes:" in told for told in first)  # all at once
@@ -143,7 +142,7 @@ def test_nobody_sees_a_vote_that_is_not_theirs_to_see(club):
     assert "Ada for Dan" in later["Cora"]  # by day votes are open
     assert "Eve for Ben" not in later["Cora"].split("Dan leaves")[1]
     assert "Ben leaves." in later["Cora"]
-    assert "(to Dan and Eve only): Votes: Eve for Ben." in later["Eve"]
+    assert "(to Dan, Eve only): Votes: Eve for Ben." in later["Eve"]
     assert not any(
         "Dan and Eve scheme" in role for n, role, _ in SEEN if n in ("Ada", "Ben", "Cora")
     )
@@ -152,10 +151,11 @@ def test_nobody_sees_a_vote_that_is_not_theirs_to_see(club):
 
 def test_a_vote_that_cannot_be_read_is_none(club):
     rows, dropped = play(club, "sharp mumbling", "sharp broken", "fine")
-    assert dropped["reason"].to_list() in ([], ["http_500"])
-    own = rows.filter(pl.col("transcript").list.eval(pl.element().struct.field("content")
-                      .str.contains("Ben for")).list.any().not_())  # fmt: skip
-    assert any("ben>None" in cast for cast, _ in votes_of(own))
+    assert dropped.height == 0  # what was made before an engine failed stays
+    each = rows.unique("dialogue_id", maintain_order=True)
+    silent = [any("ben>None" in c for c, _ in votes_of(each[i])) for i in range(each.height)]
+    assert sorted(silent) == [False, False, True]
+    assert sorted(bool(votes_of(each[i])) for i in range(each.height)) == [False, True, True]
     assert "rather not" not in str(rows.to_dicts())
 
 
@@ -176,7 +176,7 @@ def test_scenarios_are_checked(tmp_path, club):
         ("against: honest", "against: honst", "no team 'honst'"),
         ("contains_deception: true\n", "", "say `contains_deception: true`"),
         ("target: ada", "target: dan", "'dan' is of the hidden team"),
-        ("id: ben", "id: moderator", "who counts the votes"),
+        ("eve", "moderator", "who counts the votes"),
     ]:
         with pytest.raises(ConfigError, match=re.escape(told)):
             load(broken(old, new))
