@@ -100,10 +100,9 @@ class Dialogues(Gated, TurnTaking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
-    version: ClassVar[int] = 2
 
     scenario: str = Field(min_length=1)
     make: Literal["pairs", "responses"] = "pairs"

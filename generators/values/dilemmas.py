@@ -190,10 +190,9 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "dataset"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     parents: ClassVar[tuple[str, ...]] = (PARENT,)
     new_prompts: ClassVar[bool] = True
-    version: ClassVar[int] = 2
     templates: ClassVar = TEMPLATES
 
     writer: AnyEngine
