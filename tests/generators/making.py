@@ -2,6 +2,7 @@
 
 from prefactory.apply import apply_generator
 from prefactory.tables import Shape
+from prefactory.testing.applied import word_vectors
 from tests.generators.sampling import asked_run
 from tests.helpers import asking, content, digest, recipe
 
@@ -9,10 +10,10 @@ from tests.helpers import asking, content, digest, recipe
 def made(step, table, shape=Shape.PROMPTS, seed=0):
     """Rows and ledger of a step, after its fit if it has one."""
     name = f"generators.{type(step).__name__}"
-    ctx = asking(seed, name)
+    ctx = asking(seed, name, embed=word_vectors)
     if step.scope == "dataset":
         state = step.fit(step.fit_shard(table, ctx).sort("prompt_id"), ctx)
-        ctx = asking(seed, name, state=state)
+        ctx = asking(seed, name, state=state, embed=word_vectors)
     return apply_generator(step, name, table, shape, ctx)
 
 

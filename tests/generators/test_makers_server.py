@@ -93,7 +93,7 @@ def test_dilemmas(tmp_path):
     table = prompts("strike", "promise", *[f"A scene at harbour {i}" for i in range(10)])
 
     def step(engine):
-        fields = {"writer": engine, "priority": ORDER, "dilemmas": 3}
+        fields = {"writer": engine, "priority": ORDER, "dilemmas": 3, "same_rule": None}
         return {"generators.Dilemmas": fields}
 
     calm, wild, attempts, finished = both(tmp_path, dilemma, step, table, 3)
