@@ -18,6 +18,7 @@ from catalog.report import (
     labels,
     people,
     read,
+    rewriters,
     samples,
     scores,
     stages,
@@ -27,7 +28,7 @@ from catalog.report import (
 )
 from catalog.report.charts import Series
 from catalog.report.trees import by_luck
-from catalog.versions import read_manifest
+from catalog.versions import open_folder, read_manifest
 from prefactory.errors import PrefactoryError
 from prefactory.measures import judge_watch
 from prefactory.pages import wording
@@ -86,7 +87,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         wins=main and wins.read(main["saved"]),
         dialogues=main and dialogues.read(main["saved"]),
         trees=trees,
-        by_luck=by_luck(manifest),
+        by_luck=[*by_luck(manifest), *_rewriter(folder, trees)],
         samples=texts,
         cut=samples.cut_sentence(texts),
         pays=_pays(folder),
@@ -112,6 +113,14 @@ def _trees(folder: Path, manifest: dict[str, Any]) -> Markup | None:
         return tree_page.tree_section(folder)
     except PrefactoryError:  # somebody's own column `tree`
         return None
+
+
+def _rewriter(folder: Path, trees: Markup | None) -> list[str]:
+    """How good the rewriter of a version's trees is, and what a pair cost."""
+    if trees is None:
+        return []
+    report = rewriters.of_version(open_folder(folder), rewriters.MOST)
+    return list(rewriters.sentences(report))
 
 
 def _table(saved: Table) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class Search:
         iterations, samples, most_failed, keep_responses: see `InstructionSearch`.
         floor, encoder, longest: see there.
         score_against: see there.
+        trained: ask the rewriter as the rows of `output: steps` do, which it was trained on.
     """
 
     rewriter: Asker
@@ -135,6 +136,7 @@ class Search:
     encoder: Encoder
     longest: tuple[float, int]
     score_against: str
+    trained: bool = False
 
     def __post_init__(self) -> None:
         """Refuse to go on without what measures likeness; nothing is asked yet."""
@@ -214,6 +216,11 @@ class Search:
     def _question(self, grown: Grown) -> list[Message]:
         parent, action = grown.pending
         text, context = grown.tree.nodes[parent].text, grown.context
+        if self.trained:  # word for word as in its training, marks and system message left out
+            asked = self.render(
+                "step_task", instruction=text, context=context, principle=grown.contents[action]
+            )
+            return [{"role": "user", "content": asked}]
         asked = self.render(
             "rewrite", instruction=text, principle=grown.contents[action], context=context,
             mark=fence(text, context),
@@ -284,6 +291,8 @@ class Search:
         tries = self.rewriter.attempts
         detail = f"{advice} (asked {tries} times; last answer: {item.reply.text[:200]!r})"
         rewrites[item.place] = Failure(reason, detail)
+        if self.trained:  # it knows no corrections; the next try is another draw
+            return
         item.conversation += [
             {"role": "assistant", "content": item.reply.text},
             {"role": "user", "content": advice},

@@ -93,6 +93,8 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
 
     Attributes:
         rewriter: applies a principle to an instruction.
+        rewriter_prompt: `trained` asks a rewriter that was trained on `steps` (SinglePO) word for
+            word as its training did, and draws again what can't be used instead of correcting it.
         responder: answers instructions.
         scorer: scores answers.
         output: see above.
@@ -146,6 +148,7 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
     }
 
     rewriter: AnyEngine
+    rewriter_prompt: Literal["instructed", "trained"] = "instructed"
     responder: AnyEngine
     scorer: Scorer
     output: Output = "pairs"
@@ -204,6 +207,11 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
         if self.longest[0] < 0 or self.longest[1] < 0:
             raise ValueError("longest: numbers of characters are not below 0")
         return self
+
+    def _tries(self) -> int:
+        """How often a rewrite is asked for: a trained rewriter at temperature 0 says it again."""
+        again = self.rewriter_prompt == "instructed" or self.rewriter_sampling.temperature > 0
+        return self.tries if again else 1
 
     @property
     def new_prompts(self) -> bool:  # type: ignore[override]
@@ -304,7 +312,9 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
 
     def _search(self, table: pl.DataFrame, ctx: Context) -> Search:
         return Search(
-            rewriter=Asker(ctx, self.rewriter, self.rewriter_sampling, self.tries, gate=self.gate),
+            rewriter=Asker(
+                ctx, self.rewriter, self.rewriter_sampling, self._tries(), gate=self.gate
+            ),
             responder=Asker(ctx, self.responder, self.sampling, gate=self.gate),
             score=lambda rows: self.scorer.scores(rows, table, self.render, ctx),
             render=self.render,
@@ -316,6 +326,7 @@ class InstructionSearch(Gated, Prompted, Sampled, Generator):
             encoder=self.encoder,
             longest=self.longest,
             score_against=self.score_against,
+            trained=self.rewriter_prompt == "trained",
         )
 
     def _comparison(self) -> Comparison:

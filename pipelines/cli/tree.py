@@ -41,6 +41,13 @@ def show_tree(
     full: Annotated[
         bool, typer.Option("--full", help="Whole texts, not their beginnings.")
     ] = False,
+    rewriter: Annotated[
+        bool,
+        typer.Option("--rewriter", help="How often its steps win, and what a pair cost."),
+    ] = False,
+    against: Annotated[
+        str | None, typer.Option(help="With --rewriter: a version grown by another rewriter.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the search trees of generators.InstructionSearch.
@@ -48,6 +55,9 @@ def show_tree(
     Lists them and draws the first, or the one of a prompt: what was tried
     where, mean score, visits, and the way to the chosen instruction (*).
     """
+    if rewriter or against is not None:
+        _rewriters([ref, *([against] if against is not None else [])], as_json)
+        return
     from catalog.report.tree_page import MOST, page
     from catalog.report.trees import count_trees, read_trees
     from pipelines.settings import Settings
@@ -74,6 +84,32 @@ def show_tree(
         if index or prompt is None:
             console.print()
         _draw(console, kept, full)
+
+
+def _rewriters(refs: list[str], as_json: bool) -> None:
+    """The rewriters of one or two versions."""
+    from catalog.report import rewriters
+    from catalog.report.trees import read_trees
+    from pipelines.settings import Settings
+    from prefactory.pages.wording import with_interval
+
+    versions = [Settings().catalog.get(ref) for ref in refs]
+    found = {v.ref: rewriters.of_version(v) for v in versions}
+    gain = None
+    if len(versions) == 2:
+        gain = rewriters.difference(*(read_trees(v) for v in versions))
+    if as_json:
+        told = {"versions": found, "difference": gain}
+        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        return
+    for name, report in found.items():
+        typer.echo(name)
+        for sentence in rewriters.sentences(report):
+            typer.echo(f"  {sentence}")
+        for row in report["principles"]:
+            typer.echo(f"  {row['principle']}: {with_interval(row['better'])} better")
+    if gain is not None:
+        typer.echo(f"Steps of the first win more often by {with_interval(gain)}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from datasets import load_from_disk
 
 from pipelines.build import build, load_recipe, open_sources
 from pipelines.settings import Settings
+from prefactory.measures.dialogue_report import dialogue_report
 from prefactory.stages import thread_mapper
 from tests.helpers import ROOT
 
@@ -37,6 +38,9 @@ def talk(request):
 
 def rate(request):
     text = request.conversation[0]["content"]
+    if text.startswith("What is true in a case"):
+        kind = ("exact", "close", "none")[request.draw_seed % 3]
+        return json.dumps({"reason": "so", "diagnosis": kind, "line": int(kind != "none")})
     assert "may not be known to Doctor" in text
     return json.dumps({"reason": "so", "score": 1 + request.draw_seed % 10})
 
@@ -54,6 +58,11 @@ def test_patient_doctor(tmp_path):
     assert stages["generators.Dialogues"].rows_in == 6
     assert stages["generators.Dialogues"].rows_out > 200  # of 6 cases x 10 cells x 4 turns
     assert pairs["cell"].n_unique() == 10
+    assert set(pairs["diagnosis"]) == {"exact", "close", "none"}
+    report = dialogue_report(pairs)
+    assert (report["dialogues"], report["cases"]) == (60, 6)
+    assert [p["turn"] for p in report["ratings"]["curve"]] == [1, 2, 3, 4]
+    assert len(report["diagnosis"]["cells"]) == 10
     assert set(pairs["chosen_model"]) == {"doctor"}
     assert (pairs["margin"] >= 2).all()
     first = pairs["prompt"].list.get(0).struct.field("content")
