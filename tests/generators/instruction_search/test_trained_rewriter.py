@@ -127,7 +127,7 @@ def test_what_a_pair_cost_and_what_failed():
     assert report["per_pair"] == {"calls": 15, "tokens": 300, "usd": 0.025}
     assert report["failed"] == {"drifted": 1}
     assert report["better"]["value"] == 0  # strictly higher, as the paper counts
-    assert "Each pair cost 15.0 calls and 300 tokens, 0.025 US dollars." in sentences(report)
+    assert "Each pair cost 15.00 calls and 300.0 tokens, 0.025 US dollars." in sentences(report)
     assert rewriter_report([Kept("p", "s", tree)], cost, 0)["per_pair"] is None
 
 
