@@ -16,8 +16,8 @@ from pipelines.cli import audit as audit_commands
 from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
-from pipelines.cli import examples as examples_commands
 from pipelines.cli import dialogues as dialogue_commands
+from pipelines.cli import examples as examples_commands
 from pipelines.cli import explain as explain_commands
 from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
