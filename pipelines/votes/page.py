@@ -14,7 +14,7 @@ from prefactory.pages.wording import percent
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 30, 46
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def intervals(points: Sequence[tuple[str, float, float, float]], label: str) -> 
             el("circle", el("title", tip), cx=x(i), cy=y(value), r=4, class_="dot"),
             text_at(x(i), base + 18, name[:14], "middle"),
         ]
-    drawn.append(text_at(LEFT, TOP - 2, label, "start", "label"))
+    drawn.append(text_at(LEFT, TOP - 14, label, "start", "label"))
     summary = f"{label}. " + "; ".join(
         f"{n} {percent(v)} ({percent(a)} to {percent(b)})" for n, v, a, b in points
     )

@@ -59,16 +59,17 @@ def test_consistent_labels():
         label_source=["judge", "judge", "judge"],
     )
 
-    def told(names, data=rows, **more):
-        return apply_step(Consistent(opinions=names, **more), data).rows["consistent"].to_list()
+    def told(data=rows, **fields):
+        return apply_step(Consistent(**fields), data).rows["consistent"].to_list()
 
     order = rows.sort("prompt_id", "pair_id")
-    by_id = dict(zip(order["pair_id"], told(["stack", "judge"]), strict=True))
+    both = {"margins": ["stack"], "judges": ["judge"]}
+    by_id = dict(zip(order["pair_id"], told(**both), strict=True))
     assert [by_id[i] for i in rows["pair_id"]] == [True, False, None]
     people = rows.with_columns(label_source=pl.lit("human"))
-    assert told(["stack"], people) == [True] * 3
-    assert told(["stack"], people, people=False) == told(["stack"])
+    assert told(people, **both) == [True] * 3
+    assert told(people, margins=["stack"], people=False) == told(margins=["stack"])
     scored = rows.with_columns(chosen_score_rm=pl.lit(1.0), rejected_score_rm=pl.lit(1.0))
-    assert told(["rm"], scored) == [False] * 3
-    with pytest.raises(ConfigError, match="nothing is called 'nobody'"):
-        told(["nobody"])
+    assert told(scored, scores=["rm"]) == [False] * 3
+    with pytest.raises(ValueError, match="at least one of judges, scores or margins"):
+        Consistent()
