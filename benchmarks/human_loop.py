@@ -27,6 +27,8 @@ BATCH, SURE, MOST, PEOPLE = 90, 0.95, 5, 12
 PARTS = (0.25, 0.5, 0.75)
 ROWS = 900
 PLANTED = 0.17
+ASSUMED = 0.1
+"""Share of wrong labels behind the prior, as `labelers.LabelTrust` assumes it."""
 RANDOM = 10
 """Runs of random order, which fit nothing."""
 QUEUES = ("random", "once", "refitted", "retrieval")
@@ -117,7 +119,7 @@ def simulate(
             order = retrieval(score, likeness(data.vectors, posterior < 0.5))
         open_rows = np.flatnonzero(np.isnan(posterior))
         batch = open_rows[np.argsort(order[open_rows], kind="stable")[:BATCH]]
-        prior = _prior(score, posterior) if queue != "random" else np.full(n, 0.9)
+        prior = _prior(score) if queue != "random" else np.full(n, 1 - ASSUMED)
         said, votes = _ask(crowd, data.wrong[batch], prior[batch])
         for row, value, count in zip(batch, said, votes, strict=True):
             spent += int(count)
@@ -133,11 +135,9 @@ def simulate(
     return Run(tuple(marks), _left(data.wrong, posterior) if half is None else half)
 
 
-def _prior(score: Floats, posterior: Floats) -> Floats:
-    """Trust in each label, at the share of wrong labels that people have found so far."""
-    known = posterior[~np.isnan(posterior)]
-    rate = float(np.clip((np.sum(known < 0.5) + 1) / (len(known) + 10), 0.02, 0.3))
-    return trust.trust(score, logistic_slope(score), rate)
+def _prior(score: Floats) -> Floats:
+    """Trust in each label at an assumed share of wrong ones: suspects are no sample to count."""
+    return trust.trust(score, logistic_slope(score), ASSUMED)
 
 
 def _ask(crowd: Crowd, wrong: NDArray[np.bool_], prior: Floats) -> tuple[Floats, Floats]:
