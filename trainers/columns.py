@@ -144,7 +144,8 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
         self.columns = tuple(columns)
         super().__init__(**options)
         if self.columns:
-            self.data_collator = Collator(self.data_collator, self.columns)
+            inner: Any = self.data_collator
+            self.data_collator: Any = Collator(inner, self.columns)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -40,11 +40,15 @@ def least_gain(gram: Floats, weights: Floats, radius: float) -> Floats:
     if not scale > 0:
         return weights
     h = gram / scale
-    b, s = h @ weights, radius * float(np.sqrt(max(weights @ h @ weights, 0.0)))
+    b, s = h @ weights, radius * _root(weights @ h @ weights)
     faces = (list(f) for size in range(1, k + 1) for f in combinations(range(k), size))
     found = [p for face in faces if (p := _stationary(h, b, s, face)) is not None]
-    values = [p @ b + s * np.sqrt(max(p @ h @ p, 0.0)) for p in found]
+    values = [float(p @ b) + s * _root(p @ h @ p) for p in found]
     return found[int(np.argmin(values))]
+
+
+def _root(square: float) -> float:
+    return float(np.sqrt(max(float(square), 0.0)))
 
 
 def _stationary(h: Floats, b: Floats, s: float, face: list[int]) -> Floats | None:

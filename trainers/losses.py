@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +87,8 @@ def of_pair(name: str, ratios: LogRatios, beta: Tensor | float, smoothing: float
     Raises:
         KeyError: for another name.
     """
-    return _OF_PAIR[name](ratios, beta, smoothing)
+    found: Tensor = _OF_PAIR[name](ratios, beta, smoothing)
+    return found
 
 
 def _robust(ratios: LogRatios, beta: Tensor | float, smoothing: float) -> Tensor:
@@ -94,7 +96,7 @@ def _robust(ratios: LogRatios, beta: Tensor | float, smoothing: float) -> Tensor
     return (smoothing * wrong - (1 - smoothing) * right) / (1 - 2 * smoothing)
 
 
-_OF_PAIR = {
+_OF_PAIR: dict[str, Callable[[LogRatios, Tensor | float, float], Tensor]] = {
     "sigmoid": lambda r, beta, _: softplus(-beta * r.delta),
     "sigmoid_norm": lambda r, beta, _: softplus(-beta * r.delta_per_token),
     "ipo": lambda r, beta, _: (r.delta_per_token - 1 / (2 * beta)) ** 2,
