@@ -41,8 +41,10 @@ def read(folder: Path, ledger: pl.DataFrame) -> People | None:
     said, pairs = (Table(folder / name, Shape.PAIRS) for name in ("annotations", "pairs"))
     if not said.columns or "human_votes" not in pairs.columns:
         return None
-    votes = pl.concat(list(said.batches(["person", "counts"])))
-    votes = votes.filter("counts")
+    parts = list(said.batches(["person", "counts"]))
+    if not parts:  # a table without a vote: the first round of a loop
+        return None
+    votes = pl.concat(parts).filter("counts")
     wanted = ["prompt", "human_votes", "human_turned", "human_edit", "label_source"]
     rows = pl.concat(
         [

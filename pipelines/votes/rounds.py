@@ -232,8 +232,11 @@ def next_round(path: Path, overrides: Sequence[str], plan: Plan, settings: Setti
     for review in reviews:
         review.db.close()
     seed = read_annotations(_file(placed))
-    file = _keep(pl.concat([seed, *told]), settings.home / "loops" / recipe.head.name)
-    version = run(load_recipe(path, [*overrides, f"{placed.label}.file={file}"]), settings.home)
+    votes, words = pl.concat([seed, *told]), list(overrides)
+    if votes.height:
+        file = _keep(votes, settings.home / "loops" / recipe.head.name)
+        words.append(f"{placed.label}.file={file}")
+    version = run(load_recipe(path, words), settings.home)
     pairs = version.frame("pairs").collect()
     left = tuple(_left(found, pairs, rounds[i:]) for i, found in enumerate(rounds))
     spent = sum(found.votes for found in rounds)
