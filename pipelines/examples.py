@@ -106,8 +106,8 @@ def choose(
     pool, choosing, held = table[:POOL], table[POOL : POOL + rows], table[POOL + rows :]
     drawn = [tuple(sorted(rng.permutation(POOL)[:shots].tolist())) for _ in range(sets)]
     asked = [_example(row) for row in pool.iter_rows(named=True)]
-    with engines(settings) as opened:
-        ctx = Context(seed, "examples", engine=opened)
+    with engines(settings) as session:
+        ctx = Context(seed, "examples", engine=session.engine)
 
         def right(numbers: tuple[int, ...], rows: pl.DataFrame) -> np.ndarray:
             return _right(step, tuple(asked[i] for i in numbers), rows, ctx)

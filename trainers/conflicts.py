@@ -47,7 +47,7 @@ def least_gain(gram: Floats, weights: Floats, radius: float) -> Floats:
     return found[int(np.argmin(values))]
 
 
-def _root(square: float) -> float:
+def _root(square: float | Floats) -> float:
     return float(np.sqrt(max(float(square), 0.0)))
 
 

@@ -64,7 +64,7 @@ class Session(Closing):
         self._engines: dict[str, JournaledEngine] = {}
         self._in_use: ExitStack | None = None
 
-    def engine(self, config: EngineConfig) -> Engine:
+    def engine(self, config: EngineConfig) -> JournaledEngine:
         """The engine of a configuration; its model is loaded at the first unanswered call."""
         identity = config.identity()
         key = fingerprint(identity)
@@ -187,11 +187,10 @@ class JournaledEngine(Engine):
                 yield request
 
         def finished(number: int, result: Result) -> None:
+            billed = result
             if isinstance(result, Completion):
                 kept = self.journal.put(asked[number], _record(result, purpose))
-                billed, result = result, result if kept is None else _completion(kept)
-            else:
-                billed = result
+                result = result if kept is None else _completion(kept)
             self._accounts.settle(holds.pop(number), billed)
             for place in places[asked[number]]:
                 done(place, result)
