@@ -91,6 +91,7 @@ def test_a_spent_budget_stops_and_a_larger_one_resumes(asking):
     assert "from the journal" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_budget_holds_under_prefect_too(asking):
     stopped = asking("run", "--budget-tokens", "900")
     assert stopped.returncode == 3, stopped.stderr

@@ -29,6 +29,7 @@ def test_a_file_is_audited_and_written(prefactory, small):
     assert "1 records could not be used" in page
 
 
+@pytest.mark.slow
 def test_json_goes_to_stdout_and_is_the_same_again(prefactory, small):
     one = prefactory("audit", "pairs.jsonl", "--no-embeddings", "--json")
     two = prefactory("audit", "pairs.jsonl", "--no-embeddings", "--json", PYTHONHASHSEED="7")
@@ -134,6 +135,7 @@ def longer(body, times):
     return "ok", answer(chat(f"[[{best[0]}]]"))
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_about_a_sample_of_the_labels(prefactory, small):
     with MockServer(longer) as server:
         judge = f"{{engine: server, base_url: '{server.url}', model: long}}"

@@ -31,6 +31,7 @@ def block(language):
     return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]
 
 
+@pytest.mark.slow
 def test_the_readme_in_python_and_in_yaml_gives_one_digest(clone, prefactory_in):
     done = subprocess.run(
         [sys.executable, "-c", block("python")], capture_output=True, text=True, check=False

@@ -97,6 +97,7 @@ def bits():
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     code = "from tests.filters.selection.test_mixture import bits; print(bits())"
     found = set()

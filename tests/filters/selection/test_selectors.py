@@ -209,6 +209,7 @@ def test_unfitted_is_refused_and_needs_are_columns_of_the_table(name):
     assert isinstance(selector, Budgeted)
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_bit():
     """All selectors in processes with one and with three threads, on vectors of 64 dimensions."""
     code = "import tests.filters.selection.test_selectors as t\nprint(t.all_of_them())"

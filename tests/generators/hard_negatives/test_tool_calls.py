@@ -146,6 +146,7 @@ def table(n=60, text=""):
     return responses(*rows, tools=[TOOLS] * n)
 
 
+@pytest.mark.slow
 def test_kinds_are_about_equal_and_each_pair_has_one_fault():
     step = ToolCallPairs()
     rows = apply_step(step, table(240)).rows

@@ -225,6 +225,7 @@ def test_trees_of_equals_write_no_more_than_the_level(output):
     assert set(reasons(dropped)) <= {"no_gap", "gap_not_confirmed"}
 
 
+@pytest.mark.slow
 def test_margins_of_what_equals_write_are_nought_on_average():
     table = prompts(*[f"q {i}" for i in range(60)])
     rows, _ = searched(table, judge="noise", level=0.9, iterations=8)

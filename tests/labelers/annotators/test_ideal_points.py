@@ -109,6 +109,7 @@ def test_models_of_folds_number_their_prototypes_as_the_model_of_all():
         assert found.logits.tolist() == logits[1:].tolist()
 
 
+@pytest.mark.slow
 def test_method_b_learns_ideal_points_that_move_with_the_prompt():
     table = planted(1500, on_topic)
     found = {}

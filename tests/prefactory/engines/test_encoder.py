@@ -27,7 +27,7 @@ def sentences(n, seed=0):
 TEXTS = [*sentences(8), *ODD]
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def opened(request):
     with Encoder(precision=request.param, threads=4).open() as model:
         yield model, model.embed(TEXTS)
@@ -98,6 +98,7 @@ def test_a_megabyte_of_text(opened):
     assert same(model.embed([long]), model.embed([long[:4000]]))
 
 
+@pytest.mark.slow
 def test_bf16_is_close_to_fp32():
     with Encoder(precision="fp32").open() as a, Encoder(precision="bf16").open() as b:
         cosine = (a.embed(TEXTS) * b.embed(TEXTS)).sum(1)
