@@ -64,9 +64,12 @@ class Version:
         """
         path = self.path / "provenance.json"
         told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        if "models" not in told:
+        if "models" in told:  # by model alone, until 2026-11-30
+            models = list(told["models"].values())
+        elif "paid" in told:
+            models = told["paid"]
+        else:
             return None
-        models = told["models"].values()
         return {
             "seconds": round(sum(stage["seconds"] for stage in told["stages"]), 3),
             "calls": sum(m["calls"] for m in models),

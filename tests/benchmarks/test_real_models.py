@@ -99,7 +99,8 @@ def test_every_step_that_asks_a_model_is_in_it():
     }
     assert asking - set(STEPS) == {
         "generators.ComposedImages",  # of pictures
-        "generators.PersonaPairs", "generators.TwoHopQuestions", "labelers.PersonaItems",  # not yet
+        "generators.PersonaPairs", "generators.TwoHopQuestions", "labelers.PersonaItems",
+        "labelers.Choices",  # not yet
     }  # fmt: skip
 
 

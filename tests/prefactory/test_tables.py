@@ -176,7 +176,7 @@ def test_lone_surrogates_never_enter_a_table():
 # -- check -----
 
 
-@pytest.mark.parametrize("shape", list(Shape))
+@pytest.mark.parametrize("shape", [Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS])
 def test_good_tables_pass_unchanged(shape):
     table = {
         Shape.PROMPTS: prompts("a", "b"),

@@ -109,8 +109,9 @@ def test_shards_and_order_change_nothing(tmp_path):
 
 
 def test_documents_need_an_encoder():
+    step, ctx = DraftCritique(**FIELDS, documents="docs"), asking(0, "generators.DraftCritique")
     with pytest.raises(DataError, match="no encoder"):
-        made(DraftCritique(**FIELDS, documents="docs"), table())
+        apply_generator(step, ctx.step, table(), Shape.PROMPTS, ctx)
     step = DraftCritique(**FIELDS, judge=MODEL)
     assert [a.calls for a in step.asks(10, 10)] == [20, 10, 20]
     assert DraftCritique(**FIELDS, documents="d").needs(Shape.PROMPTS) == {"d": pl.List(pl.String)}

@@ -312,6 +312,9 @@ def test_what_the_model_is_asked():
     seen = []
 
     class Listening:
+        def asked_for(self, purpose, calls=None):
+            return self
+
         def generate(self, conversations, sampling, row_ids=None):
             seen.extend(zip(conversations, row_ids, strict=True))
             return opened.generate(conversations, sampling, row_ids)
