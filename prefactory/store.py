@@ -144,7 +144,11 @@ class Store:
         def busy() -> None:
             _LOG.info("waiting for another run that is making the same rows")
 
-        return locked(self.root / "claims" / key, busy=busy)
+        path = self.root / "claims" / key
+        with _disk_errors(self.root):  # said here: within the lock errors are those of its holder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return locked(path, busy=busy)
 
     def outdate(self, key: str) -> None:
         """Say that an object is to be made anew; what was made from it stays as it is."""
