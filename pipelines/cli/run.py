@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -276,13 +277,9 @@ def plan(
 def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
     if not estimates:
         return
-    table = Table("step", "model", "calls", "tokens in", "tokens out", "US dollars", box=None)
-    for e in estimates:
-        usd = f"{e.usd:.2f}" if e.usd is not None else "no price"
-        counts = (f"{n:,}" for n in (e.calls, e.prompt_tokens, e.completion_tokens))
-        table.add_row(e.step, e.model, *counts, usd)
+    most = [(e, e.calls, e.prompt_tokens, e.completion_tokens, e.usd) for e in estimates]
     console.print("\nmodels, at most (before anything is dropped; answered calls cost nothing):")
-    console.print(table)
+    console.print(_calls_table("calls", most))
     console.print(
         "not counted: asking again for an answer of the wrong form\n"
         "models that are drawn by prompt: their share on average"
@@ -292,13 +289,23 @@ def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
     likely = [e for e in estimates if e.seen]
     if not likely:
         return
-    table = Table("step", "model", "seen", "tokens in", "tokens out", "US dollars", box=None)
-    for e in likely:
-        usd = f"{e.likely_usd:.2f}" if e.likely_usd is not None else "no price"
-        counts = (f"{n:,}" for n in (e.seen, e.likely_prompt_tokens, e.likely_completion_tokens))
-        table.add_row(e.step, e.model, *counts, usd)
+    rows = [
+        (e, e.seen, e.likely_prompt_tokens, e.likely_completion_tokens, e.likely_usd)
+        for e in likely
+    ]
     console.print("\nlikely, by the mean of the calls that were made so far:")
-    console.print(table)
+    console.print(_calls_table("seen", rows))
+
+
+def _calls_table(
+    counted: str, rows: Sequence[tuple[Estimate, int | None, int | None, int | None, float | None]]
+) -> Table:
+    """Estimates with a count, tokens in and out, and dollars of each."""
+    table = Table("step", "model", counted, "tokens in", "tokens out", "US dollars", box=None)
+    for e, *counts, usd in rows:
+        money = f"{usd:.2f}" if usd is not None else "no price"
+        table.add_row(e.step, e.model, *(f"{n or 0:,}" for n in counts), money)
+    return table
 
 
 def deploy(

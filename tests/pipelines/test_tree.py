@@ -133,6 +133,8 @@ def test_a_version_without_trees_says_so(published):
 def test_plan_counts_the_calls_and_a_second_run_asks_nothing(prefactory, monkeypatch):
     monkeypatch.chdir(prefactory.folder)
     calls = json.loads(prefactory("plan", "recipe.yaml", "--json").stdout)["calls"]
-    assert [c["calls"] for c in calls] == [18, 99, 99]  # 3 prompts: 6; 7 * 3 + 4 * 3; as many
-    done = prefactory.command("generators.InstructionSearch.ends=0", "name=again")
+    # 3 prompts: 6 rewrites; 7 nodes and 4 fresh ones of 3 samples, 6 more for the margin; as many
+    assert [c["calls"] for c in calls] == [18, 117, 117]
+    words = (f"generators.InstructionSearch.{word}" for word in ("ends=0", "level=null"))
+    done = prefactory.command(*words, "name=again")
     assert "judge: 0 calls, 63 from the journal" in done.stderr
