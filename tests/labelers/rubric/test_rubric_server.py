@@ -217,9 +217,12 @@ def run(server, folder, shard_rows=1000, budget=None):
 
 
 def test_a_run_stopped_by_its_budget_resumes_and_asks_nothing_twice(tmp_path):
-    with MockServer(lambda body, times: ok(sound(body))) as server:
+    def priced(body, times):
+        return "ok", answer(chat(sound(body)), prompt_tokens=300, completion_tokens=20)
+
+    with MockServer(priced) as server:  # 38,400 tokens for all 120
         with pytest.raises(StoppedError):
-            run(server, tmp_path / "a", 40, Budget(tokens=2000))
+            run(server, tmp_path / "a", 40, Budget(tokens=10_000))
         assert 0 < len(server.bodies) < 120
         stopped = run(server, tmp_path / "a", 40)
         assert len(server.bodies) == len(server.seen) == 120
