@@ -59,6 +59,7 @@ class Damage(Filter):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
     scope: ClassVar[Scope] = "dataset"
+    version: ClassVar[int] = 2
 
     rules: tuple[Rule, ...] = Field(default=OF_TEXT, min_length=1)
     rejected: bool = False

@@ -22,8 +22,8 @@ JUDGE = (
     r"(?i:overall (?:score|rating):?[ \t]*\d)"
 )
 """Words of a judge that was asked about the answer."""
-VISIBLE = r"[^\p{Z}\p{C}\p{M}]"
-"""A character that is seen: neither space, nor control or invisible sign, nor a mark by itself."""
+VISIBLE = r"[^\p{Z}\p{C}\p{M}.\x{2025}\x{2026}\x{3002}]"
+"""A sign that says something: no space, control or invisible sign, mark by itself, or dot ("...")."""
 LAST_LINE = r"(?:\A|\n)([^\n]*)\s*\z"
 UNENDED = r"(?:[\p{L}\p{M}]|[,\p{Pd}])\z"
 STRUCTURE = r"^\s*(?:[-*+\u2022|#>]|\d{1,3}[.)])|\||`|https?://|\]\("

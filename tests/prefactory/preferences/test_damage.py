@@ -119,6 +119,8 @@ def test_identical_and_empty_are_equality_after_strip_and_no_ratio_of_lengths():
     assert rules_hit("same ", " same") == {("identical", "pair")}
     assert rules_hit("same", "Same") == set()
     assert rules_hit(" \n", "x") == {("empty", "chosen")}
+    assert rules_hit("...", "x") == rules_hit(" \u2026 ", "x") == {("empty", "chosen")}
+    assert rules_hit("?", "x") == rules_hit("-", "x") == rules_hit("\U0001f44d", "x") == set()
     assert rules_hit("a", "b" * 300) == set()
 
 
