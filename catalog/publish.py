@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from catalog.versions import (
     Version,
     canonical_rows,
     content_digest,
+    file_problems,
     manifest_digest,
     open_folder,
     table_digest,
@@ -41,6 +43,7 @@ from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
 from prefactory.tables import Shape, check
 
+_LOG = logging.getLogger(__name__)
 GROUP_ROWS = 65_536
 PICTURED_ROWS = 256
 """Rows with pictures that are in memory at a time."""
@@ -233,12 +236,25 @@ def _write_annotations(result: RunResult, folder: Path) -> dict[str, TableRecord
 def _existing(
     catalog: Catalog, result: RunResult, digest: str, payload: dict[str, Any]
 ) -> Version | None:
-    """The version that already holds this content, if publishing would repeat it."""
+    """The version that already holds this content, if publishing would repeat it.
+
+    One whose files are damaged holds it no more.
+    """
     head = result.recipe.head
+    explicit = catalog.root / head.name / str(head.version)
+    if head.version is not None and (explicit / "manifest.json").is_file():
+        open_folder(explicit)  # whose manifest may be damaged: that is said
     for version in catalog.versions(head.name):
         manifest = version.manifest
         same = manifest.content_digest == digest
         if head.version is None and same:
+            if problems := file_problems(version):
+                _LOG.warning(
+                    "%s is damaged (%s), so the same content is published again as a new version",
+                    version.ref,
+                    "; ".join(problems[:3]),
+                )
+                continue
             return version
         if head.version == manifest.version:
             if same and manifest.recipe_fingerprint == fingerprint(payload):
@@ -379,6 +395,7 @@ def _provenance(result: RunResult, used: Sequence[Mapping[str, Any]]) -> dict[st
             for s in result.stages
         ],
         "paid": list(used),
+        "objects": sorted(result.objects),
     }
 
 

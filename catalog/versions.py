@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from catalog.arrow_folder import Table
 from catalog.explain import Explanation, explain
+from catalog.history import state
 from catalog.manifest import Manifest, TableRecord
 from catalog.splits import SPLITS
 from prefactory import notebook
@@ -31,6 +32,7 @@ from prefactory.store import file_digest
 from prefactory.tables import Shape, digests
 
 _LOG = logging.getLogger(__name__)
+_DATED = re.compile(r"(?P<day>\d{4}\.\d\d\.\d\d)(?:\.(?P<count>\d+))?")
 UNLISTED = ("manifest.json", "provenance.json")
 
 
@@ -263,6 +265,9 @@ class Catalog:
 
         Raises:
             CatalogError: if there is no such version; with what there is.
+
+        A bare name is the newest version, or the one that a rollback chose; after `@` may stand a
+        tag as well.
         """
         if "/" in ref or ref.startswith("."):
             return open_folder(Path(ref))
@@ -274,24 +279,49 @@ class Catalog:
         versions = self.versions(name)
         if not versions:
             known = self.names()
+            if damaged := self._numbers(name):
+                listed = ", ".join(f"{name}@{number}" for number in damaged)
+                raise CatalogError(
+                    f"no version of {name} can be read, of {listed}: `prefactory catalog verify "
+                    f"{listed.split(', ')[0]}` says why; the next run publishes a new one"
+                )
             listed = f"; there are: {', '.join(known)}" if known else "; the catalog is empty"
             raise CatalogError(
                 f"no dataset {name!r} in {self.root}{nearest(name, known) or listed}"
             )
+        kept = state.read(self.root / name)
+        newest = versions[-1].manifest.version
         if not wanted:
-            return versions[-1]
+            wanted = kept.head if kept.head is not None and kept.over == newest else newest
+        wanted = kept.tags.get(wanted, wanted)
         for version in versions:
             if version.manifest.version == wanted:
                 return version
-        have = ", ".join(v.manifest.version for v in versions)
+        have = ", ".join([*(v.manifest.version for v in versions), *kept.tags])
         raise CatalogError(f"{name} has no version {wanted!r}; it has: {have}")
 
+    def _numbers(self, name: str) -> list[str]:
+        """Numbers of all versions, damaged ones too, oldest first."""
+        folder = self.root / name
+        if not NAME.fullmatch(name) or not folder.is_dir():
+            return []
+        numbers = [p.name for p in folder.iterdir() if p.is_dir() and NAME.fullmatch(p.name)]
+        return sorted(numbers, key=version_key)
+
     def next_version(self, name: str) -> str:
-        """Today's UTC date, with a counter if the date is taken."""
+        """Today's UTC date, with a counter if the date is taken. It never goes back.
+
+        Versions that are damaged or were removed count as taken, and where the newest is of a later
+        day (a clock was wrong), its day is counted on.
+        """
         today = datetime.now(UTC).strftime("%Y.%m.%d")
-        taken = {v.manifest.version for v in self.versions(name)}
-        candidates = [today, *(f"{today}.{i}" for i in range(1, len(taken) + 1))]
-        return next(c for c in candidates if c not in taken)
+        taken = [*self._numbers(name), *state.read(self.root / name).removed]
+        dated = [match for match in map(_DATED.fullmatch, taken) if match]
+        days = [(match["day"], int(match["count"] or 0)) for match in dated]
+        day, count = max(days, default=("", 0))
+        if day < today:
+            return today
+        return f"{day}.{count + 1}"
 
 
 def version_key(version: str) -> list[tuple[int, int | str]]:
@@ -340,7 +370,7 @@ class ContentDigest:
 
 def verify(version: Version) -> list[str]:
     """Check a version's files, content digests and counts; return what is wrong (nothing: [])."""
-    problems = _manifest_problems(version) + _file_problems(version)
+    problems = _manifest_problems(version) + file_problems(version)
     if problems:
         return problems
     for name, record in version.manifest.tables.items():
@@ -379,7 +409,11 @@ def content_digest(tables: dict[str, TableRecord]) -> str:
 
 def _manifest_problems(version: Version) -> list[str]:
     manifest = version.manifest
+    text = (version.path / "manifest.json").read_text("utf-8")
     checks = {
+        "its layout is not as it was written": (
+            text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+        ),
         "it was changed after publishing": manifest.digest == manifest_digest(manifest),
         "content_digest is not that of the tables": (
             manifest.content_digest == content_digest(manifest.tables)
@@ -391,9 +425,13 @@ def _manifest_problems(version: Version) -> list[str]:
     return [f"manifest.json: {problem}" for problem, holds in checks.items() if not holds]
 
 
-def _file_problems(version: Version) -> list[str]:
+def file_problems(version: Version) -> list[str]:
+    """What is wrong with a version's files, by their sizes and checksums (nothing: [])."""
     listed = version.manifest.files
-    problems = []
+    inside = [version.path, *version.path.rglob("*")]
+    problems = [
+        f"{p.relative_to(version.path).as_posix()}: it is a link" for p in inside if p.is_symlink()
+    ]
     for name, facts in listed.items():
         path = version.path / name
         if not path.is_file():

@@ -124,6 +124,17 @@ def check_recipe(
 
 def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper) -> Outcome:
     """Run a recipe, publish the result with its report, and train what the recipe asks for."""
+    with settings.store.in_use():
+        outcome = _published(recipe, sources, settings, mapper)
+    for method, config in recipe.train:
+        _LOG.info("train %s", method)
+        outcome.trained.append(train(method, config, outcome.published.version, settings))
+    return outcome
+
+
+def _published(
+    recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper
+) -> Outcome:
     progress, stages = Progress(), list[Stage]()
     fresh = _ask_anew(recipe, settings)
 
@@ -163,11 +174,7 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
             f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "
             "is kept, and the same command publishes it"
         ) from error
-    outcome = Outcome(published, result.stages, used)
-    for method, config in recipe.train:
-        _LOG.info("train %s", method)
-        outcome.trained.append(train(method, config, published.version, settings))
-    return outcome
+    return Outcome(published, result.stages, used)
 
 
 def _executed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.versions import default_home
 from pipelines.build import Outcome, build, check_recipe
+from pipelines.conduct.stopping import ended_in_time
+from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
 from prefactory.engines.accounts import Budget
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, StoppedError
 from prefactory.stages import Mapper
 
 T = TypeVar("T")
@@ -78,7 +81,8 @@ def curate(
         retry_failed,
     )
     checked, sources, _ = check_recipe(Path(recipe), overrides or [])
-    outcome = build(checked, sources, settings, prefect_mapper())
+    with ended_in_time():
+        outcome = build(checked, sources, settings, prefect_mapper())
     version = outcome.published.version
     rows = [
         {"stage": s.label, "in": s.rows_in, "out": s.rows_out, "dropped": str(s.reasons or "")}
@@ -106,7 +110,14 @@ def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcom
     Raises:
         ConfigError: if there is no Prefect server to run it on.
     """
+    if PREFECT_API_URL.value():
+        return _run_curate(recipe, overrides, settings)
     _check_prefect_home()
+    with temporary_server():
+        return _run_curate(recipe, overrides, settings)
+
+
+def _run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcome:
     started: list[object] = []
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=settings.workers)
     job = curate.with_options(
@@ -135,7 +146,7 @@ def run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outcom
 def _check_prefect_home() -> None:
     """Refuse a folder in which the server that Prefect starts for a run could not start."""
     home = PREFECT_HOME.value()
-    if PREFECT_API_URL.value() or os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL"):
+    if os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL"):
         return
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -159,6 +170,7 @@ def serve(recipe: Path, overrides: list[str], home: Path, cron: str, name: str) 
     """Serve the flow as a deployment with a schedule, until the process is stopped.
 
     Raises:
+        StoppedError: when it was stopped.
         ConfigError: if `cron` is not a schedule, or no Prefect server is set: a temporary one keeps
             no schedules.
     """
@@ -173,8 +185,11 @@ def serve(recipe: Path, overrides: list[str], home: Path, cron: str, name: str) 
             "a schedule needs a Prefect server. Start one with `prefect server start`, set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api, and run this command again"
         )
-    curate.serve(
-        name=name,
-        cron=cron,
-        parameters={"recipe": str(recipe), "overrides": overrides, "home": str(home)},
-    )
+    with contextlib.suppress(SystemExit):  # Prefect's, of SIGTERM while it starts
+        curate.serve(
+            name=name,
+            cron=cron,
+            parameters={"recipe": str(recipe), "overrides": overrides, "home": str(home)},
+            pause_on_shutdown=False,  # the schedule goes on when it is served again
+        )
+    raise StoppedError(f"{name} is not served any more; run the same command again to go on")

@@ -91,7 +91,9 @@ def execute(
     if shape == Shape.PROMPTS:
         views.pop(Shape.RESPONSES, None)
     counts = run.source_counts
-    return RunResult(recipe, views, run.stages, run.identities, counts, store, before, images)
+    return RunResult(
+        recipe, views, run.stages, run.identities, counts, store, before, images, run.used
+    )
 
 
 @contextmanager
@@ -140,6 +142,8 @@ class _Run:
         self.fresh: set[str] = set()
         """Keys of what this run has made or taken, and so of what it does not make again."""
         self.roles = {p.label: p.step.configs() for p in recipe.steps}
+        self.used: set[str] = set()
+        """Keys of all objects that it has made or taken."""
         sweep(store.root / "tmp")
 
     def context(self, label: str, state: State | None = None) -> Context:
@@ -190,6 +194,7 @@ class _Run:
 
     def ensure(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
         """Open an object, making it first if the store has no whole copy."""
+        self.used.add(key)
         record = self.store.open(key)
         if record is None:
             with self.store.claim(key):

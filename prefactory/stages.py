@@ -109,6 +109,7 @@ class RunResult:
     Attributes:
         before: each step with the table that it got.
         images: its prompts may have pictures, whose names stand in their marks.
+        objects: keys of everything in the store that it was made from.
     """
 
     recipe: Recipe
@@ -119,6 +120,7 @@ class RunResult:
     store: Store
     before: list[tuple[PlannedStep, View]] = field(default_factory=list)
     images: bool = False
+    objects: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,23 @@ class Options:
 
 
 def thread_mapper(workers: int) -> Mapper:
-    """A mapper on a thread pool; the first error ends it."""
+    """A mapper on a thread pool; the first error ends it.
+
+    Ctrl-C waits for no shard: who closes the engines next ends those that wait for a model.
+    """
 
     def mapper(name: str, work: Callable[[int], T], n: int) -> list[T]:
-        with ThreadPoolExecutor(max(1, workers), thread_name_prefix=name) as pool:
+        pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix=name)
+        waits = True
+        try:
             return list(pool.map(work, range(n)))
+        except Exception:
+            raise
+        except BaseException:
+            waits = False
+            raise
+        finally:
+            pool.shutdown(wait=waits, cancel_futures=True)
 
     return mapper
 

@@ -29,6 +29,8 @@ from prefactory.images.files import ImageFiles
 
 _LOG = logging.getLogger(__name__)
 _OUTDATED = "outdated"
+IN_USE = ".in_use"
+"""The lock of a store: shared by runs, alone by who removes objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,18 @@ class Store:
         def busy() -> None:
             _LOG.info("waiting for another run that is making the same rows")
 
-        path = self.root / "claims" / key
+        return locked(self._lock_file("claims", key), busy=busy)
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Hold the store, with other runs, against the removal of objects."""
+        return locked(self._lock_file(IN_USE), shared=True)
+
+    def _lock_file(self, *names: str) -> Path:
+        path = self.root.joinpath(*names)
         with _disk_errors(self.root):  # said here: within the lock errors are those of its holder
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        return locked(path, busy=busy)
+        return path
 
     def outdate(self, key: str) -> None:
         """Say that an object is to be made anew; what was made from it stays as it is."""

@@ -19,6 +19,7 @@ from pipelines.cli import data as data_commands
 from pipelines.cli import dialogues as dialogue_commands
 from pipelines.cli import examples as examples_commands
 from pipelines.cli import explain as explain_commands
+from pipelines.cli import history as history_commands
 from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import review as review_commands
@@ -103,7 +104,7 @@ journal_commands.register(app)
 data_commands.register(app)
 dialogue_commands.register(app)
 audit_commands.register(app)
-catalog_commands.register(app)
+history_commands.register(catalog_commands.register(app))
 explain_commands.register(app)
 review_commands.register(app)
 worth_commands.register(app)

@@ -16,14 +16,15 @@ Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the commands of this module; return the group `catalog`."""
     group = typer.Typer(help="Published versions: list, show, verify.", no_args_is_help=True)
     group.command("list")(list_versions)
     group.command()(show)
     group.command()(verify)
     app.add_typer(group, name="catalog")
     app.command()(export)
+    return group
 
 
 def list_versions(as_json: AsJson = False) -> None:
@@ -86,11 +87,21 @@ def show(ref: Ref, as_json: AsJson = False) -> None:
     console.print(table)
 
 
-def verify(ref: Ref) -> None:
-    """Check every file, digest and count of a version; exit code 1 if something is wrong."""
+def verify(
+    ref: Annotated[
+        str | None, typer.Argument(help="NAME, NAME@VERSION or a version folder; by default all.")
+    ] = None,
+) -> None:
+    """Check every file, digest and count of a version; exit code 1 if something is wrong.
+
+    Without a version: all of them, damaged ones too, tags, and intermediate results.
+    """
     from catalog.versions import verify as verify_version
     from pipelines.settings import Settings
 
+    if ref is None:
+        _verify_everything()
+        return
     version = Settings().catalog.get(ref)
     problems = verify_version(version)
     for problem in problems:
@@ -101,6 +112,22 @@ def verify(ref: Ref) -> None:
     files = len(version.manifest.files)
     digest = version.manifest.content_digest
     typer.echo(f"{version.ref} is whole: {files} files, {rows:,} rows, digest {digest}")
+
+
+def _verify_everything() -> None:
+    from catalog.history.everything import problems
+    from pipelines.settings import Settings
+
+    settings = Settings()
+    checked, wrong = 0, 0
+    for name, found in problems(settings.catalog, settings.store):
+        checked += 1
+        wrong += bool(found)
+        for problem in found:
+            typer.echo(f"{name}: {problem}", err=True)
+    if wrong:
+        raise typer.Exit(1)
+    typer.echo(f"{settings.home} is whole: {checked:,} versions, lists of tags and results")
 
 
 def export(

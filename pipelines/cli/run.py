@@ -75,12 +75,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
-    from pipelines.cli.interrupt import end_at_interrupt
+    from pipelines.conduct.stopping import end_at_signals
     from pipelines.settings import Settings, default_workers
     from prefactory.engines.accounts import Budget
     from prefactory.errors import ConfigError
 
-    end_at_interrupt()
+    end_at_signals()
     if runner not in ("prefect", "threads", None):
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
     budget = Budget(usd=budget_usd, tokens=budget_tokens)

@@ -26,7 +26,7 @@ from prefactory.engines.chat_form import chat_form
 from prefactory.engines.device import default_device
 from prefactory.engines.drawing import Drawer, Ending
 from prefactory.engines.turns import text_to_continue, without_break
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, StoppedError
 
 BUCKET = 32
 """Prompts are padded to the next multiple of this many tokens."""
@@ -81,6 +81,7 @@ class ChatModel(Engine):
         self.config = config
         self.capabilities = config.capabilities
         self._lock = threading.Lock()
+        self._closing = False
         self._device = torch.device(config.device or default_device())
         try:
             self._tokenizer, self._model = _load(config, folder, self._device)
@@ -138,7 +139,8 @@ class ChatModel(Engine):
         return logprobs
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights, after the batches that are in work; no other begins."""
+        self._closing = True
         with self._lock:
             self._model = None
             if self._pool is not None:
@@ -150,6 +152,8 @@ class ChatModel(Engine):
         """Work on all batches: on the CPU side by side, each on one thread, for the same sums."""
 
         def quietly(part: list[Tokens]) -> None:
+            if self._closing:
+                raise StoppedError("stopped; what was answered is kept: run the same command again")
             with torch.inference_mode():
                 work(part)
 

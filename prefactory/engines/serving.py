@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -49,6 +51,8 @@ _HABIT_RETRIES = 1
 BACKOFF_S = 0.5
 """Mean of the first wait; each further one is twice as long, up to `BACKOFF_MAX_S`."""
 BACKOFF_MAX_S = 60.0
+DRAIN_S = 5.0
+"""How long what is in flight has to end once it is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class ServerEngine(Engine):
         self._secrets = sorted((w for w in words if len(w) >= _MIN_SECRET), key=len, reverse=True)
         self._short_secrets = sorted(w for w in words if 0 < len(w) < _MIN_SECRET)
         self._answered = 0
+        self._closing = False
+        self._gate = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="server")
         self._thread.start()
@@ -97,21 +103,37 @@ class ServerEngine(Engine):
         return logprobs
 
     def close(self) -> None:
-        """Stop the event loop."""
-        if self._loop.is_closed():
-            return
+        """Cancel what is in flight, so that who waits for it goes on, and stop the event loop."""
+        with self._gate:
+            if self._closing:
+                return
+            self._closing = True  # no call may begin after the drain
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_drain(), self._loop).result(timeout=DRAIN_S)
         self._loop.call_soon_threadsafe(self._client.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._gate:
+            if self._closing:
+                work.close()
+                raise self._stopped()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError as error:
+            raise self._stopped() from error
         except BaseException:
             future.cancel()
             raise
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(
+            f"stopped while {self.config.base_url} was being asked; what was answered is kept: run "
+            "the same command again"
+        )
 
     # -- in the event loop ---------------------------------------------------------------------
 
@@ -320,6 +342,15 @@ class ServerEngine(Engine):
         for secret in self._secrets:
             raw = raw.replace(secret.encode(), b"***")
         return raw
+
+
+async def _drain() -> None:
+    """Cancel all other tasks of this loop, and wait until they have ended."""
+    tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # results reach the threads that wait for them
 
 
 def _with(finish: Finish, wasted: tuple[int, int]) -> Callable[[bytes], None]:

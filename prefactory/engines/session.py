@@ -112,6 +112,7 @@ class JournaledEngine(Engine):
         self._accounts = accounts
         self._inner: Engine | None = None
         self._lock = threading.Lock()
+        self._closed = False
 
     def asked_for(self, purpose: Purpose, calls: Calls | None = None) -> Engine:
         """The engine as one step of a run asks it: its calls are counted and kept as its own."""
@@ -171,6 +172,7 @@ class JournaledEngine(Engine):
 
         def admitted() -> Iterator[Request]:
             while missing:
+                self._still_open()
                 key, request = missing[0]
                 record = self.journal.news(key, LOOK_S)
                 if record is not None:
@@ -245,7 +247,8 @@ class JournaledEngine(Engine):
         return self._opened().embed(texts)
 
     def close(self) -> None:
-        """Close the engine, if it was opened, and the journal."""
+        """Close the engine, if it was opened, and the journal; calls in work end with an error."""
+        self._closed = True
         with self._lock:
             if self._inner is not None:
                 self._inner.close()
@@ -278,8 +281,13 @@ class JournaledEngine(Engine):
                 "run the same command again"
             ) from error
 
+    def _still_open(self) -> None:
+        if self._closed:
+            raise StoppedError("stopped; what was answered is kept: run the same command again")
+
     def _opened(self) -> Engine:
         with self._lock:
+            self._still_open()
             if self._inner is None:
                 _LOG.debug("open %s", self.config.model)
                 self._inner = self.config.open()

@@ -1,0 +1,123 @@
+"""Versions to other places and back: folders, S3, the hub, and whatever fsspec reaches.
+
+The files of a version go first and its manifest last, so that who reads there sees a version whole
+or not at all. What comes back is checked file by file before it has its name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from catalog.manifest import Manifest
+from catalog.versions import UNLISTED, Catalog, Version, open_folder, verify
+from prefactory.errors import CatalogError, MissingPackageError
+from prefactory.folders import locked, settle, sweep, temporary_folder
+from prefactory.recipe import NAME
+from prefactory.store import file_digest
+
+
+def push(version: Version, to: str) -> str:
+    """Write a whole version to `TO/NAME/VERSION`; return that address.
+
+    Args:
+        version: which; it is verified first.
+        to: a folder, `s3://bucket/prefix`, `hf://datasets/user/name`, or another address of fsspec.
+
+    Raises:
+        CatalogError: the version is damaged, or another is there already.
+        MissingPackageError: what reaches such addresses is not installed.
+    """
+    if problems := verify(version):
+        raise CatalogError(f"{version.ref} is damaged and stays here: {'; '.join(problems[:3])}")
+    files, root = _place(to)
+    base = f"{root}/{version.manifest.name}/{version.manifest.version}"
+    if files.exists(f"{base}/manifest.json"):
+        there = Manifest.model_validate(json.loads(files.cat_file(f"{base}/manifest.json")))
+        if there != version.manifest:
+            raise CatalogError(f"{to} has another {version.ref} already (versions never change)")
+        return base
+    names = [*version.manifest.files, *(n for n in reversed(UNLISTED))]
+    for name in names:  # the manifest is the last of them
+        if (version.path / name).is_file():
+            files.makedirs(str(PurePosixPath(f"{base}/{name}").parent), exist_ok=True)
+            files.put_file(str(version.path / name), f"{base}/{name}")
+    return base
+
+
+def pull(catalog: Catalog, source: str) -> Version:
+    """Bring a version into the catalog, or find it there.
+
+    Args:
+        catalog: where to.
+        source: address of the version's folder, which `push` gives.
+
+    Raises:
+        CatalogError: there is no version, a file is not as its manifest says, or the catalog has
+            another version of that name and number.
+    """
+    files, base = _place(source)
+    try:
+        data = json.loads(files.cat_file(f"{base}/manifest.json"))
+        manifest = Manifest.model_validate(data)
+    except FileNotFoundError as error:
+        raise CatalogError(f"{source} is no version: it has no manifest.json") from error
+    except ValueError as error:
+        raise CatalogError(f"the manifest of {source} is damaged: {error}") from error
+    if not NAME.fullmatch(manifest.name) or not NAME.fullmatch(manifest.version):
+        raise CatalogError(f"{source}: its name or version can't be that of a folder")
+    sweep(catalog.root)
+    with (
+        temporary_folder(catalog.root, f".{manifest.name}") as folder,
+        locked(catalog.root / f".{manifest.name}.lock"),
+    ):
+        final = catalog.root / manifest.name / manifest.version
+        if final.exists():
+            return _there(open_folder(final), manifest)
+        for name in [*manifest.files, *UNLISTED]:
+            _fetch(files, f"{base}/{name}", folder, name, manifest)
+        if problems := verify(open_folder(folder)):
+            raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}")
+        settle(folder, final)
+    return open_folder(final)
+
+
+def _there(version: Version, wanted: Manifest) -> Version:
+    if version.manifest != wanted:
+        raise CatalogError(
+            f"the catalog has another {version.ref} already; versions never change: pull into "
+            "another home (--home)"
+        )
+    return version
+
+
+def _fetch(files: Any, address: str, folder: Path, name: str, manifest: Manifest) -> None:  # noqa: ANN401 - of fsspec
+    target = folder / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise CatalogError(f"the manifest names a file outside its folder: {name!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if name == "provenance.json" and not files.exists(address):
+        return
+    try:
+        files.get_file(address, str(target))
+    except FileNotFoundError as error:
+        raise CatalogError(f"{address} is missing there") from error
+    facts = manifest.files.get(name)
+    if facts is not None and file_digest(target, "sha256") != facts["sha256"]:
+        raise CatalogError(f"{address} is not what the manifest says (its sha256 does not match)")
+
+
+def _place(address: str) -> tuple[Any, str]:
+    try:
+        files, path = fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        kind = address.partition("://")[0]
+        raise MissingPackageError(
+            f"{kind}:// needs another package ({error}); for S3 `pip install s3fs`"
+        ) from error
+    except ValueError as error:
+        raise CatalogError(f"{address}: {error}") from error
+    return files, str(path).rstrip("/")

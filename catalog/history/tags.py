@@ -1,0 +1,80 @@
+"""Names for versions, and the way back: `tag` and `rollback`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from catalog.history import state
+from catalog.versions import Catalog, Version
+from prefactory.errors import CatalogError
+from prefactory.recipe import NAME
+
+
+def tag(catalog: Catalog, ref: str, name: str) -> Version:
+    """Give a version a name, which `NAME@TAG` then means; a tag that is there moves.
+
+    Args:
+        catalog: where.
+        ref: the version.
+        name: as a dataset's name; no version of the dataset may be called so.
+
+    Raises:
+        CatalogError: no such version, or the name can't be a tag.
+    """
+    version = _inside(catalog, ref)
+    dataset = version.manifest.name
+    if not NAME.fullmatch(name):
+        raise CatalogError(f"{name!r} can't be a tag: take letters, digits, '.', '-' and '_'")
+    if (catalog.root / dataset / name).exists():
+        raise CatalogError(f"{dataset} has a version {name!r}; take another word for the tag")
+    state.change(
+        catalog.root,
+        dataset,
+        lambda s: replace(s, tags={**s.tags, name: version.manifest.version}),
+    )
+    return version
+
+
+def untag(catalog: Catalog, dataset: str, name: str) -> str:
+    """Take a tag away; return the version that it named.
+
+    Raises:
+        CatalogError: there is no such tag.
+    """
+    tags = state.read(catalog.root / dataset).tags
+    if name not in tags:
+        have = ", ".join(tags) or "none"
+        raise CatalogError(f"{dataset} has no tag {name!r}; it has: {have}")
+    state.change(
+        catalog.root,
+        dataset,
+        lambda s: replace(s, tags={k: v for k, v in s.tags.items() if k != name}),
+    )
+    return tags[name]
+
+
+def rollback(catalog: Catalog, ref: str) -> Version:
+    """Let the bare name mean an older version, until a newer one is published.
+
+    Nothing is removed. The newest version as `ref` takes a rollback back.
+
+    Raises:
+        CatalogError: no such version.
+    """
+    version = _inside(catalog, ref)
+    dataset, number = version.manifest.name, version.manifest.version
+    newest = catalog.versions(dataset)[-1].manifest.version
+    back = number != newest
+    state.change(
+        catalog.root,
+        dataset,
+        lambda s: replace(s, head=number if back else None, over=newest if back else None),
+    )
+    return version
+
+
+def _inside(catalog: Catalog, ref: str) -> Version:
+    version = catalog.get(ref)
+    if version.path.resolve().parent.parent != catalog.root.resolve():
+        raise CatalogError(f"{version.path} is not in the catalog {catalog.root}")
+    return version

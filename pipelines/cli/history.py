@@ -1,0 +1,177 @@
+"""`prefactory catalog diff | lineage | tag | untag | rollback | rm | gc | push | pull`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.catalog import AsJson, Ref
+
+Old = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.", metavar="A")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it is said what would go.")]
+New = Annotated[str, typer.Argument(help="The version that is taken as after.", metavar="B")]
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands of this module to `prefactory catalog`."""
+    for command in (diff, lineage, tag, untag, rollback, rm, gc, push, pull):
+        group.command()(command)
+
+
+def diff(
+    old: Old,
+    new: New,
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Write every difference to a .parquet, .csv or .jsonl file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows added, removed, relabelled and rescored, and what in the recipe did it."""
+    from catalog.history.diff import diff as compare
+    from catalog.history.diff import write_rows
+    from pipelines.settings import Settings
+
+    catalog = Settings().catalog
+    found = compare(catalog.get(old), catalog.get(new))
+    if rows is not None:
+        write_rows(found, rows)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+def lineage(
+    ref: Ref,
+    row: Annotated[
+        str | None,
+        typer.Option(help="A row of it: its id, FILE:LINE of a source, or a piece of its text."),
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a version, or a row of it, comes from and what was made of it."""
+    from catalog.history.lineage import of_row, of_version
+    from pipelines.needs import calls_of, needs
+    from pipelines.settings import Settings
+    from prefactory.folders import new_file
+
+    settings = Settings()
+    version = settings.catalog.get(ref)
+    if row is None:
+        graph = of_version(version, settings.catalog, needs(settings.home))
+    else:
+        (first, *_) = version.explain(row, settings.home / "store").rows
+        graph = of_row(version, first, calls_of(settings.home, first))
+    if svg is not None:
+        with new_file(svg) as file:
+            file.write(graph.svg().encode())
+    if as_json:
+        sys.stdout.write(json.dumps(graph.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        return
+    for line in graph.lines():
+        typer.echo(line)
+
+
+def tag(ref: Ref, name: Annotated[str, typer.Argument(help="The tag, such as `good`.")]) -> None:
+    """Give a version a name: NAME@TAG then means it, and gc and rm leave it."""
+    from catalog.history.tags import tag as set_tag
+    from pipelines.settings import Settings
+
+    version = set_tag(Settings().catalog, ref, name)
+    typer.echo(f"{version.manifest.name}@{name} is {version.ref}")
+
+
+def untag(ref: Annotated[str, typer.Argument(help="NAME@TAG.")]) -> None:
+    """Take a tag away; the version stays."""
+    from catalog.history.tags import untag as take_away
+    from pipelines.settings import Settings
+
+    dataset, _, name = ref.partition("@")
+    typer.echo(f"{ref} was {dataset}@{take_away(Settings().catalog, dataset, name)}")
+
+
+def rollback(ref: Ref) -> None:
+    """Let the bare name mean an older version, until a newer one is published; nothing goes."""
+    from catalog.history.tags import rollback as roll_back
+    from pipelines.settings import Settings
+
+    version = roll_back(Settings().catalog, ref)
+    typer.echo(f"{version.manifest.name} is {version.ref} now")
+
+
+def rm(ref: Ref, yes: Yes = False) -> None:
+    """Remove a version that no tag, other version, model or review needs."""
+    from catalog.history.removal import removable, remove
+    from pipelines.needs import needs
+    from pipelines.settings import Settings
+
+    settings = Settings()
+    goes = removable(settings.catalog, ref, needs(settings.home))
+    if yes or goes.why:
+        remove(settings.catalog, goes)  # which says why it stays
+    done = "removed" if yes else "would be removed (--yes does it)"
+    typer.echo(f"{ref}, {goes.size / 1e6:,.1f} MB, {done}")
+
+
+def gc(
+    keep: Annotated[
+        int | None,
+        typer.Option(help="Newest versions of each dataset that stay; by default all.", min=1),
+    ] = None,
+    days: Annotated[
+        float, typer.Option(help="Intermediate results younger than this stay.", min=0)
+    ] = 7.0,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove intermediate results that no version names, and old versions if --keep says so."""
+    from catalog.history.removal import collect, garbage
+    from pipelines.needs import needs
+    from pipelines.settings import Settings
+
+    settings = Settings()
+    found = garbage(settings.catalog, settings.store, needs(settings.home), keep=keep, days=days)
+    freed = collect(settings.catalog, settings.store, found) if yes else 0
+    going = [g for g in found if not g.why]
+    if as_json:
+        rows = [{"what": g.what, "name": g.name, "bytes": g.size, "why": g.why} for g in found]
+        sys.stdout.write(json.dumps({"removed": yes, "found": rows}, indent=2) + "\n")
+        return
+    for one in found:
+        if one.what == "version":
+            typer.echo(f"{one.name}: {'stays: ' + '; '.join(one.why) if one.why else 'goes'}")
+    objects = sum(g.what == "object" for g in going)
+    size = (freed if yes else sum(g.size for g in going)) / 1e6
+    done = "removed" if yes else "would be removed (--yes does it)"
+    told = f"{len(going) - objects} versions and {objects:,} intermediate results"
+    typer.echo(f"{told}, {size:,.1f} MB, {done}")
+
+
+def push(
+    ref: Ref,
+    to: Annotated[str, typer.Argument(help="Folder, s3://BUCKET/PREFIX, hf://datasets/USER/NAME.")],
+) -> None:
+    """Write a whole version elsewhere, its manifest last."""
+    from catalog.history.exchange import push as send
+    from pipelines.settings import Settings
+
+    version = Settings().catalog.get(ref)
+    typer.echo(f"{version.ref} is in {send(version, to)}")
+
+
+def pull(
+    address: Annotated[str, typer.Argument(help="The version's folder there, as push says it.")],
+) -> None:
+    """Bring a version from elsewhere into the catalog; every file is checked."""
+    from catalog.history.exchange import pull as fetch
+    from pipelines.settings import Settings
+
+    version = fetch(Settings().catalog, address)
+    typer.echo(f"{version.ref}: {version.path}")
