@@ -23,7 +23,7 @@ JUDGE = (
 )
 """Words of a judge that was asked about the answer."""
 VISIBLE = r"[^\p{Z}\p{C}\p{M}.\x{2025}\x{2026}\x{3002}]"
-"""A sign that says something: no space, control or invisible sign, mark by itself, or dot ("...")."""
+"""A sign that says something: no space, control or invisible sign, mark by itself, or dot."""
 LAST_LINE = r"(?:\A|\n)([^\n]*)\s*\z"
 UNENDED = r"(?:[\p{L}\p{M}]|[,\p{Pd}])\z"
 STRUCTURE = r"^\s*(?:[-*+\u2022|#>]|\d{1,3}[.)])|\||`|https?://|\]\("
