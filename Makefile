@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # On a busy machine Prefect's server takes longer to start than the 20 s that Prefect waits.
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
-.PHONY: quickstart test test-all test-small test-vllm test-llama coverage check lint types docs format hooks lock bench clean
+.PHONY: quickstart test test-all test-faults test-small test-vllm test-llama coverage check lint types docs format hooks lock bench clean
 
 # Where the small model can't be installed: the same chain on answers that ship with their ratings.
 quickstart: $(VENV)/ready $(VENV)/small
@@ -19,6 +19,10 @@ quickstart: $(VENV)/ready $(VENV)/small
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow" -n auto
+
+# Kills, full and failing disks, clocks, flipped bits: every moment, with its counts; some half an hour.
+test-faults: $(VENV)/ready
+	$(BIN)/python -m pytest -s tests/faults
 
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto

@@ -7,7 +7,6 @@ from typing import Any
 
 from catalog.manifest import Manifest
 from prefactory.images.marks import IMAGES
-from prefactory.store import file_digest
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -34,7 +33,7 @@ TYPES = {
 
 
 def croissant(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """Describe the Arrow files and columns of a version folder."""
+    """Describe the Arrow files and columns of a version folder, whose manifest lists them."""
     files, records = [], []
     for name, record in manifest.tables.items():
         for path in sorted((folder / name).rglob("*.arrow")):
@@ -47,7 +46,7 @@ def croissant(manifest: Manifest, folder: Path) -> dict[str, Any]:
                     "contentUrl": relative,
                     "contentSize": f"{path.stat().st_size} B",
                     "encodingFormat": "application/vnd.apache.arrow.stream",
-                    "sha256": file_digest(path, "sha256"),
+                    "sha256": manifest.files[relative]["sha256"],
                 }
             )
         first = next(f["@id"] for f in files if f["@id"].startswith(f"{name}/"))

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from catalog.arrow_folder import SplitWriter, to_arrow, write_dict
 from catalog.card import card
 from catalog.croissant import croissant
+from catalog.history.drift import drift
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
-from catalog.splits import SPLITS, cluster_groups, reduce_prompts, with_split
+from catalog.splits import SPLITS, Grouped, group_prompts, test_prompts
 from catalog.versions import (
     Catalog,
     ContentDigest,
@@ -100,19 +101,20 @@ def publish(
                 return Published(existing, new=False)
             manifest = _manifest(result, catalog, payload, digest, tables)
             manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
-            _write_documents(result, manifest, folder, report, used)
+            _write_documents(result, manifest, folder, report)
+            parent = _write_drift(catalog, manifest, folder)
+            _write_json(folder / "provenance.json", _provenance(result, used, parent))
             return Published(_move(folder, catalog, manifest), new=True)
 
 
 def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
-    head = result.recipe.head
     names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
-    cut = _Cut(head.publish.test_fraction, head.seed, _near_prompts(result))
+    test = _test_prompts(result)
 
     def write(name: str) -> TableRecord:
         return _write_table(
-            _pieces(result, result.views[name], cut), result.views[name].shape, folder / name
+            _pieces(result, result.views[name], test), result.views[name].shape, folder / name
         )
 
     with ThreadPoolExecutor(2) as pool:
@@ -126,30 +128,24 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     return written
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """How rows are split (see `catalog.splits.with_split`)."""
-
-    test_fraction: float
-    seed: int
-    near: pl.DataFrame | None
-
-
-def _near_prompts(result: RunResult) -> pl.DataFrame | None:
-    """Clusters of near-duplicate prompts over all tables, if the recipe wants them together."""
-    settings = result.recipe.head.publish
-    if not settings.near_duplicates or settings.test_fraction == 0:
-        return None
+def _test_prompts(result: RunResult) -> pl.Series:
+    """Ids of the prompts in the test split; each prompt of all tables is grouped once."""
+    head = result.recipe.head
+    settings = head.publish
+    if settings.test_fraction == 0:
+        return pl.Series("prompt_id", [], dtype=pl.String)
     jobs = {
         (shard.base, *(d.key for d in shard.deltas if d.kind == "drop")): (view, shard)
         for view in result.views.values()
         for shard in view.shards
     }
 
-    def reduce(job: tuple[View, Shard]) -> pl.DataFrame:
-        return reduce_prompts(load_prompts(result.store, job[1], job[0].stored))
+    def group(job: tuple[View, Shard]) -> Grouped:
+        prompts = load_prompts(result.store, job[1], job[0].stored)
+        return group_prompts(prompts, settings.near_duplicates)
 
-    return cluster_groups(in_order(iter(jobs.values()), reduce, 2), settings.test_fraction)
+    grouped = in_order(iter(jobs.values()), group, 2)
+    return test_prompts(grouped, settings.test_fraction, head.seed)
 
 
 @dataclass(frozen=True)
@@ -161,10 +157,10 @@ class _Piece:
     nulls: int
 
 
-def _piece(table: pl.DataFrame, shape: Shape, cut: _Cut) -> _Piece:
+def _piece(table: pl.DataFrame, shape: Shape, test: pl.Series) -> _Piece:
     table = check(table, shape, f"the {shape.value} to publish")
-    rows = with_split(table, cut.test_fraction, cut.seed, cut.near)
-    parts = {split: rows.filter(split=split).drop("split") for split in SPLITS}
+    held_out = table["prompt_id"].is_in(test.implode())
+    parts = {"train": table.filter(~held_out), "test": table.filter(held_out)}
     return _Piece(
         {split: (to_arrow(rows), canonical_rows(rows)) for split, rows in parts.items()},
         {name: str(dtype) for name, dtype in table.schema.items()},
@@ -172,13 +168,13 @@ def _piece(table: pl.DataFrame, shape: Shape, cut: _Cut) -> _Piece:
     )
 
 
-def _pieces(result: RunResult, view: View, cut: _Cut) -> Iterator[_Piece]:
+def _pieces(result: RunResult, view: View, test: pl.Series) -> Iterator[_Piece]:
     """A view ready to be written, a shard at a time; with pictures, some rows at a time."""
     if not result.images:
-        return view.map(lambda table: _piece(table, view.shape, cut))
+        return view.map(lambda table: _piece(table, view.shape, test))
     parts = (part for table in view.tables() for part in table.iter_slices(PICTURED_ROWS))
     pictures = result.store.images
-    return in_order(parts, lambda part: _piece(unbind(part, pictures), view.shape, cut), 2)
+    return in_order(parts, lambda part: _piece(unbind(part, pictures), view.shape, test), 2)
 
 
 def _write_table(pieces: Iterator[_Piece], shape: Shape, target: Path) -> TableRecord:
@@ -367,27 +363,56 @@ def _write_documents(
     manifest: Manifest,
     folder: Path,
     report: Callable[[Path], str] | None,
-    used: Sequence[Mapping[str, Any]],
 ) -> None:
+    _list_files(manifest, folder)  # those of the data: Croissant names their checksums as well
     (folder / "recipe.yaml").write_text(result.recipe.to_yaml(), "utf-8")
     (folder / "README.md").write_text(card(manifest), "utf-8")
     _write_json(folder / "croissant.json", croissant(manifest, folder))
     _write_manifest(manifest, folder)
     if report is not None:  # the report reads the manifest, so it is written twice
         (folder / "report.html").write_text(report(folder), "utf-8")
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != "manifest.json":
-            size = path.stat().st_size
-            manifest.files[name] = {"bytes": size, "sha256": file_digest(path, "sha256")}
+    _list_files(manifest, folder)
     manifest.digest = manifest_digest(manifest)
     _write_manifest(manifest, folder)
-    _write_json(folder / "provenance.json", _provenance(result, used))
 
 
-def _provenance(result: RunResult, used: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _list_files(manifest: Manifest, folder: Path) -> None:
+    """Put the files of a folder that are not there yet into the manifest, by name."""
+    paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    new = sorted(paths.keys() - manifest.files.keys() - {"manifest.json"})
+
+    def facts(name: str) -> dict[str, Any]:
+        path = paths[name]
+        return {"bytes": path.stat().st_size, "sha256": file_digest(path, "sha256")}
+
+    with ThreadPoolExecutor(2) as pool:
+        manifest.files |= zip(new, pool.map(facts, new), strict=True)
+    manifest.files = dict(sorted(manifest.files.items()))
+
+
+def _write_drift(catalog: Catalog, manifest: Manifest, folder: Path) -> str | None:
+    """Compare a version with the newest before it, which is its parent; return that, if any."""
+    before = catalog.versions(manifest.name)
+    if not before:
+        return None
+    try:
+        found = drift(before[-1], Version(folder, manifest))
+    except (CatalogError, OSError) as error:
+        _LOG.warning("%s can't be compared with: %s", before[-1].ref, error)
+        return before[-1].ref
+    if found is not None:
+        _write_json(folder / "drift.json", found.to_dict())
+        for line in found.lines():
+            _LOG.info("%s", line)
+    return before[-1].ref
+
+
+def _provenance(
+    result: RunResult, used: Sequence[Mapping[str, Any]], parent: str | None
+) -> dict[str, Any]:
     """What differs from run to run, and so stays out of the manifest."""
     return {
+        "parent": parent,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "stages": [

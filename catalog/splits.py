@@ -7,6 +7,7 @@ Groups whose texts are near-duplicates (by `prefactory.near`, the defaults of
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -57,8 +58,58 @@ def reduce_prompts(table: pl.DataFrame) -> pl.DataFrame:
         `group` (String, digest) and the columns of `prefactory.near.pairs.reduce_texts`.
     """
     groups = table.select(group_key(pl.col("prompt"))).to_series().unique()
+    return _reduced(groups, digests(groups))
+
+
+def _reduced(groups: pl.Series, keys: pl.Series) -> pl.DataFrame:
     hashes = reduce_texts({"prompt": groups}, SHINGLE, banding(THRESHOLD, RECALL))
-    return hashes.insert_column(0, digests(groups).alias("group"))
+    return hashes.insert_column(0, keys.alias("group"))
+
+
+class Grouped(NamedTuple):
+    """Some prompts and their groups.
+
+    Attributes:
+        prompts: `prompt_id` and `group` (digest of the group's text), each id once.
+        hashes: of the groups, as of `reduce_prompts`; None where they are not compared.
+    """
+
+    prompts: pl.DataFrame
+    hashes: pl.DataFrame | None
+
+
+def group_prompts(table: pl.DataFrame, near: bool) -> Grouped:
+    """Group the prompts of a table, and reduce the groups to hashes if they are compared.
+
+    Args:
+        table: `prompt_id` and `prompt`, each id once.
+        near: whether near-duplicates among the groups will be looked for.
+    """
+    texts = table.select("prompt_id", text=group_key(pl.col("prompt")))
+    groups = texts["text"].unique()
+    known = pl.DataFrame({"text": groups, "group": digests(groups)})
+    prompts = texts.join(known, on="text", how="left").select("prompt_id", "group")
+    return Grouped(prompts, _reduced(groups, known["group"]) if near and groups.len() else None)
+
+
+def test_prompts(parts: Iterable[Grouped], test_fraction: float, seed: int) -> pl.Series:
+    """Ids of the prompts in the test split, by the same draw as `with_split`.
+
+    Args:
+        parts: the prompts of all tables; ids and groups may repeat.
+        test_fraction: share of the groups in the test split.
+        seed: of the draw.
+    """
+    every = list(parts)
+    if not every:
+        return pl.Series("prompt_id", [], dtype=pl.String)
+    prompts = pl.concat([part.prompts for part in every]).unique("prompt_id")
+    hashes = [part.hashes for part in every if part.hashes is not None]
+    near = cluster_groups(hashes, test_fraction) if hashes else None
+    drawn = _drawn(prompts["group"].unique(), test_fraction, seed, near)
+    return prompts.join(drawn.filter("test"), left_on="group", right_on="key", how="semi")[
+        "prompt_id"
+    ]
 
 
 def cluster_groups(parts: Iterable[pl.DataFrame], test_fraction: float) -> pl.DataFrame:
@@ -127,15 +178,22 @@ def with_split(
     """
     groups = table.select(group_key(pl.col("prompt")).alias("group"))
     distinct = groups["group"].unique()
-    drawn = pl.DataFrame({"group": distinct, "key": digests(distinct)})
-    large = pl.lit(value=False)
-    if near is not None:
-        drawn = drawn.join(near, left_on="key", right_on="group", how="left", maintain_order="left")
-        drawn = drawn.with_columns(key=pl.coalesce("cluster", "key"))
-        large = pl.col("large").fill_null(value=False)
-    draw = Context(seed, "publish").uniform(drawn["key"], "split")
-    drawn = drawn.with_columns(draw=draw).with_columns(
-        test=(pl.col("draw") < test_fraction) & ~large
-    )
+    drawn = _drawn(digests(distinct), test_fraction, seed, near).with_columns(group=distinct)
     test = groups.join(drawn, on="group", how="left", maintain_order="left")["test"]
     return table.with_columns(split=pl.when(test).then(pl.lit("test")).otherwise(pl.lit("train")))
+
+
+def _drawn(
+    keys: pl.Series, test_fraction: float, seed: int, near: pl.DataFrame | None
+) -> pl.DataFrame:
+    """`key` and `test`: the side of each group, in the order of their digests."""
+    drawn = pl.DataFrame({"key": keys, "own": keys})
+    large = pl.lit(value=False)
+    if near is not None:
+        drawn = drawn.join(near, left_on="own", right_on="group", how="left", maintain_order="left")
+        drawn = drawn.with_columns(own=pl.coalesce("cluster", "own"))
+        large = pl.col("large").fill_null(value=False)
+    draw = Context(seed, "publish").uniform(drawn["own"], "split")
+    return drawn.with_columns(draw=draw).select(
+        "key", test=(pl.col("draw") < test_fraction) & ~large
+    )

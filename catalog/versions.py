@@ -33,7 +33,9 @@ from prefactory.tables import Shape, digests
 
 _LOG = logging.getLogger(__name__)
 _DATED = re.compile(r"(?P<day>\d{4}\.\d\d\.\d\d)(?:\.(?P<count>\d+))?")
-UNLISTED = ("manifest.json", "provenance.json")
+UNLISTED = ("manifest.json", "provenance.json", "drift.json")
+"""Files that the manifest does not list: itself, and what depends on the run and the versions
+before it."""
 
 
 def default_home() -> Path:

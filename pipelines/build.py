@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,24 @@ def check_recipe(
     return recipe, sources, plan(recipe, shape, columns)
 
 
-def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper) -> Outcome:
-    """Run a recipe, publish the result with its report, and train what the recipe asks for."""
+def build(
+    recipe: Recipe,
+    sources: list[OpenSource],
+    settings: Settings,
+    mapper: Mapper,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
+) -> Outcome:
+    """Run a recipe, publish the result with its report, and train what the recipe asks for.
+
+    Args:
+        recipe: what to do.
+        sources: its opened sources.
+        settings: of the run.
+        mapper: what runs the shards of a stage.
+        on_stage: told of each stage that is done.
+    """
     with settings.store.in_use():
-        outcome = _published(recipe, sources, settings, mapper)
+        outcome = _published(recipe, sources, settings, mapper, on_stage)
     for method, config in recipe.train:
         _LOG.info("train %s", method)
         outcome.trained.append(train(method, config, outcome.published.version, settings))
@@ -133,7 +147,11 @@ def build(recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper:
 
 
 def _published(
-    recipe: Recipe, sources: list[OpenSource], settings: Settings, mapper: Mapper
+    recipe: Recipe,
+    sources: list[OpenSource],
+    settings: Settings,
+    mapper: Mapper,
+    on_stage: Callable[[Stage], None],
 ) -> Outcome:
     progress, stages = Progress(), list[Stage]()
     fresh = _ask_anew(recipe, settings)
@@ -141,6 +159,7 @@ def _published(
     def finished(stage: Stage) -> None:
         stages.append(stage)
         _LOG.info(stage_line(stage))
+        on_stage(stage)
 
     with engines(settings, progress) as session:
         options = Options(

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import flow, task
-from prefect.artifacts import create_table_artifact
+from prefect import Flow, flow, runtime, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.schedules import CronSchedule
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.versions import default_home
 from pipelines.build import Outcome, build, check_recipe
+from pipelines.conduct import artifacts
+from pipelines.conduct.gate import gated
+from pipelines.conduct.nights import Night, deploy, hook
 from pipelines.conduct.stopping import ended_in_time
 from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
 from prefactory.engines.accounts import Budget
-from prefactory.errors import ConfigError, StoppedError
+from prefactory.errors import ConfigError
 from prefactory.stages import Mapper
 
 T = TypeVar("T")
@@ -41,7 +42,30 @@ def prefect_mapper() -> Mapper:
     return mapper
 
 
-@flow(name="curate", log_prints=False, persist_result=False)
+def run_name() -> str:
+    """Name of a run: the file of its recipe and when it was due."""
+    recipe = Path(str(runtime.flow_run.parameters.get("recipe", "run"))).stem
+    return f"{recipe} {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M:%S}"
+
+
+def _failed(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """Say in one line how a run ended that made nothing, and run the hook that is told."""
+    why = " ".join(str(state.message or state.name).split())[:500]
+    print(f"{flow_run.name}: {str(state.name).lower()}: {why}", flush=True)  # noqa: T201
+    parameters = flow_run.parameters or {}
+    facts = {"run": flow_run.name, "state": str(state.name), "message": why}
+    hook(parameters.get("on_failure"), {**facts, "recipe": str(parameters.get("recipe", ""))})
+
+
+@flow(
+    name="curate",
+    flow_run_name=run_name,
+    log_prints=False,
+    persist_result=False,
+    on_failure=[_failed],
+    on_crashed=[_failed],
+    on_cancellation=[_failed],
+)
 def curate(
     recipe: str,
     overrides: list[str] | None = None,
@@ -53,6 +77,10 @@ def curate(
     prices: str | None = None,
     fresh: list[str] | None = None,
     retry_failed: bool = False,
+    gates: str | None = None,
+    promote: bool = False,
+    on_failure: str | None = None,
+    on_gate: str | None = None,
 ) -> Outcome:
     """Run a recipe file and publish what it makes.
 
@@ -67,6 +95,11 @@ def curate(
         prices: a YAML file over the prices that come with prefactory.
         fresh: steps that are asked anew.
         retry_failed: drop the answers that could not be used, and ask again.
+        gates: a YAML file of what the audit of the version must hold.
+        promote: give the version the tag `promoted`, if its gates hold and its model is better than
+            that of the version that has the tag.
+        on_failure: a command that is run when the run fails, crashes or is cancelled.
+        on_gate: a command that is run when a gate does not hold, or the model is not better.
 
     Returns:
         The version, its stages and models.
@@ -80,27 +113,18 @@ def curate(
         tuple(fresh or ()),
         retry_failed,
     )
-    checked, sources, _ = check_recipe(Path(recipe), overrides or [])
-    with ended_in_time():
-        outcome = build(checked, sources, settings, prefect_mapper())
-    version = outcome.published.version
-    rows = [
-        {"stage": s.label, "in": s.rows_in, "out": s.rows_out, "dropped": str(s.reasons or "")}
-        for s in outcome.stages
-    ]
-    create_table_artifact(
-        key="stages", table=rows, description=f"{version.ref} {version.manifest.content_digest}"
-    )
-    costs = [
-        {"step": u["step"], "role": u["role"], "model": u["model"], "calls": u["calls"]}
-        | {"tokens in": u["prompt_tokens"], "tokens out": u["completion_tokens"]}
-        | {"US dollars": u["usd"] if u["priced"] else "no price", "failures": u["failures"]}
-        for u in outcome.used
-    ]
-    if costs:
-        create_table_artifact(
-            key="costs", table=costs, description=f"what this run paid for {version.ref}"
-        )
+    with artifacts.logged(), ended_in_time():
+        checked, sources, _ = check_recipe(Path(recipe), overrides or [])
+        advance = artifacts.Advance(1 + len(checked.steps))
+        outcome = build(checked, sources, settings, prefect_mapper(), advance)
+        artifacts.publish(outcome)
+        why = gated(outcome, settings, Path(gates) if gates else None, promote=promote)
+    if why:
+        ref = outcome.published.version.ref
+        hook(on_gate, {"recipe": recipe, "version": ref, "message": "; ".join(why)})
+    ended = artifacts.line(outcome) + "".join(f"; {reason}" for reason in why)
+    if runtime.deployment.id is not None:
+        print(f"{runtime.flow_run.name}: completed: {ended}", flush=True)  # noqa: T201
     return outcome
 
 
@@ -125,18 +149,7 @@ def _run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outco
         on_running=[lambda flow, run, state: started.append(run)],
     )
     try:
-        return job(
-            str(recipe),
-            overrides,
-            str(settings.home),
-            settings.shard_rows,
-            settings.workers,
-            settings.budget.usd,
-            settings.budget.tokens,
-            str(settings.prices) if settings.prices else None,
-            list(settings.fresh),
-            settings.retry_failed,
-        )
+        return job(**parameters(recipe, overrides, settings))
     except Exception as error:  # of whatever HTTP library Prefect has today
         if started:
             raise
@@ -166,30 +179,41 @@ def _no_server(error: Exception) -> str:
     return f"no Prefect server ({error}); {hint}or run with --runner threads"
 
 
-def serve(recipe: Path, overrides: list[str], home: Path, cron: str, name: str) -> None:
+def serve(
+    recipe: Path,
+    overrides: list[str],
+    settings: Settings,
+    night: Night,
+    **more: Any,  # noqa: ANN401 - of the flow
+) -> None:
     """Serve the flow as a deployment with a schedule, until the process is stopped.
+
+    Args:
+        recipe: path of the recipe file.
+        overrides: `key=value` words.
+        settings: of each run.
+        night: when, and what around it.
+        more: `gates`, `promote`, `on_failure`, `on_gate` of the flow.
 
     Raises:
         StoppedError: when it was stopped.
-        ConfigError: if `cron` is not a schedule, or no Prefect server is set: a temporary one keeps
-            no schedules.
+        ConfigError: the schedule is wrong, or no Prefect server answers: a temporary one keeps no
+            schedules.
     """
-    try:
-        CronSchedule(cron=cron)
-    except ValueError as error:
-        raise ConfigError(
-            f"--cron {cron!r} is no schedule: minute, hour, day, month, weekday, as in '0 3 * * *'"
-        ) from error
-    if not PREFECT_API_URL.value():
-        raise ConfigError(
-            "a schedule needs a Prefect server. Start one with `prefect server start`, set "
-            "PREFECT_API_URL=http://127.0.0.1:4200/api, and run this command again"
-        )
-    with contextlib.suppress(SystemExit):  # Prefect's, of SIGTERM while it starts
-        curate.serve(
-            name=name,
-            cron=cron,
-            parameters={"recipe": str(recipe), "overrides": overrides, "home": str(home)},
-            pause_on_shutdown=False,  # the schedule goes on when it is served again
-        )
-    raise StoppedError(f"{name} is not served any more; run the same command again to go on")
+    deploy(curate, {**parameters(recipe, overrides, settings), **more}, night)
+
+
+def parameters(recipe: Path, overrides: list[str], settings: Settings) -> dict[str, Any]:
+    """What the flow is told, as plain JSON data."""
+    return {
+        "recipe": str(recipe),
+        "overrides": overrides,
+        "home": str(settings.home),
+        "shard_rows": settings.shard_rows,
+        "workers": settings.workers,
+        "budget_usd": settings.budget.usd,
+        "budget_tokens": settings.budget.tokens,
+        "prices": str(settings.prices) if settings.prices else None,
+        "fresh": list(settings.fresh),
+        "retry_failed": settings.retry_failed,
+    }

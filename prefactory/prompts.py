@@ -15,14 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import TemplateError, meta
 from jinja2.nodes import Template as Parsed
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, Field, field_validator
 
 from prefactory.beside import recipe_folder
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
+from prefactory.sandbox import Sandbox, rendered
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Prompted(BaseModel):
         """
         text = self.prompts.get(name) or self.templates[name].read()
         try:
-            return str(compiled(text).render(values)).strip()
+            return rendered(compiled(text), values).strip()
         except Exception as error:  # whatever an author's template does with these values
             problem = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise ConfigError(f"{type(self).__name__}.prompts.{name}: {problem}") from error
@@ -128,10 +128,8 @@ def _check(name: str, text: str, gives: tuple[str, ...]) -> None:
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
+def _environment() -> Sandbox:
+    return Sandbox()
 
 
 @cache

@@ -89,7 +89,7 @@ def load(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
 
 
 def load_prompts(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
-    """The column `prompt` of a shard, each distinct `prompt_id` once: reads nothing else."""
+    """`prompt_id` and `prompt` of a shard, each distinct id once: reads nothing else."""
     row_id = ROW_ID[shape]
     columns = list(dict.fromkeys(["prompt_id", row_id, "prompt"]))
     table = store.read(shard.base, "rows", columns)
@@ -97,7 +97,9 @@ def load_prompts(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
         if delta.kind == "drop":
             lost = store.read(delta.key, "ledger", ["row_id"])["row_id"]
             table = table.filter(~pl.col(row_id).is_in(lost.implode())) if lost.len() else table
-    return table.unique("prompt_id", keep="first", maintain_order=True).select("prompt")
+    return table.unique("prompt_id", keep="first", maintain_order=True).select(
+        "prompt_id", "prompt"
+    )
 
 
 _END = object()

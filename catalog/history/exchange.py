@@ -99,7 +99,7 @@ def _fetch(files: Any, address: str, folder: Path, name: str, manifest: Manifest
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise CatalogError(f"the manifest names a file outside its folder: {name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if name == "provenance.json" and not files.exists(address):
+    if name in UNLISTED[1:] and not files.exists(address):
         return
     try:
         files.get_file(address, str(target))

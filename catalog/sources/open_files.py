@@ -50,6 +50,10 @@ _KINDS = {
 """First bytes -> format, of files whose name doesn't tell."""
 
 
+_CODE = ("pkl", "pickle", "pt", "pth", "bin", "ckpt", "joblib", "dill", "npy", "npz")
+"""Endings of files that run code when they are read, or may: they are refused by name."""
+
+
 def chunks(
     file: SourceFile, rows: int, columns: set[str] | None = None, reading: Reading | None = None
 ) -> Iterator[Chunk]:
@@ -64,6 +68,11 @@ def chunks(
     Raises:
         DataError: the file can't be read as what it is.
     """
+    if (ending := file.name.lower().rpartition(".")[2]) in _CODE:
+        raise DataError(
+            f"{file.name}: .{ending} files may hold pickles, which run code when they are read, so "
+            "none is opened; save the rows as JSON lines or Parquet"
+        )
     try:
         with _open(file, reading) as raw:
             yield from _chunks(file, raw, rows, columns, reading)

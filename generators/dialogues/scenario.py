@@ -48,6 +48,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
 from prefactory.prompts import compiled
+from prefactory.sandbox import rendered
 from prefactory.yamllines import line_of
 from prefactory.yamllines import load as load_yaml
 
@@ -254,7 +255,7 @@ def fill(text: str, values: dict[str, str], where: str) -> str:
         ConfigError: it is no template, or uses a name that there is not.
     """
     try:
-        return str(compiled(text).render(values)).strip()
+        return rendered(compiled(text), values).strip()
     except (TemplateError, TypeError, ValueError) as error:
         names = ", ".join(values)
         raise ConfigError(f"{where}: {error} (a text may use {names})") from error

@@ -16,6 +16,7 @@ from pipelines.cli import audit as audit_commands
 from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
+from pipelines.cli import deploy as deploy_commands
 from pipelines.cli import dialogues as dialogue_commands
 from pipelines.cli import examples as examples_commands
 from pipelines.cli import explain as explain_commands
@@ -31,6 +32,7 @@ from pipelines.cli import values as values_commands
 from pipelines.cli import votes as votes_commands
 from pipelines.cli import wins as wins_commands
 from pipelines.cli import worth as worth_commands
+from pipelines.cli.guard import guard
 
 PACKAGES = (
     "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",
@@ -99,6 +101,7 @@ def quiet_environment(verbose: bool) -> None:
 
 
 run_commands.register(app)
+deploy_commands.register(app)
 preview_commands.register(app)
 journal_commands.register(app)
 data_commands.register(app)
@@ -120,6 +123,7 @@ steps_commands.register(app)
 
 def main() -> None:
     """Run the command line; a user's mistake is a message and an exit code, not a traceback."""
+    guard()
     try:
         app(standalone_mode=True)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`prefactory catalog diff | lineage | tag | untag | rollback | rm | gc | push | pull`."""
+"""`prefactory catalog diff | drift | lineage | tag | untag | rollback | rm | gc | push | pull`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ New = Annotated[str, typer.Argument(help="The version that is taken as after.", 
 
 def register(group: typer.Typer) -> None:
     """Add the commands of this module to `prefactory catalog`."""
-    for command in (diff, lineage, tag, untag, rollback, rm, gc, push, pull):
+    for command in (diff, drift, lineage, tag, untag, rollback, rm, gc, push, pull):
         group.command()(command)
 
 
@@ -45,6 +45,30 @@ def diff(
         return
     for line in found.lines():
         typer.echo(line)
+
+
+def drift(
+    child: Ref,
+    parent: Annotated[
+        str | None, typer.Argument(help="Another version than the one before it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the distributions of a version with those of the version before it."""
+    from catalog.history.drift import drift as compare
+    from catalog.history.drift import parent_of
+    from pipelines.settings import Settings
+
+    catalog = Settings().catalog
+    version = catalog.get(child)
+    found = compare(catalog.get(parent) if parent else parent_of(version, catalog), version)
+    if found is None:
+        typer.echo(f"{version.ref} has no table in common with the other version")
+    elif as_json:
+        sys.stdout.write(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        for line in found.lines():
+            typer.echo(line)
 
 
 def lineage(

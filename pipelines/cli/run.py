@@ -1,4 +1,4 @@
-"""`prefactory run | check | plan | deploy`."""
+"""`prefactory run | check | plan`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
     app.command()(check)
     app.command()(plan)
-    app.command()(deploy)
 
 
 def run(
@@ -306,18 +305,3 @@ def _calls_table(
         money = f"{usd:.2f}" if usd is not None else "no price"
         table.add_row(e.step, e.model, *(f"{n or 0:,}" for n in counts), money)
     return table
-
-
-def deploy(
-    recipe: RecipePath,
-    cron: Annotated[str, typer.Option(help='When, such as "0 3 * * *" (UTC).')],
-    overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="Name of the deployment.")] = None,
-) -> None:
-    """Run a recipe on a schedule: serves a Prefect deployment until it is stopped."""
-    from catalog.versions import default_home
-    from pipelines.build import check_recipe
-    from pipelines.flows import serve
-
-    checked, _, _ = check_recipe(recipe, overrides or [])
-    serve(recipe.resolve(), overrides or [], default_home().resolve(), cron, name or checked.name)

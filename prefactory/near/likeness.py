@@ -158,7 +158,7 @@ def _one_answer(
 
 def overlap(a: Sets, b: Sets, left: I64, right: I64) -> Overlap:
     """Compare text `left[k]` of a with text `right[k]` of b."""
-    sizes_left, sizes_right = a.sizes[left], b.sizes[right]
+    sizes_left, sizes_right = a.sizes_of(left), b.sizes_of(right)
     total = sizes_left + sizes_right
     ends = np.cumsum(total)
     shared = np.zeros(left.size, dtype=np.int64)
@@ -178,7 +178,7 @@ def overlap(a: Sets, b: Sets, left: I64, right: I64) -> Overlap:
 
 def _pair_keys(sets: Sets, rows: I64) -> U64:
     """The shingles of rows, each under the number of its pair."""
-    sizes = sets.sizes[rows]
+    sizes = sets.sizes_of(rows)
     within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     values = sets.values[np.repeat(sets.offsets[rows], sizes) + within]
     pair = np.repeat(np.arange(rows.size, dtype=np.uint64), sizes)

@@ -60,6 +60,11 @@ class Sets(NamedTuple):
         """Int64[n], elements of each set."""
         return np.diff(self.offsets)
 
+    def sizes_of(self, rows: I64) -> I64:
+        """Elements of the sets of some rows, Int64[m]."""
+        sizes: I64 = self.offsets[rows + 1] - self.offsets[rows]
+        return sizes
+
 
 class Words(NamedTuple):
     """The word hashes of each row, in order: UInt64[total], and Int64[n + 1] where each begins."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.conftest import PROMPTS, SAMPLES, WIDTH
 
-CALLS = SAMPLES * (PROMPTS - 2)
+CALLS = SAMPLES * PROMPTS
 
 
 class Counts:
@@ -33,8 +33,9 @@ class Counts:
         assert len(total) - len(set(total)) <= most, fault
         self.differing += again["digest"] != answer["digest"] or lab.files(home) != files
         self.leftovers += len(lab.leftovers(home))
-        third, asked = lab.run(home)
-        assert (third["new"], third["made"], asked) == (False, 0, []), (fault, third)
+        if self.points % 5 == 1:
+            third, asked = lab.run(home)
+            assert (third["new"], third["made"], asked) == (False, 0, []), (fault, third)
         shutil.rmtree(lab.folder / home)
 
     def show(self):
@@ -48,16 +49,14 @@ class Counts:
 
 
 def moments(clean, n):
-    """n moments over the whole run, or all of them."""
+    """n moments over the whole run."""
     changes = clean[0]["changes"]
-    if n is None:
-        return list(range(1, changes + 1))
     return [1 + round(i * (changes - 1) / (n - 1)) for i in range(n)]
 
 
-def kills(lab, clean, n):
+def kills(lab, clean, at_all):
     counts = Counts("kill -9")
-    for at in moments(clean, n):
+    for at in at_all:
         fault = {"kind": "kill", "at": at}
         killed, asked = lab.run("killed", fault)
         if killed["rc"] == 0:  # threads made fewer changes this time
@@ -87,17 +86,19 @@ def failing(lab, clean, kind, n, lasting):
 
 
 def test_a_sample_of_kills(lab, clean):
-    assert kills(lab, clean, 5) >= 3
+    assert kills(lab, clean, moments(clean, 4)[1:]) >= 2
 
 
 def test_a_sample_of_full_disks(lab, clean):
-    assert failing(lab, clean, "ENOSPC", 4, lasting=True) >= 3
+    assert failing(lab, clean, "ENOSPC", 2, lasting=True) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_every_kill(lab, clean):
-    assert kills(lab, clean, None) >= 200
+@pytest.mark.parametrize("first", [1, 2])
+def test_every_kill(lab, clean, first):
+    """Every change to the file system, of which there are more than 200, in two halves."""
+    assert kills(lab, clean, range(first, clean[0]["changes"] + 1, 2)) >= 100
 
 
 @pytest.mark.slow

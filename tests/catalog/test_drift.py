@@ -1,0 +1,93 @@
+"""A grown source: what it costs, and how its version differs from the one before."""
+
+import json
+
+import pytest
+
+from catalog.history.drift import drift, parent_of
+from catalog.versions import Catalog, verify
+from pipelines.build import build, check_recipe
+from pipelines.settings import Settings
+from prefactory.errors import CatalogError
+from prefactory.stages import thread_mapper
+from tests.pipelines.test_stopping import RECIPE, Counting
+from tests.prefactory.engines.mock_server import MockServer
+
+
+def grow(folder, n):
+    rows = [{"prompt": f"Question {i}?"} for i in range(n)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def run(folder):
+    recipe, sources, _ = check_recipe(folder / "recipe.yaml", [])
+    return build(recipe, sources, Settings(folder / "home"), thread_mapper(2)).published
+
+
+def test_a_grown_source_costs_the_new_rows_and_nothing_new_costs_nothing(tmp_path, caplog):
+    counting = Counting()
+    with MockServer(counting) as server:
+        (tmp_path / "recipe.yaml").write_text(RECIPE % server.url)
+        grow(tmp_path, 12)
+        first = run(tmp_path)
+        assert len(counting.calls) == 36
+        grow(tmp_path, 15)
+        with caplog.at_level("INFO"):
+            second = run(tmp_path)
+        assert len(counting.calls) == len(set(counting.calls)) == 45
+        assert second.new
+        again = run(tmp_path)
+        assert (again.new, again.version.ref) == (False, second.version.ref)
+        assert len(counting.calls) == 45
+    assert not (first.version.path / "drift.json").exists()
+    told = json.loads((second.version.path / "drift.json").read_text())
+    assert told["parent"] == first.version.ref
+    assert told["rows"][1] > told["rows"][0]
+    assert "no drift in" in caplog.text
+    provenance = json.loads((second.version.path / "provenance.json").read_text())
+    assert provenance["parent"] == first.version.ref
+    assert verify(second.version) == []
+    assert parent_of(second.version, Catalog(tmp_path / "home")).ref == first.version.ref
+    with pytest.raises(CatalogError, match="no version before it"):
+        parent_of(first.version, Catalog(tmp_path / "home"))
+
+
+def pairs(folder, name, longer, label, n=300):
+    rows = [
+        {
+            "prompt": f"Question {i}?",
+            "chosen": "word " * (3 + i % 7 + (40 if longer else 0)),
+            "rejected": "short",
+            "tag_kind": label,
+        }
+        for i in range(n)
+    ]
+    (folder / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "r.yaml").write_text(
+        f"name: {name}\nsource: {{path: p.jsonl, carry: [tag_kind]}}\nsteps: []\n"
+        "publish: {pays: false}\n"
+    )
+    recipe, sources, _ = check_recipe(folder / "r.yaml", [])
+    return build(recipe, sources, Settings(folder / "home"), thread_mapper(1)).published.version
+
+
+def test_longer_answers_and_another_tag_are_drift(tmp_path):
+    before = pairs(tmp_path, "a", longer=False, label="math")
+    same = pairs(tmp_path, "b", longer=False, label="math")
+    other = pairs(tmp_path, "c", longer=True, label="code")
+    assert not [s for s in drift(before, same).shifts if s.distance > 0]
+    found = drift(before, other)
+    by_name = {s.column: s for s in found.shifts}
+    assert by_name["words in chosen"].drift
+    assert by_name["words in chosen"].distance == 1.0
+    assert by_name["words in chosen"].after == by_name["words in chosen"].before + 40
+    assert not by_name["words in rejected"].drift
+    assert by_name["tag_kind"].most == ("math", 1.0, 0.0)
+    text = "\n".join(found.lines())
+    assert "tag_kind: 'math' 100% -> 0% (distance 1.00)" in text
+
+
+def test_few_rows_are_no_drift(tmp_path):
+    before = pairs(tmp_path, "a", longer=False, label="math", n=4)
+    after = pairs(tmp_path, "b", longer=True, label="code", n=4)
+    assert not [s for s in drift(before, after).shifts if s.drift]

@@ -1,0 +1,243 @@
+"""Deployments: what a night takes, how it ends, and what stands between a version and promotion."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines.conduct.gate import gated
+from pipelines.conduct.nights import Night, _need_server, _schedule, hook
+from pipelines.settings import Settings
+from pipelines.training import Trained
+from prefactory.errors import ConfigError
+from tests.catalog.test_history import home, made, numbers  # noqa: F401 - fixtures
+from tests.pipelines.test_stopping import Counting, alive, until, write
+from tests.prefactory.engines.mock_server import MockServer
+
+
+def test_schedules_and_time_zones():
+    schedule = _schedule(Night("n", "0 3 * * *", "Europe/Berlin"))
+    assert (schedule.cron, schedule.timezone) == ("0 3 * * *", "Europe/Berlin")
+    for cron, zone, told in (("0 3 *", "UTC", "--cron"), ("0 3 * * *", "Mars/X", "--timezone")):
+        with pytest.raises(ConfigError, match=told):
+            _schedule(Night("n", cron, zone))
+
+
+def test_a_dead_api_is_one_sentence():
+    with pytest.raises(ConfigError, match="no Prefect server answers at PREFECT_API_URL=") as told:
+        _need_server("http://127.0.0.1:9/api")
+    assert "\n" not in str(told.value)
+
+
+def test_a_hook_is_told_and_a_failing_one_is_a_warning(tmp_path, caplog):
+    out = tmp_path / "out"
+    program = f"import os; open({str(out)!r}, 'w').write(os.environ['PREFACTORY_MESSAGE'])"
+    hook(f'{sys.executable} -c "{program}"', {"message": "it $HOME; failed"})
+    assert out.read_text() == "it $HOME; failed"
+    hook(None, {})
+    hook(f"{sys.executable} -c 'raise SystemExit(4)'", {})
+    hook("/no/such/program", {})
+    hook("'unclosed", {})
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * 3
+    assert "ended with 4" in caplog.text
+
+
+def trained(at, version, accuracy, seed=0):
+    folder = at / "models" / f"{version.ref.replace('@', '-')}-reward-{seed}"
+    folder.mkdir(parents=True)
+    facts = {
+        "config": {"epochs": 1},
+        "metrics": {"test": {"accuracy": accuracy}},
+        "dataset": {"name": version.manifest.name, "version": version.manifest.version},
+    }
+    (folder / "training.json").write_text(json.dumps(facts))
+    return Trained("reward", folder, "", facts)
+
+
+def outcome(version, *models, new=True):
+    return SimpleNamespace(published=SimpleNamespace(version=version, new=new), trained=models)
+
+
+def test_only_a_better_model_is_promoted(home):  # noqa: F811 - the fixture
+    settings = Settings(home)
+    catalog = settings.catalog
+    first, second, third = (catalog[f"small@{n}"] for n in numbers(home))
+    assert gated(outcome(first, trained(home, first, 0.6)), settings, None, promote=True) == []
+    assert catalog["small@promoted"].ref == first.ref
+    (why,) = gated(outcome(second, trained(home, second, 0.6)), settings, None, promote=True)
+    assert why.startswith("reward: held-out accuracy 0.600, not better than 0.600")
+    assert catalog["small@promoted"].ref == first.ref
+    better = outcome(third, trained(home, third, 0.7))
+    assert gated(better, settings, None) == []
+    assert catalog["small@promoted"].ref == first.ref  # nobody asked for it
+    assert gated(better, settings, None, promote=True) == []
+    assert catalog["small@promoted"].ref == third.ref
+    (why,) = gated(outcome(first, new=False), settings, None, promote=True)
+    assert "nothing new" in why
+
+
+def test_a_gate_that_does_not_hold_stops_the_promotion(home, tmp_path):  # noqa: F811
+    settings = Settings(home)
+    version = settings.catalog["small"]
+    gates = tmp_path / "gates.yaml"
+    gates.write_text("gates:\n  baselines.longer: {min: 2}\n")
+    why = gated(outcome(version), settings, gates, promote=True)
+    assert why
+    assert all(w.startswith("gate ") for w in why)
+    assert "promoted" not in str(numbers(home))
+
+
+def test_the_examples_name_options_that_there_are():
+    """The options of both files are those of the command, and the YAML is whole."""
+    import re
+
+    import yaml
+
+    from pipelines.cli.app import app
+
+    folder = Path(__file__).parents[2] / "examples" / "night"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    assert set(compose["services"]) == {"prefect", "night"}
+    unit = (folder / "prefactory-night.service").read_text()
+    (deploy,) = [c.callback for c in app.registered_commands if c.callback.__name__ == "deploy"]
+    for text in (compose["services"]["night"]["command"], unit.split("ExecStart=")[1]):
+        command = text.splitlines()[0] if text is not compose else text
+        assert "prefactory deploy recipe.yaml" in command
+        for option in re.findall(r"--([a-z-]+)", command):
+            assert option.replace("-", "_") in deploy.__annotations__, option
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    """Address of a real Prefect server with its pages."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "prefect"),
+                *("server", "start", "--host", "127.0.0.1", "--port", str(port)),
+            ],
+            env={**os.environ, **env}, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port}/api"
+        for name, value in {**env, "PREFECT_API_URL": url}.items():
+            monkeypatch.setenv(name, value)
+
+        def up():
+            try:
+                _need_server(url)
+            except ConfigError:
+                return False
+            return True
+
+        try:
+            until(up, 180)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def ask(api, path, body=None):
+    import urllib.request
+
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return json.load(reply)
+
+
+def ended(api, run_id, seconds=180):
+    end = time.monotonic() + seconds
+    while True:
+        state = ask(api, f"/flow_runs/{run_id}")["state"]
+        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return state["type"], state["message"]
+        assert time.monotonic() < end, state
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_night_on_a_real_server(api, tmp_path):
+    """Created, triggered, stopped by its budget, completed, its artifacts seen in the browser."""
+    counting = Counting()
+    told = tmp_path / "told"
+    program = "import os; open(os.environ['TOLD'], 'a').write(os.environ['PREFACTORY_STATE'])"
+    (tmp_path / "hook.py").write_text(program)
+    with MockServer(counting, latency_s=0.02) as server, (tmp_path / "log").open("w") as log:
+        write(tmp_path, server.url)
+        (tmp_path / "prices.yaml").write_text("mock: [1000, 1000]\n")
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "prefactory"), "deploy", "recipe.yaml",
+                "--cron", "0 3 1 1 *", "--timezone", "Europe/Berlin", "--name", "night",
+                "--prices", "prices.yaml", "--budget-usd", "3", "--workers", "2", "--promote",
+                "--on-failure", f"{sys.executable} {tmp_path / 'hook.py'}",
+            ],
+            cwd=tmp_path, stdout=log, stderr=log,
+            env={**os.environ, "PREFACTORY_HOME": str(tmp_path / "home"), "TOLD": str(told)},
+        )  # fmt: skip
+
+        def deployment():
+            try:
+                return ask(api, "/deployments/name/curate/night")
+            except OSError:
+                return None
+
+        until(deployment, 120)
+        made_ = deployment()
+        schedule = made_["schedules"][0]["schedule"]
+        assert (schedule["cron"], schedule["timezone"]) == ("0 3 1 1 *", "Europe/Berlin")
+        run = ask(api, f"/deployments/{made_['id']}/create_flow_run", {})
+        state, message = ended(api, run["id"])
+        assert state == "FAILED"
+        assert "budget" in message
+        spent = len(counting.calls)
+        assert 0 < spent < 180
+        until(lambda: told.exists() and told.read_text() == "Failed", 30)
+        more = {"parameters": {"budget_usd": 100}}
+        run = ask(api, f"/deployments/{made_['id']}/create_flow_run", more)
+        state, message = ended(api, run["id"])
+        assert state == "COMPLETED", message
+        assert len(set(counting.calls)) == 180
+        assert len(counting.calls) <= 180 + 8
+        named = ask(api, f"/flow_runs/{run['id']}")["name"]
+        assert named.startswith("recipe 20")
+        logs = ask(api, "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+        assert any("labelers.Pairs" in line["message"] for line in logs)
+        wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
+        kinds = {a["key"]: a for a in ask(api, "/artifacts/filter", wanted)}
+        assert {"report", "stages", "costs", "progress"} <= set(kinds)
+        assert "answered@" in kinds["report"]["data"]
+        seen_in_browser(api.removesuffix("/api"), kinds["report"], "answered@")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 3
+    lines = (tmp_path / "log").read_text()
+    assert "Traceback" not in lines
+    assert f"{named}: completed: answered@" in lines
+    assert "failed: " in lines
+    assert "not served any more" in lines
+
+
+def seen_in_browser(pages, artifact, text):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
+        page = browser.new_page()
+        page.goto(f"{pages}/artifacts/artifact/{artifact['id']}")
+        page.get_by_text(text).first.wait_for(timeout=60_000)
+        browser.close()
+    assert alive(os.getpid())
