@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
-# On a busy machine Prefect's server takes longer to start than the 20 s that Prefect waits.
-export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
 .PHONY: quickstart test test-all test-faults test-small test-vllm test-llama coverage check lint types docs format hooks lock bench clean
 

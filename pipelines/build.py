@@ -32,7 +32,14 @@ from pipelines.progress import Progress
 from pipelines.settings import Settings
 from pipelines.training import METHODS, Trained, train
 from pipelines.vectors import embedder, known
-from prefactory.errors import CatalogError, ConfigError, DataError, PrefactoryError
+from prefactory.errors import (
+    CatalogError,
+    ConfigError,
+    DataError,
+    DiskFullError,
+    PrefactoryError,
+    is_full,
+)
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
@@ -189,10 +196,11 @@ def _published(
     except DataError as error:
         raise _unpublished(error, recipe, stages, settings) from error
     except OSError as error:
-        raise CatalogError(
+        told = (
             f"the catalog at {settings.catalog.root} can't be written: {error}; what was computed "
             "is kept, and the same command publishes it"
-        ) from error
+        )
+        raise (DiskFullError if is_full(error) else CatalogError)(told) from error
     return Outcome(published, result.stages, used)
 
 

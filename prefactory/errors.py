@@ -6,6 +6,8 @@ The command line prints the message of a `PrefactoryError` without a traceback a
 
 from __future__ import annotations
 
+import errno
+
 
 class PrefactoryError(Exception):
     """Base of every error that the user can mend."""
@@ -38,6 +40,17 @@ class DiskFullError(StoreError):
     """No space left; what is finished is kept, and the same command resumes."""
 
     exit_code = 3
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of the disk says that it is full, whoever raises it and with what."""
+    no_space = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return no_space or "No space left" in str(error)  # Polars and Arrow raise it without an errno
+
+
+def store_error(message: str, error: Exception) -> StoreError:
+    """The error of a store, a journal or a cache whose disk raised `error`."""
+    return (DiskFullError if is_full(error) else StoreError)(message)
 
 
 class CatalogError(PrefactoryError, ValueError):

@@ -126,7 +126,7 @@ def locked(
             try:
                 yield
             finally:
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(OSError):  # shared by others, or a disk that refuses
                     if shared:
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ object that does not match its record (truncated, edited) counts as absent and i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from prefactory.errors import DiskFullError, StoreError
+from prefactory.errors import StoreError, is_full, store_error
 from prefactory.folders import locked, settle, temporary_folder
 from prefactory.images.files import ImageFiles
 
@@ -243,14 +242,14 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        full = is_full(error)
         if not full and not isinstance(error, OSError):
             raise
-        raise (DiskFullError if full else StoreError)(_disk_message(error, root, full)) from error
+        raise store_error(_disk_message(error, root, full), error) from error
 
 
 def _disk_message(error: Exception, root: Path, full: bool) -> str:
-    if full:  # Polars raises it without an errno
+    if full:
         return (
             f"the disk of {root} is full; nothing finished is lost. Free some space (or set "
             "PREFACTORY_HOME to a larger disk) and run the same command again to resume"

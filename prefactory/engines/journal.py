@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from prefactory.errors import StoreError
+from prefactory.errors import StoreError, store_error
 from prefactory.folders import locked, new_file, sync
 from prefactory.identity import fingerprint
 
@@ -165,7 +165,8 @@ class Journal:
             try:
                 os.fsync(file)
             except OSError as error:
-                raise StoreError(f"can't write the journal in {self.folder}: {error}") from error
+                told = f"can't write the journal in {self.folder}: {error}"
+                raise store_error(told, error) from error
             self._synced = size
 
     def close(self) -> None:
@@ -196,9 +197,10 @@ class Journal:
             self._torn = True
             with contextlib.suppress(OSError):
                 self._size = os.fstat(file).st_size
-            raise StoreError(
+            raise store_error(
                 f"can't write the journal in {self.folder}: {error}; free some space and run the "
-                "same command again: what was answered is kept"
+                "same command again: what was answered is kept",
+                error,
             ) from error
         self._torn = False
         return offset
@@ -217,7 +219,8 @@ class Journal:
             self._file = os.open(path, flags, 0o600)
             sync(self.folder)
         except OSError as error:
-            raise StoreError(f"can't begin a journal in {self.folder}: {error}") from error
+            told = f"can't begin a journal in {self.folder}: {error}"
+            raise store_error(told, error) from error
         self._number, self._size, self._synced = len(self._paths), 0, 0
         self._paths.append(path)
         self._read_to[path] = 0

@@ -230,7 +230,8 @@ class _Segment:
                 file.write(head.ljust(_START, b"\0") + raw_keys)
                 file.write(raw)
         except OSError as error:
-            raise StoreError(f"can't write vectors under {folder}: {error}") from error
+            told = f"can't write vectors under {folder}: {error}"
+            raise store_error(told, error) from error
         return final
 
     def vectors(self) -> np.ndarray:

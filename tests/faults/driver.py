@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+NEED_SPACE = ("os.rename", "os.mkdir", "os.link")
 EVENTS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "os.link")
 
 
@@ -42,7 +43,7 @@ class Faults:
             path, _, flags = args
             if not flags & WRITES:
                 return
-        elif event in EVENTS:
+        elif event in EVENTS and (self.kind != "ENOSPC" or event in NEED_SPACE):
             path = args[0]
         else:
             return
