@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from prefactory.engines.encoder import Encoder
-from prefactory.errors import DataError, StoreError
+from prefactory.errors import DataError, StoreError, store_error
 from prefactory.folders import new_file, sweep
 
 if TYPE_CHECKING:
