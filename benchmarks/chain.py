@@ -5,8 +5,9 @@
 Pairs of ../shared/data (hh-rlhf) are repeated with a counter in the first message up to each size,
 so that at 160,000 each prompt has 64 near copies; `--distinct` gives every repeated row a first
 message of its own, of sentences drawn from all of them. Each size runs in a process of its own,
-beside plain Polars doing the same light work (read, filter, write parquet). What a selection pays
-is worked out on at most 5,000 rows, and its time is shown apart from publishing.
+beside plain Polars doing the same light work (read, filter, write parquet), and beside the steps'
+own expressions on the same rows in one process: what the factory adds is the overhead. What a
+selection pays is worked out on at most 5,000 rows, and its time is shown apart from publishing.
 """
 
 from __future__ import annotations
@@ -129,6 +130,43 @@ class _Paid(logging.Handler):
             self.seconds = float(str(record.args[-1]))
 
 
+def run_steps(path: Path, home: Path) -> dict[str, object]:
+    """The steps' own expressions on the same rows, in one process, and nothing of the factory.
+
+    The source is read by its reader, rows get their ids, the steps are fitted and applied to the
+    whole table in memory. There is no store, ledger, journal, shard, split, digest or report.
+    """
+    import polars as pl
+    import yaml
+
+    from pipelines.build import check_recipe
+    from prefactory.context import Context
+    from prefactory.step import Filter
+    from prefactory.tables import canonical_order
+
+    data = yaml.safe_load(LIGHT.replace("PATH", str(path)))
+    (home / "bench.yaml").write_text(yaml.safe_dump(data), "utf-8")
+    started = time.monotonic()
+    recipe, (source,), _ = check_recipe(home / "bench.yaml", [])
+    stages: dict[str, float] = {}
+    blocks = [block.rows for file in source.files for block in source.read(file)]
+    table = canonical_order(pl.concat(blocks), source.shape)
+    stages["source"] = time.monotonic() - started
+    for placed in recipe.steps:
+        began, step = time.monotonic(), placed.step
+        ctx = Context(recipe.head.seed, placed.label)
+        if step.scope == "dataset":
+            state = step.fit(step.fit_shard(table, ctx), ctx)
+            ctx = Context(recipe.head.seed, placed.label, state)
+        if isinstance(step, Filter):
+            table = table.filter(step.keep(table, ctx)["reason"].is_null())
+        else:
+            table = table.hstack(step.label(table, ctx).select(list(step.adds(source.shape))))
+        stages[placed.label] = time.monotonic() - began
+    seconds, cpu_s = time.monotonic() - started, time.process_time()
+    return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb(), "stages": stages}
+
+
 def run_polars(path: Path, out: Path) -> dict[str, object]:
     """The same light work in plain Polars, without ids, store, ledger, checksums or a report."""
     import polars as pl
@@ -168,8 +206,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         with tempfile.TemporaryDirectory() as home:
-            if options.child == "polars":
-                found = run_polars(options.data, Path(home))
+            if options.child in ("polars", "steps"):
+                run = run_polars if options.child == "polars" else run_steps
+                found = run(options.data, Path(home))
             else:
                 found = run_chain(options.data, Path(home), options.child == "embeddings")
         print(json.dumps(found))
@@ -178,13 +217,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for rows in [int(s) for s in options.sizes.split(",")]:
             path = make_data(Path(folder), rows, options.distinct)
-            ours, plain = child(kind, path), child("polars", path)
+            ours, plain, steps = (child(k, path) for k in (kind, "polars", "steps"))
             ratio = ours["seconds"] / plain["seconds"]
+            overhead = ours["seconds"] / steps["seconds"]
             print(
                 f"{rows:>8,} pairs: {ours['seconds']:7.2f} s ({ours['cpu_s']:.1f} of the CPU), "
                 f"{rows / ours['seconds']:9,.0f} rows/s, "
                 f"peak {ours['peak_mb']:6,.0f} MB; plain Polars {plain['seconds']:6.2f} s, "
-                f"peak {plain['peak_mb']:6,.0f} MB; ratio {ratio:.1f}"
+                f"peak {plain['peak_mb']:6,.0f} MB; ratio {ratio:.1f}; "
+                f"the steps alone {steps['seconds']:6.2f} s, overhead {overhead:.2f}"
             )
             for label, seconds in ours["stages"].items():
                 speed = rows / max(seconds, 1e-3)

@@ -39,10 +39,12 @@ def run_chain(sizes: Sequence[int]) -> tuple[Figures, Figures]:
         for rows, distinct in ((r, d) for r in sizes for d in (False, True)):
             name = f"{rows} pairs{', distinct prompts' if distinct else ''}"
             path = chain.make_data(Path(folder), rows, distinct)
-            ours, plain = chain.child("chain", path), chain.child("polars", path)
+            ours, plain, own = (chain.child(kind, path) for kind in ("chain", "polars", "steps"))
             compared[f"{name}, CPU s"] = ours["cpu_s"]
             compared[f"{name}, times plain Polars' CPU"] = ours["cpu_s"] / plain["cpu_s"]
+            compared[f"{name}, times the steps' own CPU"] = ours["cpu_s"] / own["cpu_s"]
             compared[f"{name}, peak MB"] = ours["peak_mb"]
+            beside[f"{name}, the steps alone, wall s"] = own["seconds"]
             beside[f"{name}, wall s"] = ours["seconds"]
             beside[f"{name}, plain Polars, wall s"] = plain["seconds"]
             beside[f"{name}, plain Polars, peak MB"] = plain["peak_mb"]

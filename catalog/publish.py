@@ -364,21 +364,23 @@ def _write_documents(
     folder: Path,
     report: Callable[[Path], str] | None,
 ) -> None:
-    _list_files(manifest, folder)  # those of the data: Croissant names their checksums as well
-    (folder / "recipe.yaml").write_text(result.recipe.to_yaml(), "utf-8")
-    (folder / "README.md").write_text(card(manifest), "utf-8")
-    _write_json(folder / "croissant.json", croissant(manifest, folder))
-    _write_manifest(manifest, folder)
-    if report is not None:  # the report reads the manifest, so it is written twice
-        (folder / "report.html").write_text(report(folder), "utf-8")
+    _write_manifest(manifest, folder)  # the report reads it, so it is written twice
+    with ThreadPoolExecutor(1) as pool:
+        page = None if report is None else pool.submit(report, folder)
+        _list_files(manifest, folder, "*/**/*")  # Croissant names their checksums as well
+        (folder / "recipe.yaml").write_text(result.recipe.to_yaml(), "utf-8")
+        (folder / "README.md").write_text(card(manifest), "utf-8")
+        _write_json(folder / "croissant.json", croissant(manifest, folder))
+        if page is not None:
+            (folder / "report.html").write_text(page.result(), "utf-8")
     _list_files(manifest, folder)
     manifest.digest = manifest_digest(manifest)
     _write_manifest(manifest, folder)
 
 
-def _list_files(manifest: Manifest, folder: Path) -> None:
+def _list_files(manifest: Manifest, folder: Path, which: str = "**/*") -> None:
     """Put the files of a folder that are not there yet into the manifest, by name."""
-    paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    paths = {p.relative_to(folder).as_posix(): p for p in folder.glob(which) if p.is_file()}
     new = sorted(paths.keys() - manifest.files.keys() - {"manifest.json"})
 
     def facts(name: str) -> dict[str, Any]:

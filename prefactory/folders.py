@@ -8,8 +8,10 @@ living one and removed (`sweep`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -24,6 +26,8 @@ from typing import BinaryIO
 
 from prefactory.errors import PrefactoryError
 
+_LOG = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 STALE_S = 3600.0
 """Age at which a temporary file (not a folder) counts as left behind, whoever made it."""
 _NAME = re.compile(r"\.?.+-(?P<node>[0-9a-f]{8})-(?P<pid>\d+)-[^-]+")
@@ -116,11 +120,11 @@ def locked(
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                _flock(handle, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if busy is not None:
                     busy()
-                fcntl.flock(handle, kind)
+                _flock(handle, kind)
             if not _names(path, handle):  # its last holder has removed it
                 continue
             try:
@@ -128,11 +132,32 @@ def locked(
             finally:
                 with contextlib.suppress(OSError):  # shared by others, or a disk that refuses
                     if shared:
-                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        _flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink(missing_ok=True)
             return
         finally:
             os.close(handle)
+
+
+def _flock(handle: int, kind: int) -> None:
+    """Lock a file where the file system can; where it can't (some network ones) say so once.
+
+    Without locks nothing is lost or mixed up, as files appear whole, but two runs at once may
+    compute and pay for the same.
+    """
+    try:
+        fcntl.flock(handle, kind)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _say_no_locks()
+
+
+@cache
+def _say_no_locks() -> None:
+    _LOG.warning(
+        "the file system of the home has no locks: two runs at once may pay for the same answers"
+    )
 
 
 def _names(path: Path, handle: int) -> bool:

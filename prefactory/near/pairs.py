@@ -324,9 +324,20 @@ def _least(rows: Rows, left: I64, right: I64, rule: Rule) -> Floats:
 
 
 def _alike(rows: Rows, left: I64, right: I64, rule: Rule) -> NDArray[np.bool_]:
-    """Sieve: whether the sketches of two rows agree as near-duplicates of their length would."""
-    bar = minhash.least_agreement(_least(rows, left, right, rule), rows.sketch.shape[1])
-    return _agreement(rows.sketch, left, right) >= bar
+    """Sieve: whether the sketches of two rows agree as near-duplicates of their length would.
+
+    Of single texts those are let through first whose sets are of sizes that could be so alike: the
+    index is at most the smaller size over the larger one.
+    """
+    least = _least(rows, left, right, rule)
+    alike = np.ones(left.size, dtype=bool)
+    if list(rows.parts) == ["prompt"]:
+        sizes = [rows.parts["prompt"].sizes_of(side) for side in (left, right)]
+        alike = np.minimum(*sizes) / np.maximum(*sizes) >= least
+        left, right, least = left[alike], right[alike], least[alike]
+    bar = minhash.least_agreement(least, rows.sketch.shape[1])
+    alike[alike] = _agreement(rows.sketch, left, right) >= bar
+    return alike
 
 
 def _sorted(keys: U64, order: I64) -> tuple[I64, U64]:

@@ -224,11 +224,37 @@ def test_a_night_on_a_real_server(api, tmp_path):
         seen_in_browser(api.removesuffix("/api"), kinds["report"], "answered@")
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 3
+    handed_over_to_a_worker(api, tmp_path)
     lines = (tmp_path / "log").read_text()
     assert "Traceback" not in lines
     assert f"{named}: completed: answered@" in lines
     assert "failed: " in lines
     assert "not served any more" in lines
+
+
+def handed_over_to_a_worker(api, folder):
+    """A process pool whose worker runs what is published already: no call, as a worker's child."""
+    ask(api, "/work_pools/", {"name": "nights", "type": "process"})
+    script = Path(sys.executable).parent
+    env = {**os.environ, "PREFACTORY_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    words = ("deploy", "recipe.yaml", "--cron", "0 3 1 1 *", "--name", "pooled")
+    done = subprocess.run(
+        [str(script / "prefactory"), *words, "--work-pool", "nights"],
+        cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "prefect worker start --pool nights" in done.stderr
+    made_ = ask(api, "/deployments/name/curate/pooled")
+    assert made_["work_pool_name"] == "nights"
+    run = ask(api, f"/deployments/{made_['id']}/create_flow_run", {})
+    with (folder / "worker.log").open("w") as log:
+        worker = subprocess.run(
+            [str(script / "prefect"), "worker", "start", "--pool", "nights", "--run-once"],
+            env=env, stdout=log, stderr=log, check=False, timeout=300,
+        )  # fmt: skip
+    assert worker.returncode == 0, (folder / "worker.log").read_text()
+    state, message = ended(api, run["id"])
+    assert state == "COMPLETED", (message, (folder / "worker.log").read_text())
 
 
 def seen_in_browser(pages, artifact, text):

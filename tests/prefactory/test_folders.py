@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import subprocess
@@ -6,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from prefactory import folders
 from prefactory.errors import CatalogError, ConfigError
-from prefactory.folders import STALE_S, new_file, new_folder, settle, sweep, temporary_folder
+from prefactory.folders import (
+    STALE_S,
+    locked,
+    new_file,
+    new_folder,
+    settle,
+    sweep,
+    temporary_folder,
+)
 from tests.helpers import ROOT
 
 
@@ -169,3 +179,16 @@ def test_settling_into_a_full_folder_keeps_both(tmp_path):
         settle(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "f").read_text() == "old"
     assert (tmp_path / "new" / "f").read_text() == "new"
+
+
+def test_a_file_system_without_locks_is_said_once_and_used(tmp_path, monkeypatch, caplog):
+    def no_locks(handle, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", no_locks)
+    folders._say_no_locks.cache_clear()
+    for shared in (False, True):
+        with locked(tmp_path / "lock", shared=shared):
+            assert (tmp_path / "lock").exists()
+    assert not (tmp_path / "lock").exists()
+    assert caplog.text.count("has no locks") == 1
