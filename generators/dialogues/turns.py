@@ -134,7 +134,8 @@ class TurnTaking(Prompted, Asking):
             )
         for dialogue in live:
             own = cast[id(dialogue)]
-            broken = [b for b in own if b.reason not in (None, "unparseable", "empty_answer")]
+            unread = (None, "unparseable", "truncated", "empty_answer")
+            broken = [b for b in own if b.reason not in unread]
             if broken:
                 detail = f"turn {turn.number}, vote of {broken[0].voter}: {broken[0].detail}"
                 dialogue.fail(broken[0].reason or "no_answer", detail)

@@ -89,6 +89,7 @@ QUOTED = 200
 """Characters of a refused answer that its correction quotes, of its last line."""
 GUIDED_HINT = "if the server takes no JSON schemas, set guided: false"
 _REFUSED = ("http_400", "http_422")
+_DOUBTED = ("unparseable", "truncated")
 
 
 @dataclass
@@ -115,7 +116,8 @@ class _Open(Generic[T]):
             self.outcome = Answer(value, result, attempt, tuple(self.conversation))
         except ValueError as error:
             self.error, self.said = str(error), result.text
-            self.reason = error.reason if isinstance(error, UnfitError) else "unparseable"
+            cut = "truncated" if result.finish_reason == "length" else "unparseable"
+            self.reason = error.reason if isinstance(error, UnfitError) else cut
             lines = storable(result.text).strip().splitlines() or [""]
             self.conversation += [
                 {"role": "assistant", "content": lines[-1].strip()[-QUOTED:]},
@@ -153,9 +155,9 @@ def ask(
         attempts: how often to ask in all, at least 1.
 
     Returns:
-        N lists of n answers, in order; `Failure("unparseable", ...)` (or the reason of
-        `UnfitError`) after the last attempt, or
-        the engine's own failure.
+        N lists of n answers, in order; after the last attempt `Failure("unparseable", ...)`,
+        `truncated` where that was cut off at `max_tokens`, or the reason of `UnfitError`; or the
+        engine's own failure.
     """
     samples: list[_Open[T]] = []
     for row, results in enumerate(engine.generate(conversations, sampling, row_ids)):
@@ -202,7 +204,7 @@ def _correct(
 def _doubt(engine: Engine, samples: Sequence[_Open[T]]) -> None:
     """Note the answers of samples that came to nothing, so that they can be dropped."""
     for sample in samples:
-        if isinstance(sample.outcome, Failure) and sample.outcome.reason == "unparseable":
+        if isinstance(sample.outcome, Failure) and sample.outcome.reason in _DOUBTED:
             engine.doubt(sample.asked, sample.outcome.reason, sample.outcome.detail)
 
 

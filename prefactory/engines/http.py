@@ -1,8 +1,8 @@
 """A small HTTP/1.1 client on asyncio: requests, kept connections, nothing else.
 
 The parser is llhttp (Node's) by httptools; connections, proxies and TLS are asyncio's. At most one
-request is out on a connection, and bytes that nobody asked for close it: an answer never goes to
-another question.
+request is out on a connection, and bytes that nobody asked for close it and are the last that a
+connection of this server was kept for: an answer never goes to another question.
 
 Why not aiohttp: on it the whole engine takes about twice the CPU a call, and stays 7 to 24 points
 of the ideal below this client at 64 and 256 requests in flight (`benchmarks/engine_overhead.py
@@ -17,10 +17,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import select
 import ssl
 import urllib.request
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -29,6 +31,9 @@ import httptools
 _MAX_HEAD = 1 << 16
 _MAX_BODY = 1 << 26
 _JSON = b"application/json"
+_IDLED = b" 408 "
+"""In the status line with which some proxies close a connection that was idle: no answer to anybody."""
+_LOG = logging.getLogger(__name__)
 
 
 class TransportError(Exception):
@@ -42,11 +47,15 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: status, headers with names in lower case, body."""
+    """An answer: status, headers with names in lower case, body.
+
+    `repeats`: it is, byte for byte, the one before on its connection, to another request.
+    """
 
     status: int
     headers: dict[str, str]
     body: bytes
+    repeats: bool = field(default=False, compare=False)
 
 
 class _Unanswered(Exception):
@@ -67,6 +76,7 @@ class _Answer:
         self.most = most
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.keep = False
+        self.surplus = False
         self._parser = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: dict[str, str] = {}
@@ -83,6 +93,7 @@ class _Answer:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.keep = False
+            self.surplus |= self.reply.done()
             if not self.reply.done():
                 cause = error.__context__ if isinstance(error.__context__, TransportError) else None
                 raise cause or TransportError(f"no HTTP answer: {_words(error)}") from error
@@ -108,7 +119,7 @@ class _Answer:
 
     def on_message_begin(self) -> None:
         if self._status:  # a second answer to one request
-            self.keep = False
+            self.keep, self.surplus = False, True
         self._headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -127,7 +138,7 @@ class _Answer:
         if self._body_bytes > self.most:
             raise TransportError(f"a body of over {self.most} bytes")
         if self.reply.done():
-            self.keep = False
+            self.keep, self.surplus = False, True
         else:
             self._body.append(data)
 
@@ -139,9 +150,16 @@ class _Answer:
 class _Connection(asyncio.Protocol):
     """A connection with at most one request out on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, distrust: Callable[[], None]) -> None:
+        """Begin unused.
+
+        Args:
+            distrust: called where the server sends what nobody asked for.
+        """
         self.transport: asyncio.Transport
         self.used = False
+        self._distrust = distrust
+        self._before: tuple[int, int] | None = None
         self._answer: _Answer | None = None
         self._begun = False
 
@@ -162,9 +180,13 @@ class _Connection(asyncio.Protocol):
         finally:
             self._answer = None
             self.used = True
+            if answer.surplus:
+                self._distrust()
             if not answer.keep:
                 self.drop()
-        return reply
+        asked, said = hash(data), hash(reply.body)
+        before, self._before = self._before, (asked, said)
+        return replace(reply, repeats=before is not None and before[0] != asked and before[1] == said)
 
     def stale(self) -> bool:
         """Whether it has ended, or bytes wait that nobody asked for."""
@@ -190,6 +212,8 @@ class _Connection(asyncio.Protocol):
         if answer is None or answer.reply.done():
             if answer is not None:
                 answer.keep = False
+            if _IDLED not in data[:16]:
+                self._distrust()
             self.drop()
             return
         self._begun = True
@@ -228,6 +252,7 @@ class Client:
         self._tls = ssl.create_default_context() if self._at.scheme == "https" else None
         self._proxy = _proxy(self._at)
         self._idle: list[_Connection] = []
+        self._keeps = True
         lines = [f"{k}: {v}\r\n" for k, v in {**_FIXED, **self.headers}.items()]
         if self._proxy and not self._tls:
             lines += [f"{k}: {v}\r\n" for k, v in _proxy_rights(self._proxy).items()]
@@ -275,14 +300,27 @@ class Client:
                 if not kept:
                     raise TransportError(f"the connection broke: {error}") from error
                 continue
-            if not connection.transport.is_closing():
+            if self._keeps and not connection.transport.is_closing():
                 self._idle.append(connection)
+            else:
+                connection.drop()
             return reply
 
     def close(self) -> None:
         """Close all idle connections."""
         while self._idle:
             self._idle.pop().drop()
+
+    def _distrust(self) -> None:
+        """Keep no connection any more: what comes late would be taken for the next answer."""
+        if self._keeps:
+            self._keeps = False
+            _LOG.warning(
+                "%s sends bytes that nobody asked for: each request gets a connection of its own "
+                "from now on, so that no answer goes to another question",
+                self.url,
+            )
+        self.close()
 
     def _kept(self) -> _Connection | None:
         while self._idle:
@@ -297,7 +335,7 @@ class Client:
         at = self._proxy or self._at
         port = at.port or (443 if at.scheme == "https" else 80)
         tls = self._tls if self._proxy is None else None
-        connection = _Connection()
+        connection = _Connection(self._distrust)
         try:
             await loop.create_connection(lambda: connection, at.hostname or "", port, ssl=tls)
             if self._proxy is not None and self._tls is not None:

@@ -34,7 +34,8 @@ class Server(EngineConfig):
         dialect: whose names the server has for `top_k`, `min_p` and `repetition_penalty`, which
             OpenAI does not know. `vllm` (SGLang, too) and `llama.cpp` are always told them, as
             they cut by themselves else (llama.cpp: top_k 40, min_p .05; vLLM: what the model's
-            repository suggests). `openai` is told those that are not off, by vLLM's names.
+            repository suggests). `openai` is told those that are not off, by vLLM's names. A server
+            whose answers say that it is llama.cpp is told in its own way whatever stands here.
         extra: further fields of the request's body, as the server knows them.
         n_in_one: ask for the n samples of a row in one request by the parameter `n`: cheaper where
             the prompt is billed once, but samples have no seeds of their own.

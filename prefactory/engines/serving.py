@@ -45,6 +45,7 @@ _FATAL = {
     405: "the address takes no requests of this kind",
 }
 _MIN_SECRET = 6
+_NUMBER = re.compile(rb'"id"\s*:\s*("[^"]*"|\d+)')
 _HABIT_RETRIES = 1
 """Attempts after the first at an answer that is whole and of another form."""
 
@@ -64,6 +65,8 @@ class _Fault:
     final: bool = False
     wasted: tuple[int, int] = (0, 0)
     habit: bool = False
+    again: bool = False
+    """At once, and not counted: the request was at fault."""
 
 
 class ServerEngine(Engine):
@@ -87,6 +90,8 @@ class ServerEngine(Engine):
         self._answered = 0
         self._closing = False
         self._gate = threading.Lock()
+        self._number = b""
+        self._numbers = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="server")
         self._thread.start()
@@ -189,7 +194,10 @@ class ServerEngine(Engine):
 
     async def _ask(self, group: list[tuple[int, Request]], done: Done, slot: Slot) -> None:
         path = wire.path(group[0][1])
-        body = wire.body(self.config, [request for _, request in group])
+        requests = [request for _, request in group]
+
+        def body() -> bytes:
+            return wire.body(self.config, requests)
 
         def finish(raw: bytes, wasted: tuple[int, int]) -> None:
             answers = wire.results(raw, len(group))
@@ -203,7 +211,7 @@ class ServerEngine(Engine):
                 done(place, failure if i == 0 else replace(failure, wasted=(0, 0)))
 
     async def _attempts(
-        self, body: bytes, finish: Finish, slot: Slot, path: str = wire.PATH
+        self, body: Callable[[], bytes], finish: Finish, slot: Slot, path: str = wire.PATH
     ) -> Failure | None:
         """Ask until `finish` takes the answer, holding a slot only while the server works.
 
@@ -211,7 +219,7 @@ class ServerEngine(Engine):
         the slots.
 
         Args:
-            body: the request.
+            body: writes the request.
             finish: takes the body of an answer and the tokens of unusable ones before it, or
                 raises BadAnswerError.
             slot: for the first attempt; given back here.
@@ -232,6 +240,9 @@ class ServerEngine(Engine):
             if fault is None:
                 return None
             wasted = _added(wasted, fault.wasted)
+            if fault.again:
+                slot = await self.limiter.acquire()
+                continue
             last = fault.final or (fault.habit and attempt >= _HABIT_RETRIES)
             if last or attempt >= self.config.retries:
                 if fault.failure.reason == "unreachable" and self._answered == before:
@@ -244,12 +255,13 @@ class ServerEngine(Engine):
             slot = await self.limiter.acquire()
 
     async def _attempt(
-        self, body: bytes, finish: Callable[[bytes], None], began: float, path: str
+        self, body: Callable[[], bytes], finish: Callable[[bytes], None], began: float, path: str
     ) -> _Fault | None:
         self.attempts += 1
+        told = self.config.dialect
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                reply = await self._client.post(path, body)
+                reply = await self._client.post(path, body())
         except TimeoutError:
             self.limiter.overload(began)
             return _Fault(Failure("timeout", f"no answer within {self.config.timeout_s:g} s"))
@@ -258,25 +270,47 @@ class ServerEngine(Engine):
             return _Fault(Failure(reason, self._clean(str(error))))
         if reply.status not in (200, 201):  # 201: some gateways'
             return self._refused(reply, began)
+        if self._of_another(reply):
+            why = "the server sent its answer to the question before once more"
+            return _Fault(Failure("bad_answer", why), wasted=wire.billed(reply.body))
+        if self._drew_otherwise(reply, told):
+            why = Failure("dialect", "llama.cpp was not told how to draw")
+            return _Fault(why, wasted=wire.billed(reply.body), again=True)
         try:
             finish(self._clean_bytes(reply.body))
         except wire.BadAnswerError as error:
             failure = Failure("bad_answer", str(error))
             return _Fault(failure, wasted=wire.billed(reply.body), habit=error.habit)
-        if not self._answered:
-            self._warn(reply)
         self._answered += 1
         self.limiter.success()
         return None
 
-    def _warn(self, reply: Reply) -> None:
-        """Say that llama.cpp draws otherwise than it is asked to, where it is not told to."""
-        if self.config.dialect != "llama.cpp" and "llama.cpp" in reply.headers.get("server", ""):
-            _LOG.warning(
-                "%s is llama.cpp, which by itself draws with top_k 40, min_p 0.05: give the engine "
-                "`dialect: llama.cpp`, so that it draws as the sampling says",
+    def _of_another(self, reply: Reply) -> bool:
+        """Whether a server that numbers its answers sent the one before on the connection again.
+
+        That comes too late to be told from the answer to this request by anything else.
+        """
+        found = _NUMBER.search(reply.body)
+        number = found[1] if found else b""
+        self._numbers |= bool(number and self._number and number != self._number)
+        self._number = number
+        return reply.repeats and bool(number) and self._numbers
+
+    def _drew_otherwise(self, reply: Reply, told: wire.Dialect) -> bool:
+        """Whether llama.cpp answered what was written for another server; from now on it is told.
+
+        By itself it draws with top_k 40 and min_p 0.05, whatever the sampling does not name.
+        """
+        if told == "llama.cpp" or "llama.cpp" not in reply.headers.get("server", ""):
+            return False
+        if self.config.dialect == told:
+            self.config = replace(self.config, dialect="llama.cpp")
+            _LOG.info(
+                "%s is llama.cpp: it is told to draw as the sampling says, and asked again for "
+                "what it has drawn with its own top_k 40, min_p 0.05",
                 self.config.base_url,
             )
+        return True
 
     def _refused(self, reply: Reply, began: float) -> _Fault:
         """Sort an answer that is no success: raise, give up, or try again."""
@@ -318,12 +352,12 @@ class ServerEngine(Engine):
         before, whole = wire.scoring_bodies(self.config, conversation)
         slot = await self.limiter.acquire()
         failure = await self._attempts(
-            before, lambda raw, wasted: replies.append(wire.prompt_length(raw)), slot
+            lambda: before, lambda raw, wasted: replies.append(wire.prompt_length(raw)), slot
         )
         if failure is None:
             slot = await self.limiter.acquire()
             failure = await self._attempts(
-                whole,
+                lambda: whole,
                 lambda raw, wasted: replies.append(wire.token_logprobs(raw, replies[0])),
                 slot,
             )

@@ -142,7 +142,30 @@ def test_bytes_that_nobody_asked_for_close_the_connection(surplus):
 
     replies, connections = asyncio.run(main())
     assert bodies(replies) == [b"re 0", b"re 1", b"re 2", b"re 3"]
-    assert connections == 2
+    assert connections == 4  # none is kept any more: the next one may come while an answer is due
+
+
+def test_a_connection_that_a_proxy_closes_with_408_for_being_idle_is_no_surplus():
+    async def main():
+        def replies(connection, number, body):
+            idle = [0.05, b"HTTP/1.1 408 Request Time-out\r\n\r\n", CLOSE]
+            return [ok(b"re " + body), *(idle if connection == 0 else [])]
+
+        async with Peer(replies) as peer:
+            client = Client(peer.url)
+            await client.post("/x", b"0")
+            await asyncio.sleep(0.15)
+            rest = [await client.post("/x", b"%d" % i) for i in range(1, 4)]
+            client.close()
+            return rest, peer.connections
+
+    replies, connections = asyncio.run(main())
+    assert (bodies(replies), connections) == ([b"re 1", b"re 2", b"re 3"], 2)
+
+
+def test_an_answer_that_is_the_one_before_says_so():
+    replies, _ = talk(always(ok(b"same")), b"a", b"b", b"b")
+    assert [r.repeats for r in replies] == [False, True, False]
 
 
 def test_bytes_that_lie_unread_in_the_kernel_close_the_connection():

@@ -95,13 +95,40 @@ def test_what_openai_has_no_names_for(dialect, off, on):
         assert heats_first == [dialect == "llama.cpp"] * 2
 
 
-def test_llama_cpp_is_told_apart(caplog):
-    reply = ("status", (200, {"Server": "llama.cpp"}, answer(chat("x"))))
-    for dialect, lines in (("openai", 1), ("llama.cpp", 0)):
-        caplog.clear()
-        with MockServer(lambda body, times: reply) as server, caplog.at_level(logging.WARNING):
-            generate(server, ["a", "b"], dialect=dialect)
-        assert sum("`dialect: llama.cpp`" in r.getMessage() for r in caplog.records) == lines
+@pytest.mark.parametrize("numbered", [True, False])
+def test_an_answer_to_the_question_before_is_asked_for_again_if_answers_have_ids(numbered):
+    """A second answer that comes when the next question is out already."""
+    sent = []
+
+    def behave(body, times):
+        own = {**echo(body), "id": f"a{len(sent)}" if numbered else ""}
+        sent.append(sent[-1] if len(sent) == 3 else own)
+        return "ok", sent[-1]
+
+    with MockServer(behave) as server:
+        found = generate(server, list("abcdef"), max_concurrency=1)
+    texts = [row[0].text for row in found]
+    right = [f"echo {t}" for t in "abcdef"]
+    assert texts == (right if numbered else [*right[:3], right[2], *right[4:]])
+    assert len(sent) == 6 + numbered
+
+
+@pytest.mark.parametrize("dialect", ["openai", "vllm", "llama.cpp"])
+def test_llama_cpp_is_told_how_to_draw_whatever_the_dialect(dialect):
+    drawn = []
+
+    def behave(body, times):
+        drawn.append(body.get("repeat_penalty"))
+        told = "well" if "repeat_penalty" in body else "as llama.cpp likes"
+        return "status", (200, {"Server": "llama.cpp"}, answer(chat(told)))
+
+    with MockServer(behave) as server:
+        found = generate(server, list("abcdef"), dialect=dialect, max_concurrency=2, retries=0)
+    assert [row[0].text for row in found] == ["well"] * 6
+    untold = drawn.count(None)  # what was in flight before the first answer
+    assert untold == 0 if dialect == "llama.cpp" else 1 <= untold <= 2
+    assert len(drawn) == 6 + untold
+    assert sum(row[0].wasted[0] > 0 for row in found) == untold
 
 
 def test_the_usual_dialect_keeps_the_keys_of_older_journals():

@@ -176,11 +176,10 @@ def test_a_recipe_answers_judges_and_pairs(kind, config, served, model, tmp_path
         "judge": named,
         "criteria": [{"id": "good", "text": "It is good."}],
         "details": True,
-        "max_tokens": 60,
-        "temperature": 1.0,
+        "sampling": {"max_tokens": 60, "temperature": 1.0},
     }
     steps = recipe(
-        {"generators.Responses": {"models": [named], "n": 3, "max_tokens": 12}},
+        {"generators.Responses": {"models": [named], "n": 3, "sampling": {"max_tokens": 12}}},
         {"labelers.Rubric": judge},
         {"labelers.TextStatistics": {"objectives": ["characters"]}},
         {"labelers.Pairs": {"objective": "characters"}},
