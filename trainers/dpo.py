@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -81,17 +82,22 @@ def train_dpo(config: DPO | RACO, data: DatasetRef, output: str | Path) -> Train
             raise DataError(
                 f"every training pair of {data} is a tie, or its prompt fills max_length"
             )
+        rows, long = seen(train.rows, config, fits)
+        if len(rows) + long < len(train.rows):
+            sees = f"{config.max_steps} steps see {len(rows)} of {len(train.rows)} training pairs"
+            notes.append(f"{sees}, drawn by the seed")
         trainer = plan.trainer(
             model=load_model(AutoModelForCausalLM, config),
             args=_arguments(config, folder, plan.loss),
-            train_dataset=train.rows,
+            train_dataset=rows,
             eval_dataset=usable(test.rows, fits),
             processing_class=tokenizer,
             peft_config=lora_config(config.lora, "CAUSAL_LM", []) if config.lora else None,
         )
         comparison = compare(template, test.rows if len(test.rows) else train.rows, config)
         comparison.answer(trainer.model)
-        facts, dropped = fit(trainer, len(train.rows))
+        facts, dropped = fit(trainer, len(rows))
+        dropped += long
         comparison.answer(trainer.model)
         metrics = measure(trainer, data, lambda batch: _evaluate(trainer, batch, config.beta))
         dropped += len(test.rows) - (metrics.pairs if metrics else 0)
@@ -169,6 +175,32 @@ def _weights(config: RACO, data: DatasetRef) -> dict[str, float]:
         raise ConfigError(f"raco takes up to {LIMIT} objectives, not {len(weights)}: name some")
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
+
+
+def seen(
+    rows: Any,  # noqa: ANN401
+    config: DPO | RACO,
+    fits: Callable[[dict[str, Any]], bool],
+) -> tuple[Any, int]:
+    """The pairs that `max_steps` come to, drawn by the seed, where that is not all of them.
+
+    The reference is asked about every pair that the trainer is given, which takes as long as a
+    third of a step for each.
+
+    Args:
+        rows: a dataset of n pairs.
+        config: says how many pairs a step takes.
+        fits: whether a pair's prompt leaves room for an answer.
+
+    Returns:
+        A dataset of at most n pairs, in their order, and how many were left out as too long.
+    """
+    wanted = (config.max_steps or len(rows)) * config.batch_size * config.accumulation
+    if wanted >= len(rows):
+        return rows, 0
+    able = [i for i, row in enumerate(rows) if fits(row)]
+    drawn = np.random.default_rng(config.seed).permutation(len(able))[:wanted]
+    return rows.select([able[i] for i in sorted(drawn)]), len(rows) - len(able)
 
 
 def _arguments(config: DPO | RACO, folder: Path, loss: Mapping[str, Any]) -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from catalog.arrow_folder import Table
+from catalog.report.costs import Costs, dollars
 from catalog.report.stages import Stage
 from prefactory.measures.judge_report import judge_report
 from prefactory.pages.wording import count, percent, plain, two, with_interval
@@ -41,9 +42,10 @@ class Judged:
     pairs: tuple[tuple[str, str, str], ...]
 
 
-def read(saved: Table, stages: Sequence[Stage] = ()) -> list[Judged]:
+def read(saved: Table, stages: Sequence[Stage] = (), costs: Costs | None = None) -> list[Judged]:
     """Report on every stage that judged, and on other sets of votes among the columns of pairs."""
-    infos = {str(s.info.get("name")): s.info for s in stages if set(s.info) >= _REPORTED}
+    judged = {str(s.info.get("name")): s for s in stages if set(s.info) >= _REPORTED}
+    infos = {name: _priced(stage, costs) for name, stage in judged.items()}
     reports = [_judged(name, info, everything=True) for name, info in infos.items()]
     if saved.shape != Shape.PAIRS:
         return reports
@@ -51,6 +53,16 @@ def read(saved: Table, stages: Sequence[Stage] = ()) -> list[Judged]:
     names = [n for n in names if all(f"{n}{c}" in saved.columns for c in _NEEDED)]
     left = [n for n in names if n not in infos]
     return reports + [_judged(n, _of_columns(saved, n), everything=False) for n in left]
+
+
+def _priced(stage: Stage, costs: Costs | None) -> Mapping[str, Any]:
+    """What a stage learned, and in its `cost` also `usd` and `usd_there`, where prices are known."""
+    own = [row for row in (costs.rows if costs else ()) if row.step == stage.label]
+    if not own or "cost" not in stage.info or any(row.usd is None for row in own):
+        return stage.info
+    there = sum(row.usd or 0.0 for row in own if row.role == "escalate_to")
+    usd = {"usd": sum(row.usd or 0.0 for row in own), "usd_there": there}
+    return {**stage.info, "cost": {**stage.info["cost"], **usd}}
 
 
 def _of_columns(saved: Table, name: str) -> Mapping[str, Any]:
@@ -99,20 +111,26 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Who decided how much, with how many tokens."""
+    """Who decided how much, with how many tokens and dollars."""
+    usd, usd_there = cost.get("usd"), cost.get("usd_there", 0.0)
 
-    def each(tokens: int, decided: int) -> str:
-        return count(round(tokens / decided)) if decided else "none decided"
+    def each(tokens: int, decided: int, usd: float | None) -> str:
+        if not decided:
+            return "none decided"
+        money = "" if usd is None else f", {dollars(usd / decided)} US dollars"
+        return f"{count(round(tokens / decided))}{money}"
 
     yield "decided", f"{count(cost['decided'])} of {count(cost['questions'])} questions"
     if "escalated" in cost:
         there = cost["decided_there"]
         jury = cost["tokens"] - cost["tokens_there"], cost["decided"] - there
+        own = (None, None) if usd is None else (usd - usd_there, usd_there)
         yield "sent to the stronger judge", f"{count(cost['escalated'])}, {count(there)} decided"
-        yield "tokens per question decided by the jury", each(*jury)
-        yield "tokens per question decided by the stronger judge", each(cost["tokens_there"], there)
+        yield "tokens per question decided by the jury", each(*jury, own[0])
+        decided = each(cost["tokens_there"], there, own[1])
+        yield "tokens per question decided by the stronger judge", decided
     if cost["tokens"]:
-        yield "tokens per decided question", each(cost["tokens"], cost["decided"])
+        yield "tokens per decided question", each(cost["tokens"], cost["decided"], usd)
 
 
 def _row(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

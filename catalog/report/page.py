@@ -67,6 +67,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
     if main is not None:
         texts = samples.read(main["saved"], main["objectives"][:MOST], n_samples)
     steps = stages.read(manifest, ledger)
+    spent = costs.read(manifest, main["shape"] if main else "")
     trees = _trees(folder, manifest)
     css = [HERE / "scores.css", *([HERE / "tree_section.css"] if trees else [])]
     return render(
@@ -80,9 +81,9 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         main=main,
         scores=main and scores.section(main["saved"], main["numbers"], main["names"]),
         failed_judges=judge_watch.failed(steps),
-        judges=judges.read(main["saved"], steps) if main else [],
+        judges=judges.read(main["saved"], steps, spent) if main else [],
         labels=labels.read(steps),
-        costs=costs.read(manifest, main["shape"] if main else ""),
+        costs=spent,
         people=people.read(folder, ledger),
         wins=main and wins.read(main["saved"]),
         dialogues=main and dialogues.read(main["saved"]),

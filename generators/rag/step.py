@@ -53,7 +53,8 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
 
     After RAG-RewardBench (arXiv:2412.13746), whose code of construction is not public: signals,
     texts and numbers are ours. Each row has a question (its prompt), a right answer, and documents,
-    some of which hold it (a source's `mapping` must name these columns). Situations:
+    some of which hold it. The source must `carry` these columns: a column named `documents` would
+    become part of the prompt else. Situations:
 
     - `multi_hop`: two documents or more are needed. With `verifier` a model answers from all that
       hold the answer, and from them without one in turn: it must say the right answer with all, and
@@ -109,6 +110,7 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
         origin: of the answers.
 
     Example:
+        # source: {path: questions.jsonl, layout: prompts, carry: [gold, documents, gold_documents]}
         - generators.RAGPairs:
             models: [{engine: server, base_url: 'http://localhost:8000/v1', model: writer}]
             n: 2

@@ -19,6 +19,7 @@ from pipelines.cli.catalog import AsJson
 if TYPE_CHECKING:
     from pipelines.build import Outcome
     from pipelines.estimate import Estimate
+    from pipelines.ping import Ping
     from pipelines.settings import Settings
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
@@ -249,6 +250,7 @@ def plan(
             **({"ping": [p.__dict__ for p in pings]} if ping else {}),
         }
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
+        _end(pings)
         return
     console = Console(highlight=False)
     for source in sources:
@@ -269,6 +271,11 @@ def plan(
         console.print(f"then train {method}")
     for answered in pings:
         console.print(answered.line(), markup=False, soft_wrap=True)
+    _end(pings)
+
+
+def _end(pings: Sequence[Ping]) -> None:
+    """End with 3 where a server does not answer."""
     if not all(p.up for p in pings):
         raise typer.Exit(3)
 

@@ -60,6 +60,12 @@ def test_dpo_saves_safetensors_its_own_card_and_no_pickle(dpo, version, tiny_mod
     assert record["packages"]["trl"]
 
 
+def test_the_reference_is_asked_only_about_pairs_that_a_step_sees(dpo, version):
+    pairs = len(DatasetRef.from_path(version).pairs("train"))
+    assert pairs > 8
+    assert f"2 steps see 8 of {pairs} training pairs, drawn by the seed" in dpo.notes
+
+
 def test_dpo_metrics_are_those_of_the_saved_model(dpo, version, tiny_model):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from generators import RAGPairs
 from generators.rag.citations import cited_claims, claim_f1
 from generators.rag.rules import abstains, asserts, cited, has, made_false, other_number, signal
+from pipelines.build import check_recipe
 from prefactory.engines.base import Failure
 from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape
@@ -453,3 +454,26 @@ def test_documents_beside_come_from_a_corpus(tmp_path):
     assert step.identity()["fields"]["corpus"] != plain.identity()["fields"]["corpus"]
     with pytest.raises(ConfigError, match="corpus: "):
         RAGPairs(models=[GOOD, BAD], corpus=str(tmp_path / "none.jsonl")).needs(Shape.PROMPTS)
+
+
+def test_a_files_own_columns_are_reached_by_carry(tmp_path):
+    """A column named `documents` is read into the prompt, unless it is carried."""
+    row = questions(1).drop("prompt_id", "prompt", "source", "source_id").to_dicts()[0]
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"prompt": "When was she born?", **row}) + "\n")
+    recipe = {
+        "name": "rag",
+        "source": {"path": str(path), "layout": "prompts"},
+        "steps": [{"generators.RAGPairs": {"models": [GOOD, BAD]}}],
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(recipe))
+    with pytest.raises(ConfigError, match=r"`carry: \[documents\]`"):
+        check_recipe(file, [])
+    recipe["source"]["carry"] = ["gold", "documents", "gold_documents"]
+    file.write_text(json.dumps(recipe))
+    _, (source,), _ = check_recipe(file, [])
+    table = next(source.read(source.files[0])).rows
+    assert table["documents"].to_list() == [FACTS]
+    assert table["prompt"][0][0]["content"] == "When was she born?"
+    assert made(RAGPairs(models=[GOOD, BAD], situations=["multi_hop"]), table)[0].height == 1

@@ -255,12 +255,19 @@ def test_what_the_jury_abstains_on_goes_to_a_stronger_judge(shard_rows, tmp_path
         "escalated": 6, "decided_there": 6, "tokens_there": 12 * 100,
     }  # fmt: skip
     assert [w["answers"] for w in stage.info["watch"]] == [24, 12]
+    stage.usage = [  # as a run with a session notes it
+        {"model": m, "role": role, "calls": 1, "prompt_tokens": n, "completion_tokens": 0, "usd": u}
+        for m, role, n, u in (("shy", "judge", 240, 0.012), ("strong", "escalate_to", 1200, 1.2))
+    ]
     page = publish(result, Catalog(tmp_path / "home"), build_report).version.path / "report.html"
     text = page.read_text("utf-8")
     for told in (
         "sent to the stronger judge",
         "6, 6 decided",
         "tokens per question decided by the jury",
+        "40, 0.002 US dollars",
+        "200, 0.2 US dollars",
+        "120, 0.101 US dollars",
     ):
         assert told in text
     alone = j.ran([judged(shy)], MANY, tmp_path / "b", shard_rows)
