@@ -86,7 +86,7 @@ class Progress:
         pace = done / seconds
         parts = [
             *asks,
-            *([f"{_of(done, total)} {unit}"] if total > 1 or not asks else []),
+            *([f"{_of(done, total)} {unit}"] if total > 1 or (total and not asks) else []),
             *([f"{rows:,} rows"] if rows else []),
             *([f"{pace:.2g} {unit} a second"] if done and total > 1 else []),
             *_left(total - done if done else 0, pace),

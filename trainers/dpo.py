@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ from trainers.transformer import (
     usable,
 )
 
+_LOG = logging.getLogger(__name__)
 trl = package("trl")  # where it is missing, the error is the command that installs it
 
 
@@ -86,6 +88,7 @@ def train_dpo(config: DPO | RACO, data: DatasetRef, output: str | Path) -> Train
         if len(rows) + long < len(train.rows):
             sees = f"{config.max_steps} steps see {len(rows)} of {len(train.rows)} training pairs"
             notes.append(f"{sees}, drawn by the seed")
+        _LOG.info("the reference is asked about %d pairs", len(rows) + len(test.rows))
         trainer = plan.trainer(
             model=load_model(AutoModelForCausalLM, config),
             args=_arguments(config, folder, plan.loss),
@@ -95,6 +98,7 @@ def train_dpo(config: DPO | RACO, data: DatasetRef, output: str | Path) -> Train
             peft_config=lora_config(config.lora, "CAUSAL_LM", []) if config.lora else None,
         )
         comparison = compare(template, test.rows if len(test.rows) else train.rows, config)
+        _LOG.info("the model answers %d prompts, as after training", len(comparison.asked))
         comparison.answer(trainer.model)
         facts, dropped = fit(trainer, len(rows))
         dropped += long

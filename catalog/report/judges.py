@@ -56,7 +56,7 @@ def read(saved: Table, stages: Sequence[Stage] = (), costs: Costs | None = None)
 
 
 def _priced(stage: Stage, costs: Costs | None) -> Mapping[str, Any]:
-    """What a stage learned, and in its `cost` also `usd` and `usd_there`, where prices are known."""
+    """What a stage learned; its `cost` with `usd` and `usd_there` where prices are known."""
     own = [row for row in (costs.rows if costs else ()) if row.step == stage.label]
     if not own or "cost" not in stage.info or any(row.usd is None for row in own):
         return stage.info

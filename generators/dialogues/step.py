@@ -303,7 +303,13 @@ class Dialogues(Gated, TurnTaking, Generator):
             dialogue.say(turn, best or read[0], rating)
             return
         first = drawn[0]
-        if first.reason in ("unparseable", "truncated", "empty_answer", "too_long", "too_many_facts"):
+        if first.reason in (
+            "unparseable",
+            "truncated",
+            "empty_answer",
+            "too_long",
+            "too_many_facts",
+        ):
             dialogue.note(turn, [], 0, dropped=True)
         else:
             dialogue.fail(first.reason or "no_answer", f"turn {turn.number}: {first.detail}")

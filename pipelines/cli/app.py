@@ -88,6 +88,7 @@ def quiet_environment(verbose: bool) -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take thrice the CPU on a busy machine
     }
     if not verbose:
         defaults |= {

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from prefactory.engines.base import Conversation
 from prefactory.measures.refusals import refuses
 from prefactory.preferences.damage.loops import loops
+from prefactory.preferences.damage.marks import TOKEN
 
 Fate = Literal["drop", "keep"]
 Problem = tuple[str, str]
@@ -62,6 +63,8 @@ class Gate(BaseModel):
     Attributes:
         truncated: the engine ended it at `max_tokens`.
         open_think: `<think>` without `</think>`.
+        template_token: it holds a token of a chat template (`<|im_start|>`, `[INST]`, `</s>`, ...)
+            that its question does not.
         fence_mark: it repeats the mark that fences material in our own questions.
         refuses: it begins as a refusal does, in 17 languages; `keep` for safety data.
         run_on: it says the same again and again (a sentence four times, or hardly any new words).
@@ -75,6 +78,7 @@ class Gate(BaseModel):
 
     truncated: Fate = "drop"
     open_think: Fate = "drop"
+    template_token: Fate = "drop"  # noqa: S105 - no password
     fence_mark: Fate = "drop"
     refuses: Fate = "drop"
     run_on: Fate = "drop"
@@ -108,6 +112,7 @@ class Gate(BaseModel):
         fires = {
             "truncated": said.finish_reason == "length" and f"cut at max_tokens: ...{text[-60:]!r}",
             "open_think": text.count(_THINK) > text.count(_THOUGHT) and f"never ends: {shown}",
+            "template_token": _token(said),
             "fence_mark": _repeated_mark(said),
             "refuses": refusal and shown,
             "run_on": loop,
@@ -118,6 +123,13 @@ class Gate(BaseModel):
             if detail and getattr(self, reason) == "drop":
                 return reason, detail
         return None
+
+
+def _token(said: Said) -> str | None:
+    found = re.search(TOKEN, said.text)
+    if found is None or any(found[0] in (m["content"] or "") for m in said.asked):
+        return None
+    return f"it says {found[0]!r}"
 
 
 def _repeated_mark(said: Said) -> str | None:

@@ -32,7 +32,7 @@ _MAX_HEAD = 1 << 16
 _MAX_BODY = 1 << 26
 _JSON = b"application/json"
 _IDLED = b" 408 "
-"""In the status line with which some proxies close a connection that was idle: no answer to anybody."""
+"""In the status line with which some proxies close a connection that was idle."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -185,8 +185,8 @@ class _Connection(asyncio.Protocol):
             if not answer.keep:
                 self.drop()
         asked, said = hash(data), hash(reply.body)
-        before, self._before = self._before, (asked, said)
-        return replace(reply, repeats=before is not None and before[0] != asked and before[1] == said)
+        before, self._before = self._before or (asked, 0), (asked, said)
+        return replace(reply, repeats=before[0] != asked and before[1] == said)
 
     def stale(self) -> bool:
         """Whether it has ended, or bytes wait that nobody asked for."""

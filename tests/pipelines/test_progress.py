@@ -61,7 +61,7 @@ def test_training_says_that_it_began(clock):
     shown = Progress()
     shown.begin("train dpo", 0, "steps")
     clock[0] += 3.0
-    assert shown.line(None) == "train dpo: 0 steps, 3 s"
+    assert shown.line(None) == "train dpo: 3 s"
 
 
 def rows(folder, n=6):

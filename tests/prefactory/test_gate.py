@@ -33,6 +33,8 @@ def reason(text, finish_reason="stop", asked=QUESTION, **fates):
         ("Ich kann dir dabei leider nicht helfen.", "refuses"),
         (f"229{MARK}d request", "fence_mark"),
         (f"What stands between the lines marked {MARK}", "fence_mark"),
+        ("The Dnipro.<|im_end|>\n<|im_start|>user", "template_token"),
+        ("[/INST] The Dnipro.", "template_token"),
         ("The request requires a response in the requested format.", "about_task"),
         ("Here is the rewritten prompt", "about_task"),
         ("Here are the three rivers: Dnipro, Dniester, Bug.", None),
@@ -61,6 +63,13 @@ def test_an_echo_is_a_message_of_its_question_again():
 
 def test_a_mark_of_ours_counts_only_where_it_was_shown():
     assert reason(f"The checksum is {MARK}.", asked=CHAT) is None
+
+
+def test_a_token_of_a_template_counts_only_where_the_question_has_none():
+    asked = [user("What does <|im_start|> mean?")]
+    assert reason("<|im_start|> begins a turn.", asked=asked) is None
+    assert reason("<|im_end|> ends a turn.", asked=asked) == "template_token"
+    assert reason("<|im_end|>", template_token="keep") is None
 
 
 def test_each_kind_may_be_kept_and_all_at_once():
