@@ -1,6 +1,7 @@
 """Milliseconds of a vote with the next pair, at a size and a rate.
 
     python -m benchmarks.review [--pairs 160000] [--rate 50] [--people 20] [--seconds 60]
+        [--home FOLDER]
 
 A review of so many pairs is made, served by a process of its own, and so many people vote at random
 moments that add up to the rate, each over a connection that stays open. What is timed is the whole
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from review import people
 from review.settings import Settings
-from review.store import create
+from review.store import create, exists, open_review
 from tests.review.client import Client, process
 from tests.review.conftest import free_port, some_pairs
 
@@ -31,7 +32,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--home", type=Path, help="where the review is kept for the next time")
     options = parser.parse_args()
+    if options.home is not None:
+        options.home.mkdir(parents=True, exist_ok=True)
+        measure(options.home, options)
+        return
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options)
 
@@ -39,13 +45,16 @@ def main() -> None:
 def measure(home: Path, options: argparse.Namespace) -> None:
     """Make, serve, vote, print."""
     started = time.perf_counter()
-    table = some_pairs(options.pairs)
-    review = create(home, "bench", table, Settings(people=2), {})
-    print(f"{options.pairs:,} pairs made in {time.perf_counter() - started:.1f} s")
+    name = f"bench-{options.pairs}"
+    if exists(home, name):
+        review = open_review(home, name)
+    else:
+        review = create(home, name, some_pairs(options.pairs), Settings(people=2), {})
+    print(f"{options.pairs:,} pairs made or found in {time.perf_counter() - started:.1f} s")
     tokens = [people.invite(review, f"P{i}") for i in range(options.people)]
     times: list[float] = []
     port, end = free_port(), time.perf_counter() + 1e9
-    with process(home, "bench", port):
+    with process(home, name, port):
         clients = [Client(port, in_place=True).join(token) for token in tokens]
         end = time.perf_counter() + options.seconds
 

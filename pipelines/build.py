@@ -160,7 +160,7 @@ def _published(
     mapper: Mapper,
     on_stage: Callable[[Stage], None],
 ) -> Outcome:
-    progress, stages = Progress(), list[Stage]()
+    progress, stages = Progress(recipe.head.name), list[Stage]()
     fresh = _ask_anew(recipe, settings)
 
     def finished(stage: Stage) -> None:

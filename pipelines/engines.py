@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipelines.progress import Progress
+from pipelines.running import announced
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def engines(settings: Settings, progress: Progress | None = None) -> Iterator[Se
     shown = progress or Progress()
     with Session(settings.home / "journal", settings.prices, settings.budget) as session:
         try:
-            with shown.shown(session.accounts):
+            with (
+                shown.shown(session.accounts),
+                announced(settings.home, shown, session.accounts),
+            ):
                 yield session
         finally:
             for model, usage in session.report().items():

@@ -26,13 +26,15 @@ class Progress:
     """What is going on now. Safe for threads.
 
     Attributes:
+        title: of the whole: a recipe, a training.
         what: label of the step, or of the training.
         done, total: parts of it, of which there are so many; a total of 0 is not known.
         unit: what the parts are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "") -> None:
         """Begin with nothing."""
+        self.title = title
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self.what, self.unit = "", "parts"

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from catalog.versions import Version
 from pipelines.progress import Progress
+from pipelines.running import announced
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
@@ -86,9 +87,10 @@ def train(
     folder = out or _default_folder(settings, data, method, config)
     if out is None and folder.exists():  # complete: trainers make a folder whole or not at all
         return _earlier(method, folder)
-    progress = Progress()
+    progress = Progress(f"{method} on {version.ref}")
     progress.begin(f"train {method}", 0, "steps")
-    with progress.shown(live=False):  # a terminal has the trainer's own bar
+    shown = progress.shown(live=False)  # a terminal has the trainer's own bar
+    with shown, announced(settings.home, progress, None):
         report = _trainer(method, settings)(config, data, folder)
     note = easy_test(version)
     text = "\n".join([report.text(), *([f"  note     {note}"] if note else [])])

@@ -209,13 +209,14 @@ def sweep(parent: Path) -> int:
 
 def _left_behind(path: Path, node: str, pid: int) -> bool:
     if node == _node():
-        return not _alive(pid)
+        return not alive(pid)
     with contextlib.suppress(OSError):
         return path.is_file() and time.time() - path.stat().st_mtime > STALE_S
     return False
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine goes on."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -47,31 +47,28 @@ def next_assignment(review: Review, person: Person, settings: Settings) -> Row |
     (`training_result`).
 
     Returns:
-        A row of `assignment`, or None: there is nothing left for this person now.
+        A row of `assignment`, or None: there is nothing left for this person now. The time of the
+        answer counts from now.
     """
-    with review.db.read() as work:  # most requests: what is in hand
-        mine = _in_hand(work, person, time.time())
-    if mine is not None:
-        return mine
     with review.db.write() as work:
-        now = time.time()
         work.one(f"select id from person where id = ?{work.lock}", person.id)  # one at a time
-        give_back(work, now)
-        mine = _in_hand(work, person, now)
-        if mine is not None:
-            return mine
-        if settings.training and held_back(work, person, settings):
-            return None
-        task = _open_task(work, person)
-        if task is None:
-            return None
-        return _take(work, person, settings, task, now)
+        return take_next(work, person, settings)
 
 
-def shown(review: Review, assignment: Row) -> None:
-    """Note that a question is shown now: the time of the answer counts from here."""
-    with review.db.write() as work:
-        work.run("update assignment set shown = ? where id = ?", time.time(), assignment["id"])
+def take_next(work: Work, person: Person, settings: Settings) -> Row | None:
+    """`next_assignment` within a transaction that has locked the person; it is shown now."""
+    now = time.time()
+    give_back(work, now)
+    mine = _in_hand(work, person, now)
+    if mine is not None:
+        work.run("update assignment set shown = ? where id = ?", now, mine["id"])
+        return mine
+    if settings.training and held_back(work, person, settings):
+        return None
+    task = _open_task(work, person)
+    if task is None:
+        return None
+    return _take(work, person, settings, task, now)
 
 
 def _in_hand(work: Work, person: Person, now: float) -> Row | None:
@@ -172,15 +169,14 @@ def train_again(review: Review, person: Person, settings: Settings) -> None:
         work.run("update person set round = round + 1 where id = ?", person.id)
 
 
-def progress(review: Review, person: Person, left: int) -> Progress:
+def progress(work: Work, person: Person, left: int) -> Progress:
     """How far a person is; `left` is how many rows are open (`open_rows`)."""
-    with review.db.read() as work:
-        done = work.value(
-            "select count(*) from assignment where person = ? and state = 'done'", person.id
-        )
-        times = work.all(
-            f"select ms from vote where person = ? order by at desc limit {RECENT}", person.id
-        )
+    done = work.value(
+        "select count(*) from assignment where person = ? and state = 'done'", person.id
+    )
+    times = work.all(
+        f"select ms from vote where person = ? order by at desc limit {RECENT}", person.id
+    )
     pace = statistics.median(t["ms"] for t in times) / 1000 if times else None
     return Progress(int(done), left, pace)
 

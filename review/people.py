@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,8 +14,11 @@ from prefactory.errors import ConfigError
 from review.database import Row, Work
 from review.store import Review, clean
 
-Role = Literal["annotator", "adjudicator", "owner"]
-ROLES: tuple[Role, ...] = get_args(Role)
+Role = Literal["reader", "annotator", "adjudicator", "owner"]
+RANKS: tuple[Role, ...] = get_args(Role)
+"""All roles, each may what those before it may."""
+ROLES: tuple[Role, ...] = RANKS[1:]
+"""Of a review; a `reader` reads the catalog (`prefactory serve`)."""
 SESSION_S = 14 * 24 * 3600.0
 FIRST_PLACE = -1_000_000
 
@@ -27,7 +31,8 @@ class Person:
         id: random; in no page.
         name: what the person is called.
         pseudonym: what stands for the name in what is published, if that is wanted.
-        role: `annotator` (own queue), `adjudicator` (also decides), `owner` (also sees all).
+        role: `annotator` (own queue), `adjudicator` (also decides), `owner` (also sees all); of a
+            catalog `reader` or `owner`.
         session: of this request.
     """
 
@@ -43,7 +48,9 @@ class Person:
         return self.role in ("adjudicator", "owner")
 
 
-def invite(review: Review, name: str, role: str = "annotator") -> str:
+def invite(
+    review: Review, name: str, role: str = "annotator", roles: Sequence[Role] = ROLES
+) -> str:
     """Add a person, or make a new link for one; the token of the link.
 
     The token is stored as a digest only, so an old link can't be shown again; a new one puts an end
@@ -55,8 +62,8 @@ def invite(review: Review, name: str, role: str = "annotator") -> str:
     name = " ".join(clean(name).split())
     if not 1 <= len(name) <= 60 or not name.isprintable():
         raise ConfigError(f"{name!r} can't be a person's name: 1 to 60 characters, please")
-    if role not in ROLES:
-        raise ConfigError(f"no role {role!r}; choose one of {', '.join(ROLES)}")
+    if role not in roles:
+        raise ConfigError(f"no role {role!r}; choose one of {', '.join(roles)}")
     token = secrets.token_urlsafe(24)
     with review.db.write() as work:
         known = work.one("select id from person where name = ?", name)

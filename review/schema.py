@@ -1,7 +1,8 @@
 """The tables of a review. One text for SQLite and PostgreSQL.
 
 `open` of a task is how many people may still take it. A changed vote is a row of its own with the
-next `revision`; nothing is ever overwritten.
+next `revision`; nothing is ever overwritten. Indexes hold all that is asked at each vote: a row of
+`task` is long, and counting must not read it.
 """
 
 VERSION = 1
@@ -28,6 +29,7 @@ create table if not exists task(
   purpose text not null, queue text not null, stratum text, inclusion double precision,
   expected text, why text, payload bytea not null, facts bytea not null);
 create index if not exists task_open on task(place) where open > 0;
+create index if not exists task_left on task(purpose) where open > 0;
 create index if not exists task_row on task(row_id);
 
 create table if not exists assignment(

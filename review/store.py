@@ -144,6 +144,19 @@ def database_of(folder: Path, name: str, url: str | None = None) -> Database:
     return Database(url, f"review_{plain[:40]}_{mark}")
 
 
+def registry(folder: Path, name: str) -> Review:
+    """A review without rows: the people, sessions and form keys of another app; made if new."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    db = Database(folder / "people.sqlite")
+    db.create(schema.TABLES)
+    (folder / "people.sqlite").chmod(0o600)
+    with db.write() as work:
+        if not read_meta(work, "ready"):
+            facts = {"version": schema.VERSION, "settings": Settings().model_dump(mode="json")}
+            write_meta(work, **facts, secret=secrets.token_hex(32), ready=True)
+    return Review(name, folder, db)
+
+
 def open_review(home: Path, name: str, url: str | None = None) -> Review:
     """Open a review that is there.
 

@@ -12,6 +12,8 @@ from typer.core import TyperGroup
 from pipelines.cli.source import Carry, Encoding, Ignore, Separator, mapping_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from review.settings import Settings
     from review.store import Review
 
@@ -202,11 +204,40 @@ def _text(path: Path) -> str:
 
 
 def _serve(review: Review, host: str, port: int, owner: str, browser: bool) -> None:
+    from prefactory.errors import ConfigError
+    from review import people
+    from review.app.server import create_app
+
+    known = {person.name: person.role for person in people.everyone(review)}
+    if known.get(owner, "owner") != "owner":
+        raise ConfigError(f"{owner!r} is {known[owner]} of this review; name its owner by --owner")
+    said = f"others     prefactory review invite {review.name} NAME"
+    listen(
+        lambda hosts: create_app(review, hosts), f"review {review.name}", host, port,
+        lambda: people.invite(review, owner, "owner"), said, browser,
+        "Ctrl-C ends it; every vote is kept",
+    )  # fmt: skip
+
+
+def listen(
+    make: Callable[[tuple[str, ...] | None], Any],
+    what: str,
+    host: str,
+    port: int,
+    token: Callable[[], str],
+    said: str,
+    browser: bool,
+    end: str,
+) -> None:
+    """Serve an app: bind, say where it is and by which link, open a browser.
+
+    Raises:
+        ConfigError: the address is taken or is none.
+    """
     import socket
     import webbrowser
 
     from prefactory.errors import ConfigError
-    from review import people
     from review.app.guard import LOCAL
     from review.app.server import serve
 
@@ -220,26 +251,22 @@ def _serve(review: Review, host: str, port: int, owner: str, browser: bool) -> N
         raise ConfigError(
             f"can't listen at {host} port {port}: {error.strerror}; another one by --port"
         ) from error
-    port = listener.getsockname()[1]
-    known = {person.name: person.role for person in people.everyone(review)}
-    if known.get(owner, "owner") != "owner":
-        raise ConfigError(f"{owner!r} is {known[owner]} of this review; name its owner by --owner")
-    token = people.invite(review, owner, "owner")
     shown = f"[{host}]" if ":" in host else host
-    link = f"http://{shown}:{port}/join/{token}"
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    link = f"{address}/join/{token()}"
 
     def ready() -> None:
-        typer.echo(f"review {review.name} at http://{shown}:{port}")
+        typer.echo(f"{what} at {address}")
         typer.echo(f"your link  {link}")
-        typer.echo(f"others     prefactory review invite {review.name} NAME")
+        typer.echo(said)
         if not local:
             typer.echo("others can reach this port: put TLS before it, links are passwords")
-        typer.echo("Ctrl-C ends it; every vote is kept")
+        typer.echo(end)
         sys.stdout.flush()
         if browser:
             webbrowser.open(link)
 
-    serve(review, listener, any_host=not local, ready=ready)
+    serve(make, listener, any_host=not local, ready=ready)
 
 
 def invite(
@@ -280,8 +307,10 @@ def status(review: Name, db: Db = None) -> None:
     opened = _opened(review, db)
     left = open_rows(opened)
     typer.echo(f"{opened.name}: {opened.meta('rows'):,} rows, {left:,} open")
-    for person in people.everyone(opened):
-        told = progress(opened, person, left)
+    everyone = people.everyone(opened)
+    with opened.db.read() as work:
+        far = [progress(work, person, left) for person in everyone]
+    for person, told in zip(everyone, far, strict=True):
         pace = "" if told.pace is None else f", {told.pace:.0f} s each"
         typer.echo(f"  {person.name} ({person.role}): {told.done:,} answered{pace}")
 

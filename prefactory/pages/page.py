@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ BASE = Path(__file__).parent
 
 
 def environment(
-    folder: Path, filters: Mapping[str, Any], *, lenient: bool = False
+    folder: Path | Sequence[Path], filters: Mapping[str, Any], *, lenient: bool = False
 ) -> SandboxedEnvironment:
     """Templates of a folder, and `base.html.j2`, which they extend; all values are escaped.
 
     Args:
-        folder: of the page's own templates.
+        folder: of the page's own templates; of several, the first that has one gives it.
         filters: beside `count`, `num`, `percent` and `plain` of `prefactory.pages.wording`.
         lenient: a name that is not there is empty, not an error.
     """
     templates = SandboxedEnvironment(
-        loader=FileSystemLoader([folder, BASE]),
+        loader=FileSystemLoader([*([folder] if isinstance(folder, Path) else folder), BASE]),
         autoescape=True,
         undefined=ChainableUndefined if lenient else StrictUndefined,
         trim_blocks=True,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,23 @@ Handler = Callable[[Call], Response]
 class App:
     """What all requests share."""
 
-    def __init__(self, review: Review, hosts: tuple[str, ...] | None = guard.LOCAL) -> None:
+    def __init__(
+        self,
+        review: Review,
+        hosts: tuple[str, ...] | None = guard.LOCAL,
+        templates: Sequence[Path] = (),
+    ) -> None:
         """Serve a review.
 
         Args:
             review: which.
             hosts: names under which the server may be asked; None: any. A page of another site
                 can't reach a server on localhost under a name of its own.
+            templates: folders of templates that go before the review's own.
         """
         self.review, self.hosts = review, hosts
         self.cookie = f"review-{hashlib.blake2b(review.name.encode(), digest_size=4).hexdigest()}"
-        self.templates = environment(HERE / "templates", {})
+        self.templates = environment([*templates, HERE / "templates"], {})
         self.static = {
             name: (kind, b"\n".join(path.read_bytes() for path in paths))
             for name, (kind, paths) in STATIC.items()
@@ -99,13 +106,25 @@ class App:
         self.requests = guard.Rates(per_second=25, burst=100)
         self.guesses = guard.Rates(per_second=0.2, burst=10)
         self._fresh: dict[str, tuple[float, Any]] = {}
+        self._reading = threading.Lock()
 
     def fresh(self, name: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """A fact that may be `FRESH_S` old."""
-        now = time.monotonic()
-        if name not in self._fresh or self._fresh[name][0] < now - FRESH_S:
-            self._fresh[name] = (now, read())
-        return self._fresh[name][1]
+        """A fact that may be `FRESH_S` old, or as old as reading it anew takes.
+
+        One request reads it anew; the others meanwhile go on with what was known.
+        """
+        known = self._fresh.get(name)
+        if known is not None and known[0] >= time.monotonic() - FRESH_S:
+            return known[1]
+        if not self._reading.acquire(blocking=known is None):
+            assert known is not None  # noqa: S101
+            return known[1]
+        try:
+            value = read()
+            self._fresh[name] = (time.monotonic(), value)
+        finally:
+            self._reading.release()
+        return value
 
     @property
     def settings(self) -> Settings:
@@ -154,7 +173,7 @@ class App:
             if person is None:
                 words = "Open this review by the link that you were sent."
                 return call.refuse(words, 401)
-            if people.ROLES.index(person.role) < people.ROLES.index(need):
+            if people.RANKS.index(person.role) < people.RANKS.index(need):
                 return call.refuse(f"Only an {need} can open this page.", 403)
             if request.method == "POST":
                 mark = people.form_mark(self.review, person.session)
@@ -163,7 +182,7 @@ class App:
         try:
             return handler(call)
         except PrefactoryError as error:
-            return call.refuse(str(error), 409)
+            return call.refuse(str(error), getattr(error, "status", 409))
 
 
 def role(need: str) -> Callable[[Handler], Handler]:

@@ -68,7 +68,7 @@ def _invited(call: Call) -> people.Person | None:
     return person
 
 
-@role("annotator")
+@role("reader")
 def leave(call: Call) -> Response:
     """End the session."""
     with call.app.review.db.write() as work:
@@ -94,24 +94,28 @@ def work_page(call: Call) -> Response:
 
 
 def _work(call: Call, alert: str = "") -> Response:
+    held = assignments.next_assignment(call.app.review, call.who, call.settings)
+    return _asked(call, held, alert)
+
+
+def _asked(call: Call, held: Row | None, alert: str = "") -> Response:
+    """The page of an assignment, or of their end; all that it reads in one connection."""
     app, person, settings = call.app, call.who, call.settings
-    held = assignments.next_assignment(app.review, person, settings)
     left = app.fresh("open", lambda: assignments.open_rows(app.review))
     number, guideline = app.guideline
-    values: dict[str, Any] = {
-        "alert": alert,
-        "progress": assignments.progress(app.review, person, left),
-        "guideline": number,
-        "guidelines": guidelines_of(guideline),
-        "feedback": _feedback(call),
-    }
-    if held is None:
-        with app.review.db.read() as work:
+    with app.review.db.read() as work:
+        values: dict[str, Any] = {
+            "alert": alert,
+            "progress": assignments.progress(work, person, left),
+            "guideline": number,
+            "guidelines": guidelines_of(guideline),
+            "feedback": _feedback(call, work) if settings.training else None,
+        }
+        if held is None:
             right, asked = assignments.training_result(work, person)
             kept = settings.training > 0 and assignments.held_back(work, person, settings)
-        return call.page("done.html.j2", right=right, asked=asked, held_back=kept, **values)
-    assignments.shown(app.review, held)
-    with app.review.db.read() as work:
+            values |= {"right": right, "asked": asked, "held_back": kept}
+            return call.page("done.html.j2", **values)
         task = task_of(work, held["task"])
         values |= views.content(work, task, held, settings, person.name)
         again = votes.last_answer(work, held) if held["state"] == "redo" else None
@@ -142,17 +146,16 @@ def _before(again: Row | None, held: Row) -> dict[str, Any]:
     return said
 
 
-def _feedback(call: Call) -> dict[str, Any] | None:
+def _feedback(call: Call, work: Work) -> dict[str, Any] | None:
     """What is told of the last answer, if it was on a training row."""
-    with call.app.review.db.read() as work:
-        last = work.one(
-            "select v.choice, v.first_shown, t.purpose, t.expected, t.why from vote v "
-            "join task t on t.id = v.task where v.person = ? order by v.at desc limit 1",
-            call.who.id,
-        )
-        if last is None or last["purpose"] != "training":
-            return None
-        right, asked = assignments.training_result(work, call.who)
+    last = work.one(
+        "select v.choice, v.first_shown, t.purpose, t.expected, t.why from vote v "
+        "join task t on t.id = v.task where v.person = ? order by v.at desc limit 1",
+        call.who.id,
+    )
+    if last is None or last["purpose"] != "training":
+        return None
+    right, asked = assignments.training_result(work, call.who)
     letter = "A" if (last["expected"] == "first") == bool(last["first_shown"]) else "B"
     return {
         "right": last["choice"] == last["expected"], "letter": letter, "why": last["why"],
@@ -173,16 +176,15 @@ def cast(call: Call) -> Response:
         answer = answer_of(form, call.settings, payload, bool(held["first_shown"]))
     except FormError as error:
         return call.refuse(str(error), 422)
-    alert = ""
     try:
-        votes.vote(
-            app.review, call.who, held["id"], answer,
+        following = votes.vote_and_next(
+            app.review, call.who, held["id"], answer, call.settings,
             nonce=text(form, "nonce", 60) or secrets.token_urlsafe(12),
             guideline=_guideline(form, app.guideline[0]),
         )  # fmt: skip
     except votes.NotCountedError as error:
-        alert = str(error)
-    return _next(call, alert)
+        return _next(call, str(error))
+    return _asked(call, following) if call.in_place else redirect("/")
 
 
 def _guideline(form: dict[str, Any], newest: int) -> int:

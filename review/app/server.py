@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +17,6 @@ from starlette.routing import Route
 from review.app import guard, pages
 from review.app.core import App, Handler
 from review.store import Review
-
-_LOG = logging.getLogger(__name__)
 
 
 def endpoint(app: App, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -101,10 +98,14 @@ class _Guarded:
 
 def create_app(review: Review, hosts: tuple[str, ...] | None = guard.LOCAL) -> Any:  # noqa: ANN401
     """The ASGI app of a review (see `App`)."""
-    app = App(review, hosts)
+    return asgi(App(review, hosts), pages.ROUTES)
+
+
+def asgi(app: App, handlers: Mapping[tuple[str, str], Handler]) -> Any:  # noqa: ANN401
+    """The ASGI app that answers by handlers, behind its guard: (method, address) -> handler."""
     routes = [
         Route(path, endpoint(app, handler), methods=[method], name=f"{method} {path}")
-        for (method, path), handler in pages.ROUTES.items()
+        for (method, path), handler in handlers.items()
     ]
     inner = Starlette(routes=[*routes, Route("/static/{name}", _static(app))])
     return _Guarded(inner, app)
@@ -122,19 +123,23 @@ def _static(app: App) -> Callable[[Request], Awaitable[Response]]:
 
 
 def serve(
-    review: Review, listener: socket.socket, *, any_host: bool, ready: Callable[[], None]
+    make: Callable[[tuple[str, ...] | None], Any],
+    listener: socket.socket,
+    *,
+    any_host: bool,
+    ready: Callable[[], None],
 ) -> None:
-    """Serve a review until the process is told to end.
+    """Serve an app until the process is told to end.
 
     Args:
-        review: which.
+        make: makes it, given the names under which it may be asked.
         listener: bound to an address.
         any_host: answer under any name; else under that of the address and localhost only.
         ready: called when requests are answered.
     """
     import uvicorn
 
-    app = create_app(review, None if any_host else (*guard.LOCAL, listener.getsockname()[0]))
+    app = make(None if any_host else (*guard.LOCAL, listener.getsockname()[0]))
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:  # noqa: ANN401
@@ -147,4 +152,3 @@ def serve(
         log_level="warning", lifespan="off",
     )  # fmt: skip
     Server(config).run([listener])
-    _LOG.info("the review %s has ended; all votes are kept", review.name)

@@ -23,10 +23,16 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def serving(review, hosts=("127.0.0.1", "localhost")):
-    """The app in a thread of this process; its port."""
+    """The app of a review in a thread of this process; its port."""
+    with serving_app(create_app(review, hosts)) as port:
+        yield port
+
+
+@contextmanager
+def serving_app(app):
+    """An app in a thread of this process; its port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    app = create_app(review, hosts)
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -228,7 +228,7 @@ class Inert(HTMLParser):
         assert not [name for name in given if name.startswith("on") or name == "style"], self.path
         for name in ("href", "src", "action", "hx-get", "hx-post"):
             if name in given:
-                inside = re.match(r"/(?!/)|#work$|data:image/jpeg;base64,", given[name])
+                inside = re.match(r"/(?!/)|\?|#work$|data:image/jpeg;base64,", given[name])
                 assert inside, (self.path, given[name])
         assert tag != "script" or given["src"].startswith("/static/"), self.path
 

@@ -322,11 +322,16 @@ def test_links_and_sessions(make):
     assert cookie not in stored
 
 
+def told_of(review, who):
+    with review.db.read() as work:
+        return progress(work, who, open_rows(review))
+
+
 def test_progress(make):
     review = make(some_pairs(4))
     ada = person(review)
-    assert progress(review, ada, open_rows(review)).done == 0
+    assert told_of(review, ada).done == 0
     cast(review, ada, take(review, ada))
-    told = progress(review, ada, open_rows(review))
+    told = told_of(review, ada)
     assert (told.done, told.left) == (1, 3)
     assert told.pace is not None
