@@ -25,6 +25,7 @@ from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
 from pipelines.cli import review as review_commands
 from pipelines.cli import run as run_commands
+from pipelines.cli import serve as serve_commands
 from pipelines.cli import steps as steps_commands
 from pipelines.cli import train as train_commands
 from pipelines.cli import tree as tree_commands
@@ -111,6 +112,7 @@ audit_commands.register(app)
 history_commands.register(catalog_commands.register(app))
 explain_commands.register(app)
 review_commands.register(app)
+serve_commands.register(app)
 worth_commands.register(app)
 compare_commands.register(app)
 examples_commands.register(app)

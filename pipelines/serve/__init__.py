@@ -1,0 +1,1 @@
+"""`prefactory serve`: the app of the reviews browses a home: versions, rows, models, runs."""
