@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipelines.progress import Progress
-from pipelines.running import announced
+from pipelines.serve.running import announced
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from catalog.versions import Version
 from pipelines.progress import Progress
-from pipelines.running import announced
+from pipelines.serve.running import announced
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError

@@ -161,6 +161,7 @@ def audit(
     if folder is not None:
         _write(folder, {"audit.json": text, "audit.html": result.page})
         result.rows_named().write_parquet(folder / "findings.parquet")
+    _keep(dataset, {"audit.json": text, "audit.html": result.page})
     if as_json:
         sys.stdout.write(text)
     else:
@@ -209,6 +210,18 @@ def _source(dataset: str, table: str | None, fields: Mapping[str, object]) -> di
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.@-]+", "-", name).strip("-.") or "data"
+
+
+def _keep(dataset: str, files: dict[str, str]) -> None:
+    """Keep the newest audit of a version in its home, where `prefactory serve` shows it."""
+    from audit.loading import version_of
+    from pipelines.settings import Settings
+
+    settings = Settings()
+    version = version_of(dataset, settings.catalog)
+    if version is not None and version.path.resolve().parents[1] == settings.catalog.root.resolve():
+        name, number = version.manifest.name, version.manifest.version
+        _write(settings.home / "audits" / name / number, files)
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:

@@ -70,7 +70,7 @@ def picture(call: Call) -> Response:
     return sealed(_lineage(call, version_of(call)).svg().encode(), "image/svg+xml")
 
 
-# -- what an owner may do ---------------------------------------------------------------------------
+# -- what an owner may do -----------------------------------------------------------------------
 
 
 def _back(version: Version) -> Response:

@@ -17,7 +17,7 @@ from prefactory.pages.wording import num
 from prefactory.tables import ROW_ID, Shape, text_of
 from review.annotations import annotations_of
 from review.app.core import Call, role
-from review.app.text import html_of, visible
+from review.app.text import html_of
 from review.store import open_review
 
 TEXTS = ("prompt", "chosen", "rejected", "response")

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.responses import Response
 
 from catalog.history.removal import parents
-from pipelines.running import running
 from pipelines.serve import facts
+from pipelines.serve.running import running
 from pipelines.serve.site import MissingError, sealed, site, version_of
 from prefactory.recipe import NAME
 from review.app.core import Call, role

@@ -10,7 +10,6 @@ from pipelines.api import Recipe
 from pipelines.review import make as make_review
 from pipelines.review import publish
 from pipelines.settings import Settings as Home
-from prefactory.testing import pairs
 from review import people
 from review.assignments import next_assignment
 from review.settings import Settings
