@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
@@ -22,6 +21,9 @@ from polars.io.plugins import register_io_source
 from prefactory.errors import CatalogError
 from prefactory.images.marks import is_pictures
 from prefactory.tables import Shape
+
+if TYPE_CHECKING:
+    import datasets
 
 BATCH_ROWS = 1000
 FILE_ROWS = 200_000
@@ -49,6 +51,8 @@ def arrow_schema(table: pl.DataFrame) -> pa.Schema:
     pictured = [name for name, dtype in table.schema.items() if is_pictures(dtype)]
     if not pictured:
         return schema
+    import datasets  # a second, and only what writes or opens a folder needs it
+
     features = datasets.Features.from_arrow_schema(schema)
     features.update({name: datasets.List(datasets.Image()) for name in pictured})
     info = {"info": {"features": features.to_dict()}}
@@ -127,6 +131,8 @@ class SplitWriter:
         return info
 
     def _describe(self, names: list[str], info: dict[str, Any]) -> None:
+        import datasets
+
         features = datasets.Features.from_arrow_schema(self.schema).to_dict()
         split = {"name": self.split, **info, "dataset_name": None}
         _json(
@@ -218,6 +224,8 @@ class Table:
         Raises:
             CatalogError: there is no such split.
         """
+        import datasets
+
         self._files(split)
         return datasets.load_from_disk(str(self.folder / split))
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pydantic
-from datasets import Dataset
 
 from catalog.arrow_folder import Table
 from catalog.explain import Explanation, explain
@@ -30,6 +29,9 @@ from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.store import file_digest
 from prefactory.tables import Shape, digests
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _LOG = logging.getLogger(__name__)
 _DATED = re.compile(r"(?P<day>\d{4}\.\d\d\.\d\d)(?:\.(?P<count>\d+))?")

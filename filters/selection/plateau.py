@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.stats import f as fisher
-from scipy.stats import t as student
+from scipy.special import fdtri, stdtrit
 
 from prefactory.errors import DataError
 
@@ -164,7 +163,7 @@ def exponential_plateau(n: Sequence[float], y: Sequence[float]) -> Plateau:
     y_inf, y0, log_rate = (float(v) for v in fit.x)
     freedom = max(1, x.size - 3)
     variance = 2.0 * fit.cost / freedom * np.linalg.pinv(fit.jac.T @ fit.jac)
-    half = student.ppf(0.975, freedom) * np.sqrt(np.maximum(np.diagonal(variance), 0.0))
+    half = stdtrit(freedom, 0.975) * np.sqrt(np.maximum(np.diagonal(variance), 0.0))
     c = float(np.exp(log_rate)) / n_max
     smallest = float(sizes[sizes > 0].min())
     reached = c * n_max >= 1.0 and log_rate < high - AT_BOUND and smallest <= GAIN / c
@@ -233,7 +232,7 @@ def _rises(fit: Plateau, sizes: Floats, values: Floats) -> bool:
     large = values[:, sizes > np.median(sizes)].mean(axis=1)
     gain = np.sign(fit.y_inf - fit.y0) * (large - values[:, sizes == 0].mean(axis=1))
     error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
-    return bool(gain.mean() > student.ppf(1.0 - CLEAR, len(gain) - 1) * error)
+    return bool(gain.mean() > stdtrit(len(gain) - 1, 1.0 - CLEAR) * error)
 
 
 def _excess(fit: Plateau, sizes: Floats, values: Floats) -> tuple[float, float] | None:
@@ -255,7 +254,7 @@ def _gained(quality: Floats, error: float) -> bool:
     if error <= 1e-18 * max(flat, 1.0):
         return True
     ratio = (flat - error) / 2.0 / (error / max(freedom, 1))
-    return bool(ratio > fisher.ppf(1.0 - CLEAR, 2, max(freedom, 1)))
+    return bool(ratio > fdtri(2, max(freedom, 1), 1.0 - CLEAR))
 
 
 def _check(sizes: Floats, quality: Floats) -> None:

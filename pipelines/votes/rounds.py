@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from catalog.versions import Version
 from labelers.annotators.people import Annotations, read_annotations
@@ -359,5 +359,5 @@ def expected_share(area: float) -> float:
     Suspicion of right and wrong labels is taken as normal with equal spread, ranked with `area`;
     wrong labels as few.
     """
-    apart = math.sqrt(2) * float(norm.ppf(np.clip(area, 0.01, 0.99)))
-    return min(float(norm.sf(apart)) / 0.5, 1.0) if apart > 0 else 1.0
+    apart = math.sqrt(2) * float(ndtri(np.clip(area, 0.01, 0.99)))
+    return min(float(ndtr(-apart)) / 0.5, 1.0) if apart > 0 else 1.0

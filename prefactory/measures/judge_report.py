@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from prefactory.errors import DataError
 from prefactory.measures.agreement import (
@@ -146,7 +146,7 @@ def position_bias(votes: pl.DataFrame) -> dict[str, Any]:
     ]
     return {
         "bias": plain(worst / named.height),
-        "p_value": plain(float(chi2.sf(statistic, freedom))),
+        "p_value": plain(float(chdtrc(freedom, statistic))),
         "first": share(named["place"] == 0, named["question"]).plain(),
         "first_expected": plain(float((1 / named["answers"].to_numpy()).mean())),
         "places": places,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from prefactory.measures.calibration import Floats
 
@@ -76,5 +76,5 @@ def clustered_mean(
         return Estimate(mean, np.nan, np.nan, np.nan, n, g)
     sums = np.bincount(group, weights=values - mean)
     se = float(np.sqrt(g / (g - 1) * (sums**2).sum()) / n)
-    half = float(student.ppf(0.5 + level / 2, g - 1)) * se
+    half = float(stdtrit(g - 1, 0.5 + level / 2)) * se
     return Estimate(mean, se, mean - half, mean + half, n, g)

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import expit
-from scipy.stats import norm
+from scipy.special import expit, ndtri
 
 from prefactory.measures.calibration import Floats
 from prefactory.preferences.clustered import Ints, clustered_mean, codes
 
-Z = float(norm.ppf(0.975))
+Z = float(ndtri(0.975))
 GRID = np.arange(46) / 100
 """Shares that are tried."""
 SLOPES = np.concatenate([[0.0], np.geomspace(0.02, 30, 90)])

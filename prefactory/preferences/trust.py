@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
-from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from prefactory.measures.calibration import Floats
@@ -188,7 +188,8 @@ def auc(suspicion: Floats, wrong: NDArray[np.bool_]) -> tuple[float, float]:
     n1, n0 = int(wrong.sum()), int((~wrong).sum())
     if not n1 or not n0:
         return np.nan, np.nan
-    a = float((rankdata(suspicion)[wrong].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+    ranks = pl.Series(suspicion).rank().to_numpy()
+    a = float((ranks[wrong].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     spread = a * (1 - a) + (n1 - 1) * (q1 - a * a) + (n0 - 1) * (q2 - a * a)
     return a, float(np.sqrt(spread / (n1 * n0)))

@@ -3,11 +3,13 @@ import os
 import random
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import tiny_llama
+from tests.pipelines.warm import Warm
 
 WORDS = [
     *("river", "stone", "lamp", "orange", "quiet", "engine", "paper", "window", "garden"),
@@ -69,14 +71,26 @@ def small(tmp_path: Path) -> Path:
     return write_small(tmp_path)
 
 
+@cache
+def warm() -> Warm:
+    """The one of this process."""
+    return Warm()
+
+
 def command(
     *words: str, cwd: Path, timeout: float = 200, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `prefactory` as a user does, in a process of its own."""
+    """Run `prefactory` as a user does, in a process of its own.
+
+    It is a fork of a process that has its imports already, unless they depend on `env`.
+    """
+    whole = {**os.environ, "PREFACTORY_HOME": str(cwd / "home"), **env}
+    if warm().fits(env):
+        return warm().run(words, cwd, whole, timeout)
     return subprocess.run(
         [str(Path(sys.executable).parent / "prefactory"), *words],
         cwd=cwd,
-        env={**os.environ, "PREFACTORY_HOME": str(cwd / "home"), **env},
+        env=whole,
         capture_output=True,
         text=True,
         timeout=timeout,
