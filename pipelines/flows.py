@@ -149,11 +149,12 @@ def _run_curate(recipe: Path, overrides: list[str], settings: Settings) -> Outco
         on_running=[lambda flow, run, state: started.append(run)],
     )
     try:
-        return job(**parameters(recipe, overrides, settings))
+        outcome: Outcome = job(**parameters(recipe, overrides, settings))
     except Exception as error:  # of whatever HTTP library Prefect has today
         if started:
             raise
         raise ConfigError(_no_server(error)) from error
+    return outcome
 
 
 def _check_prefect_home() -> None:

@@ -27,9 +27,9 @@ def needs(home: Path) -> dict[str, list[str]]:
             raise StoreError(f"{path} can't be read ({error}): what it needs is unknown") from error
         found.setdefault(ref, []).append(f"model {path.parent.name}")
     for path in sorted(p for p in (home / "reviews").glob("*") if p.is_dir()):
-        ref = _reviewed(home, path.name)
-        if ref is not None:
-            found.setdefault(ref, []).append(f"review {path.name}")
+        read = _reviewed(home, path.name)
+        if read is not None:
+            found.setdefault(read, []).append(f"review {path.name}")
     return found
 
 
@@ -39,7 +39,8 @@ def _reviewed(home: Path, name: str) -> str | None:
     try:
         review = open_review(home, name)
         try:
-            return review.meta("source").get("version")
+            version: str | None = review.meta("source").get("version")
+            return version
         finally:
             review.db.close()
     except PrefactoryError as error:

@@ -328,7 +328,7 @@ def _rows(
         pl.when(unequal).then(pl.lit(name)).otherwise(pl.lit(None, pl.String))
         for name, unequal in differing.items()
     ]
-    change = pl.when("turned").then(pl.lit("relabelled"))
+    change: Any = pl.when("turned").then(pl.lit("relabelled"))
     for what in CHANGES[3:]:
         flags = [pl.lit(unequal) for name, unequal in differing.items() if _kind(name) == what]
         if flags:
@@ -356,9 +356,9 @@ def _kind(column: str) -> str:
 def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What is another in two payloads of manifests, a line each; steps are matched by label."""
     plain = [{k: v for k, v in p.items() if k not in ("steps", "sources")} for p in (old, new)]
-    lines = differences(*plain)
+    lines = differences(plain[0], plain[1])
     sources = [{str(s.get("name", i)): s for i, s in enumerate(p["sources"])} for p in (old, new)]
-    lines += [f"source {line}" for line in differences(*sources)]
+    lines += [f"source {line}" for line in differences(sources[0], sources[1])]
     steps = [{s["label"]: s for s in p["steps"]} for p in (old, new)]
     lines += [
         f"step {label}: only in the old recipe" for label in steps[0] if label not in steps[1]

@@ -163,7 +163,7 @@ def _words(table: Table, name: str) -> pl.Series:
 
 
 def _numbers(name: str, before: pl.Series, after: pl.Series) -> Shift:
-    missing = [s.null_count() / max(1, s.len()) for s in (before, after)]
+    missing = _missing(before), _missing(after)
     a, b = (np.sort(s.drop_nulls().drop_nans().to_numpy()) for s in (before, after))
     distance = 0.0
     if a.size and b.size:
@@ -176,7 +176,7 @@ def _numbers(name: str, before: pl.Series, after: pl.Series) -> Shift:
 
 
 def _words_shift(name: str, before: pl.Series, after: pl.Series) -> Shift | None:
-    missing = [s.null_count() / max(1, s.len()) for s in (before, after)]
+    missing = _missing(before), _missing(after)
     shares = []
     for values in (before, after):
         flat = values.explode() if isinstance(values.dtype, pl.List) else values
@@ -191,6 +191,10 @@ def _words_shift(name: str, before: pl.Series, after: pl.Series) -> Shift | None
     found = _is_drift(distance, before.len(), after.len())
     told = (most, shares[0].get(most, 0.0), shares[1].get(most, 0.0))
     return Shift(name, round(distance, 6), None, None, *missing, drift=found, most=told)
+
+
+def _missing(values: pl.Series) -> float:
+    return values.null_count() / max(1, values.len())
 
 
 def _is_drift(distance: float, n: int, m: int) -> bool:

@@ -51,6 +51,6 @@ class Guarded:
 def guard() -> None:
     """Put guards before both outputs of this process, once."""
     if not isinstance(sys.stdout, Guarded):
-        sys.stdout = Guarded(sys.stdout, live=False)  # type: ignore[assignment]
+        sys.stdout = Guarded(sys.stdout, live=False)
     if not isinstance(sys.stderr, Guarded):
-        sys.stderr = Guarded(sys.stderr, live=sys.stderr.isatty())  # type: ignore[assignment]
+        sys.stderr = Guarded(sys.stderr, live=sys.stderr.isatty())

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from prefect import Flow
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL
 
 from prefactory.errors import ConfigError, StoppedError
@@ -94,7 +94,7 @@ def _hand_over(
     job: Flow[..., Any],
     parameters: dict[str, Any],
     night: Night,
-    schedule: Cron,
+    schedule: Schedule,
     limit: ConcurrencyLimitConfig | None,
 ) -> None:
     import inspect
@@ -104,7 +104,7 @@ def _hand_over(
     options: dict[str, Any] = {"job_variables": {"env": environment}}
     if night.image is not None:
         options |= {"image": night.image, "build": False, "push": False}
-    stored = job.from_source(
+    stored: Any = job.from_source(
         source=str(file.parents[1]), entrypoint=f"{file.parent.name}/{file.name}:{job.fn.__name__}"
     )
     stored.deploy(
@@ -124,7 +124,7 @@ def _hand_over(
     )
 
 
-def _schedule(night: Night) -> Cron:
+def _schedule(night: Night) -> Schedule:
     try:
         CronSchedule(cron=night.cron)
     except ValueError as error:

@@ -117,7 +117,8 @@ def _in_ledger(wanted: str) -> pl.Expr:
 @role("reader")
 def search(call: Call) -> Response:
     """A row id or its beginning, a step, a reason or a detail, in the ledgers of all versions."""
-    wanted, hits = asked(call, "q"), []
+    wanted = asked(call, "q")
+    hits: list[dict[str, Any]] = []
     for version in site(call).factory.catalog if len(wanted) >= 3 else ():
         hits += list(_hits(version, wanted, MOST_HITS - len(hits)))
         if len(hits) >= MOST_HITS:

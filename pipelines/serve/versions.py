@@ -25,8 +25,13 @@ def home(call: Call) -> Response:
         versions, head = facts.dataset(settings, name)
         if versions:
             listed.append({"name": name, "versions": versions, "head": head})
-    values = {"datasets": listed, "runs": _runs(call), "models": facts.models(settings.home)}
-    return call.page("home.html.j2", reviews=facts.reviews(settings.home), **values)
+    return call.page(
+        "home.html.j2",
+        datasets=listed,
+        runs=_runs(call),
+        models=facts.models(settings.home),
+        reviews=facts.reviews(settings.home),
+    )
 
 
 def _runs(call: Call) -> list[dict[str, Any]]:

@@ -274,8 +274,8 @@ class ServerEngine(Engine):
             why = "the server sent its answer to the question before once more"
             return _Fault(Failure("bad_answer", why), wasted=wire.billed(reply.body))
         if self._drew_otherwise(reply, told):
-            why = Failure("dialect", "llama.cpp was not told how to draw")
-            return _Fault(why, wasted=wire.billed(reply.body), again=True)
+            odd = Failure("dialect", "llama.cpp was not told how to draw")
+            return _Fault(odd, wasted=wire.billed(reply.body), again=True)
         try:
             finish(self._clean_bytes(reply.body))
         except wire.BadAnswerError as error:
