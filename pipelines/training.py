@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from catalog.versions import Version
 from pipelines.progress import Progress
@@ -17,7 +17,20 @@ from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
-from trainers.settings import DPO, RACO, EmbeddingReward, PreferenceStack, Reward
+from prefactory.recipe import sentence
+from trainers.settings import (
+    CPO,
+    DPO,
+    KTO,
+    ORPO,
+    RACO,
+    SFT,
+    EmbeddingReward,
+    PreferenceStack,
+    Reward,
+    SimPO,
+    TransformerSettings,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from trainers.base import DatasetRef
@@ -26,7 +39,12 @@ METHODS: dict[str, type[BaseModel]] = {
     "embedding-reward": EmbeddingReward,
     "preference-stack": PreferenceStack,
     "reward": Reward,
+    "sft": SFT,
     "dpo": DPO,
+    "kto": KTO,
+    "cpo": CPO,
+    "simpo": SimPO,
+    "orpo": ORPO,
     "raco": RACO,
 }
 """Training method -> its options."""
@@ -51,6 +69,22 @@ class Trained:
     path: Path
     summary: str
     facts: dict[str, Any]
+
+
+def checked_options(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
+    """Options of a method.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        problems = [sentence(cls, dict(item)) for item in items]
+        if any("unknown" in p and "did you mean" not in p for p in problems):
+            problems.append("options are: " + ", ".join(cls.model_fields))
+        raise ConfigError(problems) from error
 
 
 def train(
@@ -149,12 +183,9 @@ def _trainer(method: str, settings: Settings) -> Callable[[Any, Any, Path], Any]
         return lambda config, data, out: train_preference_stack(
             config, data, out, embedder(settings)
         )
-    if method == "reward":
-        from trainers import train_reward
+    if issubclass(METHODS.get(method, BaseModel), TransformerSettings):
+        from trainers import train_transformer
 
-        return train_reward
-    if method in ("dpo", "raco"):
-        from trainers import train_dpo
-
-        return train_dpo
+        cache = settings.home / "cache" / "tokens"
+        return lambda config, data, out: train_transformer(config, data, out, cache)
     raise ConfigError(f"no training method {method!r}; there are: {', '.join(METHODS)}")

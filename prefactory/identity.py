@@ -34,6 +34,10 @@ NOT_IDENTITY: dict[str, str] = {
     "api_key_env": "where a secret is found; who pays does not change the answer",
     "headers_env": "where more secrets are found",
     "sees_images": "whether pictures may be sent; those that are, are part of the request",
+    "report_to": "who gets the log of a training",
+    "save_steps": "when a checkpoint is written, not what is learnt",
+    "save_strategy": "the same",
+    "save_total_limit": "the same",
 }
 
 

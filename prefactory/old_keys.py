@@ -12,6 +12,14 @@ _ANSWERS = {
     "answer_temperature": "answer_sampling.temperature",
     "answer_tokens": "answer_sampling.max_tokens",
 }
+_TRAINING = {
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "schedule": "lr_scheduler_type",
+    "precision": "bf16",
+}
 _JUDGES = {"judges": "judge", "seed": "the recipe's seed"}
 
 OLD_KEYS: dict[str, dict[str, str]] = {
@@ -29,6 +37,8 @@ OLD_KEYS: dict[str, dict[str, str]] = {
     "Judging": _JUDGES,
     "PromptQuality": _JUDGES,
     "RAGPairs": _JUDGES,
+    "Reward": {"center": "center_rewards_coefficient"},
+    "TransformerSettings": _TRAINING,
 }
 """Class, of a step or of one that steps inherit -> old key -> new key (0.1.0, the one change)."""
 

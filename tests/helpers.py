@@ -207,28 +207,6 @@ TEMPLATE = (
 
 def tiny_llama(folder, heads=4):
     """Write a Llama with 64 dimensions and 2 layers, and its byte-level BPE tokenizer."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+    from trainers.tiny import tiny_model
 
-    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(["certainly please whatever go away"], 300, special_tokens=special)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    set_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    ).save_pretrained(folder)
-    return folder
+    return tiny_model(folder, ["certainly please whatever go away"], heads)

@@ -38,10 +38,11 @@ class Rule:
     holds: Callable[[pl.Expr], pl.Expr]
 
 
+_ANY = Rule("a number or a name", lambda c: c.is_not_null())
 _RULES = {
     "beta": Rule("above 0 and finite", lambda c: c.is_finite() & (c > 0)),
     "weight": Rule("0 or more and finite", lambda c: c.is_finite() & (c >= 0)),
-    "dimension": Rule("a number or a name", lambda c: c.is_not_null()),
+    "dimension": _ANY,
     SIGN: Rule("-1, 0 or 1", lambda c: c.is_in([-1, 0, 1])),
 }
 
@@ -78,7 +79,7 @@ def checked(data: DatasetRef, columns: Sequence[str], method: str) -> None:
             has = ", ".join(columns_for_training(data)) or "none"
             raise DataError(
                 f"{method} reads the column {missing[0]}, which {data} lacks; columns made for "
-                f"training that are there: {has}. {_MADE_BY[_kind(missing[0])]}"
+                f"training that are there: {has}. {_MADE_BY.get(_kind(missing[0]), '')}"
             )
         if not columns or not len(rows):
             continue
@@ -100,8 +101,8 @@ def _kind(column: str) -> str:
 
 
 def _check(batch: pl.DataFrame, column: str, where: str) -> None:
-    rule, dtype = _RULES[_kind(column)], batch.schema[column]
-    if column != "dimension" and not dtype.is_numeric():
+    rule, dtype = _RULES.get(_kind(column), _ANY), batch.schema[column]
+    if rule is not _ANY and not dtype.is_numeric():
         raise DataError(f"column {column} in {where} must be {rule.says}; it holds {dtype}")
     wrong = batch.filter(~rule.holds(pl.col(column)).fill_null(False))
     if wrong.height:
@@ -133,7 +134,7 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
 
     Without columns it is TRL's own, untouched. With `beta`, each pair has its own; with `weight`,
     each pair's loss is multiplied by it (the mean is over pairs, not over weights, so that weights
-    of 1 change nothing). Both go with the losses of `trainers.losses.of_pair`.
+    of 1 change nothing). Both go with the losses of `trainers.losses.OF_PAIR`, and sums of them.
 
     Args:
         columns: which columns of the rows the loss reads.
@@ -168,8 +169,13 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
         ).log_probs
         chosen, rejected = found.sum(dim=1).chunk(2)
         tokens = inputs["completion_mask"].sum(dim=1).clamp(min=1).chunk(2)
+        # TRL's mean leaves out the first place, as no token comes before it
+        counted = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)[0].sum().clamp(min=1)
         return LogRatios(
-            chosen - inputs["ref_chosen_logps"], rejected - inputs["ref_rejected_logps"], *tokens
+            chosen - inputs["ref_chosen_logps"],
+            rejected - inputs["ref_rejected_logps"],
+            *tokens,
+            nll=-chosen.sum() / counted,
         )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: ANN401
@@ -187,7 +193,10 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
     def pair_losses(self, ratios: LogRatios, inputs: dict[str, Any]) -> Tensor:
         """Loss of each pair, shape (B,)."""
         beta = self._beta(inputs)
-        each = losses.of_pair(self.loss_types[0], ratios, beta, self.label_smoothing)
+        parts = zip(self.loss_types, self.loss_weights, strict=True)
+        each = torch.stack(
+            [w * losses.of_pair(name, ratios, beta, self.label_smoothing) for name, w in parts]
+        ).sum(dim=0)
         return each * inputs["weight"] if "weight" in inputs else each
 
     def note(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:

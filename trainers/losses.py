@@ -54,12 +54,14 @@ class LogRatios:
     Attributes:
         chosen, rejected: sums over the tokens of the answer, shape (B,).
         chosen_tokens, rejected_tokens: tokens of the answer, shape (B,), at least 1.
+        nll: mean negative log-likelihood of a token of the batch's chosen answers, a scalar.
     """
 
     chosen: Tensor
     rejected: Tensor
     chosen_tokens: Tensor
     rejected_tokens: Tensor
+    nll: Tensor | None = None
 
     @property
     def delta(self) -> Tensor:
@@ -76,7 +78,7 @@ def of_pair(name: str, ratios: LogRatios, beta: Tensor | float, smoothing: float
     """One of TRL's losses of DPO, each pair with a beta of its own and not reduced.
 
     Args:
-        name: TRL's `loss_type`: `sigmoid`, `sigmoid_norm`, `ipo`, `hinge`, `robust`, `apo_zero`.
+        name: TRL's `loss_type`, one of `OF_PAIR`.
         ratios: of B pairs.
         beta: above 0, one for all or of shape (B,).
         smoothing: share of labels taken to be wrong, by `robust` only, below 0.5.
@@ -87,7 +89,7 @@ def of_pair(name: str, ratios: LogRatios, beta: Tensor | float, smoothing: float
     Raises:
         KeyError: for another name.
     """
-    found: Tensor = _OF_PAIR[name](ratios, beta, smoothing)
+    found: Tensor = OF_PAIR[name](ratios, beta, smoothing)
     return found
 
 
@@ -96,7 +98,7 @@ def _robust(ratios: LogRatios, beta: Tensor | float, smoothing: float) -> Tensor
     return (smoothing * wrong - (1 - smoothing) * right) / (1 - 2 * smoothing)
 
 
-_OF_PAIR: dict[str, Callable[[LogRatios, Tensor | float, float], Tensor]] = {
+OF_PAIR: dict[str, Callable[[LogRatios, Tensor | float, float], Tensor]] = {
     "sigmoid": lambda r, beta, _: softplus(-beta * r.delta),
     "sigmoid_norm": lambda r, beta, _: softplus(-beta * r.delta_per_token),
     "ipo": lambda r, beta, _: (r.delta_per_token - 1 / (2 * beta)) ** 2,
@@ -105,5 +107,19 @@ _OF_PAIR: dict[str, Callable[[LogRatios, Tensor | float, float], Tensor]] = {
     "apo_zero": lambda r, beta, _: (
         1 - torch.sigmoid(beta * r.chosen) + torch.sigmoid(beta * r.rejected)
     ),
+    "apo_down": lambda r, beta, _: torch.sigmoid(beta * r.chosen) + torch.sigmoid(-beta * r.delta),
+    "nca_pair": lambda r, beta, _: (
+        softplus(-beta * r.chosen) + (softplus(beta * r.chosen) + softplus(beta * r.rejected)) / 2
+    ),
+    "bco_pair": lambda r, beta, _: softplus(-beta * r.chosen) + softplus(beta * r.rejected),
+    "sppo_hard": lambda r, beta, _: (r.chosen - 0.5 / beta) ** 2 + (r.rejected + 0.5 / beta) ** 2,
+    "sft": lambda r, _beta, _: _likelihood(r).expand(len(r.chosen)),
 }
-"""Loss by TRL's name (arXiv 2305.18290, 2310.12036, 2305.10425, 2403.00409, 2408.06266)."""
+"""Loss by TRL's name (arXiv 2305.18290, 2310.12036, 2305.10425, 2403.00409, 2408.06266, 2402.05369,
+2404.04656, 2405.00675). Its others are no sums over pairs with a beta of their own."""
+
+
+def _likelihood(ratios: LogRatios) -> Tensor:
+    if ratios.nll is None:
+        raise KeyError("sft needs the likelihood of the chosen answers")
+    return ratios.nll

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import BaseModel
+
 from prefactory.pages.page import environment, render
 from trainers.base import DatasetRef, package_versions, write_json
 from trainers.metrics import PairMetrics
@@ -170,13 +173,19 @@ def card(report: TrainingReport, what: str, use: str, library: str, tags: list[s
         f"---\nlibrary_name: {library}\ntags:\n"
         + "".join(f"- {tag}\n" for tag in ["prefactory", *tags])
         + f"---\n\n# {report.method} on {data}\n\n{what}\n\n## Data\n\n"
-        f"Dataset `{data}`, content digest `{data.digest}`. Licences of the data: {licenses}.\n\n"
+        f"Dataset `{data}`, content digest `{data.digest}`, made by the recipe with the"
+        f" fingerprint `{data.version.manifest.recipe_fingerprint or 'unknown'}`. Licences of the"
+        f" data: {licenses}.\n\n"
         "## Results\n\n"
         + (_METRICS + table if table else "Not measured.\n")
         + _LEGEND
         + (f"\n{remarks}" if remarks else "")
         + f"\n## Use\n\n{use}\n\n## Settings\n\n{settings}"
     )
+
+
+def _table(data: DatasetRef) -> str:
+    return "" if data.table == "pairs" else f" --table {data.table}"
 
 
 def loading(config: Mapping[str, Any], task: str, options: str = "") -> tuple[str, str]:
@@ -188,6 +197,36 @@ def loading(config: Mapping[str, Any], task: str, options: str = "") -> tuple[st
         f'model = {loader}.from_pretrained("path/of/this/folder"{options})\n'
         'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n'
     )
+
+
+def transformer_card(report: TrainingReport, about: str, task: str, outputs: int = 1) -> str:
+    """The card of a trained transformer.
+
+    Args:
+        report: the run.
+        about: what was done, after the name of the model that it began with.
+        task: `CausalLM` or `SequenceClassification`.
+        outputs: of the head, where there is one.
+    """
+    policy = task == "CausalLM"
+    package, code = loading(report.config, task, "" if policy else f", num_labels={outputs}")
+    if not policy:
+        code += (
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    prompt + answer, return_tensors="pt", return_dict=True\n)\n'
+            "scores = model(**inputs).logits[0]\n"
+        )
+    kind = report.method if policy else "reward-model"
+    command = f"prefactory train {report.method} {report.dataset}{_table(report.dataset)}"
+    what = f"`{report.config['model']}`, {about}\n\n```bash\n{command} --config train.yaml\n```"
+    return card(report, what, f"```python\n{code}```", package, ["trl", kind])
+
+
+def write_options(folder: Path, method: str, config: BaseModel) -> None:
+    """Write `train.yaml`: what was set, as `prefactory train METHOD NAME --config` reads it."""
+    given = config.model_dump(mode="json", include=config.model_fields_set)
+    text = f"# prefactory train {method} ... --config train.yaml\n{yaml.safe_dump(given)}"
+    (folder / "train.yaml").write_text(text, encoding="utf-8")
 
 
 def page(report: TrainingReport) -> str:

@@ -1,38 +1,75 @@
-"""`prefactory train reward | dpo | raco`."""
+"""`prefactory train METHOD`: every method of training, with the same options."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.catalog import AsJson, Ref
+from pipelines.cli.catalog import AsJson
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME[@VERSION]|FILE",
+        help="Published data, or a file of pairs, which is published first. None: with --smoke.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value options of the method, such as beta=0.05.")
 ]
 Model = Annotated[str | None, typer.Option(help="Model to start from: a folder or a hub id.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of options; those of TRL by its names.")
+]
 Table = Annotated[str, typer.Option(help="Table with the pairs, such as goal_pairs.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to make [in PREFACTORY_HOME/models].")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Three steps on a tiny model that is built on the spot.")
+]
+HELP = {
+    "sft": "Fine-tune on the chosen answers.",
+    "dpo": "Train a policy by direct preference optimisation.",
+    "kto": "Train a policy on single answers, good or bad.",
+    "cpo": "Train a policy by contrastive preference optimisation, without a reference.",
+    "simpo": "Train a policy by SimPO, without a reference.",
+    "orpo": "Train a policy by odds ratios, without a reference.",
+    "raco": "Train a policy on objectives that disagree on the same pair (sign_ columns).",
+}
+"""Method -> the help of its command."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(help="Train on a published version.", no_args_is_help=True)
     group.command()(reward)
-    group.command()(dpo)
-    group.command()(raco)
+    for method, text in HELP.items():
+        group.command(method, help=text)(_command(method))
     app.add_typer(group, name="train")
 
 
+def _command(method: str) -> Callable[..., None]:
+    def command(
+        data: Data = None,
+        overrides: Overrides = None,
+        model: Model = None,
+        config: Config = None,
+        table: Table = "pairs",
+        out: Out = None,
+        smoke: Smoke = False,
+        as_json: AsJson = False,
+    ) -> None:
+        _train(method, data, overrides or [], model, config, table, out, smoke, as_json)
+
+    return command
+
+
 def reward(
-    ref: Ref,
+    data: Data = None,
     overrides: Overrides = None,
     backend: Annotated[
         str,
@@ -42,8 +79,10 @@ def reward(
         ),
     ] = "trl",
     model: Model = None,
+    config: Config = None,
     table: Table = "pairs",
     out: Out = None,
+    smoke: Smoke = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a reward model."""
@@ -52,79 +91,64 @@ def reward(
     methods = {"stack": "preference-stack", "embedding": "embedding-reward", "trl": "reward"}
     if backend not in methods:
         raise ConfigError(f"--backend {backend!r}: choose stack, embedding or trl")
-    method = methods[backend]
-    if backend != "trl" and model is not None:
+    if backend != "trl" and (model is not None or smoke):
         raise ConfigError(
-            "--model goes with --backend trl; for another encoder write encoder.model=NAME"
+            "--model and --smoke go with --backend trl; for another encoder write "
+            "encoder.model=NAME"
         )
-    _train(method, ref, overrides or [], model, table, out, as_json)
-
-
-def dpo(
-    ref: Ref,
-    overrides: Overrides = None,
-    model: Model = None,
-    table: Table = "pairs",
-    out: Out = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train a policy by direct preference optimisation."""
-    _train("dpo", ref, overrides or [], model, table, out, as_json)
-
-
-def raco(
-    ref: Ref,
-    overrides: Overrides = None,
-    model: Model = None,
-    table: Table = "pairs",
-    out: Out = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train a policy on objectives that disagree on the same pair (sign_ columns)."""
-    _train("raco", ref, overrides or [], model, table, out, as_json)
+    _train(methods[backend], data, overrides or [], model, config, table, out, smoke, as_json)
 
 
 def _train(
     method: str,
-    ref: str,
+    ref: str | None,
     overrides: list[str],
     model: str | None,
+    config: Path | None,
     table: str,
     out: Path | None,
+    smoke: bool,
     as_json: bool,
 ) -> None:
+    from pipelines.data_of import version_of
     from pipelines.settings import Settings
-    from pipelines.training import METHODS, train
+    from pipelines.training import METHODS, checked_options, train
     from prefactory.errors import ConfigError
     from prefactory.overrides import nested
 
+    if ref is not None and "=" in ref and smoke:
+        overrides, ref = [ref, *overrides], None
+    fields = {**_file(config), **nested(overrides)}
+    fields |= {"model": model} if model is not None else {}
     settings = Settings()
-    version = settings.catalog.get(ref)
-    fields = nested(overrides)
-    if method not in ("embedding-reward", "preference-stack"):
-        if model is None and "model" not in fields:
-            raise ConfigError("--model is missing: the folder or hub id of the model to start from")
-        fields |= {"model": model} if model is not None else {}
-    config = _config(METHODS[method], fields)
-    trained = train(method, config, version, settings, out, table)
-    if as_json:
-        data = {"path": str(trained.path), **trained.facts}
-        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    if smoke:
+        from pipelines.smoke import smoke_train
+
+        done = smoke_train(method, METHODS[method], fields, ref, table, out, settings)
     else:
-        typer.echo(trained.summary)
+        if ref is None:
+            raise ConfigError("what to train on? NAME, NAME@VERSION or a file; or --smoke")
+        if method not in ("embedding-reward", "preference-stack") and "model" not in fields:
+            raise ConfigError("--model is missing: the folder or hub id of the model to start from")
+        checked = checked_options(METHODS[method], fields)
+        done = train(method, checked, version_of(ref, settings), settings, out, table)
+    if as_json:
+        sys.stdout.write(json.dumps({"path": str(done.path), **done.facts}, indent=2) + "\n")
+    else:
+        typer.echo(done.summary)
 
 
-def _config(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
-    import pydantic
-
+def _file(config: Path | None) -> dict[str, Any]:
+    """Options of a YAML file; keys and numbers as in recipes."""
+    from prefactory import yamllines
     from prefactory.errors import ConfigError
-    from prefactory.recipe import sentence
 
+    if config is None:
+        return {}
     try:
-        return cls.model_validate(fields)
-    except pydantic.ValidationError as error:
-        items = error.errors(include_url=False)
-        problems = [sentence(cls, dict(item)) for item in items]
-        if any(p.startswith("unknown key") and "did you mean" not in p for p in problems):
-            problems.append("options are: " + ", ".join(cls.model_fields))
-        raise ConfigError(problems) from error
+        data, _ = yamllines.load(config.read_text("utf-8"), config.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {config} can't be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config {config}: options are a mapping, `learning_rate: 1.0e-6`")
+    return data

@@ -73,8 +73,9 @@ def here(tmp_path, monkeypatch, model):
 
 def train(model, *more):
     return cli(
-        "train", "dpo", "sys", "--model", model, "--out", "out", "max_steps=1", "batch_size=2",
-        "accumulation=1", "chat_template=template.jinja", *more,
+        "train", "dpo", "sys", "--model", model, "--out", "out", "max_steps=1",
+        "per_device_train_batch_size=2", "gradient_accumulation_steps=1",
+        "chat_template=template.jinja", *more,
     )  # fmt: skip
 
 
@@ -101,7 +102,8 @@ def test_training_counts_what_the_template_refuses_or_makes_equal(here, model, t
     assert "dropped  1 pairs: equal_rendered" in out
     here(REFUSES)
     code, out = cli("train", "reward", "sys", "--model", model, "--out", "reward", "max_steps=1",
-                    "chat_template=template.jinja", "batch_size=1", "accumulation=1")  # fmt: skip
+                    "chat_template=template.jinja", "per_device_train_batch_size=1",
+                    "gradient_accumulation_steps=1")  # fmt: skip
     assert code == 0, out
     assert "dropped  6 pairs: template_refuses: System role not supported" in out
 

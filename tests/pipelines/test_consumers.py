@@ -20,7 +20,10 @@ from prefactory.errors import ConfigError
 from trainers import DPO
 
 ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-QUICK = ("max_steps=2", "batch_size=8", "accumulation=1", "gradient_checkpointing=false")
+QUICK = (
+    "max_steps=2", "per_device_train_batch_size=8", "gradient_accumulation_steps=1",
+    "gradient_checkpointing=false",
+)  # fmt: skip
 LAYOUTS = ("trl", "trl-implicit", "kto", "sft")
 FORMATS = ("arrow", "parquet", "jsonl")
 

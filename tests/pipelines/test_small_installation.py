@@ -105,7 +105,7 @@ def test_trainers_say_which_extra_they_want(tmp_path):
     code = """
 import trainers
 from prefactory.errors import MissingPackageError
-for name in ('train_dpo', 'train_reward', 'train_embedding_reward'):
+for name in ('train_transformer', 'train_preference_stack', 'train_embedding_reward'):
     try:
         getattr(trainers, name)
     except MissingPackageError as error:

@@ -16,7 +16,7 @@ from catalog.layouts import export
 from catalog.versions import Catalog, verify
 from pipelines.cli.app import main
 from tests.helpers import tiny_llama
-from trainers import DPO, DatasetRef, Reward, train_dpo, train_reward
+from trainers import DPO, DatasetRef, Reward, train_transformer
 
 TEMPLATE = (
     "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
@@ -167,16 +167,16 @@ def test_trl_takes_a_step_on_calls(exports, model, one_step, tmp_path, layout, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("train", "settings"), [(train_dpo, DPO), (train_reward, Reward)])
-def test_our_training_reads_calls(version, model, tmp_path, train, settings):
-    config = settings(model=str(model), max_steps=1, batch_size=4, accumulation=1)
-    report = train(config, DatasetRef(version), tmp_path / "model")
+@pytest.mark.parametrize("settings", [DPO, Reward])
+def test_our_training_reads_calls(version, model, tmp_path, settings):
+    config = settings(model=str(model), max_steps=1, gradient_accumulation_steps=1)
+    report = train_transformer(config, DatasetRef(version), tmp_path / "model")
     assert report.dropped == {}
     assert report.facts["steps"] == 1
 
 
 def test_training_rows_are_as_templates_read_them(version):
-    from trainers.transformer import in_chat_form
+    from trainers.laying import in_chat_form
 
     rows = version.pairs("train")
     columns = ["pair_id", "prompt", "chosen", "rejected", "tools"]

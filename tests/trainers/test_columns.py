@@ -7,9 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 from prefactory.errors import ConfigError, DataError
-from trainers import DPO, RACO, DatasetRef, Reward, train_dpo, train_reward
+from trainers import DPO, RACO, DatasetRef, Reward, train_transformer
 
-SMALL = {"max_steps": 3, "batch_size": 4, "accumulation": 1, "gradient_checkpointing": False}
+SMALL = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+}
 LOSSES = ["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero"]
 
 
@@ -32,8 +37,7 @@ def run(tmp_path_factory, tiny_model, make):
         held = make.polite_pairs(5, seed=1).with_columns(**one)
         version = make.publish(folder / "v", pairs, held)
         config = method(model=str(tiny_model), **{"learning_rate": 1e-2, **SMALL, **options})
-        train = train_reward if method is Reward else train_dpo
-        report = train(config, DatasetRef.from_path(version), folder / "m")
+        report = train_transformer(config, DatasetRef.from_path(version), folder / "m")
         return report, load_file(folder / "m" / "model.safetensors")
 
     return trained

@@ -12,9 +12,14 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from prefactory.errors import ConfigError, DataError, MissingPackageError
-from trainers import DPO, DatasetRef, Lora, Reward, train_dpo, train_reward
+from trainers import DPO, DatasetRef, Lora, Reward, train_transformer
 
-SMALL = {"max_steps": 2, "batch_size": 4, "accumulation": 1, "gradient_checkpointing": False}
+SMALL = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +38,9 @@ def files_of(folder):
 def dpo(tmp_path_factory, tiny_model, version):
     before = files_of(version)
     config = DPO(model=str(tiny_model), learning_rate=1e-2, **SMALL)
-    report = train_dpo(config, DatasetRef.from_path(version), tmp_path_factory.mktemp("dpo") / "m")
+    report = train_transformer(
+        config, DatasetRef.from_path(version), tmp_path_factory.mktemp("dpo") / "m"
+    )
     assert files_of(version) == before, "training wrote into the immutable version"
     return report
 
@@ -99,7 +106,7 @@ def test_dpo_metrics_are_those_of_the_saved_model(dpo, version, tiny_model):
 def reward(tmp_path_factory, tiny_model, version):
     config = Reward(model=str(tiny_model), learning_rate=1e-2, **SMALL)
     folder = tmp_path_factory.mktemp("reward") / "m"
-    return train_reward(config, DatasetRef.from_path(version), folder)
+    return train_transformer(config, DatasetRef.from_path(version), folder)
 
 
 def test_reward_model_saves_and_reloads_with_the_same_scores(reward, version):
@@ -125,7 +132,7 @@ def test_reward_model_saves_and_reloads_with_the_same_scores(reward, version):
 
 def test_the_seed_decides_the_reward_model(reward, tiny_model, version, tmp_path):
     config = Reward(model=str(tiny_model), learning_rate=1e-2, **SMALL)
-    again = train_reward(config, DatasetRef.from_path(version), tmp_path / "again")
+    again = train_transformer(config, DatasetRef.from_path(version), tmp_path / "again")
     one, two = (load_file(r.folder / "model.safetensors") for r in (reward, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert again.test == reward.test
@@ -135,8 +142,8 @@ def test_reward_uses_the_margin_only_when_asked(tmp_path, tiny_model, make):
     pairs = make.polite_pairs(8).with_columns(margin=pl.lit(3.0))
     ref = DatasetRef.from_path(make.publish(tmp_path, pairs, pairs))
     settings = {"model": str(tiny_model), "learning_rate": 1e-9, **SMALL, "max_steps": 1}
-    plain = train_reward(Reward(**settings), ref, tmp_path / "plain")
-    margin = train_reward(Reward(**settings, use_margin=True), ref, tmp_path / "margin")
+    plain = train_transformer(Reward(**settings), ref, tmp_path / "plain")
+    margin = train_transformer(Reward(**settings, use_margin=True), ref, tmp_path / "margin")
     assert margin.facts["first_loss"] > plain.facts["first_loss"] + 2
     assert margin.test.loss == pytest.approx(plain.test.loss + 2.37, abs=0.2)
 
@@ -145,7 +152,7 @@ def test_partial_margins_are_refused(tmp_path, tiny_model, make):
     pairs = make.polite_pairs(4).with_columns(margin=pl.Series([1.0, None, 1.0, 1.0]))
     ref = DatasetRef.from_path(make.publish(tmp_path, pairs, pairs))
     with pytest.raises(DataError, match="use_margin needs a margin on every pair"):
-        train_reward(Reward(model=str(tiny_model), use_margin=True), ref, tmp_path / "m")
+        train_transformer(Reward(model=str(tiny_model), use_margin=True), ref, tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
@@ -155,8 +162,11 @@ def test_what_trl_drops_in_silence_is_counted(tmp_path, tiny_model, make, capsys
     ref = DatasetRef.from_path(make.publish(tmp_path, pairs, long))
     settings = {"model": str(tiny_model), "max_length": 200, **SMALL, "max_steps": 1}
     for report, why in [
-        (train_dpo(DPO(**settings), ref, tmp_path / "dpo"), "prompt longer than max_length"),
-        (train_reward(Reward(**settings), ref, tmp_path / "rm"), "longer than max_length"),
+        (
+            train_transformer(DPO(**settings), ref, tmp_path / "dpo"),
+            "prompt longer than max_length",
+        ),
+        (train_transformer(Reward(**settings), ref, tmp_path / "rm"), "longer than max_length"),
     ]:
         assert report.dropped == {"both answers are the same": 2, why: 2}
         assert report.test is None
@@ -164,14 +174,14 @@ def test_what_trl_drops_in_silence_is_counted(tmp_path, tiny_model, make, capsys
     assert capsys.readouterr().out == ""
     tight = DPO(**{**settings, "max_length": 3})
     with pytest.raises(DataError, match="fills max_length"):
-        train_dpo(tight, ref, tmp_path / "tight")
+        train_transformer(tight, ref, tmp_path / "tight")
 
 
 def test_dpo_counts_answers_that_are_cut(tmp_path, tiny_model, make):
     pairs = make.pairs_of([(f"q{i}", "certainly " * 20, "please " * 20) for i in range(4)])
     ref = DatasetRef.from_path(make.publish(tmp_path, pairs, pairs))
     settings = {"model": str(tiny_model), "max_length": 30, **SMALL, "max_steps": 1}
-    report = train_dpo(DPO(**settings), ref, tmp_path / "m")
+    report = train_transformer(DPO(**settings), ref, tmp_path / "m")
     assert report.facts["truncated"] == 4
     assert "4 training pairs were cut" in report.text()
 
@@ -182,11 +192,13 @@ def test_a_tokenizer_without_chat_template(tmp_path, tiny_model, version):
     template = (bare / "chat_template.jinja").rename(tmp_path / "chat.jinja")
     ref = DatasetRef.from_path(version)
     with pytest.raises(ConfigError, match="no chat template"):
-        train_dpo(DPO(model=str(bare)), ref, tmp_path / "m")
+        train_transformer(DPO(model=str(bare)), ref, tmp_path / "m")
     with pytest.raises(ConfigError, match="can't read chat_template"):
-        train_dpo(DPO(model=str(bare), chat_template=tmp_path / "none"), ref, tmp_path / "m")
+        train_transformer(
+            DPO(model=str(bare), chat_template=tmp_path / "none"), ref, tmp_path / "m"
+        )
     settings = {**SMALL, "max_steps": 1}
-    report = train_dpo(
+    report = train_transformer(
         DPO(model=str(bare), chat_template=template, **settings), ref, tmp_path / "m"
     )
     assert (report.folder / "chat_template.jinja").read_text() == template.read_text()
@@ -194,10 +206,8 @@ def test_a_tokenizer_without_chat_template(tmp_path, tiny_model, version):
 
 def test_impossible_settings_are_refused_before_anything_loads(tmp_path, version):
     ref = DatasetRef.from_path(version)
-    with pytest.raises(ConfigError, match="bfloat16 needs a GPU"):
-        train_dpo(DPO(model="x", precision="bfloat16"), ref, tmp_path / "m")
     with pytest.raises(ConfigError, match="can't load /nowhere"):
-        train_reward(Reward(model="/nowhere"), ref, tmp_path / "m")
+        train_transformer(Reward(model="/nowhere"), ref, tmp_path / "m")
     with pytest.raises(ValidationError, match="robust"):
         DPO(model="x", label_smoothing=0.1)
     with pytest.raises(ValidationError):
@@ -207,13 +217,15 @@ def test_impossible_settings_are_refused_before_anything_loads(tmp_path, version
 def test_lora_without_peft_names_the_command(tmp_path, version, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingPackageError, match="pip install peft"):
-        train_dpo(DPO(model="x", lora=Lora()), DatasetRef.from_path(version), tmp_path / "m")
+        train_transformer(
+            DPO(model="x", lora=Lora()), DatasetRef.from_path(version), tmp_path / "m"
+        )
 
 
-@pytest.mark.parametrize("module", ["dpo", "reward"])
+@pytest.mark.parametrize("module", ["methods.trl", "columns"])
 def test_without_trl_the_error_is_the_command(module, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", None)
-    monkeypatch.delitem(sys.modules, f"trainers.{module}")
+    monkeypatch.delitem(sys.modules, f"trainers.{module}", raising=False)
     with pytest.raises(MissingPackageError, match=r"pip install -e '.\[train\]'"):
         importlib.import_module(f"trainers.{module}")
 
@@ -222,7 +234,7 @@ def test_training_sends_no_telemetry_and_leaves_the_cache_setting(monkeypatch):
     import datasets
     from huggingface_hub import constants
 
-    from trainers.transformer import considerate
+    from trainers.running import considerate
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     before = datasets.is_caching_enabled()
@@ -265,14 +277,17 @@ def test_a_lora_changes_the_answers_of_its_model_and_no_held_out_pairs_take_trai
     lora = Lora(r=4)
     settings = {**SMALL, "model": str(tiny_model), "lora": lora, "learning_rate": 0.5}
     config = DPO(**settings, compare_answers=2, answer_tokens=5)
-    one, two = (train_dpo(config, ref, tmp_path / name) for name in ("one", "two"))
+    one, two = (train_transformer(config, ref, tmp_path / name) for name in ("one", "two"))
     assert len(one.answers) == 2
     assert any(a.before != a.after for a in one.answers)
     assert one.answers == two.answers
     assert all(a.before.cut for a in one.answers)
     same = [(f / "adapter_model.safetensors").read_bytes() for f in (one.folder, two.folder)]
     assert same[0] == same[1]
-    assert train_dpo(DPO(**{**settings, "compare_answers": 0}), ref, tmp_path / "3").answers == ()
+    assert (
+        train_transformer(DPO(**{**settings, "compare_answers": 0}), ref, tmp_path / "3").answers
+        == ()
+    )
 
 
 def test_the_page_of_a_training_shows_texts_and_runs_none(tmp_path, dpo):

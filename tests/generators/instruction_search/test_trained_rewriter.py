@@ -143,15 +143,21 @@ def test_shards_and_order_change_nothing(tmp_path):
 @pytest.mark.slow
 def test_a_model_that_our_trainer_made_is_the_rewriter(tmp_path):
     """DPO of a random Llama on the steps, then a search with it: garbage, accounted for."""
-    from trainers import DPO, DatasetRef, train_dpo
+    from trainers import DPO, DatasetRef, train_transformer
 
     step = recipe({STEP: fields(output="steps")}, name="steps", version="1")
     found = asked_run(step, TABLE, tmp_path / "store")
     version = publish(found, Settings(home=tmp_path / "home").catalog).version
     start = tiny_llama(tmp_path / "llama")
-    config = DPO(model=str(start), learning_rate=1e-3, max_steps=2, batch_size=2, accumulation=1,
-                 gradient_checkpointing=False)  # fmt: skip
-    report = train_dpo(config, DatasetRef.from_path(version.path), tmp_path / "rewriter")
+    config = DPO(
+        model=str(start),
+        learning_rate=1e-3,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
+    )
+    report = train_transformer(config, DatasetRef.from_path(version.path), tmp_path / "rewriter")
     assert report.facts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
     local = {"engine": "transformers", "precision": "fp32"}
     back = {**fields(output="pairs", iterations=2, most_failed=1), "rewriter_prompt": "trained",

@@ -1,0 +1,72 @@
+"""`prefactory train`: every method is tried out, options of a file, data of a file."""
+
+import json
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli.app import app
+from pipelines.settings import Settings
+from pipelines.smoke import smoke_train
+from pipelines.training import METHODS
+from prefactory.errors import ConfigError
+from trainers.settings import TransformerSettings
+
+BY_MODEL = [name for name, cls in METHODS.items() if issubclass(cls, TransformerSettings)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path / "home"))
+
+
+def smoke(method, tmp_path, **fields):
+    settings = Settings(tmp_path / "home")
+    return smoke_train(method, METHODS[method], fields, None, "pairs", None, settings)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in BY_MODEL if name != "sft"]
+
+
+@pytest.mark.parametrize("method", ["sft", *SLOW])
+def test_every_method_can_be_tried_out(method, tmp_path):
+    done = smoke(method, tmp_path)
+    assert done.facts["facts"]["steps"] == 3
+    assert done.facts["metrics"]["test"]["pairs"] > 0
+    assert "its model is not kept" in done.summary
+    assert not done.path.exists()
+
+
+@pytest.mark.slow
+def test_a_file_is_published_and_options_are_read_from_yaml(tmp_path):
+    rows = [
+        {"prompt": f"q {i}", "chosen": f"certainly please {i}", "rejected": f"go away {i}"}
+        for i in range(20)
+    ]
+    file, config = tmp_path / "My pairs.jsonl", tmp_path / "train.yaml"
+    file.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    config.write_text("learning_rate: 1e-4\nweight_decay: 1e-2\nbeta: 0.3\n")
+    words = ["train", "dpo", str(file), "beta=0.2", "--config", str(config), "--smoke", "--json"]
+    first, again = (CliRunner().invoke(app, words) for _ in range(2))
+    assert first.exit_code == 0, first.output
+    facts = [json.loads(r.stdout[r.stdout.index("{\n") :]) for r in (first, again)]
+    assert facts[0]["config"]["weight_decay"] == 0.01
+    assert facts[0]["config"]["learning_rate"] == 1e-4
+    assert facts[0]["config"]["beta"] == 0.2
+    assert facts[0]["dataset"]["name"] == "my-pairs"
+    assert facts[0]["dataset"] == facts[1]["dataset"], "the same file is the same version"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dpo"], "what to train on"),
+        (["dpo", "x", "--config", "none.yaml"], "can't be read"),
+        (["reward", "--backend", "stack", "--smoke"], "go with --backend trl"),
+    ],
+)
+def test_what_is_missing_is_said(words, says):
+    found = CliRunner().invoke(app, ["train", *words])
+    assert isinstance(found.exception, ConfigError)
+    assert says in str(found.exception)

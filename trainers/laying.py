@@ -1,0 +1,98 @@
+"""Pairs laid out for TRL: in chat form, without those that a model can't tell apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import polars as pl
+
+from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
+from prefactory.engines.chat_form import chat_form
+from prefactory.tables import OF_PROMPT, TEXTS, Shape, message_keys
+from trainers.base import DatasetRef, margins_of, table
+
+SAME, LONG = "both answers are the same", "longer than max_length"
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Pairs in TRL's explicit conversational layout.
+
+    Attributes:
+        rows: a dataset of `pair_id` (by which dropped rows are found again), `prompt`, `chosen`,
+            `rejected` and, if asked for, `margin`.
+        dropped: reason -> number of pairs left out.
+        notes: what the chat template does that a reader must know.
+    """
+
+    rows: Any
+    dropped: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def layout(
+    data: DatasetRef,
+    split: str,
+    template: ChatTemplate,
+    ignored: IgnoredSystem,
+    margin: bool = False,
+    columns: Sequence[str] = (),
+) -> Laid:
+    """Lay out a split, without pairs that the model can't tell apart or its template refuses.
+
+    Args:
+        data: the dataset version.
+        split: `train` or `test`.
+        template: the chat template that the rows will be written with.
+        ignored: what to do with system messages that it leaves out.
+        margin: keep the margin, which must be on every pair.
+        columns: more columns to keep, which were checked (`trainers.columns`).
+
+    Raises:
+        DataError: the data must not be trained on with this template.
+    """
+    rows = data.pairs(split)
+    ids = table(rows, ["pair_id", "chosen_id", "rejected_id", "margin"])
+    if margin:
+        margins_of(ids, data, "use_margin")
+    same = ids["chosen_id"] == ids["rejected_id"]
+    shown = effect(template, data.version.batches(data.table, split), ignored).checked()
+    lost = ids["pair_id"].is_in(shown.lost["pair_id"].implode()) & ~same
+    keep = (~(same | lost)).arg_true().to_list()
+    kept = ["pair_id", *TEXTS[Shape.PAIRS], *(["margin"] if margin else []), *columns]
+    kept += [c for c in OF_PROMPT if c in rows.column_names]
+    dropped = {SAME: int(same.sum()), **_reasons(shown.lost, ids.filter(lost)["pair_id"])}
+    return Laid(in_chat_form(rows.select_columns(kept).select(keep)), dropped, shown.notes)
+
+
+def in_chat_form(rows: Any) -> Any:  # noqa: ANN401 - a dataset
+    """Rows whose messages are as chat templates take them: no absent keys, calls in OpenAI's form.
+
+    Texts only stay as they are. Other messages become JSON, which `datasets` reads as objects, so
+    that a template finds arguments as objects and no key that a message does not have.
+    """
+    talks = [c for c in TEXTS[Shape.PAIRS] if c in rows.column_names]
+    frame = table(rows.select(range(0)), talks)
+    if not any(message_keys(frame.schema[c]) for c in talks):
+        return rows
+    features = rows.features.copy()
+    features |= {c: datasets.List(datasets.Json()) for c in talks}
+
+    def written(row: dict[str, Any]) -> dict[str, list[Any]]:
+        return {c: chat_form(row[c] or [], objects=True) for c in talks}
+
+    return rows.map(written, features=datasets.Features(features))
+
+
+def _reasons(lost: pl.DataFrame, ids: pl.Series) -> dict[str, int]:
+    counted = lost.filter(pl.col("pair_id").is_in(ids.implode())).group_by("reason", "detail").len()
+    return {f"{reason}: {detail}": n for reason, detail, n in counted.sort("detail").iter_rows()}
+
+
+def together(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Add up counts by reason."""
+    return dict(sum((Counter(c) for c in counts), Counter()))

@@ -1,0 +1,1 @@
+"""Methods of training a transformer: for each, how its settings become a trainer of TRL."""

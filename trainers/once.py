@@ -1,0 +1,82 @@
+"""Rows are tokenised once: what TRL made of them is kept by its content, and memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import TrainingArguments
+
+from prefactory.errors import ConfigError
+from prefactory.folders import new_folder
+from prefactory.identity import fingerprint
+from trainers.base import package_versions
+from trainers.processes import first
+
+_LOG = logging.getLogger(__name__)
+_BASE = {f.name for f in fields(TrainingArguments)}
+_MORE = ("seed", "per_device_train_batch_size")
+"""Options of every trainer that change the rows: the shuffle, and KTO's mismatched answers."""
+
+
+def once(trainer: Callable[..., Any], cache: Path | None) -> Callable[..., Any]:
+    """A trainer that looks its tokenised rows up before it makes them.
+
+    Args:
+        trainer: a class of TRL's trainers or a `partial` of one. One that prepares its rows in its
+            constructor (CPO, ORPO) stays as it is.
+        cache: folder of the rows; None: nothing is kept.
+    """
+    cls: Any = trainer.func if isinstance(trainer, partial) else trainer
+    if cache is None or not hasattr(cls, "_prepare_dataset"):
+        return trainer
+
+    class Once(cls):  # type: ignore[misc]  # the class is only known here
+        def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, *more: Any) -> Any:  # noqa: ANN401
+            place = cache / _key(cls, dataset, tokenizer, args, more)
+            if place.is_dir():
+                _LOG.info("tokenised rows: %s", place)
+                return datasets.load_from_disk(str(place))
+            made = super()._prepare_dataset(dataset, tokenizer, args, *more)
+            if first():
+                try:
+                    with new_folder(place, ConfigError) as folder:
+                        made.save_to_disk(str(folder))
+                except (ConfigError, OSError):  # another run was faster, or the disk is full
+                    return made
+                return datasets.load_from_disk(str(place))
+            return made
+
+    Once.__name__, Once.__qualname__ = cls.__name__, cls.__qualname__
+    if isinstance(trainer, partial):
+        return partial(Once, *trainer.args, **trainer.keywords)
+    return Once
+
+
+def _key(cls: Any, dataset: Any, tokenizer: Any, args: Any, more: tuple[Any, ...]) -> str:  # noqa: ANN401
+    """What the tokenised rows depend on: texts, tokenizer, template, options, versions."""
+    text = hashlib.blake2b(digest_size=16)
+    for batch in dataset.with_format("arrow").iter(1000):
+        for column in batch.columns:
+            for value in column.to_pylist():
+                text.update(repr(value).encode("utf-8", "surrogatepass"))
+    plain = {
+        name: repr(value)
+        for name, value in asdict(args).items()
+        if name not in _BASE or name in _MORE
+    }
+    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(
+        tokenizer.get_vocab().items()
+    )  # fmt: skip
+    parts = [
+        cls.__qualname__, text.hexdigest(), dataset.column_names, plain, repr(more),
+        hashlib.blake2b(repr(words).encode()).hexdigest(), tokenizer.chat_template,
+        tokenizer.pad_token, package_versions("trl", "transformers", "datasets"),
+    ]  # fmt: skip
+    return fingerprint(parts)[:32]

@@ -1,0 +1,162 @@
+"""How a transformer scores both answers of pairs: log-probabilities, or the output of a head.
+
+Held-out metrics of every method and `prefactory evaluate` go through here. Answers are tokenised as
+TRL does it: the answer begins where the conversation leaves the prompt, and is cut at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prefactory.chat_template import ChatTemplate
+from prefactory.measures.calibration import Floats
+from prefactory.tables import SIDES
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both answers of n pairs as tokens.
+
+    Attributes:
+        ids: 2n conversations, those with the chosen answers first.
+        starts: where each answer begins.
+        kept: which of the pairs that were given are among them, Bool[N].
+        cut: how many pairs lost the end of an answer.
+    """
+
+    ids: tuple[list[int], ...]
+    starts: tuple[int, ...]
+    kept: NDArray[np.bool_]
+    cut: int
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.ids) // 2
+
+
+def encoded(
+    template: ChatTemplate,
+    rows: Iterable[dict[str, Any]],
+    max_length: int,
+    whole: bool = False,
+) -> Sides:
+    """Tokenise pairs.
+
+    Args:
+        template: of the model.
+        rows: with `prompt`, `chosen`, `rejected` and maybe `tools`.
+        max_length: of a conversation; a pair whose prompt fills it is left out.
+        whole: leave out pairs with a longer conversation, instead of cutting it.
+    """
+    sides: tuple[list[list[int]], list[list[int]]] = ([], [])
+    starts: list[int] = []
+    kept, cut = [], 0
+    for row in rows:
+        prompt = _ids(template, row["prompt"], row.get("tools"), True)
+        both = [_ids(template, row["prompt"] + row[s], row.get("tools"), False) for s in SIDES]
+        start = min(_common(prompt, full) for full in both)
+        longest = max(map(len, both))
+        fits = longest <= max_length if whole else start < max_length
+        kept.append(fits)
+        if not fits:
+            continue
+        cut += longest > max_length
+        starts.append(start)
+        for side, full in zip(sides, both, strict=True):
+            side.append(full[:max_length])
+    ids = (*sides[0], *sides[1])
+    return Sides(ids, (*starts, *starts), np.asarray(kept, dtype=bool), cut)
+
+
+def _ids(template: ChatTemplate, messages: list[Any], tools: Any, follows: bool) -> list[int]:  # noqa: ANN401
+    text = template.text(messages, tools, answer_follows=follows)
+    found: list[int] = template.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))
+
+
+def log_probabilities(model: Any, sides: Sides, batch: int, pad: int) -> Floats:  # noqa: ANN401
+    """Log-probability of each answer after its prompt, in nats.
+
+    Args:
+        model: a causal language model, on its device.
+        sides: 2n answers.
+        batch: conversations per forward pass.
+        pad: token to pad with.
+
+    Returns:
+        Float64[2n], sums over the answer's tokens.
+    """
+    out = np.zeros(len(sides.ids))
+    for places, ids, mask in _batches(model, sides, batch, pad):
+        first = min(sides.starts[i] for i in places)
+        keep = ids.shape[1] - max(first, 1) + 1
+        logits = model(
+            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep
+        ).logits[:, -keep:-1]
+        targets = ids[:, -(keep - 1) :, None]
+        logs = logits.float().log_softmax(-1).gather(2, targets)[..., 0]
+        places_in = torch.arange(ids.shape[1] - keep + 1, ids.shape[1], device=ids.device)
+        starts = torch.tensor([sides.starts[i] for i in places], device=ids.device)
+        answer = (places_in[None] >= starts[:, None]) & mask[:, -(keep - 1) :].bool()
+        out[places] = (logs.double() * answer).sum(1).cpu().numpy()
+    return out
+
+
+def token_counts(sides: Sides) -> Ints:
+    """Tokens of each answer, Int64[2n], at least 1."""
+    sizes = [len(ids) - start for ids, start in zip(sides.ids, sides.starts, strict=True)]
+    return np.maximum(np.asarray(sizes, dtype=np.int64), 1)
+
+
+def head_scores(model: Any, sides: Sides, batch: int, pad: int) -> Floats:  # noqa: ANN401
+    """Outputs of a sequence classifier for each conversation, Float64[2n, number of outputs]."""
+    parts: list[tuple[list[int], Floats]] = []
+    for places, ids, mask in _batches(model, sides, batch, pad):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        parts.append((places, logits.double().cpu().numpy()))
+    if not parts:
+        return np.zeros((0, 1))
+    out = np.zeros((len(sides.ids), parts[0][1].shape[1]))
+    for places, scores in parts:
+        out[places] = scores
+    return out
+
+
+def _batches(
+    model: Any,  # noqa: ANN401
+    sides: Sides,
+    size: int,
+    pad: int,
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Conversations of like length together: places, ids and mask, both Int64[b, t]."""
+    order = sorted(range(len(sides.ids)), key=lambda i: (len(sides.ids[i]), i))
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(order), size):
+            places = order[at : at + size]
+            width = max(len(sides.ids[i]) for i in places)
+            ids = torch.full((len(places), width), pad, dtype=torch.long)
+            mask = torch.zeros((len(places), width), dtype=torch.long)
+            for row, i in enumerate(places):
+                n = len(sides.ids[i])
+                ids[row, :n] = torch.tensor(sides.ids[i])
+                mask[row, :n] = 1
+            yield places, ids.to(model.device), mask.to(model.device)
+    model.train(training)

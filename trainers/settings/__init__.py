@@ -1,0 +1,12 @@
+"""Settings of the trainers. Plain data: nothing heavy is loaded."""
+
+from trainers.settings.base import FROZEN, EarlyStopping, Lora, PolicySettings, TransformerSettings
+from trainers.settings.frozen import EmbeddingReward, PreferenceStack
+from trainers.settings.own import RACO
+from trainers.settings.trl import CPO, DPO, KTO, ORPO, SFT, Mixture, Reward, SimPO
+
+__all__ = [
+    "CPO", "DPO", "FROZEN", "KTO", "ORPO", "RACO", "SFT", "EarlyStopping", "EmbeddingReward",
+    "Lora", "Mixture", "PolicySettings", "PreferenceStack", "Reward", "SimPO",
+    "TransformerSettings",
+]  # fmt: skip

@@ -1,0 +1,61 @@
+"""Settings of the trainers that fit a head on frozen encoders. Plain data: nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from prefactory.engines.encoder import Encoder
+from prefactory.preferences.stack import Form
+from trainers.settings.base import FROZEN
+
+
+class EmbeddingReward(BaseModel):
+    """Settings of the embedding reward model.
+
+    Attributes:
+        encoder: which frozen encoder reads the texts.
+        l2: grid of penalties, tried by cross-validation; one value is taken as it is.
+        folds: folds of the cross-validation; the pairs of a prompt are always in one fold.
+        length_feature: add the answer's log length, under a penalty of its own (at most
+            40 / pairs). Off, because length is a shortcut.
+        margin_weight: weigh pairs by their margin; needs a margin on every pair.
+        seed: decides the folds.
+    """
+
+    model_config = FROZEN
+
+    encoder: Encoder = Field(default_factory=Encoder)
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), min_length=1
+    )
+    folds: int = Field(5, ge=2)
+    length_feature: bool = False
+    margin_weight: bool = False
+    seed: int = 0
+
+
+class PreferenceStack(BaseModel):
+    """Settings of the preference stack: text statistics, vectors and outside scores.
+
+    Attributes:
+        form: `statistics`, `joint`, `stack`, or `auto`: the simplest of them, in this order, whose
+            log loss on held-out rows is within one standard error of the least.
+        encoder: which frozen encoder reads the texts.
+        vectors: False leaves out all that needs an encoder.
+        outside: objectives whose scores, on both sides of every pair, are features as well. Who
+            uses the model needs them too.
+        oriented: columns about a pair as a whole (votes of judges). A model with one can't score
+            single answers, so that none is saved: an error.
+        seed: decides the folds.
+    """
+
+    model_config = FROZEN
+
+    form: Form = "auto"
+    encoder: Encoder = Field(default_factory=Encoder)
+    vectors: bool = True
+    outside: tuple[str, ...] = ()
+    oriented: tuple[str, ...] = ()
+    seed: int = 0

@@ -1,0 +1,261 @@
+"""Training a transformer on a dataset version: one way for all methods."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import transformers
+
+from prefactory.chat_template import ChatTemplate
+from prefactory.errors import ConfigError, DataError
+from prefactory.identity import fingerprint, identity_fields
+from prefactory.measures.calibration import Floats
+from trainers import checkpoints, settings
+from trainers.answers import Comparison, compare
+from trainers.base import DatasetRef, table
+from trainers.columns import checked, unread
+from trainers.forms import in_form
+from trainers.laying import LONG, Laid, layout, together
+from trainers.methods.plan import Plan
+from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
+from trainers.once import once
+from trainers.processes import first, model_folder
+from trainers.report import TrainingReport, transformer_card, write_options, write_reports
+from trainers.running import arguments, check_machine, considerate, fit
+from trainers.scoring import Sides, encoded, head_scores, log_probabilities
+from trainers.scoring import token_counts as tokens
+from trainers.settings import PolicySettings, TransformerSettings
+from trainers.settings.trl_fields import options_class
+from trainers.transformer import PACKAGES, load_model, load_tokenizer, lora_config, save
+
+_PLANS: Mapping[type[TransformerSettings], str] = {
+    settings.SFT: "trl:plan_sft",
+    settings.DPO: "trl:plan_dpo",
+    settings.KTO: "trl:plan_kto",
+    settings.CPO: "trl:plan_cpo",
+    settings.SimPO: "trl:plan_cpo",
+    settings.ORPO: "trl:plan_orpo",
+    settings.Reward: "trl:plan_reward",
+    settings.RACO: "raco:plan_raco",
+}
+"""Settings of a method -> what makes its plan, in `trainers.methods`."""
+
+
+def plan_of(config: TransformerSettings, data: DatasetRef) -> Plan:
+    """The plan of a method; only its own modules are imported.
+
+    Raises:
+        ConfigError: an option is given that the method decides itself.
+    """
+    module, _, name = _PLANS[type(config)].partition(":")
+    plan: Plan = getattr(importlib.import_module(f"trainers.methods.{module}"), name)(config, data)
+    if twice := sorted(plan.options.keys() & config.options().keys()):
+        raise ConfigError(f"{plan.method} decides {', '.join(twice)} itself; leave it out")
+    return plan
+
+
+def train_transformer(
+    config: TransformerSettings, data: DatasetRef, output: str | Path, cache: Path | None = None
+) -> TrainingReport:
+    """Train, measure and save a model.
+
+    The reference of methods that have one is the model itself before training: its
+    log-probabilities are computed once, so no second model is kept in memory. Writes the model and
+    tokenizer, `training.json`, `README.md` and `report.html`. Checkpoints lie beside the folder
+    until it is finished; the same call goes on from them.
+
+    Args:
+        config: the settings; their class says which method.
+        data: the dataset version.
+        output: folder of the model; must not exist, or be empty.
+        cache: folder of tokenised rows; None: they are not kept.
+
+    Raises:
+        ConfigError: for a model or tokenizer that can't be used, or an impossible setting.
+        DataError: if no training pair can be used, or a column that the method reads is missing or
+            has a value that can't be used.
+    """
+    check_machine(config)
+    if config.lora is not None:
+        lora_config(config.lora, "CAUSAL_LM", [])  # whether peft is there
+    plan = plan_of(config, data)
+    checked(data, [c for c in plan.columns if c != "margin"], plan.method)
+    notes = (*plan.notes, *unread(data, plan.columns, plan.method))
+    final = Path(output)
+    unfinished = checkpoints.checkpoints_of(final)
+    with model_folder(final) as folder, considerate():
+        run = _Run.begin(config, plan, data)
+        report = run.report(folder, unfinished, final, notes, cache)
+    if first():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report
+
+
+@dataclass
+class _Run:
+    """One training: what it reads, and what it writes."""
+
+    config: TransformerSettings
+    plan: Plan
+    data: DatasetRef
+    template: ChatTemplate
+    train: Laid
+    test: Laid
+    held: Sides
+
+    @classmethod
+    def begin(cls, config: TransformerSettings, plan: Plan, data: DatasetRef) -> _Run:
+        """Load the tokenizer, and lay out the pairs."""
+        template = ChatTemplate(load_tokenizer(config), config.model)
+        columns = [c for c in plan.columns if c != "margin"]
+        train, test = (
+            layout(data, s, template, config.ignored_system, "margin" in plan.columns, columns)
+            for s in ("train", "test")
+        )
+        whole = plan.task != "CausalLM"
+        if not any(encoded(template, [row], config.max_length, whole).pairs for row in train.rows):
+            why = "longer than max_length" if whole else "its prompt fills max_length"
+            raise DataError(f"every training pair of {data} is a tie, or {why}")
+        held = encoded(template, test.rows, config.max_length, whole)
+        return cls(config, plan, data, template, train, test, held)
+
+    def report(
+        self, folder: Path, unfinished: Path, final: Path, notes: Sequence[str], cache: Path | None
+    ) -> TrainingReport:
+        """Train, measure, save, and write the reports."""
+        trainer, given = self._trainer(unfinished, cache)
+        config, plan = self.config, self.plan
+        start = None
+        if config.save_strategy != "no":
+            start = checkpoints.opened(unfinished, self._identity())
+        before = self._logs(trainer) if plan.compared else None
+        comparison = self._comparison()
+        comparison.answer(trainer.model)
+        facts = fit(trainer, config, start)
+        comparison.answer(trainer.model)
+        metrics = self._measured(trainer, before)
+        kept = len(trainer.train_dataset)
+        lost = int((~self.held.kept).sum()) + (given - kept if plan.counts else 0)
+        facts |= self._cut(trainer)
+        report = TrainingReport(
+            method=plan.method,
+            folder=final,
+            dataset=self.data,
+            config=config.model_dump(mode="json"),
+            train=None,
+            test=metrics,
+            dropped=together(self.train.dropped, self.test.dropped, {self._long(): lost}),
+            facts=facts,
+            notes=(*self.train.notes, *notes, *_cut_note(facts), *warnings(metrics)),
+            answers=comparison.compared(),
+        )
+        save(trainer, folder)
+        if first():
+            if config.keep_checkpoints:
+                checkpoints.kept(unfinished, folder)
+            text = transformer_card(report, plan.about, plan.task, plan.outputs)
+            write_reports(folder, report, text, PACKAGES)
+            write_options(folder, plan.method, config)
+        return report
+
+    def _trainer(self, unfinished: Path, cache: Path | None) -> tuple[Any, int]:
+        """TRL's trainer, and how many rows it was given."""
+        config, plan = self.config, self.plan
+        tokenizer = self.template.tokenizer
+        taken = arguments(config, unfinished, self.held.pairs > 0)
+        args = options_class(config.trl_options)(**taken, **plan.options)
+        train = in_form(self.train.rows, plan.form, config.seed)
+        held = None
+        if taken["eval_strategy"] != "no":
+            held = in_form(self.test.rows, plan.form, config.seed)
+        auto = getattr(transformers, f"AutoModelFor{plan.task}")
+        loads = dict(plan.loads)
+        if plan.task != "CausalLM":
+            loads["num_labels"] = plan.outputs
+        model = load_model(auto, config, **loads)
+        if plan.task != "CausalLM":
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        lora = None
+        if config.lora is not None:
+            whole = [n for n in ("score", "classifier") if hasattr(model, n)]
+            kind = "CAUSAL_LM" if plan.task == "CausalLM" else "SEQ_CLS"
+            lora = lora_config(config.lora, kind, whole)
+        trainer = once(plan.trainer, cache)(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=held,
+            processing_class=tokenizer,
+            peft_config=lora,
+            **self._reference(model),
+        )
+        return trainer, len(train)
+
+    def _reference(self, model: Any) -> dict[str, Any]:  # noqa: ANN401
+        """A second model, where the reference moves and can't be computed once."""
+        if not self.config.options().get("sync_ref_model"):
+            return {}
+        return {"ref_model": load_model(type(model), self.config)}
+
+    def _comparison(self) -> Comparison:
+        rows = self.test.rows if len(self.test.rows) else self.train.rows
+        if isinstance(self.config, PolicySettings):
+            return compare(self.template, rows, self.config)
+        return Comparison(self.template, [], 0, 1, self.config.max_length)
+
+    def _identity(self) -> str:
+        config = self.config
+        return fingerprint(
+            [self.plan.method, identity_fields(config), self.data.digest, self.data.table]
+        )
+
+    def _logs(self, trainer: Any) -> Floats:  # noqa: ANN401
+        size, pad = self.config.per_device_eval_batch_size, self.template.tokenizer.pad_token_id
+        with trainer.accelerator.autocast():
+            return log_probabilities(trainer.model, self.held, size, pad)
+
+    def _measured(self, trainer: Any, before: Floats | None) -> PairMetrics | None:  # noqa: ANN401
+        """Metrics of the trained model on the held-out pairs that fit."""
+        n = self.held.pairs
+        if not n:
+            return None
+        score = self.plan.score
+        if score is not None:
+            now = self._logs(trainer)
+            scores = score(now, np.zeros(2 * n) if before is None else before, tokens(self.held))
+        else:
+            size, pad = self.config.per_device_eval_batch_size, self.template.tokenizer.pad_token_id
+            with trainer.accelerator.autocast():
+                scores = self.plan.of_head(head_scores(trainer.model, self.held, size, pad))
+        margins = scores[:n] - scores[n:]
+        kept = np.flatnonzero(self.held.kept).tolist()
+        rows = self.test.rows.select(kept)
+        gap = np.asarray(rows["margin"][:]) if "margin" in self.plan.columns else 0.0
+        losses = np.logaddexp(0.0, -(margins - gap))
+        ids = pl.DataFrame({"pair_id": rows["pair_id"][:]})
+        context = table(self.data.pairs("test"), CONTEXT)
+        return pair_metrics(margins, losses, ids.join(context, on="pair_id", maintain_order="left"))
+
+    def _long(self) -> str:
+        return f"prompt {LONG}" if self.plan.task == "CausalLM" else LONG
+
+    def _cut(self, trainer: Any) -> dict[str, float]:  # noqa: ANN401
+        rows, columns = trainer.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids")
+        if not set(columns) <= set(rows.column_names):
+            return {}
+        sizes = zip(*(map(len, rows[c]) for c in columns), strict=True)
+        return {
+            "truncated": float(sum(p + max(c, r) > self.config.max_length for p, c, r in sizes))
+        }
+
+
+def _cut_note(facts: Mapping[str, float]) -> list[str]:
+    n = facts.get("truncated", 0)
+    return [f"{n:.0f} training pairs were cut at max_length"] if n else []
