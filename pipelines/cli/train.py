@@ -110,9 +110,9 @@ def _train(
     smoke: bool,
     as_json: bool,
 ) -> None:
-    from pipelines.data_of import version_of
     from pipelines.settings import Settings
     from pipelines.training import METHODS, checked_options, train
+    from pipelines.training.data_of import version_of
     from prefactory.errors import ConfigError
     from prefactory.overrides import nested
 
@@ -122,7 +122,7 @@ def _train(
     fields |= {"model": model} if model is not None else {}
     settings = Settings()
     if smoke:
-        from pipelines.smoke import smoke_train
+        from pipelines.training.smoke import smoke_train
 
         done = smoke_train(method, METHODS[method], fields, ref, table, out, settings)
     else:

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from pipelines.settings import Settings
-from pipelines.smoke import smoke_train
 from pipelines.training import METHODS
+from pipelines.training.smoke import smoke_train
 from prefactory.errors import ConfigError
 from trainers.settings import TransformerSettings
 

@@ -10,9 +10,9 @@ import orjson
 from pydantic import BaseModel
 
 from catalog.versions import Version
-from pipelines.data_of import version_of
 from pipelines.settings import Settings
 from pipelines.training import Trained, checked_options, train
+from pipelines.training.data_of import version_of
 from trainers.settings import PolicySettings
 
 STEPS = {
