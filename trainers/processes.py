@@ -17,6 +17,11 @@ def first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def model_folder(final: Path) -> Iterator[Path]:
     """The folder to write a model into: `final`, whole or not at all; scratch for other processes.

@@ -22,11 +22,11 @@ from trainers.answers import Comparison, compare
 from trainers.base import DatasetRef, table
 from trainers.columns import checked, unread
 from trainers.forms import in_form
-from trainers.laying import LONG, Laid, layout, together
+from trainers.laying import LONG, Laid, layout, seen, together
 from trainers.methods.plan import Plan
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
 from trainers.once import once
-from trainers.processes import first, model_folder
+from trainers.processes import first, model_folder, processes
 from trainers.report import TrainingReport, transformer_card, write_options, write_reports
 from trainers.running import arguments, check_machine, considerate, fit
 from trainers.scoring import Sides, encoded, head_scores, log_probabilities
@@ -109,6 +109,8 @@ class _Run:
     train: Laid
     test: Laid
     held: Sides
+    rows: Any
+    long: int
 
     @classmethod
     def begin(cls, config: TransformerSettings, plan: Plan, data: DatasetRef) -> _Run:
@@ -124,7 +126,25 @@ class _Run:
             why = "longer than max_length" if whole else "its prompt fills max_length"
             raise DataError(f"every training pair of {data} is a tie, or {why}")
         held = encoded(template, test.rows, config.max_length, whole)
-        return cls(config, plan, data, template, train, test, held)
+        rows, long = train.rows, 0
+        if plan.compared and config.max_steps:
+            batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+            rows, long = seen(
+                train.rows,
+                config.max_steps * batch * processes(),
+                config.seed,
+                lambda row: bool(encoded(template, [row], config.max_length).pairs),
+            )
+        return cls(config, plan, data, template, train, test, held, rows, long)
+
+    def notes(self) -> list[str]:
+        """What a reader must know of the rows."""
+        n, all_rows = len(self.rows), len(self.train.rows)
+        if n + self.long >= all_rows:
+            return []
+        return [
+            f"{self.config.max_steps} steps see {n} of {all_rows} training pairs, drawn by the seed"
+        ]
 
     def report(
         self, folder: Path, unfinished: Path, final: Path, notes: Sequence[str], cache: Path | None
@@ -142,7 +162,7 @@ class _Run:
         comparison.answer(trainer.model)
         metrics = self._measured(trainer, before)
         kept = len(trainer.train_dataset)
-        lost = int((~self.held.kept).sum()) + (given - kept if plan.counts else 0)
+        lost = int((~self.held.kept).sum()) + self.long + (given - kept if plan.counts else 0)
         facts |= self._cut(trainer)
         report = TrainingReport(
             method=plan.method,
@@ -153,7 +173,7 @@ class _Run:
             test=metrics,
             dropped=together(self.train.dropped, self.test.dropped, {self._long(): lost}),
             facts=facts,
-            notes=(*self.train.notes, *notes, *_cut_note(facts), *warnings(metrics)),
+            notes=(*self.train.notes, *notes, *self.notes(), *_cut_note(facts), *warnings(metrics)),
             answers=comparison.compared(),
         )
         save(trainer, folder)
@@ -171,7 +191,7 @@ class _Run:
         tokenizer = self.template.tokenizer
         taken = arguments(config, unfinished, self.held.pairs > 0)
         args = options_class(config.trl_options)(**taken, **plan.options)
-        train = in_form(self.train.rows, plan.form, config.seed)
+        train = in_form(self.rows, plan.form, config.seed)
         held = None
         if taken["eval_strategy"] != "no":
             held = in_form(self.test.rows, plan.form, config.seed)

@@ -27,13 +27,13 @@ from pipelines.cli import review as review_commands
 from pipelines.cli import run as run_commands
 from pipelines.cli import serve as serve_commands
 from pipelines.cli import steps as steps_commands
-from pipelines.cli import train as train_commands
 from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
 from pipelines.cli import votes as votes_commands
 from pipelines.cli import wins as wins_commands
 from pipelines.cli import worth as worth_commands
 from pipelines.cli.guard import guard
+from pipelines.cli.training import train as train_commands
 
 PACKAGES = (
     "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",
