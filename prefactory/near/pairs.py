@@ -40,6 +40,10 @@ TAG = 0x9E3779B9
 """Tag of a row's second part (its answers), so that they do not meet the shingles of prompts."""
 
 
+FEW = 1024
+"""Rows of which all pairs of a band are compared at once, without a look at which are joined."""
+MARKS = 256
+"""Places of the bits by which the likeness of two sets is bounded."""
 AT_A_TIME = 1 << 16
 """Words of sketches that are compared at a time: few enough for the processor's cache."""
 _LOW_SEVEN, _HIGHEST = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
@@ -58,6 +62,20 @@ class Edges(NamedTuple):
     jaccard: Floats
 
 
+class Marks(NamedTuple):
+    """Which of `MARKS` places the shingles of sets fall into.
+
+    Attributes:
+        bits: UInt64[n, MARKS / 64].
+        sizes: Int64[n], shingles of each set.
+        beyond: Int64[n], those that fell into a place that another has filled.
+    """
+
+    bits: U64
+    sizes: I64
+    beyond: I64
+
+
 class Rows(NamedTuple):
     """Rows as sets, with what finds candidates among them.
 
@@ -69,6 +87,7 @@ class Rows(NamedTuple):
         digest: UInt64[n], equal on rows whose sets are equal (sides in any order).
         cut: the banding of the keys.
         group: UInt64[n] or None: only rows of one group are compared.
+        marks: of the sets of single texts; None of others.
     """
 
     parts: dict[str, Sets]
@@ -77,6 +96,7 @@ class Rows(NamedTuple):
     digest: U64
     cut: Banding
     group: U64 | None = None
+    marks: Marks | None = None
 
 
 def reduce_texts(texts: dict[str, pl.Series], shingle: int, cut: Banding) -> pl.DataFrame:
@@ -145,7 +165,8 @@ def read_rows(table: pl.DataFrame, cut: Banding, group: str | None = None) -> Ro
     if group is not None:
         numbers = table[group].rank("dense").cast(pl.UInt64).to_numpy()
     bands, sketch = table["bands"].to_numpy(), table["sketch"].to_numpy()
-    return Rows(parts, bands, sketch, table["digest"].to_numpy(), cut, numbers)
+    marks = _marks(parts["prompt"]) if names == ["prompt"] else None
+    return Rows(parts, bands, sketch, table["digest"].to_numpy(), cut, numbers, marks)
 
 
 def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) -> Edges:
@@ -198,27 +219,52 @@ def linking_edges(rows: Rows, rule: Rule) -> Edges:
     unlike: I64 = np.zeros(0, dtype=np.int64)
     for keys, order in _orders(rows, some, rule):
         bucketed = some[order]
-        at, apart, failed = _parted(root[bucketed], keys), 0, [unlike]
+        at, apart, failed, linked = _parted(root[bucketed], keys), 0, [unlike], unlike[:0]
         while at.size and apart < WINDOW:
-            apart += 1
-            at = at[at < bucketed.size - apart]
-            at = at[keys[at] == keys[at + apart]]
-            parted = at[root[bucketed[at]] != root[bucketed[at + apart]]]
-            met = _ordered(bucketed[parted], bucketed[parted + apart], n)
+            stop = apart + 1 if at.size > FEW else WINDOW  # few: all that is left in one go
+            at, apart, met = _met(root, bucketed, keys, at, apart, stop)
             met = met[_alike(rows, *np.divmod(met, n), rule)]
             met = met[~_among(met, unlike)]  # of those that the sieve lets through only
             alike = similarity(rows.parts, met // n, met % n, rule)
             failed.append(met[~alike.near])
-            if alike.near.any():
-                met = met[alike.near]
-                pairs.append(met)
-                index.append(alike.jaccard[alike.near])
-                root = _joined(root, met // n, met % n)
+            pairs.append(met[alike.near])
+            index.append(alike.jaccard[alike.near])
+            linked = np.concatenate([linked, met[alike.near]])
+            if linked.size * WINDOW > at.size:  # else it costs more than it saves
+                root, linked = _joined(root, linked // n, linked % n), linked[:0]
                 at = np.intersect1d(at, _parted(root[bucketed], keys), assume_unique=True)
+        root = _joined(root, linked // n, linked % n)
         if len(failed) > 1:
             unlike = np.sort(np.concatenate(failed))
     met, at = np.unique(np.concatenate(pairs), return_index=True)
     return Edges(met // max(n, 1), met % max(n, 1), np.concatenate(index)[at])
+
+
+def _met(
+    root: I64, bucketed: I64, keys: U64, at: I64, apart: int, stop: int
+) -> tuple[I64, int, I64]:
+    """Pairs of rows of one bucket, so far apart, that are not joined.
+
+    Args:
+        root: of each row.
+        bucketed: rows, sorted by key.
+        keys: of these.
+        at: places in `bucketed` whose bucket goes on at `apart`.
+        apart: places between two that have met already.
+        stop: places between two that shall meet now, at most.
+
+    Returns:
+        `at` and `apart` after it, and the pairs as of `_ordered`.
+    """
+    n, found = root.size, [np.zeros(0, dtype=np.int64)]
+    while at.size and apart < stop:
+        apart += 1
+        at = at[at < bucketed.size - apart]
+        at = at[keys[at] == keys[at + apart]]
+        left, right = bucketed[at], bucketed[at + apart]
+        parted = root[left] != root[right]
+        found.append(_ordered(left[parted], right[parted], n))
+    return at, apart, np.concatenate(found)
 
 
 def _ordered(left: I64, right: I64, n: int) -> I64:
@@ -324,20 +370,48 @@ def _least(rows: Rows, left: I64, right: I64, rule: Rule) -> Floats:
 
 
 def _alike(rows: Rows, left: I64, right: I64, rule: Rule) -> NDArray[np.bool_]:
-    """Sieve: whether the sketches of two rows agree as near-duplicates of their length would.
+    """Sieve: whether two rows may be near-duplicates, by bounds and by their sketches.
 
-    Of single texts those are let through first whose sets are of sizes that could be so alike: the
-    index is at most the smaller size over the larger one.
+    Of single texts the bounds of `_most` come first, which cost less and keep every near-duplicate.
     """
     least = _least(rows, left, right, rule)
     alike = np.ones(left.size, dtype=bool)
-    if list(rows.parts) == ["prompt"]:
-        sizes = [rows.parts["prompt"].sizes_of(side) for side in (left, right)]
-        alike = np.minimum(*sizes) / np.maximum(*sizes) >= least
+    if rows.marks is not None:
+        alike = _most(rows.marks, left, right) >= least
         left, right, least = left[alike], right[alike], least[alike]
     bar = minhash.least_agreement(least, rows.sketch.shape[1])
     alike[alike] = _agreement(rows.sketch, left, right) >= bar
     return alike
+
+
+def _marks(sets: Sets) -> Marks:
+    n = len(sets.offsets) - 1
+    bits = np.zeros((n, MARKS // 64), dtype=np.uint64)
+    for low in range(0, n, 4096):
+        high = min(low + 4096, n)
+        begin, end = sets.offsets[low], sets.offsets[high]
+        filled = np.zeros((high - low, MARKS), dtype=bool)
+        rows = np.repeat(np.arange(high - low), np.diff(sets.offsets[low : high + 1]))
+        filled[rows, sets.values[begin:end] & np.uint32(MARKS - 1)] = True
+        bits[low:high] = np.packbits(filled, axis=1).view(np.uint64)
+    sizes = sets.sizes
+    return Marks(bits, sizes, sizes - np.bitwise_count(bits).sum(axis=1, dtype=np.int64))
+
+
+def _most(marks: Marks, left: I64, right: I64) -> Floats:
+    """The largest index that two sets may have, Float64[m].
+
+    They share no more shingles than places that both fill, and as many as the one with fewer has
+    beyond its places.
+    """
+    most = np.empty(left.size)
+    step = max(1, AT_A_TIME // marks.bits.shape[1])
+    for low in range(0, left.size, step):
+        a, b = left[low : low + step], right[low : low + step]
+        both = np.bitwise_count(marks.bits[a] & marks.bits[b]).sum(axis=1, dtype=np.int64)
+        shared = both + np.minimum(marks.beyond[a], marks.beyond[b])
+        most[low : low + step] = shared / (marks.sizes[a] + marks.sizes[b] - shared)
+    return most
 
 
 def _sorted(keys: U64, order: I64) -> tuple[I64, U64]:
