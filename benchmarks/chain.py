@@ -140,6 +140,7 @@ def run_steps(path: Path, home: Path) -> dict[str, object]:
     import yaml
 
     from pipelines.build import check_recipe
+    from prefactory.apply import apply_filter, apply_labeler, fit, fit_shard
     from prefactory.context import Context
     from prefactory.step import Filter
     from prefactory.tables import canonical_order
@@ -156,12 +157,15 @@ def run_steps(path: Path, home: Path) -> dict[str, object]:
         began, step = time.monotonic(), placed.step
         ctx = Context(recipe.head.seed, placed.label)
         if step.scope == "dataset":
-            state = step.fit(step.fit_shard(table, ctx), ctx)
+            part = fit_shard(step, placed.label, table, source.shape, ctx)
+            state = fit(step, placed.label, part, ctx)
             ctx = Context(recipe.head.seed, placed.label, state)
         if isinstance(step, Filter):
-            table = table.filter(step.keep(table, ctx)["reason"].is_null())
+            gone = apply_filter(step, placed.label, table, source.shape, ctx)["row_id"]
+            table = table.filter(~pl.col("pair_id").is_in(gone.implode()))
         else:
-            table = table.hstack(step.label(table, ctx).select(list(step.adds(source.shape))))
+            new = apply_labeler(step, placed.label, table, source.shape, ctx)
+            table = table.hstack(new.drop("pair_id"))
         stages[placed.label] = time.monotonic() - began
     seconds, cpu_s = time.monotonic() - started, time.process_time()
     return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb(), "stages": stages}

@@ -183,7 +183,7 @@ def test_a_night_on_a_real_server(api, tmp_path):
             [
                 str(Path(sys.executable).parent / "prefactory"), "deploy", "recipe.yaml",
                 "--cron", "0 3 1 1 *", "--timezone", "Europe/Berlin", "--name", "night",
-                "--prices", "prices.yaml", "--budget-usd", "3", "--workers", "2", "--promote",
+                "--prices", "prices.yaml", "--budget-usd", "0.5", "--workers", "2", "--promote",
                 "--on-failure", f"{sys.executable} {tmp_path / 'hook.py'}",
             ],
             cwd=tmp_path, stdout=log, stderr=log,
