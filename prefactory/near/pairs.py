@@ -41,7 +41,7 @@ TAG = 0x9E3779B9
 
 
 FEW = 1024
-"""Rows of which all pairs of a band are compared at once, without a look at which are joined."""
+"""Rows of which twice as many neighbours are compared at each look at which are joined."""
 MARKS = 256
 """Places of the bits by which the likeness of two sets is bounded."""
 AT_A_TIME = 1 << 16
@@ -221,7 +221,7 @@ def linking_edges(rows: Rows, rule: Rule) -> Edges:
         bucketed = some[order]
         at, apart, failed, linked = _parted(root[bucketed], keys), 0, [unlike], unlike[:0]
         while at.size and apart < WINDOW:
-            stop = apart + 1 if at.size > FEW else WINDOW  # few: all that is left in one go
+            stop = apart + 1 if at.size > FEW else min(2 * apart + 1, WINDOW)
             at, apart, met = _met(root, bucketed, keys, at, apart, stop)
             met = met[_alike(rows, *np.divmod(met, n), rule)]
             met = met[~_among(met, unlike)]  # of those that the sieve lets through only
