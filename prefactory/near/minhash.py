@@ -79,7 +79,7 @@ def signatures(sets: Sets, count: int, tag: int = 0) -> U32:
     factors = rng.integers(0, 2**32, (count, 2), dtype=np.uint32)
     factors[:, 0] |= np.uint32(1)
     out = np.empty((count, len(sets.offsets) - 1), dtype=np.uint32)
-    for low, high in _row_blocks(sets.offsets, 1 << 17):
+    for low, high in _row_blocks(sets.offsets, 1 << 15):
         begin, end = sets.offsets[low], sets.offsets[high]
         values = sets.values[begin:end] ^ np.uint32(tag)
         starts = sets.offsets[low:high] - begin
