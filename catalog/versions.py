@@ -304,6 +304,12 @@ class Catalog:
         have = ", ".join([*(v.manifest.version for v in versions), *kept.tags])
         raise CatalogError(f"{name} has no version {wanted!r}; it has: {have}")
 
+    def tags(self, version: Version) -> list[str]:
+        """Names of a version, sorted; `head` is one since a rollback."""
+        kept = state.read(self.root / version.manifest.name)
+        own = version.manifest.version
+        return sorted([t for t, n in kept.tags.items() if n == own] + ["head"] * (kept.head == own))
+
     def _numbers(self, name: str) -> list[str]:
         """Numbers of all versions, damaged ones too, oldest first."""
         folder = self.root / name

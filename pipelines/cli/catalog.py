@@ -32,13 +32,15 @@ def list_versions(as_json: AsJson = False) -> None:
     from pipelines.settings import Settings
 
     catalog = Settings().catalog
-    versions = [v for name in catalog.names() for v in catalog.versions(name)]
+    versions = list(catalog)
+    named = {v.ref: catalog.tags(v) for v in versions}
     if as_json:
         rows = [
             {
                 "name": v.manifest.name,
                 "version": v.manifest.version,
                 "content_digest": v.manifest.content_digest,
+                "tags": named[v.ref],
                 "tables": {n: t.splits for n, t in v.manifest.tables.items()},
                 "path": str(v.path),
             }
@@ -49,7 +51,7 @@ def list_versions(as_json: AsJson = False) -> None:
     if not versions:
         typer.echo(f"no versions in {catalog.root}; `prefactory run RECIPE` publishes one")
         return
-    table = Table("dataset", "version", "pairs", "responses", "digest", box=None)
+    table = Table("dataset", "version", "pairs", "responses", "digest", "tags", box=None)
     for version in versions:
         counts = {n: sum(t.splits.values()) for n, t in version.manifest.tables.items()}
         table.add_row(
@@ -58,6 +60,7 @@ def list_versions(as_json: AsJson = False) -> None:
             f"{counts['pairs']:,}" if "pairs" in counts else "-",
             f"{counts['responses']:,}" if "responses" in counts else "-",
             version.manifest.content_digest[:12],
+            ", ".join(named[version.ref]),
         )
     Console(highlight=False).print(table)
 

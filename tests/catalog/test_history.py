@@ -70,6 +70,7 @@ def test_a_tag_names_a_version_and_moves(home):
     for wrong in (third, "../x", "a b", ""):
         with pytest.raises(CatalogError):
             tag(catalog, "small", wrong)
+    assert [catalog.tags(v) for v in catalog.versions("small")] == [[], ["good"], []]
     assert untag(catalog, "small", "good") == second
     with pytest.raises(CatalogError, match="no tag 'good'"):
         untag(catalog, "small", "good")
