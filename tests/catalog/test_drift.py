@@ -5,8 +5,10 @@ import json
 import pytest
 
 from catalog.history.drift import drift, parent_of
+from catalog.history.lineage import of_row
 from catalog.versions import Catalog, verify
 from pipelines.build import build, check_recipe
+from pipelines.needs import calls_of
 from pipelines.settings import Settings
 from prefactory.errors import CatalogError
 from prefactory.stages import thread_mapper
@@ -47,6 +49,12 @@ def test_a_grown_source_costs_the_new_rows_and_nothing_new_costs_nothing(tmp_pat
     provenance = json.loads((second.version.path / "provenance.json").read_text())
     assert provenance["parent"] == first.version.ref
     assert verify(second.version) == []
+    row = second.version.frame("responses").head(1).collect()["response_id"][0]
+    (explained,) = second.version.explain(row).rows
+    calls = calls_of(tmp_path / "home", explained)
+    assert set(calls["step"]) == {"generators.Responses"}
+    told = of_row(second.version, explained, calls).lines()
+    assert any(line.startswith("call     mock (models): answer ") for line in told)
     assert parent_of(second.version, Catalog(tmp_path / "home")).ref == first.version.ref
     with pytest.raises(CatalogError, match="no version before it"):
         parent_of(first.version, Catalog(tmp_path / "home"))
