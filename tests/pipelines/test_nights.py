@@ -121,7 +121,12 @@ def api(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    url = f"http://127.0.0.1:{port}/api"
+    env = {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_UI_API_URL": url,
+    }
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
             [
@@ -130,7 +135,6 @@ def api(tmp_path, monkeypatch):
             ],
             env={**os.environ, **env}, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-        url = f"http://127.0.0.1:{port}/api"
         for name, value in {**env, "PREFECT_API_URL": url}.items():
             monkeypatch.setenv(name, value)
 
