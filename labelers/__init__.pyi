@@ -1,4 +1,5 @@
 from .annotators.aggregate import AnnotatorAggregate as AnnotatorAggregate
+from .annotators.answers import HumanAnswers as HumanAnswers
 from .annotators.ideal_points import PAL as PAL
 from .annotators.people import Annotations as Annotations
 from .choices import Choices as Choices

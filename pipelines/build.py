@@ -44,10 +44,12 @@ from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
 from prefactory.stages import Mapper, Options, RunResult, Stage, common_schema
+from review.settings import Settings as ReviewSettings
+from review.settings import safe_name
 
 _LOG = logging.getLogger(__name__)
 
-SECTIONS = Sections(source=SourceSpec, train=METHODS)
+SECTIONS = Sections(source=SourceSpec, train=METHODS, review=ReviewSettings)
 
 
 @dataclass
@@ -59,12 +61,14 @@ class Outcome:
         stages: what happened at each stage.
         used: what this run paid for, by step, role and model (`Accounts.by_step`).
         trained: models trained on the version, in the recipe's order.
+        review: name of the review of the version that the recipe asks for.
     """
 
     published: Published
     stages: list[Stage]
     used: list[dict[str, Any]] = field(default_factory=list)
     trained: list[Trained] = field(default_factory=list)
+    review: str | None = None
 
 
 SOURCE_PATH = re.compile(r"(source(?:\.\d+)?\.path)=(?!\w+://)(.+)")
@@ -136,7 +140,7 @@ def build(
     mapper: Mapper,
     on_stage: Callable[[Stage], None] = lambda stage: None,
 ) -> Outcome:
-    """Run a recipe, publish the result with its report, and train what the recipe asks for.
+    """Run a recipe, publish the result, make the review and train the models that it asks for.
 
     Args:
         recipe: what to do.
@@ -147,10 +151,28 @@ def build(
     """
     with settings.store.in_use():
         outcome = _published(recipe, sources, settings, mapper, on_stage)
+    outcome.review = _put_before_people(recipe, outcome.published.version, settings)
     for method, config in recipe.train:
         _LOG.info("train %s", method)
         outcome.trained.append(train(method, config, outcome.published.version, settings))
     return outcome
+
+
+def _put_before_people(recipe: Recipe, version: Version, settings: Settings) -> str | None:
+    """Make the review of a version that the recipe's section `review` asks for; its name.
+
+    Raises:
+        ConfigError: it does not fit the rows; the version is published all the same.
+    """
+    if recipe.review is None:
+        return None
+    from pipelines.review.making import make  # reads rows: slow to load
+
+    asked = ReviewSettings.model_validate(recipe.review.model_dump())
+    review = make(version.ref, asked, home=settings.home, name=safe_name(version.ref))
+    review.db.close()
+    _LOG.info("review: rows wait for people; prefactory review %s", review.name)
+    return review.name
 
 
 def _published(

@@ -40,6 +40,7 @@ def recipe_schema() -> dict[str, Any]:
             "source": {"anyOf": [one_source, {"type": "array", "items": one_source}]},
             "steps": {"type": "array", "items": _one_of(steps, own)},
             "train": {"type": "array", "items": _one_of(methods, {})},
+            "review": _schema(SECTIONS.review, definitions) if SECTIONS.review else {},
         },
         "$defs": definitions,
     }

@@ -74,7 +74,7 @@ class Head(BaseModel):
         return value
 
 
-KEYS = [*Head.model_fields, "source", "steps", "train"]
+KEYS = [*Head.model_fields, "source", "steps", "train", "review"]
 """The top-level keys of a recipe."""
 
 
@@ -106,6 +106,7 @@ class Recipe:
         lines: line of every value.
         text: of the file, for its comments.
         overrides: the words that changed it.
+        review: what people are asked about the version; it decides none of its rows.
     """
 
     head: Head
@@ -117,6 +118,7 @@ class Recipe:
     lines: dict[yamllines.Path, int] = field(repr=False)
     text: str = field(default="", repr=False)
     overrides: tuple[str, ...] = ()
+    review: BaseModel | None = None
 
     @property
     def name(self) -> str:
@@ -233,10 +235,12 @@ class Sections:
     Attributes:
         source: model of one source.
         train: training method -> model of its options.
+        review: model of what people are asked about the version; None: recipes have no such part.
     """
 
     source: type[BaseModel]
     train: dict[str, type[BaseModel]]
+    review: type[BaseModel] | None = None
 
 
 def load(path: Path, overrides: list[str], sections: Sections) -> Recipe:
@@ -280,9 +284,15 @@ def parse(
     with beside(path.resolve().parent):
         steps = reader.steps(data.get("steps"))
     train = reader.train(data.get("train"), sections.train)
+    asked = data.get("review")
+    review = None
+    if asked is not None and sections.review is not None:
+        review = reader.model(sections.review, asked, ("review",))
     if reader.problems or head is None:
         raise ConfigError(reader.problems)
-    return Recipe(head, sources, steps, train, path, data, lines, overrides=tuple(overrides))
+    return Recipe(
+        head, sources, steps, train, path, data, lines, overrides=tuple(overrides), review=review
+    )
 
 
 class _Reader:

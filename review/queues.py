@@ -180,7 +180,7 @@ def _ordered(rest: pl.DataFrame, part: str) -> pl.DataFrame:
         "suspect": (_suspect(rest), "labelers.LabelTrust: {}"),
         "retrieved": (_retrieved(rest), "labelers.LikeWrong: {}"),
         "disagree": (_disagreement(rest), "labelers.JudgePairs: {judge: ...}"),
-        "informative": (_information(rest), "labelers.PreferenceStack: {}"),
+        "informative": (_information(rest), "labelers.PreferenceStack: {gain: true}"),
     }[part]
     if first is None:
         raise ConfigError(
@@ -228,15 +228,21 @@ def _disagreement(rest: pl.DataFrame) -> pl.Expr | None:
 
 
 def _information(rest: pl.DataFrame) -> pl.Expr | None:
-    """Rows whose label the stack can least foretell first.
+    """Rows whose label would tell the stack most first.
 
-    The gain of a label is at most the entropy of what the stack expects of it, with
-    P(label) = sigmoid(margin) of `labelers.PreferenceStack`; of several stacks the mean margin.
-    Ordering by that entropy is ordering by the distance of the margin from 0. (Our choice: the gain
-    in the weights of the model is not computed.)
+    That is the expected gain in its weights, `gain_<name>` of `labelers.PreferenceStack: {gain:
+    true}`; of several stacks the mean. Without those columns it is bounded by the entropy of what
+    the stack expects of the label, with P(label) = sigmoid(margin): ordering by that is ordering by
+    the distance of the margin from 0.
     """
-    names = [c for c, d in rest.schema.items() if c.startswith("margin_") and d.is_float()]
-    return pl.mean_horizontal(names).abs() if names else None
+
+    def named(start: str) -> list[str]:
+        return [c for c, d in rest.schema.items() if c.startswith(start) and d.is_float()]
+
+    if gains := named("gain_"):
+        return -pl.mean_horizontal(gains)
+    margins = named("margin_")
+    return pl.mean_horizontal(margins).abs() if margins else None
 
 
 def row_id_of(table: pl.DataFrame) -> str:

@@ -41,6 +41,8 @@ class Settings(BaseModel):
         training: gold rows that everybody is asked first, with feedback.
         pass_mark: share of the training rows that must be right before the queue opens.
         people: how many people are asked about each row.
+        sure: of pairs: nobody else is asked about a row whose votes, two or more, make a side so
+            probable (`review.early`); None: everybody is.
         minutes: after so many a row that was taken is given to others.
         attributes: what each answer is rated on, 1 to `scale`: name -> what it means.
         scale: highest rating.
@@ -64,6 +66,7 @@ class Settings(BaseModel):
     training: int = Field(default=0, ge=0, le=100)
     pass_mark: float = Field(default=0.0, ge=0, le=1)
     people: int = Field(default=1, ge=1, le=100)
+    sure: float | None = Field(default=None, gt=0.5, lt=1)
     minutes: float = Field(default=30.0, gt=0, le=60 * 24 * 30)
     attributes: dict[str, str] = Field(default_factory=dict, max_length=12)
     scale: int = Field(default=5, ge=2, le=9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import orjson
 import polars as pl
 
+from labelers.annotators.answers import split
 from prefactory.errors import DataError
 from prefactory.tables import ROW_ID, SCORE, SIDES, shape_of
 from review.queues import shape_for
 from review.settings import Settings
 
-SPLITTERS = {"paragraph": r"\n[ \t]*\n\s*", "line": r"\s*\n\s*"}
-"""As of `labelers.StepScores`."""
 MOST_ANSWERS = 9
 """Answers that one person ranks."""
 MOST_FACTS = 40
@@ -141,8 +139,7 @@ def _payload(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 def steps_of(answer: list[dict[str, Any]], splitter: str) -> list[str]:
     """The steps of an answer's text, none of them empty."""
-    text = "\n\n".join(m["content"] or "" for m in answer)
-    return [step for step in re.split(SPLITTERS[splitter], text.strip()) if step.strip()]
+    return split("\n\n".join(m["content"] or "" for m in answer), splitter)
 
 
 def score_columns(facts: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,10 @@ import orjson
 from prefactory.errors import PrefactoryError
 from review.assignments import give_back, take_next
 from review.database import Row, Work
+from review.early import settle
 from review.people import Person
 from review.settings import Settings
-from review.store import Review, clean
+from review.store import Review, clean, read_meta
 
 WITHDRAWN = "withdrawn"
 """Choice of the revision that an undo writes: until the next one, the person has no vote here."""
@@ -64,7 +65,9 @@ def vote(
         NotCountedError: this question is not, or no longer, this person's to answer.
     """
     with review.db.write() as work:
-        return keep(work, person, assignment, answer, nonce, guideline)
+        row = keep(work, person, assignment, answer, nonce, guideline)
+        settle(work, Settings.model_validate(read_meta(work, "settings")), row["task"])
+        return row
 
 
 def vote_and_next(
@@ -86,7 +89,8 @@ def vote_and_next(
     """
     with review.db.write() as work:
         work.one(f"select id from person where id = ?{work.lock}", person.id)  # one at a time
-        keep(work, person, assignment, answer, nonce, guideline)
+        row = keep(work, person, assignment, answer, nonce, guideline)
+        settle(work, settings, row["task"])
         return take_next(work, person, settings)
 
 

@@ -109,6 +109,16 @@ def passages(folder):
     return {"corpus": str(file)}
 
 
+def ratings(folder):
+    (name,) = votes(folder).values()
+    told = {"task": "rate", "row_id": "none", "person": "Ada", "vote": "done", "counts": True,
+            "purpose": "work", "role": "annotator", "informed": False,
+            "answer": '{"ratings": {"truth": 4}}'}  # fmt: skip
+    rows = pl.DataFrame([told], schema_overrides={c: TABLES[Shape.ANNOTATIONS][c] for c in told})
+    pl.concat([pl.read_parquet(name), rows], how="diagonal").write_parquet(name)
+    return {"file": name}
+
+
 def votes(folder):
     file = folder / "annotations.parquet"
     annotations = pl.DataFrame(schema=TABLES[Shape.ANNOTATIONS])
@@ -121,6 +131,7 @@ FILES = {
     "filters.AgainstVersions": version,
     "filters.Decontaminate": benchmark,
     "labelers.Annotations": votes,
+    "labelers.HumanAnswers": ratings,
 }
 FIELDS = {
     "labelers.Constraints": {"constraints": [{"id": "detectable_format:title", "kwargs": {}}]},

@@ -39,7 +39,7 @@ def read(folder: Path, ledger: pl.DataFrame) -> People | None:
         ledger: counts by step and reason (`catalog.report.read.ledger`).
     """
     said, pairs = (Table(folder / name, Shape.PAIRS) for name in ("annotations", "pairs"))
-    if not said.columns or "human_votes" not in pairs.columns:
+    if not said.columns or "human_turned" not in pairs.columns:
         return None
     parts = list(said.batches(["person", "counts"]))
     if not parts:  # a table without a vote: the first round of a loop

@@ -92,7 +92,7 @@ class Annotations(Generator):
         found = super().identity()
         if self.file is None:
             return found
-        return {**found, "fields": found["fields"] | {"file": _digest(self.file)}}
+        return {**found, "fields": found["fields"] | {"file": votes_digest(self.file)}}
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """No columns; opens the file, so that a missing one is found before the run.
@@ -187,7 +187,7 @@ class Annotations(Generator):
         alone = pl.sum_horizontal(*[(pl.col(v) == most).cast(pl.Int8) for v in VOTES]) == 1
         leader = pl.when(alone).then(pl.coalesce(leads))
         if self.method == "dawid-skene" and self.file is not None:
-            found = _consensus(*_stamp(self.file), self.sure, self.draws)
+            found = _consensus(*stamp(self.file), self.sure, self.draws)
             counted = counted.join(found, on="row_id", how="left")
             leader = pl.when(pl.col("verdict").is_in(VOTES)).then("verdict")
         else:
@@ -282,11 +282,15 @@ def read_annotations(path: Path | None) -> pl.DataFrame:
     """
     if path is None:
         return pl.DataFrame(schema=COLUMNS[Shape.ANNOTATIONS])
-    return _read(*_stamp(path))
+    return _read(*stamp(path))
 
 
-def _stamp(path: Path) -> tuple[Path, int, int]:
-    """A file and what tells whether it has changed."""
+def stamp(path: Path) -> tuple[Path, int, int]:
+    """A file and what tells whether it has changed.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
     try:
         stat = path.stat()
     except OSError as error:
@@ -325,7 +329,12 @@ def _read(path: Path, changed: int, size: int) -> pl.DataFrame:
     return table.select(list(columns)).sort("at", "vote_id")
 
 
-def _digest(path: Path) -> str:
+def votes_digest(path: Path) -> str:
+    """Digest of a file of votes.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
     try:
         return file_digest(path, "sha256")
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
@@ -11,6 +11,7 @@ from prefactory.context import Context
 from prefactory.step import Generated, Generator, Scope, verdict
 from prefactory.tables import Shape, canonical_order
 from prefactory.turned import turned
+from prefactory.votes.slices import DERIVED, within
 
 Fate = Literal["drop", "flip", "keep"]
 
@@ -35,6 +36,10 @@ class Relabel(Generator):
         on_undecided: pairs on which the votes decide nothing.
         min_agreement: a preference of less agreement counts as undecided.
         name: prefix of the judgement's columns.
+        trusted_on: where the judges may label, column -> values (`prefactory.votes.slices`); other
+            pairs stay as they are. `{length_bucket: []}` trusts them nowhere yet: `prefactory votes
+            round` fills in the values that people's votes bear out. None: everywhere.
+        keep_human: labels of people (`label_source: human`) stand, whatever the judges say.
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PAIRS,)
@@ -47,11 +52,24 @@ class Relabel(Generator):
     on_undecided: Literal["drop", "keep"] = "drop"
     min_agreement: float = Field(default=0.0, ge=0, le=1)
     name: str = Field(default="judge", min_length=1)
+    trusted_on: dict[str, tuple[str, ...]] | None = None
+    keep_human: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """As of any step; what is not used is no part of it."""
+        found = super().identity()
+        unused = {"trusted_on": self.trusted_on is None, "keep_human": not self.keep_human}
+        kept = {k: v for k, v in found["fields"].items() if not unused.get(k)}
+        return {**found, "fields": kept}
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
-        """Verdict, its reason and its agreement."""
+        """Verdict, its reason and its agreement, and the columns that say where it is trusted."""
         types = {"prefers": pl.String(), "reason": pl.String(), "agreement": pl.Float64()}
-        return {f"{self.name}_{column}": dtype for column, dtype in types.items()}
+        named = [column for column in self.trusted_on or () if column not in DERIVED]
+        return {
+            **{f"{self.name}_{column}": dtype for column, dtype in types.items()},
+            **{column: pl.String() for column in named},
+        }
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Where the pair comes from, and whether it was turned."""
@@ -67,17 +85,24 @@ class Relabel(Generator):
         Returns:
             PAIRS in canonical order, and the pairs left out.
         """
-        prefers, reason, agreement = (pl.col(c) for c in self.needs(Shape.PAIRS))
-        weak = prefers.is_in(["chosen", "rejected"]) & (agreement < self.min_agreement)
-        against = ((prefers == "rejected") & ~weak).fill_null(value=False)
+        prefers, reason, agreement = (
+            pl.col(f"{self.name}_{c}") for c in ("prefers", "reason", "agreement")
+        )
+        alone = pl.lit(self._left_alone(table))
+        weak = ~alone & prefers.is_in(["chosen", "rejected"]) & (agreement < self.min_agreement)
+        against = (~alone & (prefers == "rejected") & ~weak).fill_null(value=False)
         shown = pl.format("{}% of the votes", (100 * agreement).round().cast(pl.Int64))
         undecided = pl.lit(self.on_undecided == "drop")
         judged = verdict(
             table,
             (against & (self.on_disagree == "drop"), "judge_disagrees", shown),
-            ((prefers == "tie") & (self.on_tie == "drop"), "judge_tie", shown),
+            (~alone & (prefers == "tie") & (self.on_tie == "drop"), "judge_tie", shown),
             (weak & undecided, "weak_agreement", shown),
-            (prefers.is_null() & undecided, "undecided", pl.lit("the votes decide nothing")),
+            (
+                ~alone & prefers.is_null() & undecided,
+                "undecided",
+                pl.lit("the votes decide nothing"),
+            ),
         )
         reasons = table.select(row_id="pair_id", said=reason, turn=against)
         fate = reasons.hstack(judged).with_columns(
@@ -96,6 +121,16 @@ class Relabel(Generator):
         )
         dropped = pl.concat([fate.filter(~stays).select("row_id", "reason", "detail"), late])
         return Generated(canonical_order(rows.filter(first), Shape.PAIRS), dropped)
+
+    def _left_alone(self, table: pl.DataFrame) -> pl.Series:
+        """The pairs that the judges may not touch, Bool[n]."""
+        rule = self.trusted_on
+        alone = ~within(table, rule) if rule is not None else pl.repeat(
+            value=False, n=table.height, dtype=pl.Boolean, eager=True
+        )  # fmt: skip
+        if self.keep_human:
+            alone = alone | (table["label_source"] == "human").fill_null(value=False)
+        return alone
 
     def _turned(self, table: pl.DataFrame, turn: pl.Series) -> pl.DataFrame:
         """The pairs with some turned round, after those with the same id that were not."""

@@ -14,6 +14,7 @@ from prefactory.measures.calibration import Floats
 from prefactory.preferences.clustered import clustered_mean, hits
 from prefactory.preferences.features import LENGTH
 from prefactory.preferences.folds import NONE
+from prefactory.preferences.gain import gains
 from prefactory.preferences.stack import (
     CrossFit,
     Differences,
@@ -44,6 +45,10 @@ class PreferenceStack(FromPairs):
     near-duplicate prompts, so that labels can be judged by it. Damaged pairs (`damage`) are scored
     and not fitted.
 
+    With `gain` it adds `gain_<name>` (Float64, nats): what one more label of the pair is expected
+    to tell about the weights (`prefactory.preferences.gain`), for a review of the most informative
+    rows first; null where the pair was not fitted.
+
     Where the labels teach nothing that the scorer can see (accuracy less than one standard error
     above one half, or a slope that is not above 0), or there is one cluster of prompts, all are
     null and the report says so.
@@ -52,6 +57,7 @@ class PreferenceStack(FromPairs):
         name: of the scores.
         form: `statistics`, `joint`, `stack`, or `auto`: the simplest of them, in this order, whose
             log loss on held-out rows is within one standard error of the least.
+        gain: say what one more label of each pair would tell.
 
     Example:
         - labelers.PreferenceStack: {form: joint}
@@ -62,21 +68,30 @@ class PreferenceStack(FromPairs):
 
     name: str = Field(default="stack", pattern=r"^[a-z0-9_]+$")
     form: Form = "auto"
+    gain: bool = False
 
     version: ClassVar[int] = 3  # 2: damaged rows stay out of the fits; 3: the rule of `auto`
+
+    def identity(self) -> dict[str, Any]:
+        """As of any step; scores are the same with and without `gain`."""
+        found = super().identity()
+        kept = {k: v for k, v in found["fields"].items() if k != "gain" or self.gain}
+        return {**found, "fields": kept}
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Both sides' scores and the margin; with `oriented` columns the margin only."""
         sides = () if self.oriented else SIDES
         scores = [f"{side}_{SCORE}{self.name}" for side in sides]
-        return dict.fromkeys([*scores, f"margin_{self.name}"], pl.Float64())
+        gain = [f"gain_{self.name}"] if self.gain else []
+        return dict.fromkeys([*scores, f"margin_{self.name}", *gain], pl.Float64())
 
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Cross-fit, measure and scale the models.
 
         Returns:
             tables `models` (fold or -1 for all rows, form, level, weights and scales) and `rows`
-            (pair_id, fold); info: `preference_stack` (see `report_of`).
+            (pair_id, fold, and `gain` where it is asked for); info: `preference_stack` (see
+            `report_of`).
         """
         rows = self.gather(parts)
         drawn = self.drawn(rows, ctx)
@@ -103,6 +118,11 @@ class PreferenceStack(FromPairs):
             "weights": weights_of(models.get(ALL), self.columns()),
         }
         folds = pl.DataFrame({"pair_id": rows.ids, "fold": fold})
+        if self.gain:
+            worth = np.full(len(rows.ids), np.nan)
+            if not told.teaches_nothing:
+                worth[drawn] = gains(data.data, slope * found.margins)
+            folds = folds.with_columns(gain=pl.Series(worth).fill_nan(None))
         state = {"models": pl.DataFrame(table), "rows": folds}
         return State(state, {"preference_stack": info})
 
@@ -124,6 +144,8 @@ class PreferenceStack(FromPairs):
         columns = {f"{side}_{SCORE}{self.name}": found[side] for side in SIDES if side in found}
         margin = found["margin"] if self.oriented else found["chosen"] - found["rejected"]
         columns[f"margin_{self.name}"] = margin
+        if self.gain:
+            columns[f"gain_{self.name}"] = known["gain"].fill_null(np.nan).to_numpy()
         scored = pl.DataFrame(columns, schema=self.adds(Shape.PAIRS))
         return scored.with_columns(pl.all().fill_nan(None))
 

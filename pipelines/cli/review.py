@@ -134,7 +134,7 @@ def _review(
     known = name or name_of(dataset)
     if settings is None and exists(home, known, db):
         return open_review(home, known, db)
-    from pipelines.review import make  # reads rows: slow to load, and not needed above
+    from pipelines.review.making import make  # reads rows: slow to load, and not needed above
 
     return make(
         dataset, settings or Settings(), home=home, name=name, table=table, url=db, **fields
@@ -331,7 +331,7 @@ def publish(
     db: Db = None,
 ) -> None:
     """Publish what people said as a new version, with every vote in its table `annotations`."""
-    from pipelines.review import publish as publish_review
+    from pipelines.review.publishing import publish as publish_review
 
     fates: dict[str, Any] = {
         "on_tie": on_tie,

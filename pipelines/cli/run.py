@@ -145,6 +145,7 @@ def _machine(outcome: Outcome) -> dict[str, object]:
             for s in outcome.stages
         ],
         "paid": outcome.used,
+        "review": outcome.review,
         "models": [{"method": t.method, "path": str(t.path)} for t in outcome.trained],
         "pays": json.loads(pays.read_text("utf-8")) if pays.is_file() else None,
     }
@@ -172,6 +173,8 @@ def _show(outcome: Outcome, seconds: float, recipe: Path) -> None:
     console.print(f"  digest     {manifest.content_digest}")
     console.print(f"  dataset    {version.path}", markup=False)
     console.print(f"  report     {version.path / 'report.html'}", markup=False)
+    if outcome.review is not None:
+        console.print(f"\nreview  prefactory review {outcome.review}", markup=False)
     for trained in outcome.trained:
         console.print(f"\n[bold]{trained.method}[/] trained on {version.ref}: {trained.path}")
         console.print(trained.summary, markup=False)

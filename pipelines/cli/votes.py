@@ -84,7 +84,9 @@ def judges(
     data: Data = None,
     by: Annotated[
         str,
-        typer.Option(help="Columns to slice by, with commas; also length_bucket and language."),
+        typer.Option(
+            help="Columns to slice by, with commas; also length_bucket, language and position."
+        ),
     ] = "",
     sure: Sure = 0.6,
     page: Page = None,
@@ -99,10 +101,16 @@ def judges(
     from pipelines.settings import Settings
     from pipelines.votes.load import pairs_of, votes_of
     from pipelines.votes.reports import judges as measure
+    from pipelines.votes.reports import reasons
 
     settings = Settings()
     named = [name.strip() for name in by.split(",") if name.strip()]
-    found = measure(votes_of(votes, settings), pairs_of(votes, data, settings), named, sure)
+    table, pairs = votes_of(votes, settings), pairs_of(votes, data, settings)
+    if (table["task"] == "rationale").any():
+        told = reasons(table, pairs, named)
+        _report(f"Reasons by {votes}", told.sections(), told.as_dict(), page, as_json)
+        return
+    found = measure(table, pairs, named, sure)
     _report(f"Judges by {votes}", found.sections(), found.as_dict(), page, as_json)
 
 
@@ -133,6 +141,11 @@ def next_round(
     budget: Annotated[int | None, typer.Option(min=1, help="Votes in all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the queues.")] = 0,
     page: Page = None,
+    cron: Annotated[
+        str | None,
+        typer.Option(help='Serve it on a schedule, such as "0 6 * * *"; needs a Prefect server.'),
+    ] = None,
+    timezone: Annotated[str, typer.Option(help="Of --cron, such as Europe/Berlin.")] = "UTC",
     as_json: AsJson = False,
 ) -> None:
     """Run one round of a loop: votes so far become a version, and the next rows wait for people.
@@ -145,13 +158,18 @@ def next_round(
     from pipelines.votes.rounds import next_round as run_round
 
     plan = Plan(rows, people_, gold, target, budget, seed)
+    if cron is not None:
+        from pipelines.conduct.nights import Night
+        from pipelines.votes.nightly import schedule
+
+        night = Night(f"{recipe.stem}-rounds", cron, timezone)
+        schedule(recipe, overrides or [], plan, Settings(), page, night)
+        return
     found = run_round(recipe, overrides or [], plan, Settings())
     if page is not None:
-        from pipelines.votes.page import page as build
+        from pipelines.votes.page import loop_page, write
 
-        lead = "What people said, and how many labels are wrong by the random part of each round."
-        text = build(f"Loop {found.version.manifest.name}", lead, found.sections())
-        _write(page, lambda path: path.write_text(text, "utf-8"))
+        write(page, loop_page(found.version.manifest.name, found.sections()))
     _print(found.as_dict(), found.lines(), as_json)
 
 

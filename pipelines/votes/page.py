@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from prefactory.errors import ConfigError
 from prefactory.pages.page import environment, render
 from prefactory.pages.svg import el, figure, text_at
 from prefactory.pages.wording import percent
@@ -42,6 +43,25 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         environment(HERE, {}), "page.html.j2", [HERE / "page.css"], [],
         title=title, lead=lead, sections=sections,
     )  # fmt: skip
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
+
+
+def loop_page(name: str, sections: Sequence[Section]) -> str:
+    """The report of a loop."""
+    lead = "What people said, and how many labels are wrong by the random part of each round."
+    return page(f"Loop {name}", lead, sections)
 
 
 def intervals(points: Sequence[tuple[str, float, float, float]], label: str) -> Markup:

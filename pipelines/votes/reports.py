@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,19 @@ import polars as pl
 
 from pipelines.votes.page import Section
 from prefactory.errors import DataError
+from prefactory.measures.agreement import plain, share
 from prefactory.tables import text_of
-from prefactory.votes import judged
+from prefactory.votes import answers, judged
 from prefactory.votes.ballots import ballots
 from prefactory.votes.consensus import Consensus, consensus
 from prefactory.votes.estimate import WrongLabels, wrong_labels
-from prefactory.votes.people import Agreement, agreement, report
+from prefactory.votes.people import Agreement, agreement, kappas, report
+from prefactory.votes.slices import slice_of
 from prefactory.votes.verdicts import SURE, VERDICTS, verdicts
 
 DRAWS = 100
+MOST_PAIRS = 60
+"""Pairs of people that a table shows, those with most rows; JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,15 @@ class Reviewers:
     agreement: Agreement
     people: pl.DataFrame
     consensus: Consensus
+    kappas: pl.DataFrame
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"agreement": self.agreement.as_dict(), "people": self.people.to_dicts()}
+        return {
+            "agreement": self.agreement.as_dict(),
+            "people": self.people.to_dicts(),
+            "kappas": self.kappas.to_dicts(),
+        }
 
     def sections(self) -> list[Section]:
         """Tables for a page or the terminal."""
@@ -104,7 +114,20 @@ class Reviewers:
             "person", "votes", "agrees with the others", "skill", "for what is shown first",
             "for the longer, against others", "gold", "seconds", "remarks",
         )  # fmt: skip
-        return [Section("People", (said,), head, rows)]
+        two = tuple(
+            (
+                f"{r['one']}, {r['two']}", f"{r['n']:,}", _percent(r["agreement"]),
+                "nothing varies" if r["kappa"] is None
+                else _interval(r["kappa"], *(math.nan if v is None else v
+                                             for v in (r["low"], r["high"]))),
+            )
+            for r in self.kappas.head(MOST_PAIRS).to_dicts()
+        )  # fmt: skip
+        sections = [Section("People", (said,), head, rows)]
+        if two:
+            names = ("two people", "rows of both", "equal votes", "Cohen's kappa")
+            sections.append(Section("Every two people", (), names, two))
+        return sections
 
 
 def reviewers(votes: pl.DataFrame, pairs: pl.DataFrame | None = None) -> Reviewers:
@@ -117,7 +140,8 @@ def reviewers(votes: pl.DataFrame, pairs: pl.DataFrame | None = None) -> Reviewe
     facts = None if pairs is None else _facts(votes, pairs)
     clusters = None if facts is None else facts.select("row_id", "cluster")
     found = consensus(ballots(votes), draws=0)
-    return Reviewers(agreement(votes, clusters), report(votes, found, facts), found)
+    told = agreement(votes, clusters), report(votes, found, facts), found
+    return Reviewers(*told, kappas(votes, clusters))
 
 
 def _facts(votes: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -201,6 +225,59 @@ class Judges:
             sections.append(Section("By position", (), by_place, place))
         fit = ("judge", "n", "slope to log odds", "calibration error at it", "as it is")
         return [*sections, Section("Calibration", (), fit, sure)]
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """How right people find a judge's reasons: `slice`, `value`, `n`, `right`, `low`, `high`."""
+
+    judge: str
+    measured: pl.DataFrame
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"judge": self.judge, "reasons": self.measured.to_dicts()}
+
+    def sections(self) -> list[Section]:
+        """A table for a page or the terminal."""
+        rows = tuple(
+            (
+                "all" if r["slice"] == judged.ALL else f"{r['slice']}: {r['value']}",
+                f"{r['n']:,}", _share(r["right"], r["low"], r["high"]),
+            )
+            for r in self.measured.to_dicts()
+        )  # fmt: skip
+        head = ("rows", "n", "how right people find its reasons")
+        said = "Right counts 1, partly right a half, wrong 0."
+        return [Section(f"Reasons of {self.judge}", (said,), head, rows)]
+
+
+def reasons(votes: pl.DataFrame, pairs: pl.DataFrame, by: Sequence[str]) -> Reasons:
+    """Hold a judge's reasons against people, on all rows and by declared slices.
+
+    Raises:
+        DataError: nobody has checked a reason of these pairs.
+    """
+    rows = pairs.with_row_index("_at").join(
+        answers.reasons(votes), left_on="pair_id", right_on="row_id", maintain_order="left"
+    )
+    if not rows.height:
+        raise DataError("nobody has checked a reason of these pairs; name them by --data")
+    named = [c.removesuffix("_votes") for c in pairs.columns if c.endswith("_votes")]
+    named = [n for n in named if f"{n}_prefers" in pairs.columns] or named
+    found: list[tuple[str, str, int, float | None, float | None, float | None]] = []
+    slices = {judged.ALL: pl.repeat(judged.ALL, rows.height, eager=True)}
+    slices |= {name: slice_of(rows, name) for name in by}
+    for name, values in slices.items():
+        for value in values.unique().sort():
+            part = rows.filter(values == value)
+            told = share(part["human_rationale"], part["prompt_id"])
+            ends = (plain(v) for v in (told.value, told.low, told.high))
+            found.append((name, value, part.height, *ends))
+    kinds = dict.fromkeys(("right", "low", "high"), pl.Float64)
+    schema = {"slice": pl.String, "value": pl.String, "n": pl.Int64, **kinds}
+    judge = named[0] if len(named) == 1 else "the judge"
+    return Reasons(judge, pl.DataFrame(found, schema=schema, orient="row"))
 
 
 def judges(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from pipelines.api import run
 from pipelines.build import load_recipe
 from pipelines.settings import Settings
 from pipelines.votes.page import Section, intervals
+from pipelines.votes.trusted import lines as trusted_lines
+from pipelines.votes.trusted import rules
+from pipelines.votes.trusted import words as trusted_words
 from prefactory.errors import ConfigError, DataError
 from prefactory.folders import temporary_folder
 from prefactory.preferences.shares import Interval
@@ -26,6 +29,7 @@ from prefactory.tables import COLUMNS, Shape
 from prefactory.votes.ballots import standing
 from prefactory.votes.estimate import WrongLabels, wrong_labels
 from prefactory.votes.loop import Batch, why_stop
+from prefactory.votes.slices import Rule
 from prefactory.votes.verdicts import ask_on, verdicts
 from review.annotations import annotations_of
 from review.settings import Settings as ReviewSettings
@@ -123,6 +127,7 @@ class Loop:
         warning: what its self-test says of a queue of suspects; empty if it helps.
         review: name of the review that waits for votes; None when it has stopped.
         waits: rows that it waits for.
+        trusted: where judges may relabel, by step (`pipelines.votes.trusted.rules`).
     """
 
     version: Version
@@ -132,10 +137,12 @@ class Loop:
     warning: str
     review: str | None
     waits: int
+    trusted: Mapping[str, Rule] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
+            "trusted": {label: dict(rule) for label, rule in self.trusted.items()},
             "version": self.version.ref,
             "rounds": [r.as_dict() for r in self.rounds],
             "left": [None if e is None else e.as_dict() for e in self.left],
@@ -156,6 +163,7 @@ class Loop:
                 f"{found.name}: {found.voted:,} of {found.rows:,} rows voted on; {share}; wrong: "
                 f"{_of(found.suspects)} suspects, {_of(found.random)} random rows"
             )
+        lines += trusted_lines(self.trusted)
         lines += [f"stop: {self.stop}"] if self.stop else []
         lines += [self.warning] if self.warning else []
         if self.review is not None:
@@ -236,6 +244,8 @@ def next_round(path: Path, overrides: Sequence[str], plan: Plan, settings: Setti
     if votes.height:
         file = _keep(votes, settings.home / "loops" / recipe.head.name)
         words.append(f"{placed.label}.file={file}")
+    trusted = rules(recipe, _newest(recipe.head.name, settings), votes)
+    words += trusted_words(trusted)
     version = run(load_recipe(path, words), settings.home)
     pairs = version.frame("pairs").collect()
     left = tuple(_left(found, pairs, rounds[i:]) for i, found in enumerate(rounds))
@@ -248,15 +258,20 @@ def next_round(path: Path, overrides: Sequence[str], plan: Plan, settings: Setti
     )
     warning = warn(version)
     if rounds and not rounds[-1].done:
-        return Loop(version, rounds, left, "", warning, rounds[-1].name, rounds[-1].waits)
+        return Loop(version, rounds, left, "", warning, rounds[-1].name, rounds[-1].waits, trusted)
     if stop:
-        return Loop(version, rounds, left, stop, warning, None, 0)
+        return Loop(version, rounds, left, stop, warning, None, 0, trusted)
     review = _ask(version, pairs, plan, len(rounds) + 1, settings)
     try:
         waits = int(review.meta("rows"))
     finally:
         review.db.close()
-    return Loop(version, rounds, left, "", warning, review.name, waits)
+    return Loop(version, rounds, left, "", warning, review.name, waits, trusted)
+
+
+def _newest(name: str, settings: Settings) -> Version | None:
+    versions = settings.catalog.versions(name)
+    return versions[-1] if versions else None
 
 
 def _annotations_of(recipe: Recipe) -> Placed:

@@ -23,10 +23,11 @@ from prefactory.measures.calibration import Floats, calibration_errors, logistic
 from prefactory.preferences.clustered import clustered_mean, hits
 from prefactory.tables import SCORE, objectives
 from prefactory.votes.ballots import ballots
-from prefactory.votes.slices import Rule, slice_of
+from prefactory.votes.slices import NONE, Rule, slice_of
 
 LEAST_AGREEMENT, OF_PEOPLE, LEAST_CONSISTENT, LEAST_ROWS = 0.6, 0.9, 0.8, 50
 ALL = "all"
+POSITION = "position"
 MORE = 100
 """Votes of which is said what they would tell."""
 PREFERS, MARGIN = "_prefers", "margin_"
@@ -174,7 +175,7 @@ def measure(
     Args:
         pairs: PAIRS that people voted on.
         people: what they say.
-        by: columns to slice by (`prefactory.votes.slices.slice_of`).
+        by: columns to slice by (`prefactory.votes.slices.slice_of`), and `position` (`positions`).
         judges: by default `opinions(pairs)`.
 
     Returns:
@@ -186,11 +187,12 @@ def measure(
         half.
     """
     slices = {ALL: pl.Series([ALL] * pairs.height, dtype=pl.String)}
-    slices |= {name: slice_of(pairs, name) for name in by}
-    k = sum(s.n_unique() for name, s in slices.items() if name != ALL) or 1
+    slices |= {name: slice_of(pairs, name) for name in by if name != POSITION}
     rows = []
     for judge in judges or opinions(pairs):
-        for name, values in slices.items():
+        own = {**slices, POSITION: positions(pairs, judge)} if POSITION in by else slices
+        k = sum(s.n_unique() for name, s in own.items() if name != ALL) or 1
+        for name, values in own.items():
             level = 1 - 0.05 / (1 if name == ALL else k)
             for value in values.unique().sort():
                 at = (values == value).to_numpy()
@@ -243,6 +245,32 @@ def _one(judge: Opinion, people: People, at: NDArray[np.bool_], level: float) ->
         "trusted": not why,
         "why": why,
     }
+
+
+def positions(pairs: pl.DataFrame, judge: Opinion) -> pl.Series:
+    """Where the answer that a judge prefers stood when it voted for it, String[n].
+
+    `first` or `second`: there in all its votes for it; `both`: it voted for it in either place;
+    `(none)` without votes for a side. A judge that leans to a place is right less often where its
+    choice stood there only.
+    """
+    where = pl.repeat(NONE, pairs.height, dtype=pl.String, eager=True)
+    votes = _votes(pairs, judge.name) if judge.kind == "judge" else None
+    if votes is None:
+        return where
+    side = np.where(judge.margin[votes["row"].to_numpy()] > 0, 1, -1)
+    chosen = np.where(votes["answer"].to_numpy() == votes["better"].to_numpy(), 1, -1)
+    behind = votes.filter(pl.Series((chosen == side) & (votes["answer"].to_numpy() >= 0)))
+    places = behind.group_by("row").agg(
+        first=(pl.col("place") == 0).any(), second=(pl.col("place") == 1).any()
+    )
+    both = pl.col("first") & pl.col("second")
+    said = pl.when(both).then(pl.lit("both")).when("first").then(pl.lit("first"))
+    found = pl.DataFrame({"row": range(pairs.height)}, schema={"row": votes.schema["row"]}).join(
+        places.select("row", place=said.otherwise(pl.lit("second"))), on="row", how="left",
+        maintain_order="left",
+    )  # fmt: skip
+    return found["place"].fill_null(NONE)
 
 
 def narrower(agreement: float, n: int, more: int = MORE) -> float | None:
@@ -306,9 +334,10 @@ def calibration(judges: Sequence[Opinion], people: People) -> pl.DataFrame:
 def rules(measured: pl.DataFrame, judge: str) -> dict[str, dict[str, list[str]]]:
     """Where a judge may label: for each column that it was sliced by, the trusted values.
 
-    A rule of a recipe takes one of them, or several: a row then needs a trusted value in each.
+    A rule of a recipe takes one of them, or several: a row then needs a trusted value in each. The
+    position is no rule: it is known only once the judge was asked.
     """
-    own = measured.filter((pl.col("judge") == judge) & (pl.col("slice") != ALL))
+    own = measured.filter((pl.col("judge") == judge) & ~pl.col("slice").is_in([ALL, POSITION]))
     found: dict[str, dict[str, list[str]]] = {}
     for name in own["slice"].unique(maintain_order=True):
         part = own.filter(slice=name)

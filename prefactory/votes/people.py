@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from prefactory.measures.agreement import Estimate, krippendorff_alpha, plain, ratio
+from prefactory.measures.agreement import (
+    Estimate,
+    cohen_kappa,
+    krippendorff_alpha,
+    plain,
+    ratio,
+)  # fmt: skip
 from prefactory.preferences.clustered import clustered_mean, hits
 from prefactory.votes.ballots import FOR, SKIP, Ballots, ballots, standing
 from prefactory.votes.consensus import Consensus, consensus
@@ -66,6 +72,34 @@ def agreement(annotations: pl.DataFrame, clusters: pl.DataFrame | None = None) -
     elif votes.join(counted, on="row_id", how="semi")["vote"].n_unique() < 2:
         why = "no variation: all votes are equal"
     return Agreement(alpha, pairwise, why)
+
+
+def kappas(annotations: pl.DataFrame, clusters: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Cohen's kappa of every two people on the rows that both voted on.
+
+    Args:
+        annotations: see `prefactory.votes.ballots.standing`.
+        clusters: `row_id` and `cluster` (prompts); by default each row is one of its own.
+
+    Returns:
+        `one`, `two` (String), `n` (rows of both, Int64), `agreement` (share of equal votes) and
+        `kappa` with `low` and `high`, clustered (null where nothing varies); most rows first.
+    """
+    votes = standing(annotations).filter(pl.col("vote") != SKIP).select("row_id", "person", "vote")
+    votes = _with_clusters(votes, clusters).sort("row_id", "person")
+    both = votes.join(votes.drop("cluster"), on="row_id", suffix="_two").filter(
+        pl.col("person") < pl.col("person_two")
+    )
+    rows = []
+    for (one, two), part in both.partition_by("person", "person_two", as_dict=True).items():
+        told = cohen_kappa(part["vote"], part["vote_two"], groups=part["cluster"])
+        same = float((part["vote"] == part["vote_two"]).mean() or 0.0)
+        ends = (plain(v) for v in (told.value, told.low, told.high))
+        rows.append((one, two, part.height, same, *ends))
+    kinds = dict.fromkeys(("agreement", "kappa", "low", "high"), pl.Float64)
+    schema = {"one": pl.String, "two": pl.String, "n": pl.Int64, **kinds}
+    found = pl.DataFrame(rows, schema=schema, orient="row")
+    return found.sort("n", "one", "two", descending=[True, False, False])
 
 
 def report(

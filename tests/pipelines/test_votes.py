@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +35,10 @@ from review import people
 from review.assignments import next_assignment
 from review.store import open_review
 from review.votes import Answer, vote
+from tests.labelers.judging import shown
 
 N, WRONG = 160, 0.2
+ROOT = Path(__file__).parents[2]
 RECIPE = """\
 name: loop
 source: {path: pairs.jsonl}
@@ -291,3 +299,79 @@ def test_what_a_queue_saves_follows_the_area():
     assert expected_share(0.5) == pytest.approx(1.0, abs=1e-6)
     assert expected_share(0.93) < 0.1
     assert 0.3 < expected_share(0.67) < 0.6
+
+
+def right_judge(request):
+    """A judge that finds the right answer in either place."""
+    return "[[A]]" if "Right:" in shown(request)["A"] else "[[B]]"
+
+
+def test_a_judge_of_the_shipped_loop_labels_where_people_bear_it_out(home):
+    """The commented steps of recipes/human_loop.yaml, with a scripted judge."""
+    shipped = (ROOT / "recipes" / "human_loop.yaml").read_text()
+    block = re.findall(r"(?m)^  # (- labelers\.(?:JudgePairs|Relabel): .*)$", shipped)
+    script = f"{{engine: scripted, function: {__name__}.right_judge}}"
+    steps = [re.sub(r"judge: \{engine: server[^}]*\}", f"judge: {script}", s) for s in block]
+    assert len(steps) == 2
+    recipe = RECIPE.replace(
+        "  - labelers.LabelTrust", "".join(f"  {s}\n" for s in steps) + "  - labelers.LabelTrust"
+    )
+    Path("loop.yaml").write_text(recipe)
+    first = json.loads(cli("votes", "round", "loop.yaml", "--rows", 90, "--json"))
+    assert first["trusted"] == {}
+    before = Catalog(home).get("loop").frame().collect()
+    assert not before["relabelled"].any(), "trusted nowhere yet"
+    right = truth(before)
+    assert not all(right.values())
+    answer_all(home, "loop-round-1", right)
+    second = json.loads(cli("votes", "round", "loop.yaml", "--rows", 10, "--json"))
+    assert second["trusted"] == {"labelers.Relabel": {"length_bucket": ["short"]}}
+    after = Catalog(home).get("loop").frame().collect()
+    assert all(truth(after).values()), "people or the judge mended every label"
+    human = after.filter(pl.col("human_votes") > 0)
+    assert not human["relabelled"].any()
+    assert after.filter("relabelled").height > 0
+
+
+def test_the_flow_of_a_schedule_is_a_round(home):
+    from pipelines.votes.nightly import votes_round
+
+    page = home.parent / "pages" / "loop.html"
+    told = votes_round.fn("loop.yaml", [], {"rows": 20}, str(home), str(page))
+    assert "20 rows wait for people: prefactory review loop-round-1" in told
+    assert page.exists()
+    again = votes_round.fn("loop.yaml", [], {"rows": 20}, str(home))
+    assert "loop-round-1" in again, "nobody has voted: the round stays"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_round_runs_as_a_deployment_on_a_real_server(home):
+    """Served with a schedule, triggered, and completed; the review waits."""
+    from prefect.settings import PREFECT_API_URL
+
+    from pipelines.conduct.temporary_server import temporary_server
+
+    with temporary_server():
+        url = PREFECT_API_URL.value()
+        environment = {**os.environ, "PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
+        words = ["votes", "round", "loop.yaml", "--rows", "20", "--cron", "0 6 * * *"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "pipelines.cli", *words], env=environment, cwd=home.parent,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) as served:  # fmt: skip
+            try:
+                started = time.monotonic()
+                code = 1
+                while code and time.monotonic() - started < 200:
+                    code = subprocess.run(
+                        [sys.executable, "-m", "prefect", "deployment", "run",
+                         "votes-round/loop-rounds", "--watch", "--watch-interval", "1"],
+                        env=environment, capture_output=True, check=False,
+                    ).returncode  # fmt: skip
+                assert code == 0
+            finally:
+                served.send_signal(signal.SIGTERM)
+                said = served.communicate()[0]
+    assert "20 rows wait for people: prefactory review loop-round-1" in said
+    assert open_review(home, "loop-round-1").meta("rows") == 20

@@ -17,14 +17,15 @@ import pytest
 
 from catalog.versions import Catalog, verify
 from pipelines.api import Recipe
-from pipelines.review import publish
-from prefactory.testing import pairs, responses
+from pipelines.review.publishing import publish
+from prefactory.testing import assistant, pairs, responses, system, user
 from review import people
 from review.annotations import annotations_of
 from review.settings import Settings
 from review.store import create, open_review
 from tests.review.client import ROOT, Client, newcomer, process, serving
 from tests.review.conftest import free_port, some_pairs
+from tests.review.test_app import EVIL
 
 AXE = Path(__file__).parent / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
@@ -157,6 +158,77 @@ def test_rates_ranks_tags_and_steps_by_the_keyboard(make):
                 press(page, "Enter")
                 assert page.problems == [], task
             assert said in annotations_of(review)["answer"][0].replace(" ", ""), task
+
+
+def sound(page, address):
+    """Open a view: no word in the console, nothing from axe, nothing wider than the window."""
+    page.goto(address)
+    assert page.problems == [], address
+    assert faults(page) == [], address
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_hostile_texts_do_nothing_in_any_view(make, width, scheme):
+    talk = [system(EVIL), user(EVIL), assistant(EVIL, (EVIL, {"x": EVIL})), user(EVIL)]
+    table = pairs((talk, EVIL + "A", EVIL + "B"), ("Long?", "x" * 1_000_000, EVIL))
+    table = table.with_columns(source=pl.lit(EVIL), chosen_model=pl.lit(EVIL))
+    review = make(table, name=f"evil{width}", people=2)
+    review.write_guideline(EVIL)
+    with serving(review) as port, browser() as opened:
+        for name, choice in (("Ada", "a2"), ("Bob", "b2")):
+            person = newcomer(review, port, name)
+            while person.fields:
+                with review.db.read() as work:
+                    first = work.value(
+                        "select first_shown from assignment where id = ?", person.fields["task"]
+                    )
+                side = choice if first else {"a2": "b2", "b2": "a2"}[choice]
+                person.vote(side, comment=EVIL, flag=EVIL)  # the two differ on every row
+        base = f"http://127.0.0.1:{port}"
+        page = page_of(opened, width, scheme)
+        token = people.invite(review, "Eve", "owner")
+        sound(page, f"{base}/join/{token}")
+        enter(page, f"{base}/join/{token}")
+        for _ in range(2):
+            assert faults(page) == []
+            page.keyboard.press("d")
+            page.wait_for_selector(".diff")
+            page.keyboard.press("e")
+            page.wait_for_selector("textarea[name=edit_a]")
+            assert faults(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            page.keyboard.press("Escape")
+            press(page, "1")
+        for path in ("/", "/history", "/guidelines", "/overview", "/decide", "/bye"):
+            sound(page, base + path)
+        page.goto(f"{base}/decide")
+        for path in page.evaluate(
+            "[...document.querySelectorAll('a[href^=\"/decide/\"]')].map(a => a.pathname)"
+        ):
+            sound(page, base + path)
+        page.goto(f"{base}/history")
+        page.click("text=What did the machine say")
+        page.wait_for_selector(".facts")
+        assert faults(page) == []
+        assert page.problems == []
+
+
+@pytest.mark.slow
+def test_hostile_answers_do_nothing_in_the_other_tasks(make):
+    table = responses(("Q? " + EVIL, f"{EVIL}\n\n{EVIL}"), ("Q? " + EVIL, "Other " + EVIL))
+    cases = {"rate": {"attributes": ["truth"]}, "steps": {}, "tags": {"tags": ["math"]}, "rank": {}}
+    with browser() as opened:
+        for task, settings in cases.items():
+            review = make(table, name=f"evil-{task}", task=task, **settings)
+            review.write_guideline(EVIL)
+            with serving(review) as port:
+                page = page_of(opened, 390, "light")
+                token = people.invite(review, "Eve", "owner")
+                enter(page, f"http://127.0.0.1:{port}/join/{token}")
+                for path in ("/", "/history", "/overview"):
+                    sound(page, f"http://127.0.0.1:{port}{path}")
 
 
 @pytest.mark.slow

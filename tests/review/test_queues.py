@@ -1,17 +1,20 @@
 """Queues: which rows, in which order, with which probability; and what the command line says."""
 
 import itertools
+import json
 from collections import Counter
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from pipelines.api import Recipe
 from pipelines.cli.app import app
 from pipelines.cli.review import queue_of, settings_of
 from prefactory.errors import ConfigError, DataError
 from review.queues import build, strata_of
 from review.settings import Settings, name_of, safe_name
+from review.store import open_review
 from review.tasks import questions
 from tests.review.conftest import some_pairs
 
@@ -110,6 +113,39 @@ def test_what_the_stack_can_least_foretell_comes_first():
     table = rows(3).with_columns(margin_stack=pl.Series([2.0, -0.1, -3.0]))
     first = queue(table, queue="informative")["row_id"].to_list()
     assert first == [table["row_id"][i] for i in (1, 0, 2)]
+
+
+def test_what_gains_most_comes_first_where_it_is_known():
+    table = rows(3).with_columns(
+        margin_stack=pl.Series([2.0, -0.1, -3.0]), gain_stack=pl.Series([0.3, None, 0.4])
+    )
+    first = queue(table, queue="informative")["row_id"].to_list()
+    assert first == [table["row_id"][i] for i in (2, 0, 1)]
+
+
+def test_a_recipe_with_a_review_puts_its_version_before_people(tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(
+        json.dumps({"prompt": f"{i}?", "chosen": "Yes.", "rejected": "No."}) + "\n"
+        for i in range(5)
+    ))  # fmt: skip
+    recipe = tmp_path / "asked.yaml"
+    plain = f"name: asked\nsource: {{path: {data}}}\nsteps: []\npublish: {{pays: false}}\n"
+    recipe.write_text(plain + "review: {queue: random, rows: 3, seed: 4}\n")
+    first = Recipe.from_yaml(recipe)
+    home = tmp_path / "home"
+    version = first.run(home)
+    review = open_review(home, version.ref.replace("@", "-"))
+    assert review.settings.queue == {"random": 1.0}
+    assert review.meta("rows") == 3
+    assert review.meta("source")["version"] == version.ref
+    review.db.close()
+    assert first.run(home).ref == version.ref, "nothing new: the review stays"
+    recipe.write_text(plain)
+    assert Recipe.from_yaml(recipe).payload([]) == first.payload([]), "it decides no rows"
+    recipe.write_text(plain + "review: {queu: random}\n")
+    with pytest.raises(ConfigError, match="queu"):
+        Recipe.from_yaml(recipe)
 
 
 def test_conditions_and_parts_that_do_not_fit_are_one_sentence():

@@ -286,6 +286,30 @@ def test_more_people_open_rows_again_and_fewer_close_them(make):
         review.change(seed=1)
 
 
+def test_a_row_that_is_sure_is_asked_about_no_more(make):
+    review = make(some_pairs(2), people=5, sure=0.85)
+    crowd = [person(review, name) for name in ("Ada", "Bob", "Cleo", "Dan", "Eve")]
+    asked = Counter()
+    for number, who in enumerate(crowd):
+        while (held := take(review, who)) is not None:
+            asked[held["task"]] += 1
+            first = held["task"] == min(row_ids(review))
+            cast(review, who, held, "first" if first or number % 2 else "second")
+    agreed, differ = (asked[task] for task in sorted(asked))
+    assert agreed == 2, "two who agree: .9"
+    assert differ > 2
+    with review.db.read() as work:
+        task = min(row_ids(review))
+        assert work.value("select open from task where id = ?", task) == 0
+        mine = work.one("select * from assignment where task = ? and person = ?", task, crowd[1].id)
+    assert reopen(review, crowd[1], mine["id"], review.settings)
+    held = take(review, crowd[1])
+    assert held["task"] == task
+    cast(review, crowd[1], held, "second")
+    with review.db.read() as work:
+        assert work.value("select open from task where id = ?", task) == 3, "it is open again"
+
+
 def test_guidelines_are_versions(make):
     review = make()
     assert review.guideline() == (0, "")

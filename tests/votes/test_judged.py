@@ -147,3 +147,19 @@ def test_slices_by_column_by_length_and_by_language():
         slice_of(table, "subject")
     with pytest.raises(ConfigError, match="plain values only"):
         slice_of(table, "prompt")
+
+
+def test_a_judge_that_leans_to_a_place_is_not_trusted_on_what_it_names_there(reviewed):
+    table, votes = reviewed
+    table = with_judge(table, dict.fromkeys(("math", "code", "safety"), 0.95), consistent=0.6)
+    # where it wavers it names what it saw first, and says so
+    leaning = pl.when(pl.col("judge_prefers") == "tie").then(pl.lit("rejected"))
+    table = table.with_columns(judge_prefers=leaning.otherwise("judge_prefers"))
+    (judge,) = judged.opinions(table)
+    where = judged.positions(table, judge)
+    assert set(where) == {"first", "both"}
+    measured = judged.measure(table, people_of(table, votes), ["position"])
+    found = {r["value"]: r for r in measured.filter(slice="position").to_dicts()}
+    assert found["both"]["trusted"]
+    assert not found["first"]["trusted"]
+    assert judged.rules(measured, "judge") == {}, "known only once the judge was asked"

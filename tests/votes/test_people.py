@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefactory.votes.people import agreement, report
+from prefactory.votes.people import agreement, kappas, report
 from prefactory.votes.simulated import Crowd, Person
 
 PANDALM = Path(__file__).parents[3] / "shared/data/preference_human/pandalm_testset.json.gz"
@@ -101,6 +101,21 @@ def test_planted_traits_are_found():
         < 0.8
         < found[names[0]]["gold_right"] / found[names[0]]["gold"]
     )
+
+
+def test_every_two_people_have_a_kappa():
+    table = pl.DataFrame({
+        "row_id": list("aabbccddee"),
+        "person": list("xyxyxyxyxz"),
+        "vote": ["first", "first", "second", "second", "first", "second", "second", "second",
+                 "first", "first"],
+    })  # fmt: skip
+    found = kappas(table).to_dicts()
+    assert [(r["one"], r["two"], r["n"]) for r in found] == [("x", "y", 4), ("x", "z", 1)]
+    # 3 of 4 equal; by chance .5 * .25 + .5 * .75 = .5
+    assert found[0]["kappa"] == pytest.approx(0.5)
+    assert found[0]["low"] < 0.5 < found[0]["high"]
+    assert found[1]["kappa"] is None, "one row: nothing varies"
 
 
 def test_nobody_is_remarked_upon_for_few_votes():

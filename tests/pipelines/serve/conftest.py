@@ -7,8 +7,8 @@ import pytest
 import filters
 import labelers
 from pipelines.api import Recipe
-from pipelines.review import make as make_review
-from pipelines.review import publish
+from pipelines.review.making import make as make_review
+from pipelines.review.publishing import publish
 from pipelines.settings import Settings as Home
 from review import people
 from review.assignments import next_assignment

@@ -1,0 +1,1 @@
+"""Reviews of versions and files: made from their rows, and published as a new version."""
