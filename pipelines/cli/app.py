@@ -23,16 +23,16 @@ from pipelines.cli import explain as explain_commands
 from pipelines.cli import history as history_commands
 from pipelines.cli import journal as journal_commands
 from pipelines.cli import preview as preview_commands
-from pipelines.cli import review as review_commands
 from pipelines.cli import run as run_commands
-from pipelines.cli import serve as serve_commands
 from pipelines.cli import steps as steps_commands
 from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
-from pipelines.cli import votes as votes_commands
 from pipelines.cli import wins as wins_commands
 from pipelines.cli import worth as worth_commands
 from pipelines.cli.guard import guard
+from pipelines.cli.people import review as review_commands
+from pipelines.cli.people import serve as serve_commands
+from pipelines.cli.people import votes as votes_commands
 from pipelines.cli.training import train as train_commands
 
 PACKAGES = (

@@ -317,7 +317,11 @@ def test_a_judge_of_the_shipped_loop_labels_where_people_bear_it_out(home):
         "  - labelers.LabelTrust", "".join(f"  {s}\n" for s in steps) + "  - labelers.LabelTrust"
     )
     Path("loop.yaml").write_text(recipe)
-    first = json.loads(cli("votes", "round", "loop.yaml", "--rows", 90, "--json"))
+    rows = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    for row in rows[::3]:  # more wrong labels than one round finds
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = json.loads(cli("votes", "round", "loop.yaml", "--rows", 60, "--json"))
     assert first["trusted"] == {}
     before = Catalog(home).get("loop").frame().collect()
     assert not before["relabelled"].any(), "trusted nowhere yet"

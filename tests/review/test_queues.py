@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines.api import Recipe
 from pipelines.cli.app import app
-from pipelines.cli.review import queue_of, settings_of
+from pipelines.cli.people.review import queue_of, settings_of
 from prefactory.errors import ConfigError, DataError
 from review.queues import build, strata_of
 from review.settings import Settings, name_of, safe_name

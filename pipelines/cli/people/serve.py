@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.review import listen
+from pipelines.cli.people.review import listen
 
 PORT = 8643
 

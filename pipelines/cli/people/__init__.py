@@ -1,0 +1,1 @@
+"""Commands about people: reviews, their votes, and the catalog in a browser."""
