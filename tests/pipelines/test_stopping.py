@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -170,6 +171,17 @@ def test_a_slow_server_is_waited_for_with_a_line(monkeypatch, caplog):
     assert caplog.text.count("Prefect's server is starting") == 1
 
 
+def test_a_server_ends_when_nobody_holds_its_pipe(monkeypatch):
+    """As the system closes it for a process that is gone."""
+    head, _ = temporary._PROGRAM.split("import uvicorn")
+    monkeypatch.setattr(temporary, "_PROGRAM", f"{head}import time; time.sleep(60)")
+    with temporary._listening() as at, tempfile.TemporaryFile() as log:
+        process = temporary._start(at, log)
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.slow
 def test_a_server_ends_with_its_parent_however_that_dies(tmp_path):
     """The same pipe with a program that takes no time to start."""
     program = (
