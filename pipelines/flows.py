@@ -49,7 +49,9 @@ def run_name() -> str:
 
 
 def _failed(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
-    """Say in one line how a run ended that made nothing, and run the hook that is told."""
+    """Say in one line how a scheduled run ended that made nothing, and run the hook."""
+    if flow_run.deployment_id is None:  # `prefactory run` says it itself
+        return
     why = " ".join(str(state.message or state.name).split())[:500]
     print(f"{flow_run.name}: {str(state.name).lower()}: {why}", flush=True)  # noqa: T201
     parameters = flow_run.parameters or {}

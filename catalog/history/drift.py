@@ -36,7 +36,7 @@ class Shift:
     """One column in both versions.
 
     Attributes:
-        column: its name; `words in X` for the length of a text.
+        column: its name; `characters in X` for the length of a text.
         distance: 0 to 1.
         before, after: means of numbers; None of words.
         missing_before, missing_after: shares of rows without a value.
@@ -135,7 +135,7 @@ def _shifts(before: Table, after: Table) -> Iterator[Shift]:
         if before.schema.get(name) != dtype:
             continue
         if name in TEXTS[after.shape]:
-            yield _numbers(f"words in {name}", *(_words(t, name) for t in (before, after)))
+            yield _numbers(f"characters in {name}", *(_length(t, name) for t in (before, after)))
         elif dtype.is_numeric() or dtype == pl.Boolean:
             yield _numbers(name, *(_column(t, name).cast(pl.Float64) for t in (before, after)))
         elif name.endswith("_id") or (name in own and name not in _TAGS):
@@ -153,10 +153,10 @@ def _column(table: Table, name: str) -> pl.Series:
     return table.frame().select(name).collect()[name]
 
 
-def _words(table: Table, name: str) -> pl.Series:
-    """Words of each text, by white space; read batch by batch."""
+def _length(table: Table, name: str) -> pl.Series:
+    """Characters of each text; read batch by batch."""
     counts = [
-        batch.select(text_of(pl.col(name)).str.count_matches(r"\S+").cast(pl.Float64)).to_series()
+        batch.select(text_of(pl.col(name)).str.len_chars().cast(pl.Float64)).to_series()
         for batch in table.batches([name])
     ]
     return pl.concat(counts) if counts else pl.Series([], dtype=pl.Float64)
