@@ -29,6 +29,15 @@ def fill(text, **values):
         "{{ '%99999999d' % 1 }}",
         "{{ '%99999999d'|format(1) }}",
         "{{ '%*d'|format(99999999, 1) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(40) %}"
+        "{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(40) %}"
+        "{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set x = 'a' * 9999999 %}{{ x|replace('a', x) }}",
+        "{% set x = 'a' * 9999999 %}{{ ([x] * 1000)|join }}",
+        "{% set x = 'a' * 999999 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
+        "{% set x = 'a' * 999999 %}{% macro m() %}{% for i in range(99) %}{{ x }}{% endfor %}"
+        "{% endmacro %}{% set y = m() %}",
         "{{ 'x'|center(99999999) }}",
         "{{ 'x'|indent(99999999, true) }}",
         "{{ ''.__class__.__mro__ }}{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -49,6 +58,16 @@ def test_usual_texts_are_as_before():
     assert fill(text, messages=messages) == "1/2 user, 2/2 assistant12 --- 256 3 007   x  ."
     assert fill("{% for m in messages %}{% else %}none{% endfor %}", messages=[]) == "none"
     assert fill("{% for k, v in d.items() %}{{ k }}{{ v }}{% endfor %}", d={"a": 1}) == "a1"
+
+
+def test_texts_are_joined_as_before():
+    text = (
+        "{{ 'a' ~ 1 ~ none }} {{ 'a' + 'b' }} {{ [1] + [2] }} {{ [1, 2]|join(', ') }} "
+        "{{ people|join('-', attribute='n') }} {{ 'aXbX'|replace('X', 'y') }} "
+        "{{ 'XX'|replace('X', 'y', 1) }} {{ 1 + 2 }}"
+    )
+    people = [{"n": "p"}, {"n": "q"}]
+    assert fill(text, people=people) == "a1None ab [1, 2] 1, 2 p-q ayby yX 3"
 
 
 def test_rounds_are_counted_for_each_rendering():
