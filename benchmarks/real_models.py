@@ -1,11 +1,12 @@
 """Every maker, judge and recipe on a small real model behind a real llama.cpp server.
 
-    python -m benchmarks.real_models [--only NAME,...] [--write docs/real_models.md]
+    python -m benchmarks.real_models [--only NAME,...] [--kept FILE] [--write docs/real_models.md]
 
 Small budgets: what is looked at is not whether the labels are right (SmolLM2-135M is no judge), but
 what holds whatever a model says: each row that went in has come out or stands in the ledger with a
 reason, and no text that would be published has a fence mark of our questions, a token of the chat
-template, or is a refusal. `make test-llama` runs this, `--write` makes the page.
+template, or is a refusal. `make test-llama` runs this, `--write` makes the page, and `--kept` puts
+what came of each into a file, so that the whole may be run in pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -58,9 +59,9 @@ KEYS = ("prompt", "response", "chosen", "rejected")
 HEAD = """\
 # Makers, judges and recipes on a small real model
 
-Made by `python -m benchmarks.real_models --write docs/real_models.md`; `make test-llama` runs the
-same. The model is SmolLM2-135M-Instruct (4 bits, Apache-2.0) behind llama.cpp's server, one slot
-and one thread each, at most 96 tokens an answer.
+Made by `python -m benchmarks.real_models --kept FILE --write docs/real_models.md`, in pieces;
+`make test-llama` runs the same. The model is SmolLM2-135M-Instruct (4 bits, Apache-2.0) behind
+llama.cpp's server, one slot and one thread each, at most 96 tokens an answer.
 It writes fluent English and is right on the easiest questions; it loops on others. So this page
 shows what steps do with a model that often fails, not how good their rows are: nobody should train
 on its labels. In every line, rows in are rows out and rows in the ledger, and no text that came out
@@ -104,6 +105,33 @@ PAIRS = [
         "rejected": "Shoes are worn on feet.",
     }
 ]
+STYLES = (
+    ("Arr, matey! {}, by Davy Jones and all his bones, says I, and hoist the sails, ye scurvy "
+     "dog, or walk the plank at dawn, arr!", "Aye"),
+    ("I should be much obliged to observe, with all due respect, that {}; nevertheless, the matter "
+     "is of some delicacy, and I remain, as ever, your most humble servant.", "Indeed"),
+    ("ok so like {} lol... idk tbh??? its fine i guess :) u know how it is w/ that stuff, gotta "
+     "run now, ttyl, xoxo!!! haha yeah so whatever", "yup"),
+)  # fmt: skip
+SAID = ("tea is warm", "rain is wet", "boats float", "cats sleep", "bread is good", "snow is cold")
+
+
+def of_personas() -> list[dict[str, Any]]:
+    """Answers of three personas: one each to six questions; to a last one, in all three styles."""
+    rows = [
+        {"prompt": f"What of this: {said}?", "response": style.format(said), "persona": number}
+        for said in SAID
+        for number, (style, _) in enumerate(STYLES)
+    ]
+    return rows + [
+        {"prompt": "What of the moon?", "response": f"{word}, {style.format('it is far away')}",
+         "persona": number}
+        for number in range(len(STYLES))
+        for style, word in STYLES
+    ]  # fmt: skip
+
+
+OPTIONS = {"A": "Pay at once.", "B": "Wait a year.", "C": "Look at the sky."}
 FOUR = [{"id": "good", "text": "It answers what was asked."}]
 STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "generators.AugmentPrompts": (PROMPTS[1:], {"writer": MODEL}),
@@ -127,6 +155,7 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "generators.Magpie": (PROMPTS, {"model": MODEL, "n": 2, "how": "ask"}),
     "generators.MaskedContinuations": ([{**ANSWERS[0], "prompt": LONG}], {"model": MODEL}),
     "generators.PersonaIF": (PROMPTS[:1], {"model": MODEL}),
+    "generators.PersonaPairs": (of_personas(), {"judge": MODEL, "tolerance": 0.49}),
     "generators.PersonaPrompts": (PROMPTS[:1], {"writer": MODEL, "kinds": ["maths"]}),
     "generators.Personas": (PROMPTS, {"engine": MODEL, "people": 2}),
     "generators.RAGPairs": (PROMPTS[:1], {"models": [MODEL], "n": 2, "documents": "docs"}),
@@ -141,18 +170,42 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "generators.SystemMessages": (
         PROMPTS[1:], {"backend": "engine", "engine": MODEL, "messages": 1}
     ),
+    "generators.TwoHopQuestions": (
+        [
+            {"prompt": text, "docs": documents, "gold": gold, "gold_documents": [0]}
+            for text, documents, gold in (
+                ("Who built the old tower?", ["Anna Berg built the old tower."], "Anna Berg"),
+                ("When was Anna Berg born?", ["Anna Berg was born in 1871."], "1871"),
+            )
+        ],
+        {"writer": MODEL, "documents": "docs"},
+    ),
     "generators.ValueGapPairs": (
         PROMPTS[1:], {"writer": MODEL, "policy": "neutral", "words": [5, 500], "judge": MODEL}
     ),
     "generators.WeakPairs": (PROMPTS, {"strong": MODEL, "weak": OTHER}),
     "generators.WrongDocument": (PROMPTS[:1], {"model": MODEL}),
+    "labelers.Choices": (
+        [{
+            **PAIRS[0], "options": OPTIONS,
+            "option_map": {"A": "s:care", "B": "s:ease", "C": "neither"},
+        }],
+        {"models": [MODEL]},
+    ),
     "labelers.Judge": (ANSWERS, {"judge": [MODEL]}),
     "labelers.JudgePairs": (PAIRS, {"judge": [MODEL]}),
+    "labelers.PersonaItems": (PROMPTS[1:], {"model": MODEL}),
     "labelers.PromptQuality": (PROMPTS, {"judge": MODEL}),
     "labelers.PromptTags": (PROMPTS, {"tagger": MODEL}),
     "labelers.Rubric": (ANSWERS, {"judge": MODEL, "criteria": FOUR}),
 }  # fmt: skip
 """Step -> (rows of its source, options); MODEL is the server, OTHER the same by another name."""
+
+BEFORE: dict[str, list[dict[str, Any]]] = {
+    "generators.PersonaPairs": [{"labelers.PersonaStyle": {}}],
+    "labelers.PersonaItems": [{"generators.Personas": {"people": 1, "held_out": 0.9}}],
+}
+"""Step -> steps before it, which ask nobody."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "janus": {"generators.SystemMessages": {"messages": 2}},
@@ -226,11 +279,33 @@ class Found:
     broken: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def told(self) -> Told:
+        """What the page says of it."""
+        answers = [c.result.text for c in self.calls if isinstance(c.result, Completion)]
+        kept = [a for a in answers if any(t and t in a for t in self.texts)]
+        text = next(iter(kept or answers), None)
+        rows = tuple(self.stages)
+        return Told(self.name, rows, len(self.calls), *self.tokens, self.seconds, text, bool(kept))
+
     @property
     def tokens(self) -> tuple[int, int]:
         """Of prompts and of answers."""
         done = [c.result for c in self.calls if isinstance(c.result, Completion)]
         return sum(d.prompt_tokens for d in done), sum(d.completion_tokens for d in done)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the page says of a step or a recipe: its stages, calls, tokens, and one answer."""
+
+    name: str
+    stages: tuple[tuple[str, int, int, dict[str, int]], ...]
+    calls: int
+    asked: int
+    written: int
+    seconds: float
+    text: str | None
+    published: bool
 
 
 @contextmanager
@@ -264,9 +339,12 @@ def step_recipe(name: str, engine: dict[str, Any], folder: Path) -> Path:
             "source": {
                 "path": str(source),
                 "name": "rows",
-                "mapping": {key: key for key in rows[0] if key not in KEYS},
+                "carry": [key for key in rows[0] if key not in KEYS],
             },
-            "steps": [{name: _short(_said_short(name, options), engine)}],
+            "steps": [
+                *BEFORE.get(name, ()),
+                {name: _short(_said_short(name, options), engine)},
+            ],
         },
         folder,
     )
@@ -412,57 +490,69 @@ def line(found: Found) -> str:
     )
 
 
-def page(found: list[Found]) -> str:
+def page(told: list[Told]) -> str:
     """The page, as Markdown."""
     lines = [HEAD]
-    for one in found:
-        asked, written = one.tokens
+    for one in told:
         rows = "<br>".join(
             f"{label + ': ' if len(one.stages) > 1 else ''}{a} -> {b}{_said(r)}"
             for label, a, b, r in one.stages
         )
-        cells = (f"`{one.name}`", rows, len(one.calls), f"{asked:,} + {written:,}")
+        cells = (f"`{one.name}`", rows, one.calls, f"{one.asked:,} + {one.written:,}")
         lines.append("| " + " | ".join(map(str, cells)) + f" | {one.seconds:.0f} |")
-    rest = [name for name in [*STEPS, *RECIPES] if name not in {one.name for one in found}]
+    rest = [name for name in [*STEPS, *RECIPES] if name not in {one.name for one in told}]
     load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f} at the end"
     lines.append(f"\nSeconds are of a machine with {load}.")
+    lines.append("Not here: `generators.ComposedImages`, which needs a model that sees.")
     if rest:
         lines.append(f"\nNot in this run: {', '.join(f'`{name}`' for name in rest)}.")
     lines.append(OUTPUTS)
-    return "\n".join([*lines, *_outputs(found)]) + "\n"
+    return "\n".join([*lines, *_outputs(told)]) + "\n"
 
 
 def _said(reasons: dict[str, int]) -> str:
     return f" ({', '.join(f'{k} {v}' for k, v in reasons.items())})" if reasons else ""
 
 
-def _outputs(found: list[Found]) -> Iterator[str]:
-    whole = [one for one in found if any(isinstance(c.result, Completion) for c in one.calls)]
-    for one in sorted(whole, key=lambda f: not f.texts)[:10]:
-        answers = [c.result.text for c in one.calls if isinstance(c.result, Completion)]
-        kept = [a for a in answers if any(t and t in a for t in one.texts)]
-        text = (kept or answers)[0]
+def _outputs(told: list[Told]) -> Iterator[str]:
+    for one in sorted((t for t in told if t.text), key=lambda t: not t.published)[:10]:
+        text = (one.text or "").strip()
         fence = "````" if "```" in text else "```"
-        yield f"`{one.name}`, {'published' if kept else 'not published'}:\n"
-        yield f"{fence}text\n{text.strip()}\n{fence}\n"
+        yield f"`{one.name}`, {'published' if one.published else 'not published'}:\n"
+        yield f"{fence}text\n{text}\n{fence}\n"
+
+
+def kept_in(file: Path | None) -> dict[str, Told]:
+    """What earlier pieces told, by name."""
+    if file is None or not file.is_file():
+        return {}
+    known = {one["name"]: Told(**one) for one in json.loads(file.read_text("utf-8"))}
+    return {name: known[name] for name in [*STEPS, *RECIPES] if name in known}
 
 
 def main() -> int:
     """Run what was asked for; 1 where an invariant does not hold."""
     words = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     words.add_argument("--only", help="names of steps and recipes, with commas")
+    words.add_argument("--kept", type=Path, help="what came of each, JSON; runs what is not in it")
     words.add_argument("--write", type=Path, help="the page")
     words.add_argument("--jobs", type=int, default=2, help="at a time, each on one core")
     asked = words.parse_args()
-    names = asked.only.split(",") if asked.only else [*STEPS, *RECIPES]
-    found: list[Found] = []
+    every = [*STEPS, *RECIPES]
+    told = kept_in(asked.kept)
+    names = asked.only.split(",") if asked.only else [n for n in every if n not in told]
+    broken = False
     with tempfile.TemporaryDirectory() as home:
         for one in all_of(names, Path(home), asked.jobs):
             print(line(one), flush=True)
-            found = sorted([*found, one], key=lambda f: names.index(f.name))
-            if asked.write:  # each time, so that what is stopped leaves a page
-                asked.write.write_text(page(found), encoding="utf-8")
-    return int(any(one.broken for one in found))
+            broken |= bool(one.broken)
+            told[one.name] = one.told()
+            listed = [told[name] for name in every if name in told]
+            if asked.kept:  # each time, so that what is stopped leaves something
+                asked.kept.write_text(json.dumps([asdict(o) for o in listed], indent=1), "utf-8")
+            if asked.write:
+                asked.write.write_text(page(listed), encoding="utf-8")
+    return int(broken)
 
 
 if __name__ == "__main__":

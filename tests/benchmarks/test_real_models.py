@@ -82,9 +82,25 @@ def test_what_stops_a_step_is_told(tmp_path):
 def test_the_page_has_rows_reasons_tokens_and_words(tmp_path):
     found = tried("generators.Responses", scripted("refuse"), tmp_path)
     assert found.broken == []
-    text = page([found])
+    text = page([found.told()])
     assert "| `generators.Responses` | 2 -> 0 (refuses 2) | 4 |" in text
     assert "not published:\n\n```text\nI'm sorry" in text
+
+
+def test_pieces_are_kept_and_make_one_page(tmp_path, monkeypatch):
+    one = tried("generators.Responses", scripted("refuse"), tmp_path)
+    monkeypatch.setattr(real_models, "all_of", lambda names, home, jobs: iter([one]))
+    kept, made = tmp_path / "kept.json", tmp_path / "page.md"
+    words = ["x", "--kept", str(kept), "--write", str(made), "--only", "generators.Responses"]
+    monkeypatch.setattr("sys.argv", words)
+    assert real_models.main() == 0
+    assert real_models.kept_in(kept)["generators.Responses"].calls == 4
+    assert made.read_text() == page([one.told()])
+    asked = []
+    monkeypatch.setattr(real_models, "all_of", lambda names, home, jobs: asked.append(names) or ())
+    monkeypatch.setattr("sys.argv", words[:3])
+    assert real_models.main() == 0
+    assert set(asked[0]) == {*STEPS, *RECIPES} - {"generators.Responses"}
 
 
 def test_every_step_that_asks_a_model_is_in_it():
@@ -97,11 +113,7 @@ def test_every_step_that_asks_a_model_is_in_it():
         for name in dir(package)
         if name[0].isupper() and "Scripted" in fields(getattr(package, name))
     }
-    assert asking - set(STEPS) == {
-        "generators.ComposedImages",  # of pictures
-        "generators.PersonaPairs", "generators.TwoHopQuestions", "labelers.PersonaItems",
-        "labelers.Choices",  # not yet
-    }  # fmt: skip
+    assert asking - set(STEPS) == {"generators.ComposedImages"}  # which asks of pictures
 
 
 def fields(kind):
