@@ -119,13 +119,18 @@ SAID = ("tea is warm", "rain is wet", "boats float", "cats sleep", "bread is goo
 def of_personas() -> list[dict[str, Any]]:
     """Answers of three personas: one each to six questions; to a last one, in all three styles."""
     rows = [
-        {"prompt": f"What of this: {said}?", "response": style.format(said), "persona": number}
-        for said in SAID
+        {
+            "prompt": f"What of this: {said}?",
+            "response": style.format(said),
+            "persona": number,
+            "turn": turn,
+        }
+        for turn, said in enumerate(SAID)
         for number, (style, _) in enumerate(STYLES)
     ]
     return rows + [
         {"prompt": "What of the moon?", "response": f"{word}, {style.format('it is far away')}",
-         "persona": number}
+         "persona": number, "turn": len(SAID)}
         for number in range(len(STYLES))
         for style, word in STYLES
     ]  # fmt: skip
@@ -202,8 +207,8 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 """Step -> (rows of its source, options); MODEL is the server, OTHER the same by another name."""
 
 BEFORE: dict[str, list[dict[str, Any]]] = {
-    "generators.PersonaPairs": [{"labelers.PersonaStyle": {}}],
-    "labelers.PersonaItems": [{"generators.Personas": {"people": 1, "held_out": 0.9}}],
+    "generators.PersonaPairs": [{"labelers.PersonaStyle": {"anchors": 5, "turn": "turn"}}],
+    "labelers.PersonaItems": [{"generators.Personas": {"people": 1, "held_out": 0.1}}],
 }
 """Step -> steps before it, which ask nobody."""
 
@@ -475,8 +480,11 @@ def all_of(names: list[str], home: Path, jobs: int = 2) -> Iterator[Found]:
     with served(jobs) as engines, ThreadPoolExecutor(jobs) as pool:
         for engine in engines:
             free.put(engine)
-        for ended in as_completed([pool.submit(work, name) for name in names]):
-            yield ended.result()
+        try:
+            for ended in as_completed([pool.submit(work, name) for name in names]):
+                yield ended.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # what is stopped begins nothing more
 
 
 def line(found: Found) -> str:

@@ -142,6 +142,35 @@ def test_drifts():
     assert style.drift(np.arange(8.0), np.arange(8) / 10, rng).slope == pytest.approx(0.1)
 
 
+def test_the_known_answer_of_drift():
+    """.094 against -.001, AUC .999: dialogues of 8 turns whose style turns against itself at 3.
+
+    How the drift is planted is our reading. Turning into another persona's style gives .055 with
+    this style and noise, and fading out .041: the distance can't rise as far.
+    """
+    rng = np.random.default_rng(0)
+    own = unit(rng.standard_normal((P, D))) * 0.3
+    twist = np.linalg.qr(rng.standard_normal((D, D)))[0]
+    dialogue, turn = np.repeat(np.arange(200), 8), np.tile(np.arange(8), 200)
+    drifting = np.arange(200) % 2 == 0
+    sign = np.where(drifting[dialogue] & (turn >= 3), -1.0, 1.0)
+    who = np.concatenate([np.repeat(np.arange(P), Q), dialogue % P])
+    said = own[who] * np.concatenate([np.ones(P * Q), sign])[:, None]
+    x = unit(rng.standard_normal((who.size, D)))
+    y = x @ twist + said + 0.8 * rng.standard_normal(x.shape) / np.sqrt(D)
+    rest = style.scaled(style.ridge_residual(x, y, np.arange(who.size) % 5))
+    first = np.flatnonzero(np.arange(P * Q) % Q < 20)
+    found = style.anchors(rest[first], who[first], P)
+    values = style.distances(rest[P * Q :], found.own[who[P * Q :]], found.mean).reshape(200, 8)
+    told = [style.drift(np.arange(8.0), v, np.random.default_rng(i)) for i, v in enumerate(values)]
+    slopes, ps = np.array([t.slope for t in told]), np.array([t.p for t in told])
+    assert slopes[drifting].mean() == pytest.approx(0.094, abs=0.005)
+    assert slopes[~drifting].mean() == pytest.approx(-0.001, abs=0.006)
+    assert roc_auc_score(drifting, slopes) > 0.995
+    assert (ps[drifting] <= 0.05).mean() > 0.9  # .94; the source has .99
+    assert (ps[~drifting] <= 0.05).mean() < 0.08
+
+
 def test_small_known_answers():
     assert style.burrows_delta(np.array([[1.0, 0, -1]]), np.array([[0, 0, 1.0]])).tolist() == [1]
     assert style.standardised(np.array([[1.0, 5], [3, 5]])).tolist() == [[-1, 0], [1, 0]]
