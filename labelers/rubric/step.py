@@ -78,6 +78,10 @@ class Rubric(Prompted, Asking, Labeler):
         details: add `detail_<name>` (String): what exactly was wrong.
         max_invalid: share of the judge's answers that may be unusable: above it nothing is
             published by default (see `prefactory.measures.judge_watch`).
+        gold: Boolean column that marks the answer that is known to be the best of its prompt. The
+            judge doesn't see it; it is counted how often it rates that one above another.
+        min_gold: share of these comparisons that must be right (equal ratings don't count): below
+            it, nothing is published by default.
 
     Example:
         - labelers.Rubric:
@@ -112,6 +116,8 @@ class Rubric(Prompted, Asking, Labeler):
     reference: str | None = Field(default=None, min_length=1)
     details: bool = False
     max_invalid: float = Field(default=judge_watch.MAX_INVALID, ge=0, le=1)
+    gold: str | None = Field(default=None, min_length=1)
+    min_gold: float = Field(default=judge_watch.MIN_GOLD, ge=0, le=1)
 
     @field_validator("criteria", mode="before")
     @classmethod
@@ -179,9 +185,9 @@ class Rubric(Prompted, Asking, Labeler):
         return min(low for low, _, _ in ends), max(high for _, high, _ in ends)
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
-        """The columns of `reference` (String) and `rubric` (`RUBRIC`)."""
-        text = {} if self.reference is None else {self.reference: pl.String()}
-        return text | ({} if self.rubric is None else {self.rubric: RUBRIC})
+        """The columns of `reference` (String), `rubric` (`RUBRIC`) and `gold` (Boolean)."""
+        named = {self.reference: pl.String(), self.rubric: RUBRIC, self.gold: pl.Boolean()}
+        return {column: dtype for column, dtype in named.items() if column is not None}
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """Scores (Float64), reason, and what the options ask for."""
@@ -223,7 +229,7 @@ class Rubric(Prompted, Asking, Labeler):
 
     def watch(self, table: pl.DataFrame, columns: pl.DataFrame) -> list[judge_watch.Watched]:
         """What `prefactory.measures.judge_watch` counts of the ratings."""
-        parts = []
+        parts, ranked = [], []
         prefixes = ("",) if f"reason_{self.name}" in columns.columns else ("chosen_", "rejected_")
         for prefix in prefixes:
             reasons = columns[f"{prefix}reason_{self.name}"]
@@ -234,7 +240,24 @@ class Rubric(Prompted, Asking, Labeler):
                 scores = {self.name: scores[self.name]} if self.name in scores else scores
             prompts, why = table["prompt_id"].filter(asked), reasons.filter(asked)
             parts.append([judge_watch.of_ratings(self.judge.model, prompts, why, scores)])
+            if self.gold is not None:
+                ids = table["response_id" if not prefix else f"{prefix}id"]
+                marks = table[f"{prefix}{self.gold}"].fill_null(value=False)
+                facts = {"prompt_id": table["prompt_id"], "id": ids, "gold": marks}
+                ranked.append(pl.DataFrame({**facts, "score": self._rank(columns, prefix)}))
+        if ranked:
+            parts.append([{"judge": self.judge.model, **judge_watch.of_gold(pl.concat(ranked))}])
         return judge_watch.merged(parts)
+
+    def _rank(self, columns: pl.DataFrame, prefix: str) -> pl.Series:
+        """What answers are ranked by: the combined score, or the mean of all, each from 0 to 1."""
+        if self._combines():
+            return columns[f"{prefix}{SCORE}{self.name}"]
+        shares = []
+        for objective, (low, high, direction) in self.objectives.items():
+            share = (pl.col(f"{prefix}{SCORE}{objective}") - low) / (high - low)
+            shares.append(share if direction == "higher" else 1 - share)
+        return columns.select(sum(shares, pl.lit(0.0)) / len(shares)).to_series()
 
     def _questions(self, table: pl.DataFrame) -> list[Question]:
         """What is asked about each row, or why nothing is."""

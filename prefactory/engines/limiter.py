@@ -11,8 +11,8 @@ import asyncio
 from collections import deque
 
 START = 128
-"""Slots at the start, if the user allows as many: eight, doubled each time, lost a fifth of the first
-second at 64 in flight and two fifths at 256, of servers that answer in a tenth of a second."""
+"""Slots at the start, if the user allows as many: eight, doubled each time, lost a fifth of the
+first second at 64 in flight and two fifths at 256, of servers that answer in a tenth of it."""
 
 
 class Slot:

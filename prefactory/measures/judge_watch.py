@@ -78,6 +78,26 @@ def _of_gold(own: pl.DataFrame, prompt: str) -> dict[str, int]:
     }
 
 
+def of_gold(rated: pl.DataFrame) -> dict[str, int]:
+    """Comparisons of a rated answer that is known to be the best with the others of its prompt.
+
+    Args:
+        rated: `prompt_id`, `id` (of the answer), `gold` (Boolean), `score` (Float64).
+
+    Returns:
+        `gold` (comparisons whose scores differ), `gold_prompts` and `gold_agrees`.
+    """
+    known = rated.drop_nulls("score").unique("id", keep="first", maintain_order=True)
+    best = known.filter("gold").select("prompt_id", best="score")
+    told = best.join(known.filter(~pl.col("gold")), on="prompt_id")
+    told = told.filter(pl.col("best") != pl.col("score"))
+    return {
+        "gold": told.height,
+        "gold_prompts": told["prompt_id"].n_unique(),
+        "gold_agrees": told.filter(pl.col("best") > pl.col("score")).height,
+    }
+
+
 def of_ratings(
     judge: str, prompts: pl.Series, reasons: pl.Series, ratings: Mapping[str, pl.Series]
 ) -> Watched:
@@ -166,8 +186,8 @@ def _problems(own: Watched, max_invalid: float, min_gold: float) -> Iterator[str
     gold = own.get("gold", 0)
     if gold >= ANSWERS and own["gold_prompts"] >= PROMPTS and own["gold_agrees"] < min_gold * gold:
         yield (
-            f"{own['gold_agrees']:,} of {gold:,} votes of {judge} on gold rows are right; min_gold "
-            f"is {min_gold:g}, and a coin has half"
+            f"{own['gold_agrees']:,} of {gold:,} {'comparisons' if own.get('values') else 'votes'} "
+            f"of {judge} on gold rows are right; min_gold is {min_gold:g}, and a coin has half"
         )
 
 

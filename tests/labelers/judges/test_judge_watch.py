@@ -216,6 +216,44 @@ def test_judges_that_disagree_with_gold_answers_are_told_of(mode, tmp_path):
     assert "0 of 24 votes" in judge_watch.failed(result.stages)[0]
 
 
+def upside_down(request):
+    """Rates what is good low, and the other a little higher."""
+    low = "GOOD" in request.conversation[1]["content"]
+    return json.dumps({"ratings": {"helpful": 1 if low else 2, "honest": 3}})
+
+
+def upright(request):
+    high = "GOOD" in request.conversation[1]["content"]
+    return json.dumps({"ratings": {"helpful": 2 if high else 1, "honest": 3}})
+
+
+@pytest.mark.parametrize("shard_rows", [5, 1000])
+@pytest.mark.parametrize("combined", [True, None])
+def test_ratings_that_disagree_with_gold_answers_are_told_of(combined, shard_rows, tmp_path):
+    texts = [(f"prompt {i}", f"{w} {i}") for i in range(24) for w in ("GOOD", "bad")]
+    table = j.answers(*texts).with_columns(
+        best=pl.col("response").list.first().struct.field("content").str.starts_with("GOOD")
+    )
+    step = rated(upside_down, gold="best", combined=combined)
+    result = j.ran([step], table, tmp_path / "a", shard_rows)
+    (watched,) = result.stages[-1].info["watch"]
+    assert (watched["gold"], watched["gold_prompts"], watched["gold_agrees"]) == (24, 24, 0)
+    (said,) = judge_watch.failed(result.stages)
+    assert "0 of 24 comparisons of the judge" in said
+    with pytest.raises(DataError, match="0 of 24 comparisons"):
+        publish(result, Catalog(tmp_path / "home"))
+    fine = j.ran([rated(upright, gold="best", combined=combined)], table, tmp_path / "b")
+    assert fine.stages[-1].info["watch"][0]["gold_agrees"] == 24
+    assert not judge_watch.failed(fine.stages)
+
+
+def test_equal_ratings_and_unrated_answers_are_no_comparison_with_gold():
+    rows = [("p", "a", True, 3.0), ("p", "b", False, 3.0), ("p", "c", False, None),
+            ("p", "d", False, 1.0), ("q", "e", True, 2.0)]  # fmt: skip
+    rated = pl.DataFrame(rows, ["prompt_id", "id", "gold", "score"], orient="row")
+    assert judge_watch.of_gold(rated) == {"gold": 1, "gold_prompts": 1, "gold_agrees": 1}
+
+
 def test_votes_of_a_place_follower_on_gold_rows_are_half_right(tmp_path):
     table = MANY.with_columns(known=pl.lit(value=True))
     result = j.ran([judged(j.always_a, gold="known")], table, tmp_path)
