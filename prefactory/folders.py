@@ -136,6 +136,10 @@ def locked(
                     path.unlink(missing_ok=True)
             return
         finally:
+            with contextlib.suppress(
+                OSError
+            ):  # a forked child has the handle, too, and may live on
+                fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
 

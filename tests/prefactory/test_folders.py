@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,30 @@ def test_a_file_system_without_locks_is_said_once_and_used(tmp_path, monkeypatch
             assert (tmp_path / "lock").exists()
     assert not (tmp_path / "lock").exists()
     assert caplog.text.count("has no locks") == 1
+
+
+def test_a_forked_child_of_a_lock_s_holder_keeps_nobody_waiting(tmp_path):
+    """A fork has the holder's handle; its lock would last as long as the child."""
+    path, waits, got = tmp_path / "lock", threading.Event(), threading.Event()
+
+    def second():
+        with locked(path, busy=waits.set):
+            got.set()
+
+    ends, begins = os.pipe()
+    waiter = threading.Thread(target=second, daemon=True)
+    with locked(path):
+        child = os.fork()
+        if child == 0:
+            os.read(ends, 1)  # until the test says so
+            os._exit(0)
+        waiter.start()
+        assert waits.wait(5)
+    try:
+        assert got.wait(5)
+    finally:
+        os.write(begins, b"x")
+        os.waitpid(child, 0)
+        waiter.join(5)
+        os.close(ends)
+        os.close(begins)
