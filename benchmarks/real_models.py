@@ -189,7 +189,14 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         PROMPTS[1:], {"writer": MODEL, "policy": "neutral", "words": [5, 500], "judge": MODEL}
     ),
     "generators.WeakPairs": (PROMPTS, {"strong": MODEL, "weak": OTHER}),
-    "generators.WrongDocument": (PROMPTS[:1], {"model": MODEL}),
+    "generators.WrongDocument": (
+        [
+            {"prompt": "When was it built?", "document": f"{what} was built in {year}.",
+             "gold": year}
+            for what, year in (("The old tower", "1871"), ("The stone bridge", "1790"))
+        ],
+        {"model": MODEL, "n": 1, "both_ways": False, "shown": 2},
+    ),
     "labelers.Choices": (
         [{
             **PAIRS[0], "options": OPTIONS,
