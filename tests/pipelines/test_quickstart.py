@@ -69,7 +69,7 @@ def test_answers_that_keep_all_half_and_none_of_their_rules_are_told_apart():
 
 def run(prefactory_in, home):
     home.mkdir()
-    done = prefactory_in(home, "run", str(RECIPE), "--runner", "threads", "--json")
+    done = prefactory_in(home, "run", str(RECIPE), "--runner", "threads", "--json", timeout=1500)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     made = json.loads(done.stdout)

@@ -82,5 +82,6 @@ def test_the_small_model_reads_texts_as_llama_cpp_does():
         (theirs,) = llama.logprobs([asked])
     with Transformers(model=str(converted("smollm2")), device="cpu").open() as ours:
         (mine,) = ours.logprobs([asked])
-    assert mine.tokens == theirs.tokens
+    # transformers names tokens as its vocabulary does, where a space is another sign
+    assert tuple(t.replace("\u0120", " ") for t in mine.tokens) == theirs.tokens
     assert mine.logprobs == pytest.approx(theirs.logprobs, abs=0.3)
