@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import orjson
@@ -176,7 +177,7 @@ def tags(annotations: pl.DataFrame) -> pl.DataFrame:
         with_it = [max(n, asked - n) if 2 * n != asked else n for n in counts.values()]
         share = sum(with_it) / (asked * len(counts)) if counts else None
         rows.append((row_id, held, share, asked))
-    schema = {
+    schema: dict[str, Any] = {
         "row_id": pl.String, "human_tags": pl.List(pl.String), "human_agreement": pl.Float64,
         "human_votes": pl.Int64,
     }  # fmt: skip
@@ -207,7 +208,7 @@ def steps(annotations: pl.DataFrame) -> pl.DataFrame:
         held = counts.argmax(axis=0) - 1.0  # the first of the largest is the worse label
         rows.append((row_id, held.tolist(), float(counts.max(axis=0).mean() / len(table)),
                      len(table)))  # fmt: skip
-    schema = {
+    schema: dict[str, Any] = {
         "row_id": pl.String, "step_labels": pl.List(pl.Float64), "human_agreement": pl.Float64,
         "human_votes": pl.Int64,
     }  # fmt: skip

@@ -93,7 +93,7 @@ def kappas(annotations: pl.DataFrame, clusters: pl.DataFrame | None = None) -> p
     rows = []
     for (one, two), part in both.partition_by("person", "person_two", as_dict=True).items():
         told = cohen_kappa(part["vote"], part["vote_two"], groups=part["cluster"])
-        same = float((part["vote"] == part["vote_two"]).mean() or 0.0)
+        same = float((part["vote"] == part["vote_two"]).to_numpy().mean())
         ends = (plain(v) for v in (told.value, told.low, told.high))
         rows.append((one, two, part.height, same, *ends))
     kinds = dict.fromkeys(("agreement", "kappa", "low", "high"), pl.Float64)
