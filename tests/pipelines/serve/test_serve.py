@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.api import Recipe
 from pipelines.progress import Progress
 from pipelines.serve.charts import trend
 from pipelines.serve.routes import ROUTES, create_app
@@ -213,6 +214,36 @@ def test_a_run_says_what_it_does_and_costs_until_it_ends(tmp_path):
         (run,) = running(tmp_path)
         assert (run.name, run.pid, run.budget_usd) == ("nightly", os.getpid(), 2.0)
         assert not run.ended
+    assert running(tmp_path) == []
+
+
+SEEN = []
+
+
+def watching(request):
+    """A judge that looks at what the runs of the home say while it is asked."""
+    home = Path(os.environ["PREFACTORY_HOME"])
+    for _ in range(400):
+        if found := running(home):
+            SEEN.append(found[0])
+            break
+        time.sleep(0.005)
+    return "[[A]]"
+
+
+def test_a_real_run_is_in_progress_while_it_asks_and_not_after(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path))
+    SEEN.clear()
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text(json.dumps({"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}) + "\n")
+    judge = {"engine": "scripted", "function": f"{__name__}.watching"}
+    recipe = Recipe(
+        "watched", source={"path": str(rows)}, publish={"pays": False},
+        steps=[{"labelers.JudgePairs": {"judge": judge}}],
+    )  # fmt: skip
+    recipe.run(tmp_path)
+    assert SEEN[0].name == "watched"
+    assert not SEEN[0].ended
     assert running(tmp_path) == []
 
 
