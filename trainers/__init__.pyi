@@ -4,9 +4,11 @@ from .embedding_reward import train_embedding_reward as train_embedding_reward
 from .metrics import PairMetrics as PairMetrics
 from .metrics import pair_metrics as pair_metrics
 from .report import TrainingReport as TrainingReport
+from .settings import BCO as BCO
 from .settings import CPO as CPO
 from .settings import DPO as DPO
 from .settings import KTO as KTO
+from .settings import MAH as MAH
 from .settings import ORPO as ORPO
 from .settings import RACO as RACO
 from .settings import SFT as SFT
@@ -14,6 +16,7 @@ from .settings import EarlyStopping as EarlyStopping
 from .settings import EmbeddingReward as EmbeddingReward
 from .settings import Lora as Lora
 from .settings import Mixture as Mixture
+from .settings import PoFT as PoFT
 from .settings import PreferenceStack as PreferenceStack
 from .settings import Reward as Reward
 from .settings import SimPO as SimPO

@@ -39,6 +39,7 @@ class Rule:
 
 
 _ANY = Rule("a number or a name", lambda c: c.is_not_null())
+_NUMBER = Rule("a finite number", lambda c: c.is_finite())
 _RULES = {
     "beta": Rule("above 0 and finite", lambda c: c.is_finite() & (c > 0)),
     "weight": Rule("0 or more and finite", lambda c: c.is_finite() & (c >= 0)),
@@ -67,7 +68,9 @@ def _who(column: str, method: str) -> str:
     return "" if reader == method else f" (prefactory train {reader} does)"
 
 
-def checked(data: DatasetRef, columns: Sequence[str], method: str) -> None:
+def checked(
+    data: DatasetRef, columns: Sequence[str], method: str, optional: Sequence[str] = ()
+) -> None:
     """Make sure that every pair has a value that can be used in each of the columns.
 
     Raises:
@@ -85,7 +88,8 @@ def checked(data: DatasetRef, columns: Sequence[str], method: str) -> None:
             continue
         for batch in data.version.batches(data.table, split, ["pair_id", *columns]):
             for c in columns:
-                _check(batch, c, f"{split} of {data}")
+                there = batch.filter(pl.col(c).is_not_null()) if c in optional else batch
+                _check(there, c, f"{split} of {data}")
 
 
 _MADE_BY = {
@@ -101,7 +105,8 @@ def _kind(column: str) -> str:
 
 
 def _check(batch: pl.DataFrame, column: str, where: str) -> None:
-    rule, dtype = _RULES.get(_kind(column), _ANY), batch.schema[column]
+    dtype = batch.schema[column]
+    rule = _RULES.get(_kind(column), _NUMBER if dtype.is_numeric() else _ANY)
     if rule is not _ANY and not dtype.is_numeric():
         raise DataError(f"column {column} in {where} must be {rule.says}; it holds {dtype}")
     wrong = batch.filter(~rule.holds(pl.col(column)).fill_null(False))
@@ -114,7 +119,10 @@ def _check(batch: pl.DataFrame, column: str, where: str) -> None:
 
 
 class Collator:
-    """TRL's collator, and the numbers beside it: one Float32 tensor of shape (B,) a column."""
+    """TRL's collator, and the numbers beside it: one Float32 tensor of shape (B,) a column.
+
+    What is not there is NaN.
+    """
 
     def __init__(
         self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str]
@@ -125,8 +133,12 @@ class Collator:
         """Collate examples; `inner` gets them as they are."""
         batch = dict(self.inner(examples))
         for c in self.columns:
-            batch[c] = torch.tensor([float(e[c]) for e in examples], dtype=torch.float32)
+            batch[c] = torch.tensor([_number(e[c]) for e in examples], dtype=torch.float32)
         return batch
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has no types

@@ -123,3 +123,99 @@ def _likelihood(ratios: LogRatios) -> Tensor:
     if ratios.nll is None:
         raise KeyError("sft needs the likelihood of the chosen answers")
     return ratios.nll
+
+
+def bco(rewards: Tensor, good: Tensor, shift: Tensor | float) -> Tensor:
+    """Binary cross-entropy of shifted implicit rewards (BCO, arXiv 2404.04656), shape (B,).
+
+    Whatever the shift, the losses of a good answer with reward a and a bad one with reward b sum to
+    more than DPO's loss of the pair; they are nearest to it at `(a + b) / 2`.
+
+    Args:
+        rewards: implicit rewards, shape (B,).
+        good: whether each answer is good, Bool, shape (B,).
+        shift: subtracted from all rewards.
+    """
+    off = rewards - shift
+    return torch.where(good, softplus(-off), softplus(off))
+
+
+def poft(own: Tensor, others: Tensor, beta: float = 1.0, gamma: float = 0.0) -> Tensor:
+    """`-log sigmoid(beta own - others + gamma)` (PoFT, arXiv 2412.12865), shape (B,).
+
+    Its gradient is that of the mean negative log-likelihood times `beta sigmoid(others - beta own
+    - gamma)`: near 1 for what aligned models find likely, near 0 for what they don't.
+
+    Args:
+        own: mean log-probability of a token under the policy, shape (B,).
+        others: the same under aligned models, shape (B,).
+        beta: scale of `own`.
+        gamma: margin.
+    """
+    return softplus(others - beta * own - gamma)
+
+
+def scaled_bradley_terry(chosen: Tensor, rejected: Tensor, strength: Tensor) -> Tensor:
+    """Bradley-Terry loss times the strength of the preference (HelpSteer2, arXiv 2410.01257)."""
+    return strength * bradley_terry(chosen, rejected)
+
+
+def pointwise(scores: Tensor, targets: Tensor) -> Tensor:
+    """Squared distance of scores from the answers' own; 0, without gradient, where that is NaN."""
+    known = ~torch.isnan(targets)
+    return torch.where(known, (scores - torch.where(known, targets, scores.detach())) ** 2, 0.0)
+
+
+def masked_regression(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error over the attributes that are known (HelpSteer2, arXiv 2406.08673).
+
+    Args:
+        outputs: shape (B, K).
+        targets: shape (B, K); NaN: not annotated, which has no loss and no gradient.
+
+    Returns:
+        A scalar; 0 where nothing is known.
+    """
+    known = ~torch.isnan(targets)
+    return pointwise(outputs, targets).sum() / known.sum().clamp(min=1)
+
+
+def listwise_margin(values: Tensor, ranks: Tensor) -> Tensor:
+    """Ranking loss over lists of scored answers, the margin reading of BiAlign (arXiv 2406.01049).
+
+    Sum over pairs with a better rank for the first of `max(0, gap of ranks / (N - 1) - gap of
+    values / their range)`: 0 if and only if every normalised gap reaches that of the ranks. Ties of
+    ranks are no pairs; the values' scale and offset don't matter.
+
+    Args:
+        values: what the model says of N answers, shape (N,).
+        ranks: 1 is the best, shape (N,).
+
+    Returns:
+        A scalar.
+    """
+    n = len(values)
+    scaled = values / (values.max() - values.min()).clamp(min=1e-12)
+    gaps = scaled[:, None] - scaled[None, :]
+    wanted = (ranks[None, :] - ranks[:, None]).to(values.dtype) / max(n - 1, 1)
+    return (torch.relu(wanted - gaps) * (wanted > 0)).sum()
+
+
+def steerlm(
+    attribute: Tensor, base: Tensor, sampler: Tensor, policy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights of n answers to a prompt in SteerLM 2.0 (arXiv 2406.08673), both of sum 1.
+
+    The loss of an answer is `(wanted - now) * NLL`; its gradient is that of KL(wanted || now).
+
+    Args:
+        attribute: `log P(a | x, y)`, shape (n,).
+        base: `log P(y | x)`.
+        sampler: `log Q'(y | a, x)` of the model that the answers were drawn from.
+        policy: `log Q(y | a, x)` of the model that is trained.
+
+    Returns:
+        `wanted` and `now`, without gradient.
+    """
+    wanted = torch.softmax(attribute + base - sampler, dim=0)
+    return wanted.detach(), torch.softmax(policy - sampler, dim=0).detach()

@@ -34,11 +34,19 @@ def once(trainer: Callable[..., Any], cache: Path | None) -> Callable[..., Any]:
         cache: folder of the rows; None: nothing is kept.
     """
     cls: Any = trainer.func if isinstance(trainer, partial) else trainer
-    if cache is None or not hasattr(cls, "_prepare_dataset"):
+    if not hasattr(cls, "_prepare_dataset"):
         return trainer
 
     class Once(cls):  # type: ignore[misc]  # the class is only known here
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:  # noqa: ANN401
+            """Where all processes find what the first one writes: not each in a folder of its own."""
+            folder = Path(self.args.output_dir)
+            dataset._get_cache_file_path = lambda key: str(folder / f"reference-{name}-{key}.arrow")
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+
         def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, *more: Any) -> Any:  # noqa: ANN401
+            if cache is None:
+                return super()._prepare_dataset(dataset, tokenizer, args, *more)
             place = cache / _key(cls, dataset, tokenizer, args, more)
             if place.is_dir():
                 _LOG.info("tokenised rows: %s", place)

@@ -35,6 +35,8 @@ from trainers.settings import PolicySettings, TransformerSettings
 from trainers.settings.trl_fields import options_class
 from trainers.transformer import PACKAGES, load_model, load_tokenizer, lora_config, save
 
+HELD_OUT = "held_out.parquet"
+"""File of a trained model: `pair_id` and `margin` of the held-out pairs that it could read."""
 _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.SFT: "trl:plan_sft",
     settings.DPO: "trl:plan_dpo",
@@ -42,8 +44,11 @@ _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.CPO: "trl:plan_cpo",
     settings.SimPO: "trl:plan_cpo",
     settings.ORPO: "trl:plan_orpo",
-    settings.Reward: "trl:plan_reward",
+    settings.Reward: "strength:plan_reward",
     settings.RACO: "raco:plan_raco",
+    settings.MAH: "mah:plan_mah",
+    settings.BCO: "unpaired:plan_bco",
+    settings.PoFT: "unpaired:plan_poft",
 }
 """Settings of a method -> what makes its plan, in `trainers.methods`."""
 
@@ -86,7 +91,7 @@ def train_transformer(
     if config.lora is not None:
         lora_config(config.lora, "CAUSAL_LM", [])  # whether peft is there
     plan = plan_of(config, data)
-    checked(data, [c for c in plan.columns if c != "margin"], plan.method)
+    checked(data, [c for c in plan.columns if c != "margin"], plan.method, plan.optional)
     notes = (*plan.notes, *unread(data, plan.columns, plan.method))
     final = Path(output)
     unfinished = checkpoints.checkpoints_of(final)
@@ -111,6 +116,7 @@ class _Run:
     held: Sides
     rows: Any
     long: int
+    margins: pl.DataFrame | None = None
 
     @classmethod
     def begin(cls, config: TransformerSettings, plan: Plan, data: DatasetRef) -> _Run:
@@ -154,11 +160,14 @@ class _Run:
         config, plan = self.config, self.plan
         start = None
         if config.save_strategy != "no":
-            start = checkpoints.opened(unfinished, self._identity())
+            with trainer.args.main_process_first():
+                start = checkpoints.opened(unfinished, self._identity())
         before = self._logs(trainer) if plan.compared else None
         comparison = self._comparison()
         comparison.answer(trainer.model)
         facts = fit(trainer, config, start)
+        if plan.finish is not None:
+            plan.finish(trainer, folder)
         comparison.answer(trainer.model)
         metrics = self._measured(trainer, before)
         kept = len(trainer.train_dataset)
@@ -183,6 +192,8 @@ class _Run:
             text = transformer_card(report, plan.about, plan.task, plan.outputs)
             write_reports(folder, report, text, PACKAGES)
             write_options(folder, plan.method, config)
+            if self.margins is not None:
+                self.margins.write_parquet(folder / HELD_OUT)
         return report
 
     def _trainer(self, unfinished: Path, cache: Path | None) -> tuple[Any, int]:
@@ -191,7 +202,8 @@ class _Run:
         tokenizer = self.template.tokenizer
         taken = arguments(config, unfinished, self.held.pairs > 0)
         args = options_class(config.trl_options)(**taken, **plan.options)
-        train = in_form(self.rows, plan.form, config.seed)
+        rows = self.rows if plan.prepare is None else plan.prepare(self.rows)
+        train = in_form(rows, plan.form, config.seed)
         held = None
         if taken["eval_strategy"] != "no":
             held = in_form(self.test.rows, plan.form, config.seed)
@@ -257,9 +269,10 @@ class _Run:
         margins = scores[:n] - scores[n:]
         kept = np.flatnonzero(self.held.kept).tolist()
         rows = self.test.rows.select(kept)
-        gap = np.asarray(rows["margin"][:]) if "margin" in self.plan.columns else 0.0
+        gap = np.asarray(rows["margin"][:]) if self.plan.apart else 0.0
         losses = np.logaddexp(0.0, -(margins - gap))
         ids = pl.DataFrame({"pair_id": rows["pair_id"][:]})
+        self.margins = ids.with_columns(margin=pl.Series(margins, dtype=pl.Float64))
         context = table(self.data.pairs("test"), CONTEXT)
         return pair_metrics(margins, losses, ids.join(context, on="pair_id", maintain_order="left"))
 

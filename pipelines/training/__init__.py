@@ -19,13 +19,16 @@ from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.recipe import sentence
 from trainers.settings import (
+    BCO,
     CPO,
     DPO,
     KTO,
+    MAH,
     ORPO,
     RACO,
     SFT,
     EmbeddingReward,
+    PoFT,
     PreferenceStack,
     Reward,
     SimPO,
@@ -45,6 +48,9 @@ METHODS: dict[str, type[BaseModel]] = {
     "cpo": CPO,
     "simpo": SimPO,
     "orpo": ORPO,
+    "mah": MAH,
+    "bco": BCO,
+    "poft": PoFT,
     "raco": RACO,
 }
 """Training method -> its options."""

@@ -74,6 +74,8 @@ def _made(place: Path) -> Version:
             "rejected": f"Whatever, go away with thing {i}." + " No." * (i % 3),
             "beta": 0.1 + i / 100,
             "weight": 1.0 + i % 2,
+            "chosen_score_log_probability": -1.0 - i / 10,
+            "dimension": ("politeness", "length")[i % 2],
             "sign_politeness": 1,
             "sign_length": (-1, 0, 1)[i % 3],
         }

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.settings import Settings
 from pipelines.training import METHODS
+from pipelines.training.promotion import promote, promoted
 from pipelines.training.smoke import smoke_train
 from prefactory.errors import ConfigError
 from trainers.settings import TransformerSettings
@@ -70,3 +71,28 @@ def test_what_is_missing_is_said(words, says):
     found = CliRunner().invoke(app, ["train", *words])
     assert isinstance(found.exception, ConfigError)
     assert says in str(found.exception)
+
+
+@pytest.mark.slow
+def test_a_model_is_promoted_only_if_it_is_better_by_the_margin(tmp_path):
+    rows = [
+        {"prompt": f"q {i}", "chosen": f"certainly please {i}", "rejected": f"go away {i}"}
+        for i in range(40)
+    ]
+    file = tmp_path / "p.jsonl"
+    file.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    settings = Settings(tmp_path / "home")
+    fields = {"max_steps": 12, "learning_rate": 1e-2}
+    smoke_train("reward", METHODS["reward"], fields, str(file), "pairs", tmp_path / "rm", settings)
+    first = promote(str(tmp_path / "rm"), "p", 0.1, settings)
+    assert first.promoted, first.text
+    assert promoted(settings)["p"]["over"] is None
+    again = smoke_train(
+        "reward", METHODS["reward"], {**fields, "seed": 1}, str(file), "pairs", tmp_path / "rm2",
+        settings,
+    )  # fmt: skip
+    assert again.facts["metrics"]["test"]["accuracy"] <= 1.0
+    second = promote(str(tmp_path / "rm2"), "p", 0.1, settings)
+    assert not second.promoted
+    assert f"against {tmp_path / 'rm'}" in second.text
+    assert promoted(settings)["p"]["model"] == str(tmp_path / "rm")

@@ -174,7 +174,7 @@ def test_options_have_the_types_of_trls_dataclass():
     for wrong, says in [
         ({"ld_alfa": 1.0}, "did you mean 'ld_alpha'"),
         ({"weight_decay": "much"}, "valid number"),
-        ({"push_to_hub": True}, "prefactory push"),
+        ({"push_to_hub": True}, "hf upload"),
         ({"epochs": 2}, "it is num_train_epochs now"),
         ({"loss_type": ["sigmoid", "ipo"], "loss_weights": [1.0]}, "1 loss_weights for 2 losses"),
         ({"label_smoothing": 0.1}, "robust"),

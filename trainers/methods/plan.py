@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,11 +33,15 @@ class Plan:
         compared: whether the model before training has a part in the score.
         options: TRL's options that are made of the settings.
         columns: of the pairs, which it reads.
+        optional: those of them that may be null.
+        apart: whether the loss asks for scores `margin` apart.
         form: how the rows are laid out.
         task: what kind of model it trains.
         outputs: of the head, where there is one.
         loads: options of loading the model.
         counts: whether the trainer has one row for each that it was given and did not drop.
+        prepare: changes the training rows before the trainer gets them.
+        finish: makes of the trainer's model what is saved; may write more files.
         weights: of the head's outputs, whose weighted sum is the score; the first alone if empty.
         notes: what a reader of the report must know.
     """
@@ -48,11 +53,15 @@ class Plan:
     compared: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    apart: bool = False
     form: Form = "pairs"
     task: Task = "CausalLM"
     outputs: int = 1
     loads: Mapping[str, Any] = field(default_factory=dict)
     counts: bool = True
+    prepare: Callable[[Any], Any] | None = None
+    finish: Callable[[Any, Path], None] | None = None
     weights: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 

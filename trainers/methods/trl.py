@@ -1,4 +1,4 @@
-"""TRL's own methods: SFT, DPO, KTO, CPO and SimPO, ORPO, reward models."""
+"""TRL's own methods of policies: SFT, DPO, KTO, CPO and SimPO, ORPO."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers.methods.plan import (
     log_probability,
     mean_log_probability,
 )
-from trainers.settings import CPO, DPO, KTO, ORPO, SFT, Reward
+from trainers.settings import CPO, DPO, KTO, ORPO, SFT
 
 trl = package("trl")  # where it is missing, the error is the command that installs it
 
@@ -167,18 +167,4 @@ def plan_orpo(config: ORPO, _: DatasetRef) -> Plan:
         " the log odds of its mean probability a token.",
         score=log_odds,
         options={"beta": config.beta},
-    )
-
-
-def plan_reward(config: Reward, _: DatasetRef) -> Plan:
-    """A Bradley-Terry reward model."""
-    return Plan(
-        method="reward",
-        trainer=trl.RewardTrainer,
-        about="with one output, trained with the Bradley-Terry loss: a scalar reward model. The gap"
-        " of two scores for one prompt is the log odds that the first answer is preferred.",
-        score=None,
-        options={"center_rewards_coefficient": config.center_rewards_coefficient or None},
-        columns=("margin",) if config.use_margin else (),
-        task="SequenceClassification",
     )

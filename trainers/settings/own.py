@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,3 +32,61 @@ class RACO(PolicySettings):
     beta: float = Field(0.2, gt=0)
     radius: float = Field(0.4, ge=0, lt=1)
     clip: bool = True
+
+
+class BCO(PolicySettings):
+    """Binary classifier optimization: single answers, good or bad (arXiv 2404.04656).
+
+    The implicit reward is shifted by half the sum of both classes' means, each a running one, so
+    that the shift does not follow the larger class.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        beta: how strongly the policy is held to the reference.
+        momentum: share of the running means that a batch does not change.
+    """
+
+    trl_options: ClassVar[str] = "KTOConfig"
+    learning_rate: float = Field(5e-7, gt=0)
+    beta: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+class PoFT(PolicySettings):
+    """Fine-tuning that prefers what aligned models find likely (arXiv 2412.12865).
+
+    Attributes:
+        learning_rate: peak learning rate.
+        score: objective whose `chosen_score_<objective>` is the mean log-probability of a token
+            under aligned models (`labelers.Likelihood`).
+        beta: scale of the policy's own mean log-probability.
+        gamma: by how much the policy shall be more sure than those models.
+    """
+
+    trl_options: ClassVar[str] = "SFTConfig"
+    learning_rate: float = Field(1e-6, gt=0)
+    score: str = "log_probability"
+    beta: float = Field(1.0, gt=0)
+    gamma: float = 0.0
+
+
+class MAH(PolicySettings):
+    """DPO with one head an objective on one backbone (MAH-DPO, arXiv 2510.01167).
+
+    Reads `dimension` (`labelers.Pairs: {order: each}`). The saved model is a plain one, with the
+    head that `weights` make; `prefactory heads MODEL OUT a=0.7 b=0.3` makes it for other weights.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        beta: how strongly the policy is held to the reference.
+        noise: standard deviation of what is added to each head at the start.
+        balance: `truncate` every objective to the smallest, or `resample` small ones.
+        weights: of the objectives in the saved model; all alike if empty.
+    """
+
+    trl_options: ClassVar[str] = "DPOConfig"
+    learning_rate: float = Field(5e-7, gt=0)
+    beta: float = Field(0.1, gt=0)
+    noise: float = Field(0.001, ge=0)
+    balance: Literal["truncate", "resample"] = "truncate"
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)

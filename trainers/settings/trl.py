@@ -191,6 +191,12 @@ class Reward(TransformerSettings):
     Attributes:
         learning_rate: peak learning rate; 1e-5.
         use_margin: train scores of a pair apart by its `margin` at least; needs one on every pair.
+        loss: `bt`, Bradley-Terry; `scaled_bt`: times the strength of the preference (HelpSteer2,
+            arXiv 2410.01257); `pointwise`: Bradley-Terry, and each score near the answer's own
+            where it has one (arXiv 2410.14940).
+        strength: column of the strength, for `scaled_bt`.
+        score: objective of the answers' own scores, for `pointwise`.
+        alpha: weight of the squared distance, for `pointwise`.
         center_rewards_coefficient: weight of the penalty `(r_chosen + r_rejected)^2`, which keeps
             rewards around zero (arXiv 2312.09244); 0 turns it off.
     """
@@ -198,4 +204,16 @@ class Reward(TransformerSettings):
     trl_options: ClassVar[str] = "RewardConfig"
     learning_rate: float = Field(1e-5, gt=0)
     use_margin: bool = False
+    loss: Literal["bt", "scaled_bt", "pointwise"] = "bt"
+    strength: str = "margin"
+    score: str = "quality"
+    alpha: float = Field(0.1, gt=0)
     center_rewards_coefficient: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> Reward:
+        if self.loss != "bt" and (self.use_margin or self.center_rewards_coefficient):
+            raise ValueError(
+                f"loss {self.loss!r} goes without use_margin and center_rewards_coefficient"
+            )
+        return self

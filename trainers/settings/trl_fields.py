@@ -20,7 +20,7 @@ from prefactory.overrides import nearest
 OURS = {
     "output_dir": "the folder is --out",
     "model_init_kwargs": "the model is named by model, revision, trust_remote_code",
-    "push_to_hub": "`prefactory push` does it, once the model is whole",
+    "push_to_hub": "`hf upload REPO FOLDER` does it, once the model is whole",
     "resume_from_checkpoint": "the same command goes on where a killed one stopped",
     "remove_unused_columns": "columns are chosen by what the method reads",
     "dataset_kwargs": "the rows are laid out here",
@@ -69,7 +69,7 @@ def coerced(cls: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
     problems: list[InitErrorDetails] = []
     for name, value in given.items():
         if name in OURS or name.startswith("hub_"):
-            why = OURS.get(name, "`prefactory push` publishes models")
+            why = OURS.get(name, "`hf upload REPO FOLDER` publishes a finished model")
             problems.append(_problem(name, value, f"can't be set here: {why}"))
         elif name not in known:
             problems.append(_problem(name, value, _unknown(cls, name, list(known))))

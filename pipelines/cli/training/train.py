@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,9 @@ HELP = {
     "cpo": "Train a policy by contrastive preference optimisation, without a reference.",
     "simpo": "Train a policy by SimPO, without a reference.",
     "orpo": "Train a policy by odds ratios, without a reference.",
+    "mah": "Train a policy with one head an objective (dimension column).",
+    "bco": "Train a policy on single answers by binary classification.",
+    "poft": "Fine-tune the more, the likelier aligned models find an answer.",
     "raco": "Train a policy on objectives that disagree on the same pair (sign_ columns).",
 }
 """Method -> the help of its command."""
@@ -45,11 +49,29 @@ HELP = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    group = typer.Typer(help="Train on a published version.", no_args_is_help=True)
+    group = typer.Typer(help="Train on a published version.", invoke_without_command=True)
+    group.callback()(several)
     group.command()(reward)
     for method, text in HELP.items():
         group.command(method, help=text)(_command(method))
     app.add_typer(group, name="train")
+
+
+def several(
+    context: typer.Context,
+    launch: Annotated[
+        str | None,
+        typer.Option(help="Print how to train on several GPUs: ddp, fsdp, zero1, zero2 or zero3."),
+    ] = None,
+) -> None:
+    """Train on a published version."""
+    if launch is not None:
+        from pipelines.training.launch import launch_text
+
+        typer.echo(launch_text(launch))
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def _command(method: str) -> Callable[..., None]:
@@ -132,6 +154,8 @@ def _train(
             raise ConfigError("--model is missing: the folder or hub id of the model to start from")
         checked = checked_options(METHODS[method], fields)
         done = train(method, checked, version_of(ref, settings), settings, out, table)
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         sys.stdout.write(json.dumps({"path": str(done.path), **done.facts}, indent=2) + "\n")
     else:

@@ -1,0 +1,87 @@
+"""Which model of a dataset is the one to use: promoted only if it is better by a stated margin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.settings import Settings
+from pipelines.training.evaluation import evaluate
+from prefactory.errors import ConfigError
+from prefactory.folders import locked, new_file
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What came of it.
+
+    Attributes:
+        promoted: whether the model now is the one.
+        text: a sentence that says why.
+    """
+
+    promoted: bool
+    text: str
+
+
+def promoted(settings: Settings) -> dict[str, dict[str, object]]:
+    """Name of data -> its promoted model and the evidence."""
+    file = _file(settings)
+    found: dict[str, dict[str, object]] = (
+        json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    )
+    return found
+
+
+def _file(settings: Settings) -> Path:
+    return settings.home / "models" / "promoted.json"
+
+
+def promote(
+    model: str,
+    data: str,
+    margin: float,
+    settings: Settings,
+    batch: int = 8,
+    max_length: int = 1024,
+) -> Promotion:
+    """Make a model the one to use for a dataset, if it is better on its held-out pairs.
+
+    The first one is promoted if it beats chance by the margin.
+
+    Args:
+        model: folder, or name in `models/` of the home.
+        data: a version; its held-out split is what both models are measured on.
+        margin: by how much its accuracy must be higher, in [0, 1).
+        settings: where versions and models are.
+        batch: conversations per forward pass.
+        max_length: tokens of a conversation.
+
+    Raises:
+        ConfigError: the margin makes no sense.
+    """
+    if not 0 <= margin < 1:
+        raise ConfigError(f"margin {margin}: a difference of accuracies, 0 to 1")
+    name = settings.catalog.get(data).manifest.name
+    with locked(settings.home / "models" / ".promoted.lock"):
+        now = promoted(settings)
+        before = str(now[name]["model"]) if name in now else None
+        if before == model:
+            return Promotion(False, f"{model} is the promoted model of {name} already")
+        names = [model, *([before] if before else [])]
+        found = evaluate(names, data, settings, batch=batch, max_length=max_length)
+        mine = found.rows[0][0]
+        gain = found.paired[0].difference if before else mine.accuracy - 0.5
+        error = found.paired[0].se if before else mine.se
+        against = before or "chance"
+        said = f"{gain:+.3f} +- {error:.3f} against {against} on {mine.pairs} held-out pairs"
+        if gain < margin:
+            return Promotion(False, f"{model} is not promoted: {said}, margin {margin:g}")
+        now[name] = {
+            "model": model, "over": before, "data": data, "accuracy": mine.accuracy,
+            "difference": gain, "se": error, "margin": margin, "pairs": mine.pairs,
+        }  # fmt: skip
+        with new_file(_file(settings)) as file:
+            file.write((json.dumps(now, indent=2, sort_keys=True) + "\n").encode())
+    return Promotion(True, f"{model} is the model of {name} now: {said}")

@@ -1,0 +1,155 @@
+"""Real runs: killed and gone on, on two processes, tokenised once, ended early."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefactory.errors import ConfigError
+from tests.helpers import ROOT
+from trainers import DPO, SFT, DatasetRef, EarlyStopping, train_transformer
+from trainers.checkpoints import WHOLE, checkpoints_of, opened
+
+SMALL = {
+    "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
+    "gradient_checkpointing": False, "compare_answers": 0, "max_length": 64,
+}  # fmt: skip
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+import trainers.checkpoints, trainers.training
+from trainers import DPO, DatasetRef, train_transformer
+
+model, version, out, point, batch = sys.argv[1:]
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+if point == "checkpoint":  # written, and not yet whole
+    was = trainers.checkpoints.Marks.on_save
+    def cut(self, args, state, control, **more):
+        die() if state.global_step == 4 else was(self, args, state, control, **more)
+    trainers.checkpoints.Marks.on_save = cut
+if point == "step":  # between two checkpoints
+    was_end = trainers.checkpoints.Marks.on_step_end
+    def cut_step(self, args, state, control, **more):
+        if state.global_step == 5:
+            die()
+        was_end(self, args, state, control, **more)
+    trainers.checkpoints.Marks.on_step_end = cut_step
+if point == "save":  # all steps are done, the model is half written
+    was_save = trainers.training.save
+    trainers.training.save = lambda trainer, folder: (was_save(trainer, folder), die())
+config = DPO(model=model, max_steps=6, per_device_train_batch_size=int(batch), save_steps=2,
+             gradient_accumulation_steps=1, learning_rate=1e-2, gradient_checkpointing=False,
+             compare_answers=0, max_length=64, bf16=False)
+report = train_transformer(config, DatasetRef.from_path(version), out)
+print("DONE", report.facts["first_loss"], report.facts["last_loss"])
+"""
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def child(folder, *words, before=()):
+    script = folder / "child.py"
+    script.write_text(CHILD)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, *before, str(script), *map(str, words)]
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_training_that_is_killed_three_times_ends_with_the_same_weights(
+    tmp_path, tiny_model, version
+):
+    whole = child(tmp_path, tiny_model, version, tmp_path / "whole", "none", 4)
+    assert whole.returncode == 0, whole.stderr
+    for point, newest in [("checkpoint", 2), ("step", 4), ("save", 4)]:
+        cut = child(tmp_path, tiny_model, version, tmp_path / "cut", point, 4)
+        assert cut.returncode == -signal.SIGKILL, cut.stderr
+        marks = (tmp_path / "cut.unfinished").glob(f"checkpoint-*/{WHOLE}")
+        steps = [int(m.parent.name.rpartition("-")[2]) for m in marks]
+        assert max(steps) == newest
+        assert not (tmp_path / "cut").exists()
+    last = child(tmp_path, tiny_model, version, tmp_path / "cut", "none", 4)
+    assert last.returncode == 0, last.stderr
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    facts = [json.loads((tmp_path / n / "training.json").read_text()) for n in ("whole", "cut")]
+    assert facts[0] == facts[1]
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["child.py", "cut", "whole"], "no checkpoints and nothing half written is left"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_have_the_loss_of_one_with_twice_the_batch(tmp_path, tiny_model, version):
+    one = child(tmp_path, tiny_model, version, tmp_path / "one", "none", 4)
+    assert one.returncode == 0, one.stderr
+    run = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    two = child(tmp_path, tiny_model, version, tmp_path / "two", "none", 2, before=run)
+    assert two.returncode == 0, two.stderr[-3000:]
+    facts = [
+        json.loads((tmp_path / n / "training.json").read_text())["facts"] for n in ("one", "two")
+    ]
+    assert facts[1] == pytest.approx(facts[0], abs=1e-5)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
+
+
+def test_rows_are_tokenised_once(tmp_path, tiny_model, version, caplog):
+    config = SFT(model=str(tiny_model), max_steps=1, save_strategy="no", **SMALL)
+    ref, cache = DatasetRef.from_path(version), tmp_path / "tokens"
+    caplog.set_level("INFO")
+    first = train_transformer(config, ref, tmp_path / "a", cache)
+    assert "tokenised rows" not in caplog.text
+    second = train_transformer(config, ref, tmp_path / "b", cache)
+    assert "tokenised rows" in caplog.text
+    assert first.facts == second.facts
+    assert len(list(cache.iterdir())) == 1
+    shorter = config.model_copy(update={"max_length": 48})
+    train_transformer(shorter, ref, tmp_path / "c", cache)
+    assert len(list(cache.iterdir())) == 2, "another length is other rows"
+
+
+@pytest.mark.slow
+def test_a_training_that_no_longer_gets_better_ends_early_with_its_best(
+    tmp_path, tiny_model, version
+):
+    config = DPO(
+        model=str(tiny_model), max_steps=12, save_steps=1, **{**SMALL, "learning_rate": 1e-7},
+        early_stopping=EarlyStopping(patience=2, threshold=0.1), keep_checkpoints=True,
+    )  # fmt: skip
+    report = train_transformer(config, DatasetRef.from_path(version), tmp_path / "m")
+    assert report.facts["steps"] == 3
+    kept = sorted(p.name for p in (tmp_path / "m" / "checkpoints").iterdir())
+    assert kept == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    names = {p.name for p in (tmp_path / "m").rglob("*") if p.is_file()}
+    assert not {n for n in names if n.endswith((".bin", ".pt", ".pth"))}
+
+
+def test_checkpoints_of_another_training_are_not_used(tmp_path):
+    folder = checkpoints_of(tmp_path / "m")
+    assert opened(folder, "a") is None
+    for step in (1, 2, 3):
+        (folder / f"checkpoint-{step}").mkdir()
+    for step in (1, 2):
+        (folder / f"checkpoint-{step}" / WHOLE).touch()
+    assert opened(folder, "a") == folder / "checkpoint-2"
+    assert not (folder / "checkpoint-3").exists(), "one that is not whole is of no use"
+    with pytest.raises(ConfigError, match="a training with other options"):
+        opened(folder, "b")

@@ -1,0 +1,1 @@
+"""Models held against pairs that they did not see: scores, tables, tests, a page."""
