@@ -18,6 +18,7 @@ from .settings import Lora as Lora
 from .settings import Mixture as Mixture
 from .settings import PoFT as PoFT
 from .settings import PreferenceStack as PreferenceStack
+from .settings import Regression as Regression
 from .settings import Reward as Reward
 from .settings import SimPO as SimPO
 from .stack import train_preference_stack as train_preference_stack

@@ -64,7 +64,8 @@ def unread(data: DatasetRef, read: Sequence[str], method: str) -> list[str]:
 
 
 def _who(column: str, method: str) -> str:
-    reader = {"beta": "dpo", "weight": "dpo", SIGN: "raco"}.get(_kind(column), method)
+    readers = {"beta": "dpo", "weight": "dpo", "dimension": "mah", SIGN: "raco"}
+    reader = readers.get(_kind(column), method)
     return "" if reader == method else f" (prefactory train {reader} does)"
 
 

@@ -39,7 +39,7 @@ def once(trainer: Callable[..., Any], cache: Path | None) -> Callable[..., Any]:
 
     class Once(cls):  # type: ignore[misc]  # the class is only known here
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:  # noqa: ANN401
-            """Where all processes find what the first one writes: not each in a folder of its own."""
+            """Where every process finds what the first one writes, not each in its own folder."""
             folder = Path(self.args.output_dir)
             dataset._get_cache_file_path = lambda key: str(folder / f"reference-{name}-{key}.arrow")
             return super()._precompute_ref_logps(dataset, name, batch_size)

@@ -46,6 +46,7 @@ _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.ORPO: "trl:plan_orpo",
     settings.Reward: "strength:plan_reward",
     settings.RACO: "raco:plan_raco",
+    settings.Regression: "regression:plan_regression",
     settings.MAH: "mah:plan_mah",
     settings.BCO: "unpaired:plan_bco",
     settings.PoFT: "unpaired:plan_poft",

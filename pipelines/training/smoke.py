@@ -54,7 +54,11 @@ def smoke_train(
         place = Path(scratch)
         version = _made(place) if ref is None else version_of(ref, settings)
         texts = [row["prompt"][-1]["content"] or "" for row in version.pairs("train", table)]
-        more = {"compare_answers": 1, "answer_tokens": 8} if issubclass(cls, PolicySettings) else {}
+        more: dict[str, Any] = {}
+        if issubclass(cls, PolicySettings):
+            more = {"compare_answers": 1, "answer_tokens": 8}
+        if ref is None and "attributes" in cls.model_fields:
+            more["attributes"] = ["log_probability"]
         if "model" not in fields:
             more["model"] = str(tiny_model(place / "tiny", texts[:1000]))
         config = checked_options(cls, {**STEPS, **more, **fields})
@@ -75,6 +79,7 @@ def _made(place: Path) -> Version:
             "beta": 0.1 + i / 100,
             "weight": 1.0 + i % 2,
             "chosen_score_log_probability": -1.0 - i / 10,
+            "rejected_score_log_probability": -2.0 - i / 10,
             "dimension": ("politeness", "length")[i % 2],
             "sign_politeness": 1,
             "sign_length": (-1, 0, 1)[i % 3],

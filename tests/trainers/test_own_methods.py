@@ -10,7 +10,18 @@ from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
 from prefactory.errors import DataError
-from trainers import BCO, DPO, MAH, SFT, DatasetRef, PoFT, Reward, losses, train_transformer
+from trainers import (
+    BCO,
+    DPO,
+    MAH,
+    SFT,
+    DatasetRef,
+    PoFT,
+    Regression,
+    Reward,
+    losses,
+    train_transformer,
+)
 
 SMALL = {
     "max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
@@ -93,33 +104,6 @@ def test_unknown_attributes_have_no_loss_and_no_gradient():
     assert loss.item() == pytest.approx(expected.item())
     none = losses.masked_regression(outputs, torch.full((4, 3), float("nan")))
     assert none.item() == 0
-
-
-def test_the_list_loss_has_its_known_answers():
-    ranks = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert losses.listwise_margin(torch.tensor([3.0, 2.0, 1.0, 0.0]), ranks).item() == 0
-    assert losses.listwise_margin(
-        torch.tensor([0.0, 1.0, 2.0, 3.0]), ranks
-    ).item() == pytest.approx(6.667, abs=1e-3)
-    values = torch.tensor([5.0, 1.0, 0.9, 0.0])
-    one = losses.listwise_margin(values, ranks)
-    assert one.item() > 0, "a right order with uneven gaps still pays"
-    assert losses.listwise_margin(7 * values - 3, ranks).item() == pytest.approx(
-        one.item(), abs=1e-5
-    )
-
-
-def test_the_weights_of_steerlm_are_the_gradient_of_their_divergence():
-    attribute, base, sampler = torch.randn(3, 6, dtype=torch.float64)
-    policy = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    wanted, now = losses.steerlm(attribute, base, sampler, policy)
-    assert float((wanted - now).sum()) == pytest.approx(0, abs=1e-12)
-    log_now = torch.log_softmax(policy - sampler, dim=0)
-    divergence = (wanted * (wanted.log() - log_now)).sum()
-    (gradient,) = torch.autograd.grad(divergence, policy)
-    assert torch.allclose(gradient, now - wanted)
-    wanted, now = losses.steerlm(attribute, base, sampler, attribute + base)
-    assert torch.allclose(wanted, now)
 
 
 def test_bco_pair_of_trl_is_bco_without_a_shift():
@@ -247,3 +231,18 @@ def test_one_head_without_noise_is_stock_dpo_and_weights_make_a_plain_model(run,
     a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("one", "out"))
     ids = torch.arange(10, 30)[None]
     assert torch.allclose(a(ids).logits, b(ids).logits, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_regression_learns_the_attributes_that_are_known(run):
+    known = {
+        "chosen_score_help": pl.lit(3.0), "rejected_score_help": pl.lit(1.0),
+        "chosen_score_brief": pl.lit(None, pl.Float64), "rejected_score_brief": pl.lit(2.0),
+    }  # fmt: skip
+    options = {"attributes": ("help", "brief"), "weights": {"help": 1.0, "brief": -0.1}}
+    report, weights = run(Regression, known, max_steps=30, learning_rate=3e-3, **options)
+    assert report.facts["last_loss"] < 0.3 * report.facts["first_loss"]
+    assert report.test.accuracy == 1.0
+    assert weights["score.weight"].shape[0] == 2
+    with pytest.raises(DataError, match="regression reads the column chosen_score_kind"):
+        run(Regression, known, "other", attributes=("kind",))

@@ -73,12 +73,14 @@ def scored(
     rows = pairs.select(c for c in ("prompt", "chosen", "rejected", "tools") if c in pairs.columns)
     if _is_reward(model):
         sides = encoded(template, rows.iter_rows(named=True), max_length, whole=True)
-        one = {"num_labels": 1} if (Path(model) / "adapter_config.json").is_file() else {}
+        weights = _weights(training)
+        adapter = (Path(model) / "adapter_config.json").is_file()
+        one = {"num_labels": len(weights)} if adapter else {}
         net = load_model(_auto(model, "SequenceClassification"), settings, **one)
         pad = template.tokenizer.pad_token_id
         net.config.get_text_config().pad_token_id = pad
         outputs = head_scores(net, sides, batch, pad)
-        return Scored(_name(model), "reward", _margins(sides, outputs[:, 0]))
+        return Scored(_name(model), "reward", _margins(sides, outputs[:, : len(weights)] @ weights))
     sides = encoded(template, rows.iter_rows(named=True), max_length)
     how, score, reference = _score(training)
     now = _logs(model, sides, template, batch)
@@ -126,6 +128,16 @@ def _score(training: Mapping[str, Any]) -> tuple[str, Score, str | None]:
     if method == "orpo":
         return "log odds", log_odds, None
     return "mean log-probability", mean_log_probability(), None
+
+
+def _weights(training: Mapping[str, Any]) -> Floats:
+    """Weight of each output of a head in the score."""
+    if training.get("method") != "regression":
+        return np.ones(1)
+    names, given = training["config"]["attributes"], training["config"]["weights"]
+    if not given:
+        return np.asarray([1.0, *[0.0] * (len(names) - 1)])
+    return np.asarray([given.get(name, 0.0) for name in names])
 
 
 def _margins(sides: Sides, scores: Floats) -> Floats:

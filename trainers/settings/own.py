@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from trainers.settings.base import PolicySettings
+from trainers.settings.base import PolicySettings, TransformerSettings
 
 
 class RACO(PolicySettings):
@@ -90,3 +90,29 @@ class MAH(PolicySettings):
     noise: float = Field(0.001, ge=0)
     balance: Literal["truncate", "resample"] = "truncate"
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+
+class Regression(TransformerSettings):
+    """A reward model with one output an attribute (HelpSteer2, arXiv 2406.08673).
+
+    Reads `chosen_score_<attribute>` and `rejected_score_<attribute>`; an attribute that an answer
+    does not have counts for nothing.
+
+    Attributes:
+        learning_rate: peak learning rate; 1e-5.
+        attributes: objectives, in the order of the outputs.
+        weights: of the attributes in the score that ranks answers, negative ones too; the first
+            attribute alone if empty.
+    """
+
+    trl_options: ClassVar[str] = "RewardConfig"
+    learning_rate: float = Field(1e-5, gt=0)
+    attributes: tuple[str, ...] = Field(min_length=1)
+    weights: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def score_weights(self) -> tuple[float, ...]:
+        """Weight of each output in the score."""
+        if not self.weights:
+            return (1.0, *[0.0] * (len(self.attributes) - 1))
+        return tuple(self.weights.get(name, 0.0) for name in self.attributes)

@@ -33,6 +33,7 @@ Smoke = Annotated[
     bool, typer.Option("--smoke", help="Three steps on a tiny model that is built on the spot.")
 ]
 HELP = {
+    "regression": "Train a reward model with one output an attribute.",
     "sft": "Fine-tune on the chosen answers.",
     "dpo": "Train a policy by direct preference optimisation.",
     "kto": "Train a policy on single answers, good or bad.",
