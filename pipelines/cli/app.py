@@ -30,13 +30,10 @@ from pipelines.cli import values as values_commands
 from pipelines.cli import wins as wins_commands
 from pipelines.cli import worth as worth_commands
 from pipelines.cli.guard import guard
-<<<<<<< HEAD
 from pipelines.cli.people import review as review_commands
 from pipelines.cli.people import serve as serve_commands
 from pipelines.cli.people import votes as votes_commands
-=======
 from pipelines.cli.training import evaluate as evaluate_commands
->>>>>>> eab45f4 (Long runs, evaluation, promotion, MAH-DPO, BCO, PoFT, losses of strength; benchmarks)
 from pipelines.cli.training import train as train_commands
 
 PACKAGES = (
