@@ -66,11 +66,11 @@ def test_the_half_sum_does_not_follow_the_larger_class():
     from trainers.methods.unpaired import half_sum
 
     rng = np.random.default_rng(0)
-    rewards = torch.from_numpy(np.concatenate([rng.normal(0.5, 1, 900), rng.normal(-0.2, 1, 100)]))
+    drawn = [(mean, rng.normal(0, 1, n)) for mean, n in ((0.5, 900), (-0.2, 100))]
+    rewards = torch.from_numpy(np.concatenate([mean + x - x.mean() for mean, x in drawn]))
     good = torch.arange(1000) < 900
-    shift = half_sum({}, rewards, good, 0.9)
-    assert shift == pytest.approx(0.15, abs=0.1)
-    assert float(rewards.mean()) == pytest.approx(0.43, abs=0.05)
+    assert half_sum({}, rewards, good, 0.9) == pytest.approx(0.15)
+    assert float(rewards.mean()) == pytest.approx(0.43), "what the mean of all would be"
     means = {}
     half_sum(means, torch.tensor([1.0]), torch.tensor([True]), 0.5)
     assert half_sum(means, torch.tensor([3.0]), torch.tensor([True]), 0.5) == 2.0
@@ -168,7 +168,7 @@ def test_a_pair_trains_the_head_of_its_objective_and_the_backbone(tiny_model):
     from trainers.heads import HeadsDPO
 
     model = two_heads(tiny_model)
-    ids = torch.randint(5, 300, (4, 12), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, 200, (4, 12), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     answer = torch.cat([torch.zeros(4, 6), torch.ones(4, 6)], dim=1).long()
     inputs = {
@@ -218,14 +218,16 @@ def test_one_head_without_noise_is_stock_dpo_and_weights_make_a_plain_model(run,
 
     from trainers.heads import plain_model
 
-    whole = {"per_device_train_batch_size": 12, "compare_answers": 0}  # no order of rows
+    # all rows in a batch have no order; Adam would divide rounding errors by tiny gradients
+    whole = {"per_device_train_batch_size": 12, "optim": "sgd", "learning_rate": 1.0}
     report, saved = run(MAH, {"dimension": pl.lit("all")}, "one", noise=0.0, **whole)
     plain, stock = run(DPO, None, "plain", **whole)
     assert report.facts["first_loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert report.facts["last_loss"] == pytest.approx(plain.facts["last_loss"], abs=1e-5)
-    assert apart(stock, saved) < 1e-4
+    assert plain.facts["last_loss"] < math.log(2) - 1e-3
+    assert apart(stock, saved) < 1e-5
     head = load_file(tmp_path / "one" / "heads.safetensors")["all"]
-    assert (head - stock["lm_head.weight"]).abs().max() < 1e-4
+    assert (head - stock["lm_head.weight"]).abs().max() < 1e-5
     assert report.test.accuracy == plain.test.accuracy
     plain_model(tmp_path / "one", {"all": 1.0}, tmp_path / "out")
     a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("one", "out"))
