@@ -29,6 +29,7 @@ _ABOUT = re.compile(
     r"(?:request|prompt|instructions?|task)s? (?:requires?|asks?|needs?|wants?|calls for|is to"
     r"|is (?:asking|requesting|about)|must be)\b"
     r"|\bin the (?:requested|required|specified|given) format\W*$"
+    r"|^\W{0,3}what (?:is|was) the original (?:request|prompt|instruction|task|question)\b"
     r"|^\W{0,3}(?:sure|certainly|of course|okay|ok)?\W{0,3}here(?:'s| is| are) (?:the|a|your|my)"
     r" (?:\w+ )?(?:rewritten|revised|evolved|improved|new) (?:request|prompt|instruction)s?\b"
     r"[^\n:]*$",

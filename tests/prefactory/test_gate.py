@@ -37,6 +37,8 @@ def reason(text, finish_reason="stop", asked=QUESTION, **fates):
         ("[/INST] The Dnipro.", "template_token"),
         ("The request requires a response in the requested format.", "about_task"),
         ("Here is the rewritten prompt", "about_task"),
+        ("What was the original question, but written in a different way?", "about_task"),
+        ("To come back to the original question: the Dnipro.", None),
         ("Here are the three rivers: Dnipro, Dniester, Bug.", None),
         ("<think>Rivers. Which ones?", "open_think"),
         ("<think>Rivers.</think>The Dnipro.", None),
