@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from prefactory.errors import PrefactoryError
+from prefactory.errors import PrefactoryError, store_error
 
 _LOG = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -113,11 +113,13 @@ def locked(
             holder.
         shared: with others who share it.
         busy: called once if somebody else holds it, before waiting; what it raises ends the wait.
+
+    Raises:
+        StoreError: the file can't be made.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = _lock_file(path)
         try:
             try:
                 _flock(handle, kind | fcntl.LOCK_NB)
@@ -141,6 +143,15 @@ def locked(
             ):  # a forked child has the handle, too, and may live on
                 fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
+
+
+def _lock_file(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        told = f"{path} can't be written ({error.strerror}); nothing finished is lost"
+        raise store_error(told, error) from error
 
 
 def _flock(handle: int, kind: int) -> None:

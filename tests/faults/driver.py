@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -115,6 +116,7 @@ def in_a_child(command):
         try:
             answer = work(command)
         except BaseException as error:  # a bug of ours, which the test shows
+            traceback.print_exc()
             answer = {"rc": 1, "error": f"{type(error).__name__}: {error}"}
         os.write(write, json.dumps(answer).encode())
         os._exit(0)
