@@ -204,6 +204,7 @@ def test_a_column_of_the_data_that_a_method_leaves_is_said(ours, make, tmp_path,
     assert "column sign_help is there and sft does not read it" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_mixture_needs_its_domain_and_packs_in_balance(ours, make, tmp_path):
     with pytest.raises(DataError, match="sft reads the column domain"):
         ours(SFT, mixture=Mixture(domain="domain"))

@@ -111,6 +111,7 @@ def test_two_processes_have_the_loss_of_one_with_twice_the_batch(tmp_path, tiny_
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
 
 
+@pytest.mark.slow
 def test_rows_are_tokenised_once(tmp_path, tiny_model, version, caplog):
     config = SFT(model=str(tiny_model), max_steps=1, save_strategy="no", **SMALL)
     ref, cache = DatasetRef.from_path(version), tmp_path / "tokens"
