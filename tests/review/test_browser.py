@@ -174,7 +174,7 @@ def test_hostile_texts_do_nothing_in_any_view(make, width, scheme):
     talk = [system(EVIL), user(EVIL), assistant(EVIL, (EVIL, {"x": EVIL})), user(EVIL)]
     table = pairs((talk, EVIL + "A", EVIL + "B"), ("Long?", "x" * 1_000_000, EVIL))
     table = table.with_columns(source=pl.lit(EVIL), chosen_model=pl.lit(EVIL))
-    review = make(table, name=f"evil{width}", people=2)
+    review = make(table, name=f"evil{width}", people=3)
     review.write_guideline(EVIL)
     with serving(review) as port, browser() as opened:
         for name, choice in (("Ada", "a2"), ("Bob", "b2")):

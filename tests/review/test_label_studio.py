@@ -76,7 +76,7 @@ def test_a_queue_goes_to_label_studio_and_comes_back(server, tmp_path):
     table = pairs(*[(f"Question {i}? {EVIL}", f"good {i}", f"bad {i}") for i in range(N)])
     out, config = write_tasks(table, "label-studio", tmp_path / "tasks.json", 5)
     project = ask(
-        server, "/api/projects", {"title": "t", "label_config": Path(config).read_text()}
+        server, "/api/projects", {"title": "prefactory", "label_config": Path(config).read_text()}
     )["id"]
     tasks = json.loads(out.read_text())
     made = ask(server, f"/api/projects/{project}/import?return_task_ids=true", tasks)
