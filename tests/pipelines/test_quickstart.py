@@ -97,7 +97,7 @@ def test_the_quickstart_twice_gives_the_same_bytes_and_a_model_that_learned(
         same = (files(f, ".safetensors", ".json") for f in (folder, two[2][method]))
         assert next(same) == next(same), method
 
-    catalog = Catalog(tmp_path / "one")
+    catalog = Catalog(tmp_path / "one" / "home")
     pairs = pl.concat(
         catalog["quickstart"].frame("pairs", split).collect() for split in ("train", "test")
     )
