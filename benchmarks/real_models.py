@@ -191,9 +191,9 @@ STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "generators.WeakPairs": (PROMPTS, {"strong": MODEL, "weak": OTHER}),
     "generators.WrongDocument": (
         [
-            {"prompt": "When was it built?", "document": f"{what} was built in {year}.",
+            {"prompt": f"When was {what} built?", "document": f"You see {what}, of {year}.",
              "gold": year}
-            for what, year in (("The old tower", "1871"), ("The stone bridge", "1790"))
+            for what, year in (("the old tower", "1871"), ("the old bridge", "1790"))
         ],
         {"model": MODEL, "n": 1, "both_ways": False, "shown": 2},
     ),
