@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from prefactory.tables import text_of
 from prefactory.testing import pairs
 from review.exchange import label_studio
 from review.exchange.files import read_votes, write_tasks
@@ -100,6 +99,4 @@ def test_a_queue_goes_to_label_studio_and_comes_back(server, tmp_path):
     assert set(votes["row_id"]) == set(table["pair_id"])
     assert set(votes["ms"]) == {3200}
     assert all("alert(1)" in c for c in votes["comment"])
-    texts = table.select(text_of(table["chosen"])).to_series()
-    assert all(t.startswith("good") for t in texts)
     assert Path(config).read_text() == label_studio.CONFIG
