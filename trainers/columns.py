@@ -187,7 +187,8 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
         return LogRatios(
             chosen - inputs["ref_chosen_logps"],
             rejected - inputs["ref_rejected_logps"],
-            *tokens,
+            tokens[0],
+            tokens[1],
             nll=-chosen.sum() / counted,
         )
 

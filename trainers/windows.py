@@ -95,7 +95,7 @@ class Collator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate windows."""
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.asarray([e[name] for e in examples], dtype=np.int64)
             for name in ("input_ids", "labels", "position_ids", "row_ids", "chunk_ids")
         }

@@ -68,7 +68,8 @@ class Plan:
     def of_head(self, outputs: Floats) -> Floats:
         """Score of answers from the outputs of the head, Float64[N, K] -> Float64[N]."""
         weights = self.weights or (1.0, *[0.0] * (outputs.shape[1] - 1))
-        return outputs @ np.asarray(weights)
+        scores: Floats = outputs @ np.asarray(weights)
+        return scores
 
 
 def implicit_reward(beta: float) -> Score:
