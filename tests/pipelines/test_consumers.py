@@ -130,7 +130,10 @@ def test_an_embedding_reward_model_names_its_data_and_is_made_once(published):
 
 WRONG = [
     ("train dpo small", "--model is missing: the folder or hub id of the model to start from"),
-    ("train dpo small --model x betta=0.1", "unknown key 'betta'; did you mean 'beta'?"),
+    (
+        "train dpo small --model x betta=0.1",
+        "neither ours nor of TRL's DPOConfig; did you mean 'beta'?",
+    ),
     ("train dpo small --model x beta=low", "'beta'"),
     ("train dpo small --model x beta", "write key=value"),
     ("train dpo small --model x beta=[1", "'beta': Input should be a valid number"),
@@ -139,7 +142,7 @@ WRONG = [
     ("train dpo smal --model x", "did you mean 'small'?"),
     ("train reward small --backend gpu", "embedding or trl"),
     ("train reward small --backend embedding zzz=1", "options are: encoder, l2"),
-    ("train ppo small", "Did you mean 'dpo'?"),
+    ("train ppo small", "Did you mean 'dpo', 'cpo'?"),
     ("export small --layout trl --out pairs.jsonl/x", "pairs.jsonl/x can't be made"),
     ("export small --layout trl --out pairs.jsonl", "exists already"),
     ("export small --layout trl --out x --table responses", "needs pairs"),
@@ -154,7 +157,7 @@ WRONG = [
     ("run nowhere.yaml", "can't be read"),
     ("run recipe.yaml --runner ray", "choose prefect or threads"),
     ("--home pairs.jsonl run recipe.yaml --runner threads", "can't be written"),
-    ("--home pairs.jsonl train reward small", "the catalog is empty"),
+    ("--home pairs.jsonl train reward small --model x", "the catalog is empty"),
 ]
 
 
