@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,3 +211,11 @@ def tiny_llama(folder, heads=4):
     from trainers.tiny import tiny_model
 
     return tiny_model(folder, ["certainly please whatever go away"], heads)
+
+
+def until(condition, seconds=60.0):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from prefactory.engines.server import Server
 from prefactory.engines.session import Session
 from prefactory.errors import ConfigError, StoppedError
 from prefactory.stages import thread_mapper
+from tests.helpers import until
 from tests.prefactory.engines.mock_server import MockServer
 
 RECIPE = """\
@@ -56,13 +56,6 @@ def silent():
     """A server that never answers."""
     with MockServer(lambda body, times: ("hang", None)) as server:
         yield server
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 def test_closing_ends_who_waits_for_a_server(silent):

@@ -12,12 +12,19 @@ from generators.instruction_search.step import InstructionSearch
 from prefactory.old_keys import OLD_KEYS, new_key
 from prefactory.recipe import sentence
 from prefactory.step import Step
+from trainers.settings import trl
+from trainers.settings.base import TransformerSettings
 
 STEPS = [
     cls
     for package in (generators, labelers)
     for cls in (getattr(package, name) for name in package.__all__)
     if isinstance(cls, type) and issubclass(cls, Step)
+]
+SETTINGS = [
+    cls
+    for cls in vars(trl).values()
+    if isinstance(cls, type) and issubclass(cls, TransformerSettings)
 ]
 
 
@@ -44,7 +51,7 @@ def test_an_old_key_names_the_new_one_which_the_step_has(cls):
 
 
 def test_every_class_of_the_table_is_there():
-    names = {base.__name__ for cls in STEPS for base in cls.__mro__}
+    names = {base.__name__ for cls in (*STEPS, *SETTINGS) for base in cls.__mro__}
     assert set(OLD_KEYS) <= names
 
 
