@@ -58,7 +58,7 @@ def test_a_crash_at_any_write_is_resumed(tmp_path, after):
         root = tmp_path / str(k)
         with pytest.raises(Crash):
             small(Brittle(root, k, after))
-        until(lambda: not any((root / "tmp").iterdir()))  # nobody waits for the other thread
+        until(lambda folder=root / "tmp": not any(folder.iterdir()))  # nobody waited for it
         again = small(root)
         assert digest(again) == digest(clean)
         assert made(again) == total - k + (not after)
