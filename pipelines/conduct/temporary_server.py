@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from prefactory.errors import ConfigError
@@ -64,6 +65,7 @@ def temporary_server() -> Iterator[str]:
             _wait_until_up(process, url, log)
             with temporary_settings({PREFECT_API_URL: url}):
                 yield url
+                APILogHandler().flush()  # later there is no server, and Prefect tries long
         finally:
             _stop(process)
 

@@ -276,3 +276,14 @@ def test_a_run_in_the_middle_of_calls_stops_and_resumes(tmp_path, runner, sent):
             assert start(tmp_path, "home", runner, log).wait(200) == 0
         assert len(set(counting.calls)) == 180
         assert len(counting.calls) <= 180 + 8  # what was in flight
+
+
+def test_the_log_is_sent_while_there_is_a_server(monkeypatch):
+    order = []
+    monkeypatch.setattr(temporary, "_start", lambda at, log: "server")
+    monkeypatch.setattr(temporary, "_wait_until_up", lambda process, url, log: None)
+    monkeypatch.setattr(temporary, "_stop", lambda process: order.append("stop"))
+    monkeypatch.setattr(temporary.APILogHandler, "flush", lambda handler: order.append("log"))
+    with temporary.temporary_server():
+        pass
+    assert order == ["log", "stop"]
