@@ -161,10 +161,8 @@ def thread_mapper(workers: int) -> Mapper:
         waits = True
         try:
             return list(pool.map(work, range(n)))
-        except Exception:
-            raise
-        except BaseException:
-            waits = False
+        except BaseException as error:
+            waits = isinstance(error, Exception)
             raise
         finally:
             pool.shutdown(wait=waits, cancel_futures=True)

@@ -33,6 +33,20 @@ steps:
 publish: {test_fraction: 0.2}
 """
 
+ANSWERED = """\
+name: answered
+seed: 5
+source: {path: prompts.jsonl, name: asked}
+steps:
+  - generators.Responses:
+      models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 8, timeout_s: %d}]
+      n: 3
+      sampling: {max_tokens: 16}
+  - labelers.TextStatistics: {objectives: [characters]}
+  - labelers.Pairs: {objective: characters}
+"""
+"""A recipe that asks a server: its address, and the seconds that it waits for an answer."""
+
 
 def hh_pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
     rng = random.Random(seed)

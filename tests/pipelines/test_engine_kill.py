@@ -11,22 +11,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.pipelines.conftest import ANSWERED
 from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 PROMPTS, SAMPLES, WIDTH = 100, 3, 8
 
-RECIPE = """\
-name: answered
-seed: 5
-source: {path: prompts.jsonl, name: asked}
-steps:
-  - generators.Responses:
-      models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 8, timeout_s: 30}]
-      n: 3
-      sampling: {max_tokens: 16}
-  - labelers.TextStatistics: {objectives: [characters]}
-  - labelers.Pairs: {objective: characters}
-"""
+RECIPE = ANSWERED % ("%s", 30)
 
 
 def say(body):

@@ -19,20 +19,10 @@ from prefactory.engines.session import Session
 from prefactory.errors import ConfigError, StoppedError
 from prefactory.stages import thread_mapper
 from tests.helpers import until
+from tests.pipelines.conftest import ANSWERED
 from tests.prefactory.engines.mock_server import MockServer
 
-RECIPE = """\
-name: answered
-seed: 5
-source: {path: prompts.jsonl, name: asked}
-steps:
-  - generators.Responses:
-      models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 8, timeout_s: 300}]
-      n: 3
-      sampling: {max_tokens: 16}
-  - labelers.TextStatistics: {objectives: [characters]}
-  - labelers.Pairs: {objective: characters}
-"""
+RECIPE = ANSWERED % ("%s", 300)
 REQUEST = Request([{"role": "user", "content": "?"}], Sampling())
 
 
