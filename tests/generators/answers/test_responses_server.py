@@ -55,7 +55,7 @@ def chaotic(body, times):
 
 def step(one, two, **fields):
     def server(url, name):
-        about = {"base_url": url, "model": name, "timeout_s": 0.5, "retries": 12}
+        about = {"base_url": url, "model": name, "timeout_s": 2.0, "retries": 12}
         return {"engine": "server", **about}
 
     models = [server(one.url, "one"), server(two.url, "two")]

@@ -66,7 +66,7 @@ def chaotic(body, times):
 
 def searched(folder, behave, shard_rows=1000, workers=1):
     with MockServer(behave) as server, Session(folder / "journal") as engines:
-        about = {"engine": "server", "base_url": server.url, "timeout_s": 0.25, "retries": 12}
+        about = {"engine": "server", "base_url": server.url, "timeout_s": 2.0, "retries": 12}
         step = {
             "generators.InstructionSearch": {
                 "rewriter": {**about, "model": "rewriter"},

@@ -55,7 +55,7 @@ def ok(text, **extra):
 
 
 def config(server, **fields):
-    return {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 0.4, **fields}
+    return {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 1.0, **fields}
 
 
 def scores(server, table=ROWS, retries=8, **fields):
