@@ -127,7 +127,7 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
 
     Reasons: `not_single_turn`, `too_long` (complement over `max_words`), `unparseable` (critique),
     `no_complement` (the critic says that the prompt is best as it is), `repair_too_long`, of pairs
-    `same_text`, `not_confirmed`; and those of the engines.
+    `same_text`, `not_confirmed`; those of the gate (`echo`: of an example, too) and the engines.
 
     Attributes:
         writer: writes complements; `sampling` is of its drawing.
@@ -151,7 +151,7 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "prompt"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     templates: ClassVar = {
         "complement": Text(
             "generators/new_prompts/prompts/augment/complement.j2",
@@ -262,18 +262,23 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
     def _complement(self, tasks: list[_Prompt], ctx: Context) -> None:
         pool = load_examples(self.examples)
 
+        def known(task: _Prompt) -> tuple[Example, ...]:
+            return pool.get(task.category) or pool["general"]
+
         def question(task: _Prompt) -> str:
-            known = pool.get(task.category) or pool["general"]
             return self.render(
                 "complement",
                 prompt=task.text,
                 category=task.category,
-                examples=[e.model_dump() for e in known],
+                examples=[e.model_dump() for e in known(task)],
                 words=self.max_words,
                 mark=fence(task.text),
             )
 
         def take(task: _Prompt, text: str) -> None:
+            shown = {t.casefold() for e in known(task) for t in (e.request, e.complement)}
+            if text.casefold() in shown:
+                task.fail("echo", f"complement: it is that of an example: {text!r}")
             task.complement = text
 
         self.asker(ctx, self.writer).parsed(
@@ -322,7 +327,8 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
             task.augmented = f"{task.text}{self.separator}{task.complement}"
 
         critic = self.critic or self.writer
-        self.asker(ctx, critic, greedy=True).forms(tasks, "critique", _CRITIQUE, question, take)
+        asker = self.asker(ctx, critic, greedy=True)
+        asker.forms(tasks, "critique", _CRITIQUE, question, take, _repaired)
 
     def _contrast(self, tasks: list[_Prompt], ctx: Context) -> None:
         """Answers with and without the complement, both drawn alike."""
@@ -363,6 +369,12 @@ class AugmentPrompts(Gated, Prompted, Asking, Generator):
             "rule" if self.judge is None else "judge",
         )
         return children(table, rows, new, Shape.PAIRS)
+
+
+def _repaired(answer: dict[str, Any]) -> str:
+    """What of a critique becomes a complement; its verdict where nothing does."""
+    fixed = answer["repaired"] if answer["problem"] != "none" else ""
+    return fixed.strip() or str(answer["problem"])
 
 
 def _augmented(task: _Prompt) -> list[Message]:

@@ -20,6 +20,8 @@ PREFERENCES_TOKENS, MESSAGE_TOKENS = 700, 350
 """Tokens of the two questions, about."""
 
 MOST_WORDS = 200
+_PLACEHOLDER = re.compile(r"<[^<>]*>")
+"""Where our form says what shall stand there."""
 _LIST = re.compile(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s")
 _FENCE = re.compile(r"(?s)^\s*```(?:json)?\s*(.*?)\s*```\s*$")
 
@@ -160,6 +162,9 @@ def parse_preferences(
                 'Each entry needs "dimension", "preference" and "description", none empty.'
             )
         dimension, preference, description = (str(f).strip() for f in fields)
+        for placeholder in (preference, description):
+            if _PLACEHOLDER.fullmatch(placeholder):
+                raise ValueError(f"Write what {placeholder} stands for, don't copy it.")
         if dimension.lower() not in known:
             raise ValueError(f"{dimension!r} is none of the dimensions {', '.join(sorted(known))}.")
         preferences[dimension.lower()] = (preference, description)

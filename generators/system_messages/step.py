@@ -78,7 +78,7 @@ class SystemMessages(Gated, Prompted, Asking, Generator):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS,)
     scope: ClassVar[Scope] = "dataset"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     parents: ClassVar[tuple[str, ...]] = ("source_prompt_id",)
     new_prompts: ClassVar[bool] = True
     templates: ClassVar = {

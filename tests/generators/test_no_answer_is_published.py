@@ -184,6 +184,22 @@ def test_no_maker_publishes_what_is_no_answer(name, kind):
     assert dropped.height == 6
 
 
+SECOND = [("AugmentPrompts", "critic"), ("InstructionSearch", "responder"), ("WeakPairs", "weak")]
+"""What a maker takes from a second model goes through the gate as well."""
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize(("name", "role"), SECOND)
+def test_no_second_model_brings_in_what_is_no_answer(name, role, kind):
+    fields = steps(engine("sound"))[name]
+    others = {"strong": engine("sound")} if name == "WeakPairs" else {}
+    step = getattr(generators, name)(**{**fields, **others, role: engine(kind)})
+    rows, _ = made(step, table())
+    said = json.dumps(rows.to_dicts(), default=str)
+    assert SIGN not in said, said[:300]
+    assert REFUSAL not in said, said[:300]
+
+
 PUBLISHED = ["AugmentPrompts", "Dialogues", "DraftCritique", "InstructionSearch", "Magpie",
              "PersonaPrompts", "Personas", "RAGPairs", "RPS", "Responses", "SelfInstruct",
              "StylePairs", "WeakPairs"]  # fmt: skip

@@ -132,6 +132,26 @@ def test_pairs_contrast_the_answers_under_the_plain_prompt():
     ].to_list()  # fmt: skip
 
 
+def copyist(request):
+    """Gives back the complement of an example."""
+    return "Look at it from several sides, and give everyday examples."
+
+
+def refuser(request):
+    repaired = "I'm sorry, but I can't help you with that request."
+    return json.dumps({"problem": "answers", "reason": "", "repaired": repaired})
+
+
+def test_an_examples_complement_and_a_refused_repair_are_none():
+    table = prompts("Why do people keep cats?").with_columns(category=pl.lit("open_question"))
+    step = AugmentPrompts(writer=model("w", f"{HERE}.copyist"), critic=CRITIC)
+    assert reasons(made(step, table)[1], table) == {"Why do people keep cats?": "echo"}
+    general = made(step, table.drop("category"))[0]
+    assert general.height == 1  # there it is no example
+    step = AugmentPrompts(writer=WRITER, critic=model("c", f"{HERE}.refuser"))
+    assert reasons(made(step, table)[1], table) == {"Why do people keep cats?": "refuses"}
+
+
 @pytest.mark.parametrize("fields", [BOTH, {**PAIRS, "judge": model("j", f"{HERE}.judge")}])
 def test_shards_and_order_change_nothing(tmp_path, fields):
     table = prompts("down", "muddle", "wordy", "dogs", *[f"question {i}" for i in range(7)])

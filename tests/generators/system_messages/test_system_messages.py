@@ -388,6 +388,12 @@ def entry(dimension, **more):
             "none empty",
         ),
         (json.dumps({"preferences": [entry("Style"), entry("Tune")]}), "'Tune' is none of"),
+        (
+            json.dumps(
+                {"preferences": [entry("Style"), entry("Tone", preference="<a few words>")]}
+            ),
+            "Write what <a few words> stands for",
+        ),
         (json.dumps({"preferences": [entry("Style")]}), "Return 2 entries.*these are 1"),
         (json.dumps({"preferences": [entry("Style"), entry("style")]}), "Return 2 entries"),
     ],
