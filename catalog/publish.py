@@ -35,11 +35,12 @@ from catalog.versions import (
 )
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
-from prefactory.folders import locked, settle, sweep, temporary_folder
+from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.identity import differences, fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
 from prefactory.shards import Shard, View, in_order, load_prompts
+from prefactory.sharing.locks import locked
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
 from prefactory.tables import Shape, check

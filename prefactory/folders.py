@@ -8,33 +8,28 @@ living one and removed (`sweep`).
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import logging
 import os
 import platform
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from prefactory.errors import PrefactoryError, store_error
+from prefactory.errors import PrefactoryError
 
-_LOG = logging.getLogger(__name__)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 STALE_S = 3600.0
 """Age at which a temporary file (not a folder) counts as left behind, whoever made it."""
 _NAME = re.compile(r"\.?.+-(?P<node>[0-9a-f]{8})-(?P<pid>\d+)-[^-]+")
 
 
 @cache
-def _node() -> str:
+def this_node() -> str:
     """What a process id means something in: this boot of this machine, this process namespace."""
     marks = [platform.node()]
     with contextlib.suppress(OSError):  # Linux only
@@ -44,7 +39,7 @@ def _node() -> str:
 
 
 def _prefix(name: str) -> str:
-    return f"{name}-{_node()}-{os.getpid()}-"
+    return f"{name}-{this_node()}-{os.getpid()}-"
 
 
 @contextmanager
@@ -102,86 +97,6 @@ def new_folder(final: Path, error: type[PrefactoryError]) -> Iterator[Path]:
         settle(folder, final)
 
 
-@contextmanager
-def locked(
-    path: Path, *, shared: bool = False, busy: Callable[[], object] | None = None
-) -> Iterator[None]:
-    """Hold a lock among threads and processes; the system gives back that of a killed one.
-
-    Args:
-        path: of the file that stands for the lock; made as well as its folder, removed by its last
-            holder.
-        shared: with others who share it.
-        busy: called once if somebody else holds it, before waiting; what it raises ends the wait.
-
-    Raises:
-        StoreError: the file can't be made.
-    """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    while True:
-        handle = _lock_file(path)
-        try:
-            try:
-                _flock(handle, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if busy is not None:
-                    busy()
-                _flock(handle, kind)
-            if not _names(path, handle):  # its last holder has removed it
-                continue
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # shared by others, or a disk that refuses
-                    if shared:
-                        _flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink(missing_ok=True)
-            return
-        finally:
-            with contextlib.suppress(
-                OSError
-            ):  # a forked child has the handle, too, and may live on
-                fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
-
-
-def _lock_file(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        told = f"{path} can't be written ({error.strerror}); nothing finished is lost"
-        raise store_error(told, error) from error
-
-
-def _flock(handle: int, kind: int) -> None:
-    """Lock a file where the file system can; where it can't (some network ones) say so once.
-
-    Without locks nothing is lost or mixed up, as files appear whole, but two runs at once may
-    compute and pay for the same.
-    """
-    try:
-        fcntl.flock(handle, kind)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        _say_no_locks()
-
-
-@cache
-def _say_no_locks() -> None:
-    _LOG.warning(
-        "the file system of the home has no locks: two runs at once may pay for the same answers"
-    )
-
-
-def _names(path: Path, handle: int) -> bool:
-    """Whether a path still is the file that was opened."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    return False
-
-
 def settle(folder: Path, final: Path, mode: int = 0o755) -> None:
     """Make a folder with all that is in it durable, then visible as `final` in one rename.
 
@@ -223,7 +138,7 @@ def sweep(parent: Path) -> int:
 
 
 def _left_behind(path: Path, node: str, pid: int) -> bool:
-    if node == _node():
+    if node == this_node():
         return not alive(pid)
     with contextlib.suppress(OSError):
         return path.is_file() and time.time() - path.stat().st_mtime > STALE_S

@@ -23,8 +23,9 @@ import polars as pl
 import pyarrow as pa
 
 from prefactory.errors import StoreError, is_full, store_error
-from prefactory.folders import locked, settle, temporary_folder
+from prefactory.folders import settle, temporary_folder
 from prefactory.images.files import ImageFiles
+from prefactory.sharing.locks import locked
 
 _LOG = logging.getLogger(__name__)
 _OUTDATED = "outdated"

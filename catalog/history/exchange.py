@@ -15,8 +15,9 @@ import fsspec
 from catalog.manifest import Manifest
 from catalog.versions import UNLISTED, Catalog, Version, open_folder, verify
 from prefactory.errors import CatalogError, MissingPackageError
-from prefactory.folders import locked, settle, sweep, temporary_folder
+from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.recipe import NAME
+from prefactory.sharing.locks import locked
 from prefactory.store import file_digest
 
 

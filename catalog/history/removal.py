@@ -15,7 +15,8 @@ from pathlib import Path
 from catalog.history import state
 from catalog.versions import Catalog, Version
 from prefactory.errors import CatalogError, StoreError
-from prefactory.folders import locked, temporary_folder
+from prefactory.folders import temporary_folder
+from prefactory.sharing.locks import locked
 from prefactory.store import IN_USE, Store
 
 DAY_S = 86_400.0

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from prefactory.errors import CatalogError
-from prefactory.folders import locked, new_file
+from prefactory.folders import new_file
+from prefactory.sharing.locks import locked
 
 FILE = "history.json"
 

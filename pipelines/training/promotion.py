@@ -9,7 +9,8 @@ from pathlib import Path
 from pipelines.settings import Settings
 from pipelines.training.evaluation import evaluate
 from prefactory.errors import ConfigError
-from prefactory.folders import locked, new_file
+from prefactory.folders import new_file
+from prefactory.sharing.locks import locked
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from prefactory.errors import StoreError, store_error
-from prefactory.folders import locked, new_file, sync
+from prefactory.folders import new_file, sync
 from prefactory.identity import fingerprint
+from prefactory.sharing.locks import locked
 
 _SUFFIX = ".calls"
 _SYNC_S = 1.0

@@ -1,18 +1,14 @@
-import errno
 import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from prefactory import folders
 from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import (
     STALE_S,
-    locked,
     new_file,
     new_folder,
     settle,
@@ -180,43 +176,3 @@ def test_settling_into_a_full_folder_keeps_both(tmp_path):
         settle(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "f").read_text() == "old"
     assert (tmp_path / "new" / "f").read_text() == "new"
-
-
-def test_a_file_system_without_locks_is_said_once_and_used(tmp_path, monkeypatch, caplog):
-    def no_locks(handle, kind):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(folders.fcntl, "flock", no_locks)
-    folders._say_no_locks.cache_clear()
-    for shared in (False, True):
-        with locked(tmp_path / "lock", shared=shared):
-            assert (tmp_path / "lock").exists()
-    assert not (tmp_path / "lock").exists()
-    assert caplog.text.count("has no locks") == 1
-
-
-def test_a_forked_child_of_a_lock_s_holder_keeps_nobody_waiting(tmp_path):
-    """A fork has the holder's handle; its lock would last as long as the child."""
-    path, waits, got = tmp_path / "lock", threading.Event(), threading.Event()
-
-    def second():
-        with locked(path, busy=waits.set):
-            got.set()
-
-    ends, begins = os.pipe()
-    waiter = threading.Thread(target=second, daemon=True)
-    with locked(path):
-        child = os.fork()
-        if child == 0:
-            os.read(ends, 1)  # until the test says so
-            os._exit(0)
-        waiter.start()
-        assert waits.wait(5)
-    try:
-        assert got.wait(5)
-    finally:
-        os.write(begins, b"x")
-        os.waitpid(child, 0)
-        waiter.join(5)
-        os.close(ends)
-        os.close(begins)
