@@ -167,7 +167,7 @@ def _alone(mine: Path, shared: bool) -> bool:
     try:
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.touch(0o600)
-    except FileNotFoundError:  # its last holder has removed the folder
+    except (FileNotFoundError, FileExistsError):  # its last holder is removing the folder
         return False
     except OSError as error:
         told = f"{mine} can't be written ({error.strerror}); nothing finished is lost"
