@@ -36,7 +36,7 @@ from pipelines.training import train as run_training
 from pipelines.vectors import embedder
 from prefactory import recipe as recipes
 from prefactory.chat_template import ChatTemplate
-from prefactory.engines.accounts import Budget
+from prefactory.engines.accounts import budget_of
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.stages import common_schema, thread_mapper
@@ -151,6 +151,7 @@ def run(
     shard_rows: int = 16384,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
+    budget_name: str | None = None,
     prices: Pathlike | None = None,
     fresh: Iterable[str] = (),
     retry_failed: bool = False,
@@ -164,6 +165,8 @@ def run(
         shard_rows: rows of a shard, about.
         budget_usd: US dollars that new model calls may cost.
         budget_tokens: tokens that they may use.
+        budget_name: of a budget that all runs in the home that name it spend together; `{date}` in
+            it stands for the day.
         prices: a YAML file over the prices that come with prefactory.
         fresh: labels of steps that are asked anew.
         retry_failed: drop the answers that could not be used, and ask again for what failed.
@@ -174,7 +177,7 @@ def run(
     Raises:
         PrefactoryError: the recipe does not fit its sources, a step failed, a budget is spent, ...
     """
-    budget = Budget(usd=budget_usd, tokens=budget_tokens)
+    budget = budget_of(budget_usd, budget_tokens, budget_name)
     settings = Settings(
         Path(home or default_home()),
         workers or default_workers(),
@@ -250,6 +253,7 @@ def audit(
     sample: int = 200,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
+    budget_name: str | None = None,
     prices: Pathlike | None = None,
     approve: Callable[[Cost], None] | None = None,
     **fields: Any,  # noqa: ANN401 - of a SourceSpec
@@ -275,6 +279,8 @@ def audit(
         budget_usd: US dollars that its new calls may cost; a budget that might not do stops the
             audit before anything is asked.
         budget_tokens: tokens that they may use.
+        budget_name: of a budget that all runs in the home that name it spend together; `{date}` in
+            it stands for the day.
         prices: a YAML file over the prices that come with prefactory.
         approve: told what the judge will cost before it is asked (logged if None); what it raises
             ends the audit.
@@ -283,7 +289,7 @@ def audit(
     Returns:
         `findings`, `ok`, `to_json()`, `page`, `save_page(path)`; a notebook shows the findings.
     """
-    budget = Budget(usd=budget_usd, tokens=budget_tokens)
+    budget = budget_of(budget_usd, budget_tokens, budget_name)
     settings = replace(_settings(home), budget=budget, prices=Path(prices) if prices else None)
     encoder = Encoder()
     embed = embedder(settings)

@@ -31,7 +31,8 @@ def engines(settings: Settings, progress: Progress | None = None) -> Iterator[Se
     from prefactory.engines.session import Session
 
     shown = progress or Progress()
-    with Session(settings.home / "journal", settings.prices, settings.budget) as session:
+    journal = settings.home / "journal"
+    with Session(journal, settings.prices, settings.budget, shown.title) as session:
         try:
             with (
                 shown.shown(session.accounts),

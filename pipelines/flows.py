@@ -21,7 +21,7 @@ from pipelines.conduct.nights import Night, deploy, hook
 from pipelines.conduct.stopping import ended_in_time
 from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
-from prefactory.engines.accounts import Budget
+from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
 from prefactory.stages import Mapper
 
@@ -76,6 +76,7 @@ def curate(
     workers: int | None = None,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
+    budget_name: str | None = None,
     prices: str | None = None,
     fresh: list[str] | None = None,
     retry_failed: bool = False,
@@ -94,6 +95,7 @@ def curate(
         workers: shards in work at a time.
         budget_usd: US dollars that new calls of text engines may cost.
         budget_tokens: tokens that they may use.
+        budget_name: of a budget that all runs in the home that name it spend together.
         prices: a YAML file over the prices that come with prefactory.
         fresh: steps that are asked anew.
         retry_failed: drop the answers that could not be used, and ask again.
@@ -110,7 +112,7 @@ def curate(
         Path(home) if home else default_home(),
         workers or default_workers(),
         shard_rows,
-        Budget(usd=budget_usd, tokens=budget_tokens),
+        budget_of(budget_usd, budget_tokens, budget_name),
         Path(prices) if prices else None,
         tuple(fresh or ()),
         retry_failed,
@@ -216,6 +218,7 @@ def parameters(recipe: Path, overrides: list[str], settings: Settings) -> dict[s
         "workers": settings.workers,
         "budget_usd": settings.budget.usd,
         "budget_tokens": settings.budget.tokens,
+        "budget_name": settings.budget.name,
         "prices": str(settings.prices) if settings.prices else None,
         "fresh": list(settings.fresh),
         "retry_failed": settings.retry_failed,

@@ -170,14 +170,15 @@ def _cost(
     return Cost(config.model, pairs, len(calls), len(calls) - len(new), prompt, completion, usd)
 
 
-def _within(cost: Cost, settings: Settings) -> None:
+def _within(cost: Cost, accounts: Accounts) -> None:
     """Refuse what may pass the budget, before anything is asked."""
-    budget, tokens = settings.budget, cost.prompt_tokens + cost.completion_tokens
+    budget, others = accounts.budget, accounts.elsewhere()
+    tokens, usd = cost.prompt_tokens + cost.completion_tokens, cost.usd or 0.0
     over = []
-    if budget.tokens is not None and tokens > budget.tokens:
-        over.append(f"{tokens:,} tokens at most, {budget.tokens:,} allowed")
-    if budget.usd is not None and (cost.usd or 0.0) > budget.usd:
-        over.append(f"{cost.usd:.4f} US dollars at most, {budget.usd:g} allowed")
+    if budget.tokens is not None and tokens + others.tokens > budget.tokens:
+        over.append(f"{tokens:,} tokens at most, {budget.tokens - others.tokens:,} allowed")
+    if budget.usd is not None and usd + others.usd > budget.usd:
+        over.append(f"{usd:.4f} US dollars at most, {budget.usd - others.usd:g} allowed")
     if over:
         raise StoppedError(
             f"the judge was asked nothing: {'; '.join(over)}. Raise the budget, or draw a smaller "

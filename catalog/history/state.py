@@ -1,21 +1,26 @@
 """What a catalog keeps of a dataset beside its versions: tags, the head, numbers that were used.
 
-One small file, `<name>/history.json`, written whole under the lock of the name. Versions themselves
-never change.
+One small file, `<name>/history.json`, written whole under the lock of the name, with the digest of
+what it holds, and once more beside it: a damaged one is not believed, and the other stands in.
+Versions themselves never change.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from prefactory.errors import CatalogError
 from prefactory.folders import new_file
+from prefactory.identity import fingerprint
 from prefactory.sharing.locks import locked
 
+_LOG = logging.getLogger(__name__)
 FILE = "history.json"
+COPY = "history.copy.json"
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,42 @@ def read(folder: Path) -> State:
     """The state of a dataset's folder.
 
     Raises:
-        CatalogError: the file is damaged.
+        CatalogError: the file is damaged, and so is its copy.
     """
-    path = folder / FILE
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        return State(
-            {str(k): str(v) for k, v in data["tags"].items()},
-            data["head"],
-            data["over"],
-            tuple(str(v) for v in data["removed"]),
-        )
-    except FileNotFoundError:
+    if not (folder / FILE).exists() and not (folder / COPY).exists():
         return State()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogError(
-            f"{path} is damaged ({error}); it holds tags and a rollback: without it they are lost"
-        ) from error
+    for name in (FILE, COPY):
+        try:
+            return _state(folder / name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _LOG.warning("%s is damaged (%s)", folder / name, error)
+    raise CatalogError(
+        f"{folder / FILE} and {COPY} are damaged; they hold tags, a rollback and the numbers that "
+        "were used: remove both to go on without these"
+    )
+
+
+def _state(path: Path) -> State:
+    data = json.loads(path.read_text("utf-8"))
+    if data.pop("digest", None) not in (None, fingerprint(data)):  # none: of before it was written
+        raise ValueError("it is not as it was written")
+    return State(
+        {str(k): str(v) for k, v in data["tags"].items()},
+        data["head"],
+        data["over"],
+        tuple(str(v) for v in data["removed"]),
+    )
 
 
 def change(root: Path, name: str, changed: Callable[[State], State]) -> State:
     """Change the state of a dataset, alone among threads and processes; return the new one."""
     with locked(root / f".{name}.lock"):
         state = changed(read(root / name))
-        with new_file(root / name / FILE) as file:
-            file.write(json.dumps(asdict(state), indent=2, sort_keys=True).encode() + b"\n")
+        data = json.loads(json.dumps(asdict(state)))
+        text = json.dumps({**data, "digest": fingerprint(data)}, indent=2, sort_keys=True)
+        for file_name in (COPY, FILE):  # killed between the two, it has not happened
+            with new_file(root / name / file_name) as file:
+                file.write(text.encode() + b"\n")
         return state
 
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from pipelines.cli import audit as audit_commands
+from pipelines.cli import budgets as budget_commands
 from pipelines.cli import catalog as catalog_commands
 from pipelines.cli import compare as compare_commands
 from pipelines.cli import data as data_commands
@@ -107,6 +108,7 @@ run_commands.register(app)
 deploy_commands.register(app)
 preview_commands.register(app)
 journal_commands.register(app)
+budget_commands.register(app)
 data_commands.register(app)
 dialogue_commands.register(app)
 audit_commands.register(app)

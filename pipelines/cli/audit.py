@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from pipelines.cli.run import BudgetTokens, BudgetUsd, Prices
+from pipelines.cli.run import BudgetName, BudgetTokens, BudgetUsd, Prices
 from pipelines.cli.source import (
     Carry,
     Encoding,
@@ -113,6 +113,7 @@ def audit(
     sample: Annotated[int, typer.Option(help="Pairs that the judge sees.", min=1)] = 200,
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
+    budget_name: BudgetName = None,
     prices: Prices = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask the judge without asking you first.")
@@ -154,7 +155,8 @@ def audit(
             values=values, gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
             judge=judge, tokenizer=tokenizer, sample=sample, budget_usd=budget_usd,
-            budget_tokens=budget_tokens, prices=prices, approve=approve, **more,
+            budget_tokens=budget_tokens, budget_name=budget_name, prices=prices,
+            approve=approve, **more,
         )  # fmt: skip
     text = result.to_json()
     folder = out if out is not None or as_json else Path(f"audit-{_slug(result.name)}")

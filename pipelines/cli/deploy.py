@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.run import BudgetTokens, BudgetUsd, Overrides, Prices, RecipePath
+from pipelines.cli.run import BudgetName, BudgetTokens, BudgetUsd, Overrides, Prices, RecipePath
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +25,7 @@ def deploy(
     ] = "UTC",
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
+    budget_name: BudgetName = None,
     prices: Prices = None,
     workers: Annotated[int | None, typer.Option(help="Shards in work at a time.", min=1)] = None,
     shard_rows: Annotated[int, typer.Option(help="Rows of a shard, about.", min=1)] = 16384,
@@ -60,7 +61,7 @@ def deploy(
     from pipelines.conduct.nights import Night
     from pipelines.flows import serve
     from pipelines.settings import Settings, default_workers
-    from prefactory.engines.accounts import Budget, read_prices
+    from prefactory.engines.accounts import budget_of, read_prices
 
     checked, _, _ = check_recipe(recipe, overrides or [])
     read_prices(prices)  # a mistake in a file is said now, and not at night
@@ -68,7 +69,7 @@ def deploy(
         load_gates(gates)
     settings = Settings(
         default_home().resolve(), workers or default_workers(), shard_rows,
-        Budget(usd=budget_usd, tokens=budget_tokens), prices and prices.resolve(),
+        budget_of(budget_usd, budget_tokens, budget_name), prices and prices.resolve(),
     )  # fmt: skip
     night = Night(
         name or checked.name, cron, timezone, retries, retry_seconds, overlap, work_pool, image

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.run import BudgetTokens, BudgetUsd, Prices
+from pipelines.cli.run import BudgetName, BudgetTokens, BudgetUsd, Prices
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +45,7 @@ def judge_examples(
     ] = False,
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
+    budget_name: BudgetName = None,
     prices: Prices = None,
 ) -> None:
     """Choose examples for a judge by their effect on pairs whose label is known.
@@ -55,10 +56,11 @@ def judge_examples(
     from pipelines.api import read
     from pipelines.examples import choose
     from pipelines.settings import Settings
-    from prefactory.engines.accounts import Budget
+    from prefactory.engines.accounts import budget_of
     from prefactory.errors import ConfigError
 
-    settings = Settings(budget=Budget(usd=budget_usd, tokens=budget_tokens), prices=prices)
+    budget = budget_of(budget_usd, budget_tokens, budget_name)
+    settings = Settings(budget=budget, prices=prices)
     chosen = choose(read(dataset), judge, settings, shots, sets, rows, seed)
     typer.echo(str(chosen))
     if not chosen.helps and not anyway:

@@ -38,6 +38,14 @@ BudgetUsd = Annotated[
 BudgetTokens = Annotated[
     int | None, typer.Option(help="Tokens that new model calls may use.", min=0)
 ]
+BudgetName = Annotated[
+    str | None,
+    typer.Option(
+        help="Spend it together with all commands in this home that name the same budget; {date} "
+        "is today.",
+        metavar="NAME",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +68,7 @@ def run(
     ] = None,
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
+    budget_name: BudgetName = None,
     prices: Prices = None,
     fresh: Annotated[
         list[str] | None,
@@ -77,13 +86,13 @@ def run(
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
     from pipelines.conduct.stopping import end_at_signals
     from pipelines.settings import Settings, default_workers
-    from prefactory.engines.accounts import Budget
+    from prefactory.engines.accounts import budget_of
     from prefactory.errors import ConfigError
 
     end_at_signals()
     if runner not in ("prefect", "threads", None):
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
-    budget = Budget(usd=budget_usd, tokens=budget_tokens)
+    budget = budget_of(budget_usd, budget_tokens, budget_name)
     at_a_time = workers or default_workers()
     settings = Settings(
         workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,

@@ -1,12 +1,15 @@
-"""Accounts of tokens and money, and budgets that stop a run before they are exceeded."""
+"""Accounts of tokens and money, and budgets that stop runs before they are exceeded."""
 
 from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefactory import yamllines
 from prefactory.engines.base import NOBODY, Completion, Purpose, Request, Result
 from prefactory.errors import ConfigError, StoppedError
+from prefactory.sharing.spending import Spending, Spent
 from prefactory.tables import message_text
 
 _LOG = logging.getLogger(__name__)
@@ -24,6 +28,9 @@ _TURN_TOKENS = 8
 _SEEN = 200
 """Calls of a step, the last ones, that a reservation is learned from."""
 _UPPER = 0.95
+_BUDGET_NAME = re.compile(r"([A-Za-z0-9]|\{date\})([A-Za-z0-9._-]|\{date\}){0,63}")
+LOOK_S = 0.5
+"""How often it is looked whether the calls of other processes have ended."""
 
 
 class Budget(BaseModel):
@@ -32,15 +39,36 @@ class Budget(BaseModel):
     Attributes:
         usd: money, US dollars, by the price files.
         tokens: prompt and completion tokens together.
+        name: all commands in a home that name the same budget, at once or one after the other,
+            spend it together; `{date}` stands for the day (UTC) on which each begins.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     usd: float | None = Field(default=None, ge=0)
     tokens: int | None = Field(default=None, ge=0)
+    name: str | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether it has a limit."""
+        return self.usd is not None or self.tokens is not None
 
 
-_NO_LIMIT = Budget()
+def budget_of(usd: float | None, tokens: int | None, name: str | None) -> Budget:
+    """A budget as options give it.
+
+    Raises:
+        ConfigError: the name can't be one.
+    """
+    if name is not None and not _BUDGET_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} can't name a budget: it has letters, digits, '.', '_', '-' and {{date}}, 64 "
+            "characters at most, and begins with a letter or digit"
+        )
+    return Budget(usd=usd, tokens=tokens, name=name)
+
+
 _SUMS = (
     "calls", "reused", "failures", "prompt_tokens", "completion_tokens", "usd", "estimated",
     "wasted",
@@ -173,7 +201,9 @@ def most_tokens(request: Request) -> tuple[int, int]:
 
 @dataclass
 class Accounts:
-    """Usage of all engines of a session, under one budget. Safe for threads.
+    """Usage of all engines of a session, under one budget, which other processes may share.
+
+    Safe for threads.
 
     A call is admitted if what is used, what is kept back for the calls in flight, and what the call
     itself is expected to use fit the budget. The first calls of a step are expected to use the most
@@ -183,6 +213,7 @@ class Accounts:
 
     prices: Mapping[str, Price] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    spending: Spending | None = None
 
     def __post_init__(self) -> None:
         """Begin with nothing used."""
@@ -207,19 +238,40 @@ class Accounts:
             share: of the price that is billed.
         """
         most = most_tokens(request)
-        with self._changed:
-            if self.budget == _NO_LIMIT:
+        with self._changed, self._others() as others:
+            if others is None and not self.budget.limited:
                 hold = Hold(model, purpose, 0, 0.0, *most, share)
             else:
                 kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
                 usd = self.prices.get(model, Price()).usd(*kept) * share
                 hold = Hold(model, purpose, sum(kept), usd, *most, share)
-                if not self._fits(hold):
+                if not self._fits(hold, others or Spent()):
                     return None
             self._held_tokens += hold.tokens
             self._held_usd += hold.usd
             self._holds += 1
             return hold
+
+    @contextmanager
+    def _others(self) -> Iterator[Spent | None]:
+        """What other processes have spent of the budget; at the end what this one has is told."""
+        spending = self.spending
+        if spending is None:
+            yield None
+            return
+        with spending.others() as others:
+            yield others
+            spending.tell(self._spent())
+
+    def _spent(self) -> Spent:
+        used = self.total()
+        tokens = used.prompt_tokens + used.completion_tokens
+        return Spent(tokens, used.usd, self._held_tokens, self._held_usd)
+
+    def elsewhere(self) -> Spent:
+        """What other processes have spent of the budget, what they keep back included."""
+        with self._changed, self._others() as others:
+            return (others or Spent()).ended()
 
     def settle(self, hold: Hold, result: Result | None) -> None:
         """Replace a reservation by what the call used; None: it was never answered."""
@@ -238,6 +290,9 @@ class Accounts:
                 usage.wasted += 1
                 prompt, completion = prompt + result.wasted[0], completion + result.wasted[1]
             self._charge(usage, hold, prompt, completion)
+            if self._holds == 0:  # else the next call tells
+                with self._others():
+                    pass
             self._changed.notify_all()
 
     def _told(self, usage: Usage, hold: Hold, result: Completion) -> tuple[int, int]:
@@ -295,7 +350,7 @@ class Accounts:
             )
 
     def wait_or_stop(self, left: int) -> None:
-        """Wait until other threads' calls end; with none in flight, stop the run.
+        """Wait until the calls of other threads and processes end; with none in flight, stop.
 
         Args:
             left: calls that are still to be made, for the message.
@@ -307,12 +362,18 @@ class Accounts:
             if self._holds:
                 self._changed.wait(60.0)
                 return
-            used = self.total()
-        limit = self.budget
-        parts = [f"{used.usd:.4f} of {limit.usd:g} US dollars"] if limit.usd is not None else []
+        if (spending := self.spending) is not None and spending.at_work():
+            time.sleep(LOOK_S)
+            return
+        used, others, limit = self.total(), self.elsewhere(), self.budget
+        parts = []
+        if limit.usd is not None:
+            parts.append(f"{used.usd + others.usd:.4f} of {limit.usd:g} US dollars")
         if limit.tokens is not None:
-            tokens = used.prompt_tokens + used.completion_tokens
+            tokens = used.prompt_tokens + used.completion_tokens + others.tokens
             parts.append(f"{tokens:,} of {limit.tokens:,} tokens")
+        if others.tokens:
+            parts.append("together with other runs")
         raise StoppedError(
             f"the budget is spent ({', '.join(parts) or 'nothing is allowed'}); {left:,} calls of "
             "this step are left, and the next one may cost more than what is left; all answers are "
@@ -372,13 +433,11 @@ class Accounts:
                 )
         return self._usage[key]
 
-    def _fits(self, hold: Hold) -> bool:
-        used = self.total()
-        tokens = used.prompt_tokens + used.completion_tokens + self._held_tokens + hold.tokens
-        usd = used.usd + self._held_usd + hold.usd
+    def _fits(self, hold: Hold, others: Spent) -> bool:
+        spent = (self._spent() + others).ended()
         limit = self.budget
-        return (limit.tokens is None or tokens <= limit.tokens) and (
-            limit.usd is None or usd <= limit.usd + 1e-12
+        return (limit.tokens is None or spent.tokens + hold.tokens <= limit.tokens) and (
+            limit.usd is None or spent.usd + hold.usd <= limit.usd + 1e-12
         )
 
 

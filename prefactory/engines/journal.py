@@ -64,7 +64,6 @@ class Journal:
         self._synced = 0
         self._torn = False
         self._closing = threading.Event()
-        self._looked = 0.0
         self.refresh()
 
     def __len__(self) -> int:
@@ -76,7 +75,6 @@ class Journal:
         Raises:
             StoreError: a segment can't be read.
         """
-        self._looked = time.monotonic()
         with self._lock:
             for path in self._segments():
                 if path not in self._read_to:
@@ -101,18 +99,6 @@ class Journal:
             line = self._pread(packed >> (_LENGTH_BITS + _OFFSET_BITS), length, offset)
         answer = json.loads(line[42:])
         return answer if isinstance(answer, dict) else None
-
-    def news(self, key: str, every_s: float) -> dict[str, Any] | None:
-        """As `get`; looks for what other processes have written if the last look is so old.
-
-        Args:
-            key: 32 hex digits.
-            every_s: seconds between two looks.
-        """
-        now = time.monotonic()
-        if now - self._looked >= every_s:
-            self.refresh()
-        return self.get(key) if bytes.fromhex(key) in self._index else None
 
     def doubt(self, key: str, facts: Mapping[str, Any]) -> None:
         """Write that the answer to a key could not be used; the first word on it stays."""
@@ -255,9 +241,9 @@ class Journal:
         """Index the whole lines after what was read; the last may still be in the writing."""
         start = self._read_to[path]
         try:
-            if path.stat().st_size <= start:
-                return
-            with path.open("rb") as file:
+            with path.open("rb") as file:  # a network file system looks anew when it opens
+                if os.fstat(file.fileno()).st_size <= start:
+                    return
                 file.seek(start)
                 for line in file:
                     if not line.endswith(b"\n"):

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ from prefactory.engines.base import (
 from prefactory.engines.journal import Journal, in_use
 from prefactory.errors import PrefactoryError, StoppedError
 from prefactory.identity import fingerprint
+from prefactory.sharing.claims import Claims
+from prefactory.sharing.spending import SUFFIX, Spending
 
 _LOG = logging.getLogger(__name__)
 _KEPT = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
 LOOK_S = 0.5
-"""How often what other processes have written is looked for, between calls."""
+"""How often it is looked whether another process has answered what it claims."""
+CLAIM = 16
+"""Calls that are claimed at a time: a lock for each would cost more than the call."""
 
 
 class Session(Closing):
@@ -46,20 +51,29 @@ class Session(Closing):
     """
 
     def __init__(
-        self, root: Path, prices: Path | None = None, budget: Budget | None = None
+        self,
+        root: Path,
+        prices: Path | None = None,
+        budget: Budget | None = None,
+        job: str = "",
     ) -> None:
         """Read the prices; nothing is opened yet.
 
         Args:
             root: folder of the journals.
             prices: a YAML file over the prices that come with prefactory.
-            budget: what new calls may use.
+            budget: what new calls may use. With a name it is shared with all that name it; without
+                one, with those that do the same job at the same time.
+            job: name of a recipe; a budget without a name is this command's alone if it is empty.
 
         Raises:
             ConfigError: the price file has the wrong form.
+            StoreError: the record of a shared budget is damaged or can't be written.
         """
         self.root = root
-        self.accounts = Accounts(read_prices(prices), budget or Budget())
+        budget = budget or Budget()
+        spending = _spending(root.with_name("budgets"), budget, job)
+        self.accounts = Accounts(read_prices(prices), budget, spending)
         self._lock = threading.Lock()
         self._engines: dict[str, JournaledEngine] = {}
         self._in_use: ExitStack | None = None
@@ -87,15 +101,28 @@ class Session(Closing):
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
+            if self.accounts.spending is not None:
+                self.accounts.spending.close()
+                self.accounts.spending = None
             if self._in_use is not None:
                 self._in_use.close()
                 self._in_use = None
 
 
+def _spending(folder: Path, budget: Budget, job: str) -> Spending | None:
+    if budget.name is not None:
+        name = budget.name.replace("{date}", datetime.now(UTC).strftime("%Y-%m-%d"))
+        return Spending(folder / f"{name}{SUFFIX}", lasting=True)
+    if job and budget.limited:
+        return Spending(folder / f".{job}.runs", lasting=False)
+    return None
+
+
 class JournaledEngine(Engine):
     """An engine behind its journal: a call that was ever answered is not made again.
 
-    Failures are not kept: the next run asks again. Rows with the same key share one call.
+    Nor is one that another thread or process is making: its answer is waited for. Failures are not
+    kept: the next run asks again. Rows with the same key share one call.
     """
 
     def __init__(self, config: EngineConfig, journal: Journal, accounts: Accounts) -> None:
@@ -110,6 +137,7 @@ class JournaledEngine(Engine):
         self.capabilities = config.capabilities
         self.journal = journal
         self._accounts = accounts
+        self._claims = Claims(journal.folder)
         self._inner: Engine | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -126,7 +154,7 @@ class JournaledEngine(Engine):
         """As `run`, with who asks and what for."""
         self.journal.refresh()
         places: dict[str, list[int]] = {}
-        missing: deque[tuple[str, Request]] = deque()
+        missing: list[tuple[str, Request]] = []
         reused = 0
         for place, request in enumerate(requests):
             key = request.content_key
@@ -141,14 +169,16 @@ class JournaledEngine(Engine):
             places[key] = [place]
             missing.append((key, request))
         self._accounts.begin(self.config.model, reused, self.config.metered, purpose)
-        if missing:
-            self._accounts.need_price(self.config.model, self.config.metered)
+        if not missing:
+            return
+        self._accounts.need_price(self.config.model, self.config.metered)
+        queue = _Queue(self.journal, self._claims, missing)
         try:
-            while missing:
-                before = len(missing)
-                self._wave(missing, places, done, purpose)
-                if len(missing) == before:
-                    self._accounts.wait_or_stop(before)
+            while left := len(queue):
+                self._still_open()
+                over = self._wave(queue, places, done, purpose)
+                if len(queue) == left:
+                    self._accounts.wait_or_stop(left) if over else queue.wait()
         finally:
             self.journal.commit()
 
@@ -158,32 +188,28 @@ class JournaledEngine(Engine):
         return [r for r in requests if self.journal.get(r.content_key) is None]
 
     def _wave(
-        self,
-        missing: deque[tuple[str, Request]],
-        places: dict[str, list[int]],
-        done: Done,
-        purpose: Purpose,
-    ) -> None:
-        """Ask for as many as the budget has room for."""
+        self, queue: _Queue, places: dict[str, list[int]], done: Done, purpose: Purpose
+    ) -> bool:
+        """Ask for as many as the budget has room for and nobody else asks; whether it had not."""
         asked: list[str] = []
         holds: dict[int, Hold] = {}
         callers: list[Exception] = []
-        share = self.config.price_share
+        over: list[str] = []
 
         def admitted() -> Iterator[Request]:
-            while missing:
+            while (waiting := queue.next()) is not None:
                 self._still_open()
-                key, request = missing[0]
-                record = self.journal.news(key, LOOK_S)
+                key, request, record = waiting
                 if record is not None:
-                    missing.popleft()
                     told = _noting(callers, done)
                     self._answered_elsewhere(record, places[key], told, purpose)
                     continue
+                share = self.config.price_share
                 hold = self._accounts.admit(self.config.model, request, purpose, share)
                 if hold is None:
+                    queue.put_back(key, request)
+                    over.append(key)
                     return
-                missing.popleft()
                 holds[len(asked)] = hold
                 asked.append(key)
                 yield request
@@ -193,20 +219,22 @@ class JournaledEngine(Engine):
             if isinstance(result, Completion):
                 kept = self.journal.put(asked[number], _record(result, purpose))
                 result = result if kept is None else _completion(kept)
+            self._claims.finish([asked[number]])
             self._accounts.settle(holds.pop(number), billed)
             for place in places[asked[number]]:
                 done(place, result)
 
-        first = admitted()
-        head = next(first, None)
-        if head is None:
-            return
         try:
-            with self._alive(callers):
-                self._opened().run(_chain(head, first), _noting(callers, finished))
+            first = admitted()
+            head = next(first, None)
+            if head is not None:
+                with self._alive(callers):
+                    self._opened().run(_chain(head, first), _noting(callers, finished))
         finally:
             for hold in holds.values():
                 self._accounts.settle(hold, None)
+            queue.give_back(asked[number] for number in holds)
+        return bool(over)
 
     def _answered_elsewhere(
         self, record: dict[str, Any], places: list[int], done: Done, purpose: Purpose
@@ -227,20 +255,39 @@ class JournaledEngine(Engine):
 
     def logprobs(self, conversations: Sequence[Conversation]) -> list[TokenLogprobs | Failure]:
         """Answer from the journal, ask the engine for the rest. Not under the budget."""
-        self.journal.refresh()
         keys = [fingerprint(["logprobs", list(c)]) for c in conversations]
-        records = {key: self.journal.get(key) for key in dict.fromkeys(keys)}
-        missing = {k: c for k, c in zip(keys, conversations, strict=True) if records[k] is None}
-        fresh: dict[str, TokenLogprobs | Failure] = {}
-        if missing:
-            with self._alive([]):
-                scored = self._opened().logprobs(list(missing.values()))
-            fresh = dict(zip(missing, scored, strict=True))
+        missing = dict(zip(keys, conversations, strict=True))
+        scored: dict[str, TokenLogprobs | Failure] = {}
+        while missing:
+            taken = self._claims.take(list(missing))
+            self.journal.refresh()
+            records = {key: self.journal.get(key) for key in missing}
+            scored |= {k: _scored(record) for k, record in records.items() if record is not None}
+            try:
+                scored |= self._log_probabilities({k: missing[k] for k in taken - scored.keys()})
+            finally:
+                self._claims.finish(taken)
+                self._claims.tell()
+            missing = {k: c for k, c in missing.items() if k not in scored}
+            if missing:
+                self._claims.wait(LOOK_S)
+                self._still_open()
+        return [scored[k] for k in keys]
+
+    def _log_probabilities(
+        self, missing: dict[str, Conversation]
+    ) -> dict[str, TokenLogprobs | Failure]:
+        """Ask the engine, and keep what it says."""
+        if not missing:
+            return {}
+        with self._alive([]):
+            scored = self._opened().logprobs(list(missing.values()))
+        fresh = dict(zip(missing, scored, strict=True))
         for key, one in fresh.items():
             if isinstance(one, TokenLogprobs):
                 self.journal.put(key, {"tokens": list(one.tokens), "logprobs": list(one.logprobs)})
         self.journal.commit()
-        return [fresh[k] if k in fresh else _scored(records[k] or {}) for k in keys]
+        return fresh
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors straight from the engine; the cache of vectors is `engines.vectors`."""
@@ -253,6 +300,7 @@ class JournaledEngine(Engine):
             if self._inner is not None:
                 self._inner.close()
             self._inner = None
+        self._claims.close()
         self.journal.close()
 
     @contextmanager
@@ -293,6 +341,65 @@ class JournaledEngine(Engine):
                 self._inner = self.config.open()
                 self._inner.keep_in(self.journal.folder)
             return self._inner
+
+
+class _Queue:
+    """Requests that wait for their answers: to be asked here, or asked by somebody already."""
+
+    def __init__(
+        self, journal: Journal, claims: Claims, requests: Iterable[tuple[str, Request]]
+    ) -> None:
+        self._journal, self._claims = journal, claims
+        self._unclaimed = deque(requests)
+        self._ready: deque[tuple[str, Request, dict[str, Any] | None]] = deque()
+        self._elsewhere: list[tuple[str, Request]] = []
+        self._told = False
+
+    def __len__(self) -> int:
+        return len(self._unclaimed) + len(self._ready) + len(self._elsewhere)
+
+    def next(self) -> tuple[str, Request, dict[str, Any] | None] | None:
+        """The next that may be asked, or was answered meanwhile; None if there is none now."""
+        while self._unclaimed and not self._ready:
+            self._claim()
+        return self._ready.popleft() if self._ready else None
+
+    def put_back(self, key: str, request: Request) -> None:
+        """It can't be asked now."""
+        self._ready.appendleft((key, request, None))
+
+    def give_back(self, unanswered: Iterable[str]) -> None:
+        """Claim nothing any more.
+
+        Args:
+            unanswered: keys of calls that were begun.
+        """
+        ready = [(key, request) for key, request, _ in self._ready]
+        self._unclaimed.extend([*ready, *self._elsewhere])
+        self._ready.clear()
+        self._elsewhere.clear()
+        self._claims.finish([*unanswered, *(key for key, _ in ready)])
+        self._claims.tell()
+
+    def wait(self) -> None:
+        """Wait a little for whoever asks what is left."""
+        if not self._told:
+            _LOG.info("waiting for answers to %d questions that somebody else asks", len(self))
+            self._told = True
+        self._claims.wait(LOOK_S)
+
+    def _claim(self) -> None:
+        block = [self._unclaimed.popleft() for _ in range(min(CLAIM, len(self._unclaimed)))]
+        taken = self._claims.take([key for key, _ in block])
+        self._journal.refresh()  # an answer is there before its claim is gone
+        for key, request in block:
+            record = self._journal.get(key)
+            if record is not None:
+                self._claims.finish([key] if key in taken else [])
+            if record is not None or key in taken:
+                self._ready.append((key, request, record))
+            else:
+                self._elsewhere.append((key, request))
 
 
 def _noting(callers: list[Exception], done: Done) -> Done:

@@ -29,6 +29,7 @@ import polars as pl
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError, StoreError, store_error
 from prefactory.folders import new_file, sweep
+from prefactory.sharing.locks import locked
 
 if TYPE_CHECKING:
     from prefactory.engines.embedding import OpenEncoder
@@ -123,12 +124,13 @@ class VectorStore:
             if not table.height and not shelf.index.dim:
                 shelf.add(np.zeros((0, 2), np.uint64), _MODEL.get(encoder).embed([]))
             for chunk in self._chunks(table):
-                shelf.refresh()  # another process may have been here
-                known = shelf.index.find(chunk.select("hi", "lo").to_numpy())
-                left = chunk.filter(pl.Series(known < 0))
-                if left.height:
-                    vectors = _MODEL.get(encoder).embed(left["text"])
-                    shelf.add(left.select("hi", "lo").to_numpy(), vectors)
+                with locked(shelf.folder / f".{_name(chunk)}.lock"):  # of two, one embeds it
+                    shelf.refresh()
+                    known = shelf.index.find(chunk.select("hi", "lo").to_numpy())
+                    left = chunk.filter(pl.Series(known < 0))
+                    if left.height:
+                        vectors = _MODEL.get(encoder).embed(left["text"])
+                        shelf.add(left.select("hi", "lo").to_numpy(), vectors)
 
     def _chunks(self, table: pl.DataFrame) -> Iterator[pl.DataFrame]:
         if not table.height:
@@ -138,6 +140,11 @@ class VectorStore:
         starts = np.flatnonzero(np.diff(by_count + by_size, prepend=-1))
         for start, stop in zip(starts, [*starts[1:], table.height], strict=True):
             yield table[int(start) : int(stop)]
+
+
+def _name(chunk: pl.DataFrame) -> str:
+    keys = np.ascontiguousarray(chunk.select("hi", "lo").to_numpy(), "<u8")
+    return hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=8)
@@ -315,7 +322,7 @@ class _Shelf:
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         """Make vectors durable (keys uint64 [n, 2], vectors float32 [n, d]), then known."""
         with self._lock:
-            if not self.folder.exists():
+            if not (self.folder / "encoder.json").exists():
                 self._describe()
             path = _Segment.write(self.folder, keys, vectors)
             self._segments[path.name] = self._opened(path)

@@ -294,3 +294,24 @@ def test_the_content_of_a_damaged_version_is_published_again(home, caplog):
     assert again.new
     assert again.version.manifest.content_digest == version.manifest.content_digest
     assert f"{version.ref} is damaged" in caplog.text
+
+
+def test_a_damaged_history_is_said_and_its_copy_stands_in(tmp_path, caplog):
+    def changed(before):
+        return state.State({**before.tags, "best": "1"}, removed=("2020.01.01",))
+
+    wanted = state.change(tmp_path, "a", changed)
+    kept, copy = (tmp_path / "a" / name for name in (state.FILE, state.COPY))
+    whole = kept.read_bytes()
+    for place in range(len(whole) - 1):
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        assert state.read(tmp_path / "a") == wanted
+    assert "is damaged" in caplog.text
+    kept.unlink()
+    assert state.read(tmp_path / "a") == wanted
+    copy.write_bytes(b"{")
+    with pytest.raises(CatalogError, match="remove both to go on"):
+        state.read(tmp_path / "a")
+    kept.write_bytes(whole)
+    assert state.change(tmp_path, "a", changed) == wanted
+    assert copy.read_bytes() == whole

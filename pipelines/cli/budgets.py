@@ -1,0 +1,53 @@
+"""`prefactory budgets`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.cli.catalog import AsJson
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(budgets)
+
+
+def budgets(
+    drop: Annotated[
+        str | None, typer.Option(help="Forget what was spent under this name.", metavar="NAME")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was spent under each name of `--budget-name` in this home."""
+    from catalog.versions import default_home
+    from prefactory.errors import ConfigError
+    from prefactory.sharing.spending import drop as forget
+    from prefactory.sharing.spending import everything
+
+    folder = default_home() / "budgets"
+    if drop is not None:
+        forget(folder, drop)
+    try:
+        found = everything(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be read: {error}") from error
+    if as_json:
+        plain = {
+            name: {"tokens": spent.tokens, "usd": spent.usd, "held_tokens": spent.held_tokens,
+                   "held_usd": spent.held_usd}
+            for name, spent in found.items()
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+        return
+    table = Table("budget", "tokens", "US dollars", "kept back for calls in flight")
+    for name, spent in found.items():
+        held = f"{spent.held_tokens:,} tokens, {spent.held_usd:.4f} US dollars"
+        table.add_row(name, f"{spent.tokens:,}", f"{spent.usd:.4f}", held)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table if found else f"no budget has a name in {folder}", markup=False)
