@@ -65,9 +65,18 @@ def _of_column(values: pl.Series) -> pl.Series:
 
 
 def _of_text(subject: Subject, side: Side) -> pl.Series:
-    refusal = subject.features[subject.sides.index(side)]["refusal"]
+    return by_lexicon(side.text, subject.features[subject.sides.index(side)]["refusal"])
+
+
+def by_lexicon(texts: pl.Series, refusal: pl.Series) -> pl.Series:
+    """The stance of texts by the lexicon: String, one of `STANCES`.
+
+    Args:
+        texts: String [n].
+        refusal: whether each is a refusal, Boolean [n].
+    """
     text = pl.col("text")
-    frame = side.text.rename("text").to_frame().with_columns(refusal)
+    frame = texts.rename("text").to_frame().with_columns(refusal.rename("refusal"))
     lean = text.str.count_matches(SUPPORT).cast(pl.Int64) - text.str.count_matches(OPPOSE)
     stance = (
         pl.when("refusal")

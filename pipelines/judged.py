@@ -80,23 +80,45 @@ def judge(
         ConfigError: this is no engine.
     """
     step = judge_step(engine, early_stop=False)
-    (config,) = step.judge
 
     def ask(table: pl.DataFrame, seed: int) -> pl.DataFrame:
-        shown = table.select(pl.col("prompt").list.eval(is_named(pl.element())).list.any().any())
-        if shown.item():
-            raise DataError(
-                "the audit's judge reads texts only, and some prompts have pictures: judge them in "
-                "a run, by labelers.JudgePairs with a model that has `sees_images: true`"
-            )
-        with engines(settings) as session:
-            cost = _cost(step, table, seed, session.engine(config), settings)
-            (approve or _say)(cost)
-            _within(cost, settings)
-            found = step.fit_shard(table, Context(seed, "audit", engine=session.engine))
-        return found.drop("pair_id", "prompt_id")
+        return judged(step, table, seed, settings, approve).drop("pair_id", "prompt_id")
 
-    return Judge(config.model, ask, sample)
+    return Judge(step.judge[0].model, ask, sample)
+
+
+def judged(
+    step: JudgePairs,
+    table: pl.DataFrame,
+    seed: int,
+    settings: Settings,
+    approve: Callable[[Cost], None] | None = None,
+) -> pl.DataFrame:
+    """What one judge says of PAIRS in both orders: what `JudgePairs.fit_shard` returns.
+
+    Args:
+        step: of `judge_step`.
+        table: PAIRS.
+        seed: of the order of questions.
+        settings: home of the journal, budget, prices.
+        approve: told the cost before anything is asked; what it raises ends it.
+
+    Raises:
+        DataError: prompts have pictures, which it would not see.
+        StoppedError: it may cost more than the budget.
+    """
+    shown = table.select(pl.col("prompt").list.eval(is_named(pl.element())).list.any().any())
+    if shown.item():
+        raise DataError(
+            "this judge reads texts only, and some prompts have pictures: judge them in a run, by "
+            "labelers.JudgePairs with a model that has `sees_images: true`"
+        )
+    (config,) = step.judge
+    with engines(settings) as session:
+        cost = _cost(step, table, seed, session.engine(config), settings)
+        (approve or _say)(cost)
+        _within(cost, settings)
+        return step.fit_shard(table, Context(seed, "audit", engine=session.engine))
 
 
 def _say(cost: Cost) -> None:

@@ -19,6 +19,8 @@ from prefactory.measures.text_statistics import TOKEN, cut_answer, distinct_shar
 from prefactory.step import Labeler
 from prefactory.tables import Shape, last_user_text, text_of
 
+LONGEST = 512
+"""Tokens of the longest answer in the paper: what a constrained question's reward is scaled by."""
 Objective = Literal["relevance", "length", "repetition", "r3"]
 
 
@@ -29,12 +31,19 @@ class R3(Labeler):
     `score_length` (tokens / 100), `score_repetition` (distinct trigrams / trigrams, 1 without any)
     and `score_r3` (relevance / relevance_scale x length x repetition). An empty response has 0.
 
+    With `reference`, a row that has a reference answer is a constrained question: its relevance is
+    that of the reference and the response, and its `score_r3` is relevance / relevance_scale x
+    length_cap / 100 x repetition, without the length of the response. Known answer: at the scale
+    3.5 and a cap of 512, a relevance of 1.75 is 2.56.
+
     Attributes:
         objectives: which of the scores to add; without relevance and r3 no encoder is opened.
         encoder: for the relevance. The paper's is Contriever, cut on the left; ours cuts on the
             right like every sentence encoder.
         length_cap: tokens beyond so many earn nothing; None is the paper's unbounded incentive.
-        relevance_scale: relevance that counts as 1 in the product; 1 suits unit-length vectors.
+        relevance_scale: relevance that counts as 1 in the product; 1 suits unit-length vectors,
+            3.5 is the paper's for Contriever.
+        reference: String column with a reference answer, null where the question is open.
         cut: score the text before the first later role marker, four newlines or a ruled line.
     """
 
@@ -42,8 +51,9 @@ class R3(Labeler):
 
     objectives: tuple[Objective, ...] = get_args(Objective)
     encoder: Encoder = Encoder()
-    length_cap: int | None = Field(default=512, ge=1)
+    length_cap: int | None = Field(default=LONGEST, ge=1)
     relevance_scale: float = Field(default=1.0, gt=0)
+    reference: str | None = None
     cut: bool = True
 
     @field_validator("objectives")
@@ -52,6 +62,10 @@ class R3(Labeler):
         if not value or len(set(value)) != len(value):
             raise ValueError("name at least one objective, each once")
         return value
+
+    def needs(self, shape: Shape) -> dict[str, pl.DataType]:
+        """The column of references, String, if one is named."""
+        return {} if self.reference is None else {self.reference: pl.String()}
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """One `score_<objective>` per objective, Float64."""
@@ -68,8 +82,11 @@ class R3(Labeler):
             ConfigError: relevance is asked for and the run has no encoder to give.
         """
         text = text_of(pl.col("response")).fill_null("")
+        reference = pl.lit(None, pl.String) if self.reference is None else pl.col(self.reference)
         texts = table.select(
-            query=last_user_text(pl.col("prompt")), text=cut_answer(text) if self.cut else text
+            query=pl.coalesce(reference, last_user_text(pl.col("prompt"))),
+            text=cut_answer(text) if self.cut else text,
+            constrained=reference.is_not_null(),
         )
         tokens = texts["text"].str.extract_all(TOKEN)
         scores = pl.DataFrame(
@@ -80,7 +97,9 @@ class R3(Labeler):
         )
         if self.opens_engines():
             scores = scores.with_columns(relevance=self._relevance(texts, ctx))
-            product = pl.col("relevance") / self.relevance_scale * pl.col("length")
+            whole = (self.length_cap or LONGEST) / 100
+            length = pl.when(texts["constrained"]).then(whole).otherwise(pl.col("length"))
+            product = pl.col("relevance") / self.relevance_scale * length
             scores = scores.with_columns(r3=product * pl.col("repetition") + 0.0)
         return scores.select(pl.col(name).alias(f"score_{name}") for name in self.objectives)
 

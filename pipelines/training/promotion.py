@@ -72,7 +72,7 @@ def promote(
             return Promotion(False, f"{model} is the promoted model of {name} already")
         names = [model, *([before] if before else [])]
         found = evaluate(names, data, settings, batch=batch, max_length=max_length)
-        mine = found.rows[0][0]
+        mine = found.models[0].rows[0]
         gain = found.paired[0].difference if before else mine.accuracy - 0.5
         error = found.paired[0].se if before else mine.se
         against = before or "chance"

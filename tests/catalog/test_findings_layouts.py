@@ -139,6 +139,22 @@ def test_a_chat_that_holds_the_chosen_answer_and_a_rejected_conversation(tmp_pat
     assert (rows[0]["prompt"], rows[0]["chosen"], rows[0]["rejected"]) == (chat, [yes], [no])
 
 
+def test_answers_of_rm_bench_have_the_styles_of_their_places(tmp_path):
+    record = {
+        "id": "chat_1", "prompt": "q", "domain": "chat",
+        "chosen": ["c0", "c1", "c2"], "rejected": ["r0", "r1", "r2"],
+    }  # fmt: skip
+    seen, rows = look(wrote(tmp_path, record, {**record, "id": "m", "domain": "safety-refuse"}))
+    assert (seen.layout, len(rows)) == ("rm-bench", 18)
+    styles = {"concise": "0", "detailed": "1", "markdown": "2"}
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            assert row[side][0]["content"][-1] == styles[row[f"{side}_style"]]
+    assert {row["domain"] for row in rows} == {"chat", "safety-refuse"}
+    other, _ = look(wrote(tmp_path, {**record, "domain": "poems"}, name="other.jsonl"))
+    assert other.layout == "pairs-lists"
+
+
 def test_tools_of_openai_preference_travel_with_the_prompt(tmp_path):
     record = json.loads((FOLDER / "L06_openai_preference.jsonl").read_text().splitlines()[0])
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

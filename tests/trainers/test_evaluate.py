@@ -8,9 +8,10 @@ import pytest
 
 from tests.helpers import tiny_llama
 from trainers import DPO, DatasetRef, Reward, train_transformer
+from trainers.evaluate.benchmarks import REWARD_BENCH, STYLES, sections
 from trainers.evaluate.models import Scored, scored
 from trainers.evaluate.report import Evaluation
-from trainers.evaluate.tables import accuracies, paired, sections
+from trainers.evaluate.tables import accuracies, paired
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,65 @@ def test_accuracy_by_group_has_an_interval_and_leaves_out_what_was_not_read(pair
     assert rows["subset hep-go"].interval == (0.0, 1.0)
     p = 35 / 39
     assert rows["all"].se == pytest.approx(math.sqrt(p * (1 - p) / 39))
+    assert rows["characters below 128"] == rows["all"].__class__(
+        "characters", "below 128", 39, rows["all"].accuracy, rows["all"].se
+    )
 
 
-def test_sections_of_rewardbench_weigh_math_as_its_full_size(pairs):
-    found = sections(right(pairs, [0, 30, 38]), pairs)
+def named(found):
+    return {part.benchmark: part for part in found}
+
+
+def test_sections_of_rewardbench_have_the_weights_of_the_whole_benchmark(pairs):
+    found = named(sections(right(pairs, [0, 30, 38]).margins, pairs))["RewardBench"].scores
     assert found["Chat"] == pytest.approx(29 / 30)
-    assert found["Reasoning"] == pytest.approx((984 * 7 / 8 + 2 * 0.5) / 986)
+    assert found["Reasoning"] == pytest.approx((984 * 7 / 8 + 164 * 0.5) / (984 + 164))
     assert found["overall"] == pytest.approx((found["Chat"] + found["Reasoning"]) / 2)
-    assert sections(right(pairs, []), pairs.drop("subset")) == {}
+    assert sections(right(pairs, []).margins, pairs.drop("subset")) == []
+    assert sum(sum(by.values()) for by in REWARD_BENCH.values()) == 2985 - 447 + 984
+    assert sum(n for name, n in REWARD_BENCH["Reasoning"].items() if name != "math-prm") == 984
+
+
+def test_rewardbench_2_is_right_where_the_best_beats_all_others():
+    rows = pl.DataFrame(
+        {
+            "prompt_id": ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["d"],
+            "chosen_id": ["x"] * 3 + ["y"] * 3 + ["z"] * 3 + ["w"],
+            "subset": ["Math"] * 6 + ["Focus"] * 3 + ["Ties"],
+        }
+    )
+    margins = np.asarray([1.0, 2, 3, 1, -1, 2, 0, 1, 0, 1])
+    found = named(sections(margins, rows))["RewardBench 2"].scores
+    assert found == pytest.approx({"Math": 0.5, "Focus": 1 / 3, "overall": 5 / 12})
+
+
+def styled(margin_of, domains):
+    rows = [(d, c, r) for d in domains for c in STYLES for r in STYLES]
+    table = pl.DataFrame(rows, schema=["domain", "chosen_style", "rejected_style"], orient="row")
+    return np.asarray([margin_of(*row) for row in rows], dtype=float), table
+
+
+def test_rm_bench_is_a_matrix_of_styles():
+    place = {style: i for i, style in enumerate(STYLES)}
+
+    def fancier(domain, chosen, rejected):  # looks at style alone, and is right in maths otherwise
+        return place[chosen] - place[rejected] or (1 if domain == "math" else 0)
+
+    margins, table = styled(fancier, ["math", "safety-refuse"])
+    found = named(sections(margins, table))["RM-Bench"]
+    assert found.scores == pytest.approx(
+        {"math": 2 / 3, "safety": 0.5, "easy": 1, "normal": 0.75, "hard": 0, "overall": 7 / 12}
+    )
+    assert found.matrix == ((0.75, 0, 0), (1, 0.75, 0), (1, 1, 0.75))
+
+
+def test_rm_bench_pools_both_kinds_of_safety_and_ignores_what_was_not_read():
+    margins, table = styled(lambda *_: 1, ["safety-refuse", "safety-response"])
+    margins[:9] = -1
+    found = named(sections(margins, table))["RM-Bench"].scores
+    assert found["safety"] == found["overall"] == 0.5
+    margins[:] = np.nan
+    assert sections(margins, table) == []
 
 
 def test_paired_models_are_told_apart_only_where_they_differ(pairs):
@@ -70,7 +122,7 @@ def test_evaluation_gives_the_metrics_of_training_again(tmp_path, tiny_model, ve
 
 
 def test_the_page_shows_models_and_runs_nothing(tmp_path, make):
-    pairs = make.polite_pairs(6).with_columns(source=pl.Series(["<b>a</b>", "c"] * 3))
+    pairs = make.polite_pairs(6).with_columns(source=pl.Series(["<b>bold</b>", "c"] * 3))
     base = scored(str(tiny_llama(tmp_path / "a")), pairs, None, 4, 256)
     assert base.how == "mean log-probability"
     assert np.isfinite(base.margins).all()
@@ -79,7 +131,8 @@ def test_the_page_shows_models_and_runs_nothing(tmp_path, make):
     found = Evaluation.of("<i>data</i>", [base, right(pairs, [0])], pairs, 0)
     page = found.page()
     assert "<script" not in page
-    assert "<b>a</b>" not in page
+    assert "<b>bold</b>" not in page
+    assert "&lt;b&gt;bold" in page
     assert "&lt;i&gt;data" in page
     assert page.count("Calibration of") >= 2
     assert "source c" in found.text()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,126 +12,160 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from prefactory.measures.calibration import reliability
+from catalog.report.charts import interval
+from catalog.report.stats import Share
 from prefactory.pages.page import environment, render
-from prefactory.pages.svg import el, figure, text_at
+from trainers.evaluate.answered import Answered
+from trainers.evaluate.benchmarks import STYLES, Sections, sections
+from trainers.evaluate.charts import calibration as calibration_chart
 from trainers.evaluate.models import Scored
-from trainers.evaluate.tables import (
-    Paired,
-    Row,
-    accuracies,
-    calibration,
-    paired,
-    sections,
-)  # fmt: skip
+from trainers.evaluate.tables import Paired, Row, accuracies, calibration, paired
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Models on the same pairs.
+class Measured:
+    """One model on the pairs.
 
     Attributes:
-        data: what the pairs are called.
-        models: what they said.
-        rows: accuracies by model.
-        sections: RewardBench's, by model; empty where the pairs are others.
-        calibration: errors by model.
-        paired: every two models.
-        unread: pairs that a model could not read, by model.
+        model: what it said.
+        rows: its accuracies.
+        sections: of the benchmarks that the pairs are of.
+        calibration: its errors.
+        unread: pairs that it could not read.
     """
 
-    data: str
-    models: tuple[Scored, ...]
-    rows: tuple[tuple[Row, ...], ...]
-    sections: tuple[dict[str, float], ...]
-    calibration: tuple[dict[str, float], ...]
-    paired: tuple[Paired, ...]
-    unread: tuple[int, ...]
+    model: Scored
+    rows: tuple[Row, ...]
+    sections: tuple[Sections, ...]
+    calibration: dict[str, float]
+    unread: int
 
     @classmethod
-    def of(cls, data: str, models: Sequence[Scored], pairs: pl.DataFrame, seed: int) -> Evaluation:
-        """Measure models on pairs."""
+    def of(cls, model: Scored, pairs: pl.DataFrame) -> Measured:
+        """Measure a model."""
         return cls(
-            data,
-            tuple(models),
-            tuple(tuple(accuracies(m, pairs)) for m in models),
-            tuple(sections(m, pairs) for m in models),
-            tuple(calibration(m) for m in models),
-            tuple(paired(models, pairs, seed)),
-            tuple(int(np.isnan(m.margins).sum()) for m in models),
+            model,
+            tuple(accuracies(model, pairs)),
+            tuple(sections(model.margins, pairs)),
+            calibration(model),
+            int(np.isnan(model.margins).sum()),
         )
+
+    def score(self, benchmark: str, section: str) -> float | None:
+        """What it has in a section of a benchmark."""
+        by = {part.benchmark: part.scores for part in self.sections}
+        return by.get(benchmark, {}).get(section)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "data": self.data,
-            "models": [
-                {
-                    "name": m.name, "score": m.how, "unread": unread,
-                    "accuracy": [{**asdict(r), "interval": r.interval} for r in rows],
-                    "sections": parts, "calibration": errors,
-                }
-                for m, rows, parts, errors, unread in zip(
-                    self.models, self.rows, self.sections, self.calibration, self.unread,
-                    strict=True,
-                )
-            ],
-            "paired": [asdict(p) for p in self.paired],
+            "name": self.model.name, "score": self.model.how, "unread": self.unread,
+            "accuracy": [{**asdict(r), "interval": r.interval} for r in self.rows],
+            "sections": [asdict(s) for s in self.sections],
+            "calibration": self.calibration,
         }  # fmt: skip
+
+    def lines(self) -> Iterator[str]:
+        """Lines for a terminal."""
+        yield f"  {self.model.name} ({self.model.how})"
+        yield from (f"    {_cells(row)}" for row in self.rows)
+        for part in self.sections:
+            yield from (f"    {part.benchmark} {n}: {v:.3f}" for n, v in part.scores.items())
+            if part.matrix:
+                yield f"    {part.benchmark}, chosen by rejected {', '.join(STYLES)}:"
+            for style, row in zip(STYLES, part.matrix, strict=False):
+                yield f"      {style:9}" + "".join(f"{x:7.3f}" for x in row)
+        if self.calibration:
+            errors = (f"{k.upper()} {v:.3f}" for k, v in self.calibration.items())
+            yield f"    {', '.join(errors)}"
+        if self.unread:
+            yield f"    {self.unread} pairs are too long for it, and count for nothing"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models on the same rows.
+
+    Attributes:
+        data: what the rows are called.
+        models: on pairs; empty if the data are prompts, or models only answered.
+        paired: every two models on the same pairs.
+        answered: what the models' own answers came to; None if they were not asked.
+    """
+
+    data: str
+    models: tuple[Measured, ...] = ()
+    paired: tuple[Paired, ...] = ()
+    answered: Answered | None = field(default=None)
+
+    @classmethod
+    def of(
+        cls,
+        data: str,
+        models: Sequence[Scored],
+        pairs: pl.DataFrame,
+        seed: int,
+        answered: Answered | None = None,
+    ) -> Evaluation:
+        """Measure models on pairs."""
+        measured = tuple(Measured.of(model, pairs) for model in models)
+        return cls(data, measured, tuple(paired(models, pairs, seed)), answered)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        found = {
+            "data": self.data,
+            "models": [model.as_dict() for model in self.models],
+            "paired": [asdict(p) for p in self.paired],
+            "answered": asdict(self.answered) if self.answered else None,
+        }
+        return {name: plain(value) for name, value in found.items()}
 
     def text(self) -> str:
         """Lines for a terminal."""
-        lines = [f"{len(self.models)} model(s) on {self.data}"]
-        for m, rows, parts, errors, unread in zip(
-            self.models, self.rows, self.sections, self.calibration, self.unread, strict=True
-        ):
-            lines.append(f"  {m.name} ({m.how})")
-            lines += [f"    {_cells(row)}" for row in rows]
-            lines += [f"    section {name}: {value:.3f}" for name, value in parts.items()]
-            if errors:
-                lines.append("    " + ", ".join(f"{k.upper()} {v:.3f}" for k, v in errors.items()))
-            if unread:
-                lines.append(f"    {unread} pairs are too long for it, and count for nothing")
+        names = len(self.models) or len(self.answered.models if self.answered else ())
+        lines = [f"{names} model(s) on {self.data}"]
+        for model in self.models:
+            lines += model.lines()
         lines += [
             f"  {p.one} - {p.other}: {p.difference:+.3f} +- {p.se:.3f} on {p.pairs} pairs, "
             f"p {p.p:.3g}"
             for p in self.paired
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(self.answered.lines() if self.answered else [])])
 
     def page(self) -> str:
         """One HTML page that loads nothing; every text of the data is escaped."""
-        charts = [_chart(m) for m in self.models]
         return render(
-            environment(HERE, {}), "page.html.j2", [HERE.parent / "report.css"], [],
-            evaluation=self, charts=charts,
+            environment(HERE, {"interval": _interval}), "page.html.j2", [HERE / "page.css"], [],
+            evaluation=self, groups=self._groups(), styles=STYLES,
+            charts=[calibration_chart(m.model.name, m.model.margins) for m in self.models],
         )  # fmt: skip
+
+    def _groups(self) -> list[tuple[str, int, list[Row | None]]]:
+        """Group, its pairs, and the row of each model there."""
+        keys = list(dict.fromkeys((r.group, r.value) for m in self.models for r in m.rows))
+        by = [{(r.group, r.value): r for r in m.rows} for m in self.models]
+        found = [(f"{g} {v}".strip(), [rows.get((g, v)) for rows in by]) for g, v in keys]
+        return [(n, max(r.pairs for r in rows if r), rows) for n, rows in found]
+
+
+def _interval(low: float, value: float, high: float) -> Markup:
+    return interval(Share(0, 0, 0, value, low, high))
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - JSON data
+    """JSON data with null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cells(row: Row) -> str:
     low, high = row.interval
     name = f"{row.group} {row.value}".strip()
     return f"{name}: {row.accuracy:.3f} [{low:.3f}, {high:.3f}] of {row.pairs} pairs"
-
-
-def _chart(model: Scored) -> Markup:
-    """Observed share of wins against the predicted probability, over both orders."""
-    margins = model.margins[~np.isnan(model.margins)]
-    size, pad = 220, 30
-    marks = []
-    if len(margins):
-        for row in reliability(margins).iter_rows(named=True):
-            x, y = pad + size * row["mean_p"], pad + size * (1 - row["mean_y"])
-            marks.append(el("circle", cx=x, cy=y, r=4, fill="currentColor"))
-    line = el(
-        "line", x1=pad, y1=pad + size, x2=pad + size, y2=pad, stroke="currentColor",
-        stroke_dasharray="4 4",
-    )  # fmt: skip
-    labels = [
-        text_at(pad + size / 2, size + pad + 22, "predicted", "middle"),
-        text_at(pad, pad - 10, "observed", "start"),
-    ]
-    summary = f"Calibration of {model.name}: observed against predicted share of wins"
-    return figure(size + 2 * pad, size + 2 * pad, summary, line, *marks, *labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,27 +13,10 @@ from prefactory.measures.calibration import Floats, calibration_errors, pairwise
 from trainers.evaluate.models import Scored
 from trainers.metrics import lengths
 
-GROUPS = ("objective", "dimension", "source", "subset", "dataset")
+GROUPS = ("objective", "dimension", "source", "subset", "dataset", "domain")
 """Columns by which accuracy is shown, where the pairs have them."""
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Chat": (
-        "alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med",
-    ),
-    "Chat Hard": (
-        "mt-bench-hard", "llmbar-natural", "llmbar-adver-neighbor", "llmbar-adver-GPTInst",
-        "llmbar-adver-GPTOut", "llmbar-adver-manual",
-    ),
-    "Safety": (
-        "refusals-dangerous", "refusals-offensive", "xstest-should-refuse",
-        "xstest-should-respond", "donotanswer",
-    ),
-    "Reasoning": (
-        "math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust",
-    ),
-}  # fmt: skip
-"""Subsets of RewardBench by section (arXiv 2403.13787)."""
-MATH_PRM = 984
-"""How many examples `math-prm` counts as, so that it weighs as much as the programs."""
+BUCKETS = (128, 512, 2048, 8192)
+"""Characters of the longer answer at which a bucket of length begins (ours)."""
 DRAWS = 10_000
 
 
@@ -82,28 +65,16 @@ def _parts(pairs: pl.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
         if 1 < len(values) <= 60:
             for value in values:
                 yield column, value, (texts == value).fill_null(value=False).to_numpy()
-    longer = lengths(pairs, "chosen") - lengths(pairs, "rejected")
+    chosen, rejected = (lengths(pairs, side) for side in ("chosen", "rejected"))
+    longer = chosen - rejected
     cuts = {"shorter": longer < 0, "as long": longer == 0, "longer": longer > 0}
     for value, keep in cuts.items():
         yield "chosen is", value, keep
-
-
-def sections(model: Scored, pairs: pl.DataFrame) -> dict[str, float]:
-    """RewardBench: accuracy by section, weighted by examples, and `overall`, their mean.
-
-    Empty where the pairs have no `subset` of RewardBench.
-    """
-    if "subset" not in pairs.columns:
-        return {}
-    by = {row.value: row for row in accuracies(model, pairs) if row.group == "subset"}
-    found = {}
-    for section, names in SECTIONS.items():
-        rows = [by[n] for n in names if n in by]
-        sizes = [MATH_PRM if row.value == "math-prm" else row.pairs for row in rows]
-        if rows:
-            weighted = sum(n * row.accuracy for n, row in zip(sizes, rows, strict=True))
-            found[section] = weighted / sum(sizes)
-    return found | ({"overall": float(np.mean(list(found.values())))} if found else {})
+    bucket = np.digitize(np.maximum(chosen, rejected), BUCKETS)
+    edges = [f"{n:,}" for n in BUCKETS]
+    names = [f"below {edges[0]}", *map("{} to {}".format, edges, edges[1:]), f"from {edges[-1]}"]
+    for place, value in enumerate(names):
+        yield "characters", value, bucket == place
 
 
 @dataclass(frozen=True)

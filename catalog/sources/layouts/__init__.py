@@ -23,6 +23,7 @@ LAYOUTS: dict[str, Layout] = {
         transcripts.HH,
         transcripts.HH_TEXT_SCORE,
         public.BPO,
+        public.RM_BENCH,
         pairs.LISTS,
         pairs.RANKING,
         pairs.ANSWERED,

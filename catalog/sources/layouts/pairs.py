@@ -344,7 +344,7 @@ LISTS = Layout(
     ),
     build=_lists,
     about="chosen and rejected are lists of answers, or one is; a row for each of the one with "
-    "each of the other (RewardBench 2, RM-Bench)",
+    "each of the other (RewardBench 2)",
     paired=(("chosen", "rejected"),),
     when=_some_lists,
     example={"prompt": "Why?", "chosen": ["Because."], "rejected": ["No.", "Maybe."]},

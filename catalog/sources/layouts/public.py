@@ -19,6 +19,7 @@ from catalog.sources.layouts.base import (
 )
 from catalog.sources.layouts.conversations import transcript_prompts
 from catalog.sources.layouts.mt_bench import asked_until, with_questions
+from catalog.sources.layouts.pairs import LISTS
 from catalog.sources.layouts.responses import MODEL
 from prefactory.tables import Shape
 
@@ -153,6 +154,56 @@ def _bpo(frame: pl.DataFrame, around: Surroundings) -> Draft:
     return Draft(frame)
 
 
+_STYLES = ("concise", "detailed", "markdown")
+
+
+def _rm_bench(frame: pl.DataFrame, around: Surroundings) -> Draft:
+    """Each chosen answer with each rejected one; their places tell their styles."""
+    draft = LISTS.build(frame, around)
+    styled = draft.frame.with_columns(
+        pl.lit(pl.Series(_STYLES)).gather(pl.col(place) - 1).alias(f"{side}_style")
+        for side, place in (("chosen", "_c"), ("rejected", "_r"))
+    )
+    return Draft(styled, draft.rejects, draft.notes)
+
+
+def _is_rm_bench(records: list[dict[str, Any]], columns: set[str]) -> bool:
+    """Whether every record has three texts on both sides and a domain of RM-Bench."""
+    return all(
+        str(r.get("domain")).startswith(("chat", "math", "code", "safety"))
+        and all(
+            isinstance(r.get(side), list) and [*map(type, r[side])] == [str] * len(_STYLES)
+            for side in ("chosen", "rejected")
+        )
+        for r in records
+    )
+
+
+RM_BENCH = Layout(
+    name="rm-bench",
+    shape=Shape.PAIRS,
+    fields=(
+        Field("prompt", Kind.PROMPT),
+        Field("chosen", Kind.ANSWERS),
+        Field("rejected", Kind.ANSWERS),
+        Field("domain"),
+    ),
+    build=_rm_bench,
+    about="domain, and three chosen and three rejected answers: concise, detailed, detailed with "
+    "Markdown; a row for each of the one with each of the other (RM-Bench)",
+    when=_is_rm_bench,
+    carries=(
+        Made("domain", pl.String()),
+        Made("chosen_style", pl.String()),
+        Made("rejected_style", pl.String()),
+    ),
+    example={
+        "prompt": "Why?",
+        "chosen": ["Light.", "It is the light.", "It is the **light**."],
+        "rejected": ["Air.", "It is the air.", "It is the **air**."],
+        "domain": "chat",
+    },
+)
 BPO = Layout(
     name="bpo",
     shape=Shape.PAIRS,

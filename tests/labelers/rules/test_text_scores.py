@@ -94,6 +94,24 @@ def test_product_of_the_parts():
     assert 0.0 in out["score_r3"].to_list()
 
 
+@pytest.mark.parametrize(("relevance", "reward"), [(1.75, 2.56), (3.5, 5.12)])
+def test_a_reference_takes_the_place_of_the_question_and_of_length(relevance, reward):
+    table = responses(("q", "one two three four"), ("q", "a b c a b c"), ("open", "hi"))
+    reference = ["good", "good", None]
+    table = table.with_columns(
+        reference=pl.col("source_id").cast(pl.Int64).replace_strict(dict(enumerate(reference)))
+    )
+
+    def lengths(encoder, texts):  # the vector of a text is its relevance to every other
+        return np.asarray([[relevance if t == "good" else 1.0] for t in texts], np.float32)
+
+    step = R3(relevance_scale=3.5, reference="reference")
+    out = table.hstack(step.label(table, Context(embed=lengths))).sort("source_id")
+    assert step.needs(Shape.RESPONSES) == {"reference": pl.String()}
+    assert out["score_relevance"].to_list() == [relevance, relevance, 1.0]
+    assert out["score_r3"].to_list() == pytest.approx([reward, reward * 0.75, 0.01 / 3.5])
+
+
 def test_without_relevance_no_encoder_is_asked():
     out = TEXT_ONLY.label(responses(("q", "hi")), Context())
     assert out.rows() == [(0.01, 1.0)]
