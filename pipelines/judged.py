@@ -117,7 +117,7 @@ def judged(
     with engines(settings) as session:
         cost = _cost(step, table, seed, session.engine(config), settings)
         (approve or _say)(cost)
-        _within(cost, settings)
+        _within(cost, session.accounts)
         return step.fit_shard(table, Context(seed, "audit", engine=session.engine))
 
 
