@@ -1,16 +1,24 @@
-"""`prefactory catalog diff | drift | lineage | tag | untag | rollback | rm | gc | push | pull`."""
+"""`prefactory catalog`: what changed, where things come from, names, removal, other places."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.catalog import AsJson, Ref
 
+if TYPE_CHECKING:
+    from catalog.history.lineage import Lineage
+    from pipelines.settings import Settings
+
+RefOrModel = Annotated[
+    str, typer.Argument(help="NAME, NAME@VERSION, a version folder, or a model's name or folder.")
+]
 Old = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.", metavar="A")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it is said what would go.")]
 New = Annotated[str, typer.Argument(help="The version that is taken as after.", metavar="B")]
@@ -18,7 +26,7 @@ New = Annotated[str, typer.Argument(help="The version that is taken as after.", 
 
 def register(group: typer.Typer) -> None:
     """Add the commands of this module to `prefactory catalog`."""
-    for command in (diff, drift, lineage, tag, untag, rollback, rm, gc, push, pull):
+    for command in (diff, drift, lineage, models, tag, untag, rollback, rm, gc, push, pull):
         group.command()(command)
 
 
@@ -72,7 +80,7 @@ def drift(
 
 
 def lineage(
-    ref: Ref,
+    ref: RefOrModel,
     row: Annotated[
         str | None,
         typer.Option(help="A row of it: its id, FILE:LINE of a source, or a piece of its text."),
@@ -80,19 +88,11 @@ def lineage(
     svg: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where a version, or a row of it, comes from and what was made of it."""
-    from catalog.history.lineage import of_row, of_version
-    from pipelines.needs import calls_of, needs
+    """Show where a version, a row of it or a model comes from and what was made of it."""
     from pipelines.settings import Settings
     from prefactory.folders import new_file
 
-    settings = Settings()
-    version = settings.catalog.get(ref)
-    if row is None:
-        graph = of_version(version, settings.catalog, needs(settings.home))
-    else:
-        (first, *_) = version.explain(row, settings.home / "store").rows
-        graph = of_row(version, first, calls_of(settings.home, first))
+    graph = _graph(ref, row, Settings())
     if svg is not None:
         with new_file(svg) as file:
             file.write(graph.svg().encode())
@@ -101,6 +101,39 @@ def lineage(
         return
     for line in graph.lines():
         typer.echo(line)
+
+
+def _graph(ref: str, row: str | None, settings: Settings) -> Lineage:
+    """The lineage of a model, a version or a row of it."""
+    from catalog.history.lineage import of_row, of_version
+    from pipelines.needs import calls_of, needs
+    from pipelines.training.known import lineage as of_model
+    from pipelines.training.known import model_at
+
+    if row is None and (model := model_at(ref, settings)) is not None:
+        return of_model(model, settings)
+    version = settings.catalog.get(ref)
+    if row is None:
+        return of_version(version, settings.catalog, needs(settings.home))
+    (first, *_) = version.explain(row, settings.home / "store").rows
+    return of_row(version, first, calls_of(settings.home, first))
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the models in PREFACTORY_HOME/models: data, method, accuracy, which are promoted."""
+    from pipelines.settings import Settings
+    from pipelines.training.known import known
+
+    found = known(Settings())
+    if as_json:
+        rows = [{**asdict(m), "folder": str(m.folder)} for m in found]
+        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return
+    for model in found:
+        mark = f"; promoted for {', '.join(model.promoted)}" if model.promoted else ""
+        typer.echo(f"{model.folder.name}: {model.told}, on {model.dataset}{mark}")
+    if not found:
+        typer.echo("no models; `prefactory train METHOD NAME --model MODEL` makes one")
 
 
 def tag(ref: Ref, name: Annotated[str, typer.Argument(help="The tag, such as `good`.")]) -> None:
@@ -179,14 +212,28 @@ def gc(
 
 
 def push(
-    ref: Ref,
-    to: Annotated[str, typer.Argument(help="Folder, s3://BUCKET/PREFIX, hf://datasets/USER/NAME.")],
+    ref: RefOrModel,
+    to: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, s3://BUCKET/PREFIX, hf://datasets/USER/NAME; of a model hf://USER/NAME."
+        ),
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="Of a model: everybody may read a new repository.")
+    ] = False,
 ) -> None:
-    """Write a whole version elsewhere, its manifest last."""
+    """Write a whole version elsewhere, its manifest last; or a model to the hub, in one commit."""
     from catalog.history.exchange import push as send
     from pipelines.settings import Settings
+    from pipelines.training.hub import push as push_model
+    from pipelines.training.known import model_at
 
-    version = Settings().catalog.get(ref)
+    settings = Settings()
+    if (model := model_at(ref, settings)) is not None:
+        typer.echo(f"{model.folder.name} is in {push_model(model, to, public)}")
+        return
+    version = settings.catalog.get(ref)
     typer.echo(f"{version.ref} is in {send(version, to)}")
 
 

@@ -1,0 +1,201 @@
+"""The catalog knows models: lineage both ways, promotion, and a push to a hub of the hub's API."""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.api import Recipe, run
+from pipelines.cli.app import app
+from pipelines.settings import Settings
+from pipelines.training.hub import push
+from pipelines.training.known import known, lineage, model_at
+from prefactory.errors import CatalogError, ConfigError
+from tests.helpers import ROOT
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What a push asks of the hub: a repository, how files go, large files, a commit."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub = self.server
+        hub.asked.append((self.path, self.headers.get("Authorization")))
+        if hub.refuses:
+            return self.say({"error": "no rights"}, 403)
+        if self.path == "/api/repos/create":
+            hub.created = json.loads(body)
+            return self.say({"url": f"{hub.url}/user/name", "name": "user/name", "id": "1"})
+        if "/preupload/" in self.path:
+            files = [
+                {"path": f["path"], "shouldIgnore": False,
+                 "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular"}
+                for f in json.loads(body)["files"]
+            ]  # fmt: skip
+            return self.say({"files": files})
+        if self.path.endswith("/info/lfs/objects/batch"):
+            objects = [
+                {"oid": o["oid"], "size": o["size"],
+                 "actions": {"upload": {"href": f"{hub.url}/large/{o['oid']}"}}}
+                for o in json.loads(body)["objects"]
+            ]  # fmt: skip
+            return self.say({"transfer": "basic", "objects": objects})
+        if "/commit/" in self.path:
+            hub.commits.append([json.loads(line) for line in body.splitlines()])
+            return self.say({"commitUrl": f"{hub.url}/user/name/commit/abc", "commitOid": "abc"})
+        return self.say({})
+
+    def do_PUT(self):
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.large[self.path.rpartition("/")[2]] = data
+        self.say({})
+
+    def say(self, value, code=200):
+        text = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.asked, server.commits, server.large, server.refuses = [], [], {}, False
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFACTORY_HOME", str(tmp_path / "home"))
+    return Settings(tmp_path / "home")
+
+
+@pytest.fixture
+def version(tmp_path, settings):
+    file = tmp_path / "p.jsonl"
+    rows = [{"prompt": f"q{i}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(4)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return run(Recipe("p", source=file), settings.home)
+
+
+def model(settings, version, name, base="some/base", accuracy=0.75):
+    folder = settings.home / "models" / name
+    folder.mkdir(parents=True)
+    facts = {
+        "method": "dpo",
+        "dataset": {"name": "p", "version": version.manifest.version,
+                    "content_digest": version.manifest.content_digest, "table": "pairs"},
+        "config": {"model": base},
+        "metrics": {"test": {"accuracy": accuracy, "accuracy_se": 0.05}},
+    }  # fmt: skip
+    (folder / "training.json").write_text(json.dumps(facts))
+    (folder / "model.safetensors").write_bytes(b"weights of " + name.encode())
+    (folder / "README.md").write_text("---\ntags:\n- prefactory\n---\n# A model\n")
+    return folder
+
+
+def test_lineage_goes_both_ways_and_knows_promotion(settings, version):
+    first = model(settings, version, "first")
+    model(settings, version, "second", base=str(first), accuracy=0.875)
+    promoted = {"p": {"model": "second", "over": "first", "difference": 0.125}}
+    (settings.home / "models" / "promoted.json").write_text(json.dumps(promoted))
+    assert [m.folder.name for m in known(settings)] == ["first", "second"]
+    graph = lineage(model_at("first", settings), settings)
+    assert [(n.kind, n.label) for n in graph.nodes] == [
+        ("model", "some/base"), ("source", "p"), ("version", version.ref), ("model", "first"),
+        ("model", "second"),
+    ]  # fmt: skip
+    assert all(a < b for a, b in graph.edges)
+    lines = lineage(model_at("second", settings), settings).lines()
+    assert any("promoted p: +0.125 over first  <- second" in line for line in lines)
+    told = CliRunner().invoke(app, ["catalog", "lineage", version.ref]).stdout
+    assert "model    first" in told
+    assert "model    second" in told
+    told = CliRunner().invoke(app, ["catalog", "lineage", "second"]).stdout
+    assert f"version  {version.ref}" in told
+    told = CliRunner().invoke(app, ["catalog", "models"]).stdout
+    assert "second: dpo, held-out accuracy 0.875 ± 0.050" in told
+    assert told.strip().endswith("promoted for p")
+
+
+def test_a_version_that_is_gone_or_another_is_said(settings, version):
+    folder = model(settings, version, "m")
+    facts = json.loads((folder / "training.json").read_text())
+    facts["dataset"]["content_digest"] = "0" * 32
+    (folder / "training.json").write_text(json.dumps(facts))
+    assert "ANOTHER content" in "\n".join(lineage(model_at("m", settings), settings).lines())
+    facts["dataset"]["name"] = "gone"
+    (folder / "training.json").write_text(json.dumps(facts))
+    assert "not in this catalog" in "\n".join(lineage(model_at("m", settings), settings).lines())
+    (folder / "training.json").write_text("{")
+    with pytest.raises(ConfigError, match="can't be read"):
+        model_at("m", settings)
+
+
+def pushed(hub, *words, home):
+    env = {
+        **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_made_up", "PYTHONPATH": str(ROOT),
+        "PREFACTORY_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pipelines.cli", "catalog", "push", *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_model_goes_to_the_hub_in_one_commit(hub, settings, version):
+    folder = model(settings, version, "first")
+    checkpoint = folder / "checkpoints" / "checkpoint-2" / "model.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"old")
+    done = pushed(hub, "first", "hf://user/name", home=settings.home)
+    assert done.returncode == 0, done.stderr
+    assert f"first is in {hub.url}/user/name/commit/abc" in done.stdout
+    assert hub.created["name"] == "name"
+    assert hub.created["visibility"] == "private"
+    ((header, *files),) = hub.commits
+    assert header["value"]["summary"] == f"dpo on {version.ref}"
+    sent = {f["value"]["path"]: f["value"] for f in files}
+    assert set(sent) == {"README.md", "model.safetensors", "training.json"}
+    card = base64.b64decode(sent["README.md"]["content"])
+    assert card == (folder / "README.md").read_bytes()
+    weights = (folder / "model.safetensors").read_bytes()
+    assert sent["model.safetensors"]["oid"] == hashlib.sha256(weights).hexdigest()
+    assert list(hub.large.values()) == [weights]
+    assert {token for _, token in hub.asked if token} == {"Bearer hf_made_up"}
+
+
+def test_a_hub_that_refuses_is_one_sentence(hub, settings, version):
+    model(settings, version, "first")
+    hub.refuses = True
+    done = pushed(hub, "first", "hf://user/name", home=settings.home)
+    assert done.returncode == 2
+    assert "was not pushed to user/name" in done.stderr
+    assert "HF_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not hub.commits
+
+
+def test_pickles_and_other_places_are_refused(settings, version):
+    folder = model(settings, version, "first")
+    with pytest.raises(ConfigError, match="hf://USER/NAME"):
+        push(model_at("first", settings), "s3://bucket/models")
+    (folder / "training_args.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(CatalogError, match="may hold a pickle"):
+        push(model_at("first", settings), "hf://user/name")
