@@ -30,6 +30,7 @@ from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.identity import fingerprint
 from prefactory.preferences.clustered import clustered_mean
+from prefactory.tables import ROW_ID, Shape
 from trainers import (
     DPO,
     DatasetRef,
@@ -93,22 +94,24 @@ def arms_of(rows: pl.DataFrame, seed: int, home: Path) -> dict[str, pl.DataFrame
     }
 
 
-def version_of(train: pl.DataFrame, test: pl.DataFrame, folder: Path) -> DatasetRef:
+def version_of(
+    train: pl.DataFrame, test: pl.DataFrame, folder: Path, shape: Shape = Shape.PAIRS
+) -> DatasetRef:
     """The rows as a version's folder."""
     if not (folder / "manifest.json").is_file():
         splits = {"train": train, "test": test}
         for split, rows in splits.items():
-            writer = SplitWriter(folder / "pairs" / split, split, arrow_schema(rows))
+            writer = SplitWriter(folder / shape / split, split, arrow_schema(rows))
             writer.write(rows)
             writer.close()
-        write_dict(folder / "pairs", list(splits))
+        write_dict(folder / shape, list(splits))
         counts = {split: rows.height for split, rows in splits.items()}
-        record = TableRecord(shape="pairs", splits=counts, bytes=counts, columns={}, digest="")
-        digest = fingerprint([rows["pair_id"].sort().to_list() for rows in splits.values()])
+        record = TableRecord(shape=shape, splits=counts, bytes=counts, columns={}, digest="")
+        digest = fingerprint([rows[ROW_ID[shape]].sort().to_list() for rows in splits.values()])
         manifest = Manifest(
             name=folder.name, version="1", description="", license="MIT", seed=0,
             content_digest=digest, recipe_fingerprint="", payload={}, sources=[], stages=[],
-            tables={"pairs": record}, ledger={}, software={},
+            tables={shape.value: record}, ledger={}, software={},
         )  # fmt: skip
         (folder / "manifest.json").write_text(manifest.model_dump_json())
     return DatasetRef.from_path(folder)

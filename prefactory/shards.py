@@ -25,6 +25,7 @@ from prefactory.tables import (
     ROW_ID,
     SIDES,
     Shape,
+    answer_weights,
     canonical_order,
     same_messages,
     stacked,
@@ -156,7 +157,7 @@ class View:
 
     def _table(self, shard: Shard) -> pl.DataFrame:
         table = load(self.store, shard, self.stored)
-        return unpair(table) if self.stored != self.shape else table
+        return unpair(table, answer_weights(table.columns)) if self.stored != self.shape else table
 
     @property
     def columns(self) -> tuple[str, ...]:

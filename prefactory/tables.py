@@ -46,6 +46,7 @@ of messages: they always are of one dtype (`is_messages`, `same_messages`).
 """
 
 SCORE = "score_"
+WEIGHT = "weight_"
 SIDES = ("chosen", "rejected")
 
 
@@ -573,6 +574,12 @@ def unpair(pairs: pl.DataFrame, columns: Iterable[str] = ()) -> pl.DataFrame:
         )
     responses = pl.concat(sides).unique("response_id", keep="first", maintain_order=True)
     return canonical_order(responses, Shape.RESPONSES)
+
+
+def answer_weights(columns: Iterable[str]) -> list[str]:
+    """Names of the weights of answers (`weight_<name>`) among the columns of pairs."""
+    start = f"chosen_{WEIGHT}"
+    return [c.removeprefix("chosen_") for c in columns if c.startswith(start)]
 
 
 def join_sides(pairs: pl.DataFrame, scored: pl.DataFrame, columns: list[str]) -> pl.DataFrame:

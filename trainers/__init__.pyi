@@ -9,11 +9,14 @@ from .settings import CPO as CPO
 from .settings import DPO as DPO
 from .settings import KTO as KTO
 from .settings import MAH as MAH
+from .settings import MORE as MORE
 from .settings import ORPO as ORPO
 from .settings import RACO as RACO
+from .settings import RDPO as RDPO
 from .settings import SFT as SFT
 from .settings import EarlyStopping as EarlyStopping
 from .settings import EmbeddingReward as EmbeddingReward
+from .settings import Listwise as Listwise
 from .settings import Lora as Lora
 from .settings import Mixture as Mixture
 from .settings import PoFT as PoFT
@@ -21,5 +24,6 @@ from .settings import PreferenceStack as PreferenceStack
 from .settings import Regression as Regression
 from .settings import Reward as Reward
 from .settings import SimPO as SimPO
+from .settings import SteerLM as SteerLM
 from .stack import train_preference_stack as train_preference_stack
 from .training import train_transformer as train_transformer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,6 +64,10 @@ class DatasetRef:
                     "vision-language model (docs/how-to/images.md)"
                 )
         return rows
+
+    def batches(self, split: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+        """The same rows, a record batch at a time; of all columns if none are named."""
+        return self.version.batches(self.table, split, columns)
 
 
 def hashed(text: str, salt: str) -> float:

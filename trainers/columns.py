@@ -87,7 +87,7 @@ def checked(
             )
         if not columns or not len(rows):
             continue
-        for batch in data.version.batches(data.table, split, ["pair_id", *columns]):
+        for batch in data.batches(split, ["pair_id", *columns]):
             for c in columns:
                 there = batch.filter(pl.col(c).is_not_null()) if c in optional else batch
                 _check(there, c, f"{split} of {data}")
@@ -96,6 +96,7 @@ def checked(
 _MADE_BY = {
     "beta": "labelers.DynamicBeta makes it",
     "weight": "labelers.DynamicBeta: {column: weight} makes it",
+    "rejected_prompt_id": "generators.NearMisses makes it",
     "dimension": "labelers.Dimension, or labelers.Pairs: {order: each}, makes it",
     SIGN: "labelers.Signs makes it",
 }

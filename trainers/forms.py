@@ -14,11 +14,12 @@ def in_form(rows: Any, form: Form, seed: int) -> Any:  # noqa: ANN401 - a datase
 
     Args:
         rows: a dataset with `prompt`, `chosen`, `rejected`, and columns beside them.
-        form: `pairs`; `chosen`: `prompt` and `completion`; `sides`: each answer as a `completion`
-            with a Bool `label`, shuffled, as KTO must read them in their order.
+        form: `pairs` and `answers` stay as they are; `chosen`: `prompt` and `completion`; `sides`:
+            each answer as a `completion` with a Bool `label`, shuffled, as KTO must read them in
+            their order.
         seed: of the shuffle.
     """
-    if form == "pairs":
+    if form in ("pairs", "answers"):
         return rows
     chosen = rows.remove_columns("rejected").rename_column("chosen", "completion")
     if form == "chosen":

@@ -15,6 +15,7 @@ from prefactory.chat_template import ChatTemplate, IgnoredSystem, effect
 from prefactory.engines.chat_form import chat_form
 from prefactory.tables import OF_PROMPT, TEXTS, Shape, message_keys
 from trainers.base import DatasetRef, margins_of, table
+from trainers.groups import ANSWERS
 
 SAME, LONG = "both answers are the same", "longer than max_length"
 
@@ -61,7 +62,7 @@ def layout(
     if margin:
         margins_of(ids, data, "use_margin")
     same = ids["chosen_id"] == ids["rejected_id"]
-    shown = effect(template, data.version.batches(data.table, split), ignored).checked()
+    shown = effect(template, data.batches(split), ignored).checked()
     lost = ids["pair_id"].is_in(shown.lost["pair_id"].implode()) & ~same
     keep = (~(same | lost)).arg_true().to_list()
     kept = ["pair_id", *TEXTS[Shape.PAIRS], *(["margin"] if margin else []), *columns]
@@ -82,9 +83,12 @@ def in_chat_form(rows: Any) -> Any:  # noqa: ANN401 - a dataset
         return rows
     features = rows.features.copy()
     features |= {c: datasets.List(datasets.Json()) for c in talks}
+    several = [c for c in (ANSWERS,) if c in rows.column_names]
+    features |= {c: datasets.List(datasets.List(datasets.Json())) for c in several}
 
     def written(row: dict[str, Any]) -> dict[str, list[Any]]:
-        return {c: chat_form(row[c] or [], objects=True) for c in talks}
+        one = {c: chat_form(row[c] or [], objects=True) for c in talks}
+        return one | {c: [chat_form(talk, objects=True) for talk in row[c]] for c in several}
 
     return rows.map(written, features=datasets.Features(features))
 

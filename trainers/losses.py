@@ -166,6 +166,51 @@ def pointwise(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.where(known, (scores - torch.where(known, targets, scores.detach())) ** 2, 0.0)
 
 
+def steer(own: Tensor, proposal: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """How much more of each answer to a prompt is wanted than there is (SteerLM 2.0): `w - b`.
+
+    `b = softmax((own - proposal) / temperature)` is what the policy makes of answers that the
+    proposal wrote. The sum of `-(w - b) own` has the gradient of `KL(w || b)`: none where the
+    policy has the wanted weights, or where there is one answer (arXiv 2406.08673).
+
+    Args:
+        own: log-probability of each answer under the policy, shape (n,).
+        proposal: the same under what wrote them.
+        weights: wanted, at least 0, sum 1, shape (n,).
+        temperature: above 0.
+
+    Returns:
+        Shape (n,), without gradient, sum 0.
+    """
+    return weights - ((own - proposal).detach() / temperature).softmax(0)
+
+
+def listwise_margin(scores: Tensor, targets: Tensor, beta: float = 0.1) -> Tensor:
+    """Rank loss of BiAlign over the answers to one prompt: gaps shall be as large as rank gaps.
+
+    The sum over pairs, i better than j, of `max(0, (s_j - s_i) / spread + (rank_j - rank_i) /
+    (n - 1))`, `spread = max(s) - min(s)`: 0 only where every gap, as a share of the spread, is at
+    least the gap of ranks. Pairs of equal targets have no part in it.
+
+    Two things are ours: the spread is at least `1 / beta`, so that equal scores are no division by
+    zero (the loss of two answers then is DPO's hinge loss); and it has no gradient, or two answers
+    in the wrong order would have none.
+
+    Args:
+        scores: shape (n,), n at least 2.
+        targets: what ranks them, shape (n,).
+        beta: above 0.
+
+    Returns:
+        A scalar.
+    """
+    better = targets[:, None] > targets
+    rank = better.sum(dim=0)
+    gap = (rank - rank[:, None]).to(scores) / (len(scores) - 1)
+    spread = (scores.max() - scores.min()).detach().clamp(min=1 / beta)
+    return torch.relu((scores - scores[:, None]) / spread + gap)[better].sum()
+
+
 def masked_regression(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error over the attributes that are known (HelpSteer2, arXiv 2406.08673).
 

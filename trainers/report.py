@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from prefactory.pages.page import environment, render
 from trainers.base import DatasetRef, package_versions, write_json
 from trainers.metrics import PairMetrics
+from trainers.objectives.frontier import Frontier
 
 HERE = Path(__file__).parent
 
@@ -60,6 +61,7 @@ class TrainingReport:
         facts: other numbers of the run (regularisation, loss, steps).
         notes: what a reader must know, one sentence each.
         answers: of the model before and after training, if it writes texts.
+        frontier: what policies for other weights of the objectives reach.
     """
 
     method: str
@@ -72,6 +74,7 @@ class TrainingReport:
     facts: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     answers: tuple[Compared, ...] = ()
+    frontier: Frontier | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without paths: the same training gives the same data everywhere."""
@@ -92,6 +95,7 @@ class TrainingReport:
             "facts": dict(self.facts),
             "notes": list(self.notes),
             "answers": [asdict(compared) for compared in self.answers],
+            **({"frontier": self.frontier.as_dict()} if self.frontier else {}),
         }
 
     def text(self) -> str:
@@ -103,6 +107,7 @@ class TrainingReport:
         lines += [f"  dropped  {n} pairs: {reason}" for reason, n in self.dropped.items() if n]
         lines += [f"  {key}: {value:g}" for key, value in self.facts.items()]
         lines += [f"  note     {note}" for note in self.notes]
+        lines += [f"  frontier {line}" for line in (self.frontier.lines() if self.frontier else [])]
         lines += [f"  answers  {sentence}" for sentence in self._changed()]
         return "\n".join([*lines, f"  model    {self.folder}", f"  report   {self.page}"])
 
@@ -166,7 +171,8 @@ def card(report: TrainingReport, what: str, use: str, library: str, tags: list[s
     rows = [("training pairs", report.train), ("held-out pairs", report.test)]
     table = "".join(_metrics_row(name, m) for name, m in rows if m is not None)
     dropped = [f"{n} pairs were not used: {why}." for why, n in report.dropped.items() if n]
-    remarks = "".join(f"- {line}\n" for line in [*dropped, *report.notes])
+    reached = report.frontier.lines() if report.frontier else []
+    remarks = "".join(f"- {line}\n" for line in [*dropped, *report.notes, *reached])
     settings = "".join(f"- `{k}`: `{v}`\n" for k, v in sorted(report.config.items()))
     licenses = ", ".join(data.version.licenses()) or "not stated"
     return (

@@ -61,9 +61,9 @@ def encoded(
     starts: list[int] = []
     kept, cut = [], 0
     for row in rows:
-        prompt = _ids(template, row["prompt"], row.get("tools"), True)
-        both = [_ids(template, row["prompt"] + row[s], row.get("tools"), False) for s in SIDES]
-        start = min(_common(prompt, full) for full in both)
+        prompt = ids_of(template, row["prompt"], row.get("tools"), True)
+        both = [ids_of(template, row["prompt"] + row[s], row.get("tools"), False) for s in SIDES]
+        start = min(common(prompt, full) for full in both)
         longest = max(map(len, both))
         fits = longest <= max_length if whole else start < max_length
         kept.append(fits)
@@ -77,13 +77,15 @@ def encoded(
     return Sides(ids, (*starts, *starts), np.asarray(kept, dtype=bool), cut)
 
 
-def _ids(template: ChatTemplate, messages: list[Any], tools: Any, follows: bool) -> list[int]:  # noqa: ANN401
+def ids_of(template: ChatTemplate, messages: list[Any], tools: Any, follows: bool) -> list[int]:  # noqa: ANN401
+    """Tokens of a conversation as the chat template writes it."""
     text = template.text(messages, tools, answer_follows=follows)
     found: list[int] = template.tokenizer(text, add_special_tokens=False)["input_ids"]
     return found
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two conversations begin with alike."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return i

@@ -20,11 +20,12 @@ from prefactory.measures.calibration import Floats
 from trainers import checkpoints, settings
 from trainers.answers import Comparison, compare
 from trainers.base import DatasetRef, table
-from trainers.columns import checked, unread
+from trainers.columns import SIGN, checked, unread
 from trainers.forms import in_form
 from trainers.laying import LONG, Laid, layout, seen, together
 from trainers.methods.plan import Plan
 from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
+from trainers.objectives.frontier import Frontier, by_objective, explored, kept_beside
 from trainers.once import once
 from trainers.processes import first, model_folder, processes
 from trainers.report import TrainingReport, transformer_card, write_options, write_reports
@@ -50,6 +51,10 @@ _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.MAH: "mah:plan_mah",
     settings.BCO: "unpaired:plan_bco",
     settings.PoFT: "unpaired:plan_poft",
+    settings.SteerLM: "answers:plan_steerlm",
+    settings.Listwise: "answers:plan_listwise",
+    settings.RDPO: "near:plan_rdpo",
+    settings.MORE: "sources:plan_more",
 }
 """Settings of a method -> what makes its plan, in `trainers.methods`."""
 
@@ -92,16 +97,33 @@ def train_transformer(
     if config.lora is not None:
         lora_config(config.lora, "CAUSAL_LM", [])  # whether peft is there
     plan = plan_of(config, data)
+    data = plan.data or data
     checked(data, [c for c in plan.columns if c != "margin"], plan.method, plan.optional)
     notes = (*plan.notes, *unread(data, plan.columns, plan.method))
     final = Path(output)
     unfinished = checkpoints.checkpoints_of(final)
+    frontier = _frontier(config, plan, data, final, cache)
     with model_folder(final) as folder, considerate():
         run = _Run.begin(config, plan, data)
-        report = run.report(folder, unfinished, final, notes, cache)
+        report = run.report(folder, unfinished, final, notes, cache, frontier)
     if first():
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for beside in (unfinished, kept_beside(final)):
+            shutil.rmtree(beside, ignore_errors=True)
     return report
+
+
+def _frontier(
+    config: TransformerSettings, plan: Plan, data: DatasetRef, final: Path, cache: Path | None
+) -> Frontier | None:
+    """Trainings for other weights of the objectives, where they are asked for."""
+    if not getattr(config, "frontier", 0):
+        return None
+
+    def margins(one: TransformerSettings, ref: DatasetRef, folder: Path) -> pl.DataFrame:
+        train_transformer(one, ref, folder, cache)
+        return pl.read_parquet(folder / HELD_OUT)
+
+    return explored(config, [c.removeprefix(SIGN) for c in plan.columns], data, final, margins)
 
 
 @dataclass
@@ -154,7 +176,13 @@ class _Run:
         ]
 
     def report(
-        self, folder: Path, unfinished: Path, final: Path, notes: Sequence[str], cache: Path | None
+        self,
+        folder: Path,
+        unfinished: Path,
+        final: Path,
+        notes: Sequence[str],
+        cache: Path | None,
+        frontier: Frontier | None,
     ) -> TrainingReport:
         """Train, measure, save, and write the reports."""
         trainer, given = self._trainer(unfinished, cache)
@@ -173,7 +201,7 @@ class _Run:
         metrics = self._measured(trainer, before)
         kept = len(trainer.train_dataset)
         lost = int((~self.held.kept).sum()) + self.long + (given - kept if plan.counts else 0)
-        facts |= self._cut(trainer)
+        facts |= self._cut(trainer) | self._by_objective()
         report = TrainingReport(
             method=plan.method,
             folder=final,
@@ -185,6 +213,7 @@ class _Run:
             facts=facts,
             notes=(*self.train.notes, *notes, *self.notes(), *_cut_note(facts), *warnings(metrics)),
             answers=comparison.compared(),
+            frontier=frontier,
         )
         save(trainer, folder)
         if first():
@@ -203,11 +232,11 @@ class _Run:
         tokenizer = self.template.tokenizer
         taken = arguments(config, unfinished, self.held.pairs > 0)
         args = options_class(config.trl_options)(**taken, **plan.options)
-        rows = self.rows if plan.prepare is None else plan.prepare(self.rows)
-        train = in_form(rows, plan.form, config.seed)
+        prepare = plan.prepare or (lambda rows: rows)
+        train = in_form(prepare(self.rows), plan.form, config.seed)
         held = None
         if taken["eval_strategy"] != "no":
-            held = in_form(self.test.rows, plan.form, config.seed)
+            held = in_form(prepare(self.test.rows), plan.form, config.seed)
         auto = getattr(transformers, f"AutoModelFor{plan.task}")
         loads = dict(plan.loads)
         if plan.task != "CausalLM":
@@ -276,6 +305,14 @@ class _Run:
         self.margins = ids.with_columns(margin=pl.Series(margins, dtype=pl.Float64))
         context = table(self.data.pairs("test"), CONTEXT)
         return pair_metrics(margins, losses, ids.join(context, on="pair_id", maintain_order="left"))
+
+    def _by_objective(self) -> dict[str, float]:
+        """Held-out accuracy by objective, where pairs have signs of them."""
+        signs = {c.removeprefix(SIGN): c for c in self.plan.columns if c.startswith(SIGN)}
+        if self.margins is None or not signs:
+            return {}
+        found = by_objective(self.margins, self.data, signs)
+        return {f"accuracy by {name}": v for name, v in found.items() if not np.isnan(v)}
 
     def _long(self) -> str:
         return f"prompt {LONG}" if self.plan.task == "CausalLM" else LONG

@@ -12,6 +12,7 @@ import torch
 from prefactory.chat_template import ChatTemplate
 from prefactory.extras import package
 from trainers.packing import PAD, Mode, Packed, attention_mask, pack_balanced
+from trainers.scoring import common, ids_of
 from trainers.settings import Mixture
 
 trl = package("trl")
@@ -48,10 +49,9 @@ def windows(rows: Any, tokenizer: Any, mixture: Mixture, args: Any) -> Any:  # n
     ids, answers, domains = [], [], []
     for row in rows:
         talk, tools = row["prompt"], row.get("tools")
-        start = _ids(template, talk, tools, True)
-        full = _ids(template, talk + row["completion"], tools, False)
-        same = [a == b for a, b in zip(start, full, strict=False)]
-        begins = same.index(False) if False in same else len(same)
+        start = ids_of(template, talk, tools, True)
+        full = ids_of(template, talk + row["completion"], tools, False)
+        begins = common(start, full)
         ids.append(full)
         answers.append([IGNORED] * begins + full[begins:])
         domains.append(str(row[mixture.domain]))
@@ -68,12 +68,6 @@ def windows(rows: Any, tokenizer: Any, mixture: Mixture, args: Any) -> Any:  # n
             "chunk_ids": packed.chunk_ids,
         }
     )
-
-
-def _ids(template: ChatTemplate, talk: list[Any], tools: Any, follows: bool) -> list[int]:  # noqa: ANN401
-    text = template.text(talk, tools, answer_follows=follows)
-    found: list[int] = template.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
 
 
 def labels_of(packed: Packed, answers: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:

@@ -24,15 +24,19 @@ from trainers.settings import (
     DPO,
     KTO,
     MAH,
+    MORE,
     ORPO,
     RACO,
+    RDPO,
     SFT,
     EmbeddingReward,
+    Listwise,
     PoFT,
     PreferenceStack,
     Regression,
     Reward,
     SimPO,
+    SteerLM,
     TransformerSettings,
 )  # fmt: skip
 
@@ -54,6 +58,10 @@ METHODS: dict[str, type[BaseModel]] = {
     "bco": BCO,
     "poft": PoFT,
     "raco": RACO,
+    "rdpo": RDPO,
+    "more": MORE,
+    "steerlm": SteerLM,
+    "listwise": Listwise,
 }
 """Training method -> its options."""
 
@@ -111,18 +119,21 @@ def train(
         version: the dataset.
         settings: where models go if `out` is None; a model that is there already is returned.
         out: folder of the model, new or empty.
-        table: which table of the version holds the pairs.
+        table: which table of the version holds the pairs. Methods that read all answers to a
+            prompt take the table of responses.
 
     Raises:
-        ConfigError: for an unknown method, or a table without pairs.
+        ConfigError: for an unknown method, or a table without pairs, or without responses.
     """
     manifest = version.manifest
-    usable = [name for name, record in manifest.tables.items() if record.shape == "pairs"]
+    kind = getattr(config, "reads", "pairs")
+    table = kind if table == "pairs" else table
+    usable = [name for name, record in manifest.tables.items() if record.shape == kind]
     if table not in usable:
         if not usable:
-            raise ConfigError(f"{version.ref} holds no pairs, only {', '.join(manifest.tables)}")
+            raise ConfigError(f"{version.ref} holds no {kind}, only {', '.join(manifest.tables)}")
         have = ", ".join(usable)
-        raise ConfigError(f"{version.ref} has no table of pairs {table!r}; it has: {have}")
+        raise ConfigError(f"{version.ref} has no table of {kind} {table!r}; it has: {have}")
     from trainers.base import DatasetRef  # datasets, torch: only when something is trained
 
     data = DatasetRef(version, table)

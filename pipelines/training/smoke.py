@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 from pydantic import BaseModel
 
 from catalog.versions import Version
 from pipelines.settings import Settings
 from pipelines.training import Trained, checked_options, train
 from pipelines.training.data_of import version_of
+from prefactory.tables import MESSAGES, Shape, with_ids
 from trainers.settings import PolicySettings
 
 STEPS = {
@@ -25,6 +27,12 @@ STEPS = {
     "save_strategy": "no",
 }
 """Options of a try, where none are given."""
+OF_MADE: dict[str, Any] = {
+    "attributes": ["log_probability"],
+    "score": "log_probability",
+    "by": "dimension",
+}
+"""Options for the pairs that are made up here."""
 MADE = 24
 
 
@@ -57,8 +65,8 @@ def smoke_train(
         more: dict[str, Any] = {}
         if issubclass(cls, PolicySettings):
             more = {"compare_answers": 1, "answer_tokens": 8}
-        if ref is None and "attributes" in cls.model_fields:
-            more["attributes"] = ["log_probability"]
+        if ref is None:
+            more |= {name: value for name, value in OF_MADE.items() if name in cls.model_fields}
         if "model" not in fields:
             more["model"] = str(tiny_model(place / "tiny", texts[:1000]))
         config = checked_options(cls, {**STEPS, **more, **fields})
@@ -71,9 +79,17 @@ def _made(place: Path) -> Version:
     """Pairs in which the polite answer wins, with columns for every method, published."""
     from pipelines.api import Recipe, run
 
+    asked = [f"How do I mend thing {i} of kind {i % 5}?" for i in range(MADE)]
+    prompts = with_ids(
+        pl.DataFrame(
+            {"prompt": [[{"role": "user", "content": text}] for text in asked]},
+            schema={"prompt": MESSAGES},
+        ),
+        Shape.PROMPTS,
+    )
     rows = [
         {
-            "prompt": f"How do I mend thing {i} of kind {i % 5}?",
+            "prompt": asked[i],
             "chosen": f"Certainly, please take part {i} and turn it.",
             "rejected": f"Whatever, go away with thing {i}." + " No." * (i % 3),
             "beta": 0.1 + i / 100,
@@ -81,6 +97,7 @@ def _made(place: Path) -> Version:
             "chosen_score_log_probability": -1.0 - i / 10,
             "rejected_score_log_probability": -2.0 - i / 10,
             "dimension": ("politeness", "length")[i % 2],
+            "rejected_prompt_id": prompts["prompt_id"][i - 1],
             "sign_politeness": 1,
             "sign_length": (-1, 0, 1)[i % 3],
         }
@@ -90,4 +107,5 @@ def _made(place: Path) -> Version:
     file.write_bytes(b"\n".join(map(orjson.dumps, rows)))
     carried = [name for name in rows[0] if name not in ("prompt", "chosen", "rejected")]
     source = {"path": str(file), "carry": carried}
-    return run(Recipe("smoke", source=source), place / "home")
+    steps = [{"labelers.SteerWeights": {"target": {"log_probability": -1.0}}}]
+    return run(Recipe("smoke", source=source, steps=steps), place / "home")

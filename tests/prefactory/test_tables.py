@@ -14,6 +14,7 @@ from prefactory.tables import (
     COLUMNS,
     MESSAGES,
     Shape,
+    answer_weights,
     canonical_order,
     canonical_text,
     check,
@@ -301,6 +302,11 @@ def test_unpair_gives_each_response_once_with_its_scores():
         ("q", "b"): 8.0,
     }
     assert set(found["origin"]) == {None}
+
+
+def test_weights_of_answers_are_those_of_a_side():
+    columns = ["weight", "chosen_weight_steer", "rejected_weight_steer", "chosen_score_weight_x"]
+    assert answer_weights(columns) == ["weight_steer"]
 
 
 def test_join_sides_brings_columns_back_by_id_in_any_order():

@@ -49,20 +49,46 @@ def pairs_of(rows):
     )
 
 
-def publish(folder, train, test=None, name="made"):
+def publish_answers(folder, train, test):
+    """Publish rows of `prompt`, `response` (texts) and numbers as answers."""
+
+    def responses(rows):
+        table = pl.DataFrame(rows).with_columns(
+            pl.struct(role=pl.lit(role), content=name)
+            .implode()
+            .over(pl.int_range(pl.len()))
+            .alias(name)
+            for name, role in (("prompt", "user"), ("response", "assistant"))
+        )
+        return (
+            with_ids(table, Shape.RESPONSES)
+            .with_columns(
+                source=pl.lit("made"),
+                source_id=pl.lit("0"),
+                model=pl.lit("m"),
+                origin=pl.lit("rule"),
+            )
+            .sort("prompt_id", "response_id")
+        )
+
+    return publish(folder, responses(train), responses(test), shape="responses")
+
+
+def publish(folder, train, test=None, name="made", shape="pairs"):
     """Write tables of pairs as a version's folder, and return it."""
     splits = {"train": train, "test": train.clear() if test is None else test}
     for split, rows in splits.items():
-        writer = SplitWriter(folder / "pairs" / split, split, arrow_schema(rows))
+        writer = SplitWriter(folder / shape / split, split, arrow_schema(rows))
         writer.write(rows)
         writer.close()
-    write_dict(folder / "pairs", list(splits))
-    digest = hashlib.blake2b(repr(sorted(train["pair_id"])).encode(), digest_size=16).hexdigest()
+    write_dict(folder / shape, list(splits))
+    ids = train["pair_id" if shape == "pairs" else "response_id"]
+    digest = hashlib.blake2b(repr(sorted(ids)).encode(), digest_size=16).hexdigest()
     counts = {split: rows.height for split, rows in splits.items()}
-    record = TableRecord(shape="pairs", splits=counts, bytes=counts, columns={}, digest="")
+    record = TableRecord(shape=shape, splits=counts, bytes=counts, columns={}, digest="")
     manifest = Manifest(
         name=name, version="1", description="", license="CC0-1.0", seed=0, content_digest=digest,
-        recipe_fingerprint="", payload={}, sources=[], stages=[], tables={"pairs": record},
+        recipe_fingerprint="", payload={}, sources=[], stages=[], tables={shape: record},
         ledger={}, software={},
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.model_dump_json())
@@ -86,7 +112,11 @@ def polite_pairs(n, seed=0, random_labels=False):
 def make():
     """The functions above, as a test without imports between test files needs them."""
     return SimpleNamespace(
-        hash_embed=hash_embed, pairs_of=pairs_of, polite_pairs=polite_pairs, publish=publish
+        hash_embed=hash_embed,
+        pairs_of=pairs_of,
+        polite_pairs=polite_pairs,
+        publish=publish,
+        publish_answers=publish_answers,
     )
 
 

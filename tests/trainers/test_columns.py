@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefactory.errors import ConfigError, DataError
+from prefactory.tables import SIDES
 from trainers import DPO, RACO, DatasetRef, Reward, train_transformer
 
 SMALL = {
@@ -30,9 +31,14 @@ def on_cpu():
 def run(tmp_path_factory, tiny_model, make):
     """Train on 12 pairs with more columns; the report and the weights."""
 
-    def trained(added=None, method=DPO, **options):
+    def trained(added=None, method=DPO, turned=False, **options):
         folder = tmp_path_factory.mktemp("run")
         pairs = make.polite_pairs(12).sort("pair_id").with_columns(**(added or {}))
+        if turned:
+            sides = {
+                f"{a}{end}": f"{b}{end}" for a, b in (SIDES, SIDES[::-1]) for end in ("", "_id")
+            }
+            pairs = pairs.rename(sides).select(pairs.columns)
         one = {k: v[0] if isinstance(v, pl.Series) else v for k, v in (added or {}).items()}
         held = make.polite_pairs(5, seed=1).with_columns(**one)
         version = make.publish(folder / "v", pairs, held)
@@ -104,8 +110,10 @@ def test_agreeing_signs_are_plain_dpo(run, stock):
 def test_turning_all_signs_is_turning_the_pairs(run, make):
     ones, minus = ({"sign_help": pl.lit(s, pl.Int8)} for s in (1, -1))
     report, _ = run(ones, RACO)
-    against, _ = run(minus, RACO)
+    against, weights = run(minus, RACO)
     assert report.test.accuracy > 0.5 > against.test.accuracy
+    _, turned = run(ones, RACO, turned=True)
+    assert apart(weights, turned) < 1e-5
 
 
 def test_ties_of_every_objective_teach_nothing(run):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.conflicts import least_gain, step_of
+from trainers.objectives.conflicts import least_gain, step_of
 
 
 def problem(seed, k, rank=6):

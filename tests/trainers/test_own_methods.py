@@ -130,6 +130,10 @@ def test_strength_one_is_bradley_terry_and_answers_without_scores_too(run):
     rising = {"strength": pl.int_range(pl.len()) + 1}
     _, other = run(Reward, rising, "rising", loss="scaled_bt", strength="strength")
     assert apart(plain, other) > 1e-3
+    _, no_margin = run(Reward, {"margin": pl.lit(0.0)}, "zero", use_margin=True)
+    assert apart(plain, no_margin) < 1e-6
+    _, margin = run(Reward, {"margin": pl.lit(3.0)}, "three", use_margin=True)
+    assert apart(plain, margin) > 1e-3
     none = {c: pl.lit(None, pl.Float64) for c in ("chosen_score_q", "rejected_score_q")}
     _, without = run(Reward, none, "none", loss="pointwise", score="q")
     assert apart(plain, without) < 1e-6
@@ -155,7 +159,7 @@ def two_heads(tiny_model):
     """A model with two heads, and what its trainer's loss needs, without a trainer."""
     from transformers import AutoModelForCausalLM
 
-    from trainers.heads import add_heads
+    from trainers.objectives.heads import add_heads
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     add_heads(model, 2, 0.0)
@@ -165,7 +169,7 @@ def two_heads(tiny_model):
 def test_a_pair_trains_the_head_of_its_objective_and_the_backbone(tiny_model):
     from types import SimpleNamespace
 
-    from trainers.heads import HeadsDPO
+    from trainers.objectives.heads import HeadsDPO
 
     model = two_heads(tiny_model)
     ids = torch.randint(5, 200, (4, 12), generator=torch.Generator().manual_seed(0))
@@ -192,7 +196,7 @@ def test_a_pair_trains_the_head_of_its_objective_and_the_backbone(tiny_model):
 
 
 def test_the_merged_head_has_the_mixed_logits():
-    from trainers.heads import merged
+    from trainers.objectives.heads import merged
 
     heads, hidden = torch.randn(3, 20, 8), torch.randn(5, 8)
     weights = [2.0, 1.0, 1.0]
@@ -201,7 +205,7 @@ def test_the_merged_head_has_the_mixed_logits():
 
 
 def test_every_batch_has_as_many_rows_of_each_objective():
-    from trainers.heads import balanced
+    from trainers.objectives.heads import balanced
 
     head = [0] * 5 + [1] * 2 + [2] * 3
     cut = balanced(head, 0, most=False)
@@ -216,7 +220,7 @@ def test_every_batch_has_as_many_rows_of_each_objective():
 def test_one_head_without_noise_is_stock_dpo_and_weights_make_a_plain_model(run, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from trainers.heads import plain_model
+    from trainers.objectives.heads import plain_model
 
     # all rows in a batch have no order; Adam would divide rounding errors by tiny gradients
     whole = {"per_device_train_batch_size": 12, "optim": "sgd", "learning_rate": 1.0}

@@ -123,8 +123,9 @@ def _logs(model: str, sides: Sides, template: ChatTemplate, batch: int) -> Float
 def _score(training: Mapping[str, Any]) -> tuple[str, Score, str | None]:
     """How a policy's score is called, the score, and the model that it is held against."""
     method, config = training.get("method"), training.get("config", {})
-    if method in ("dpo", "kto", "raco"):
-        return "implicit reward", implicit_reward(config["beta"]), str(config["model"])
+    if method in ("dpo", "kto", "raco", "bco", "mah", "rdpo", "listwise", "steerlm"):
+        beta = config.get("beta", 1.0)
+        return "implicit reward", implicit_reward(beta), str(config["model"])
     if method == "orpo":
         return "log odds", log_odds, None
     return "mean log-probability", mean_log_probability(), None

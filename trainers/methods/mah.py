@@ -8,9 +8,9 @@ from typing import Any
 
 from prefactory.errors import ConfigError
 from trainers.base import DatasetRef, table
-from trainers.heads import HEAD, HeadsDPO, balanced, finish
 from trainers.methods.plan import Plan, implicit_reward
 from trainers.methods.trl import REFERENCE
+from trainers.objectives.heads import HEAD, HeadsDPO, balanced, finish
 from trainers.settings import MAH
 
 

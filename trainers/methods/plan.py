@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from prefactory.measures.calibration import Floats
+from trainers.base import DatasetRef
 from trainers.scoring import Ints
 
-Form = Literal["pairs", "chosen", "sides"]
-"""How pairs are laid out: as they are, the chosen answers, or each answer with its label."""
+Form = Literal["pairs", "chosen", "sides", "answers"]
+"""How rows are laid out: pairs, the chosen answers, each answer with its label, or all answers to a
+prompt."""
 Task = Literal["CausalLM", "SequenceClassification"]
 Score = Callable[[Floats, Floats, Ints], Floats]
 """Score of answers from their log-probabilities under the model and under the one before training,
@@ -40,10 +42,11 @@ class Plan:
         outputs: of the head, where there is one.
         loads: options of loading the model.
         counts: whether the trainer has one row for each that it was given and did not drop.
-        prepare: changes the training rows before the trainer gets them.
+        prepare: changes the rows before the trainer gets them.
         finish: makes of the trainer's model what is saved; may write more files.
         weights: of the head's outputs, whose weighted sum is the score; the first alone if empty.
         notes: what a reader of the report must know.
+        data: what it is trained on, where that is no table of pairs.
     """
 
     method: str
@@ -64,6 +67,7 @@ class Plan:
     finish: Callable[[Any, Path], None] | None = None
     weights: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    data: DatasetRef | None = None
 
     def of_head(self, outputs: Floats) -> Floats:
         """Score of answers from the outputs of the head, Float64[N, K] -> Float64[N]."""

@@ -7,10 +7,10 @@ from functools import partial
 from prefactory.errors import ConfigError, DataError
 from trainers.base import DatasetRef
 from trainers.columns import SIGN, columns_for_training
-from trainers.conflicts import LIMIT
 from trainers.methods.plan import Plan, implicit_reward
 from trainers.methods.trl import REFERENCE
-from trainers.raco import ConflictingDPO
+from trainers.objectives.conflicts import LIMIT
+from trainers.objectives.raco import ConflictingDPO
 from trainers.settings import RACO
 
 

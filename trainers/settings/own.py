@@ -24,6 +24,9 @@ class RACO(PolicySettings):
         radius: how far the update may leave the weighted gradient, as a share of its length (c of
             the paper, which takes .25 to .4). 0 is weighted DPO.
         clip: give no objective more than its weight, as the paper does.
+        frontier: steps along an edge of the simplex of weights, of which each gets a training of
+            its own by RACO and by weighted DPO; the report shows what they reach on the held-out
+            pairs, and the hypervolume. 4 of two objectives are 5 weights. 0: none.
     """
 
     trl_options: ClassVar[str] = "DPOConfig"
@@ -32,6 +35,7 @@ class RACO(PolicySettings):
     beta: float = Field(0.2, gt=0)
     radius: float = Field(0.4, ge=0, lt=1)
     clip: bool = True
+    frontier: int = Field(0, ge=0)
 
 
 class BCO(PolicySettings):

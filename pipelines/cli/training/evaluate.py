@@ -163,7 +163,7 @@ def heads(
     """Write one plain model for given weights of the objectives."""
     from prefactory.errors import ConfigError
     from prefactory.overrides import nested
-    from trainers.heads import plain_model
+    from trainers.objectives.heads import plain_model
 
     found = nested(weights)
     if wrong := [k for k, v in found.items() if not isinstance(v, int | float)]:

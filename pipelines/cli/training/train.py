@@ -44,6 +44,10 @@ HELP = {
     "bco": "Train a policy on single answers by binary classification.",
     "poft": "Fine-tune the more, the likelier aligned models find an answer.",
     "raco": "Train a policy on objectives that disagree on the same pair (sign_ columns).",
+    "rdpo": "Train a policy on pairs, and on each chosen answer after a near prompt (Re-Align).",
+    "more": "Train a reward model on several sources, weighted so that they conflict least.",
+    "steerlm": "Fine-tune toward answers that have wanted attributes (weight_ of the answers).",
+    "listwise": "Train a policy to rank all answers to a prompt, by a margin for each rank.",
 }
 """Method -> the help of its command."""
 

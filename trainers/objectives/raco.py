@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from trainers.columns import SIGN, ColumnsDPO
-from trainers.conflicts import step_of
+from trainers.objectives.conflicts import step_of
 
 
 class ConflictingDPO(ColumnsDPO):

@@ -1,10 +1,11 @@
-"""Clipped CAGrad: one direction out of the gradients of objectives that disagree (RACO)."""
+"""One direction out of gradients that disagree: clipped CAGrad (RACO), least norm (MORE)."""
 
 from __future__ import annotations
 
 from itertools import combinations
 
 import numpy as np
+from scipy.optimize import nnls
 
 from prefactory.measures.calibration import Floats
 
@@ -96,3 +97,27 @@ def step_of(gram: Floats, weights: Floats, radius: float, clip: bool = True) -> 
     if not (length > 0 and base > 0):
         return weights
     return np.asarray(weights + radius * np.sqrt(base / length) * p, np.float64)
+
+
+def least_norm(gradients: Floats) -> Floats:
+    """The mixture of gradients that is shortest, exactly: weights over the simplex.
+
+    A gradient of length 0 has no part in it: as the shortest of all it would get the whole weight,
+    and stop what the others teach.
+
+    Args:
+        gradients: Float64[K, d].
+
+    Returns:
+        Float64[K], at least 0, sum 1; all alike where every gradient is 0.
+    """
+    lengths = np.linalg.norm(gradients, axis=1)
+    there = lengths > 0
+    if not there.any():
+        return np.full(len(gradients), 1 / len(gradients))
+    scaled = gradients[there] / lengths.max()
+    # the least of |x'G|^2 + (sum x - 1)^2 over x >= 0 is a multiple of the mixture
+    found, _ = nnls(np.vstack([scaled.T, np.ones(len(scaled))]), np.eye(scaled.shape[1] + 1)[-1])
+    weights = np.zeros(len(gradients))
+    weights[there] = found / found.sum()
+    return weights

@@ -1,0 +1,125 @@
+"""All answers to each prompt of a version, with a number each, for methods that weigh or rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import polars as pl
+import pyarrow as pa
+
+from catalog.arrow_folder import to_arrow
+from prefactory.errors import DataError
+from prefactory.tables import OF_PROMPT, Shape, with_ids
+from trainers.base import DatasetRef
+
+ANSWERS = "answers"
+_OF_ROW = ("prompt_id", "prompt", "source", "source_id")
+
+
+@dataclass(frozen=True)
+class Answers(DatasetRef):
+    """Answers in the place of pairs.
+
+    A row is a pair of a prompt's answers, the one with the greatest number and the one with the
+    least, and has all of them beside it: `answers` (conversations), `numbers` (Float64) and
+    `beside` (Float64), in falling order of the numbers. Answers without a number are left out, and
+    prompts with fewer than two; of held-out prompts also those whose numbers are all the same.
+
+    Attributes:
+        number: column of the answers.
+        more: another such column, which every answer must have; `beside` is null without one.
+        made_by: what makes the number, for who lacks it.
+    """
+
+    table: str = "responses"
+    number: str = ""
+    more: str | None = None
+    made_by: str = ""
+    _read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def pairs(self, split: str) -> datasets.Dataset:
+        """The rows of a split.
+
+        Raises:
+            DataError: no answer has the number, one has a number that is not finite, or prompts
+                have pictures.
+        """
+        if split not in self._read:
+            whole = pa.concat_tables([to_arrow(rows) for rows in self.batches(split)])
+            self._read[split] = datasets.Dataset(datasets.table.InMemoryTable(whole))
+        rows: datasets.Dataset = self._read[split]
+        return rows
+
+    def batches(self, split: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+        """The same rows, those of a record batch at a time."""
+        there = super().pairs(split).column_names  # refuses pictures
+        for name in filter(None, (self.number, self.more)):
+            if name not in there:
+                raise DataError(f"the answers of {self} lack the column {name}. {self.made_by}")
+        wanted = [*_OF_ROW, "response_id", "response", "model", self.number]
+        wanted += [c for c in (self.more, *OF_PROMPT) if c is not None and c in there]
+        held: pl.DataFrame | None = None
+        for batch in super().batches(split, wanted):
+            rows = batch if held is None else pl.concat([held, batch])
+            last = pl.col("prompt_id") == rows["prompt_id"][-1]
+            held = rows.filter(last)  # its other answers may be in the next batch
+            yield self._rows(rows.filter(~last), split).select(columns or pl.all())
+        if held is not None:
+            yield self._rows(held, split).select(columns or pl.all())
+
+    def _rows(self, answers: pl.DataFrame, split: str) -> pl.DataFrame:
+        beside = pl.lit(None) if self.more is None else pl.col(self.more)
+        rows = answers.with_columns(
+            number=pl.col(self.number).cast(pl.Float64), beside=beside.cast(pl.Float64)
+        ).filter(pl.col("number").is_not_null())
+        self._check(rows, split)
+        first = [pl.col(c).first() for c in (*_OF_ROW[1:], *OF_PROMPT) if c in rows.columns]
+        grouped = (
+            rows.sort("prompt_id", -pl.col("number"), "response_id")
+            .group_by("prompt_id", maintain_order=True)
+            .agg(*first, answers="response", numbers="number", beside="beside", models="model")
+            .filter(pl.col("numbers").list.len() > 1)
+        )
+        if split != "train":
+            apart = pl.col("numbers").list.first() > pl.col("numbers").list.last()
+            grouped = grouped.filter(apart)
+        sides = {
+            name: value
+            for side, place in (("chosen", 0), ("rejected", -1))
+            for name, value in (
+                (side, pl.col("answers").list.get(place)),
+                (f"{side}_model", pl.col("models").list.get(place)),
+            )
+        }
+        pairs = grouped.with_columns(**sides, label_source=pl.lit(None, pl.String))
+        return with_ids(pairs.drop("models"), Shape.PAIRS)
+
+    def _check(self, rows: pl.DataFrame, split: str) -> None:
+        numbers = ["number"] if self.more is None else ["number", "beside"]
+        fine = pl.all_horizontal(pl.col(c).is_finite().fill_null(False) for c in numbers)
+        wrong = rows.filter(~fine)
+        if wrong.height:
+            names = " and ".join(filter(None, (self.number, self.more)))
+            raise DataError(
+                f"{names} must be finite numbers; in {split} of {self} they are not for the answer "
+                f"{wrong['response_id'][0]} (and {wrong.height - 1} more)"
+            )
+
+    def notes(self) -> list[str]:
+        """What of the training split is left out, one sentence each."""
+        counts = (
+            self.version.frame(self.table, "train")
+            .group_by("prompt_id")
+            .agg(there=pl.col(self.number).count(), all=pl.len())
+            .select(few=(pl.col("there") < 2).sum(), none=(pl.col("all") - pl.col("there")).sum())
+            .collect()
+        )
+        few, none = counts.row(0)
+        said = [
+            (few, "prompts have fewer than two answers with a number"),
+            (none, "answers are without one"),
+        ]
+        return [f"{n} {what} ({self.number}), and are left out" for n, what in said if n]
