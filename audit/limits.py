@@ -119,6 +119,7 @@ LIMITS: dict[str, Limit] = {
     "leftovers.rejected": _most(0.0, 0.01, 0.05),
     "leftovers.response": _most(0.0, 0.01, 0.05),
     "cut_off.gap": _between(0.03, 0.10, 1.0),
+    "reference_mismatch.gap": Limit(note=(-0.5, 0.5), warning=(None, 1.5), evidence=True),
     "identical.pairs": _most(0.0, 0.005, 0.05),
     "identical.case_only": _most(0.01, 0.05),
     "identical.nearly": _most(0.01, 0.05),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from audit.finding import NAMED, Example
 from audit.judged import Judge, Judged, draw, judged
 from audit.loading import Intake
+from audit.reference import Reference
 from filters.duplicates.exact import normalised
 from prefactory.context import Context
 from prefactory.errors import ConfigError
@@ -65,6 +66,7 @@ class Options:
         values: value system or risk taxonomy whose coverage is measured.
         judge: a model that is asked about a sample of the labels.
         template: chat template that the rows are rendered with.
+        reference: the model that is to be trained.
     """
 
     seed: int = 0
@@ -80,6 +82,7 @@ class Options:
     values: ValueSystem | None = None
     judge: Judge | None = None
     template: ChatTemplate | None = None
+    reference: Reference | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What decides the numbers, as plain JSON data."""
@@ -98,6 +101,9 @@ class Options:
             "judge": None
             if self.judge is None
             else {"model": self.judge.model, "sample": self.judge.sample},
+            "reference": None
+            if self.reference is None
+            else {"model": self.reference.model, "sample": self.reference.sample},
         }
 
 
@@ -384,8 +390,12 @@ class Subject:
             return None
         if not self.paired:
             raise ConfigError(f"a judge is asked about pairs, and these are {self.shape.value}")
-        sample = draw(self.undamaged, judge.sample, self._draws.uniform)
+        sample = self.drawn(judge.sample)
         return judged(judge, sample, self.undamaged.height, self.options.seed)
+
+    def drawn(self, n: int) -> pl.DataFrame:
+        """At most n undamaged pairs, each as likely, in the order of their ids; with `_row`."""
+        return draw(self.undamaged, n, self._draws.uniform)
 
     def hits(self, side: Side, *rules: str) -> pl.DataFrame:
         """Hits of some damage rules on the answers of a side: `row`, `rule`, `detail`."""

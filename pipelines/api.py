@@ -20,6 +20,7 @@ from pydantic import BaseModel
 import prefactory.plan as planning
 from audit import Audit, Gates, Options, load, load_gates
 from audit import audit as run_checks
+from audit.reference import Reference
 from catalog.sources import SourceSpec
 from catalog.sources.frames import as_frame, save_frame
 from catalog.values import load as load_values
@@ -250,6 +251,7 @@ def audit(
     progress: Callable[[str], None] | None = None,
     judge: Named | None = None,
     tokenizer: str | None = None,
+    reference: str | None = None,
     sample: int = 200,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
@@ -275,7 +277,9 @@ def audit(
             configuration, a mapping of its fields, YAML of that, or a file of it.
         tokenizer: model (a folder or a hub id) with whose chat template the pairs are rendered, to
             see what it leaves out or refuses.
-        sample: pairs that it is asked about at most.
+        reference: model that is to be trained (a folder or a hub id): how likely the answers are
+            under it, beside what it says itself.
+        sample: pairs that judge and reference are asked about at most.
         budget_usd: US dollars that its new calls may cost; a budget that might not do stops the
             audit before anything is asked.
         budget_tokens: tokens that they may use.
@@ -302,10 +306,17 @@ def audit(
         values=None if values is None else load_values(values),
         judge=None if judge is None else judge_of(judge, settings, sample, approve),
         template=None if tokenizer is None else ChatTemplate.open(tokenizer),
+        reference=None if reference is None else _reference(reference, settings, sample),
     )
     limits = gates if gates is None or isinstance(gates, Gates) else load_gates(Path(gates))
     loaded = load(data, settings.catalog, rows, seed, table, **fields)
     return run_checks(loaded.table, options, loaded.intake, limits, progress=progress)
+
+
+def _reference(model: str, settings: Settings, sample: int) -> Reference:
+    from pipelines.training.reference import reference  # torch
+
+    return reference(model, settings, sample)
 
 
 def _settings(home: Pathlike | None) -> Settings:

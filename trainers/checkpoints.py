@@ -93,3 +93,10 @@ def kept(checkpoints: Path, model: Path) -> None:
         for pattern in _WEIGHTS:
             for file in path.glob(pattern):
                 shutil.move(file, target / file.name)
+
+
+def logs(checkpoints: Path, model: Path) -> None:
+    """Move what a training logged into files (TensorBoard's `runs`) into a model's folder."""
+    found = checkpoints / "runs"
+    if found.is_dir():
+        shutil.move(found, model / found.name)

@@ -219,6 +219,7 @@ class _Run:
         if first():
             if config.keep_checkpoints:
                 checkpoints.kept(unfinished, folder)
+            checkpoints.logs(unfinished, folder)
             text = transformer_card(report, plan.about, plan.task, plan.outputs)
             write_reports(folder, report, text, PACKAGES)
             write_options(folder, plan.method, config)

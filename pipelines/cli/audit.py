@@ -110,7 +110,14 @@ def audit(
             metavar="FOLDER|ID",
         ),
     ] = None,
-    sample: Annotated[int, typer.Option(help="Pairs that the judge sees.", min=1)] = 200,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to be trained: how likely are the answers under it, beside its own?",
+            metavar="FOLDER|ID",
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Pairs that judge and reference see.", min=1)] = 200,
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
     budget_name: BudgetName = None,
@@ -154,9 +161,9 @@ def audit(
             dataset, rows=rows, seed=seed, embeddings=embeddings, against=against or (),
             values=values, gates=gates, table=table, progress=progress,
             layout=layout, mapping=mapping_of(mapping), split=split, config=config,
-            judge=judge, tokenizer=tokenizer, sample=sample, budget_usd=budget_usd,
-            budget_tokens=budget_tokens, budget_name=budget_name, prices=prices,
-            approve=approve, **more,
+            judge=judge, tokenizer=tokenizer, reference=reference, sample=sample,
+            budget_usd=budget_usd, budget_tokens=budget_tokens, budget_name=budget_name,
+            prices=prices, approve=approve, **more,
         )  # fmt: skip
     text = result.to_json()
     folder = out if out is not None or as_json else Path(f"audit-{_slug(result.name)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,11 +64,13 @@ def evaluate(
     places = [model_of(name, settings) for name in models]
     scores = []
     if "pair_id" in found.columns:
-        scores = [
-            scored(place, found, embedder(settings), batch, max_length)
-            for place in places
-            if not is_engine(place)
-        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the libraries, to each other
+            scores = [
+                scored(place, found, embedder(settings), batch, max_length)
+                for place in places
+                if not is_engine(place)
+            ]
     answers = None
     if asked is not None:
         from pipelines.training.answers import answered

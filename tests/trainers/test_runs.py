@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from prefactory.errors import ConfigError
 from tests.helpers import ROOT
 from trainers import DPO, SFT, DatasetRef, EarlyStopping, train_transformer
-from trainers.checkpoints import WHOLE, checkpoints_of, opened
+from trainers.checkpoints import WHOLE, checkpoints_of, logs, opened
 
 SMALL = {
     "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
@@ -141,6 +141,17 @@ def test_a_training_that_no_longer_gets_better_ends_early_with_its_best(
     assert kept == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     names = {p.name for p in (tmp_path / "m").rglob("*") if p.is_file()}
     assert not {n for n in names if n.endswith((".bin", ".pt", ".pth"))}
+
+
+def test_the_log_of_a_training_stays_with_its_model(tmp_path):
+    unfinished, model = tmp_path / "m.unfinished", tmp_path / "m"
+    model.mkdir()
+    logs(unfinished, model)
+    assert not list(model.iterdir()), "nothing was logged"
+    (unfinished / "runs" / "one").mkdir(parents=True)
+    (unfinished / "runs" / "one" / "events").write_bytes(b"log")
+    logs(unfinished, model)
+    assert (model / "runs" / "one" / "events").read_bytes() == b"log"
 
 
 def test_checkpoints_of_another_training_are_not_used(tmp_path):
