@@ -6,6 +6,7 @@
 | `trl-implicit` | chosen, rejected: conversations; margin | TRL Reward, OpenRLHF, RewardBench |
 | `kto` | prompt, completion: lists of messages; label | TRL KTO |
 | `sft` | messages | TRL SFT, most fine-tuning tools |
+| `stepwise` | prompt, completions: the steps, labels: is each right | process reward trainers |
 | `responses` | all columns of the response table | anything that scores |
 
 Where prompts have pictures, all but `responses` also have `images`, and the contents of their
@@ -22,6 +23,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -36,7 +38,8 @@ from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import new_folder
 from prefactory.images.marks import is_pictures
 from prefactory.overrides import nearest
-from prefactory.tables import OF_PROMPT, SIDES
+from prefactory.process.labels import LABELS, STEPS, Neutral, chances, signed_sources
+from prefactory.tables import OF_PROMPT, ROW_ID, SIDES, shape_of, text_of
 
 KEEP = (
     "pair_id", "prompt_id", "source", "chosen_model", "rejected_model", "goal", "goal_kind",
@@ -122,6 +125,28 @@ def sft(pairs: pl.DataFrame) -> pl.DataFrame:
     return _pictured(rows, ("messages",))
 
 
+def stepwise(
+    responses: pl.DataFrame, signed: Sequence[str | None] = (), neutral: Neutral = "right"
+) -> pl.DataFrame:
+    """Answers with labels of their steps, as far as these go; other answers are left out.
+
+    Args:
+        responses: with `steps` and `step_labels`.
+        signed: sources whose labels are 1, 0 and -1 (`signed_sources`).
+        neutral: what a 0 of these is; `right` or `wrong`.
+    """
+    chance = chances(signed, neutral)
+    rows = responses.with_columns(chance.alias("_chance"))
+    whole = pl.col("_chance").list.len() > 0
+    rows = rows.filter(whole & ~pl.col("_chance").list.eval(pl.element().is_null()).list.any())
+    return rows.select(
+        text_of(pl.col("prompt")).alias("prompt"),
+        pl.col(STEPS).list.head(pl.col("_chance").list.len()).alias("completions"),
+        pl.col("_chance").list.eval(pl.element() >= 0.5).alias("labels"),
+        "response_id", "prompt_id", "source", *_of_prompt(responses),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Layout:
     """A view of one table of a version."""
@@ -135,6 +160,7 @@ LAYOUTS: dict[str, Layout] = {
     "trl-implicit": Layout("pairs", trl_implicit),
     "kto": Layout("pairs", kto),
     "sft": Layout("pairs", sft),
+    "stepwise": Layout("responses", stepwise),
     "responses": Layout("responses", lambda responses: responses),
 }
 FORMATS = ("arrow", "parquet", "jsonl")
@@ -179,6 +205,8 @@ def export(
     view = _of_table(version, LAYOUTS[layout], layout, table)
     if layout == "trl-implicit" and _contradicts(version, view.table):
         view = Layout(view.table, lambda pairs: trl_implicit(pairs.drop("margin")))
+    if layout == "stepwise":
+        view = Layout(view.table, partial(stepwise, signed=_signed(version, view.table)))
     if shown is not None:
         view = Layout(view.table, _without(shown.lost, view.view))
     view = _carrying(version, view, carry)
@@ -234,6 +262,24 @@ def _without(
     return lambda pairs: view(pairs.filter(~pl.col("pair_id").is_in(lost["pair_id"].implode())))
 
 
+def _signed(version: Version, table: str) -> list[str | None]:
+    """Sources whose labels of steps are 1, 0 and -1.
+
+    Raises:
+        CatalogError: the answers have no labels of steps.
+    """
+    record = version.manifest.tables[table]
+    if missing := {STEPS, LABELS} - set(record.columns):
+        raise CatalogError(
+            f"layout 'stepwise' reads {STEPS} and {LABELS}, and {table} of {version.ref} has no "
+            f"{', '.join(sorted(missing))}: sources of steps have them, and labelers.HumanAnswers "
+            "after a review with the task steps"
+        )
+    columns = ["source", LABELS]
+    parts = (b for s in record.splits for b in version.batches(table, s, columns))
+    return signed_sources(parts)
+
+
 def _contradicts(version: Version, table: str) -> bool:
     """Tell whether some margin is below zero: as a target for a reward model it would be wrong."""
     record = version.manifest.tables[table]
@@ -275,8 +321,9 @@ def _carrying(version: Version, view: Layout, carry: Sequence[str]) -> Layout:
         more = [name for name in carry if name not in shown.columns]
         if not more:
             return shown
-        extra = rows.select("pair_id", *more)
-        return shown.join(extra, on="pair_id", how="left", maintain_order="left")
+        own = ROW_ID[shape_of(rows)]
+        extra = rows.select(own, *more)
+        return shown.join(extra, on=own, how="left", maintain_order="left")
 
     return Layout(view.table, carried) if carry else view
 

@@ -8,6 +8,7 @@ from .combine.normalise import Normalise as Normalise
 from .combine.palette import MAP as MAP
 from .combine.weights import Weigh as Weigh
 from .heads.correction import DirectionalCorrection as DirectionalCorrection
+from .heads.density import DensityRatio as DensityRatio
 from .heads.heads import RidgeHeads as RidgeHeads
 from .judges.answers import Judge as Judge
 from .judges.consistent import Consistent as Consistent
@@ -17,6 +18,7 @@ from .models.implicit import ImplicitReward as ImplicitReward
 from .models.likelihood import Likelihood as Likelihood
 from .models.process import StepScores as StepScores
 from .models.reward_model import RewardModel as RewardModel
+from .models.teacher import TeacherTokens as TeacherTokens
 from .pairs.columns import Dimension as Dimension
 from .pairs.columns import DynamicBeta as DynamicBeta
 from .pairs.columns import Signs as Signs

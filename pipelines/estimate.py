@@ -74,6 +74,36 @@ def estimate(
     return [e for e in estimates if e.calls]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a step runs through a local model, and how much it keeps of it, at most."""
+
+    step: str
+    model: str
+    passes: int
+    bytes: int
+
+
+def kept(planned: Sequence[PlannedStep], sources: Sequence[OpenSource]) -> list[Kept]:
+    """The forward passes of steps that keep much of them; the sources are read only if there are.
+
+    Args:
+        planned: the steps.
+        sources: where the rows come from.
+    """
+    if not any(type(p.placed.step).passes is not Step.passes for p in planned):
+        return []
+    rows, prompts = _counted(sources)
+    found = []
+    for step in planned:
+        table = prompts if step.shape == Shape.PROMPTS else rows
+        unpaired = step.shape not in step.placed.step.takes()
+        for p in step.placed.step.passes(table * (2 if unpaired else 1)):
+            found.append(Kept(step.placed.label, p.model, p.rows, p.bytes))
+        rows, prompts = step.placed.step.grows(table, prompts)
+    return found
+
+
 def means_of(answers: pl.DataFrame, recipe: str) -> pl.DataFrame:
     """Calls, and mean tokens of a call, by step and model of a recipe.
 

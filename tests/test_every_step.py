@@ -84,6 +84,11 @@ MODELS = {
     "labelers.ImplicitReward": lambda model, heads: {"policy": model, "reference": model},
     "labelers.Likelihood": lambda model, heads: {"models": [model]},
     "labelers.RewardModel": lambda model, heads: {"model": heads, "objectives": ["one", "two"]},
+    "labelers.TeacherTokens": lambda model, heads: {
+        "teacher": model,
+        "reference": model,
+        "k": 3,
+    },
     "labelers.StepScores": lambda model, heads: {"model": heads},
 }
 
@@ -139,6 +144,7 @@ FIELDS = {
     "filters.AgreementDraw": {"untaught": "random"},
     "filters.Rule": {"function": f"{__name__}.polite"},
     "labelers.Rule": {"function": f"{__name__}.questions", "options": {"mark": "?"}},
+    "labelers.DensityRatio": {"on_same": "one"},
     "labelers.PAL": {"steps": 20, "starts": 1, "folds": 2, "dim": 4},
 }
 DOCUMENTS = {

@@ -15,15 +15,16 @@ from datasets import Dataset
 
 from catalog.versions import Version, open_folder
 from prefactory.errors import DataError
+from prefactory.tables import Shape
 
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """Pairs to train on: a table of a published version.
+    """Rows to train on: a table of a published version.
 
     Attributes:
         version: the version.
-        table: which of its tables holds the pairs.
+        table: which of its tables: one of pairs, or of responses for methods on single answers.
     """
 
     version: Version
@@ -47,11 +48,20 @@ class DatasetRef:
         """
         return cls(open_folder(Path(folder)))
 
-    def pairs(self, split: str) -> Dataset:
-        """The pairs of a split, memory-mapped.
+    @property
+    def shape(self) -> Shape:
+        """What a row of the table is.
 
         Raises:
-            CatalogError: if there are no pairs, or no such split.
+            CatalogError: there is no such table.
+        """
+        return self.version.table(self.table).shape
+
+    def pairs(self, split: str) -> Dataset:
+        """The rows of a split, memory-mapped.
+
+        Raises:
+            CatalogError: if there is no such table, or no such split.
             DataError: if prompts have pictures, which no model that is trained here would see.
         """
         rows = self.version.pairs(split, self.table)

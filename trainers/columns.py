@@ -8,7 +8,7 @@ at hand, so that a loss may weigh pairs one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prefactory.errors import DataError
 from prefactory.extras import package
+from prefactory.tables import SIDES
 from trainers import losses
 from trainers.base import DatasetRef
 from trainers.losses import LogRatios
@@ -26,7 +27,7 @@ trl = package("trl")
 
 _LOG = logging.getLogger(__name__)
 SIGN = "sign_"
-FOR_TRAINING = ("beta", "weight", "dimension")
+FOR_TRAINING = ("beta", "weight", "dimension", "goal", "density_ratio")
 """Columns that are made for trainers, besides those that begin with `sign_`."""
 
 
@@ -42,6 +43,7 @@ _ANY = Rule("a number or a name", lambda c: c.is_not_null())
 _NUMBER = Rule("a finite number", lambda c: c.is_finite())
 _RULES = {
     "beta": Rule("above 0 and finite", lambda c: c.is_finite() & (c > 0)),
+    "density_ratio": Rule("above 0 and finite", lambda c: c.is_finite() & (c > 0)),
     "weight": Rule("0 or more and finite", lambda c: c.is_finite() & (c >= 0)),
     "dimension": _ANY,
     SIGN: Rule("-1, 0 or 1", lambda c: c.is_in([-1, 0, 1])),
@@ -63,9 +65,14 @@ def unread(data: DatasetRef, read: Sequence[str], method: str) -> list[str]:
     return said
 
 
+_READERS = {
+    "beta": "dpo", "weight": "dpo", "dimension": "mah", "goal": "goal-dpo", "density_ratio": "bco",
+    SIGN: "raco",
+}  # fmt: skip
+
+
 def _who(column: str, method: str) -> str:
-    readers = {"beta": "dpo", "weight": "dpo", "dimension": "mah", SIGN: "raco"}
-    reader = readers.get(_kind(column), method)
+    reader = _READERS.get(_kind(column), method)
     return "" if reader == method else f" (prefactory train {reader} does)"
 
 
@@ -83,21 +90,36 @@ def checked(
             has = ", ".join(columns_for_training(data)) or "none"
             raise DataError(
                 f"{method} reads the column {missing[0]}, which {data} lacks; columns made for "
-                f"training that are there: {has}. {_MADE_BY.get(_kind(missing[0]), '')}"
+                f"training that are there: {has}. {_made_by(missing[0])}"
             )
         if not columns or not len(rows):
             continue
-        for batch in data.batches(split, ["pair_id", *columns]):
+        row_id = "pair_id" if "pair_id" in rows.column_names else "response_id"
+        for batch in data.batches(split, [row_id, *columns]):
             for c in columns:
                 there = batch.filter(pl.col(c).is_not_null()) if c in optional else batch
                 _check(there, c, f"{split} of {data}")
 
 
+def _made_by(column: str) -> str:
+    if column.startswith(SIDES) and column.endswith(_OF_TEACHERS):
+        asked = " with a reference" if "_reference_" in column else ""
+        return f"labelers.TeacherTokens{asked} makes it"
+    return _MADE_BY.get(_kind(column), "")
+
+
+_OF_TEACHERS = ("_tokens", "_ids", "_logs", "_rest")
 _MADE_BY = {
     "beta": "labelers.DynamicBeta makes it",
     "weight": "labelers.DynamicBeta: {column: weight} makes it",
     "rejected_prompt_id": "generators.NearMisses makes it",
     "dimension": "labelers.Dimension, or labelers.Pairs: {order: each}, makes it",
+    "goal": "labelers.RewardAugmented makes it",
+    "density_ratio": "labelers.DensityRatio makes it",
+    "steps": "sources of steps and labelers.HumanAnswers have it",
+    "step_labels": "sources of steps and labelers.HumanAnswers have it",
+    "score_label": "sources of good and bad answers have it; name another score as label",
+    "goal_kind": "labelers.RewardAugmented makes it",
     SIGN: "labelers.Signs makes it",
 }
 
@@ -115,9 +137,13 @@ def _check(batch: pl.DataFrame, column: str, where: str) -> None:
     if wrong.height:
         row = wrong.row(0, named=True)
         raise DataError(
-            f"column {column} must be {rule.says}; in {where} it is {row[column]} at pair "
-            f"{row['pair_id']} (and {wrong.height - 1} more of its batch)"
+            f"column {column} must be {rule.says}; in {where} it is {row[column]} at "
+            f"{_place(row)} (and {wrong.height - 1} more of its batch)"
         )
+
+
+def _place(row: Mapping[str, object]) -> str:
+    return f"pair {row['pair_id']}" if "pair_id" in row else f"answer {row['response_id']}"
 
 
 class Collator:

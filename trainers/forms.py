@@ -13,7 +13,8 @@ def in_form(rows: Any, form: Form, seed: int) -> Any:  # noqa: ANN401 - a datase
     """Pairs in a form of TRL.
 
     Args:
-        rows: a dataset with `prompt`, `chosen`, `rejected`, and columns beside them.
+        rows: a dataset with `prompt`, `chosen`, `rejected`, and columns beside them; or with
+            `prompt` and `completion`, single answers.
         form: `pairs` and `answers` stay as they are; `chosen`: `prompt` and `completion`; `sides`:
             each answer as a `completion` with a Bool `label`, shuffled, as KTO must read them in
             their order.
@@ -21,6 +22,8 @@ def in_form(rows: Any, form: Form, seed: int) -> Any:  # noqa: ANN401 - a datase
     """
     if form in ("pairs", "answers"):
         return rows
+    if "completion" in rows.column_names:  # single answers already
+        return rows.shuffle(seed=seed, keep_in_memory=True) if form == "sides" else rows
     chosen = rows.remove_columns("rejected").rename_column("chosen", "completion")
     if form == "chosen":
         return chosen

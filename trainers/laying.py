@@ -43,6 +43,7 @@ def layout(
     ignored: IgnoredSystem,
     margin: bool = False,
     columns: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> Laid:
     """Lay out a split, without pairs that the model can't tell apart or its template refuses.
 
@@ -53,6 +54,7 @@ def layout(
         ignored: what to do with system messages that it leaves out.
         margin: keep the margin, which must be on every pair.
         columns: more columns to keep, which were checked (`trainers.columns`).
+        whole: those of them without which a pair is left out.
 
     Raises:
         DataError: the data must not be trained on with this template.
@@ -64,11 +66,71 @@ def layout(
     same = ids["chosen_id"] == ids["rejected_id"]
     shown = effect(template, data.batches(split), ignored).checked()
     lost = ids["pair_id"].is_in(shown.lost["pair_id"].implode()) & ~same
-    keep = (~(same | lost)).arg_true().to_list()
+    bare = _bare(data, split, whole, len(same)) & ~(same | lost)
+    keep = (~(same | lost | bare)).arg_true().to_list()
     kept = ["pair_id", *TEXTS[Shape.PAIRS], *(["margin"] if margin else []), *columns]
     kept += [c for c in OF_PROMPT if c in rows.column_names]
-    dropped = {SAME: int(same.sum()), **_reasons(shown.lost, ids.filter(lost)["pair_id"])}
+    dropped = {SAME: int(same.sum()), **({f"no {whole[0]}": int(bare.sum())} if whole else {})}
+    dropped |= _reasons(shown.lost, ids.filter(lost)["pair_id"])
     return Laid(in_chat_form(rows.select_columns(kept).select(keep)), dropped, shown.notes)
+
+
+def _bare(data: DatasetRef, split: str, columns: Sequence[str], n: int) -> pl.Series:
+    """Which of the n pairs of a split lack one of the columns, Boolean."""
+    if not columns:
+        return pl.repeat(value=False, n=n, eager=True)
+    null = pl.any_horizontal(pl.col(c).is_null() for c in columns)
+    wanted = ["pair_id", *columns]
+    parts = [
+        batch.select(null.alias("bare"))["bare"]
+        for batch in data.batches(split, wanted)
+    ]
+    return pl.concat(parts) if parts else pl.Series("bare", [], dtype=pl.Boolean)
+
+
+_ANOTHER = pl.concat_list(pl.struct(role=pl.lit("assistant"), content=pl.lit("\u2026")))
+"""Stands on the other side of a single answer, where a template is tried on pairs."""
+
+
+def layout_answers(
+    data: DatasetRef,
+    split: str,
+    template: ChatTemplate,
+    ignored: IgnoredSystem,
+    columns: Sequence[str] = (),
+) -> Laid:
+    """Lay out single answers: `response_id`, `prompt`, `completion` and the columns.
+
+    Args:
+        data: the dataset version; its table is one of responses.
+        split: `train` or `test`.
+        template: the chat template that the rows will be written with.
+        ignored: what to do with system messages that it leaves out.
+        columns: kept beside; an answer where one of them is null is left out.
+
+    Raises:
+        DataError: the data must not be trained on with this template.
+    """
+    rows = data.pairs(split)
+    facts = table(rows, ["response_id", *columns])
+    asked = [c for c in OF_PROMPT if c in rows.column_names]
+    wanted = ["response_id", "prompt_id", "prompt", "response", *asked]
+    batches = data.batches(split, wanted)
+    tried = (
+        b.select("prompt_id", "prompt", *asked, pair_id="response_id", chosen="response",
+                 rejected=_ANOTHER)
+        for b in batches
+    )  # fmt: skip
+    shown = effect(template, tried, ignored).checked()
+    bare = pl.any_horizontal(pl.lit(False), *(pl.col(c).is_null() for c in columns))
+    lost = pl.col("response_id").is_in(shown.lost["pair_id"].implode())
+    facts = facts.with_columns(bare=bare, lost=lost)
+    keep = facts.select((~(pl.col("bare") | pl.col("lost"))).arg_true()).to_series().to_list()
+    dropped = {f"no {' or '.join(columns)}": int(facts["bare"].sum())} if columns else {}
+    dropped |= _reasons(shown.lost, facts.filter(lost & ~pl.col("bare"))["response_id"])
+    kept = ["response_id", "prompt", "response", *columns, *asked]
+    laid = in_chat_form(rows.select_columns(kept).select(keep))
+    return Laid(laid.rename_column("response", "completion"), dropped, shown.notes)
 
 
 def in_chat_form(rows: Any) -> Any:  # noqa: ANN401 - a dataset
@@ -77,7 +139,7 @@ def in_chat_form(rows: Any) -> Any:  # noqa: ANN401 - a dataset
     Texts only stay as they are. Other messages become JSON, which `datasets` reads as objects, so
     that a template finds arguments as objects and no key that a message does not have.
     """
-    talks = [c for c in TEXTS[Shape.PAIRS] if c in rows.column_names]
+    talks = [c for c in (*TEXTS[Shape.PAIRS], "response") if c in rows.column_names]
     frame = table(rows.select(range(0)), talks)
     if not any(message_keys(frame.schema[c]) for c in talks):
         return rows

@@ -211,6 +211,49 @@ def listwise_margin(scores: Tensor, targets: Tensor, beta: float = 0.1) -> Tenso
     return torch.relu((scores - scores[:, None]) / spread + gap)[better].sum()
 
 
+def forward_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """`sum_a p(a) (log p(a) - log q(a))` of teacher p and student q, shape (N,).
+
+    Over the teacher's likeliest tokens and all others as one: a lower bound of the divergence over
+    the whole vocabulary, and itself where the tokens are all.
+
+    Args:
+        teacher: log-probabilities, shape (N, k + 1), the others' last.
+        student: the same of the same tokens.
+    """
+    return (teacher.exp() * (teacher - student)).sum(dim=1)
+
+
+def expected_advantage(student: Tensor, advantage: Tensor) -> Tensor:
+    """`sum_a pi(a) A(a)` over the tokens that are known one by one (ADPA), shape (N,).
+
+    Its gradient with respect to the logit of a token is `pi(a) (A(a) - sum_b pi(b) A(b))`: a
+    constant added to all advantages changes nothing, where the tokens are all.
+
+    Args:
+        student: log-probabilities, shape (N, k + 1), those of all others together last.
+        advantage: of each, shape (N, k + 1); that of the others is not known, and taken as 0.
+    """
+    return (student[:, :-1].exp() * advantage[:, :-1]).sum(dim=1)
+
+
+def step_entropy(logits: Tensor, chances: Tensor) -> Tensor:
+    """Cross-entropy of right and wrong at the ends of steps, the mean over the steps of a batch.
+
+    Args:
+        logits: of wrong and right at every token, shape (B, T, 2).
+        chances: probability that the step which ends at a token is right, in [0, 1], shape (B, T);
+            NaN where no step ends, or nothing is said of it.
+
+    Returns:
+        A scalar; 0 where nothing is said.
+    """
+    known = ~torch.isnan(chances)
+    logs, right = logits[known].log_softmax(-1), chances[known]
+    loss = -(right * logs[:, 1] + (1 - right) * logs[:, 0]).sum()
+    return loss / known.sum().clamp(min=1)
+
+
 def masked_regression(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error over the attributes that are known (HelpSteer2, arXiv 2406.08673).
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from scipy.stats import rankdata
 
 from prefactory.measures.calibration import Floats, calibration_errors, pairwise_accuracy
 from prefactory.tables import text_of
@@ -83,6 +85,29 @@ def pair_metrics(margins: Floats, losses: Floats, pairs: pl.DataFrame) -> PairMe
         always_first=always,
         always_first_se=always_se,
     )
+
+
+def told_apart(scores: Floats, good: Sequence[bool]) -> dict[str, float]:
+    """How well scores tell good answers from bad ones.
+
+    Returns:
+        `answers`, `good` (share), and `auc`: how often a good answer has the higher score; a tie
+        counts one half, and it is left out where there is one class only.
+    """
+    labels = np.asarray(good, dtype=bool)
+    facts = {"answers": float(len(labels)), "good": float(labels.mean())}
+    n, m = int(labels.sum()), int((~labels).sum())
+    if n and m:
+        ranks = rankdata(scores)
+        facts["auc"] = float((ranks[labels].sum() - n * (n + 1) / 2) / (n * m))
+    return facts
+
+
+def accuracy_by(margins: Floats, values: Sequence[object]) -> dict[str, float]:
+    """Accuracy of the margins of each value of a column; a tie counts one half."""
+    rows = pl.DataFrame({"value": [str(v) for v in values], "right": (np.sign(margins) + 1) / 2})
+    found = rows.group_by("value").agg(pl.col("right").mean()).sort("value")
+    return {f"accuracy_{value}": right for value, right in found.iter_rows()}
 
 
 def warnings(test: PairMetrics | None) -> list[str]:

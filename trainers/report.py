@@ -183,8 +183,7 @@ def card(report: TrainingReport, what: str, use: str, library: str, tags: list[s
         f" fingerprint `{data.version.manifest.recipe_fingerprint or 'unknown'}`. Licences of the"
         f" data: {licenses}.\n\n"
         "## Results\n\n"
-        + (_METRICS + table if table else "Not measured.\n")
-        + _LEGEND
+        + (_METRICS + table + _LEGEND if table else "Not measured on pairs.\n")
         + (f"\n{remarks}" if remarks else "")
         + f"\n## Use\n\n{use}\n\n## Settings\n\n{settings}"
     )
@@ -211,12 +210,12 @@ def transformer_card(report: TrainingReport, about: str, task: str, outputs: int
     Args:
         report: the run.
         about: what was done, after the name of the model that it began with.
-        task: `CausalLM` or `SequenceClassification`.
+        task: `CausalLM`, `SequenceClassification` or `TokenClassification`.
         outputs: of the head, where there is one.
     """
     policy = task == "CausalLM"
     package, code = loading(report.config, task, "" if policy else f", num_labels={outputs}")
-    if not policy:
+    if task == "SequenceClassification":
         code += (
             "inputs = tokenizer.apply_chat_template(\n"
             '    prompt + answer, return_tensors="pt", return_dict=True\n)\n'
@@ -225,7 +224,21 @@ def transformer_card(report: TrainingReport, about: str, task: str, outputs: int
     kind = report.method if policy else "reward-model"
     command = f"prefactory train {report.method} {report.dataset}{_table(report.dataset)}"
     what = f"`{report.config['model']}`, {about}\n\n```bash\n{command} --config train.yaml\n```"
-    return card(report, what, f"```python\n{code}```", package, ["trl", kind])
+    use = f"```python\n{code}```"
+    if task == "TokenClassification":
+        use += _STEPS
+    return card(report, what, use, package, ["trl", kind])
+
+
+_STEPS = """
+
+Each step is followed by the configuration's `step_separator` and read at its last token: softmax,
+the second output is P(right). A recipe scores the steps of answers with it:
+
+```yaml
+- labelers.StepScores: {model: {model: path/of/this/folder}}
+```"""
+"""How a process reward model is used."""
 
 
 def write_options(folder: Path, method: str, config: BaseModel) -> None:

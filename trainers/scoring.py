@@ -23,24 +23,26 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sides:
-    """Both answers of n pairs as tokens.
+    """Both answers of n pairs as tokens, or n single answers.
 
     Attributes:
-        ids: 2n conversations, those with the chosen answers first.
+        ids: 2n conversations, those with the chosen answers first; n of single answers.
         starts: where each answer begins.
-        kept: which of the pairs that were given are among them, Bool[N].
-        cut: how many pairs lost the end of an answer.
+        kept: which of the rows that were given are among them, Bool[N].
+        cut: how many rows lost the end of an answer.
+        each: conversations of a row, 2 or 1.
     """
 
     ids: tuple[list[int], ...]
     starts: tuple[int, ...]
     kept: NDArray[np.bool_]
     cut: int
+    each: int = 2
 
     @property
     def pairs(self) -> int:
-        """Number of pairs."""
-        return len(self.ids) // 2
+        """Number of pairs, or of single answers."""
+        return len(self.ids) // self.each
 
 
 def encoded(
@@ -48,21 +50,23 @@ def encoded(
     rows: Iterable[dict[str, Any]],
     max_length: int,
     whole: bool = False,
+    names: Sequence[str] = SIDES,
 ) -> Sides:
-    """Tokenise pairs.
+    """Tokenise pairs, or single answers.
 
     Args:
         template: of the model.
-        rows: with `prompt`, `chosen`, `rejected` and maybe `tools`.
-        max_length: of a conversation; a pair whose prompt fills it is left out.
-        whole: leave out pairs with a longer conversation, instead of cutting it.
+        rows: with `prompt`, the answers and maybe `tools`.
+        max_length: of a conversation; a row whose prompt fills it is left out.
+        whole: leave out rows with a longer conversation, instead of cutting it.
+        names: columns of the answers.
     """
-    sides: tuple[list[list[int]], list[list[int]]] = ([], [])
+    sides: list[list[list[int]]] = [[] for _ in names]
     starts: list[int] = []
     kept, cut = [], 0
     for row in rows:
         prompt = ids_of(template, row["prompt"], row.get("tools"), True)
-        both = [ids_of(template, row["prompt"] + row[s], row.get("tools"), False) for s in SIDES]
+        both = [ids_of(template, row["prompt"] + row[s], row.get("tools"), False) for s in names]
         start = min(common(prompt, full) for full in both)
         longest = max(map(len, both))
         fits = longest <= max_length if whole else start < max_length
@@ -73,8 +77,8 @@ def encoded(
         starts.append(start)
         for side, full in zip(sides, both, strict=True):
             side.append(full[:max_length])
-    ids = (*sides[0], *sides[1])
-    return Sides(ids, (*starts, *starts), np.asarray(kept, dtype=bool), cut)
+    ids = tuple(row for side in sides for row in side)
+    return Sides(ids, tuple(starts * len(names)), np.asarray(kept, dtype=bool), cut, len(names))
 
 
 def ids_of(template: ChatTemplate, messages: list[Any], tools: Any, follows: bool) -> list[int]:  # noqa: ANN401

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,22 @@ from prefactory.chat_template import ChatTemplate
 from prefactory.errors import ConfigError, DataError
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.measures.calibration import Floats
+from prefactory.tables import SIDES
 from trainers import checkpoints, settings
 from trainers.answers import Comparison, compare
 from trainers.base import DatasetRef, table
 from trainers.columns import SIGN, checked, unread
 from trainers.forms import in_form
-from trainers.laying import LONG, Laid, layout, seen, together
+from trainers.laying import LONG, Laid, layout, layout_answers, seen, together
 from trainers.methods.plan import Plan
-from trainers.metrics import CONTEXT, PairMetrics, pair_metrics, warnings
+from trainers.metrics import (
+    CONTEXT,
+    PairMetrics,
+    accuracy_by,
+    pair_metrics,
+    told_apart,
+    warnings,
+)
 from trainers.objectives.frontier import Frontier, by_objective, explored, kept_beside
 from trainers.once import once
 from trainers.processes import first, model_folder, processes
@@ -41,6 +49,7 @@ HELD_OUT = "held_out.parquet"
 _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.SFT: "trl:plan_sft",
     settings.DPO: "trl:plan_dpo",
+    settings.GoalDPO: "goal:plan_goal",
     settings.KTO: "trl:plan_kto",
     settings.CPO: "trl:plan_cpo",
     settings.SimPO: "trl:plan_cpo",
@@ -50,6 +59,9 @@ _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.Regression: "regression:plan_regression",
     settings.MAH: "mah:plan_mah",
     settings.BCO: "unpaired:plan_bco",
+    settings.DCKD: "distil:plan_dckd",
+    settings.ADPA: "distil:plan_adpa",
+    settings.Stepwise: "stepwise:plan_stepwise",
     settings.PoFT: "unpaired:plan_poft",
     settings.SteerLM: "answers:plan_steerlm",
     settings.Listwise: "answers:plan_listwise",
@@ -98,7 +110,8 @@ def train_transformer(
         lora_config(config.lora, "CAUSAL_LM", [])  # whether peft is there
     plan = plan_of(config, data)
     data = plan.data or data
-    checked(data, [c for c in plan.columns if c != "margin"], plan.method, plan.optional)
+    free = plan.columns if plan.single else plan.optional
+    checked(data, [c for c in plan.columns if c != "margin"], plan.method, free)
     notes = (*plan.notes, *unread(data, plan.columns, plan.method))
     final = Path(output)
     unfinished = checkpoints.checkpoints_of(final)
@@ -140,21 +153,24 @@ class _Run:
     rows: Any
     long: int
     margins: pl.DataFrame | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, config: TransformerSettings, plan: Plan, data: DatasetRef) -> _Run:
         """Load the tokenizer, and lay out the pairs."""
         template = ChatTemplate(load_tokenizer(config), config.model)
-        columns = [c for c in plan.columns if c != "margin"]
-        train, test = (
-            layout(data, s, template, config.ignored_system, "margin" in plan.columns, columns)
-            for s in ("train", "test")
-        )
+        train, test = (_laid(config, plan, data, split, template) for split in ("train", "test"))
         whole = plan.task != "CausalLM"
-        if not any(encoded(template, [row], config.max_length, whole).pairs for row in train.rows):
+        names = ("completion",) if plan.single else SIDES
+
+        def read(rows: Any) -> Sides:  # noqa: ANN401
+            return encoded(template, rows, config.max_length, whole, names)
+
+        if not any(read([row]).pairs for row in train.rows):
             why = "longer than max_length" if whole else "its prompt fills max_length"
-            raise DataError(f"every training pair of {data} is a tie, or {why}")
-        held = encoded(template, test.rows, config.max_length, whole)
+            none = "pair of {} is a tie" if len(names) == 2 else "answer of {} lacks a column"
+            raise DataError(f"every training {none.format(data)}, or {why}")
+        held = read(test.rows)
         rows, long = train.rows, 0
         if plan.compared and config.max_steps:
             batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -162,7 +178,7 @@ class _Run:
                 train.rows,
                 config.max_steps * batch * processes(),
                 config.seed,
-                lambda row: bool(encoded(template, [row], config.max_length).pairs),
+                lambda row: bool(read([row]).pairs),
             )
         return cls(config, plan, data, template, train, test, held, rows, long)
 
@@ -200,8 +216,10 @@ class _Run:
         comparison.answer(trainer.model)
         metrics = self._measured(trainer, before)
         kept = len(trainer.train_dataset)
-        lost = int((~self.held.kept).sum()) + self.long + (given - kept if plan.counts else 0)
-        facts |= self._cut(trainer) | self._by_objective()
+        left: dict[str, int] = getattr(trainer, "left", {})
+        lost = int((~self.held.kept).sum()) + self.long
+        lost += given - kept - sum(left.values()) if plan.counts else 0
+        facts |= {**self._cut(trainer), **self._by_objective(), **self.parts}
         report = TrainingReport(
             method=plan.method,
             folder=final,
@@ -209,9 +227,14 @@ class _Run:
             config=config.model_dump(mode="json"),
             train=None,
             test=metrics,
-            dropped=together(self.train.dropped, self.test.dropped, {self._long(): lost}),
+            dropped=together(self.train.dropped, self.test.dropped, {self._long(): lost}, left),
             facts=facts,
-            notes=(*self.train.notes, *notes, *self.notes(), *_cut_note(facts), *warnings(metrics)),
+            notes=(
+                *self.train.notes,
+                *notes,
+                *self.notes(),
+                *self._said(facts, metrics),
+            ),
             answers=comparison.compared(),
             frontier=frontier,
         )
@@ -248,8 +271,7 @@ class _Run:
         lora = None
         if config.lora is not None:
             whole = [n for n in ("score", "classifier") if hasattr(model, n)]
-            kind = "CAUSAL_LM" if plan.task == "CausalLM" else "SEQ_CLS"
-            lora = lora_config(config.lora, kind, whole)
+            lora = lora_config(config.lora, _LORA[plan.task], whole)
         trainer = once(plan.trainer, cache)(
             model=model,
             args=args,
@@ -289,6 +311,9 @@ class _Run:
         n = self.held.pairs
         if not n:
             return None
+        if self.plan.single:
+            self.parts = self._of_answers(trainer, before)
+            return None
         score = self.plan.score
         if score is not None:
             now = self._logs(trainer)
@@ -304,6 +329,8 @@ class _Run:
         losses = np.logaddexp(0.0, -(margins - gap))
         ids = pl.DataFrame({"pair_id": rows["pair_id"][:]})
         self.margins = ids.with_columns(margin=pl.Series(margins, dtype=pl.Float64))
+        if self.plan.by is not None:
+            self.parts = accuracy_by(margins, rows[self.plan.by][:])
         context = table(self.data.pairs("test"), CONTEXT)
         return pair_metrics(margins, losses, ids.join(context, on="pair_id", maintain_order="left"))
 
@@ -314,6 +341,25 @@ class _Run:
             return {}
         found = by_objective(self.margins, self.data, signs)
         return {f"accuracy by {name}": v for name, v in found.items() if not np.isnan(v)}
+
+    def _of_answers(self, trainer: Any, before: Floats | None) -> Mapping[str, float]:  # noqa: ANN401
+        """What the trained model makes of held-out single answers."""
+        rows = self.test.rows.select(np.flatnonzero(self.held.kept).tolist())
+        if self.plan.measure is not None:
+            return self.plan.measure(trainer, rows)
+        if self.plan.score is None or before is None:
+            raise TypeError(f"{self.plan.method} does not say how single answers are measured")
+        scores = self.plan.score(self._logs(trainer), before, tokens(self.held))
+        prepared = rows if self.plan.prepare is None else self.plan.prepare(rows)
+        return told_apart(scores, prepared["label"][:])
+
+    def _said(self, facts: Mapping[str, float], metrics: PairMetrics | None) -> list[str]:
+        """Notes on rows that were cut, and on the held-out ones."""
+        notes = _cut_note(facts)
+        if not self.parts:
+            return [*notes, *warnings(metrics)]
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in self.parts.items())
+        return [*notes, f"held out: {parts}", *(warnings(metrics) if metrics else ())]
 
     def _long(self) -> str:
         return f"prompt {LONG}" if self.plan.task == "CausalLM" else LONG
@@ -326,6 +372,25 @@ class _Run:
         return {
             "truncated": float(sum(p + max(c, r) > self.config.max_length for p, c, r in sizes))
         }
+
+
+def _laid(
+    config: TransformerSettings, plan: Plan, data: DatasetRef, split: str, template: ChatTemplate
+) -> Laid:
+    """The rows of a split, whatever they are."""
+    if plan.single:
+        return layout_answers(data, split, template, config.ignored_system, plan.columns)
+    columns = [c for c in plan.columns if c != "margin"]
+    margin = "margin" in plan.columns
+    return layout(data, split, template, config.ignored_system, margin, columns, plan.whole)
+
+
+_LORA = {
+    "CausalLM": "CAUSAL_LM",
+    "SequenceClassification": "SEQ_CLS",
+    "TokenClassification": "TOKEN_CLS",
+}
+"""Kind of model -> peft's name of the task."""
 
 
 def _cut_note(facts: Mapping[str, float]) -> list[str]:

@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax
-from threadpoolctl import threadpool_limits
 
-from labelers.annotators.pal import PALBModel, PALModel, fit_pal, fit_pal_b, located, rowwise
 from labelers.combine.scoring import Floats, Ints
-from labelers.heads import ridge
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, DataError
+from prefactory.preferences.ideal_points import (
+    PALBModel,
+    PALModel,
+    components,
+    fit_pal,
+    fit_pal_b,
+    located,
+    permuted,
+    rowwise,
+    shrunk,
+)
 from prefactory.step import Labeler, Scope, State
 from prefactory.tables import SCORE, SIDES, Shape, last_user_text, text_of
 
@@ -52,9 +60,9 @@ class PAL(Labeler):
     """Learn ideal points of annotators from their own labels, and score pairs by them.
 
     PAL (arXiv:2406.08469): each annotator's ideal point is a mixture of k prototypes, learned from
-    the pairs that the annotator labelled; see `labelers.annotators.pal` for A (one ideal point)
-    and B (it moves with the prompt). Vectors are frozen embeddings of the answers (and for B of
-    the last user message), cut to their first `dim` principal components, which is ours.
+    the pairs that the annotator labelled; `prefactory.preferences.ideal_points` has A (one ideal
+    point) and B (it moves with the prompt). Vectors are frozen embeddings of the answers (for B
+    also of the last user message), cut to their first `dim` principal components, which is ours.
     Prototypes are numbered by mass, the largest first.
 
     Columns of pairs:
@@ -286,21 +294,19 @@ class PAL(Labeler):
 
     def _ordered(self, model: PALFit) -> PALFit:
         """The model with its prototypes by falling mass."""
-        return _permuted(model, np.argsort(-model.user_weights.mean(axis=0), kind="stable"))
+        return permuted(model, np.argsort(-model.user_weights.mean(axis=0), kind="stable"))
 
     def _matched(self, model: PALFit, whole: PALFit) -> PALFit:
         """The model with its prototypes in the order of another, by the annotators' weights."""
         row_of = {user: i for i, user in enumerate(whole.users)}
         theirs = whole.user_weights[[row_of[user] for user in model.users]]
         _, order = linear_sum_assignment(-(theirs.T @ model.user_weights))
-        return _permuted(model, order)
+        return permuted(model, order)
 
     def _weights(self, model: PALFit, data: _Data, fold: int) -> pl.DataFrame:
         """Weights by annotator, of few labels drawn to the mean; null user: the mean annotator."""
         names, counts = np.unique(data.users, return_counts=True)
-        trust = np.minimum(counts / self.enough, 1.0)[:, None]
-        mean = model.logits.mean(axis=0)
-        weights = softmax(np.vstack([mean + trust * (model.logits - mean), mean]), axis=1)
+        weights = softmax(shrunk(model.logits, counts, self.enough), axis=1)
         users = pl.Series("user", [*names.tolist(), None], pl.String)
         array = pl.Series("weights", weights, pl.Array(pl.Float64, self.prototypes))
         return pl.DataFrame([users, array]).with_columns(fold=pl.lit(fold, pl.Int64))
@@ -350,24 +356,6 @@ class PAL(Labeler):
         }
 
 
-def components(vectors: list[NDArray[np.float32]], dim: int) -> Floats:
-    """First principal directions of vectors, Float64[d, min(dim, d)]; of all d, the identity.
-
-    Args:
-        vectors: tables of vectors, [n, d] each.
-        dim: how many directions.
-    """
-    d = vectors[0].shape[1]
-    if d <= dim:
-        return np.eye(d)
-    with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
-        sums = ridge.total([ridge.moments(v, np.zeros((len(v), 1))) for v in vectors])
-        _, axes = np.linalg.eigh(sums.xx - np.outer(sums.x, sums.x) / sums.n)
-    directions: Floats = axes[:, ::-1][:, :dim]
-    largest = directions[np.abs(directions).argmax(axis=0), np.arange(dim)]
-    return directions * np.where(largest < 0, -1.0, 1.0)
-
-
 def _mixed(users: pl.Series, known: pl.DataFrame, k: int) -> tuple[Floats, NDArray[np.bool_]]:
     """Mean weights of each row's annotators, Float64[n, k], and whether one of them is known."""
     columns = [f"w{g}" for g in range(k)]
@@ -383,18 +371,6 @@ def _mixed(users: pl.Series, known: pl.DataFrame, k: int) -> tuple[Floats, NDArr
         pl.col(columns).mean(), pl.col("known").any()
     )
     return by_row.select(columns).to_numpy(), by_row["known"].to_numpy()
-
-
-def _permuted(model: PALFit, order: Ints) -> PALFit:
-    """The same model with its prototypes in another order."""
-    logits = model.logits[:, order]
-    if isinstance(model, PALModel):
-        points = model.prototypes[order]
-        return PALModel(model.users, logits, points, model.projection, model.loss)
-    heads, offsets = model.heads[order], model.offsets[order]
-    return PALBModel(
-        model.users, logits, heads, offsets, model.projection, model.sharpness, model.loss
-    )
 
 
 def _parameters(model: PALFit) -> dict[str, Any]:

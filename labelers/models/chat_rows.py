@@ -63,7 +63,7 @@ def rows(
     chosen = ("chat" if has else "plain") if template == "auto" else template
     together = zip(prompts, responses, strict=True)
     encoded = [_row(tokenizer, clean(p), clean(r), chosen) for p, r in together]
-    return [_fitted(tokenizer, row, limit, truncate) for row in encoded]
+    return [fitted(tokenizer, row, limit, truncate) for row in encoded]
 
 
 def _row(tokenizer: Any, prompt: Messages, response: Messages, template: str) -> Row:  # noqa: ANN401
@@ -92,7 +92,8 @@ def _pair(tokenizer: Any, prompt: str, answer: str) -> Row:  # noqa: ANN401
     return Row(ids, _types(coded), span)
 
 
-def _fitted(tokenizer: Any, row: Row, limit: int, truncate: bool) -> Row:  # noqa: ANN401
+def fitted(tokenizer: Any, row: Row, limit: int, truncate: bool) -> Row:  # noqa: ANN401
+    """A row within a limit of tokens, without the first ones of its prompt; or why it is none."""
     excess = len(row.ids) - limit
     if row.reason or excess <= 0:
         return row if row.ids or row.reason else Row([], reason="template")

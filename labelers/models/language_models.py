@@ -37,7 +37,7 @@ NUMERICS = 1
 NO_LIMIT = 8192
 """Tokens that a row may have if neither the model nor `max_tokens` says so."""
 
-Kind = Literal["causal", "classifier"]
+Kind = Literal["causal", "classifier", "tokens"]
 
 
 class Model(BaseModel):
@@ -225,6 +225,7 @@ def _load(model: Model, kind: Kind, folder: str) -> tuple[Any, Any]:
     auto = {
         "causal": transformers.AutoModelForCausalLM,
         "classifier": transformers.AutoModelForSequenceClassification,
+        "tokens": transformers.AutoModelForTokenClassification,
     }[kind]
     dtype = torch.bfloat16 if model.resolved_precision() == "bf16" else torch.float32
     net, info = auto.from_pretrained(
@@ -232,7 +233,7 @@ def _load(model: Model, kind: Kind, folder: str) -> tuple[Any, Any]:
     )
     missing = sorted(info["missing_keys"])
     if missing:
-        what = "a classification head" if kind == "classifier" else "a language model's head"
+        what = "a language model's head" if kind == "causal" else "a classification head"
         raise ConfigError(
             f"model {model.model!r} lacks the weights {missing[:3]}: they would be random; it may "
             f"not be a model with {what}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,11 +11,14 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from labelers.models import chat_rows
-from labelers.models.chat_rows import Messages, Template
-from labelers.models.language_models import Model, opened
-from labelers.models.reward_model import Activation, classified
+from labelers.models.chat_rows import Messages, Row, Template
+from labelers.models.language_models import Loaded, Model, opened
+from labelers.models.reward_model import Activation, activated, classified
 from labelers.rules.verifiable import check_pattern
+from prefactory.chat_template import ChatTemplate, TemplateError
 from prefactory.context import Context
+from prefactory.errors import ConfigError
+from prefactory.process.tokens import SEPARATOR, step_tokens
 from prefactory.step import Labeler
 from prefactory.tables import SCORE, Shape, text_of
 
@@ -26,13 +31,14 @@ class StepScores(Labeler):
     """Add `score_<name>` and `steps_<name>`: a process reward model's scores of an answer's steps.
 
     Objective: `name`. Range: (0, 1) with the default activation, all real numbers without one.
-    Direction: higher is better. `steps_<name>` (List(Float64)) has one score per step, in order,
-    for the `stepwise` layout.
+    Direction: higher is better. `steps_<name>` (List(Float64)) has one score per step, in order.
 
-    The model is a sequence classifier; step t is scored by the conversation cut after step t, the
-    step's text as the end of the answer (arXiv:2510.01167 reads its process reward models as
-    two-class classifiers: softmax, P(class 1)). Models that mark steps by a token of their own and
-    read all of them in one pass are not covered. Cost: one forward pass per step.
+    A token classifier (what `prefactory train stepwise` makes) reads all steps of an answer in one
+    forward pass, each at its last token; its chat template writes the prompt. With a sequence
+    classifier step t is scored by the conversation cut after step t, the step's text as the end of
+    the answer (arXiv:2510.01167 reads its process reward models as two-class classifiers: softmax,
+    P(class 1)): one forward pass per step. Models that mark steps by a special token of their own
+    are not covered.
 
     An answer with a step that can't be scored has null scores; `reason_<name>` (String) says why:
     `empty`, or as in `labelers.RewardModel`.
@@ -45,7 +51,7 @@ class StepScores(Labeler):
         activation: applied to the outputs of a step before one is taken.
         splitter: `paragraph` (blank lines), `line`, `tag` (`<step>` or `<sep>`), or a pattern.
         aggregate: `min` (the weakest step), `mean`, `last`, or `product`.
-        template: see `labelers.models.chat_rows.rows`.
+        template: see `labelers.models.chat_rows.rows`; of a token classifier `auto` or `chat`.
         too_long: as in `labelers.RewardModel`.
 
     Example:
@@ -90,14 +96,16 @@ class StepScores(Labeler):
             The columns of `adds`, same height and order.
 
         Raises:
-            ConfigError: the model can't be loaded, or has another number of heads.
+            ConfigError: the model can't be loaded, has another number of heads, or is a token
+                classifier and the template another than its own.
         """
         texts = table.select(text_of(pl.col("response")).fill_null("")).to_series()
         ends = step_ends(texts, SPLITTERS.get(self.splitter, self.splitter))
         steps = pl.DataFrame({"text": texts, "end": ends, "prompt": table["prompt"]})
         steps = steps.with_row_index("row").explode("end", keep_nulls=False, empty_as_null=False)
+        scores = self._at_ends if reads_tokens(self.model) else self._scores
         steps = steps.with_columns(prefix=pl.col("text").str.head(pl.col("end")))
-        steps = steps.select("row").hstack(self._scores(steps))
+        steps = steps.select("row").hstack(scores(steps))
         return self._gathered(steps, table.height)
 
     def _scores(self, steps: pl.DataFrame) -> pl.DataFrame:
@@ -119,6 +127,49 @@ class StepScores(Labeler):
         reason = pl.Series("reason", [r.reason for r in rows], dtype=pl.String)
         return pl.DataFrame([pl.Series("score", score, dtype=pl.Float64).fill_nan(None), reason])
 
+    def _at_ends(self, steps: pl.DataFrame) -> pl.DataFrame:
+        """As `_scores`, by a token classifier: all steps of an answer in one pass."""
+        before = pl.col("end").shift(1, fill_value=0).over("row")
+        text = pl.col("text").str.slice(before, pl.col("end") - before).str.strip_chars()
+        answers = (
+            steps.with_columns(step=text)
+            .group_by("row", maintain_order=True)
+            .agg(pl.col("prompt").first(), "step")
+        )
+        if self.template not in ("auto", "chat"):
+            raise ConfigError(f"template {self.template!r}: a token classifier reads its own chat")
+        with opened(self.model, "tokens") as loaded:
+            tokens = [
+                self._tokens(loaded, chat_rows.clean(prompt), said)
+                for prompt, said in zip(
+                    answers["prompt"].to_list(), answers["step"].to_list(), strict=True
+                )
+            ]
+            scores = at_ends(loaded, tokens, self.heads, self.activation)
+        head = self.heads - 1 if self.head is None else self.head
+        flat = [
+            (values[head], row.reason)
+            for (row, _), of_row in zip(tokens, scores, strict=True)
+            for values in of_row
+        ]
+        schema = {"score": pl.Float64, "reason": pl.String}
+        return pl.DataFrame(flat, schema=schema, orient="row").with_columns(
+            pl.col("score").fill_nan(None)
+        )
+
+    def _tokens(self, loaded: Loaded, prompt: Messages, steps: list[str]) -> tuple[Row, list[int]]:
+        """An answer as tokens, and where its steps end."""
+        separator = getattr(loaded.net.config, "step_separator", SEPARATOR)
+        template = ChatTemplate(loaded.tokenizer, self.model.model)
+        try:
+            ids, ends = step_tokens(template, prompt, steps, separator)
+        except TemplateError:
+            return Row([], reason="template"), [0] * len(steps)
+        start = len(step_tokens(template, prompt, [])[0])
+        row = Row(ids, None, (start, len(ids)))
+        kept = chat_rows.fitted(loaded.tokenizer, row, loaded.limit, self.too_long == "truncate")
+        return kept, [end - (len(ids) - len(kept.ids)) for end in ends]
+
     def _gathered(self, steps: pl.DataFrame, height: int) -> pl.DataFrame:
         rows = pl.DataFrame({"row": pl.int_range(height, dtype=pl.UInt32, eager=True)})
         lists = steps.group_by("row", maintain_order=True).agg(
@@ -136,6 +187,54 @@ class StepScores(Labeler):
                 joined["reason"].alias(f"reason_{self.name}"),
             ]
         )
+
+
+def reads_tokens(model: Model) -> bool:
+    """Tell whether a model is a token classifier, by its configuration."""
+    file = model.folder() / "config.json"
+    named = json.loads(file.read_text("utf-8")).get("architectures") if file.is_file() else None
+    return any(str(name).endswith("ForTokenClassification") for name in named or ())
+
+
+def at_ends(
+    loaded: Loaded, rows: Sequence[tuple[Row, list[int]]], heads: int, activation: Activation
+) -> list[np.ndarray]:
+    """Outputs of a token classifier at the ends of steps.
+
+    Args:
+        loaded: the classifier.
+        rows: n answers as tokens, each with the places of its steps' last tokens.
+        heads: K, how many outputs it must have.
+        activation: applied to each place's outputs.
+
+    Returns:
+        n times float64 [steps, K]; NaN for rows with a reason.
+
+    Raises:
+        ConfigError: the model has another number of outputs.
+    """
+    if (labels := int(loaded.net.config.num_labels)) != heads:
+        raise ConfigError(f"the model has {labels} heads and {heads} are named; say heads={labels}")
+    places = {id(row): ends for row, ends in rows}
+    most = max((len(ends) for _, ends in rows), default=0)
+
+    def forward(tensors: dict[str, Any], batch: list[Row]) -> np.ndarray:
+        tensors.pop("token_type_ids", None)
+        logits = loaded.net(**tensors).logits.double().cpu().numpy()
+        out = np.full((len(batch), most * heads), np.nan)
+        for i, row in enumerate(batch):
+            values = logits[i, places[id(row)]].ravel()
+            out[i, : len(values)] = values
+        return out
+
+    good = [i for i, (row, _) in enumerate(rows) if row.reason is None]
+    out = np.full((len(rows), most, heads), np.nan)
+    if good and most:
+        found = loaded.run([rows[i][0] for i in good], forward, most * heads)
+        out[good] = activated(found.reshape(len(good) * most, heads), activation).reshape(
+            len(good), most, heads
+        )
+    return [out[i, : len(ends)] for i, (_, ends) in enumerate(rows)]
 
 
 def step_ends(texts: pl.Series, splitter: str) -> pl.Series:

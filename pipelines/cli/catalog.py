@@ -135,7 +135,7 @@ def _verify_everything() -> None:
 
 def export(
     ref: Ref,
-    layout: Annotated[str, typer.Option(help="trl, trl-implicit, kto, sft or responses.")],
+    layout: Annotated[str, typer.Option(help="trl, trl-implicit, kto, sft, stepwise, responses.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     table: Annotated[
         str | None, typer.Option(help="Another table than the layout's own, such as goal_pairs.")

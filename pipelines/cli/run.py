@@ -18,7 +18,7 @@ from pipelines.cli.catalog import AsJson
 
 if TYPE_CHECKING:
     from pipelines.build import Outcome
-    from pipelines.estimate import Estimate
+    from pipelines.estimate import Estimate, Kept
     from pipelines.ping import Ping
     from pipelines.settings import Settings
 
@@ -243,7 +243,7 @@ def plan(
     from catalog.sources import account_lines
     from catalog.versions import default_home
     from pipelines.build import check_recipe
-    from pipelines.estimate import estimate, means_of
+    from pipelines.estimate import estimate, kept, means_of
     from pipelines.journal import answers
     from pipelines.ping import ping as ping_models
     from prefactory.plan import describe
@@ -252,6 +252,7 @@ def plan(
     rows = describe(planned)
     means = means_of(answers(default_home()), checked.name)
     estimates = estimate(planned, sources, prices, means)
+    local = kept(planned, sources)
     pings = ping_models(planned) if ping else []
     if as_json:
         data = {
@@ -259,6 +260,7 @@ def plan(
             "sources": [{**s.identity(), "columns": s.account.to_dict()} for s in sources],
             "steps": rows,
             "calls": [e.__dict__ for e in estimates],
+            **({"passes": [k.__dict__ for k in local]} if local else {}),
             **({"ping": [p.__dict__ for p in pings]} if ping else {}),
         }
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
@@ -279,6 +281,7 @@ def plan(
         table.add_row(row["step"], row["kind"], row["scope"], row["table"], row["adds"])
     console.print(table)
     _show_estimates(console, estimates)
+    _show_kept(console, local)
     for method, _ in checked.train:
         console.print(f"then train {method}")
     for answered in pings:
@@ -313,6 +316,16 @@ def _show_estimates(console: Console, estimates: list[Estimate]) -> None:
     ]
     console.print("\nlikely, by the mean of the calls that were made so far:")
     console.print(_calls_table("seen", rows))
+
+
+def _show_kept(console: Console, local: list[Kept]) -> None:
+    if not local:
+        return
+    console.print("\nlocal models, at most (512 tokens an answer):")
+    table = Table("step", "model", "forward passes", "kept on disk", box=None)
+    for k in local:
+        table.add_row(k.step, escape(k.model), f"{k.passes:,}", f"{k.bytes / 1e9:,.2f} GB")
+    console.print(table)
 
 
 def _calls_table(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import polars as pl
 from pydantic import BaseModel, ValidationError
 
 from catalog.versions import Version
@@ -19,17 +21,21 @@ from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.recipe import sentence
 from trainers.settings import (
+    ADPA,
     BCO,
     CPO,
+    DCKD,
     DPO,
     KTO,
     MAH,
     MORE,
     ORPO,
+    PAL,
     RACO,
     RDPO,
     SFT,
     EmbeddingReward,
+    GoalDPO,
     Listwise,
     PoFT,
     PreferenceStack,
@@ -37,19 +43,24 @@ from trainers.settings import (
     Reward,
     SimPO,
     SteerLM,
+    Stepwise,
     TransformerSettings,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from trainers.base import DatasetRef
 
+Embed = Callable[[Any, pl.Series], np.ndarray]
+
 METHODS: dict[str, type[BaseModel]] = {
     "embedding-reward": EmbeddingReward,
     "preference-stack": PreferenceStack,
+    "pal": PAL,
     "reward": Reward,
     "regression": Regression,
     "sft": SFT,
     "dpo": DPO,
+    "goal-dpo": GoalDPO,
     "kto": KTO,
     "cpo": CPO,
     "simpo": SimPO,
@@ -62,10 +73,14 @@ METHODS: dict[str, type[BaseModel]] = {
     "more": MORE,
     "steerlm": SteerLM,
     "listwise": Listwise,
+    "stepwise": Stepwise,
+    "dckd": DCKD,
+    "adpa": ADPA,
 }
 """Training method -> its options."""
 
 
+GOALS = "goal_pairs"
 BY_LABELS = ("filters.AgreementDraw", "filters.SuspectLabels", "filters.EnsembleUncertainty")
 """Steps after which the pairs that are left are easier than those that left."""
 
@@ -85,6 +100,37 @@ class Trained:
     path: Path
     summary: str
     facts: dict[str, Any]
+
+
+def table_of(cls: type[BaseModel], version: Version | None = None) -> str:
+    """The table that a method reads, unless another is named.
+
+    A method that reads pairs and single answers reads the answers of a version without pairs.
+    """
+    table = str(getattr(cls, "table", "pairs"))
+    there = version.manifest.tables if version is not None else {table: None}
+    single = "responses" in getattr(cls, "shapes", ()) and "responses" in there
+    return "responses" if table not in there and single else table
+
+
+def _check_table(cls: type[BaseModel], version: Version, table: str) -> None:
+    """Make sure that a version has a table which a method can read.
+
+    Raises:
+        ConfigError: it has not; with those that it has.
+    """
+    tables, shapes = version.manifest.tables, getattr(cls, "shapes", ("pairs",))
+    usable = [name for name, record in tables.items() if record.shape in shapes]
+    if table in usable:
+        return
+    if not usable:
+        what = " or ".join(shapes)
+        raise ConfigError(f"{version.ref} holds no {what}, only {', '.join(tables)}")
+    by = "; labelers.RewardAugmented makes it" if table == GOALS else ""
+    have = ", ".join(usable)
+    raise ConfigError(
+        f"{version.ref} has no table of {' or '.join(shapes)} {table!r}{by}; it has: {have}"
+    )
 
 
 def checked_options(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
@@ -109,7 +155,8 @@ def train(
     version: Version,
     settings: Settings,
     out: Path | None = None,
-    table: str = "pairs",
+    table: str | None = None,
+    embed: Embed | None = None,
 ) -> Trained:
     """Train on a version.
 
@@ -119,21 +166,14 @@ def train(
         version: the dataset.
         settings: where models go if `out` is None; a model that is there already is returned.
         out: folder of the model, new or empty.
-        table: which table of the version holds the pairs. Methods that read all answers to a
-            prompt take the table of responses.
+        table: which table of the version it reads; None: the method's own.
+        embed: makes vectors of texts; None: the encoder, by way of the store.
 
     Raises:
         ConfigError: for an unknown method, or a table without pairs, or without responses.
     """
-    manifest = version.manifest
-    kind = getattr(config, "reads", "pairs")
-    table = kind if table == "pairs" else table
-    usable = [name for name, record in manifest.tables.items() if record.shape == kind]
-    if table not in usable:
-        if not usable:
-            raise ConfigError(f"{version.ref} holds no {kind}, only {', '.join(manifest.tables)}")
-        have = ", ".join(usable)
-        raise ConfigError(f"{version.ref} has no table of {kind} {table!r}; it has: {have}")
+    table = table or table_of(type(config), version)
+    _check_table(type(config), version, table)
     from trainers.base import DatasetRef  # datasets, torch: only when something is trained
 
     data = DatasetRef(version, table)
@@ -144,7 +184,7 @@ def train(
     progress.begin(f"train {method}", 0, "steps")
     shown = progress.shown(live=False)  # a terminal has the trainer's own bar
     with shown, announced(settings.home, progress, None):
-        report = _trainer(method, settings)(config, data, folder)
+        report = _trainer(method, settings, embed or embedder(settings))(config, data, folder)
     note = easy_test(version)
     text = "\n".join([report.text(), *([f"  note     {note}"] if note else [])])
     return Trained(method, Path(report.folder), text, report.as_dict())
@@ -164,7 +204,7 @@ def easy_test(version: Version) -> str:
 
 def _default_folder(settings: Settings, data: DatasetRef, method: str, config: BaseModel) -> Path:
     """Folder of a model by what it is trained on and how, so that nothing is trained twice."""
-    weights = _weights(getattr(config, "model", ""))
+    weights = _weights(str(getattr(config, "model", None) or getattr(config, "base", None) or ""))
     made_from = [method, identity_fields(config), data.digest, data.table, weights]
     name = f"{data.version.ref.replace('@', '-')}-{method}-{fingerprint(made_from)[:8]}"
     return settings.home / "models" / name
@@ -189,19 +229,19 @@ def _earlier(method: str, folder: Path) -> Trained:
     return Trained(method, folder, summary, facts)
 
 
-def _trainer(method: str, settings: Settings) -> Callable[[Any, Any, Path], Any]:
+def _trainer(method: str, settings: Settings, embed: Embed) -> Callable[[Any, Any, Path], Any]:
     if method == "embedding-reward":
         from trainers import train_embedding_reward
 
-        return lambda config, data, out: train_embedding_reward(
-            config, data, out, embedder(settings)
-        )
+        return lambda config, data, out: train_embedding_reward(config, data, out, embed)
     if method == "preference-stack":
         from trainers import train_preference_stack
 
-        return lambda config, data, out: train_preference_stack(
-            config, data, out, embedder(settings)
-        )
+        return lambda config, data, out: train_preference_stack(config, data, out, embed)
+    if method == "pal":
+        from trainers import train_pal
+
+        return lambda config, data, out: train_pal(config, data, out, embed)
     if issubclass(METHODS.get(method, BaseModel), TransformerSettings):
         from trainers import train_transformer
 

@@ -46,6 +46,21 @@ class Asks:
 
 
 @dataclass(frozen=True, slots=True)
+class Passes:
+    """What a step will run through a model on this machine and keep of it at most, for `plan`.
+
+    Attributes:
+        model: its name.
+        rows: forward passes.
+        bytes: of the columns that are kept, about.
+    """
+
+    model: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """What a generator made: new rows, and why input rows became nobody's parent.
 
@@ -160,6 +175,14 @@ class Step(BaseModel):
         Args:
             rows: rows of the table that it gets, about.
             prompts: distinct prompts among them, about.
+        """
+        return []
+
+    def passes(self, rows: int) -> list[Passes]:
+        """What the step runs through local models and keeps, for `plan` (large ones override it).
+
+        Args:
+            rows: rows of the table that it gets, about; of pairs, their answers.
         """
         return []
 
@@ -329,6 +352,7 @@ _OPTIONAL = (
     "brings",
     "opens_engines",
     "asks",
+    "passes",
     "grows",
     "fit_shard",
     "fit",

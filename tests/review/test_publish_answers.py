@@ -5,6 +5,7 @@ import json
 import polars as pl
 import pytest
 
+from catalog.layouts import export
 from pipelines.review.making import make
 from pipelines.review.publishing import publish
 from review import people
@@ -75,6 +76,10 @@ def test_labels_of_steps_become_columns(tmp_path):
     row = done.version.frame("responses").collect().row(0, named=True)
     assert row["steps"][0] == "Count."
     assert row["step_labels"] == [1.0, -1.0]
+    export(done.version, "stepwise", tmp_path / "out", "jsonl")
+    out = [json.loads(line) for f in (tmp_path / "out" / "data").iterdir() for line in f.open()]
+    assert all(r["labels"] == [True, False] for r in out)
+    assert sum(r["completions"][0] == "Count." for r in out) == len(out) > 0
 
 
 def test_tags_become_a_column(tmp_path):

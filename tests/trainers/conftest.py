@@ -18,7 +18,7 @@ import pytest
 
 from catalog.arrow_folder import SplitWriter, arrow_schema, write_dict
 from catalog.manifest import Manifest, TableRecord
-from prefactory.tables import MESSAGES, Shape, with_ids
+from prefactory.tables import MESSAGES, ROW_ID, Shape, with_ids
 from tests.helpers import tiny_llama
 
 
@@ -75,15 +75,15 @@ def publish_answers(folder, train, test):
 
 
 def publish(folder, train, test=None, name="made", shape="pairs"):
-    """Write tables of pairs as a version's folder, and return it."""
+    """Write tables of pairs, or of another shape, as a version's folder, and return it."""
     splits = {"train": train, "test": train.clear() if test is None else test}
     for split, rows in splits.items():
         writer = SplitWriter(folder / shape / split, split, arrow_schema(rows))
         writer.write(rows)
         writer.close()
     write_dict(folder / shape, list(splits))
-    ids = train["pair_id" if shape == "pairs" else "response_id"]
-    digest = hashlib.blake2b(repr(sorted(ids)).encode(), digest_size=16).hexdigest()
+    ids = sorted(train[ROW_ID[shape]])
+    digest = hashlib.blake2b(repr(ids).encode(), digest_size=16).hexdigest()
     counts = {split: rows.height for split, rows in splits.items()}
     record = TableRecord(shape=shape, splits=counts, bytes=counts, columns={}, digest="")
     manifest = Manifest(

@@ -14,9 +14,9 @@ from trainers.base import DatasetRef
 from trainers.scoring import Ints
 
 Form = Literal["pairs", "chosen", "sides", "answers"]
-"""How rows are laid out: pairs, the chosen answers, each answer with its label, or all answers to a
-prompt."""
-Task = Literal["CausalLM", "SequenceClassification"]
+"""How rows are laid out: pairs, the chosen answers, each answer with its label, or answers as they
+are: single ones, or all to a prompt."""
+Task = Literal["CausalLM", "SequenceClassification", "TokenClassification"]
 Score = Callable[[Floats, Floats, Ints], Floats]
 """Score of answers from their log-probabilities under the model and under the one before training,
 and their numbers of tokens."""
@@ -36,6 +36,9 @@ class Plan:
         options: TRL's options that are made of the settings.
         columns: of the pairs, which it reads.
         optional: those of them that may be null.
+        by: a column whose values have an accuracy each, among the facts of the report.
+        single: whether a row is one answer, of a table of responses.
+        whole: columns without which a pair is left out.
         apart: whether the loss asks for scores `margin` apart.
         form: how the rows are laid out.
         task: what kind of model it trains.
@@ -43,6 +46,8 @@ class Plan:
         loads: options of loading the model.
         counts: whether the trainer has one row for each that it was given and did not drop.
         prepare: changes the rows before the trainer gets them.
+        measure: of single answers: facts of the trained model, given its trainer and the held-out
+            rows; None: how well the score tells good answers from bad ones.
         finish: makes of the trainer's model what is saved; may write more files.
         weights: of the head's outputs, whose weighted sum is the score; the first alone if empty.
         notes: what a reader of the report must know.
@@ -57,6 +62,9 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    single: bool = False
+    whole: tuple[str, ...] = ()
+    by: str | None = None
     apart: bool = False
     form: Form = "pairs"
     task: Task = "CausalLM"
@@ -64,6 +72,7 @@ class Plan:
     loads: Mapping[str, Any] = field(default_factory=dict)
     counts: bool = True
     prepare: Callable[[Any], Any] | None = None
+    measure: Callable[[Any, Any], Mapping[str, float]] | None = None
     finish: Callable[[Any, Path], None] | None = None
     weights: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
 
 from prefactory.chat_template import ChatTemplate
@@ -17,16 +19,25 @@ from trainers.methods.plan import Plan
 from trainers.settings import Regression
 
 
-class RegressionTrainer(Trainer):  # type: ignore[misc]  # transformers has no types here
-    """Mean squared error of the attributes that an answer has; an answer with none has no loss.
+class TargetsTrainer(Trainer):  # type: ignore[misc]  # transformers has no types here
+    """A model with a head, on numbers that it shall give.
 
     Args:
-        attributes: objectives; an answer's own are in `chosen_score_<objective>` or
-            `rejected_score_<objective>`, as its `label` says.
+        tokenised: makes rows of `input_ids` and `targets` of rows, given the tokenizer and the most
+            tokens; longer conversations are left out. Targets are numbers of a conversation or of
+            each of its tokens; NaN: nothing is said.
+        loss: of outputs, given the targets, both float32.
         options: those of TRL's trainers.
     """
 
-    def __init__(self, *, attributes: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        tokenised: Callable[[Any, Any, int], Any],
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        self.loss = loss
         args, tokenizer = options["args"], options["processing_class"]
         if (adapters := options.pop("peft_config", None)) is not None:
             import peft
@@ -35,12 +46,13 @@ class RegressionTrainer(Trainer):  # type: ignore[misc]  # transformers has no t
         args.remove_unused_columns = False
         for name in ("train_dataset", "eval_dataset"):
             if options.get(name) is not None:
-                options[name] = _tokenised(options[name], tokenizer, attributes, args.max_length)
+                options[name] = tokenised(options[name], tokenizer, args.max_length)
         self.pad = tokenizer.pad_token_id
-        super().__init__(data_collator=self._collate, **options)
+        super().__init__(data_collator=self.collate, **options)
         self.model_accepts_loss_kwargs = False  # the loss is a mean of the batch
 
-    def _collate(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def collate(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Conversations and targets, padded at the end; targets with NaN."""
         width = max(len(e["input_ids"]) for e in examples)
         ids = torch.full((len(examples), width), self.pad)
         mask = torch.zeros_like(ids)
@@ -48,7 +60,9 @@ class RegressionTrainer(Trainer):  # type: ignore[misc]  # transformers has no t
             n = len(example["input_ids"])
             ids[row, :n] = torch.tensor(example["input_ids"])
             mask[row, :n] = 1
-        targets = torch.tensor([e["targets"] for e in examples], dtype=torch.float32)
+        targets = pad_sequence(
+            [torch.tensor(e["targets"], dtype=torch.float32) for e in examples], True, float("nan")
+        )
         return {"input_ids": ids, "attention_mask": mask, "targets": targets}
 
     def compute_loss(
@@ -58,15 +72,16 @@ class RegressionTrainer(Trainer):  # type: ignore[misc]  # transformers has no t
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """Mean squared error of a batch."""
+        """Loss of a batch."""
         outputs = model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
         )
-        loss = masked_regression(outputs.logits.float(), inputs["targets"])
+        loss = self.loss(outputs.logits.float(), inputs["targets"])
         return (loss, outputs) if return_outputs else loss
 
 
-def _tokenised(rows: Any, tokenizer: Any, attributes: tuple[str, ...], most: int) -> Any:  # noqa: ANN401
+def _tokenised(rows: Any, tokenizer: Any, most: int, attributes: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Conversations with the attributes of their answer, in the order of `attributes`."""
     template = ChatTemplate(tokenizer, "the model")
 
     def made(row: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +110,11 @@ def plan_regression(config: Regression, _: DatasetRef) -> Plan:
     score = " + ".join(f"{w:g} {n}" for n, w in zip(names, config.score_weights, strict=True))
     return Plan(
         method="regression",
-        trainer=partial(RegressionTrainer, attributes=names),
+        trainer=partial(
+            TargetsTrainer,
+            tokenised=partial(_tokenised, attributes=names),
+            loss=masked_regression,
+        ),
         about=f"with one output an attribute ({', '.join(names)}), trained by regression on those"
         f" that are known (HelpSteer2, arXiv 2406.08673). The score of an answer is {score}.",
         score=None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefactory.errors import ConfigError
 from prefactory.extras import package
+from prefactory.tables import Shape
 from trainers import losses
 from trainers.base import DatasetRef
 from trainers.columns import ColumnsDPO, columns_for_training
@@ -19,7 +20,7 @@ from trainers.methods.plan import (
     log_probability,
     mean_log_probability,
 )
-from trainers.settings import CPO, DPO, KTO, ORPO, SFT
+from trainers.settings import BCO, CPO, DPO, KTO, ORPO, SFT
 
 trl = package("trl")  # where it is missing, the error is the command that installs it
 
@@ -113,8 +114,26 @@ def plan_sft(config: SFT, _: DatasetRef) -> Plan:
     )
 
 
-def plan_kto(config: KTO, _: DatasetRef) -> Plan:
-    """KTO on both answers of each pair, one good and one bad."""
+def single_answers(config: BCO | KTO, data: DatasetRef) -> dict[str, Any]:
+    """What a plan needs beside to read single answers by a label; nothing for pairs."""
+    if data.shape is Shape.PAIRS:
+        return {}
+
+    def labelled(rows: Any) -> Any:  # noqa: ANN401 - a dataset
+        good = [value >= config.threshold for value in rows[config.label]]
+        return rows.remove_columns(config.label).add_column("label", good)
+
+    return {
+        "single": True,
+        "columns": (config.label,),
+        "prepare": labelled,
+        "notes": (f"an answer is good from {config.label} {config.threshold:g} on",),
+    }
+
+
+def plan_kto(config: KTO, data: DatasetRef) -> Plan:
+    """KTO on both answers of each pair, one good and one bad; or on single answers."""
+    single = single_answers(config, data)
     options: dict[str, Any] = {
         "beta": config.beta,
         "loss_type": config.loss_type,
@@ -131,7 +150,11 @@ def plan_kto(config: KTO, _: DatasetRef) -> Plan:
         score=implicit_reward(config.beta),
         compared=True,
         options=options,
+        single=bool(single),
+        columns=single.get("columns", ()),
+        prepare=single.get("prepare"),
         form="sides",
+        notes=single.get("notes", ()),
     )
 
 

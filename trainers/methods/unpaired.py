@@ -14,11 +14,12 @@ from trainers import losses
 from trainers.base import DatasetRef
 from trainers.columns import Collator
 from trainers.methods.plan import Plan, implicit_reward, mean_log_probability
-from trainers.methods.trl import REFERENCE
+from trainers.methods.trl import REFERENCE, single_answers
 from trainers.settings import BCO, PoFT
 
 trl = package("trl")
 SHIFT = "shift.json"
+RATIO = "density_ratio"
 
 
 def half_sum(
@@ -47,13 +48,20 @@ class BCOTrainer(trl.KTOTrainer):  # type: ignore[misc, name-defined]  # trl has
 
     Args:
         momentum: of the running means.
+        columns: `density_ratio`, by which the loss of bad answers is multiplied, or none.
         options: those of TRL's trainer, with precomputed reference log-probabilities.
     """
 
-    def __init__(self, *, momentum: float, **options: Any) -> None:  # noqa: ANN401
-        self.momentum = momentum
+    def __init__(self, *, momentum: float, columns: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+        self.momentum, self.columns = momentum, columns
         self.means: dict[str, float] = {}
         super().__init__(**options)
+        inner: Any = self.data_collator
+        self.data_collator: Any = Collator(inner, columns)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns: list[str] = [*self._signature_columns, *self.columns]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: ANN401
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
@@ -71,7 +79,10 @@ class BCOTrainer(trl.KTOTrainer):  # type: ignore[misc, name-defined]  # trl has
             shift = half_sum(self.means, all_rewards, all_good, self.momentum)
         else:
             shift = sum(self.means.values()) / max(len(self.means), 1)
-        loss = losses.bco(rewards, good, shift).mean()
+        each = losses.bco(rewards, good, shift)
+        for column in self.columns:
+            each = torch.where(good, each, inputs[column] * each)
+        loss = each.mean()
         self._metrics["train" if self.model.training else "eval"]["shift"].append(shift)
         return (loss, {}) if return_outputs else loss
 
@@ -86,11 +97,14 @@ class BCOTrainer(trl.KTOTrainer):  # type: ignore[misc, name-defined]  # trl has
         self.means = json.loads((Path(checkpoint) / SHIFT).read_text())
 
 
-def plan_bco(config: BCO, _: DatasetRef) -> Plan:
-    """BCO on both answers of each pair, one good and one bad."""
+def plan_bco(config: BCO, data: DatasetRef) -> Plan:
+    """BCO on both answers of each pair, one good and one bad; or on single answers."""
+    single = single_answers(config, data)
+    ratio = tuple(c for c in (RATIO,) if single and c in data.pairs("train").column_names)
+    weighs = f"bad answers count by their own {RATIO} (arXiv 2404.04656)"
     return Plan(
         method="bco",
-        trainer=partial(BCOTrainer, momentum=config.momentum),
+        trainer=partial(BCOTrainer, momentum=config.momentum, columns=ratio),
         about=f"trained by BCO (arXiv 2404.04656) on single answers, good or bad. {REFERENCE}",
         score=implicit_reward(config.beta),
         compared=True,
@@ -99,7 +113,11 @@ def plan_bco(config: BCO, _: DatasetRef) -> Plan:
             "loss_type": "apo_zero_unpaired",  # builds no mismatched answers
             "precompute_ref_log_probs": True,
         },
+        single=bool(single),
+        columns=(*single.get("columns", ()), *ratio),
+        prepare=single.get("prepare"),
         form="sides",
+        notes=(*single.get("notes", ()), *([weighs] if ratio else [])),
     )
 
 

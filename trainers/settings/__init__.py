@@ -2,12 +2,15 @@
 
 from trainers.settings.base import FROZEN, EarlyStopping, Lora, PolicySettings, TransformerSettings
 from trainers.settings.frozen import EmbeddingReward, PreferenceStack
+from trainers.settings.labelled import ADPA, DCKD, GoalDPO, Stepwise
 from trainers.settings.own import BCO, MAH, RACO, PoFT, Regression
+from trainers.settings.people import PAL
 from trainers.settings.several import MORE, RDPO, Listwise, SteerLM
 from trainers.settings.trl import CPO, DPO, KTO, ORPO, SFT, Mixture, Reward, SimPO
 
 __all__ = [
-    "BCO", "CPO", "DPO", "FROZEN", "KTO", "MAH", "MORE", "ORPO", "RACO", "RDPO", "SFT",
-    "EarlyStopping", "EmbeddingReward", "Listwise", "Lora", "Mixture", "PoFT", "PolicySettings",
-    "PreferenceStack", "Regression", "Reward", "SimPO", "SteerLM", "TransformerSettings",
+    "ADPA", "BCO", "CPO", "DCKD", "DPO", "FROZEN", "KTO", "MAH", "MORE", "ORPO", "PAL", "RACO",
+    "RDPO", "SFT", "EarlyStopping", "EmbeddingReward", "GoalDPO", "Listwise", "Lora", "Mixture",
+    "PoFT", "PolicySettings", "PreferenceStack", "Regression", "Reward", "SimPO", "SteerLM",
+    "Stepwise", "TransformerSettings",
 ]  # fmt: skip

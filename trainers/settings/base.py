@@ -85,6 +85,10 @@ class TransformerSettings(BaseModel):
     )
     trl_options: ClassVar[str] = "TrainingArguments"
     """The dataclass of TRL (or, with a module and a colon before it, of elsewhere)."""
+    table: ClassVar[str] = "pairs"
+    """The table of a version that the method reads, unless another is named."""
+    shapes: ClassVar[tuple[str, ...]] = ("pairs",)
+    """What the rows of the table may be: `pairs`, or `responses`, single answers."""
 
     model: str
     revision: str | None = None

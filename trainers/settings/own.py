@@ -42,18 +42,25 @@ class BCO(PolicySettings):
     """Binary classifier optimization: single answers, good or bad (arXiv 2404.04656).
 
     The implicit reward is shifted by half the sum of both classes' means, each a running one, so
-    that the shift does not follow the larger class.
+    that the shift does not follow the larger class. Of single answers (`--table responses`) the bad
+    ones count by `density_ratio`, where they have it (`labelers.DensityRatio`).
 
     Attributes:
         learning_rate: peak learning rate.
         beta: how strongly the policy is held to the reference.
         momentum: share of the running means that a batch does not change.
+        label: of single answers (a table of responses), the column by which they are good, from
+            `threshold` on; answers without a value are left out.
+        threshold: see `label`.
     """
 
     trl_options: ClassVar[str] = "KTOConfig"
+    shapes: ClassVar[tuple[str, ...]] = ("pairs", "responses")
     learning_rate: float = Field(5e-7, gt=0)
     beta: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    label: str = "score_label"
+    threshold: float = 0.5
 
 
 class PoFT(PolicySettings):

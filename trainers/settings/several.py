@@ -27,7 +27,8 @@ class SteerLM(PolicySettings):
     """
 
     trl_options: ClassVar[str] = "SFTConfig"
-    reads: ClassVar[str] = "responses"
+    table: ClassVar[str] = "responses"
+    shapes: ClassVar[tuple[str, ...]] = ("responses",)
     learning_rate: float = Field(6e-6, gt=0)
     weight: str = "steer"
     proposal: str | None = None
@@ -50,7 +51,8 @@ class Listwise(PolicySettings):
     """
 
     trl_options: ClassVar[str] = "SFTConfig"
-    reads: ClassVar[str] = "responses"
+    table: ClassVar[str] = "responses"
+    shapes: ClassVar[tuple[str, ...]] = ("responses",)
     learning_rate: float = Field(1e-6, gt=0)
     score: str = "quality"
     beta: float = Field(0.1, gt=0)

@@ -105,7 +105,8 @@ class DPO(PolicySettings):
 class KTO(PolicySettings):
     """Alignment from single answers that are good or bad (arXiv 2402.01306).
 
-    Pairs give two rows each, the chosen answer good and the rejected bad.
+    Pairs give two rows each, the chosen answer good and the rejected bad; a table of single answers
+    (`--table responses`) is read by their `label`.
 
     Attributes:
         learning_rate: peak learning rate.
@@ -113,14 +114,20 @@ class KTO(PolicySettings):
         loss_type: `kto`, or `apo_zero_unpaired` (arXiv 2408.06266).
         desirable_weight: weight of good answers.
         undesirable_weight: weight of bad answers.
+        label: of single answers (a table of responses), the column by which they are good, from
+            `threshold` on; answers without a value are left out.
+        threshold: see `label`.
     """
 
     trl_options: ClassVar[str] = "KTOConfig"
+    shapes: ClassVar[tuple[str, ...]] = ("pairs", "responses")
     learning_rate: float = Field(1e-6, gt=0)
     beta: float = Field(0.1, gt=0)
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
     desirable_weight: float = Field(1.0, gt=0)
     undesirable_weight: float = Field(1.0, gt=0)
+    label: str = "score_label"
+    threshold: float = 0.5
 
     @model_validator(mode="after")
     def _estimates_its_reference_point(self) -> KTO:

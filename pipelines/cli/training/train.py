@@ -27,7 +27,9 @@ Model = Annotated[str | None, typer.Option(help="Model to start from: a folder o
 Config = Annotated[
     Path | None, typer.Option("--config", help="YAML file of options; those of TRL by its names.")
 ]
-Table = Annotated[str, typer.Option(help="Table with the pairs, such as goal_pairs.")]
+Table = Annotated[
+    str | None, typer.Option(help="Table to read, such as goal_pairs [the method's own].")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder to make [in PREFACTORY_HOME/models].")]
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Three steps on a tiny model that is built on the spot.")
@@ -36,6 +38,7 @@ HELP = {
     "regression": "Train a reward model with one output an attribute.",
     "sft": "Fine-tune on the chosen answers.",
     "dpo": "Train a policy by direct preference optimisation.",
+    "goal-dpo": "Train a policy on pairs that name the score to reach (goal_pairs).",
     "kto": "Train a policy on single answers, good or bad.",
     "cpo": "Train a policy by contrastive preference optimisation, without a reference.",
     "simpo": "Train a policy by SimPO, without a reference.",
@@ -43,6 +46,10 @@ HELP = {
     "mah": "Train a policy with one head an objective (dimension column).",
     "bco": "Train a policy on single answers by binary classification.",
     "poft": "Fine-tune the more, the likelier aligned models find an answer.",
+    "dckd": "Train a student on what an aligned teacher says of both answers.",
+    "adpa": "Train a student on an aligned teacher's advantages over its reference.",
+    "stepwise": "Train a process reward model on labels of steps.",
+    "pal": "Train a reward that differs between people (annotator column), on vectors.",
     "raco": "Train a policy on objectives that disagree on the same pair (sign_ columns).",
     "rdpo": "Train a policy on pairs, and on each chosen answer after a near prompt (Re-Align).",
     "more": "Train a reward model on several sources, weighted so that they conflict least.",
@@ -85,7 +92,7 @@ def _command(method: str) -> Callable[..., None]:
         overrides: Overrides = None,
         model: Model = None,
         config: Config = None,
-        table: Table = "pairs",
+        table: Table = None,
         out: Out = None,
         smoke: Smoke = False,
         as_json: AsJson = False,
@@ -107,7 +114,7 @@ def reward(
     ] = "trl",
     model: Model = None,
     config: Config = None,
-    table: Table = "pairs",
+    table: Table = None,
     out: Out = None,
     smoke: Smoke = False,
     as_json: AsJson = False,
@@ -132,7 +139,7 @@ def _train(
     overrides: list[str],
     model: str | None,
     config: Path | None,
-    table: str,
+    table: str | None,
     out: Path | None,
     smoke: bool,
     as_json: bool,
@@ -155,7 +162,7 @@ def _train(
     else:
         if ref is None:
             raise ConfigError("what to train on? NAME, NAME@VERSION or a file; or --smoke")
-        if method not in ("embedding-reward", "preference-stack") and "model" not in fields:
+        if "model" in METHODS[method].model_fields and "model" not in fields:
             raise ConfigError("--model is missing: the folder or hub id of the model to start from")
         checked = checked_options(METHODS[method], fields)
         done = train(method, checked, version_of(ref, settings), settings, out, table)

@@ -7,10 +7,9 @@ import polars as pl
 import pytest
 
 from labelers import PAL
-from labelers.annotators.ideal_points import components
-from labelers.annotators.pal import PALModel, fit_pal_b
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
+from prefactory.preferences.ideal_points import PALModel, components, fit_pal_b
 from prefactory.tables import Shape, canonical_order
 from tests.helpers import content, pairs
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from labelers.annotators.pal import fit_pal, located
 from prefactory.errors import DataError
+from prefactory.preferences.ideal_points import fit_pal, located
 
 GROUP = np.arange(20) % 2
 

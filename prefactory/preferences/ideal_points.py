@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
-from labelers.combine.scoring import Floats, Ints
 from prefactory.errors import DataError
+from prefactory.measures.calibration import Floats
 
 if TYPE_CHECKING:
     import torch
 
+Ints = NDArray[np.int64]
+_CHUNK = 4096
 _TINY = 1e-12
 SHARPEST = 100.0
 """Greatest exp(s)."""
@@ -423,3 +426,62 @@ def _fit_b_once(
     with torch.no_grad():
         parameters = [t.numpy() for t in (logits, heads, offsets, projection)]
         return (float(loss()), *parameters, min(float(sharp.exp()), SHARPEST))  # type: ignore[return-value]
+
+
+def shrunk(logits: Floats, counts: Ints, enough: int) -> Floats:
+    """Logits of users, those with few labels drawn to the mean; and the mean's after them.
+
+    Args:
+        logits: Float64[U, k].
+        counts: labels of each, Int64[U].
+        enough: labels from which on a user's own are trusted alone (ours).
+
+    Returns:
+        Float64[U + 1, k].
+    """
+    trust = np.minimum(counts / enough, 1.0)[:, None]
+    mean = logits.mean(axis=0)
+    return np.vstack([mean + trust * (logits - mean), mean])
+
+
+def permuted(model: PALModel | PALBModel, order: Ints) -> PALModel | PALBModel:
+    """The same model with its prototypes in another order."""
+    logits = model.logits[:, order]
+    if isinstance(model, PALModel):
+        points = model.prototypes[order]
+        return PALModel(model.users, logits, points, model.projection, model.loss)
+    heads, offsets = model.heads[order], model.offsets[order]
+    return PALBModel(
+        model.users, logits, heads, offsets, model.projection, model.sharpness, model.loss
+    )
+
+
+def components(vectors: Sequence[NDArray[np.float32]], dim: int) -> Floats:
+    """First principal directions of vectors, Float64[d, min(dim, d)]; of all d, the identity.
+
+    Args:
+        vectors: tables of vectors, [n, d] each.
+        dim: how many directions.
+    """
+    d = vectors[0].shape[1]
+    if d <= dim:
+        return np.eye(d)
+    n = sum(len(v) for v in vectors)
+    with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
+        squares, sums = zip(*(_moments(v) for v in vectors), strict=True)
+        xx, x = sum(squares[1:], squares[0]), sum(sums[1:], sums[0])
+        _, axes = np.linalg.eigh(xx - np.outer(x, x) / n)
+    directions: Floats = axes[:, ::-1][:, :dim]
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(dim)]
+    return directions * np.where(largest < 0, -1.0, 1.0)
+
+
+def _moments(vectors: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Sums of the squares and of the rows, by chunks: Float64[d, d] and Float64[d]."""
+    d = vectors.shape[1]
+    xx, x = np.zeros((d, d)), np.zeros(d)
+    for start in range(0, len(vectors), _CHUNK):
+        block = vectors[start : start + _CHUNK].astype(np.float64)
+        xx += block.T @ block
+        x += block.sum(0)
+    return xx, x

@@ -1,0 +1,1 @@
+"""Supervision of the steps of an answer: what their labels mean, and how steps become tokens."""

@@ -1,0 +1,1 @@
+"""Rewards that differ between people: PAL's ideal points, trained, saved, found for newcomers."""
