@@ -81,10 +81,7 @@ def _bare(data: DatasetRef, split: str, columns: Sequence[str], n: int) -> pl.Se
         return pl.repeat(value=False, n=n, eager=True)
     null = pl.any_horizontal(pl.col(c).is_null() for c in columns)
     wanted = ["pair_id", *columns]
-    parts = [
-        batch.select(null.alias("bare"))["bare"]
-        for batch in data.batches(split, wanted)
-    ]
+    parts = [batch.select(null.alias("bare"))["bare"] for batch in data.batches(split, wanted)]
     return pl.concat(parts) if parts else pl.Series("bare", [], dtype=pl.Boolean)
 
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from prefactory.errors import ConfigError, DataError
 from trainers import PAL, DatasetRef, PALReward, train_pal
+from trainers.evaluate.models import scored
 
 SMALL = {"steps": 200, "starts": 2, "dim": 16}
 
@@ -62,6 +63,11 @@ def test_a_saved_model_scores_like_the_trained_one_and_places_newcomers(train, m
     good, bad = (model.score(held["prompt"], held[s], users) for s in ("chosen", "rejected"))
     assert (good > bad).mean() == report.test.accuracy
     assert (good <= 0).all()
+    own = scored(str(report.folder), held, make.hash_embed, 4, 64)
+    assert own.how == "reward of who gave each label"
+    assert np.array_equal(own.margins, good - bad)
+    mean = scored(str(report.folder), held.drop("annotator"), make.hash_embed, 4, 64)
+    assert mean.how == "reward of the mean person"
     nobody = model.score(held["prompt"], held["chosen"])
     assert np.array_equal(nobody, model.score(held["prompt"], held["chosen"], ["?"] * 60))
     nulls = pl.Series([None], dtype=held.schema["prompt"])

@@ -10,7 +10,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, set_see
 
 from catalog.layouts import export
 from labelers import StepScores
-from pipelines.api import Recipe, run
+from pipelines.api import Recipe, audit, run
 from prefactory.chat_template import ChatTemplate
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
@@ -149,3 +149,9 @@ def test_exported_steps_are_read_again(steps, tmp_path):
     ids = ["response_id", "prompt_id"]
     one, two = (v.frame("responses").collect().select(*ids, *columns) for v in (steps, again))
     assert one.equals(two)
+
+
+def test_an_audit_reads_answers_with_steps(tmp_path):
+    found = audit(pl.DataFrame(solutions(8)), embeddings=False, home=tmp_path)
+    assert (found.shape, found.rows) == ("responses", 16)
+    assert found.counts()["fault"] == 0

@@ -15,8 +15,10 @@ import transformers
 from prefactory.chat_template import ChatTemplate
 from prefactory.errors import ConfigError
 from prefactory.measures.calibration import Floats
+from prefactory.tables import SIDES
 from trainers.embedding_model import Embed, EmbeddingRewardModel
 from trainers.methods.plan import Score, implicit_reward, log_odds, mean_log_probability
+from trainers.people.model import PALReward
 from trainers.scoring import Sides, encoded, head_scores, log_probabilities, token_counts
 from trainers.settings import TransformerSettings
 from trainers.transformer import load_model, load_tokenizer
@@ -66,6 +68,15 @@ def scored(
         heads = EmbeddingRewardModel.load(model, embed)
         chosen, rejected = (heads.score(pairs["prompt"], pairs[s]) for s in ("chosen", "rejected"))
         return Scored(_name(model), "embedding reward", chosen - rejected)
+    if training.get("method") == "pal":
+        if embed is None:
+            raise ConfigError(f"{model} reads sentence vectors: embed is missing")
+        people = PALReward.load(model, embed)
+        column = str(training["config"]["annotator"])
+        users = pairs[column].to_list() if pairs.schema.get(column) == pl.String else None
+        chosen, rejected = (people.score(pairs["prompt"], pairs[s], users) for s in SIDES)
+        whose = "of the mean person" if users is None else "of who gave each label"
+        return Scored(_name(model), f"reward {whose}", chosen - rejected)
     if training.get("method") == "preference-stack":
         raise ConfigError(f"{model} is a stack: labelers.PreferenceScore scores data with it")
     settings = TransformerSettings(model=model, **_BASE)
@@ -123,7 +134,7 @@ def _logs(model: str, sides: Sides, template: ChatTemplate, batch: int) -> Float
 def _score(training: Mapping[str, Any]) -> tuple[str, Score, str | None]:
     """How a policy's score is called, the score, and the model that it is held against."""
     method, config = training.get("method"), training.get("config", {})
-    if method in ("dpo", "kto", "raco", "bco", "mah", "rdpo", "listwise", "steerlm"):
+    if method in ("dpo", "kto", "raco", "bco", "mah", "rdpo", "listwise", "steerlm", "goal-dpo"):
         beta = config.get("beta", 1.0)
         return "implicit reward", implicit_reward(beta), str(config["model"])
     if method == "orpo":
