@@ -149,12 +149,12 @@ def build(
         mapper: what runs the shards of a stage.
         on_stage: told of each stage that is done.
     """
-    with settings.store.in_use():
+    with settings.store.in_use():  # until models and reviews say themselves what they need
         outcome = _published(recipe, sources, settings, mapper, on_stage)
-    outcome.review = _put_before_people(recipe, outcome.published.version, settings)
-    for method, config in recipe.train:
-        _LOG.info("train %s", method)
-        outcome.trained.append(train(method, config, outcome.published.version, settings))
+        outcome.review = _put_before_people(recipe, outcome.published.version, settings)
+        for method, config in recipe.train:
+            _LOG.info("train %s", method)
+            outcome.trained.append(train(method, config, outcome.published.version, settings))
     return outcome
 
 

@@ -57,7 +57,8 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 def new_file(final: Path) -> Iterator[BinaryIO]:
     """Open a file that has its name when the block ends: whole, durable, in place of an older one.
 
-    After an exception nothing is left. The folder of the file is made.
+    After an exception nothing is left; what killed processes left in its folder before is removed.
+    The folder is made.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(f".{final.name}"), dir=final.parent)
@@ -72,6 +73,7 @@ def new_file(final: Path) -> Iterator[BinaryIO]:
         Path(name).unlink(missing_ok=True)
         raise
     sync(final.parent)
+    sweep(final.parent)
 
 
 @contextmanager

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.history import state
 from catalog.versions import Catalog, Version
 from prefactory.errors import CatalogError, StoreError
-from prefactory.folders import temporary_folder
+from prefactory.folders import sweep, temporary_folder
 from prefactory.sharing.locks import locked
 from prefactory.store import IN_USE, Store
 
@@ -86,8 +87,23 @@ def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes
     return Goes("version", ref, path, _size(path), tuple(needed(catalog, more).get(ref, ())))
 
 
+@contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Hold a home against runs while it is looked what may go, and while that goes.
+
+    Raises:
+        StoreError: a run is at work.
+    """
+
+    def busy() -> None:
+        raise StoreError(f"a run is using {store.root}; wait for its end, and try again")
+
+    with locked(store.root / IN_USE, busy=busy):
+        yield
+
+
 def remove(catalog: Catalog, goes: Goes) -> None:
-    """Remove a version; its number is not used again.
+    """Remove a version, within `alone`; its number is not used again.
 
     Raises:
         CatalogError: something needs it.
@@ -95,7 +111,13 @@ def remove(catalog: Catalog, goes: Goes) -> None:
     if goes.why:
         raise CatalogError(f"{goes.name} stays: {'; '.join(goes.why)}")
     name, _, number = goes.name.partition("@")
-    state.change(catalog.root, name, lambda s: state.without(s, number))
+
+    def without(before: state.State) -> state.State:
+        if number in (*before.tags.values(), before.head):  # since it was looked
+            raise CatalogError(f"{goes.name} stays: it has got a name meanwhile")
+        return state.without(before, number)
+
+    state.change(catalog.root, name, without)
     with temporary_folder(catalog.root, f".{name}") as bin_:  # gone in one step, then in peace
         goes.path.rename(bin_ / number)
 
@@ -149,28 +171,20 @@ def garbage(
 
 
 def collect(catalog: Catalog, store: Store, goes: list[Goes]) -> int:
-    """Remove what `garbage` found and nothing needs; return the bytes.
-
-    Raises:
-        StoreError: a run is using the store.
-    """
-
-    def busy() -> None:
-        raise StoreError(f"a run is using {store.root}; wait for its end, and try again")
-
+    """Remove what `garbage` found and nothing needs, within `alone`; return the bytes."""
     freed = 0
-    with locked(store.root / IN_USE, busy=busy):
-        for one in goes:
-            if one.why:
-                continue
-            if one.what == "version":
-                remove(catalog, one)
-            else:
-                with temporary_folder(store.root / "tmp", "gc") as bin_:
-                    one.path.rename(bin_ / one.name)
-            freed += one.size
-        freed += _loose_pictures(store)
-    return freed
+    sweep(catalog.root)
+    sweep(store.root / "tmp")
+    for one in goes:
+        if one.why:
+            continue
+        if one.what == "version":
+            remove(catalog, one)
+        else:
+            with temporary_folder(store.root / "tmp", "gc") as bin_:
+                one.path.rename(bin_ / one.name)
+        freed += one.size
+    return freed + _loose_pictures(store)
 
 
 def _loose_pictures(store: Store) -> int:

@@ -27,11 +27,13 @@ def tag(catalog: Catalog, ref: str, name: str) -> Version:
         raise CatalogError(f"{name!r} can't be a tag: take letters, digits, '.', '-' and '_'")
     if (catalog.root / dataset / name).exists():
         raise CatalogError(f"{dataset} has a version {name!r}; take another word for the tag")
-    state.change(
-        catalog.root,
-        dataset,
-        lambda s: replace(s, tags={**s.tags, name: version.manifest.version}),
-    )
+    number = version.manifest.version
+
+    def tagged(before: state.State) -> state.State:
+        _still_there(before, version)
+        return replace(before, tags={**before.tags, name: number})
+
+    state.change(catalog.root, dataset, tagged)
     return version
 
 
@@ -65,12 +67,18 @@ def rollback(catalog: Catalog, ref: str) -> Version:
     dataset, number = version.manifest.name, version.manifest.version
     newest = catalog.versions(dataset)[-1].manifest.version
     back = number != newest
-    state.change(
-        catalog.root,
-        dataset,
-        lambda s: replace(s, head=number if back else None, over=newest if back else None),
-    )
+
+    def rolled(before: state.State) -> state.State:
+        _still_there(before, version)
+        return replace(before, head=number if back else None, over=newest if back else None)
+
+    state.change(catalog.root, dataset, rolled)
     return version
+
+
+def _still_there(before: state.State, version: Version) -> None:
+    if version.manifest.version in before.removed:  # by another process, since it was opened
+        raise CatalogError(f"{version.ref} has just been removed")
 
 
 def _inside(catalog: Catalog, ref: str) -> Version:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -165,14 +166,15 @@ def rollback(ref: Ref) -> None:
 
 def rm(ref: Ref, yes: Yes = False) -> None:
     """Remove a version that no tag, other version, model or review needs."""
-    from catalog.history.removal import removable, remove
+    from catalog.history.removal import alone, removable, remove
     from pipelines.needs import needs
     from pipelines.settings import Settings
 
     settings = Settings()
-    goes = removable(settings.catalog, ref, needs(settings.home))
-    if yes or goes.why:
-        remove(settings.catalog, goes)  # which says why it stays
+    with alone(settings.store) if yes else nullcontext():
+        goes = removable(settings.catalog, ref, needs(settings.home))
+        if yes or goes.why:
+            remove(settings.catalog, goes)  # which says why it stays
     done = "removed" if yes else "would be removed (--yes does it)"
     typer.echo(f"{ref}, {goes.size / 1e6:,.1f} MB, {done}")
 
@@ -189,13 +191,15 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Remove intermediate results that no version names, and old versions if --keep says so."""
-    from catalog.history.removal import collect, garbage
+    from catalog.history.removal import alone, collect, garbage
     from pipelines.needs import needs
     from pipelines.settings import Settings
 
     settings = Settings()
-    found = garbage(settings.catalog, settings.store, needs(settings.home), keep=keep, days=days)
-    freed = collect(settings.catalog, settings.store, found) if yes else 0
+    catalog, store = settings.catalog, settings.store
+    with alone(store) if yes else nullcontext():  # what is needed now, and not a moment ago
+        found = garbage(catalog, store, needs(settings.home), keep=keep, days=days)
+        freed = collect(catalog, store, found) if yes else 0
     going = [g for g in found if not g.why]
     if as_json:
         rows = [{"what": g.what, "name": g.name, "bytes": g.size, "why": g.why} for g in found]

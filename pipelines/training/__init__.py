@@ -183,7 +183,7 @@ def train(
     progress = Progress(f"{method} on {version.ref}")
     progress.begin(f"train {method}", 0, "steps")
     shown = progress.shown(live=False)  # a terminal has the trainer's own bar
-    with shown, announced(settings.home, progress, None):
+    with shown, announced(settings.home, progress, None), settings.store.in_use():
         report = _trainer(method, settings, embed or embedder(settings))(config, data, folder)
     note = easy_test(version)
     text = "\n".join([report.text(), *([f"  note     {note}"] if note else [])])

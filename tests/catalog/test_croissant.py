@@ -1,16 +1,12 @@
 """The Croissant metadata of a version, read by MLCommons' own library."""
 
-import pytest
+import mlcroissant
 
 from tests.catalog.test_diff import publish
 from tests.pipelines.conftest import hh_pairs
 
 
 def test_mlcroissant_reads_our_metadata(tmp_path):
-    try:
-        import mlcroissant
-    except ImportError:
-        pytest.skip("NO mlcroissant: pip install mlcroissant to check croissant.json with it")
     version = publish(tmp_path, "small", hh_pairs(12))
     dataset = mlcroissant.Dataset(jsonld=str(version.path / "croissant.json"))
     assert not dataset.metadata.issues.errors

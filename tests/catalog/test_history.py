@@ -8,7 +8,7 @@ import time
 import polars as pl
 import pytest
 
-from catalog.history import exchange, lineage, removal, state
+from catalog.history import exchange, lineage, removal, state, tags
 from catalog.history.everything import problems
 from catalog.history.tags import rollback, tag, untag
 from catalog.versions import Catalog, verify
@@ -148,9 +148,12 @@ def test_gc_takes_what_no_version_names_and_nothing_young(home):
     assert removal.garbage(settings.catalog, settings.store, {}, keep=1, days=1e3) == [
         g for g in found if g.what == "version"
     ]
-    with settings.store.in_use(), pytest.raises(StoreError, match="a run is using"):
-        removal.collect(settings.catalog, settings.store, found)
-    assert removal.collect(settings.catalog, settings.store, found) > 0
+    busy = pytest.raises(StoreError, match="a run is using")
+    with settings.store.in_use(), busy, removal.alone(settings.store):
+        raise AssertionError
+    with removal.alone(settings.store):
+        freed = removal.collect(settings.catalog, settings.store, found)
+    assert freed > 0
     assert numbers(home) == [first, third]
     left = {p.name for p in settings.store.root.glob("objects/*/*")}
     assert left == {p.name for p in objects} - {g.name for g in found if g.what == "object"}
@@ -315,3 +318,17 @@ def test_a_damaged_history_is_said_and_its_copy_stands_in(tmp_path, caplog):
     kept.write_bytes(whole)
     assert state.change(tmp_path, "a", changed) == wanted
     assert copy.read_bytes() == whole
+
+
+def test_what_gets_a_name_while_it_is_looked_stays(home):
+    catalog, version = Catalog(home), Catalog(home)[f"small@{numbers(home)[1]}"]
+    goes = removal.removable(catalog, version.ref, {})
+    tag(catalog, version.ref, "late")
+    with pytest.raises(CatalogError, match="has got a name meanwhile"):
+        removal.remove(catalog, goes)
+    untag(catalog, "small", "late")
+    removal.remove(catalog, goes)
+    number = version.manifest.version
+    assert state.read(catalog.root / "small").removed == (number,)
+    with pytest.raises(CatalogError, match="just been removed"):  # opened before, and now tagged
+        tags._still_there(state.read(catalog.root / "small"), version)

@@ -2,27 +2,43 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.faults.trials import Lab
 from tests.prefactory.engines.mock_server import MockServer
 
-RECIPE = """\
+ASKING = """\
 name: asked
 seed: 5
 source: {path: prompts.jsonl, name: prompts}
 steps:
   - generators.Responses:
-      models: [{engine: server, base_url: "%s", model: mock, max_concurrency: 4}]
+      models: [%s]
       n: 2
-      sampling: {max_tokens: 16}
-  - filters.Length: {max_words: 7}
+      sampling: {max_tokens: %d}
+  - filters.Length: {max_words: 40}
   - labelers.TextStatistics: {objectives: [characters]}
   - labelers.Pairs: {objective: characters}
 publish: {pays: false, test_fraction: 0.2}
 """
-PROMPTS, SAMPLES, WIDTH = 40, 2, 4
+SERVER = '{engine: server, base_url: "%s", model: mock, max_concurrency: 4}'
+TRAINING = """\
+name: taught
+seed: 5
+source: {path: pairs.jsonl, name: pairs}
+steps:
+  - filters.Length: {min_words: 1}
+publish: {pays: false, test_fraction: 0.2}
+train:
+  - preference-stack: {vectors: false, form: joint}
+  - dpo: {model: %s, max_steps: 4, save_steps: 2, per_device_train_batch_size: 4,
+      gradient_accumulation_steps: 1, learning_rate: 1.0e-2, gradient_checkpointing: false,
+      compare_answers: 0, max_length: 64, bf16: false}
+"""
+SAMPLES = 2
 
 
 class Answering:
@@ -40,67 +56,81 @@ class Answering:
         return "ok", reply
 
 
-class Lab:
-    """A recipe that asks a server, and a driver that runs it with faults."""
-
-    def __init__(self, folder, driver, answering, url):
-        self.folder, self.driver, self.answering = folder, driver, answering
-        folder.mkdir()
-        rows = [{"prompt": f"Question {i}?"} for i in range(PROMPTS)]
-        (folder / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        with (folder / "prompts.jsonl").open("a") as file:
-            file.write("{broken\n")
-        (folder / "recipe.yaml").write_text(RECIPE % url)
-
-    def run(self, home, fault=None):
-        """Answer of the driver, and how many calls were made."""
-        self.answering.asked.clear()
-        command = {"home": str(self.folder / home), "recipe": str(self.folder / "recipe.yaml")}
-        self.driver.stdin.write(json.dumps({**command, "fault": fault}) + "\n")
-        self.driver.stdin.flush()
-        line = self.driver.stdout.readline()
-        assert line, "the driver is gone"
-        return json.loads(line), list(self.answering.asked)
-
-    def files(self, home):
-        """All published files but the one that tells of the run."""
-        root = self.folder / home / "versions"
-        return {
-            p.relative_to(root).as_posix(): p.read_bytes()
-            for p in sorted(root.rglob("*"))
-            if p.is_file() and p.name != "provenance.json"
-        }
-
-    def leftovers(self, home):
-        """What only a run in progress may have."""
-        root = self.folder / home
-        versions = [p for p in (root / "versions").glob(".*") if p.is_dir()]
-        return [*(root / "store" / "tmp").glob("*"), *versions]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    answering = Answering()
-    folder = tmp_path_factory.mktemp("faults")
-    with MockServer(answering) as server, (folder / "driver.log").open("w") as log:
+@contextmanager
+def driven(folder, *modules):
+    """A driver that has imported some modules beside what each run needs."""
+    with (folder / "driver.log").open("w") as log:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver"],
+            [sys.executable, "-m", "tests.faults.driver", *modules],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"},
+            env={
+                **os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2",
+                "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
+                "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false",
+            },
             cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
         try:
-            yield Lab(folder / "lab", driver, answering, server.url)
+            yield driver
         finally:
             driver.stdin.close()
             driver.wait(10)
 
 
-@pytest.fixture(scope="module")
-def clean(lab):
-    """The undisturbed run: its answer and its files."""
-    answer, asked = lab.run("clean")
-    assert answer["rc"] == 0, answer
-    assert len(asked) == len(set(asked)) == SAMPLES * PROMPTS
-    assert not lab.leftovers("clean")
-    return answer, lab.files("clean")
+def lines(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def asking(folder, driver, engine, prompts, max_tokens=16, width=4, asked=None):
+    """A lab in which a model answers prompts; one record of the source is broken."""
+    folder.mkdir()
+    lines(folder / "prompts.jsonl", [{"prompt": f"Question {i}?"} for i in range(prompts)])
+    with (folder / "prompts.jsonl").open("a") as file:
+        file.write("{broken\n")
+    (folder / "recipe.yaml").write_text(ASKING % (engine, max_tokens))
+    job = {"recipe": str(folder / "recipe.yaml")}
+    return Lab(folder, driver, job, SAMPLES * prompts, width, asked).begin()
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    with driven(tmp_path_factory.mktemp("driver")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def heavy(tmp_path_factory):
+    """A driver that has torch and what trains."""
+    modules = ("torch", "transformers", "trl", "datasets", "trainers.transformer")
+    with driven(tmp_path_factory.mktemp("heavy"), *modules) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, driver):
+    """The recipe that asks a server."""
+    answering = Answering()
+    with MockServer(answering) as server:
+        folder = tmp_path_factory.mktemp("faults") / "lab"
+        yield asking(folder, driver, SERVER % server.url, 40, asked=answering.asked)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory):
+    """A Llama of 0.1 M weights."""
+    from tests.helpers import tiny_llama
+
+    return tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory, heavy, small_model):
+    """A recipe that trains a preference stack, and then a model by DPO."""
+    folder = tmp_path_factory.mktemp("taught")
+    rows = [
+        {"prompt": f"Say {i}!", "chosen": f"certainly please {i} " * 3, "rejected": f"go away {i}"}
+        for i in range(40)
+    ]
+    lines(folder / "pairs.jsonl", rows)
+    (folder / "recipe.yaml").write_text(TRAINING % small_model)
+    return Lab(folder, heavy, {"recipe": str(folder / "recipe.yaml")}).begin()

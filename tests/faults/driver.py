@@ -1,18 +1,20 @@
-"""Runs of a recipe in forked children that meet a fault at a chosen moment.
+"""Runs of a recipe, and changes of a catalog, in forked children that meet a fault at a moment.
 
-    python -m tests.faults.driver < commands > answers
+    python -m tests.faults.driver [MODULE ...] < commands > answers
 
 A moment is the number of a change to the file system (a file opened for writing, a folder made,
 something renamed or removed) under the home of the run, which Python tells its audit hooks. The
 modules are imported once, before the forks, so a run costs what it does and no start.
 
-A command is a line of JSON: `home`, `recipe`, and perhaps `fault` with `at` and `kind`: `kill`, an
-errno by name for that change (`EIO`) or with `lasting` for it and all that follow (`ENOSPC`,
-`EROFS`), `slow` (seconds a change takes) or `clock` (seconds by which the clock jumps then). The
-answer is `{"rc", "changes", "digest", "version", "new", "made", "error"}`.
+A command is a line of JSON: `home`, `tally` (a file that gets the key of each answer written),
+`recipe` or `verb` (of `VERBS`), and perhaps `fault` with `at` and `kind`: `kill`, an errno by name
+for that change (`EIO`) or with `lasting` for it and all that follow (`ENOSPC`, `EROFS`), `slow`
+(seconds a change takes) or `clock` (seconds by which the clock jumps then). The answer is
+`{"rc", "changes", "digest", "version", "new", "made", "error"}`.
 """
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -82,29 +84,117 @@ def shift_clock(seconds):
     catalog.publish.datetime = catalog.versions.datetime = Shifted
 
 
-def work(command):
-    """Run the recipe in this process; the answer as plain data."""
-    from pipelines.build import build, check_recipe
-    from pipelines.settings import Settings
-    from prefactory.errors import PrefactoryError
-    from prefactory.stages import thread_mapper
+def tally(path):
+    """Append the key of each answer to a file, before it is written into the journal."""
+    from prefactory.engines.journal import Journal
 
+    put, file = Journal.put, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def counted(self, key, value):
+        if "text" in value:
+            os.write(file, f"{key}\n".encode())
+        return put(self, key, value)
+
+    Journal.put = counted
+
+
+def work(command):
+    """Do what is asked in this process; the answer as plain data."""
+    from prefactory.errors import PrefactoryError
+
+    if command.get("tally"):
+        tally(command["tally"])
     faults = Faults(command["home"], command.get("fault") or {})
-    settings = Settings(Path(command["home"]), 2, command.get("shard_rows", 16))
     try:
-        recipe, sources, _ = check_recipe(Path(command["recipe"]), [])
-        outcome = build(recipe, sources, settings, thread_mapper(2))
+        told = run(command) if "recipe" in command else VERBS[command["verb"]](command["home"])
     except PrefactoryError as error:
         return {"rc": error.exit_code, "changes": faults.changes, "error": str(error)}
+    return {"rc": 0, "changes": faults.changes, **(told or {})}
+
+
+def run(command):
+    """Run a recipe, with its trainings."""
+    from pipelines.build import build, check_recipe
+    from pipelines.settings import Settings
+    from prefactory.stages import thread_mapper
+
+    settings = Settings(Path(command["home"]), 2, command.get("shard_rows", 16))
+    recipe, sources, _ = check_recipe(Path(command["recipe"]), [])
+    outcome = build(recipe, sources, settings, thread_mapper(2))
     manifest = outcome.published.version.manifest
     return {
-        "rc": 0,
-        "changes": faults.changes,
         "digest": manifest.content_digest,
         "version": manifest.version,
         "new": outcome.published.new,
         "made": sum(stage.made for stage in outcome.stages),
     }
+
+
+# -- what changes a catalog ------------------------------------------------------------------------
+
+
+def _tag(home):
+    from catalog.history.tags import tag
+    from catalog.versions import Catalog
+
+    tag(Catalog(home), "kept@1", "best")
+
+
+def _untag(home):
+    from catalog.history.tags import untag
+    from catalog.versions import Catalog
+
+    untag(Catalog(home), "kept", "good")
+
+
+def _rollback(home):
+    from catalog.history.tags import rollback
+    from catalog.versions import Catalog
+
+    rollback(Catalog(home), "kept@2")
+
+
+def _rm(home):
+    from catalog.history.removal import alone, removable, remove
+    from catalog.versions import Catalog
+    from pipelines.needs import needs
+    from pipelines.settings import Settings
+
+    catalog = Catalog(home)
+    with alone(Settings(Path(home)).store):
+        remove(catalog, removable(catalog, "kept@2", needs(Path(home))))
+
+
+def _gc(home):
+    from catalog.history.removal import alone, collect, garbage
+    from catalog.versions import Catalog
+    from pipelines.needs import needs
+    from pipelines.settings import Settings
+
+    settings = Settings(Path(home))
+    with alone(settings.store):
+        found = garbage(Catalog(home), settings.store, needs(Path(home)), keep=1, days=-1)
+        collect(Catalog(home), settings.store, found)
+
+
+def _push(home):
+    from catalog.history.exchange import push
+    from catalog.versions import Catalog
+
+    push(Catalog(home).get("kept@3"), f"{home}/away")
+
+
+def _pull(home):
+    from catalog.history.exchange import pull
+    from catalog.versions import Catalog
+
+    pull(Catalog(home), f"{home}/there/far/1")
+
+
+VERBS = {
+    "tag": _tag, "untag": _untag, "rollback": _rollback, "rm": _rm, "gc": _gc, "push": _push,
+    "pull": _pull,
+}  # fmt: skip
 
 
 def in_a_child(command):
@@ -113,6 +203,7 @@ def in_a_child(command):
     pid = os.fork()
     if pid == 0:
         os.close(read)
+        os.setpgid(0, 0)
         try:
             answer = work(command)
         except BaseException as error:  # a bug of ours, which the test shows
@@ -121,12 +212,12 @@ def in_a_child(command):
         os.write(write, json.dumps(answer).encode())
         os._exit(0)
     os.close(write)
-    with os.fdopen(read, "rb") as told:
-        text = told.read()
-    _, status = os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)  # helpers of a killed child may hold the pipe for a moment
     if os.WIFSIGNALED(status):
+        os.close(read)
         return {"rc": -os.WTERMSIG(status)}
-    return json.loads(text)
+    with os.fdopen(read, "rb") as told:
+        return json.loads(os.read(told.fileno(), 1 << 20))
 
 
 def main():
@@ -143,6 +234,8 @@ def main():
     for module in (filters, generators, labelers, trainers):  # what they load lazily
         for name in ("Length", "Responses", "TextStatistics", "Pairs"):
             getattr(module, name, None)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     assert catalog.report and pipelines.build and prefactory.engines.session  # noqa: PT018
     for line in sys.stdin:
         sys.stdout.write(json.dumps(in_a_child(json.loads(line))) + "\n")

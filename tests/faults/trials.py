@@ -1,0 +1,179 @@
+"""What is tried: a fault, then the same again without, and the comparison with the calm run."""
+
+import json
+import random
+import re
+import shutil
+from dataclasses import dataclass, field
+
+TEMPORARY = re.compile(r"\.?.+-[0-9a-f]{8}-\d+-[^-]+")
+
+
+@dataclass
+class Lab:
+    """A job, and a driver that does it with faults.
+
+    Attributes:
+        folder: holds what the job reads, and the homes.
+        driver: process of `tests.faults.driver`.
+        job: what the driver is told beside the home: `recipe` or `verb`.
+        answers: that the job wants of models.
+        width: calls of models that are in flight at a time.
+        asked: what a server has been asked since the last run; None counts the answers written.
+        template: a home that each trial begins with; None for an empty one.
+    """
+
+    folder: object
+    driver: object
+    job: dict
+    answers: int = 0
+    width: int = 0
+    asked: list | None = None
+    template: object = None
+    calm: dict = field(default_factory=dict)
+    whole: dict = field(default_factory=dict)
+
+    def run(self, home, fault=None):
+        """Answer of the driver, and keys of the calls that were made."""
+        if self.asked is not None:
+            self.asked.clear()
+        tally = self.folder / "tally"
+        tally.unlink(missing_ok=True)
+        if self.template and not (self.folder / home).exists():
+            shutil.copytree(self.template, self.folder / home)
+        told = {"home": str(self.folder / home), "tally": str(tally), **self.job, "fault": fault}
+        self.driver.stdin.write(json.dumps(told) + "\n")
+        self.driver.stdin.flush()
+        line = self.driver.stdout.readline()
+        assert line, "the driver is gone"
+        made = tally.read_text().split() if tally.exists() else []
+        return json.loads(line), list(made if self.asked is None else self.asked)
+
+    def begin(self):
+        """The calm run that all others are compared with."""
+        self.calm, asked = self.run("calm")
+        assert self.calm["rc"] == 0, self.calm
+        assert len(asked) == len(set(asked)) == self.answers
+        assert self.leftovers("calm") == []
+        self.whole = self.files("calm")
+        return self
+
+    def files(self, home):
+        """All published files and models but what tells of the run."""
+        root = self.folder / home
+        return {
+            p.relative_to(root).as_posix(): p.read_bytes()
+            for top in ("versions", "models", "away")
+            for p in sorted((root / top).rglob("*"))
+            if p.is_file() and p.name != "provenance.json"
+        }
+
+    def leftovers(self, home):
+        """What only a run in progress may have."""
+        root = self.folder / home
+        found = [p for p in root.rglob("*") if TEMPORARY.fullmatch(p.name) and p.suffix != ".calls"]
+        found += [*root.rglob("*.keys"), *root.rglob("*.unfinished")]
+        return found + [p for p in (root / "store" / "tmp").glob("*") if p not in found]
+
+    def moments(self, n):
+        """n moments over the whole job."""
+        changes = self.calm["changes"]
+        return sorted({1 + round(i * (changes - 1) / (n - 1)) for i in range(n)})
+
+    def remove(self, home):
+        shutil.rmtree(self.folder / home)
+
+
+class Counts:
+    """What the suite says at its end."""
+
+    def __init__(self, lab, what):
+        self.lab, self.what = lab, what
+        self.points = self.lost = self.repeated = self.differing = self.leftovers = 0
+
+    def check(self, home, done, fault, most=None):
+        """Do the job again without a fault, and compare with the calm run."""
+        lab = self.lab
+        again, asked = lab.run(home)
+        assert again["rc"] == 0, (fault, again)
+        total = [*done, *asked]
+        self.points += 1
+        self.lost += lab.answers - len(set(total))
+        repeated = len(total) - len(set(total))
+        assert repeated <= (lab.width if most is None else most), fault
+        self.repeated += repeated
+        differing = again.get("digest") != lab.calm.get("digest") or lab.files(home) != lab.whole
+        self.differing += differing
+        left = lab.leftovers(home)
+        self.leftovers += len(left)
+        if differing or left:
+            now = lab.files(home)
+            names = {n for n in now.keys() | lab.whole.keys() if now.get(n) != lab.whole.get(n)}
+            print(f"\n{self.what} {fault}: differing {sorted(names)[:9]}, left {left[:9]}")  # noqa: T201
+        if self.points % 5 == 1 and "recipe" in lab.job:
+            third, asked = lab.run(home)
+            assert (third["rc"], asked) == (0, []), (fault, third)
+            assert (third["new"], third["made"]) == (False, 0), (fault, third)
+        lab.remove(home)
+
+    def show(self):
+        """Print the counts; nothing may be lost, left or differ."""
+        print(  # noqa: T201
+            f"\n{self.what}: {self.points} points tried, {self.lost} rows lost, "
+            f"{self.repeated} calls repeated, {self.differing} versions differing, "
+            f"{self.leftovers} leftovers"
+        )
+        assert (self.lost, self.differing, self.leftovers) == (0, 0, 0)
+        return self.points
+
+
+def kills(lab, what, at_all):
+    """`kill -9` at each moment."""
+    counts = Counts(lab, f"kill -9, {what}")
+    for at in at_all:
+        fault = {"kind": "kill", "at": at}
+        killed, asked = lab.run("killed", fault)
+        if killed["rc"] == 0:  # threads made fewer changes this time
+            lab.remove("killed")
+            continue
+        assert killed["rc"] == -9, killed
+        counts.check("killed", asked, fault)
+    return counts.show()
+
+
+def failing(lab, what, kind, n, lasting):
+    """The job says so in a sentence, with exit code 2 or 3, and goes on when there is room."""
+    counts = Counts(lab, f"{kind}{', lasting' if lasting else ''}, {what}")
+    for at in lab.moments(n):
+        fault = {"kind": kind, "at": at, "lasting": lasting}
+        failed, asked = lab.run("failing", fault)
+        if failed["rc"] == 0:  # what failed was not needed
+            lab.remove("failing")
+            continue
+        assert failed["rc"] in (2, 3), (fault, failed)
+        if kind == "ENOSPC":
+            assert failed["rc"] == 3, (fault, failed)
+        counts.check("failing", asked, fault, most=lab.answers)
+    return counts.show()
+
+
+def kinds_of_files(home):
+    """Files of a home by what they are: top folder, and name or suffix."""
+    kinds = {}
+    for path in sorted(p for p in home.rglob("*") if p.is_file() and p.stat().st_size):
+        parts = path.relative_to(home).parts
+        by_name = path.suffix in (".json", ".yaml", ".html", ".md", ".parquet", ".jinja")
+        name = path.name if by_name else path.suffix or path.name
+        kinds.setdefault(f"{parts[0]}/{name}", []).append(path)
+    return kinds
+
+
+def flip(path, rng):
+    """Turn one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def seeded(what):
+    return random.Random(f"3 {what}")
