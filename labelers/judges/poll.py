@@ -459,12 +459,12 @@ class Judging(Prompted, Asking):
     ) -> tuple[int | None, int | None, int, str | None, str | None, int, None]:
         """Place, answer, weight, fault, reasons and tokens of a reply about answers in an order."""
         if isinstance(reply, Failure):
-            return None, None, 0, reply.reason, None, sum(reply.wasted), None
+            return None, None, 0, reply.reason, None, reply.wasted.tokens, None
         place = reply.value.place
         weight = self.strong_weight if reply.value.strong else 1
         why = verdicts.rationale_of(reply.completion.text) if self.rationale else None
         said = reply.completion
-        tokens = said.prompt_tokens + said.completion_tokens + sum(said.wasted)
+        tokens = said.prompt_tokens + said.completion_tokens + said.wasted.tokens
         return place, TIE if place is None else order[place], weight, None, why, tokens, None
 
     def _conversation(self, ballot: _Ballot, order: list[int], json: bool) -> Conversation:

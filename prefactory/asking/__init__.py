@@ -31,6 +31,7 @@ from prefactory.engines.base import (
     Sampling,
     SamplingParams,
 )
+from prefactory.engines.base import storable as storable
 from prefactory.engines.configs import AnyEngine
 from prefactory.identity import fingerprint
 from prefactory.tables import message_text
@@ -575,11 +576,6 @@ def answer_text(messages: Sequence[Mapping[str, Any]] | None) -> str:
     if any(m["role"] != "assistant" for m in messages or []):
         return transcript(messages)
     return "\n\n".join(message_text(m) for m in messages or [])
-
-
-def storable(text: str) -> str:
-    """A model's text with lone surrogates as "?": JSON can hold them, tables can't."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def fence(*texts: str) -> str:

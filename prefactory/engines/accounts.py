@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory import yamllines
-from prefactory.engines.base import NOBODY, Completion, Purpose, Request, Result
+from prefactory.engines.base import NOBODY, NOTHING, Completion, Purpose, Request, Result, Wasted
 from prefactory.errors import ConfigError, StoppedError
 from prefactory.sharing.spending import Spending, Spent
 from prefactory.tables import message_text
@@ -121,6 +121,7 @@ class Hold:
         tokens, usd: what is kept back.
         prompt, completion: tokens that the call may use at most.
         share: of the price that is billed.
+        paid: what was charged already of the answers that could not be used.
     """
 
     model: str
@@ -130,6 +131,7 @@ class Hold:
     prompt: int
     completion: int
     share: float = 1.0
+    paid: Wasted = NOTHING
 
 
 class _Seen:
@@ -226,6 +228,11 @@ class Accounts:
         self._metered: set[str] = set()
         self._unpriced: set[str] = set()
 
+    @property
+    def free(self) -> bool:
+        """Whether there is no budget."""
+        return self.spending is None and not self.budget.limited
+
     def admit(
         self, model: str, request: Request, purpose: Purpose = NOBODY, share: float = 1.0
     ) -> Hold | None:
@@ -239,13 +246,13 @@ class Accounts:
         """
         most = most_tokens(request)
         with self._changed, self._others() as others:
-            if others is None and not self.budget.limited:
+            if self.free:
                 hold = Hold(model, purpose, 0, 0.0, *most, share)
             else:
                 kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
                 usd = self.prices.get(model, Price()).usd(*kept) * share
                 hold = Hold(model, purpose, sum(kept), usd, *most, share)
-                if not self._fits(hold, others or Spent()):
+                if not self._fits(hold.tokens, hold.usd, others or Spent()):
                     return None
             self._held_tokens += hold.tokens
             self._held_usd += hold.usd
@@ -288,18 +295,49 @@ class Accounts:
                 usage.failures += 1
             if result is not None and any(result.wasted):
                 usage.wasted += 1
-                prompt, completion = prompt + result.wasted[0], completion + result.wasted[1]
+                more = self._lost(usage, hold, result.wasted.less(hold.paid))
+                prompt, completion = prompt + more[0], completion + more[1]
             self._charge(usage, hold, prompt, completion)
             if self._holds == 0:  # else the next call tells
                 with self._others():
                     pass
             self._changed.notify_all()
 
+    def pay(self, hold: Hold, wasted: Wasted) -> bool:
+        """Charge answers to a call in flight that can't be used.
+
+        Args:
+            hold: of the call; stays.
+            wasted: what they used.
+
+        Returns:
+            Whether the budget has room for what is in flight all the same.
+        """
+        with self._changed, self._others() as others:
+            usage = self._of(hold.model, hold.purpose, metered=False)
+            self._charge(usage, hold, *self._lost(usage, hold, wasted))
+            hold.paid = hold.paid.more(wasted)
+            return self._fits(0, 0.0, others or Spent())
+
     def _told(self, usage: Usage, hold: Hold, result: Completion) -> tuple[int, int]:
         """Tokens of an answer; the most there may be where somebody bills and it does not tell."""
         told = (result.prompt_tokens, result.completion_tokens)
         if any(told) or hold.model not in self._metered:
             return told
+        self._estimate(usage, hold)
+        return hold.prompt, hold.completion
+
+    def _lost(self, usage: Usage, hold: Hold, wasted: Wasted) -> tuple[int, int]:
+        """Tokens of answers that can't be used; the most there may be of those that do not tell."""
+        untold = wasted.untold if hold.model in self._metered else 0
+        if untold:
+            self._estimate(usage, hold)
+        return (
+            wasted.prompt + untold * hold.prompt,
+            wasted.completion + untold * hold.completion,
+        )
+
+    def _estimate(self, usage: Usage, hold: Hold) -> None:
         if not usage.estimated:
             _LOG.warning(
                 "%r tells no usage: its calls are charged as much as they may have used, a token "
@@ -307,7 +345,6 @@ class Accounts:
                 hold.model,
             )
         usage.estimated += 1
-        return hold.prompt, hold.completion
 
     def _charge(self, usage: Usage, hold: Hold, prompt: int, completion: int) -> None:
         if not prompt and not completion:
@@ -433,11 +470,12 @@ class Accounts:
                 )
         return self._usage[key]
 
-    def _fits(self, hold: Hold, others: Spent) -> bool:
+    def _fits(self, tokens: int, usd: float, others: Spent) -> bool:
+        """Whether there is room for so much beside what is used and kept back, here and there."""
         spent = (self._spent() + others).ended()
         limit = self.budget
-        return (limit.tokens is None or spent.tokens + hold.tokens <= limit.tokens) and (
-            limit.usd is None or spent.usd + hold.usd <= limit.usd + 1e-12
+        return (limit.tokens is None or spent.tokens + tokens <= limit.tokens) and (
+            limit.usd is None or spent.usd + usd <= limit.usd + 1e-12
         )
 
 

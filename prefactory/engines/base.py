@@ -11,11 +11,11 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -144,6 +144,43 @@ class Sampling(SamplingParams):
         return self.model_dump(mode="json", exclude={"n", *usual})
 
 
+def storable(text: str) -> str:
+    """A model's text with lone surrogates as "?": JSON can hold them, tables can't."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class Wasted(NamedTuple):
+    """Answers, billed, that could not be used.
+
+    Attributes:
+        prompt, completion: their tokens, of those that tell.
+        untold: how many tell nothing.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+    untold: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All that they tell."""
+        return self.prompt + self.completion
+
+    def more(self, other: Wasted) -> Wasted:
+        """These and others."""
+        return Wasted(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def less(self, other: Wasted) -> Wasted:
+        """These without others."""
+        return Wasted(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+NOTHING = Wasted()
+Paid = Callable[[Wasted], bool]
+"""Called with what was billed for nothing, once each: whether the budget has room for another
+attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One answer.
@@ -153,8 +190,7 @@ class Completion:
         finish_reason: `stop`, `length`, or what the server said.
         prompt_tokens, completion_tokens: counts; 0 where the engine does not tell.
         logprob: sum over the answer's tokens, natural log; None where not offered.
-        wasted: prompt and completion tokens of attempts before it that were answered, and so are
-            billed, but could not be used.
+        wasted: attempts before it that were answered, and so are billed, but could not be used.
     """
 
     text: str
@@ -162,7 +198,7 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logprob: float | None = None
-    wasted: tuple[int, int] = (0, 0)
+    wasted: Wasted = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +206,12 @@ class Failure:
     """Why a row has no answer: a reason code for the ledger, and a sentence.
 
     Attributes:
-        wasted: prompt and completion tokens of answers that could not be used; they are billed.
+        wasted: answers that could not be used; they are billed.
     """
 
     reason: str
     detail: str = ""
-    wasted: tuple[int, int] = (0, 0)
+    wasted: Wasted = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +245,7 @@ class Request:
         row_id: makes rows with the same text draw apart; None: the same text, the same answer.
         images: has the pictures whose names stand in marks of the messages; None: marks are text.
             Their names are part of the messages, so it decides nothing.
+        paid: called by engines that ask again for an answer that can't be used; it decides nothing.
     """
 
     conversation: Conversation
@@ -216,6 +253,7 @@ class Request:
     sample: int = 0
     row_id: str | None = None
     images: Pictures | None = None
+    paid: Paid | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def content_key(self) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prefactory.engines import serving, wire
-from prefactory.engines.base import Done, EngineError, Failure, Request, Result
+from prefactory.engines.base import Done, EngineError, Failure, Request, Result, storable
 from prefactory.engines.http import TransportError
 from prefactory.folders import new_file
 
@@ -244,8 +244,8 @@ class BatchEngine(serving.ServerEngine):
                 return Failure("bad_answer", str(wrong), wire.billed(raw))
         if status:
             return Failure(f"http_{status}", serving.message_of(raw))
-        code = str(error.get("code") or "no_answer")
-        return Failure(code, str(error.get("message") or "the batch has no answer"))
+        code = storable(str(error.get("code") or "no_answer"))
+        return Failure(code, storable(str(error.get("message") or "the batch has no answer")))
 
     def _records(self) -> Iterator[_Record]:
         """Batches of earlier runs; the records of those without an answer go."""

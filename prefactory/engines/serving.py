@@ -21,20 +21,24 @@ from typing import Any, TypeVar
 
 from prefactory.engines import wire
 from prefactory.engines.base import (
+    NOTHING,
     Conversation,
     Done,
     Engine,
     EngineError,
     Failure,
+    Paid,
     Request,
     TokenLogprobs,
+    Wasted,
+    storable,
 )
 from prefactory.engines.http import Client, Reply, TransportError
 from prefactory.engines.limiter import Limiter, Slot
 from prefactory.errors import StoppedError
 
 T = TypeVar("T")
-Finish = Callable[[bytes, tuple[int, int]], None]
+Finish = Callable[[bytes, Wasted], None]
 _LOG = logging.getLogger(__name__)
 _OVERLOAD = (429, 503, 504, 529)
 _FATAL = {
@@ -63,7 +67,7 @@ class _Fault:
     failure: Failure
     wait_s: float = 0.0
     final: bool = False
-    wasted: tuple[int, int] = (0, 0)
+    wasted: Wasted = NOTHING
     habit: bool = False
     again: bool = False
     """At once, and not counted: the request was at fault."""
@@ -199,19 +203,24 @@ class ServerEngine(Engine):
         def body() -> bytes:
             return wire.body(self.config, requests)
 
-        def finish(raw: bytes, wasted: tuple[int, int]) -> None:
+        def finish(raw: bytes, wasted: Wasted) -> None:
             answers = wire.results(raw, len(group))
-            answers[0] = replace(answers[0], wasted=_added(answers[0].wasted, wasted))
+            answers[0] = replace(answers[0], wasted=answers[0].wasted.more(wasted))
             for (place, _), result in zip(group, answers, strict=True):
                 done(place, result)
 
-        failure = await self._attempts(body, finish, slot, path)
+        failure = await self._attempts(body, finish, slot, path, requests[0].paid)
         if failure is not None:
             for i, (place, _) in enumerate(group):
-                done(place, failure if i == 0 else replace(failure, wasted=(0, 0)))
+                done(place, failure if i == 0 else replace(failure, wasted=NOTHING))
 
     async def _attempts(
-        self, body: Callable[[], bytes], finish: Finish, slot: Slot, path: str = wire.PATH
+        self,
+        body: Callable[[], bytes],
+        finish: Finish,
+        slot: Slot,
+        path: str = wire.PATH,
+        paid: Paid | None = None,
     ) -> Failure | None:
         """Ask until `finish` takes the answer, holding a slot only while the server works.
 
@@ -224,13 +233,14 @@ class ServerEngine(Engine):
                 raises BadAnswerError.
             slot: for the first attempt; given back here.
             path: where the request goes.
+            paid: told of what was billed for nothing; asks again only if it says so.
 
         Returns:
             Why there is no answer, after the last attempt.
         """
         before = self._answered
         attempt = 0
-        wasted = (0, 0)
+        wasted = NOTHING
         while True:
             try:
                 taken = _with(finish, wasted)
@@ -239,11 +249,12 @@ class ServerEngine(Engine):
                 slot.release()
             if fault is None:
                 return None
-            wasted = _added(wasted, fault.wasted)
-            if fault.again:
+            wasted = wasted.more(fault.wasted)
+            room = paid is None or not any(fault.wasted) or paid(fault.wasted)
+            if fault.again and room:
                 slot = await self.limiter.acquire()
                 continue
-            last = fault.final or (fault.habit and attempt >= _HABIT_RETRIES)
+            last = fault.final or not room or (fault.habit and attempt >= _HABIT_RETRIES)
             if last or attempt >= self.config.retries:
                 if fault.failure.reason == "unreachable" and self._answered == before:
                     raise self._unreachable(fault.failure)
@@ -387,12 +398,8 @@ async def _drain() -> None:
     await asyncio.sleep(0)  # results reach the threads that wait for them
 
 
-def _with(finish: Finish, wasted: tuple[int, int]) -> Callable[[bytes], None]:
+def _with(finish: Finish, wasted: Wasted) -> Callable[[bytes], None]:
     return lambda raw: finish(raw, wasted)
-
-
-def _added(one: tuple[int, int], two: tuple[int, int]) -> tuple[int, int]:
-    return one[0] + two[0], one[1] + two[1]
 
 
 def message_of(body: bytes) -> str:
@@ -402,9 +409,9 @@ def message_of(body: bytes) -> str:
         answer = json.loads(body)
         error = answer.get("error", answer)
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
-    return " ".join(text.split())[:300]
+    return storable(" ".join(text.split())[:300])
 
 
 def _retry_after(headers: dict[str, str]) -> float:

@@ -7,7 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +214,11 @@ class JournaledEngine(Engine):
                     return
                 holds[len(asked)] = hold
                 asked.append(key)
-                yield request
+                yield (
+                    request
+                    if self._accounts.free
+                    else replace(request, paid=partial(self._accounts.pay, hold))
+                )
 
         def finished(number: int, result: Result) -> None:
             billed = result

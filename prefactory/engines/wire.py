@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from prefactory.engines.base import (
     Result,
     Sampling,
     TokenLogprobs,
+    Wasted,
+    storable,
 )
 from prefactory.engines.chat_form import chat_form
 from prefactory.engines.pictured import with_parts
@@ -27,6 +30,13 @@ Dialect = Literal["openai", "vllm", "llama.cpp"]
 PATH = "/chat/completions"
 TEXT_PATH = "/completions"
 _ALL_TOKENS = 1 << 20
+_MOST_TOKENS = 1 << 31
+"""Of a call: no model reads or writes more, so a count above it is none."""
+_CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length")
+_WITHHELD = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content")
+"""What servers say where OpenAI's say `length` and `content_filter`, in any case."""
+_THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+"""Kinds of parts that are not of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +69,33 @@ class BadAnswerError(ValueError):
         self.habit = habit
 
 
-def billed(raw: bytes) -> tuple[int, int]:
-    """Prompt and completion tokens of an answer that may be unusable, as far as it tells."""
+def billed(raw: bytes) -> Wasted:
+    """Tokens of an answer that can't be used; an error in its place is billed by nobody."""
     try:
-        usage = _object(raw).get("usage")
+        answer = _object(raw)
     except BadAnswerError:
-        return 0, 0
-    usage = usage if isinstance(usage, dict) else {}
-    return _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        return Wasted(untold=1)
+    told = used(answer)
+    if any(told):
+        return Wasted(*told)
+    return Wasted(untold=int(not answer.get("error")))
+
+
+def used(answer: dict[str, Any]) -> tuple[int, int]:
+    """Prompt and completion tokens that an answer tells; (0, 0) unless both are counts."""
+    usage = answer.get("usage")
+    told = [_count(usage.get(name)) for name in _COUNTS] if isinstance(usage, dict) else []
+    return (told[0] or 0, told[1] or 0) if told and None not in told else (0, 0)
+
+
+_COUNTS = ("prompt_tokens", "completion_tokens")
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens, None if it is none: text, negative, a fraction, beyond all models."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if 0 <= value < _MOST_TOKENS and value == int(value) else None
 
 
 def path(request: Request) -> str:
@@ -159,41 +188,62 @@ def results(raw: bytes, count: int) -> list[Result]:
     order = [c.get("index", i) for i, c in enumerate(choices)]
     if sorted(map(str, order)) != sorted(map(str, range(count))):
         raise BadAnswerError(f"the answer's choices are numbered {order}", habit=True)
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    asked, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    asked, written = used(answer)
+    untold = int(not asked and not written)
     shares = [written // count + (i < written % count) for i in range(count)]
     ranked = [c for _, c in sorted(zip(order, choices, strict=True), key=lambda pair: pair[0])]
     return [
-        _result(choice, asked if i == 0 else 0, shares[i], raw) for i, choice in enumerate(ranked)
+        _result(choice, Wasted(asked if i == 0 else 0, shares[i], untold), raw)
+        for i, choice in enumerate(ranked)
     ]
 
 
-def _result(choice: dict[str, Any], asked: int, written: int, raw: bytes) -> Result:
-    reason = choice.get("finish_reason") or "stop"
+def _result(choice: dict[str, Any], used: Wasted, raw: bytes) -> Result:
+    reason = _ended(choice.get("finish_reason"))
     message = choice.get("message", {"content": choice.get("text")})
-    text = _joined(message.get("content")) if isinstance(message, dict) else None
-    refusal = message.get("refusal") if isinstance(message, dict) else None
+    content, refusal = _said(message) if isinstance(message, dict) else (None, None)
     if reason == "content_filter":
-        return Failure("content_filter", "the server withheld the answer", (asked, written))
-    if not text and isinstance(refusal, str) and refusal.strip():
-        return Failure("refused", " ".join(refusal.split())[:300], (asked, written))
-    if text is None and reason == "length":
-        text = ""  # a reasoning model that spent all its tokens before the answer
-    if not isinstance(text, str):
+        return Failure("content_filter", "the server withheld the answer", used)
+    if not content and isinstance(refusal, str) and refusal.strip():
+        return Failure("refused", storable(" ".join(refusal.split())[:300]), used)
+    if content is None and reason == "length":
+        content = ""  # a reasoning model that spent all its tokens before the answer
+    if not isinstance(content, str):
         calls = isinstance(message, dict) and message.get("tool_calls")
         what = "calls a tool where a text was asked for" if calls else "has no text"
         raise BadAnswerError(f"the answer {what}: {_short(raw)}", habit=True)
-    return Completion(text, str(reason), asked, written, _logprob(choice.get("logprobs")))
+    logprob = _logprob(choice.get("logprobs"))
+    return Completion(content, reason, used.prompt, used.completion, logprob)
 
 
-def _joined(content: object) -> object:
-    """The texts of a content that is a list of parts, joined; any other content as it is."""
+def _ended(reason: object) -> str:
+    """Why an answer ended, in OpenAI's words where they are known."""
+    told = storable(str(reason or "stop")[:40])
+    folded = told.casefold()
+    return "length" if folded in _CUT else "content_filter" if folded in _WITHHELD else told
+
+
+def _said(message: dict[str, Any]) -> tuple[object, object]:
+    """Content and refusal of a message; of a content that is a list of parts its texts, joined.
+
+    Parts that hold thoughts are left out. A part of any other kind leaves no content.
+    """
+    content, refusal = message.get("content"), message.get("refusal")
     if not isinstance(content, list) or not content:
-        return content
-    texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
-    whole = len(texts) == len(content) and all(isinstance(t, str) for t in texts)
-    return "".join(str(t) for t in texts) if whole else content
+        return content, refusal
+    texts: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _THOUGHTS:
+            continue
+        text = part.get("text") if kind in ("text", "output_text") else None
+        if kind == "refusal":
+            refusal = refusal or part.get("refusal")
+        elif isinstance(text, str):
+            texts.append(text)
+        else:
+            return None, refusal
+    return ("".join(texts) if texts else None), refusal
 
 
 def _logprob(logprobs: object) -> float | None:
@@ -201,9 +251,20 @@ def _logprob(logprobs: object) -> float | None:
     if not isinstance(content, list):
         return None
     try:
-        return float(sum(token["logprob"] for token in content))
-    except (TypeError, KeyError) as error:
+        return _finite(float(sum(token["logprob"] for token in content)))
+    except (TypeError, KeyError, ValueError) as error:
         raise BadAnswerError(f"log-probabilities of an unknown form: {error!r}") from error
+
+
+def _finite(logprob: float) -> float:
+    """A log-probability that is a number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not math.isfinite(logprob):
+        raise ValueError(f"{logprob} is no log-probability")
+    return logprob
 
 
 def scoring_bodies(config: ServerSettings, conversation: Conversation) -> tuple[bytes, bytes]:
@@ -222,7 +283,7 @@ def scoring_bodies(config: ServerSettings, conversation: Conversation) -> tuple[
 def prompt_length(raw: bytes) -> int:
     """Tokens of the prompt, from the usage of an answer."""
     usage = _object(raw).get("usage")
-    length = _count(usage if isinstance(usage, dict) else {}, "prompt_tokens")
+    length = _count(usage.get("prompt_tokens")) if isinstance(usage, dict) else None
     if not length:
         raise BadAnswerError("the answer does not count the prompt's tokens")
     return length
@@ -236,8 +297,8 @@ def token_logprobs(raw: bytes, skip: int) -> TokenLogprobs:
         raise BadAnswerError("the answer has no prompt_logprobs; is the server vLLM?")
     try:
         pairs = [next(iter(entry.values())) for entry in logprobs[skip:]]
-        tokens = [(str(p["decoded_token"]), float(p["logprob"])) for p in pairs]
-    except (AttributeError, KeyError, TypeError, StopIteration) as error:
+        tokens = [(str(p["decoded_token"]), _finite(float(p["logprob"]))) for p in pairs]
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise BadAnswerError(f"prompt_logprobs of an unknown form: {error!r}") from error
     return TokenLogprobs.of_turn(tokens)
 
@@ -262,11 +323,6 @@ def _object(raw: bytes) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise BadAnswerError(f"the answer is no JSON object: {_short(raw)}")
     return answer
-
-
-def _count(usage: dict[str, Any], name: str) -> int:
-    count = usage.get(name)
-    return count if isinstance(count, int) and count >= 0 else 0
 
 
 def _short(raw: bytes) -> str:

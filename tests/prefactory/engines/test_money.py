@@ -77,6 +77,26 @@ def test_an_answer_that_cant_be_used_is_charged_by_its_usage(tmp_path, choice, r
     assert account["wasted"] == 1
 
 
+@pytest.mark.parametrize(
+    "value",
+    [b"data: {}\n\ndata: [DONE]\n\n", b'{"choices": [{"mess', b'{"choices": [{"message": {}}]}'],
+)
+def test_a_budget_stops_a_server_whose_answers_can_neither_be_used_nor_tell_usage(tmp_path, value):
+    with MockServer(lambda body, times: ("raw", value)) as server:
+        with pytest.raises(StoppedError, match="the budget is spent"):
+            asked(server, tmp_path, [f"q{i}" for i in range(60)], Budget(tokens=300))
+        assert len(server.bodies) <= 3 * 300 // (
+            2 + 8 + 20
+        )  # each call is tried three times at most
+
+
+def test_an_error_in_the_place_of_an_answer_is_billed_by_nobody(tmp_path):
+    busy = {"error": {"message": "overloaded"}}
+    with MockServer(lambda body, times: ("ok", busy)) as server:
+        _, account = asked(server, tmp_path, ["q"], retries=1)
+    assert (account["prompt_tokens"], account["estimated"], account["wasted"]) == (0, 0, 0)
+
+
 def test_unusable_attempts_before_an_answer_are_charged_too(tmp_path):
     def second(body, times):
         bad = {"index": 0, "message": {"content": 7}}
@@ -88,7 +108,7 @@ def test_unusable_attempts_before_an_answer_are_charged_too(tmp_path):
         (again,), free = asked(server, tmp_path, ["q"], retries=2)
         assert len(server.bodies) == first
     assert isinstance(result, Completion)
-    assert (result.text, again.text, again.wasted) == ("fine", "fine", (0, 0))
+    assert (result.text, again.text, again.wasted.tokens) == ("fine", "fine", 0)
     assert (account["prompt_tokens"], account["completion_tokens"]) == (10, 4)
     assert (free["reused"], free["prompt_tokens"]) == (1, 0)
 
