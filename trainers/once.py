@@ -29,11 +29,13 @@ def once(trainer: Callable[..., Any], cache: Path | None) -> Callable[..., Any]:
     """A trainer that looks its tokenised rows up before it makes them.
 
     Args:
-        trainer: a class of TRL's trainers or a `partial` of one. One that prepares its rows in its
-            constructor (CPO, ORPO) stays as it is.
+        trainer: a class of TRL's trainers or a `partial` of one, called with names. One that is
+            given its rows as tokens stays as it is.
         cache: folder of the rows; None: nothing is kept.
     """
     cls: Any = trainer.func if isinstance(trainer, partial) else trainer
+    if hasattr(cls, "tokenize_row") and cache is not None:
+        return _mapping(trainer, cls, cache)
     if not hasattr(cls, "_prepare_dataset"):
         return trainer
 
@@ -45,26 +47,65 @@ def once(trainer: Callable[..., Any], cache: Path | None) -> Callable[..., Any]:
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
         def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, *more: Any) -> Any:  # noqa: ANN401
+            def make() -> Any:  # noqa: ANN401
+                return super(Once, self)._prepare_dataset(dataset, tokenizer, args, *more)
+
             if cache is None:
-                return super()._prepare_dataset(dataset, tokenizer, args, *more)
-            place = cache / _key(cls, dataset, tokenizer, args, more)
-            if place.is_dir():
-                _LOG.info("tokenised rows: %s", place)
-                return datasets.load_from_disk(str(place))
-            made = super()._prepare_dataset(dataset, tokenizer, args, *more)
-            if first():
-                try:
-                    with new_folder(place, ConfigError) as folder:
-                        made.save_to_disk(str(folder))
-                except (ConfigError, OSError):  # another run was faster, or the disk is full
-                    return made
-                return datasets.load_from_disk(str(place))
-            return made
+                return make()
+            return _kept(cache / _key(cls, dataset, tokenizer, args, more), make)
 
     Once.__name__, Once.__qualname__ = cls.__name__, cls.__qualname__
     if isinstance(trainer, partial):
         return partial(Once, *trainer.args, **trainer.keywords)
     return Once
+
+
+def _kept(place: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - a datasets.Dataset
+    """Rows of a folder, memory-mapped; they are made and kept there if it is not there."""
+    if place.is_dir():
+        _LOG.info("tokenised rows: %s", place)
+        return datasets.load_from_disk(str(place))
+    made = make()
+    if first():
+        try:
+            with new_folder(place, ConfigError) as folder:
+                made.save_to_disk(str(folder))
+        except (ConfigError, OSError):  # another run was faster, or the disk is full
+            return made
+        return datasets.load_from_disk(str(place))
+    return made
+
+
+def _mapping(trainer: Callable[..., Any], cls: Any, cache: Path) -> Callable[..., Any]:  # noqa: ANN401
+    """A trainer that tokenises in its constructor (CPO, ORPO), given rows that know their place."""
+
+    def make(**given: Any) -> Any:  # noqa: ANN401
+        for name in ("train_dataset", "eval_dataset"):
+            if (rows := given.get(name)) is not None:
+                key = _key(cls, rows, given["processing_class"], given["args"], ())
+                given[name] = _Mapped(rows, cache / key)
+        return trainer(**given)
+
+    return make
+
+
+class _Mapped:
+    """Rows whose maps run when the last one, `tokenize_row`, is asked for and not kept already."""
+
+    def __init__(self, rows: Any, place: Path) -> None:  # noqa: ANN401
+        self.rows, self.place = rows, place
+        self.steps: list[tuple[Callable[..., Any], dict[str, Any]]] = []
+
+    def map(self, function: Callable[..., Any], **options: Any) -> Any:  # noqa: ANN401
+        """Remember a map; after the last one return the rows."""
+        self.steps.append((function, options))
+        return self if function.__name__ != "tokenize_row" else _kept(self.place, self._made)
+
+    def _made(self) -> Any:  # noqa: ANN401
+        rows = self.rows
+        for function, options in self.steps:
+            rows = rows.map(function, **options)
+        return rows
 
 
 def _key(cls: Any, dataset: Any, tokenizer: Any, args: Any, more: tuple[Any, ...]) -> str:  # noqa: ANN401

@@ -12,6 +12,7 @@ from pipelines.engines import engines
 from pipelines.judged import Named, judge_step
 from pipelines.settings import Settings
 from prefactory.engines.base import Completion, EngineConfig, SamplingParams
+from prefactory.engines.converted import converted, is_gguf
 from prefactory.engines.transformers import Transformers
 from prefactory.tables import MESSAGES
 
@@ -50,12 +51,14 @@ def is_engine(model: str) -> bool:
 def engine_of(model: str) -> EngineConfig:
     """The engine of a model: an engine as it is written, else transformers on its folder or id.
 
+    A GGUF model is read as it is trained: its weights as float32.
+
     Raises:
         ConfigError: this is no engine.
     """
     if is_engine(model):
         return judge_step(model).judge[0]
-    return Transformers(model=model)
+    return Transformers(model=str(converted(model)) if is_gguf(model) else model)
 
 
 def name_of(model: str) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from prefactory.errors import ConfigError
 from tests.helpers import ROOT
-from trainers import DPO, SFT, DatasetRef, EarlyStopping, train_transformer
+from trainers import DPO, ORPO, SFT, DatasetRef, EarlyStopping, SimPO, train_transformer
 from trainers.checkpoints import WHOLE, checkpoints_of, logs, opened
 
 SMALL = {
@@ -112,8 +112,9 @@ def test_two_processes_have_the_loss_of_one_with_twice_the_batch(tmp_path, tiny_
 
 
 @pytest.mark.slow
-def test_rows_are_tokenised_once(tmp_path, tiny_model, version, caplog):
-    config = SFT(model=str(tiny_model), max_steps=1, save_strategy="no", **SMALL)
+@pytest.mark.parametrize("method", [SFT, ORPO, SimPO])
+def test_rows_are_tokenised_once(tmp_path, tiny_model, version, caplog, method):
+    config = method(model=str(tiny_model), max_steps=1, save_strategy="no", **SMALL)
     ref, cache = DatasetRef.from_path(version), tmp_path / "tokens"
     caplog.set_level("INFO")
     first = train_transformer(config, ref, tmp_path / "a", cache)
