@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ import torch
 from huggingface_hub import constants
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
-from prefactory.errors import ConfigError, DataError
+from prefactory.errors import ConfigError, DataError, MissingPackageError
 from trainers.checkpoints import Marks
 from trainers.settings import TransformerSettings
 
 _LOG = logging.getLogger(__name__)
+REPORTERS = {
+    name: (name,) for name in ("trackio", "wandb", "mlflow", "swanlab")
+} | {"tensorboard": ("tensorboard", "tensorboardX")}  # fmt: skip
+"""Value of `report_to` -> packages of which one must be there."""
 
 
 class SilentProgress(ProgressCallback):  # type: ignore[misc]  # transformers has no types here
@@ -87,7 +92,16 @@ def check_machine(settings: TransformerSettings) -> None:
 
     Raises:
         ConfigError: for bfloat16 on a GPU that has none, or several GPUs in one process.
+        MissingPackageError: who gets the log is not installed.
     """
+    for name in (
+        (settings.report_to,) if isinstance(settings.report_to, str) else settings.report_to
+    ):
+        packages = REPORTERS.get(name, ())
+        if packages and not any(map(find_spec, packages)):
+            raise MissingPackageError(
+                f"report_to: {name} needs the package {name}: pip install {name}"
+            )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if settings.bf16 is True and gpus and not torch.cuda.is_bf16_supported():
         raise ConfigError("this GPU has no bfloat16; use bf16: false")

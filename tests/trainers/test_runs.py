@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, MissingPackageError
 from tests.helpers import ROOT
-from trainers import DPO, ORPO, SFT, DatasetRef, EarlyStopping, SimPO, train_transformer
+from trainers import DPO, ORPO, SFT, DatasetRef, EarlyStopping, SimPO, running, train_transformer
 from trainers.checkpoints import WHOLE, checkpoints_of, logs, opened
 
 SMALL = {
@@ -142,6 +142,15 @@ def test_a_training_that_no_longer_gets_better_ends_early_with_its_best(
     assert kept == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     names = {p.name for p in (tmp_path / "m").rglob("*") if p.is_file()}
     assert not {n for n in names if n.endswith((".bin", ".pt", ".pth"))}
+
+
+def test_a_reporter_that_is_not_installed_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    for given in ("trackio", ("none", "wandb")):
+        config = SFT(model="m", report_to=given)
+        with pytest.raises(MissingPackageError, match=r"pip install (trackio|wandb)"):
+            running.check_machine(config)
+    running.check_machine(SFT(model="m", report_to="none"))
 
 
 def test_the_log_of_a_training_stays_with_its_model(tmp_path):
