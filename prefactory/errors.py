@@ -7,6 +7,9 @@ The command line prints the message of a `PrefactoryError` without a traceback a
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class PrefactoryError(Exception):
@@ -51,6 +54,21 @@ def is_full(error: Exception) -> bool:
 def store_error(message: str, error: Exception) -> StoreError:
     """The error of a store, a journal or a cache whose disk raised `error`."""
     return (DiskFullError if is_full(error) else StoreError)(message)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Say errors of the disk under a place in a sentence.
+
+    Raises:
+        StoreError: the disk is full, or not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = is_full(error)
+        told = f"the disk of {place} is full; free some space and run the same command again"
+        raise store_error(told if full else f"{place} can't be written: {error}", error) from error
 
 
 class CatalogError(PrefactoryError, ValueError):

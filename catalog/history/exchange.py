@@ -14,7 +14,7 @@ import fsspec
 
 from catalog.manifest import Manifest
 from catalog.versions import UNLISTED, Catalog, Version, open_folder, verify
-from prefactory.errors import CatalogError, MissingPackageError
+from prefactory.errors import CatalogError, MissingPackageError, disk_errors
 from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.recipe import NAME
 from prefactory.sharing.locks import locked
@@ -36,17 +36,26 @@ def push(version: Version, to: str) -> str:
         raise CatalogError(f"{version.ref} is damaged and stays here: {'; '.join(problems[:3])}")
     files, root = _place(to)
     base = f"{root}/{version.manifest.name}/{version.manifest.version}"
-    if files.exists(f"{base}/manifest.json"):
-        there = Manifest.model_validate(json.loads(files.cat_file(f"{base}/manifest.json")))
-        if there != version.manifest:
-            raise CatalogError(f"{to} has another {version.ref} already (versions never change)")
-        return base
-    names = [*version.manifest.files, *(n for n in reversed(UNLISTED))]
-    for name in names:  # the manifest is the last of them
-        if (version.path / name).is_file():
-            files.makedirs(str(PurePosixPath(f"{base}/{name}").parent), exist_ok=True)
-            files.put_file(str(version.path / name), f"{base}/{name}")
+    with disk_errors(Path(to)):
+        there = _manifest_at(files, base)
+        if there is not None:
+            if there != version.manifest:
+                raise CatalogError(f"{to} has another {version.ref} already; versions never change")
+            return base
+        names = [*version.manifest.files, *(n for n in reversed(UNLISTED))]
+        for name in names:  # the manifest is the last of them
+            if (version.path / name).is_file():
+                files.makedirs(str(PurePosixPath(f"{base}/{name}").parent), exist_ok=True)
+                files.put_file(str(version.path / name), f"{base}/{name}")
     return base
+
+
+def _manifest_at(files: Any, base: str) -> Manifest | None:  # noqa: ANN401 - of fsspec
+    """The manifest of a version there; one that is damaged, or was cut off, counts as absent."""
+    try:
+        return Manifest.model_validate(json.loads(files.cat_file(f"{base}/manifest.json")))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def pull(catalog: Catalog, source: str) -> Version:
@@ -70,8 +79,8 @@ def pull(catalog: Catalog, source: str) -> Version:
         raise CatalogError(f"the manifest of {source} is damaged: {error}") from error
     if not NAME.fullmatch(manifest.name) or not NAME.fullmatch(manifest.version):
         raise CatalogError(f"{source}: its name or version can't be that of a folder")
-    sweep(catalog.root)
     with (
+        disk_errors(catalog.root),
         temporary_folder(catalog.root, f".{manifest.name}") as folder,
         locked(catalog.root / f".{manifest.name}.lock"),
     ):
@@ -83,6 +92,7 @@ def pull(catalog: Catalog, source: str) -> Version:
         if problems := verify(open_folder(folder)):
             raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}")
         settle(folder, final)
+        sweep(catalog.root)
     return open_folder(final)
 
 

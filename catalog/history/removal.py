@@ -15,7 +15,7 @@ from pathlib import Path
 
 from catalog.history import state
 from catalog.versions import Catalog, Version
-from prefactory.errors import CatalogError, StoreError
+from prefactory.errors import CatalogError, StoreError, disk_errors
 from prefactory.folders import sweep, temporary_folder
 from prefactory.sharing.locks import locked
 from prefactory.store import IN_USE, Store
@@ -117,8 +117,13 @@ def remove(catalog: Catalog, goes: Goes) -> None:
             raise CatalogError(f"{goes.name} stays: it has got a name meanwhile")
         return state.without(before, number)
 
+    with disk_errors(catalog.root):
+        sweep(catalog.root)
     state.change(catalog.root, name, without)
-    with temporary_folder(catalog.root, f".{name}") as bin_:  # gone in one step, then in peace
+    with (
+        disk_errors(catalog.root),
+        temporary_folder(catalog.root, f".{name}") as bin_,
+    ):  # gone in one step, then in peace
         goes.path.rename(bin_ / number)
 
 
@@ -173,18 +178,19 @@ def garbage(
 def collect(catalog: Catalog, store: Store, goes: list[Goes]) -> int:
     """Remove what `garbage` found and nothing needs, within `alone`; return the bytes."""
     freed = 0
-    sweep(catalog.root)
-    sweep(store.root / "tmp")
-    for one in goes:
-        if one.why:
-            continue
-        if one.what == "version":
-            remove(catalog, one)
-        else:
-            with temporary_folder(store.root / "tmp", "gc") as bin_:
-                one.path.rename(bin_ / one.name)
-        freed += one.size
-    return freed + _loose_pictures(store)
+    with disk_errors(store.root):
+        sweep(catalog.root)
+        sweep(store.root / "tmp")
+        for one in goes:
+            if one.why:
+                continue
+            if one.what == "version":
+                remove(catalog, one)
+            else:
+                with temporary_folder(store.root / "tmp", "gc") as bin_:
+                    one.path.rename(bin_ / one.name)
+            freed += one.size
+        return freed + _loose_pictures(store)
 
 
 def _loose_pictures(store: Store) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from prefactory.errors import CatalogError
+from prefactory.errors import CatalogError, disk_errors
 from prefactory.folders import new_file
 from prefactory.identity import fingerprint
 from prefactory.sharing.locks import locked
@@ -72,8 +72,12 @@ def _state(path: Path) -> State:
 
 
 def change(root: Path, name: str, changed: Callable[[State], State]) -> State:
-    """Change the state of a dataset, alone among threads and processes; return the new one."""
-    with locked(root / f".{name}.lock"):
+    """Change the state of a dataset, alone among threads and processes; return the new one.
+
+    Raises:
+        StoreError: the disk is full, or not writable.
+    """
+    with disk_errors(root), locked(root / f".{name}.lock"):
         state = changed(read(root / name))
         data = json.loads(json.dumps(asdict(state)))
         text = json.dumps({**data, "digest": fingerprint(data)}, indent=2, sort_keys=True)

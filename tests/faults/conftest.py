@@ -74,7 +74,7 @@ def driven(folder, *modules):
             yield driver
         finally:
             driver.stdin.close()
-            driver.wait(10)
+            driver.wait(200)
 
 
 def lines(path, rows):

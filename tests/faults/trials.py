@@ -96,25 +96,28 @@ class Counts:
         lab = self.lab
         again, asked = lab.run(home)
         assert again["rc"] == 0, (fault, again)
+        assert again.get("digest") == lab.calm.get("digest"), (fault, again)
         total = [*done, *asked]
-        self.points += 1
         self.lost += lab.answers - len(set(total))
         repeated = len(total) - len(set(total))
         assert repeated <= (lab.width if most is None else most), fault
         self.repeated += repeated
-        differing = again.get("digest") != lab.calm.get("digest") or lab.files(home) != lab.whole
-        self.differing += differing
-        left = lab.leftovers(home)
-        self.leftovers += len(left)
-        if differing or left:
-            now = lab.files(home)
-            names = {n for n in now.keys() | lab.whole.keys() if now.get(n) != lab.whole.get(n)}
-            print(f"\n{self.what} {fault}: differing {sorted(names)[:9]}, left {left[:9]}")  # noqa: T201
-        if self.points % 5 == 1 and "recipe" in lab.job:
+        self.compare(home, fault)
+        if self.points % 5 == 1:
             third, asked = lab.run(home)
             assert (third["rc"], asked) == (0, []), (fault, third)
             assert (third["new"], third["made"]) == (False, 0), (fault, third)
         lab.remove(home)
+
+    def compare(self, home, fault):
+        """What there is now, beside what the calm run left."""
+        lab, now, left = self.lab, self.lab.files(home), self.lab.leftovers(home)
+        self.points += 1
+        self.differing += now != lab.whole
+        self.leftovers += len(left)
+        if now != lab.whole or left:
+            names = {n for n in now.keys() | lab.whole.keys() if now.get(n) != lab.whole.get(n)}
+            print(f"\n{self.what} {fault}: differing {sorted(names)[:9]}, left {left[:9]}")  # noqa: T201
 
     def show(self):
         """Print the counts; nothing may be lost, left or differ."""
