@@ -1,0 +1,85 @@
+"""Kills of runs that `prefactory deploy` serves, and of what serves them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catalog.versions import Catalog, verify
+from tests.faults.trials import TEMPORARY
+from tests.helpers import until
+from tests.pipelines.test_nights import api, ask, ended  # noqa: F401 - the first is a fixture
+from tests.pipelines.test_stopping import Counting, MockServer, alive, children, write
+
+CALLS, WIDTH = 180, 8
+MOMENTS = (1, 60, 120, 179)
+"""Calls after which the process is killed: at the beginning, in the middle, and while it ends."""
+
+
+def served(folder, log):
+    return subprocess.Popen(
+        [
+            str(Path(sys.executable).parent / "prefactory"), "deploy", "recipe.yaml",
+            "--cron", "0 3 1 1 *", "--name", "night", "--workers", "2", "--overlap",
+        ],
+        cwd=folder, stdout=log, stderr=log,
+        env={**os.environ, "PREFACTORY_HOME": str(folder / "home")},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1700)
+def test_kills_of_served_runs(api, tmp_path):  # noqa: F811
+    counting = Counting()
+    repeated = 0
+    with MockServer(counting, latency_s=0.05) as server, (tmp_path / "log").open("w") as log:
+        write(tmp_path, server.url)
+        process = served(tmp_path, log)
+
+        def deployment():
+            try:
+                return ask(api, "/deployments/name/curate/night")
+            except OSError:
+                return None
+
+        def trigger(home):
+            body = {"parameters": {"home": str(tmp_path / home)}}
+            return ask(api, f"/deployments/{deployment()['id']}/create_flow_run", body)["id"]
+
+        until(deployment, 200)
+        assert ended(api, trigger("calm"), 300)[0] == "COMPLETED"
+        calm = Catalog(tmp_path / "calm")["answered"].manifest.content_digest
+        for moment in MOMENTS:
+            counting.calls.clear()
+            home = f"home-{moment}"
+            run = trigger(home)
+            until(lambda m=moment: len(counting.calls) >= m, 300)
+            victims = children(process.pid)
+            assert victims
+            if moment == MOMENTS[1]:  # the server of runs dies as well, and with it the schedule
+                process.kill()
+                process.wait()
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            until(lambda v=victims: not any(map(alive, v)), 60)
+            if process.poll() is not None:
+                process = served(tmp_path, log)
+            else:
+                assert ended(api, run, 300)[0] in ("CRASHED", "FAILED")
+            assert ended(api, trigger(home), 300)[0] == "COMPLETED"
+            assert len(set(counting.calls)) == CALLS
+            assert len(counting.calls) <= CALLS + WIDTH
+            repeated += len(counting.calls) - CALLS
+            version = Catalog(tmp_path / home)["answered"]
+            assert version.manifest.content_digest == calm
+            assert verify(version) == []
+            assert not [p for p in (tmp_path / home).rglob("*") if TEMPORARY.fullmatch(p.name)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 3
+    print(  # noqa: T201
+        f"\nkill -9, deploy: {len(MOMENTS)} points tried, 0 rows lost, {repeated} calls repeated, "
+        "0 versions differing, 0 leftovers"
+    )
