@@ -213,7 +213,7 @@ def export(
     splits = version.manifest.tables[view.table].splits
     if not any(splits.values()):
         raise CatalogError(f"{version.ref} has no {view.table} to export")
-    with new_folder(out, CatalogError) as folder:
+    with new_folder(out, CatalogError, checksums=False) as folder:
         write = _write_arrow if file_format == "arrow" else _write_files
         counts = {s: write(version, view, s, folder, file_format) for s in splits}
         if file_format == "arrow":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import re
@@ -25,6 +26,8 @@ from prefactory.errors import PrefactoryError
 
 STALE_S = 3600.0
 """Age at which a temporary file (not a folder) counts as left behind, whoever made it."""
+CHECKSUMS = "checksums.json"
+"""In folders that `new_folder` made: what was written into them."""
 _NAME = re.compile(r"\.?.+-(?P<node>[0-9a-f]{8})-(?P<pid>\d+)-[^-]+")
 
 
@@ -77,10 +80,17 @@ def new_file(final: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def new_folder(final: Path, error: type[PrefactoryError]) -> Iterator[Path]:
+def new_folder(
+    final: Path, error: type[PrefactoryError], *, checksums: bool = True
+) -> Iterator[Path]:
     """Give a folder beside `final` to write into, and make it `final` at the end.
 
     After an exception nothing is left; what killed processes left there before is removed.
+
+    Args:
+        final: absent, or an empty folder.
+        error: what is raised.
+        checksums: list its files in it, so that `damaged` can tell later.
 
     Raises:
         error: `final` exists and is not an empty folder, or can't be made.
@@ -96,7 +106,41 @@ def new_folder(final: Path, error: type[PrefactoryError]) -> Iterator[Path]:
         yield folder
         for file in folder.rglob("*.safetensors"):  # the library lets only its owner read it
             file.chmod(0o644)
+        if checksums:
+            (folder / CHECKSUMS).write_text(checksums_of(folder / CHECKSUMS), "utf-8")
         settle(folder, final)
+
+
+def checksums_of(listing: Path) -> str:
+    """The files of a folder with their sizes and BLAKE2b digests, for a file of that folder."""
+    found = {
+        path.relative_to(listing.parent).as_posix(): [path.stat().st_size, _checksum(path)]
+        for path in sorted(listing.parent.rglob("*"))
+        if path.is_file() and path != listing
+    }
+    return json.dumps(found, indent=1)
+
+
+def damaged(listing: Path) -> list[str]:
+    """Files of a folder that are not as they were listed; none where nothing was listed."""
+    try:
+        text = listing.read_text("utf-8")
+        listed = {str(name): (size, digest) for name, (size, digest) in json.loads(text).items()}
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, AttributeError):
+        return [listing.name]
+    wrong = []
+    for name, (size, digest) in listed.items():
+        path = listing.parent / name
+        if not path.is_file() or path.stat().st_size != size or _checksum(path) != digest:
+            wrong.append(name)
+    return wrong
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def settle(folder: Path, final: Path, mode: int = 0o755) -> None:

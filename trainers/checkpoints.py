@@ -8,6 +8,7 @@ last and after everything is durable, tells a whole one from one that a kill cut
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from prefactory.errors import ConfigError
-from prefactory.folders import new_file, sync
+from prefactory.folders import checksums_of, damaged, new_file, sync
 
+_LOG = logging.getLogger(__name__)
 WHOLE = ".whole"
 RUN = "run.json"
 _WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -54,8 +56,8 @@ class Marks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
         for path in folder.rglob("*"):
             sync(path)
         sync(folder)
-        (folder / WHOLE).touch()
-        sync(folder)
+        with new_file(folder / WHOLE) as mark:
+            mark.write(checksums_of(folder / WHOLE).encode())
         sync(folder.parent)
 
 
@@ -78,7 +80,10 @@ def opened(folder: Path, identity: str) -> Path | None:
     with new_file(run) as file:
         file.write(json.dumps({"identity": identity}).encode())
     found = {int(p.name.rpartition("-")[2]): p for p in folder.glob("checkpoint-*") if p.is_dir()}
-    whole = {step: p for step, p in found.items() if (p / WHOLE).is_file()}
+    marked = {step: p for step, p in found.items() if (p / WHOLE).is_file()}
+    whole = {step: p for step, p in marked.items() if not damaged(p / WHOLE)}
+    for path in set(marked.values()) - set(whole.values()):
+        _LOG.warning("%s is damaged, and not gone on from", path)
     for step, path in found.items():
         if step not in whole:
             shutil.rmtree(path)

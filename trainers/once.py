@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
@@ -14,7 +15,7 @@ import datasets
 from transformers import TrainingArguments
 
 from prefactory.errors import ConfigError
-from prefactory.folders import new_folder
+from prefactory.folders import CHECKSUMS, damaged, new_folder
 from prefactory.identity import fingerprint
 from trainers.base import package_versions
 from trainers.processes import first
@@ -62,6 +63,9 @@ def once(trainer: Callable[..., Any], cache: Path | None) -> Callable[..., Any]:
 
 def _kept(place: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - a datasets.Dataset
     """Rows of a folder, memory-mapped; they are made and kept there if it is not there."""
+    if first() and damaged(place / CHECKSUMS):
+        _LOG.warning("tokenised rows are damaged and made again: %s", place)
+        shutil.rmtree(place)
     if place.is_dir():
         _LOG.info("tokenised rows: %s", place)
         return datasets.load_from_disk(str(place))

@@ -97,7 +97,7 @@ def verify(
 ) -> None:
     """Check every file, digest and count of a version; exit code 1 if something is wrong.
 
-    Without a version: all of them, damaged ones too, tags, and intermediate results.
+    Without a version: all of them, damaged ones too, tags, models, and intermediate results.
     """
     from catalog.versions import verify as verify_version
     from pipelines.settings import Settings
@@ -122,15 +122,15 @@ def _verify_everything() -> None:
     from pipelines.settings import Settings
 
     settings = Settings()
-    checked, wrong = 0, 0
-    for name, found in problems(settings.catalog, settings.store):
+    checked, wrong, models = 0, 0, settings.home / "models"
+    for name, found in problems(settings.catalog, settings.store, models):
         checked += 1
         wrong += bool(found)
         for problem in found:
             typer.echo(f"{name}: {problem}", err=True)
     if wrong:
         raise typer.Exit(1)
-    typer.echo(f"{settings.home} is whole: {checked:,} versions, lists of tags and results")
+    typer.echo(f"{settings.home} is whole: {checked:,} versions, lists of tags, models and results")
 
 
 def export(

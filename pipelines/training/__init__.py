@@ -18,6 +18,7 @@ from pipelines.serve.running import announced
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
+from prefactory.folders import CHECKSUMS, damaged
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.recipe import sentence
 from trainers.settings import (
@@ -221,6 +222,8 @@ def _earlier(method: str, folder: Path) -> Trained:
         facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is not whole ({error}); remove it to train again") from error
+    if wrong := damaged(folder / CHECKSUMS):
+        raise ConfigError(f"{folder} is damaged ({', '.join(wrong[:3])}); remove it to train again")
     test = (facts.get("metrics") or {}).get("test") or {}
     score = f", held-out accuracy {test['accuracy']:.3f}" if "accuracy" in test else ""
     summary = (

@@ -8,6 +8,7 @@ file's bytes and the version of the conversion.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from prefactory.engines.llama import gguf
 from prefactory.errors import ConfigError
 from prefactory.extras import package
-from prefactory.folders import new_folder
+from prefactory.folders import CHECKSUMS, damaged, new_folder
 
 VERSION = 1
 """Of the conversion: bumped when the same file gives another folder."""
@@ -46,6 +47,8 @@ def converted(model: str) -> Path:
     """
     file = gguf.gguf_file(model)
     folder = cache_folder() / f"{file.stem}-{gguf.digest(file)[:12]}-{VERSION}"
+    if damaged(folder / CHECKSUMS):
+        shutil.rmtree(folder)
     if not (folder / "config.json").is_file():
         gguf.metadata(file)  # whether it is a GGUF file at all
         package("gguf")

@@ -2,11 +2,15 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 
+from catalog.history.everything import problems
+from pipelines.settings import Settings
+from prefactory.folders import CHECKSUMS
 from tests.faults.conftest import asking
-from tests.faults.trials import failing, kills
+from tests.faults.trials import failing, flip, kills, kinds_of_files, seeded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -37,3 +41,31 @@ def test_kills_of_llama(tmp_path, driver):
     engine = '{"engine": "llama", "model": "smollm2", "context": 256, "threads": 1}'
     lab = asking(tmp_path / "lab", driver, engine, 3, max_tokens=3, width=6)
     assert kills(lab, "llama.cpp", lab.moments(20)) >= 15
+
+
+def test_flipped_bits_of_models(taught):
+    """A damaged model is said, found by `verify`, and made again once it is gone."""
+    taught.run("whole")
+    tried = 0
+    home = taught.folder / "whole"
+    kinds = {k: f for k, f in kinds_of_files(home).items() if k.startswith("models/")}
+    for kind, files in kinds.items():
+        rng = seeded(kind)
+        for path in rng.sample(files, min(2, len(files))):
+            whole = path.read_bytes()
+            flip(path, rng)
+            found = problems(Settings(home).catalog, Settings(home).store, home / "models")
+            wrong = {name for name, problem in found if problem}
+            told, _ = taught.run("whole")
+            assert wrong or path.name == CHECKSUMS, path  # white space of the list itself
+            assert told["rc"] == (2 if wrong else 0), (path, told)
+            if wrong:
+                assert "remove it to train again" in told["error"]
+            path.write_bytes(whole)
+            tried += 1
+    shutil.rmtree(home / "models")
+    taught.run("whole")
+    assert taught.files("whole") == taught.whole
+    taught.remove("whole")
+    print(f"\nflipped bits in models: {tried} points tried, all said, 0 models differing")  # noqa: T201
+    assert tried >= 8

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,9 @@ import pytest
 
 from prefactory.errors import CatalogError, ConfigError
 from prefactory.folders import (
+    CHECKSUMS,
     STALE_S,
+    damaged,
     new_file,
     new_folder,
     settle,
@@ -31,7 +34,7 @@ def test_a_folder_is_made_all_or_nothing(tmp_path):
     with new_folder(target, ConfigError) as folder:
         (folder / "whole").write_text("")
         assert not target.exists()
-    assert names(target.parent) == ["model", "model/whole"]
+    assert names(target.parent) == ["model", f"model/{CHECKSUMS}", "model/whole"]
     assert target.stat().st_mode & 0o777 == 0o755
 
 
@@ -49,7 +52,7 @@ def test_a_folder_with_something_in_it_is_not_replaced_and_an_empty_one_is(tmp_p
         pass
     with pytest.raises(error, match="can't be made"), new_folder(file / "x", error):
         pass
-    assert names(tmp_path) == ["file", "out", "out/a"]
+    assert names(tmp_path) == ["file", "out", "out/a", f"out/{CHECKSUMS}"]
     assert file.read_text() == "mine"
 
 
@@ -98,7 +101,7 @@ def calls(monkeypatch):
 
 
 def test_everything_is_durable_before_it_has_its_name_and_the_name_after(tmp_path, calls):
-    with new_folder(tmp_path / "out", ConfigError) as folder:
+    with new_folder(tmp_path / "out", ConfigError, checksums=False) as folder:
         (folder / "d").mkdir()
         (folder / "d" / "f").write_text("x")
         (folder / "g").write_text("y")
@@ -176,3 +179,26 @@ def test_settling_into_a_full_folder_keeps_both(tmp_path):
         settle(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "f").read_text() == "old"
     assert (tmp_path / "new" / "f").read_text() == "new"
+
+
+def test_each_damage_of_a_made_folder_is_named(tmp_path):
+    with new_folder(tmp_path / "model", ConfigError) as folder:
+        (folder / "sub").mkdir()
+        (folder / "weights").write_bytes(bytes(range(50)))
+        (folder / "sub" / "config.json").write_text("{}")
+    listing = tmp_path / "model" / CHECKSUMS
+    assert damaged(listing) == []
+    assert damaged(tmp_path / "elsewhere" / CHECKSUMS) == []
+    damages = [("weights", bytes(range(1, 51))), ("weights", b""), ("sub/config.json", b"{ ")]
+    for name, bad in damages:
+        path = tmp_path / "model" / name
+        whole = path.read_bytes()
+        path.write_bytes(bad)
+        assert damaged(listing) == [name]
+        path.unlink()
+        assert damaged(listing) == [name]
+        path.write_bytes(whole)
+    whole = listing.read_bytes()
+    for place in range(0, len(whole), 3):
+        listing.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        assert damaged(listing) or json.loads(listing.read_text()) == json.loads(whole)

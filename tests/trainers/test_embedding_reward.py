@@ -98,6 +98,7 @@ def test_same_input_gives_the_same_bytes_in_any_row_order(train, make, length):
     two = train(pairs.sample(fraction=1, shuffle=True, seed=3), test.reverse(), config, "two")
     files = read_all(one.folder)
     written = {"README.md", "config.json", "model.safetensors", "report.html", "training.json"}
+    written |= {"checksums.json"}
     assert set(files) == written
     assert files == read_all(two.folder)
 

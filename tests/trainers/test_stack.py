@@ -40,7 +40,8 @@ def test_it_learns_and_writes_no_pickle(train, make):
     report = train(make.polite_pairs(120), make.polite_pairs(60, seed=1))
     assert report.test.accuracy > 0.9
     assert set(read_all(report.folder)) == {
-        "README.md", "model.safetensors", "report.html", "scorer.json", "training.json",
+        "README.md", "checksums.json", "model.safetensors", "report.html", "scorer.json",
+            "training.json",
     }  # fmt: skip
     facts = json.loads((report.folder / "scorer.json").read_text())
     assert facts["info"]["out_of_fold"]["accuracy"]["value"] > 0.8
