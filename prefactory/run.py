@@ -9,44 +9,34 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import PurePath
-from typing import Any, TypeVar
-
-import polars as pl
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from prefactory import ledger
-from prefactory.apply import apply_filter, apply_generator, apply_labeler, fit, fit_shard
-from prefactory.context import Context
 from prefactory.engines import calls
-from prefactory.errors import DataError, MissingPackageError, PrefactoryError
-from prefactory.extras import missing
+from prefactory.errors import DataError
 from prefactory.folders import sweep
 from prefactory.identity import fingerprint
-from prefactory.images.marks import bind
 from prefactory.measures import judge_watch
+from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
-from prefactory.shards import Delta, Part, Shard, View, cut, gather, load, without_copies
+from prefactory.shards import Delta, Part, Shard, View, cut
 from prefactory.stages import (
     Mapper,
     Options,
     RunResult,
     Source,
-    SourceFile,
     Stage,
     columns_key,
     common_schema,
     file_identity,
     source_counts,
 )
-from prefactory.step import Filter, Generator, Labeler, State, Step
-from prefactory.store import Record, Store, Writer
-from prefactory.tables import Shape, cast_to
+from prefactory.step import Generator, Step
+from prefactory.store import Record, Store
+from prefactory.tables import Shape
 
-T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -69,8 +59,9 @@ def execute(
     shape, columns = common_schema(sources)
     planned = plan(recipe, shape, columns)
     images = any("images" in names for names in (columns, *(p.columns for p in planned)))
-    run = _Run(recipe, store, mapper, options, [s.identity() for s in sources], images)
-    table = run.read_sources(sources, shape)
+    site = Site(recipe, sources, store, images, options.embed, options.engine)
+    run = _Run(site, mapper, options)
+    table = run.read_sources(shape)
     views: dict[str, View] = {}
     before: list[tuple[PlannedStep, View]] = []
     name = shape.value
@@ -96,17 +87,6 @@ def execute(
     )
 
 
-@contextmanager
-def _answers(writer: Writer, ctx: Context) -> Iterator[Context]:
-    """A context that keeps which answers were used, as a table of the object."""
-    used = calls.StepCalls()
-    yield replace(ctx, calls=used)
-    if used:
-        writer.table(calls.TABLE, used.table())
-    if used.doubts:
-        writer.info["doubts"] = dict(sorted(used.doubts.items()))
-
-
 def _new_prompts(step: Step) -> bool:
     return isinstance(step, Generator) and step.new_prompts
 
@@ -122,55 +102,48 @@ def _beside(step: Step) -> str | None:
 class _Run:
     """The state of one execution: where shards are, and the stages so far."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        store: Store,
-        mapper: Mapper,
-        options: Options,
-        identities: list[dict[str, Any]],
-        images: bool,
-    ) -> None:
-        self.recipe = recipe
-        self.store = store
+    def __init__(self, site: Site, mapper: Mapper, options: Options) -> None:
+        self.recipe = site.recipe
+        self.sources = site.sources
+        self.store = site.store
         self.mapper = mapper
         self.options = options
-        self.identities = identities
-        self.pictures = store.images if images else None
+        self.site = site
+        self.do: Do = options.conduct(site)
+        self.identities = [source.identity() for source in site.sources]
         self.source_counts: list[dict[str, Any]] = []
         self.stages: list[Stage] = []
         self.fresh: set[str] = set()
         """Keys of what this run has made or taken, and so of what it does not make again."""
-        self.roles = {p.label: p.step.configs() for p in recipe.steps}
         self.used: set[str] = set()
         """Keys of all objects that it has made or taken."""
-        sweep(store.root / "tmp")
-
-    def context(self, label: str, state: State | None = None) -> Context:
-        head, options = self.recipe.head, self.options
-        return Context(
-            head.seed, label, state, options.embed, options.engine,
-            images=self.pictures, recipe=head.name, roles=self.roles.get(label, ()),
-        )  # fmt: skip
+        sweep(site.store.root / "tmp")
 
     def map(
         self,
         name: str,
-        work: Callable[[int], T],
+        order: Callable[[int], Order],
         n: int,
+        stage: Stage,
         unit: str = "shards",
         calls: int = 0,
-        rows: int = 0,
-    ) -> list[T]:
-        """Run `work` on all parts, and tell how far it is."""
+    ) -> list[Record]:
+        """Have `n` orders done, tell how far they are, and count what was made for the stage."""
+        rows = stage.rows_in if calls else 0
         self.options.begin(name, n, unit, calls, rows)
 
-        def told(i: int) -> T:
-            result = work(i)
+        def told(i: int) -> Done:
+            done = self.do(order(i))
             self.options.advance()
-            return result
+            return done
 
-        return self.mapper(name, told, n)
+        every = self.mapper(name, told, n)
+        stage.made += sum(done.made for done in every)
+        stage.reused += sum(not done.made for done in every)
+        self.used.update(done.record.key for done in every)
+        for done in every:
+            self.options.paid(done.paid)
+        return [done.record for done in every]
 
     def finish(self, stage: Stage, started: float) -> None:
         """Check the accounts of a stage and keep it."""
@@ -192,60 +165,31 @@ class _Run:
                 + "".join(f"\n{sentence}" for sentence in judge_watch.failed(self.stages))
             )
 
-    def ensure(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
-        """Open an object, making it first if the store has no whole copy."""
-        self.used.add(key)
-        record = self.store.open(key)
-        if record is None:
-            with self.store.claim(key):
-                record = self.store.open(key)  # perhaps another run has made it meanwhile
-                if record is None:
-                    return self._make(key, stage, make)
-        stage.reused += 1
-        return record
-
-    def _make(self, key: str, stage: Stage, make: Callable[[], None]) -> Record:
-        try:
-            make()
-        except PrefactoryError:
-            raise
-        except Exception as error:  # a bug in a step: name the step; the cause stays attached
-            if (lacking := missing(error)) is not None:
-                raise MissingPackageError(f"{stage.label}: {lacking}") from error
-            problem = f"{type(error).__name__}: {error}"
-            raise DataError(
-                f"{stage.label} failed with {problem}; `prefactory --verbose run` shows where"
-            ) from error
-        stage.made += 1
-        record = self.store.open(key)
-        if record is None:
-            raise DataError(f"{stage.label} wrote an object that can't be read back: {key}")
-        return record
-
     # -- sources -------------------------------------------------------------------------------
 
-    def read_sources(self, sources: Sequence[Source], shape: Shape) -> list[Shard]:
+    def read_sources(self, shape: Shape) -> list[Shard]:
         """Read every file into parts, and the parts into shards."""
         started = time.monotonic()
         stage = Stage("source", "source", shape)
-        columns = common_schema(sources)[1]
+        columns = common_schema(self.sources)[1]
         marks = [fingerprint(i) for i in self.identities]
         jobs = sorted(
-            ((n, f) for n, source in enumerate(sources) for f in source.files),
-            key=lambda job: (self.identities[job[0]]["name"], job[1].name, marks[job[0]]),
+            (
+                (n, place, file.name)
+                for n, source in enumerate(self.sources)
+                for place, file in enumerate(source.files)
+            ),
+            key=lambda job: (self.identities[job[0]]["name"], job[2], marks[job[0]]),
         )
         keys = [
-            fingerprint([file_identity(self.identities[n], f.name), columns_key(columns)])
-            for n, f in jobs
+            fingerprint([file_identity(self.identities[n], name), columns_key(columns)])
+            for n, _, name in jobs
         ]
 
-        def read(i: int) -> Record:
-            n, file = jobs[i]
-            return self.ensure(
-                keys[i], stage, lambda: self._read(sources[n], file, keys[i], columns)
-            )
+        def read(i: int) -> ReadFile:
+            return ReadFile(keys[i], stage.label, *jobs[i][:2], columns)
 
-        records = self.map("source", read, len(jobs), "files")
+        records = self.map("source", read, len(jobs), stage, "files")
         for key, record in zip(keys, records, strict=True):
             stage.ledgers += [(key, t) for t in record.info["ledgers"]]
         stage.rows_in = sum(r.info["records"] for r in records)
@@ -253,8 +197,8 @@ class _Run:
         stage.notes = ledger.add_counts([r.info["notes"] for r in records])
         stage.info = {"files": len(jobs)}
         self.source_counts = [
-            source_counts(source, [r for (m, _), r in zip(jobs, records, strict=True) if m == n])
-            for n, source in enumerate(sources)
+            source_counts(source, [r for (m, *_), r in zip(jobs, records, strict=True) if m == n])
+            for n, source in enumerate(self.sources)
         ]
         parts = [
             Part(key, name, rows)
@@ -274,58 +218,16 @@ class _Run:
         self.finish(stage, started)
         return shards
 
-    def _read(
-        self, source: Source, file: SourceFile, key: str, columns: dict[str, pl.DataType]
-    ) -> None:
-        records = 0
-        reasons, notes, parts, ledgers = [], [], [], []
-        late: dict[str, str] = {}
-        first = ""
-        with self.store.write(key) as writer:
-            for i, block in enumerate(source.read(file)):
-                records += block.n_records
-                rows = bind(cast_to(block.rows, columns), writer)
-                rows = rows.sort("prompt_id", maintain_order=True)
-                if rows.height:
-                    writer.table(f"rows-{i:05d}", rows)
-                    parts.append([f"rows-{i:05d}", rows.height])
-                if block.rejected.height:
-                    first = first or ": ".join(block.rejected.select("row_id", "detail").row(0))
-                    writer.table(f"ledger-{i:05d}", ledger.entries(block.rejected, "source"))
-                    ledgers.append(f"ledger-{i:05d}")
-                    reasons.append(ledger.count(block.rejected))
-                notes.append(ledger.count(block.notes))
-                late = {**getattr(block, "late", {}), **late}
-            writer.info |= {
-                "late": late,
-                "first": first,
-                "records": records,
-                "parts": parts,
-                "ledgers": ledgers,
-                "reasons": ledger.add_counts(reasons),
-                "notes": ledger.add_counts(notes),
-            }
-
     def _exchange(self, parts: list[Part], shape: Shape, stage: Stage) -> list[Shard]:
         """Cut parts into shards by prompt id; copies of a row go to the ledger."""
         ranges = cut(sum(p.rows for p in parts), self.options.shard_rows)
         inputs = fingerprint([[p.key, p.table] for p in parts])
         keys = [fingerprint(["exchange", inputs, *r]) for r in ranges]
 
-        def exchange(i: int) -> Record:
-            def make() -> None:
-                rows, copies = without_copies(
-                    gather(self.store, parts, *ranges[i], shape), shape, stage.label
-                )
-                with self.store.write(keys[i]) as writer:
-                    writer.table("rows", rows)
-                    writer.table("ledger", copies)
-                    writer.info["columns"] = rows.columns
-                    writer.info["reasons"] = ledger.count(copies)
+        def exchange(i: int) -> Exchange:
+            return Exchange(keys[i], stage.label, parts, *ranges[i], shape)
 
-            return self.ensure(keys[i], stage, make)
-
-        records = self.map(f"{stage.label} (shards)", exchange, len(ranges))
+        records = self.map(f"{stage.label} (shards)", exchange, len(ranges), stage)
         stage.reasons = ledger.add_counts([stage.reasons, *(r.info["reasons"] for r in records)])
         stage.ledgers += [(key, "ledger") for key in keys]
         return [
@@ -347,27 +249,21 @@ class _Run:
         stage.roles = [role for _, role in placed.step.configs()]
         identity = [placed.step.identity(), stage.models]
         base = fingerprint([identity, placed.label, self.recipe.head.seed])
-        state, state_key = None, ""
+        state = ""
         if placed.step.scope == "dataset":
-            state, state_key = self._fit(placed.step, base, planned.shape, shards, stage)
-            stage.info = dict(state.info)
-        ctx = self.context(placed.label, state)
-        keys = [fingerprint([base, state_key, s.key]) for s in shards]
+            state = self._fit(base, planned.shape, shards, stage)
+            stage.info = dict(self.site.state(state).info)
+        keys = [fingerprint([base, state, s.key]) for s in shards]
 
-        def work(i: int) -> tuple[Record, str]:
+        def apply(i: int) -> Apply:
             key = self._latest(keys[i], placed.label)
-
-            def make() -> None:
-                table = load(self.store, shards[i], planned.shape)
-                self._apply(placed.step, table, planned.shape, ctx, key)
-
-            return self.ensure(key, stage, make), key
+            return Apply(key, placed.label, shards[i], planned.shape, state)
 
         sides = 1 if planned.shape in placed.step.takes() else 2  # answers of pairs, one by one
         rows = stage.rows_in * sides
         asks = sum(a.calls for a in placed.step.asks(rows, rows))
-        made = self.map(placed.label, work, len(shards), calls=asks, rows=stage.rows_in)
-        records, keys = [record for record, _ in made], [key for _, key in made]
+        records = self.map(placed.label, apply, len(shards), stage, calls=asks)
+        keys = [record.key for record in records]
         after = self._after(planned, shards, keys, records, stage)
         stage.rows_out = sum(s.rows for s in after)
         stage.unanswered = ledger.add_counts([r.info.get("unanswered", {}) for r in records])
@@ -408,32 +304,6 @@ class _Run:
             latest = fingerprint([key, "again", attempt])
         return latest
 
-    def _apply(self, step: Step, table: pl.DataFrame, shape: Shape, ctx: Context, key: str) -> None:
-        with self.store.write(key) as writer, _answers(writer, ctx) as ctx:
-            if isinstance(step, Filter):
-                dropped = apply_filter(step, ctx.step, table, shape, ctx)
-            elif isinstance(step, Labeler):
-                columns = apply_labeler(step, ctx.step, table, shape, ctx)
-                writer.table("columns", columns)
-                writer.info["notes"] = ledger.unlabelled(columns)
-                writer.info["watch"] = step.watch(table, columns)
-                writer.info["unanswered"] = ledger.passing(writer.info["notes"])
-                return
-            elif isinstance(step, Generator):
-                notes: dict[str, int] = {}
-                rows, dropped = apply_generator(step, ctx.step, table, shape, ctx, notes)
-                writer.info["notes"] = dict(sorted(notes.items()))
-                rows = bind(rows, writer)
-                writer.table("rows", rows)
-                writer.info["columns"] = rows.columns
-            writer.table("ledger", dropped)
-            writer.info["reasons"] = ledger.count(dropped)
-            failed = ledger.add_counts([writer.info["reasons"], writer.info.get("notes", {})])
-            writer.info["unanswered"] = ledger.passing(failed)
-            if isinstance(step, Generator) and rows.schema.get("failures") == pl.String:
-                lost = rows.filter(pl.col("failures").str.contains(ledger.PASSING)).height
-                writer.info["unanswered"] |= {"samples": lost} if lost else {}
-
     def _after(
         self,
         planned: PlannedStep,
@@ -467,37 +337,18 @@ class _Run:
             return self._exchange(parts, planned.out_shape, stage)
         return new_shards
 
-    def _fit(
-        self, step: Step, base: str, shape: Shape, shards: list[Shard], stage: Stage
-    ) -> tuple[State, str]:
-        """Fit a dataset step: a map over shards, then a reduce on rows sorted by id."""
-        ctx = self.context(stage.label)
+    def _fit(self, base: str, shape: Shape, shards: list[Shard], stage: Stage) -> str:
+        """Fit a dataset step: a map over shards, then a reduce on rows sorted by id; its key."""
         keys = [self._latest(fingerprint(["fit", base, s.key]), stage.label) for s in shards]
-
-        def part(i: int) -> Record:
-            def make() -> None:
-                table = load(self.store, shards[i], shape)
-                with self.store.write(keys[i]) as writer, _answers(writer, ctx) as own:
-                    writer.table("part", fit_shard(step, stage.label, table, shape, own))
-
-            return self.ensure(keys[i], stage, make)
-
-        self.map(f"{stage.label} (fit)", part, len(shards))
         state_key = fingerprint(["state", keys])
 
-        def reduce(_: int) -> Record:
-            def make() -> None:
-                rows = pl.concat([self.store.read(k, "part") for k in keys])
-                with self.store.write(state_key) as writer, _answers(writer, ctx) as own:
-                    state = fit(step, stage.label, rows, own)
-                    for name, table in state.tables.items():
-                        writer.table(name, table)
-                    writer.info["info"] = dict(state.info)
+        def part(i: int) -> FitShard:
+            return FitShard(keys[i], stage.label, shards[i], shape)
 
-            return self.ensure(state_key, stage, make)
+        def reduce(_: int) -> Fit:
+            return Fit(state_key, stage.label, keys)
 
-        (record,) = self.map(f"{stage.label} (state)", reduce, 1)
+        self.map(f"{stage.label} (fit)", part, len(shards), stage)
+        self.map(f"{stage.label} (state)", reduce, 1, stage)
         stage.objects += [*keys, state_key]
-        names = [PurePath(n).stem for n in record.files if PurePath(n).stem != calls.TABLE]
-        tables = {name: self.store.read(state_key, name) for name in names}
-        return State(tables, record.info["info"]), state_key
+        return state_key

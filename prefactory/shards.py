@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
@@ -181,7 +181,7 @@ class Part:
     rows: int
 
 
-def gather(store: Store, parts: list[Part], low: str, high: str, shape: Shape) -> pl.DataFrame:
+def gather(store: Store, parts: Sequence[Part], low: str, high: str, shape: Shape) -> pl.DataFrame:
     """Collect the rows of one range from all parts, in canonical order (copies still in)."""
     pieces: list[pl.DataFrame] = []
     dtypes: dict[str, pl.DataType] = {}

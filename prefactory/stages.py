@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 
 from prefactory import ledger
 from prefactory.errors import DataError
+from prefactory.orders import Do, Site, do
 from prefactory.plan import PlannedStep
 from prefactory.recipe import Recipe
 from prefactory.shards import View
@@ -137,6 +139,8 @@ class Options:
         begin: told what begins: label, parts, `shards`, calls of models at most, rows.
         advance: told that a part of it is done.
         usd: (model, prompt tokens, completion tokens, metered) -> US dollars, None if not known.
+        conduct: what does the orders of a run, given the site of this process.
+        paid: told what was paid for orders that were done elsewhere.
     """
 
     workers: int = 4
@@ -148,6 +152,8 @@ class Options:
     begin: Callable[[str, int, str, int, int], object] = lambda *_: None
     advance: Callable[[], object] = lambda: None
     usd: Callable[[str, int, int, bool], float | None] = lambda *_: None
+    conduct: Callable[[Site], Do] = lambda site: partial(do, site=site)
+    paid: Callable[[Sequence[Mapping[str, Any]]], object] = lambda _: None
 
 
 def thread_mapper(workers: int) -> Mapper:
