@@ -201,6 +201,8 @@ def _published(
             usd=session.accounts.usd,
             begin=progress.begin,
             advance=progress.advance,
+            paid=lambda rows: session.accounts.add(rows, recipe.head.name),
+            **_elsewhere(settings),
         )
         try:
             result = _executed(recipe, sources, settings, mapper, options, stages)
@@ -224,6 +226,15 @@ def _published(
         )
         raise (DiskFullError if is_full(error) else CatalogError)(told) from error
     return Outcome(published, result.stages, used)
+
+
+def _elsewhere(settings: Settings) -> dict[str, Any]:
+    """The option of a run whose orders a cluster does."""
+    if settings.cluster is None:
+        return {}
+    from pipelines.conduct.cluster import Cluster  # Ray: slow to load
+
+    return {"conduct": Cluster(settings.cluster).conductor(settings)}
 
 
 def _executed(

@@ -80,6 +80,7 @@ def curate(
     prices: str | None = None,
     fresh: list[str] | None = None,
     retry_failed: bool = False,
+    cluster: str | None = None,
     gates: str | None = None,
     promote: bool = False,
     on_failure: str | None = None,
@@ -99,6 +100,7 @@ def curate(
         prices: a YAML file over the prices that come with prefactory.
         fresh: steps that are asked anew.
         retry_failed: drop the answers that could not be used, and ask again.
+        cluster: address of the Ray cluster that does the work.
         gates: a YAML file of what the audit of the version must hold.
         promote: give the version the tag `promoted`, if its gates hold and its model is better than
             that of the version that has the tag.
@@ -116,6 +118,7 @@ def curate(
         Path(prices) if prices else None,
         tuple(fresh or ()),
         retry_failed,
+        cluster,
     )
     with artifacts.logged(), ended_in_time():
         checked, sources, _ = check_recipe(Path(recipe), overrides or [])
@@ -222,4 +225,5 @@ def parameters(recipe: Path, overrides: list[str], settings: Settings) -> dict[s
         "prices": str(settings.prices) if settings.prices else None,
         "fresh": list(settings.fresh),
         "retry_failed": settings.retry_failed,
+        "cluster": settings.cluster,
     }

@@ -27,6 +27,7 @@ class Settings:
         budget: what new calls of text engines may use; a run stops, resumable, before it is passed.
         prices: a YAML file over the prices that come with prefactory.
         fresh: steps that are asked anew, as a recipe labels them (or its end: `Rubric`).
+        cluster: address of the Ray cluster that does the work (`local`: of this machine alone).
         retry_failed: drop the answers that could not be used first, so that they are asked anew.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     prices: Path | None = None
     fresh: tuple[str, ...] = ()
     retry_failed: bool = False
+    cluster: str | None = None
 
     @property
     def store(self) -> Store:

@@ -79,6 +79,24 @@ ImportPath = Annotated[str, AfterValidator(placed)]
 """Field of a step: `module.function`, of a module beside the recipe or an installed one."""
 
 
+def roots() -> dict[str, str]:
+    """Private packages that are loaded, and their folders: what another process needs to unpickle.
+
+    See `adopt`.
+    """
+    loaded = [m for n, m in list(sys.modules.items()) if n.startswith(_PREFIX) and "." not in n]
+    return {m.__name__: str(m.__path__[0]) for m in loaded}
+
+
+def adopt(packages: Mapping[str, str]) -> None:
+    """Know the private packages of another process, by the names that they have there."""
+    for name, folder in packages.items():
+        if name not in sys.modules:
+            package = ModuleType(name)
+            package.__path__ = [folder]
+            sys.modules[name] = package
+
+
 def import_function(path: str, what: str) -> Callable[..., Any]:
     """Import the function that an `ImportPath` names; `what` wants it, for messages.
 

@@ -24,6 +24,7 @@ EXTRAS = {
     "xllamacpp": "llama",
     "gguf": "small",
     "peft": "lora",
+    "ray": "ray",
 }
 """Import name -> extra of pyproject.toml."""
 

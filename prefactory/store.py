@@ -137,6 +137,11 @@ class Store:
             self._verified[key] = record
         return record
 
+    def accept(self, record: Record) -> None:
+        """Take a record from another process that has just written or verified its object."""
+        with self._lock:
+            self._verified.setdefault(record.key, record)
+
     def claim(self, key: str) -> AbstractContextManager[None]:
         """Make an object alone: whoever else wants to waits until it is there, or its maker gone.
 

@@ -81,6 +81,10 @@ def run(
             help="Drop the answers that could not be used, and ask again for what failed.",
         ),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that does the work: host:port of its head, or local."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
@@ -93,10 +97,10 @@ def run(
     if runner not in ("prefect", "threads", None):
         raise ConfigError(f"--runner {runner!r}: choose prefect or threads")
     budget = budget_of(budget_usd, budget_tokens, budget_name)
-    at_a_time = workers or default_workers()
+    at_a_time = workers or (_slots(cluster) if cluster else default_workers())
     settings = Settings(
         workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,
-        fresh=tuple(fresh or ()), retry_failed=retry_failed,
+        fresh=tuple(fresh or ()), retry_failed=retry_failed, cluster=cluster,
     )  # fmt: skip
     started = time.monotonic()
     outcome = _run(recipe, overrides or [], settings, runner)
@@ -104,6 +108,12 @@ def run(
         sys.stdout.write(json.dumps(_machine(outcome), indent=2) + "\n")
     else:
         _show(outcome, time.monotonic() - started, recipe)
+
+
+def _slots(cluster: str) -> int:
+    from pipelines.conduct.cluster import Cluster
+
+    return Cluster(cluster).slots
 
 
 def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str | None) -> Outcome:

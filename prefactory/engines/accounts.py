@@ -438,6 +438,20 @@ class Accounts:
                 for (model, purpose), usage in self._usage.items()
             ]
 
+    def add(self, rows: Iterable[Mapping[str, Any]], recipe: str = "") -> None:
+        """Count what was used elsewhere for this run.
+
+        Args:
+            rows: as `by_step` gives them.
+            recipe: name of the run's recipe.
+        """
+        for row in rows:
+            purpose = Purpose(recipe, row["step"], row["role"])
+            with self._changed:
+                usage = self._of(row["model"], purpose, metered=not row["priced"])
+                for name in _SUMS:
+                    setattr(usage, name, getattr(usage, name) + row[name])
+
     def of_step(self, step: str) -> Usage:
         """All that one step used."""
         with self._changed:

@@ -1,0 +1,233 @@
+"""A Ray cluster that does the orders of a run; Prefect's tasks, or threads, wait for them here.
+
+Workers know nothing of Prefect: names, limits, retries and signals are the driver's. An order and
+what comes back are small; rows go from node to node by the store in the home, which all nodes must
+see. What a lost node had finished is there; what it had not, Ray gives to another one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefactory import beside
+from prefactory.errors import ConfigError, PrefactoryError, StoppedError
+from prefactory.extras import package
+from prefactory.folders import new_file
+from prefactory.orders import Do, Done, Order, Site, do
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+    from prefactory.engines.session import Session
+
+LOCAL = "local"
+"""Address that starts a cluster of this machine alone."""
+TRIES = 3
+"""How often Ray gives an order to another worker after its own has died."""
+GPU_ENGINES = frozenset({"vllm", "transformers"})
+"""Engines in the worker's process whose steps ask for a GPU, where the cluster has any."""
+
+
+class Cluster:
+    """A connection to a Ray cluster.
+
+    Attributes:
+        slots: orders that it works on at a time: its CPUs.
+        gpus: number of its GPUs.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Connect, or start a cluster of this machine alone.
+
+        Args:
+            address: `host:port` of its head, or `local`.
+
+        Raises:
+            ConfigError: no cluster answers there.
+            MissingPackageError: Ray is not installed.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray: Any = package("ray")
+        try:
+            self._ray.init(
+                address=None if address == LOCAL else address,
+                ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR",
+                include_dashboard=False if address == LOCAL else None,
+            )  # fmt: skip
+        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"no Ray cluster answers at {address!r} ({_first_line(error)}); start one with "
+                "`ray start --head --port=6379` and join machines with `ray start --address=...`, "
+                f"or use --cluster {LOCAL}"
+            ) from error
+        there = self._ray.cluster_resources()
+        self.slots = max(1, int(there.get("CPU", 1)))
+        self.gpus = float(there.get("GPU", 0))
+
+    def conductor(self, settings: Settings) -> Callable[[Site], Do]:
+        """What makes of a site a function that has its orders done by the cluster.
+
+        Args:
+            settings: of the run; the home must be at the same path on all nodes.
+        """
+        return lambda site: self._conduct(site, settings)
+
+    def _conduct(self, site: Site, settings: Settings) -> Do:
+        ray = self._ray
+        plain = replace(settings, cluster=None)
+        place = _Place.of(site, plain)
+        sent = ray.put(place)
+        remote = ray.remote(_work).options(
+            num_cpus=1, max_retries=TRIES, scheduling_strategy="SPREAD"
+        )
+        hungry = _on_gpus(site) if self.gpus else frozenset()
+
+        def done(order: Order) -> Done:
+            own = remote.options(num_gpus=1) if order.label in hungry else remote
+            ref = own.remote(sent, order)
+            try:
+                found: Done = ray.get(ref)
+            except ray.exceptions.RayTaskError as error:
+                raise _cause(error, order) from error
+            except ray.exceptions.RayError as error:
+                raise StoppedError(
+                    f"{order.label}: the cluster lost this part of the work {TRIES + 1} times "
+                    f"({_first_line(error)}); what is finished is kept: run the same command again"
+                ) from error
+            except BaseException:
+                with suppress(Exception):
+                    ray.cancel(ref, force=True)
+                raise
+            site.store.accept(found.record)
+            return found
+
+        return done
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a worker needs to open a site: sent once.
+
+    Attributes:
+        mark: of this run.
+        proof: a file of the home, and the random text that it holds.
+        modules: private packages of what lies beside the recipe -> their folders.
+        recipe, sources: pickled by Ray, after `modules` are known.
+    """
+
+    mark: str
+    proof: tuple[Path, str]
+    settings: Settings
+    images: bool
+    modules: Mapping[str, str]
+    pickled: bytes
+
+    @classmethod
+    def of(cls, site: Site, settings: Settings) -> _Place:
+        from ray import cloudpickle
+
+        home = settings.home.resolve()
+        pickled = cloudpickle.dumps(  # type: ignore[no-untyped-call] # Ray's own
+            (site.recipe, list(site.sources))
+        )
+        return cls(
+            secrets.token_hex(8), _proof(home), replace(settings, home=home), site.images,
+            beside.roots(), pickled,
+        )  # fmt: skip
+
+    def open(self) -> tuple[Site, Session]:
+        """Open the site in a worker.
+
+        Raises:
+            ConfigError: the home of the run is not here.
+        """
+        from ray import cloudpickle
+
+        from pipelines.vectors import embedder
+        from prefactory.engines.session import Session
+
+        path, text = self.proof
+        if not path.is_file() or path.read_text("utf-8") != text:
+            node = os.uname().nodename
+            raise ConfigError(
+                f"node {node} does not see {self.settings.home}: set PREFACTORY_HOME to a folder "
+                "that all nodes of the cluster share, at the same path"
+            )
+        beside.adopt(self.modules)
+        recipe, sources = cloudpickle.loads(self.pickled)
+        own = self.settings
+        session = Session(own.home / "journal", own.prices, own.budget, recipe.head.name)
+        site = Site(recipe, sources, own.store, self.images, embedder(own), session.engine)
+        return site, session
+
+
+def _proof(home: Path) -> tuple[Path, str]:
+    """A file by which a worker knows the home, made once."""
+    path = home / "store" / "home.id"
+    if not path.is_file():
+        with new_file(path) as file:
+            file.write(secrets.token_hex(16).encode())
+    return path, path.read_text("utf-8")
+
+
+_OPEN: dict[str, tuple[Site, Session]] = {}
+"""The site that this worker process has open, by the mark of its run: engines stay loaded."""
+
+
+def _work(place: _Place, order: Order) -> Done:
+    """Do an order in a worker process."""
+    if place.mark not in _OPEN:
+        for _, session in _OPEN.values():
+            session.close()
+        _OPEN.clear()
+        _OPEN[place.mark] = place.open()
+    site, session = _OPEN[place.mark]
+    before = session.accounts.by_step()
+    done = do(order, site)
+    return replace(done, paid=_difference(session.accounts.by_step(), before))
+
+
+_WHO = ("step", "role", "model")
+
+
+def _difference(
+    after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What the sums of the accounts grew by; a worker does one order at a time."""
+    known = {tuple(row[k] for k in _WHO): row for row in before}
+    found = []
+    for row in after:
+        old = known.get(tuple(row[k] for k in _WHO), {})
+        grown = {
+            k: v if k in _WHO or isinstance(v, bool) else v - old.get(k, 0) for k, v in row.items()
+        }
+        if any(v for k, v in grown.items() if k not in _WHO and not isinstance(v, bool)):
+            found.append(grown)
+    return found
+
+
+def _on_gpus(site: Site) -> frozenset[str]:
+    return frozenset(
+        placed.label
+        for placed in site.recipe.steps
+        if any(identity.get("engine") in GPU_ENGINES for identity in placed.step.engines())
+    )
+
+
+def _cause(error: Any, order: Order) -> Exception:  # noqa: ANN401 - ray.exceptions.RayTaskError
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, PrefactoryError):
+        return cause
+    return StoppedError(
+        f"{order.label} ended in a worker of the cluster with {_first_line(cause or error)}; what "
+        "is finished is kept: run the same command again"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
