@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -54,12 +55,14 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray: Any = package("ray")
         try:
+            if address != LOCAL:
+                _knock(address)  # Ray itself tries for four minutes
             self._ray.init(
                 address=None if address == LOCAL else address,
                 ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR",
                 include_dashboard=False if address == LOCAL else None,
             )  # fmt: skip
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"no Ray cluster answers at {address!r} ({_first_line(error)}); start one with "
                 "`ray start --head --port=6379` and join machines with `ray start --address=...`, "
@@ -79,10 +82,8 @@ class Cluster:
 
     def _conduct(self, site: Site, settings: Settings) -> Do:
         ray = self._ray
-        plain = replace(settings, cluster=None)
-        place = _Place.of(site, plain)
-        sent = ray.put(place)
-        remote = ray.remote(_work).options(
+        sent = ray.put(Place.of(site, replace(settings, cluster=None)))
+        remote = ray.remote(work).options(
             num_cpus=1, max_retries=TRIES, scheduling_strategy="SPREAD"
         )
         hungry = _on_gpus(site) if self.gpus else frozenset()
@@ -109,15 +110,21 @@ class Cluster:
         return done
 
 
+def _knock(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10):
+        pass
+
+
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What a worker needs to open a site: sent once.
 
     Attributes:
         mark: of this run.
         proof: a file of the home, and the random text that it holds.
         modules: private packages of what lies beside the recipe -> their folders.
-        recipe, sources: pickled by Ray, after `modules` are known.
+        pickled: the recipe and its sources, to be read after `modules` are known.
     """
 
     mark: str
@@ -128,13 +135,10 @@ class _Place:
     pickled: bytes
 
     @classmethod
-    def of(cls, site: Site, settings: Settings) -> _Place:
-        from ray import cloudpickle
-
+    def of(cls, site: Site, settings: Settings) -> Place:
+        """The place of a site's orders, for workers that see the home of the settings."""
         home = settings.home.resolve()
-        pickled = cloudpickle.dumps(  # type: ignore[no-untyped-call] # Ray's own
-            (site.recipe, list(site.sources))
-        )
+        pickled = package("cloudpickle").dumps((site.recipe, list(site.sources)))
         return cls(
             secrets.token_hex(8), _proof(home), replace(settings, home=home), site.images,
             beside.roots(), pickled,
@@ -146,8 +150,6 @@ class _Place:
         Raises:
             ConfigError: the home of the run is not here.
         """
-        from ray import cloudpickle
-
         from pipelines.vectors import embedder
         from prefactory.engines.session import Session
 
@@ -159,7 +161,7 @@ class _Place:
                 "that all nodes of the cluster share, at the same path"
             )
         beside.adopt(self.modules)
-        recipe, sources = cloudpickle.loads(self.pickled)
+        recipe, sources = package("cloudpickle").loads(self.pickled)
         own = self.settings
         session = Session(own.home / "journal", own.prices, own.budget, recipe.head.name)
         site = Site(recipe, sources, own.store, self.images, embedder(own), session.engine)
@@ -179,7 +181,7 @@ _OPEN: dict[str, tuple[Site, Session]] = {}
 """The site that this worker process has open, by the mark of its run: engines stay loaded."""
 
 
-def _work(place: _Place, order: Order) -> Done:
+def work(place: Place, order: Order) -> Done:
     """Do an order in a worker process."""
     if place.mark not in _OPEN:
         for _, session in _OPEN.values():
@@ -189,13 +191,13 @@ def _work(place: _Place, order: Order) -> Done:
     site, session = _OPEN[place.mark]
     before = session.accounts.by_step()
     done = do(order, site)
-    return replace(done, paid=_difference(session.accounts.by_step(), before))
+    return replace(done, paid=difference(session.accounts.by_step(), before))
 
 
 _WHO = ("step", "role", "model")
 
 
-def _difference(
+def difference(
     after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """What the sums of the accounts grew by; a worker does one order at a time."""
