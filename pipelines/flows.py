@@ -81,6 +81,7 @@ def curate(
     fresh: list[str] | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
+    store: str | None = None,
     gates: str | None = None,
     promote: bool = False,
     on_failure: str | None = None,
@@ -101,6 +102,7 @@ def curate(
         fresh: steps that are asked anew.
         retry_failed: drop the answers that could not be used, and ask again.
         cluster: address of the Ray cluster that does the work.
+        store: bucket of the intermediate outputs, such as `s3://bucket/prefix`.
         gates: a YAML file of what the audit of the version must hold.
         promote: give the version the tag `promoted`, if its gates hold and its model is better than
             that of the version that has the tag.
@@ -119,6 +121,7 @@ def curate(
         tuple(fresh or ()),
         retry_failed,
         cluster,
+        store,
     )
     with artifacts.logged(), ended_in_time():
         checked, sources, _ = check_recipe(Path(recipe), overrides or [])
@@ -226,4 +229,5 @@ def parameters(recipe: Path, overrides: list[str], settings: Settings) -> dict[s
         "fresh": list(settings.fresh),
         "retry_failed": settings.retry_failed,
         "cluster": settings.cluster,
+        "store": settings.bucket,
     }

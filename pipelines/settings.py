@@ -28,6 +28,8 @@ class Settings:
         prices: a YAML file over the prices that come with prefactory.
         fresh: steps that are asked anew, as a recipe labels them (or its end: `Rubric`).
         cluster: address of the Ray cluster that does the work (`local`: of this machine alone).
+        bucket: where intermediate outputs are instead of the home's `store/`, which then holds
+            copies: `s3://bucket/prefix`.
         retry_failed: drop the answers that could not be used first, so that they are asked anew.
     """
 
@@ -39,11 +41,22 @@ class Settings:
     fresh: tuple[str, ...] = ()
     retry_failed: bool = False
     cluster: str | None = None
+    bucket: str | None = None
 
     @property
     def store(self) -> Store:
-        """The store of intermediate outputs."""
-        return Store(self.home / "store")
+        """The store of intermediate outputs.
+
+        Raises:
+            ConfigError: `bucket` is no place of objects.
+            MissingPackageError: what opens it is not installed.
+        """
+        if self.bucket is None:
+            return Store(self.home / "store")
+        from prefactory.sharing.bucket import Bucket  # rarely wanted
+        from prefactory.sharing.objects import BucketStore
+
+        return BucketStore(self.home / "store", bucket=Bucket(self.bucket))
 
     @property
     def catalog(self) -> Catalog:

@@ -25,6 +25,7 @@ EXTRAS = {
     "gguf": "small",
     "peft": "lora",
     "ray": "ray",
+    "obstore": "s3",
     "cloudpickle": "ray",
 }
 """Import name -> extra of pyproject.toml."""

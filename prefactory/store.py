@@ -28,7 +28,8 @@ from prefactory.images.files import ImageFiles
 from prefactory.sharing.locks import locked
 
 _LOG = logging.getLogger(__name__)
-_OUTDATED = "outdated"
+OUTDATED = "outdated"
+"""Name of the mark of an object that is to be made anew."""
 IN_USE = ".in_use"
 """The lock of a store: shared by runs, alone by who removes objects."""
 
@@ -167,11 +168,11 @@ class Store:
     def outdate(self, key: str) -> None:
         """Say that an object is to be made anew; what was made from it stays as it is."""
         with _disk_errors(self.root):
-            (self._folder(key) / _OUTDATED).touch()
+            (self._folder(key) / OUTDATED).touch()
 
     def outdated(self, key: str) -> bool:
         """Whether somebody said so."""
-        return (self._folder(key) / _OUTDATED).exists()
+        return (self._folder(key) / OUTDATED).exists()
 
     def records(self) -> Iterator[Record]:
         """All objects that have a record, unverified, in no order."""

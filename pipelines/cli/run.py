@@ -85,6 +85,10 @@ def run(
         str | None,
         typer.Option(help="Ray cluster that does the work: host:port of its head, or local."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Bucket of the intermediate outputs: s3://bucket/prefix."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
@@ -101,6 +105,7 @@ def run(
     settings = Settings(
         workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,
         fresh=tuple(fresh or ()), retry_failed=retry_failed, cluster=cluster,
+        bucket=store,
     )  # fmt: skip
     started = time.monotonic()
     outcome = _run(recipe, overrides or [], settings, runner)

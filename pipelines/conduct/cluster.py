@@ -2,7 +2,7 @@
 
 Workers know nothing of Prefect: names, limits, retries and signals are the driver's. An order and
 what comes back are small; rows go from node to node by the store in the home, which all nodes must
-see. What a lost node had finished is there; what it had not, Ray gives to another one.
+see, or by a bucket. What a lost node had finished is there; the rest Ray gives to another one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from catalog.versions import default_home
 from prefactory import beside
 from prefactory.errors import ConfigError, PrefactoryError, StoppedError
 from prefactory.extras import package
@@ -122,13 +123,14 @@ class Place:
 
     Attributes:
         mark: of this run.
-        proof: a file of the home, and the random text that it holds.
+        proof: a file of the home, and the random text that it holds; None where a bucket is what
+            all share, and each node has a home of its own: its `PREFACTORY_HOME`.
         modules: private packages of what lies beside the recipe -> their folders.
         pickled: the recipe and its sources, to be read after `modules` are known.
     """
 
     mark: str
-    proof: tuple[Path, str]
+    proof: tuple[Path, str] | None
     settings: Settings
     images: bool
     modules: Mapping[str, str]
@@ -138,9 +140,10 @@ class Place:
     def of(cls, site: Site, settings: Settings) -> Place:
         """The place of a site's orders, for workers that see the home of the settings."""
         home = settings.home.resolve()
+        proof = None if settings.bucket else _proof(home)
         pickled = package("cloudpickle").dumps((site.recipe, list(site.sources)))
         return cls(
-            secrets.token_hex(8), _proof(home), replace(settings, home=home), site.images,
+            secrets.token_hex(8), proof, replace(settings, home=home), site.images,
             beside.roots(), pickled,
         )  # fmt: skip
 
@@ -153,16 +156,17 @@ class Place:
         from pipelines.vectors import embedder
         from prefactory.engines.session import Session
 
-        path, text = self.proof
-        if not path.is_file() or path.read_text("utf-8") != text:
+        own = self.settings
+        if self.proof is None:
+            own = replace(own, home=default_home())
+        elif not self.proof[0].is_file() or self.proof[0].read_text("utf-8") != self.proof[1]:
             node = os.uname().nodename
             raise ConfigError(
                 f"node {node} does not see {self.settings.home}: set PREFACTORY_HOME to a folder "
-                "that all nodes of the cluster share, at the same path"
+                "that all nodes of the cluster share, at the same path, or give a bucket by --store"
             )
         beside.adopt(self.modules)
         recipe, sources = package("cloudpickle").loads(self.pickled)
-        own = self.settings
         session = Session(own.home / "journal", own.prices, own.budget, recipe.head.name)
         site = Site(recipe, sources, own.store, self.images, embedder(own), session.engine)
         return site, session

@@ -1,0 +1,235 @@
+"""A store whose objects lie in a bucket; what lies on this machine is a copy of some of them.
+
+The parts of an object go under a name of their own; then one small record is put, if there is none
+yet, and the object is there. Who comes second takes the first one's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from prefactory.errors import StoreError
+from prefactory.folders import settle, temporary_folder
+from prefactory.sharing.bucket import Bucket
+from prefactory.store import OUTDATED, Record, Store, Writer, file_digest
+
+_LOG = logging.getLogger(__name__)
+BEAT_S = 5.0
+"""How often who makes an object says that it still does."""
+STALE_S = 60.0
+"""How long another one may not have said so, until its claim is taken over."""
+
+
+@dataclass
+class BucketStore(Store):
+    """Objects in a bucket, and copies of those that were asked for under `root`.
+
+    Attributes:
+        bucket: where the objects are.
+    """
+
+    bucket: Bucket = field(kw_only=True)
+
+    def open(self, key: str) -> Record | None:
+        """Return the record of a whole object of the bucket; its tables come when they are read.
+
+        One that is here alone is put into the bucket.
+
+        Raises:
+            StoreError: the bucket can't be read.
+        """
+        with self._lock:
+            known = self._verified.get(key)
+        if known is not None:
+            return known
+        here = super().open(key)
+        there = self._there(key)
+        if here is not None and there is None:
+            self._give(here, self._folder(key))
+            there = self._there(key)
+        if there is not None and (here is None or here.files != there.files):
+            self._forget(key)  # damaged, or of another maker than the bucket's
+            with self._lock:
+                self._verified[key] = there
+        return there
+
+    def read(self, key: str, table: str, columns: list[str] | None = None) -> pl.DataFrame:
+        """Memory-map one table of an object, which is brought here first.
+
+        Raises:
+            StoreError: it is not there or can't be read.
+        """
+        if not (self._folder(key) / "record.json").is_file():
+            self._fetch(key)
+        return super().read(key, table, columns)
+
+    def _there(self, key: str) -> Record | None:
+        found = self.bucket.read(_record(key))
+        if found is None:
+            return None
+        data = json.loads(found[0])
+        return Record(key, data["files"], data["info"], data.get("images", {}))
+
+    def _forget(self, key: str) -> None:
+        """Remove this machine's copy of an object."""
+        with self._lock:
+            self._verified.pop(key, None)
+        shutil.rmtree(self._folder(key), ignore_errors=True)
+
+    def outdate(self, key: str) -> None:
+        """Say to all that an object is to be made anew."""
+        self.bucket.create(f"{_place(key)}/{OUTDATED}", b"")
+
+    def outdated(self, key: str) -> bool:
+        """Whether somebody said so."""
+        return self.bucket.exists(f"{_place(key)}/{OUTDATED}")
+
+    def records(self) -> Iterator[Record]:
+        """All objects of the bucket, in no order."""
+        for path in self.bucket.list("objects/"):
+            if path.endswith("/record.json"):
+                record = self._there(path.split("/")[-2])
+                if record is not None:
+                    yield record
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Make an object alone; a claim that nobody keeps up is taken over.
+
+        Its end is told by its tag, which changes with each beat, and by this machine's clock alone.
+        """
+        name = f"claims/{key}"
+        me = f"{os.uname().nodename} {os.getpid()} {secrets.token_hex(4)}"
+        tag = self._claimed(name, me, key)
+        if tag is None:  # somebody has made it meanwhile
+            yield
+            return
+        over = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(name, me, tag, over), daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beating.join()
+            self.bucket.delete(name)
+
+    def _claimed(self, name: str, me: str, key: str) -> str | None:
+        seen, since, told = "", time.monotonic(), False
+        while True:
+            if self.bucket.create(name, me.encode()):
+                found = self.bucket.read(name)
+                if found is not None:
+                    return found[1]
+            if self.bucket.exists(_record(key)):
+                return None
+            found = self.bucket.read(name)
+            if found is None:
+                continue
+            if found[1] != seen:
+                seen, since = found[1], time.monotonic()
+            elif time.monotonic() - since > STALE_S:
+                tag = self.bucket.replace_if(name, f"{me} took over".encode(), seen)
+                if tag is not None:
+                    return tag
+            if not told:
+                told = True
+                _LOG.info("waiting for another run that is making the same rows")
+            time.sleep(min(1.0, BEAT_S))
+
+    def _beat(self, name: str, me: str, tag: str, over: threading.Event) -> None:
+        beats = 0
+        while not over.wait(BEAT_S):
+            beats += 1
+            try:
+                new = self.bucket.replace_if(name, f"{me} {beats}".encode(), tag)
+            except StoreError as error:  # the next beat may reach it
+                _LOG.warning("%s", error)
+                continue
+            if new is None:
+                return  # taken over: both make it, and the first record counts
+            tag = new
+
+    def _commit(self, key: str, writer: Writer) -> None:
+        facts = Record(key, writer.files, writer.info, writer.images)
+        if self._give(facts, writer.folder):
+            super()._commit(key, writer)
+
+    def _give(self, record: Record, folder: Path) -> bool:
+        """Put an object into the bucket; False if there is one already."""
+        own = f"parts/{record.key}/{secrets.token_hex(8)}"
+        for name in record.images:
+            self.bucket.create(f"images/{name}", self.images.get(name))
+        for name in record.files:
+            self.bucket.upload(folder / name, f"{own}/{name}")
+        facts = {
+            "files": dict(record.files), "info": dict(record.info),
+            "images": dict(record.images), "parts": own,
+        }  # fmt: skip
+        text = json.dumps(facts, sort_keys=True)
+        if self.bucket.create(_record(record.key), text.encode()):
+            return True
+        for name in record.files:
+            self.bucket.delete(f"{own}/{name}")
+        return False
+
+    def _fetch(self, key: str) -> None:
+        """Bring an object here, whole.
+
+        Raises:
+            StoreError: the bucket has none, or a damaged one.
+        """
+        found = self.bucket.read(_record(key))
+        if found is None:
+            raise StoreError(
+                f"{self.bucket.url}: there is no object {key}; run again to rebuild it"
+            )
+        data = json.loads(found[0])
+        for name, size in data.get("images", {}).items():
+            self._fetch_image(name, size)
+        with temporary_folder(self.root / "tmp", key[:8]) as folder:
+            for name, facts in data["files"].items():
+                path = folder / name
+                there = self.bucket.download(f"{data['parts']}/{name}", path)
+                if not there or file_digest(path) != facts["blake2b"]:
+                    raise StoreError(
+                        f"{self.bucket.url}: {name} of object {key} is "
+                        f"{'damaged' if there else 'missing'}; delete {_record(key)} there, and "
+                        "run again to rebuild it"
+                    )
+            kept = {k: v for k, v in data.items() if v and k != "parts"} | {"info": data["info"]}
+            (folder / "record.json").write_text(json.dumps(kept, sort_keys=True), "utf-8")
+            try:
+                settle(folder, self._folder(key), mode=0o700)
+            except OSError:
+                if super().open(key) is None:  # unless another thread has brought it meanwhile
+                    raise
+
+    def _fetch_image(self, name: str, size: int) -> None:
+        if self.images.whole(name, size):
+            return
+        found = self.bucket.read(f"images/{name}")
+        if found is None:
+            raise StoreError(f"{self.bucket.url}: the picture {name} is missing; run again")
+        if self.images.put(found[0]) != name:
+            raise StoreError(f"{self.bucket.url}: the picture {name} is damaged; delete it there")
+
+
+def _place(key: str) -> str:
+    return f"objects/{key[:2]}/{key}"
+
+
+def _record(key: str) -> str:
+    return f"{_place(key)}/record.json"
