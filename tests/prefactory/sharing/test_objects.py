@@ -1,7 +1,6 @@
 """A store in a bucket: on moto and on SeaweedFS over loopback, and in memory for what is quick."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -264,4 +263,4 @@ def test_pictures_come_along(nodes):
     two.open(KEY)
     two.read(KEY, "rows")
     assert two.images.get(name) == b"a picture, or so"
-    assert os.listdir(two.root / "images")
+    assert list((two.root / "images").iterdir())
