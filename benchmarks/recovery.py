@@ -1,7 +1,7 @@
 """Does each method of training find a utility that was planted, and how fast does it lose it?
 
-    python -m benchmarks.recovery [--methods dpo,more] [--flips 0,0.1,0.2,0.3,0.4,0.5] [--seeds 3]
-        [--page docs/recovery.md]
+    python -m benchmarks.recovery [--methods "dpo;more"] [--flips 0,0.1,0.2,0.3,0.4,0.5]
+        [--seeds 3] [--frontier 4] [--page docs/recovery.md]
 
 Answers are six words out of twelve, and a word has a value: the utility of an answer is the sum.
 Labels (or scores, weights, signs, whatever a method reads) follow the utility, and a share of them
@@ -293,6 +293,11 @@ CASES: dict[str, Case] = {
 """Every method of papers, and plain DPO and rewards beside them."""
 
 
+def model_in(folder: Path) -> Path:
+    """A tiny model whose tokenizer has each word as a token."""
+    return tiny_model(folder, [" " + " ".join(WORDS), "ask up down 0 1 2"] * 8)
+
+
 def measured(name: str, flip: float, seed: int, folder: Path) -> dict[str, float]:
     """Train once.
 
@@ -309,7 +314,7 @@ def measured(name: str, flip: float, seed: int, folder: Path) -> dict[str, float
     train, test = case.make(PAIRS, flip, seed), case.make(HELD, 0.0, seed + 500)
     shape = Shape.PAIRS if "pair_id" in train.columns else Shape.RESPONSES
     data = version_of(train, test, folder / "data", shape)
-    model = tiny_model(folder / "tiny", [" " + " ".join(WORDS), "ask up down 0 1 2"] * 8)
+    model = model_in(folder / "tiny")
     more = {"compare_answers": 0} if issubclass(case.settings, PolicySettings) else {}
     config = case.settings(model=str(model), seed=seed, **{**OPTIONS, **more, **case.options})
     began = time.monotonic()
@@ -390,7 +395,35 @@ def chart(found: Mapping[str, Mapping[float, Sequence[float]]]) -> Markup:
     return Markup(str(picture).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
-def page(lines: Sequence[str], picture: str, command: str) -> str:
+def reached(steps: int, home: Path) -> list[str]:
+    """Lines of what RACO and weighted DPO reach on two utilities, for weights `1 / steps` apart."""
+    file = home / f"frontier-{steps}.json"
+    if not file.is_file():
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(scratch)
+            train, test = signed(PAIRS, 0.0, 0), signed(HELD, 0.0, 500)
+            data = version_of(train, test, place / "data")
+            more = {"frontier": steps, "compare_answers": 0}
+            config = RACO(model=str(model_in(place / "tiny")), **OPTIONS, **more)
+            report = train_transformer(config, data, place / "model")
+            assert report.frontier is not None
+            file.write_text(json.dumps(report.frontier.as_dict()))
+    found = json.loads(file.read_text())
+    volumes = ", ".join(f"{arm} {volume:.3f}" for arm, volume in found["hypervolume"].items())
+    names = found["objectives"]
+    lines = [
+        "| by | " + " | ".join(f"weight of {n}" for n in names)
+        + " | " + " | ".join(f"accuracy: {n}" for n in names) + " | best |",
+        "|---|" + "--:|" * (2 * len(names)) + "---|",
+    ]  # fmt: skip
+    for point in found["points"]:
+        cells = [f"{point['weights'][n]:g}" for n in names]
+        cells += [f"{point['accuracy'][n]:.3f}" for n in names]
+        lines.append(f"| {point['arm']} | {' | '.join(cells)} | {'yes' if point['best'] else ''} |")
+    return [*lines, "", f"Hypervolume over 0: {volumes}."]
+
+
+def page(lines: Sequence[str], frontier: Sequence[str], picture: str, command: str) -> str:
     """The page of docs."""
     return "\n".join([
         "# Does each method find a planted utility?",
@@ -411,6 +444,14 @@ def page(lines: Sequence[str], picture: str, command: str) -> str:
         "",
         f"![Accuracy against the share turned round]({picture})",
         "",
+        "## A frontier of two utilities",
+        "",
+        "The pairs of `raco`, no sign turned round: a policy for each choice of weights, by RACO "
+        "and by weighted DPO (`frontier`), and the share of held-out pairs on which it prefers "
+        "what each utility does. One seed.",
+        "",
+        *frontier,
+        "",
     ])  # fmt: skip
 
 
@@ -421,16 +462,18 @@ def main() -> None:
     parser.add_argument("--flips", type=lambda t: [float(f) for f in t.split(",")], default=FLIPS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--home", type=Path, default=Path(".prefactory/recovery"))
+    parser.add_argument("--frontier", type=int, default=4, help="steps along an edge of weights")
     parser.add_argument("--page", type=Path, default=None, help="such as docs/recovery.md")
     args = parser.parse_args()
     found = runs(args.methods, args.flips, args.seeds, args.home)
     lines = table(found)
-    print("\n".join(lines))
+    frontier = reached(args.frontier, args.home)
+    print("\n".join([*lines, "", *frontier]))
     if args.page is not None:
         picture = args.page.with_suffix(".svg")
         picture.write_text(f"{chart(found)}\n")
         command = f"python -m benchmarks.recovery --seeds {args.seeds}"
-        args.page.write_text(page(lines, picture.name, command))
+        args.page.write_text(page(lines, frontier, picture.name, command))
 
 
 if __name__ == "__main__":

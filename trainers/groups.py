@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
 import polars as pl
-import pyarrow as pa
 
-from catalog.arrow_folder import to_arrow
+from catalog.arrow_folder import SplitWriter, arrow_schema
 from prefactory.errors import DataError
 from prefactory.tables import OF_PROMPT, Shape, with_ids
 from trainers.base import DatasetRef
 
 ANSWERS = "answers"
+CUT = "cut"
 _OF_ROW = ("prompt_id", "prompt", "source", "source_id")
 
 
@@ -41,16 +44,15 @@ class Answers(DatasetRef):
     _read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def pairs(self, split: str) -> datasets.Dataset:
-        """The rows of a split.
+        """The rows of a split, memory-mapped from a folder that goes with this object.
 
         Raises:
             DataError: no answer has the number, one has a number that is not finite, or prompts
                 have pictures.
         """
         if split not in self._read:
-            whole = pa.concat_tables([to_arrow(rows) for rows in self.batches(split)])
-            self._read[split] = datasets.Dataset(datasets.table.InMemoryTable(whole))
-        rows: datasets.Dataset = self._read[split]
+            self._read[split] = _mapped(self.batches(split), split)
+        rows: datasets.Dataset = self._read[split][0]
         return rows
 
     def batches(self, split: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -61,14 +63,15 @@ class Answers(DatasetRef):
                 raise DataError(f"the answers of {self} lack the column {name}. {self.made_by}")
         wanted = [*_OF_ROW, "response_id", "response", "model", self.number]
         wanted += [c for c in (self.more, *OF_PROMPT) if c is not None and c in there]
-        held: pl.DataFrame | None = None
+        held = self.version.frame(self.table, split).select(wanted).head(0).collect()
         for batch in super().batches(split, wanted):
-            rows = batch if held is None else pl.concat([held, batch])
+            rows = pl.concat([held, batch])
+            if not rows.height:
+                continue
             last = pl.col("prompt_id") == rows["prompt_id"][-1]
             held = rows.filter(last)  # its other answers may be in the next batch
             yield self._rows(rows.filter(~last), split).select(columns or pl.all())
-        if held is not None:
-            yield self._rows(held, split).select(columns or pl.all())
+        yield self._rows(held, split).select(columns or pl.all())
 
     def _rows(self, answers: pl.DataFrame, split: str) -> pl.DataFrame:
         beside = pl.lit(None) if self.more is None else pl.col(self.more)
@@ -123,3 +126,16 @@ class Answers(DatasetRef):
             (none, "answers are without one"),
         ]
         return [f"{n} {what} ({self.number}), and are left out" for n, what in said if n]
+
+
+def _mapped(
+    batches: Iterator[pl.DataFrame], split: str
+) -> tuple[datasets.Dataset, tempfile.TemporaryDirectory[str]]:
+    """Rows as a memory-mapped dataset, and the folder that it lies in until that is forgotten."""
+    folder = tempfile.TemporaryDirectory(prefix="prefactory-answers-")
+    first = next(batches)
+    writer = SplitWriter(Path(folder.name) / split, split, arrow_schema(first))
+    for rows in itertools.chain([first], batches):
+        writer.write(rows)
+    writer.close()
+    return datasets.load_from_disk(str(writer.folder)), folder

@@ -23,6 +23,7 @@ from trainers.answers import Comparison, compare
 from trainers.base import DatasetRef, table
 from trainers.columns import SIGN, checked, unread
 from trainers.forms import in_form
+from trainers.groups import CUT
 from trainers.laying import LONG, Laid, layout, layout_answers, seen, together
 from trainers.methods.plan import Plan
 from trainers.metrics import (
@@ -366,6 +367,8 @@ class _Run:
 
     def _cut(self, trainer: Any) -> dict[str, float]:  # noqa: ANN401
         rows, columns = trainer.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids")
+        if CUT in rows.column_names:
+            return {"truncated_answers": float(sum(rows[CUT]))}
         if not set(columns) <= set(rows.column_names):
             return {}
         sizes = zip(*(map(len, rows[c]) for c in columns), strict=True)
@@ -394,5 +397,6 @@ _LORA = {
 
 
 def _cut_note(facts: Mapping[str, float]) -> list[str]:
-    n = facts.get("truncated", 0)
-    return [f"{n:.0f} training pairs were cut at max_length"] if n else []
+    names = {"pairs": "truncated", "answers": "truncated_answers"}
+    cut = {what: facts.get(name, 0) for what, name in names.items()}
+    return [f"{n:.0f} training {what} were cut at max_length" for what, n in cut.items() if n]

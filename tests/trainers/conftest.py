@@ -71,7 +71,7 @@ def publish_answers(folder, train, test):
             .sort("prompt_id", "response_id")
         )
 
-    return publish(folder, responses(train), responses(test), shape="responses")
+    return publish(folder, responses(train), responses(test) if test else None, shape="responses")
 
 
 def publish(folder, train, test=None, name="made", shape="pairs"):

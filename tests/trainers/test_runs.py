@@ -12,8 +12,19 @@ from safetensors.torch import load_file
 
 from prefactory.errors import ConfigError, MissingPackageError
 from tests.helpers import ROOT
-from trainers import DPO, ORPO, SFT, DatasetRef, EarlyStopping, SimPO, running, train_transformer
-from trainers.checkpoints import WHOLE, checkpoints_of, logs, opened
+from trainers import (
+    BCO,
+    DPO,
+    MORE,
+    ORPO,
+    SFT,
+    DatasetRef,
+    EarlyStopping,
+    SimPO,
+    running,
+    train_transformer,
+)
+from trainers.checkpoints import WHOLE, Marks, checkpoints_of, logs, opened
 
 SMALL = {
     "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
@@ -175,3 +186,34 @@ def test_checkpoints_of_another_training_are_not_used(tmp_path):
     assert not (folder / "checkpoint-3").exists(), "one that is not whole is of no use"
     with pytest.raises(ConfigError, match="a training with other options"):
         opened(folder, "b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [BCO, MORE])
+def test_what_a_method_remembers_is_part_of_a_checkpoint(
+    method, tmp_path, make, tiny_model, monkeypatch
+):
+    """Running means of both classes, and gradients of the sources: without them it would differ."""
+    import polars as pl
+
+    remembers = {BCO: {"momentum": 0.9}, MORE: {"momentum": 0.9, "normalise": "none"}}[method]
+    options = {k: v for k, v in SMALL.items() if k in {*method.model_fields}}
+    config = method(model=str(tiny_model), max_steps=6, save_steps=2, **options, **remembers)
+    pairs = make.polite_pairs(24).with_columns(source=pl.Series(["a", "b"] * 12))
+    data = DatasetRef.from_path(make.publish(tmp_path / "v", pairs))
+    whole = train_transformer(config, data, tmp_path / "whole")
+    was = Marks.on_step_end
+
+    def cut(self, args, state, control, **more):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+        was(self, args, state, control, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Marks, "on_step_end", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train_transformer(config, data, tmp_path / "cut")
+    again = train_transformer(config, data, tmp_path / "cut")
+    assert again.facts["last_loss"] == whole.facts["last_loss"]
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
+    assert all(torch.equal(one[k], two[k]) for k in one)

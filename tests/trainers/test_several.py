@@ -189,6 +189,10 @@ def test_answers_without_a_number_and_alone_are_said(tmp_path, make):
         "2 answers are without one (score_quality), and are left out",
     ]
     assert len(found.pairs("test")) == 0, "nothing is known of equal answers"
+    none = make.publish_answers(tmp_path / "none", rows, [])
+    nothing = Answers(DatasetRef.from_path(none).version, number="score_quality")
+    assert len(nothing.pairs("test")) == 0
+    assert nothing.pairs("test").column_names == found.pairs("train").column_names
 
 
 @pytest.mark.slow
@@ -216,6 +220,9 @@ def test_the_policy_takes_the_wanted_weights(run, answers):
     adam = {"optim": "adamw_torch", "learning_rate": 3e-3}
     report, _ = run(SteerLM, answers(weight=[1 / 3] * 3), "uniform", **adam)
     assert report.facts["first_loss"] == pytest.approx(0, abs=1e-5), "it has them already"
+    short, _ = run(SteerLM, answers("s"), "short", max_length=18)
+    assert short.facts["truncated_answers"] > 0
+    assert any("training answers were cut at max_length" in note for note in short.notes)
     report, _ = run(SteerLM, answers("w"), "wanted", max_steps=40, **adam)
     assert report.test.accuracy == 1.0
     assert report.dataset.table == "responses"
@@ -282,6 +289,24 @@ def test_one_source_is_bradley_terry_and_so_are_two_alike(run, make, tmp_path):
     assert "pairs by source: a 6, b 6; at most 6 of each in a pass" in report.notes
     with pytest.raises(ConfigError, match="multiple of the 2 values of source: a, b"):
         run(MORE, tmp_path / "halves", "odd", per_device_train_batch_size=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [SteerLM, Listwise, RDPO, MORE])
+def test_adapters_can_be_trained(method, answers, make, tmp_path, tiny_model):
+    pairs = make.polite_pairs(8)
+    version = make.publish(
+        tmp_path / "p", pairs.with_columns(rejected_prompt_id=pl.col("prompt_id").shift(1))
+    )
+    if method in (SteerLM, Listwise):
+        version = answers()
+    config = method(
+        model=str(tiny_model), **{**WHOLE, "optim": "adamw_torch", "learning_rate": 1e-2},
+        lora={"r": 4}, per_device_eval_batch_size=2,
+    )  # fmt: skip
+    report = train_transformer(config, DatasetRef.from_path(version), tmp_path / "m")
+    assert report.facts["last_loss"] < report.facts["first_loss"] - 1e-3
+    assert (tmp_path / "m" / "adapter_model.safetensors").is_file()
 
 
 def test_the_gradient_in_the_head_is_that_of_the_pooled_states(tiny_model):

@@ -13,7 +13,7 @@ from prefactory.chat_template import ChatTemplate
 from prefactory.extras import package
 from trainers import losses
 from trainers.base import DatasetRef
-from trainers.groups import Answers
+from trainers.groups import CUT, Answers
 from trainers.methods.plan import Plan, implicit_reward
 from trainers.methods.trl import REFERENCE
 from trainers.scoring import common, ids_of
@@ -33,17 +33,16 @@ class AnswersTrainer(trl.SFTTrainer):  # type: ignore[misc, name-defined]  # trl
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
-        args, tokenizer = options["args"], options["processing_class"]
-        args.dataset_kwargs = {"skip_prepare_dataset": True}
-        args.remove_unused_columns = False
-        sets = [n for n in ("train_dataset", "eval_dataset") if options.get(n) is not None]
-        for name in sets:
-            options[name] = tokenised(options[name], tokenizer, args.max_length)
-        self.pad = tokenizer.pad_token_id
+        options["args"].remove_unused_columns = False
+        self.pad = options["processing_class"].pad_token_id
         super().__init__(data_collator=self._collate, **options)
         self.model_accepts_loss_kwargs = False  # the loss is a mean of the batch
-        for name in sets:
-            setattr(self, name, self._with_reference(getattr(self, name)))
+        self.train_dataset = self._with_reference(self.train_dataset)
+        if self.eval_dataset is not None:
+            self.eval_dataset = self._with_reference(self.eval_dataset)
+
+    def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, *_: Any) -> Any:  # noqa: ANN401
+        return tokenised(dataset, tokenizer, args.max_length)
 
     def _collate(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows = [(ids, s) for e in examples for ids, s in zip(e["ids"], e["starts"], strict=True)]
@@ -149,18 +148,22 @@ class ListwiseTrainer(AnswersTrainer):
 
 
 def tokenised(rows: Any, tokenizer: Any, most: int) -> Any:  # noqa: ANN401
-    """Rows as tokens: `ids` and `starts` of the answers; none whose prompt fills `most` tokens."""
+    """Rows as tokens: `ids` and `starts` of the answers, and how many lost their end.
+
+    Rows whose prompt fills `most` tokens are left out.
+    """
     template = ChatTemplate(tokenizer, "the model")
 
     def parts(row: dict[str, Any]) -> Iterator[tuple[list[int], int]]:
         prompt = ids_of(template, row["prompt"], row.get("tools"), True)
         for answer in row["answers"]:
             full = ids_of(template, row["prompt"] + answer, row.get("tools"), False)
-            yield full[:most], common(prompt, full)
+            yield full, common(prompt, full)
 
     def made(row: dict[str, Any]) -> dict[str, Any]:
-        ids, starts = zip(*parts(row), strict=True)
-        return {"ids": ids, "starts": starts}
+        whole, starts = zip(*parts(row), strict=True)
+        cut = sum(len(ids) > most for ids in whole)
+        return {"ids": [ids[:most] for ids in whole], "starts": starts, CUT: cut}
 
     kept = ("numbers", "beside")
     found = rows.map(made, remove_columns=[c for c in rows.column_names if c not in kept])
