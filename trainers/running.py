@@ -192,8 +192,9 @@ def fit(trainer: Any, settings: TransformerSettings, start: Path | None) -> dict
     if start is not None:
         _LOG.info("goes on from step %s", start.name.rpartition("-")[2])
     trainer.train(resume_from_checkpoint=str(start) if start else None)
-    history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"steps": float(trainer.state.global_step)}
-    if history:
-        facts |= {"first_loss": float(history[0]), "last_loss": float(history[-1])}
+    for name in ("loss", "kl"):
+        history = [entry[name] for entry in trainer.state.log_history if name in entry]
+        if history:
+            facts |= {f"first_{name}": float(history[0]), f"last_{name}": float(history[-1])}
     return facts

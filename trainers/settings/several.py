@@ -14,7 +14,8 @@ class SteerLM(PolicySettings):
 
     Reads all answers to a prompt with their `weight_<weight>` (`labelers.SteerWeights`), which say
     how much of each is wanted; what the policy has of each by now is subtracted. The wanted
-    attributes are the same for all rows, so they are not written into the prompts.
+    attributes are the same for all rows, so they are not written into the prompts. What falls is
+    the divergence `kl` of what there is from what is wanted (in the report), not the loss.
 
     Attributes:
         learning_rate: peak learning rate; 6e-6.
