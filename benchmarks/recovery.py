@@ -24,16 +24,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 from markupsafe import Markup
+from pydantic import BaseModel
 
 from benchmarks.dpo_worth import version_of
+from labelers import TeacherTokens
+from pipelines.api import Recipe, run
 from prefactory.measures.calibration import Floats
 from prefactory.pages.svg import el, figure, text_at
 from prefactory.tables import Shape, with_ids
+from prefactory.testing import apply_step
 from trainers import (
+    ADPA,
     BCO,
+    DCKD,
     DPO,
     MAH,
     MORE,
+    PAL,
     RACO,
     RDPO,
     DatasetRef,
@@ -42,6 +49,9 @@ from trainers import (
     Regression,
     Reward,
     SteerLM,
+    Stepwise,
+    TrainingReport,
+    train_pal,
     train_transformer,
 )  # fmt: skip
 from trainers.settings import PolicySettings, TransformerSettings
@@ -250,6 +260,83 @@ def several(n: int, flip: float, seed: int) -> pl.DataFrame:
     return table.sort("prompt_id", "response_id")
 
 
+Found = tuple[float, float]
+"""Held-out accuracy and its standard error."""
+
+
+def people(flip: float, seed: int, folder: Path) -> Found:
+    """PAL: twelve people, half of whom have another utility; vectors count the words."""
+
+    def labels(n: int, share: float, start: int) -> pl.DataFrame:
+        parts = []
+        for k in (0, 1):
+            d = Drawn.of(n // 2, share, start + k, lambda levels, k=k: levels[..., k])
+            who = [f"{'ab'[k]}{i}" for i in d.rng.integers(6, size=n // 2)]
+            parts.append(d.frame([f"ask {k} {i}" for i in range(n // 2)], annotator=who))
+        return pl.concat(parts)
+
+    def counts(_: Any, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:  # noqa: ANN401
+        return np.array([[t.split().count(w) for w in WORDS] for t in texts], dtype=np.float32)
+
+    data = version_of(labels(4 * PAIRS, flip, seed), labels(HELD, 0.0, seed + 500), folder / "data")
+    config = PAL(dim=len(WORDS), linear=True, new_users=0.0, seed=seed)
+    return _level(train_pal(config, data, folder / "model", counts))
+
+
+def steps(flip: float, seed: int, folder: Path) -> Found:
+    """A process reward model: a step of two words is right if their sum is above 0."""
+
+    def solutions(n: int, share: float, start: int) -> pl.DataFrame:
+        rng = np.random.default_rng(start)
+        words = rng.integers(len(WORDS), size=(n, 4, 2))
+        right = (VALUES[0, words].sum(axis=-1) > 0) ^ (rng.random((n, 4)) < share)
+        rows = [
+            {"prompt": f"ask {i}", "completions": [f"{WORDS[a]} {WORDS[b]}" for a, b in row],
+             "labels": good.tolist()}
+            for i, (row, good) in enumerate(zip(words, right, strict=True))
+        ]  # fmt: skip
+        publish = {"test_fraction": 0.0, "pays": False}
+        recipe = Recipe(f"steps-{start}", source=pl.DataFrame(rows), publish=publish)
+        return run(recipe, folder / "home").frame("responses", "train").collect()
+
+    data = version_of(
+        solutions(PAIRS, flip, seed), solutions(HELD // 4, 0.0, seed + 500), folder / "data",
+        Shape.RESPONSES,
+    )  # fmt: skip
+    config = Stepwise(model=str(model_in(folder / "tiny")), seed=seed, **OPTIONS)
+    report = train_transformer(config, DatasetRef(data.version, "responses"), folder / "model")
+    level = report.facts["step_accuracy"]
+    return level, float(np.sqrt(level * (1 - level) / report.facts["labelled_steps"]))
+
+
+def taught(settings: type[TransformerSettings], **options: Any) -> Callable[..., Found]:  # noqa: ANN401
+    """A student of a teacher that learned from the labels; the student sees none."""
+
+    def found(flip: float, seed: int, folder: Path) -> Found:
+        model = model_in(folder / "tiny")
+        labelled = version_of(pairs(PAIRS, flip, seed), pairs(HELD, 0.0, seed + 500), folder / "d")
+        teacher = DPO(model=str(model), seed=seed, compare_answers=0, **OPTIONS)
+        train_transformer(teacher, labelled, folder / "teacher")
+        both = {"teacher": {"model": str(folder / "teacher")}, "reference": {"model": str(model)}}
+        step = TeacherTokens(**both, k=16, precision="float32")
+        unlabelled, held = (
+            apply_step(step, t.with_columns(chosen_model=pl.lit("m"), rejected_model=pl.lit("m")))
+            .rows
+            for t in (pairs(PAIRS, 0.5, seed + 2000), pairs(HELD, 0.0, seed + 500))
+        )  # fmt: skip
+        data = version_of(unlabelled, held, folder / "data")
+        config = settings(model=str(model), seed=seed, compare_answers=0, **{**OPTIONS, **options})
+        return _level(train_transformer(config, data, folder / "model"))
+
+    return found
+
+
+def _level(report: TrainingReport) -> Found:
+    if report.test is None:
+        raise SystemExit("there are no held-out pairs")
+    return report.test.accuracy, report.test.accuracy_se
+
+
 @dataclass(frozen=True)
 class Case:
     """How a method is tried.
@@ -259,12 +346,27 @@ class Case:
         make: rows of a split: number of pairs, share turned round, seed.
         options: beside `OPTIONS`.
         least: held-out accuracy that it must reach where no label is wrong.
+        other: how it is measured, if by no training of a tiny model on these rows: given the share
+            turned round, the seed and a folder.
     """
 
-    settings: type[TransformerSettings]
+    settings: type[BaseModel]
     make: Make = pairs
     options: Mapping[str, Any] = field(default_factory=dict)
     least: float = 0.9
+    other: Callable[[float, int, Path], Found] | None = None
+
+    def found(self, flip: float, seed: int, folder: Path) -> Found:
+        """Train, and measure."""
+        if self.other is not None:
+            return self.other(flip, seed, folder)
+        train, test = self.make(PAIRS, flip, seed), self.make(HELD, 0.0, seed + 500)
+        shape = Shape.PAIRS if "pair_id" in train.columns else Shape.RESPONSES
+        data = version_of(train, test, folder / "data", shape)
+        more = {"compare_answers": 0} if issubclass(self.settings, PolicySettings) else {}
+        options = {**OPTIONS, **more, **self.options, "seed": seed}
+        config = self.settings(model=str(model_in(folder / "tiny")), **options)
+        return _level(train_transformer(config, DatasetRef(data.version), folder / "model"))
 
 
 OPTIONS: dict[str, Any] = {
@@ -289,6 +391,10 @@ CASES: dict[str, Case] = {
     "reward, pointwise": Case(Reward, strong, {"loss": "pointwise", "score": "quality"}),
     "regression": Case(Regression, attributes, {"attributes": ("help", "brief")}),
     "more": Case(MORE, sources, {"per_device_train_batch_size": 24}),
+    "stepwise": Case(Stepwise, other=steps),
+    "dckd": Case(DCKD, other=taught(DCKD, sft_weight=0.0, alpha=1.0)),
+    "adpa": Case(ADPA, other=taught(ADPA)),
+    "pal": Case(PAL, other=people, least=0.85),
 }
 """Every method of papers, and plain DPO and rewards beside them."""
 
@@ -310,21 +416,9 @@ def measured(name: str, flip: float, seed: int, folder: Path) -> dict[str, float
     Returns:
         `accuracy` on right labels, its standard error `se`, and `seconds`.
     """
-    case = CASES[name]
-    train, test = case.make(PAIRS, flip, seed), case.make(HELD, 0.0, seed + 500)
-    shape = Shape.PAIRS if "pair_id" in train.columns else Shape.RESPONSES
-    data = version_of(train, test, folder / "data", shape)
-    model = model_in(folder / "tiny")
-    more = {"compare_answers": 0} if issubclass(case.settings, PolicySettings) else {}
-    config = case.settings(model=str(model), seed=seed, **{**OPTIONS, **more, **case.options})
     began = time.monotonic()
-    report = train_transformer(config, DatasetRef(data.version), folder / "model")
-    if report.test is None:
-        raise SystemExit("there are no held-out pairs")
-    return {
-        "accuracy": report.test.accuracy, "se": report.test.accuracy_se,
-        "seconds": time.monotonic() - began,
-    }  # fmt: skip
+    accuracy, se = CASES[name].found(flip, seed, folder)
+    return {"accuracy": accuracy, "se": se, "seconds": time.monotonic() - began}
 
 
 def runs(

@@ -35,24 +35,28 @@ class Answers(DatasetRef):
         number: column of the answers.
         more: another such column, which every answer must have; `beside` is null without one.
         made_by: what makes the number, for who lacks it.
+        least: of the number.
     """
 
     table: str = "responses"
     number: str = ""
     more: str | None = None
     made_by: str = ""
+    least: float | None = None
     _read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def pairs(self, split: str) -> datasets.Dataset:
         """The rows of a split, memory-mapped from a folder that goes with this object.
 
         Raises:
-            DataError: no answer has the number, one has a number that is not finite, or prompts
-                have pictures.
+            DataError: no prompt to train on has two answers with a number, an answer has one that
+                can't be used, or prompts have pictures.
         """
         if split not in self._read:
             self._read[split] = _mapped(self.batches(split), split)
         rows: datasets.Dataset = self._read[split][0]
+        if split == "train" and not len(rows):
+            raise DataError(f"no prompt of {self} has two answers with {self.number}")
         return rows
 
     def batches(self, split: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -103,12 +107,15 @@ class Answers(DatasetRef):
     def _check(self, rows: pl.DataFrame, split: str) -> None:
         numbers = ["number"] if self.more is None else ["number", "beside"]
         fine = pl.all_horizontal(pl.col(c).is_finite().fill_null(False) for c in numbers)
+        if self.least is not None:
+            fine &= pl.col("number") >= self.least
         wrong = rows.filter(~fine)
         if wrong.height:
             names = " and ".join(filter(None, (self.number, self.more)))
+            least = "" if self.least is None else f", {self.least:g} or more"
             raise DataError(
-                f"{names} must be finite numbers; in {split} of {self} they are not for the answer "
-                f"{wrong['response_id'][0]} (and {wrong.height - 1} more)"
+                f"{names} must be finite numbers{least}; in {split} of {self} they are not for the "
+                f"answer {wrong['response_id'][0]} (and {wrong.height - 1} more)"
             )
 
     def notes(self) -> list[str]:

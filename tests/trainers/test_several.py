@@ -332,6 +332,11 @@ def test_what_is_missing_is_said_with_what_makes_it(run, answers, make, tmp_path
         run(SteerLM, version, weight="other")
     with pytest.raises(DataError, match="lack the column score_kind"):
         run(Listwise, version, score="kind")
+    rows = [{"prompt": "q", "response": f"a {k}", "weight_steer": k - 0.5} for k in range(2)]
+    with pytest.raises(DataError, match=r"finite numbers, 0 or more; in train of"):
+        run(SteerLM, make.publish_answers(tmp_path / "below", rows, []))
+    with pytest.raises(DataError, match=r"no prompt of .* has two answers with weight_steer"):
+        run(SteerLM, make.publish_answers(tmp_path / "one", rows[1:], []))
     pairs = make.publish(tmp_path / "p", make.polite_pairs(6))
     with pytest.raises(DataError, match=r"generators\.NearMisses makes it"):
         run(RDPO, pairs)

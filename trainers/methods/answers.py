@@ -182,7 +182,7 @@ def plan_steerlm(config: SteerLM, data: DatasetRef) -> Plan:
     """Fine-tuning by weights of a prompt's answers."""
     proposal = None if config.proposal is None else f"score_{config.proposal}"
     answers = Answers(
-        data.version, number=f"weight_{config.weight}", more=proposal,
+        data.version, number=f"weight_{config.weight}", more=proposal, least=0,
         made_by="labelers.SteerWeights makes weights, labelers.Likelihood log-probabilities",
     )  # fmt: skip
     return Plan(
