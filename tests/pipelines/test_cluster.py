@@ -176,7 +176,8 @@ class Nodes:
         self.folder = folder
         root = Path(__file__).resolve().parents[2]
         self.env = {
-            **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+            **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
+            "RAY_memory_monitor_refresh_ms": "0",
             "RAY_health_check_period_ms": "2000", "RAY_health_check_timeout_ms": "4000",
             "RAY_health_check_failure_threshold": "3", "PYTHONPATH": str(root),
         }  # fmt: skip

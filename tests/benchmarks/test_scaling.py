@@ -1,0 +1,36 @@
+"""The simulation of many machines, where its answer is known."""
+
+import json
+
+import pytest
+
+from benchmarks import scaling
+from benchmarks.scaling import CALM, Weather, measured, page, simulated
+
+
+def test_in_calm_weather_a_step_takes_whole_rounds():
+    steps = {"a": 2.0, "b": 3.0}
+    assert simulated(steps, 10, 10, CALM) == 5.0
+    assert simulated(steps, 11, 10, CALM) == 10.0
+    assert simulated(steps, 100, 1, CALM) == pytest.approx(500)
+    assert simulated(steps, 3, 1000, CALM) == 5.0
+
+
+def test_bad_weather_costs_what_it_must():
+    steps, n = {"a": 2.0}, 20_000
+    mean = 2.0 * (1 + 0.01 * 4)  # stragglers
+    assert simulated(steps, n, 1, Weather(deaths=0)) == pytest.approx(n * mean, rel=0.02)
+    often = Weather(0.0, 0.0, 1.0, deaths=1800.0, noticed=10.0)  # one in 2 s
+    lost = (1 - 2.718281828**-1) * (1.0 + 10.0)
+    assert simulated(steps, n, 1, often) == pytest.approx(n * (2.0 + lost), rel=0.02)
+
+
+def test_the_page_tells_what_was_measured(monkeypatch):
+    monkeypatch.setattr(scaling, "WORKERS", (1024,))  # few rounds to count
+    result = json.loads(scaling.newest().read_text("utf-8"))
+    steps, alone = measured(result)
+    assert set(alone) == {"does it pay", "publish and report"}
+    assert {"source", "filters.Quality", "labelers.R3"} <= set(steps)
+    text = page(result)
+    assert result["commit"] in text
+    assert "1,000,000,000" in text
