@@ -1,8 +1,10 @@
 """A small HTTP/1.1 client on asyncio: requests, kept connections, nothing else.
 
 The parser is llhttp (Node's) by httptools; connections, proxies and TLS are asyncio's. At most one
-request is out on a connection, and bytes that nobody asked for close it and are the last that a
-connection of this server was kept for: an answer never goes to another question.
+request is out on a connection. A server that sends bytes nobody asked for gets a connection for
+each request, and so does every server at first: HTTP/1.1 does not tie an answer to its request, so
+a connection is used again only where enough others were quiet after their answer (`trial`). An
+answer too many would be taken for the next one, and the next for the one after it, for good.
 
 Why not aiohttp: on it the whole engine takes about twice the CPU a call, and stays 7 to 24 points
 of the ideal below this client at 64 and 256 requests in flight (`benchmarks/engine_overhead.py
@@ -20,6 +22,7 @@ import contextlib
 import logging
 import select
 import ssl
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,6 +36,11 @@ _MAX_BODY = 1 << 26
 _JSON = b"application/json"
 _IDLED = b" 408 "
 """In the status line with which some proxies close a connection that was idle."""
+WATCHED_S, RETIRED_S = (0.05, 0.25), (0.05, 30.0)
+"""How long a connection is watched after its last answer, on trial and after many: as long as that
+answer took, within these."""
+ANSWERS = 64
+"""That a connection is used for: an answer too many, once in it, shows when it is asked no more."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -150,14 +158,15 @@ class _Answer:
 class _Connection(asyncio.Protocol):
     """A connection with at most one request out on it."""
 
-    def __init__(self, distrust: Callable[[], None]) -> None:
+    def __init__(self, distrust: Callable[[int], None]) -> None:
         """Begin unused.
 
         Args:
-            distrust: called where the server sends what nobody asked for.
+            distrust: called where the server sends what nobody asked for, with how many answers
+                on this connection may belong to another request.
         """
         self.transport: asyncio.Transport
-        self.used = False
+        self.answers = 0
         self._distrust = distrust
         self._before: tuple[int, int] | None = None
         self._answer: _Answer | None = None
@@ -179,11 +188,13 @@ class _Connection(asyncio.Protocol):
             reply = await answer.reply
         finally:
             self._answer = None
-            self.used = True
+            self.answers += 1
             if answer.surplus:
-                self._distrust()
+                self._distrust(max(0, self.answers - 2))
             if not answer.keep:
                 self.drop()
+        if answer.surplus and self.answers > 1:
+            raise TransportError("an answer too many came with the answer")
         asked, said = hash(data), hash(reply.body)
         before, self._before = self._before or (asked, 0), (asked, said)
         return replace(reply, repeats=before[0] != asked and before[1] == said)
@@ -213,7 +224,8 @@ class _Connection(asyncio.Protocol):
             if answer is not None:
                 answer.keep = False
             if _IDLED not in data[:16]:
-                self._distrust()
+                late = b" 200" in data[:16] and data.startswith(b"HTTP/")
+                self._distrust(max(0, self.answers - 1) if late else 0)
             self.drop()
             return
         self._begun = True
@@ -241,10 +253,16 @@ class Client:
     Attributes:
         url: `http(s)://host[:port][/path]`; request paths are appended.
         headers: sent with every request; never shown.
+        trial: so many connections must have been quiet after their only answer before one is used
+            again.
+        doubtful: answers on connections that were used again, and on which an answer came that
+            nobody had asked for: they may belong to other requests.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+    trial: int = 0
+    doubtful: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Take the address apart and prepare what all requests share."""
@@ -252,6 +270,7 @@ class Client:
         self._tls = ssl.create_default_context() if self._at.scheme == "https" else None
         self._proxy = _proxy(self._at)
         self._idle: list[_Connection] = []
+        self._watched: set[_Connection] = set()
         self._keeps = True
         lines = [f"{k}: {v}\r\n" for k, v in {**_FIXED, **self.headers}.items()]
         if self._proxy and not self._tls:
@@ -293,26 +312,44 @@ class Client:
         data = head % (*line, shared, len(body)) + body
         while True:
             connection = (None if anew else self._kept()) or await self._connect()
-            kept = connection.used
+            kept = connection.answers > 0
+            began = time.monotonic()
             try:
                 reply = await connection.ask(data, most=most)
             except _Unanswered as error:
                 if not kept:
                     raise TransportError(f"the connection broke: {error}") from error
                 continue
-            if self._keeps and not connection.transport.is_closing():
-                self._idle.append(connection)
-            else:
+            if not self._keeps or connection.transport.is_closing():
                 connection.drop()
+            elif self.trial > 0:
+                self._watch(connection, time.monotonic() - began, WATCHED_S)
+            elif connection.answers >= ANSWERS:
+                self._watch(connection, time.monotonic() - began, RETIRED_S)
+            else:
+                self._idle.append(connection)
             return reply
+
+    def _watch(self, connection: _Connection, took_s: float, within: tuple[float, float]) -> None:
+        """Leave a connection alone for a while; what comes meanwhile ends all trust."""
+        self._watched.add(connection)
+        wait_s = min(max(took_s, within[0]), within[1])
+        asyncio.get_running_loop().call_later(wait_s, self._quiet, connection)
+
+    def _quiet(self, connection: _Connection) -> None:
+        self._watched.discard(connection)
+        self.trial -= self._keeps
+        connection.drop()
 
     def close(self) -> None:
         """Close all idle connections."""
-        while self._idle:
-            self._idle.pop().drop()
+        for connection in (*self._idle, *self._watched):
+            connection.drop()
+        self._idle.clear()
 
-    def _distrust(self) -> None:
+    def _distrust(self, doubtful: int) -> None:
         """Keep no connection any more: what comes late would be taken for the next answer."""
+        self.doubtful += doubtful
         if self._keeps:
             self._keeps = False
             _LOG.warning(
@@ -363,7 +400,7 @@ class Client:
         if transport is None:
             raise TransportError("the proxy closed the connection")
         connection.connection_made(transport)
-        connection.used = False
+        connection.answers = 0
 
 
 _FIXED = {

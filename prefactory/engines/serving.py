@@ -56,6 +56,8 @@ _HABIT_RETRIES = 1
 BACKOFF_S = 0.5
 """Mean of the first wait; each further one is twice as long, up to `BACKOFF_MAX_S`."""
 BACKOFF_MAX_S = 60.0
+TRIAL = 64
+"""Answers that a server gives on a connection each before it is trusted with kept ones."""
 DRAIN_S = 5.0
 """How long what is in flight has to end once it is cancelled."""
 
@@ -87,7 +89,7 @@ class ServerEngine(Engine):
         self.capabilities = config.capabilities
         self.limiter = Limiter(config.max_concurrency)
         self.attempts = 0
-        self._client = Client(config.base_url, headers)
+        self._client = Client(config.base_url, headers, TRIAL)
         words = {word for value in headers.values() for word in (value, value.split(" ")[-1])}
         self._secrets = sorted((w for w in words if len(w) >= _MIN_SECRET), key=len, reverse=True)
         self._short_secrets = sorted(w for w in words if 0 < len(w) < _MIN_SECRET)
@@ -180,6 +182,7 @@ class ServerEngine(Engine):
             taken = True
             if tasks or over.done():
                 await over
+            self._check_order()
         finally:
             left = list(tasks)
             for task in left:
@@ -268,6 +271,7 @@ class ServerEngine(Engine):
     async def _attempt(
         self, body: Callable[[], bytes], finish: Callable[[bytes], None], began: float, path: str
     ) -> _Fault | None:
+        self._check_order()
         self.attempts += 1
         told = self.config.dialect
         try:
@@ -295,6 +299,16 @@ class ServerEngine(Engine):
         self._answered += 1
         self.limiter.success()
         return None
+
+    def _check_order(self) -> None:
+        """End a run whose answers may be those to other questions."""
+        if self._client.doubtful:
+            raise EngineError(
+                f"{self.config.base_url} sent an answer too many on a connection that was used "
+                f"again: {self._client.doubtful} answers before it may belong to other questions. "
+                f"Drop what was answered since (`prefactory journal --model {self.config.model} "
+                "--drop`) and run again; a proxy before the server may be what repeats answers"
+            )
 
     def _of_another(self, reply: Reply) -> bool:
         """Whether a server that numbers its answers sent the one before on the connection again.

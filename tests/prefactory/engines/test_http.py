@@ -163,6 +163,108 @@ def test_a_connection_that_a_proxy_closes_with_408_for_being_idle_is_no_surplus(
     assert (bodies(replies), connections) == ([b"re 1", b"re 2", b"re 3"], 2)
 
 
+class Repeating:
+    """Answers every question after a while, and every nth a second time a little later."""
+
+    def __init__(self, every, later_s):
+        self.every, self.later_s = every, later_s
+        self.asked, self.connections = 0, 0
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        tasks = []
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                size = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+                body = await reader.readexactly(size)
+                self.asked += 1
+                await asyncio.sleep(0.005)
+                writer.write(ok(b"re " + body))
+                if self.asked % self.every == 0:
+                    tasks.append(asyncio.create_task(self.again(writer, body, self.asked)))
+        writer.close()
+
+    async def again(self, writer, body, number):
+        await asyncio.sleep(self.later_s)
+        writer.write(ok(b"re %b" % body, b"HTTP/1.1 200 OK\r\nX-Number: %d" % number))
+
+
+def asked_side_by_side(repeating, questions, width=3, **fields):
+    """Which questions got another's answer, and the client."""
+
+    async def main():
+        server = await asyncio.start_server(repeating.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = Client(f"http://127.0.0.1:{port}/v1", **fields)
+        waiting = iter(range(questions))
+        wrong = []
+
+        async def work():
+            for i in waiting:
+                with contextlib.suppress(TransportError):
+                    if (await client.post("/x", b"%d" % i)).body != b"re %d" % i:
+                        wrong.append(i)
+
+        await asyncio.gather(*(work() for _ in range(width)))
+        await asyncio.sleep(0.1)  # connections that were asked often are still watched
+        client.close()
+        server.close()
+        return wrong, client
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("later_s", [0.001, 0.01, 0.03])
+def test_a_server_on_trial_that_answers_too_often_a_little_later_is_never_misread(every, later_s):
+    wrong, client = asked_side_by_side(Repeating(every, later_s), 100, trial=32)
+    assert wrong == []
+    assert (client.doubtful, client.trial > 0) == (0, True)
+
+
+def test_a_server_that_passes_its_trial_is_asked_on_kept_connections():
+    server = Repeating(10**9, 0)
+    wrong, client = asked_side_by_side(server, 200, trial=16)
+    assert (wrong, client.doubtful, client.trial <= 0) == ([], 0, True)
+    assert 16 <= server.connections < 60
+
+
+def test_answers_that_are_out_of_step_show_when_a_connection_is_asked_no_more(monkeypatch):
+    monkeypatch.setattr(http, "ANSWERS", 16)
+
+    def replies(connection, number, body):
+        own = ok(b"re %d" % number)
+        if number == 5:  # that to question 4 once more, and the right one when 6 is asked
+            return [ok(b"re 4")]
+        if number < 5:
+            return [own]
+        return [ok(b"re %d" % (number - 1)), *([0.2, own] if number == 15 else [])]
+
+    async def main():
+        async with Peer(replies) as peer:
+            client = Client(peer.url)
+            found = [(await client.post("/x", b"%d" % i)).body for i in range(16)]
+            await asyncio.sleep(0.5)
+            client.close()
+            return found, client.doubtful
+
+    monkeypatch.setattr(http, "RETIRED_S", (10.0, 30.0))
+    found, doubtful = asyncio.run(main())
+    assert found == [b"re %d" % (i - (i > 4)) for i in range(16)]  # without a trial
+    assert doubtful == 15
+
+
+def test_an_answer_too_many_that_comes_with_the_answer_to_the_next_is_no_answer():
+    def replies(connection, number, body):
+        doubled = connection == 0 and number == 1
+        return [ok(b"re 0") * 2 if doubled else ok(b"re " + body)]
+
+    replies_, peer = talk(replies, b"0", b"1", b"2")
+    assert bodies(replies_) == [b"re 0", "an answer too many came with the answer", b"re 2"]
+    assert peer.connections == 2
+
+
 def test_an_answer_that_is_the_one_before_says_so():
     replies, _ = talk(always(ok(b"same")), b"a", b"b", b"b")
     assert [r.repeats for r in replies] == [False, True, False]

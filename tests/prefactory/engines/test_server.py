@@ -9,7 +9,7 @@ import zlib
 import pytest
 from pydantic import ValidationError
 
-from prefactory.engines import http
+from prefactory.engines import http, serving
 from prefactory.engines.base import Completion, EngineError, Failure, Request, Sampling
 from prefactory.engines.server import Server
 from prefactory.errors import ConfigError, StoppedError
@@ -96,8 +96,11 @@ def test_what_openai_has_no_names_for(dialect, off, on):
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-def test_an_answer_to_the_question_before_is_asked_for_again_if_answers_have_ids(numbered):
+def test_an_answer_to_the_question_before_is_asked_for_again_if_answers_have_ids(
+    numbered, monkeypatch
+):
     """A second answer that comes when the next question is out already."""
+    monkeypatch.setattr(serving, "TRIAL", 0)
     sent = []
 
     def behave(body, times):
@@ -220,6 +223,21 @@ def test_out_of_order_answers_stay_with_their_rows():
     with MockServer(behave) as server:
         found = generate(server, numbered(100))
     assert [row[0].text for row in found] == [f"echo q{i}" for i in range(100)]
+
+
+def test_answers_that_may_be_those_of_others_end_the_run(monkeypatch):
+    from prefactory.engines.http import Client
+
+    real = Client.request
+
+    async def doubted(self, *args, **more):
+        self.doubtful += 3
+        return await real(self, *args, **more)
+
+    with MockServer() as server:
+        monkeypatch.setattr(Client, "request", doubted)
+        with pytest.raises(EngineError, match="3 answers before it may belong to other questions"):
+            generate(server, ["a"])
 
 
 def test_chaos():
