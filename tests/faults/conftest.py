@@ -19,6 +19,7 @@ steps:
       models: [%s]
       n: 2
       sampling: {max_tokens: %d}
+      gate: keep
   - filters.Length: {max_words: 40}
   - labelers.TextStatistics: {objectives: [characters]}
   - labelers.Pairs: {objective: characters}
