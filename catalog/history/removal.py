@@ -88,8 +88,10 @@ def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes
 
 
 @contextmanager
-def alone(store: Store) -> Iterator[None]:
+def alone(catalog: Catalog, store: Store) -> Iterator[None]:
     """Hold a home against runs while it is looked what may go, and while that goes.
+
+    What killed removals left goes first.
 
     Raises:
         StoreError: a run is at work.
@@ -99,6 +101,9 @@ def alone(store: Store) -> Iterator[None]:
         raise StoreError(f"a run is using {store.root}; wait for its end, and try again")
 
     with locked(store.root / IN_USE, busy=busy):
+        with disk_errors(store.root):
+            sweep(catalog.root)
+            sweep(store.root / "tmp")
         yield
 
 
@@ -117,8 +122,6 @@ def remove(catalog: Catalog, goes: Goes) -> None:
             raise CatalogError(f"{goes.name} stays: it has got a name meanwhile")
         return state.without(before, number)
 
-    with disk_errors(catalog.root):
-        sweep(catalog.root)
     state.change(catalog.root, name, without)
     with (
         disk_errors(catalog.root),
@@ -179,8 +182,6 @@ def collect(catalog: Catalog, store: Store, goes: list[Goes]) -> int:
     """Remove what `garbage` found and nothing needs, within `alone`; return the bytes."""
     freed = 0
     with disk_errors(store.root):
-        sweep(catalog.root)
-        sweep(store.root / "tmp")
         for one in goes:
             if one.why:
                 continue

@@ -171,7 +171,7 @@ def rm(ref: Ref, yes: Yes = False) -> None:
     from pipelines.settings import Settings
 
     settings = Settings()
-    with alone(settings.store) if yes else nullcontext():
+    with alone(settings.catalog, settings.store) if yes else nullcontext():
         goes = removable(settings.catalog, ref, needs(settings.home))
         if yes or goes.why:
             remove(settings.catalog, goes)  # which says why it stays
@@ -197,7 +197,9 @@ def gc(
 
     settings = Settings()
     catalog, store = settings.catalog, settings.store
-    with alone(store) if yes else nullcontext():  # what is needed now, and not a moment ago
+    with (
+        alone(catalog, store) if yes else nullcontext()
+    ):  # what is needed now, and not a moment ago
         found = garbage(catalog, store, needs(settings.home), keep=keep, days=days)
         freed = collect(catalog, store, found) if yes else 0
     going = [g for g in found if not g.why]

@@ -99,3 +99,35 @@ def test_few_rows_are_no_drift(tmp_path):
     before = pairs(tmp_path, "a", longer=False, label="math", n=4)
     after = pairs(tmp_path, "b", longer=True, label="code", n=4)
     assert not [s for s in drift(before, after).shifts if s.drift]
+
+
+WIDE = """\
+name: wide
+seed: 4
+source: {path: p.jsonl}
+steps:
+  - filters.ExactDuplicates: {on: row}
+  - labelers.R3: {}
+  - filters.RandomSubsample: {fraction: 0.5}
+publish: {pays: false}
+"""
+
+
+def test_a_grown_source_gives_what_the_whole_gives_at_once(tmp_path):
+    """Steps that look at all rows are computed again, over old rows and new ones."""
+    rows = [
+        {"prompt": f"p{i % 50}", "chosen": "word " * (3 + i % 7), "rejected": f"short {i % 5}"}
+        for i in range(90)
+    ]
+    (tmp_path / "r.yaml").write_text(WIDE)
+    found = {}
+    for home, sizes in (("grown", (40, 90)), ("at-once", (90,))):
+        for n in sizes:
+            (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:n]))
+            recipe, sources, _ = check_recipe(tmp_path / "r.yaml", [])
+            done = build(recipe, sources, Settings(tmp_path / home), thread_mapper(2)).published
+        found[home] = done.version.manifest
+    assert found["grown"].content_digest == found["at-once"].content_digest
+    assert [s.reasons for s in found["grown"].stages] == [
+        s.reasons for s in found["at-once"].stages
+    ]

@@ -149,9 +149,9 @@ def test_gc_takes_what_no_version_names_and_nothing_young(home):
         g for g in found if g.what == "version"
     ]
     busy = pytest.raises(StoreError, match="a run is using")
-    with settings.store.in_use(), busy, removal.alone(settings.store):
+    with settings.store.in_use(), busy, removal.alone(settings.catalog, settings.store):
         raise AssertionError
-    with removal.alone(settings.store):
+    with removal.alone(settings.catalog, settings.store):
         freed = removal.collect(settings.catalog, settings.store, found)
     assert freed > 0
     assert numbers(home) == [first, third]

@@ -161,7 +161,7 @@ def _rm(home):
     from pipelines.settings import Settings
 
     catalog = Catalog(home)
-    with alone(Settings(Path(home)).store):
+    with alone(catalog, Settings(Path(home)).store):
         remove(catalog, removable(catalog, "kept@2", needs(Path(home))))
 
 
@@ -172,7 +172,7 @@ def _gc(home):
     from pipelines.settings import Settings
 
     settings = Settings(Path(home))
-    with alone(settings.store):
+    with alone(settings.catalog, settings.store):
         found = garbage(Catalog(home), settings.store, needs(Path(home)), keep=1, days=-1)
         collect(Catalog(home), settings.store, found)
 

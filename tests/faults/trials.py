@@ -65,7 +65,7 @@ class Lab:
             p.relative_to(root).as_posix(): p.read_bytes()
             for top in ("versions", "models", "away")
             for p in sorted((root / top).rglob("*"))
-            if p.is_file() and p.name != "provenance.json"
+            if p.is_file() and p.name != "provenance.json" and p.suffix != ".lock"
         }
 
     def leftovers(self, home):

@@ -91,7 +91,7 @@ def four_runs(folder, ended):
 
 def collected(home):
     settings = Settings(home)
-    with removal.alone(settings.store):
+    with removal.alone(settings.catalog, settings.store):
         found = removal.garbage(settings.catalog, settings.store, needs(home), keep=1, days=-1)
         removal.collect(settings.catalog, settings.store, found)
 

@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 from pipelines import api
 from pipelines.build import load_recipe
 from pipelines.cli.app import app
-from prefactory.errors import ConfigError, DataError, StoreError
+from pipelines.flows import parameters
+from pipelines.settings import Settings
+from prefactory.engines.accounts import budget_of
+from prefactory.errors import ConfigError, DataError, StoppedError, StoreError
 from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 EVIL = "I can't help with <script>alert(1)</script> that request, I'm sorry."
@@ -206,6 +209,28 @@ def test_usage_is_in_the_manifest_by_step_role_and_model_whatever_the_shards(her
     assert (paid[0]["step"], paid[0]["calls"]) == ("generators.Responses", 12)
     page = (found[0].path / "report.html").read_text()
     assert "For each of the 12 responses that were kept: <b>110 tokens, 0.0013 US dollars" in page
+
+
+def test_a_named_budget_is_that_of_all_who_name_it(here):
+    model = Model()
+    model.bad = False
+    with MockServer(model) as server:
+        path = answers_recipe(here, server.url, max_concurrency=1)
+        told = []
+        for _ in range(2):  # a call uses 110 tokens, and may use more
+            with pytest.raises(StoppedError) as stop:
+                run(path, budget_tokens=1200, budget_name="night-{date}")
+            told.append(str(stop.value))
+    assert model.calls < 12
+    assert "together with other runs" not in told[0]
+    assert "of 1,200 tokens, together with other runs" in told[1]
+    (found,) = json.loads(cli("budgets", "--json").output).items()
+    assert found[0].startswith("night-20")
+    assert found[1] == {"tokens": 110 * model.calls, "usd": 0, "held_tokens": 0, "held_usd": 0}
+    assert found[0] in cli("budgets").output
+    assert "no budget has a name" in cli("budgets", "--drop", found[0]).output
+    settings = Settings(here, budget=budget_of(1.0, None, "x"))
+    assert parameters(path, [], settings)["budget_name"] == "x"
 
 
 TWO = """
