@@ -113,6 +113,7 @@ publish: {pays: false}
 """
 
 
+@pytest.mark.slow
 def test_a_grown_source_gives_what_the_whole_gives_at_once(tmp_path):
     """Steps that look at all rows are computed again, over old rows and new ones."""
     rows = [
