@@ -118,14 +118,20 @@ class Counts:
         if now != lab.whole or left:
             names = {n for n in now.keys() | lab.whole.keys() if now.get(n) != lab.whole.get(n)}
             print(f"\n{self.what} {fault}: differing {sorted(names)[:9]}, left {left[:9]}")  # noqa: T201
+        if self.points % 5 == 0:
+            self.say("so far, ")
+
+    def say(self, begin=""):
+        print(  # noqa: T201
+            f"\n{begin}{self.what}: {self.points} points tried, {self.lost} rows lost, "
+            f"{self.repeated} calls repeated, {self.differing} versions differing, "
+            f"{self.leftovers} leftovers",
+            flush=True,
+        )
 
     def show(self):
         """Print the counts; nothing may be lost, left or differ."""
-        print(  # noqa: T201
-            f"\n{self.what}: {self.points} points tried, {self.lost} rows lost, "
-            f"{self.repeated} calls repeated, {self.differing} versions differing, "
-            f"{self.leftovers} leftovers"
-        )
+        self.say()
         assert (self.lost, self.differing, self.leftovers) == (0, 0, 0)
         return self.points
 
