@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from prefactory.shards import Part
 from prefactory.stages import thread_mapper
 from prefactory.store import Record
 from prefactory.tables import Shape
+from tests.buckets import URL, free_port, served
 from tests.helpers import until
 from tests.pipelines.conftest import ANSWERED, write_jsonl
 from tests.prefactory.engines.mock_server import MockServer
@@ -162,16 +162,10 @@ def test_sums_of_accounts_from_elsewhere():
 # -- a real cluster: three raylets on this machine ------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class Nodes:
     """Three Ray nodes of one CPU each."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, environment):
         self.port = free_port()
         self.folder = folder
         root = Path(__file__).resolve().parents[2]
@@ -180,6 +174,7 @@ class Nodes:
             "RAY_memory_monitor_refresh_ms": "0",
             "RAY_health_check_period_ms": "2000", "RAY_health_check_timeout_ms": "4000",
             "RAY_health_check_failure_threshold": "3", "PYTHONPATH": str(root),
+            **environment,
         }  # fmt: skip
         self.start("n1", "--head", f"--port={self.port}", "--include-dashboard=false",
                    f"--temp-dir={folder}")  # fmt: skip
@@ -192,7 +187,8 @@ class Nodes:
              f"--node-name={name}", "--memory=2000000000", "--object-store-memory=100000000",
              "--disable-usage-stats", "--dashboard-agent-listen-port=0",
              "--resources", json.dumps({name: 1})],
-            env=self.env, check=True, capture_output=True, timeout=240,
+            env={**self.env, "PREFACTORY_HOME": str(self.folder / f"home-{name}")},
+            check=True, capture_output=True, timeout=240,
         )  # fmt: skip
 
     def raylet(self, name):
@@ -207,17 +203,20 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
+    """The nodes, each with a home of its own, beside a server of buckets."""
     pytest.importorskip("ray", reason="NO RAY: pip install -e '.[ray]'")
     folder = Path("/tmp") / f"r{os.getpid()}"  # sockets have short names
-    nodes = Nodes(folder)
-    yield nodes
-    subprocess.run([str(BIN / "ray"), "stop", "--force"], env=nodes.env, check=False, timeout=120)
+    with served("seaweed", tmp_path_factory.mktemp("bucket")) as environment:
+        nodes = Nodes(folder, environment)
+        yield nodes
+        subprocess.run([str(BIN / "ray"), "stop", "--force"], env=nodes.env, check=False,
+                       capture_output=True)  # fmt: skip
 
 
-def started(folder, nodes, home, runner="threads", rows="10"):
+def started(folder, nodes, home, runner="threads", rows="10", more=()):
     return subprocess.Popen(
         [str(BIN / "prefactory"), "run", "recipe.yaml", "--runner", runner, "--json",
-         "--shard-rows", rows, "--cluster", f"127.0.0.1:{nodes.port}"],
+         "--shard-rows", rows, "--cluster", f"127.0.0.1:{nodes.port}", *more],
         cwd=folder, env={**nodes.env, "PREFACTORY_HOME": str(folder / home)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -226,6 +225,7 @@ def started(folder, nodes, home, runner="threads", rows="10"):
 def finished(process):
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
+    assert out.startswith("{"), out[:2000]
     return json.loads(out)
 
 
@@ -246,6 +246,25 @@ def test_three_nodes_one_killed_in_the_middle(small, nodes, runner):
     assert stage["made"] + stage["reused"] > 10
     again = finished(started(small, nodes, "there", runner))
     assert sum(s["made"] for s in again["stages"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_bucket_and_a_home_for_each_node_one_killed(small, nodes):
+    recipe = with_a_step_beside(small)
+    here = outcome(recipe, Settings(small / "here", workers=2, shard_rows=10))
+    more = ("--store", f"{URL}/{small.name}")
+    process = started(small, nodes, "driver", more=more)
+    copies = nodes.folder / "home-n3"
+    until(lambda: _objects(copies) > 20, 600)
+    os.kill(nodes.raylet(b"n3"), signal.SIGKILL)
+    made = finished(process)
+    nodes.start("n3", f"--address=127.0.0.1:{nodes.port}")
+    assert made["content_digest"] == here.published.version.manifest.content_digest
+    assert _objects(small / "driver") < _objects(small / "here")  # only what publishing reads
+    another = finished(started(small, nodes, "another", more=more))
+    assert sum(s["made"] for s in another["stages"]) == 0  # a machine that joins later
+    assert another["content_digest"] == made["content_digest"]
 
 
 @pytest.mark.slow

