@@ -157,7 +157,7 @@ def _report(
 def sample(view: View, most: int, seed: int) -> pl.DataFrame:
     """At most so many rows of a view, drawn by seed and id, in canonical order."""
     ctx = Context(seed, "pays")
-    ids = pl.concat(view.map(lambda table: table["pair_id"].to_frame()))["pair_id"]
+    ids = pl.concat(view.map(lambda table: table, columns=["pair_id"]))["pair_id"]
     if ids.len() > most:
         ids = ids.gather(np.argsort(ctx.uniform(ids).to_numpy(), kind="stable")[:most])
     return _rows_of(view, ids)
@@ -165,7 +165,7 @@ def sample(view: View, most: int, seed: int) -> pl.DataFrame:
 
 def final(view: View) -> pl.DataFrame:
     """Ids of the pairs of a view, as they were before any was turned round, and their sign."""
-    return pl.concat(view.map(signs_of))
+    return pl.concat(view.map(signs_of, columns=["pair_id", TURNED]))
 
 
 def signs_of(table: pl.DataFrame) -> pl.DataFrame:

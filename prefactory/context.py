@@ -82,11 +82,14 @@ class Context:
     def uniform(self, ids: pl.Series, salt: str = "") -> pl.Series:
         """One uniform number in [0, 1) per id, from (seed, step, salt, id) and nothing else."""
         prefix = f"{self.seed}\n{self.step}\n{salt}\n".encode()
-        blake = hashlib.blake2b
-        bits = [
-            int.from_bytes(blake(prefix + i.encode(), digest_size=8).digest()) >> 11 for i in ids
-        ]
-        return pl.Series("uniform", np.asarray(bits, dtype=np.float64) / 2.0**53)
+        start = hashlib.blake2b(prefix, digest_size=8).copy
+        drawn: list[bytes] = []
+        for text in ids.cast(pl.Binary).to_list():
+            digest = start()
+            digest.update(text)
+            drawn.append(digest.digest())
+        bits = np.frombuffer(b"".join(drawn), dtype=">u8") >> np.uint64(11)
+        return pl.Series("uniform", bits.astype(np.float64) / 2.0**53)
 
     def rng(self, salt: str = "") -> np.random.Generator:
         """A generator seeded by (seed, step, salt), for draws over a whole, sorted dataset."""

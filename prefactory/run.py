@@ -324,9 +324,10 @@ class _Run:
         stage.ledgers += [(key, "ledger") for key in keys]
         stage.reasons = ledger.add_counts([r.info["reasons"] for r in records])
         if planned.kind == "filter":
+            gone = [r.files["ledger.arrow"]["rows"] for r in records]
             return [
-                s.with_delta(Delta("drop", k), s.rows - r.files["ledger.arrow"]["rows"])
-                for s, k, r in zip(shards, keys, records, strict=True)
+                s.with_delta(Delta("drop", k, empty=not n), s.rows - n)
+                for s, k, n in zip(shards, keys, gone, strict=True)
             ]
         new_shards = [
             Shard(k, r.files["rows.arrow"]["rows"], tuple(r.info["columns"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
@@ -38,10 +38,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One step's change of a shard: ids that leave (`drop`) or columns that arrive (`columns`)."""
+    """One step's change of a shard: ids that leave (`drop`) or columns that arrive (`columns`).
+
+    Attributes:
+        empty: no id leaves, so that there is nothing to read.
+    """
 
     kind: Literal["drop", "columns"]
     key: str
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +76,51 @@ class Shard:
         return replace(self, deltas=deltas, rows=rows, columns=(*self.columns, *columns))
 
 
-def load(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
-    """Read a shard: its base rows, memory-mapped, with all deltas applied."""
-    table = store.read(shard.base, "rows")
+def load(
+    store: Store, shard: Shard, shape: Shape, columns: Collection[str] | None = None
+) -> pl.DataFrame:
+    """Read a shard: its base rows, memory-mapped, with all deltas applied.
+
+    Rows are cut once, however many steps dropped some.
+
+    Args:
+        store: where it lies.
+        shard: what to read.
+        shape: of its rows.
+        columns: the only ones to read beside the row id, of those that it has; None reads all.
+    """
     row_id = ROW_ID[shape]
+
+    def read(key: str, name: str) -> pl.DataFrame:
+        rows = store.read(key, name)
+        return rows.select(c for c in rows.columns if columns is None or c in {row_id, *columns})
+
+    table = read(shard.base, "rows")
+    ids = table[row_id]
+    stays = pl.repeat(value=True, n=ids.len(), eager=True)
+    arrived: list[tuple[pl.DataFrame, pl.Series]] = []
     for delta in shard.deltas:
-        if delta.kind == "drop":
+        if delta.kind == "columns":
+            arrived.append((read(delta.key, "columns"), stays))
+        elif not delta.empty:
             lost = store.read(delta.key, "ledger", ["row_id"])["row_id"]
-            if lost.len():
-                table = table.filter(~pl.col(row_id).is_in(lost.implode()))
+            stays = stays & ~ids.is_in(lost.implode())
+    table = table.filter(stays)
+    for new, before in arrived:
+        if new.height == before.sum():
+            new = new.filter(stays.filter(before))
+        if new.height == table.height and new[row_id].equals(table[row_id]):
+            table = table.hstack(new.drop(row_id).get_columns())
         else:
-            new = store.read(delta.key, "columns")
-            if new.height != table.height or not new[row_id].equals(table[row_id]):
-                table = table.join(new, on=row_id, how="left", maintain_order="left")
-            else:
-                table = table.hstack(new.drop(row_id).get_columns())
+            table = table.join(new, on=row_id, how="left", maintain_order="left")
     return table
 
 
 def load_prompts(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
     """`prompt_id` and `prompt` of a shard, each distinct id once: reads nothing else."""
-    row_id = ROW_ID[shape]
-    columns = list(dict.fromkeys(["prompt_id", row_id, "prompt"]))
-    table = store.read(shard.base, "rows", columns)
-    for delta in shard.deltas:
-        if delta.kind == "drop":
-            lost = store.read(delta.key, "ledger", ["row_id"])["row_id"]
-            table = table.filter(~pl.col(row_id).is_in(lost.implode())) if lost.len() else table
-    return table.unique("prompt_id", keep="first", maintain_order=True).select(
-        "prompt_id", "prompt"
-    )
+    table = load(store, shard, shape, ("prompt_id", "prompt"))
+    table = table.unique("prompt_id", keep="first", maintain_order=True)
+    return table.select("prompt_id", "prompt")
 
 
 _END = object()
@@ -151,13 +171,27 @@ class View:
         """Yield the table in pieces, in canonical order."""
         yield from map(self._table, self.shards)
 
-    def map(self, work: Callable[[pl.DataFrame], R], ahead: int = 2) -> Iterator[R]:
-        """Yield `work` of each piece, in canonical order, some pieces ahead in threads."""
-        return in_order(iter(self.shards), lambda shard: work(self._table(shard)), ahead)
+    def map(
+        self,
+        work: Callable[[pl.DataFrame], R],
+        ahead: int = 2,
+        columns: Collection[str] | None = None,
+    ) -> Iterator[R]:
+        """Yield `work` of each piece, in canonical order, some pieces ahead in threads.
 
-    def _table(self, shard: Shard) -> pl.DataFrame:
+        Args:
+            work: of a piece.
+            ahead: pieces.
+            columns: the only ones that it needs beside the row id; None gives all.
+        """
+        return in_order(iter(self.shards), lambda shard: work(self._table(shard, columns)), ahead)
+
+    def _table(self, shard: Shard, columns: Collection[str] | None = None) -> pl.DataFrame:
+        if self.stored == self.shape:
+            return load(self.store, shard, self.stored, columns)
         table = load(self.store, shard, self.stored)
-        return unpair(table, answer_weights(table.columns)) if self.stored != self.shape else table
+        table = unpair(table, answer_weights(table.columns))
+        return table if columns is None else table.select(c for c in table.columns if c in columns)
 
     @property
     def columns(self) -> tuple[str, ...]:

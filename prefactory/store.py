@@ -191,22 +191,23 @@ class Store:
     def read(self, key: str, table: str, columns: list[str] | None = None) -> pl.DataFrame:
         """Memory-map one table of an object.
 
+        Args:
+            key: of the object.
+            table: its name.
+            columns: the only ones wanted, in this order; None gives all.
+
         Raises:
-            StoreError: if the file is not there or can't be read.
+            StoreError: if the file or a column is not there, or can't be read.
         """
         path = self._folder(key) / f"{table}.arrow"
         try:
             with pa.memory_map(str(path)) as source:
-                file = pa.ipc.open_file(source)
-                if columns is not None:
-                    fields = [file.schema.get_field_index(c) for c in columns]
-                    options = pa.ipc.IpcReadOptions(included_fields=fields)
-                    file = pa.ipc.open_file(source, options=options)
-                frame = pl.from_arrow(file.read_all())
-        except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+                rows = pa.ipc.open_file(source).read_all()  # no byte of it is copied
+                frame = pl.from_arrow(rows if columns is None else rows.select(columns))
+        except (OSError, KeyError, pa.ArrowException, pl.exceptions.PolarsError) as error:
             raise StoreError(f"{path} can't be read ({error}); run again to rebuild it") from error
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table, not a column, was read
-        return frame if columns is None else frame.select(columns)
+        return frame
 
     @contextmanager
     def write(self, key: str) -> Iterator[Writer]:

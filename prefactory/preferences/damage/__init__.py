@@ -115,13 +115,12 @@ def damage(
         parts.append(
             _hits(ids, "empty", "response", ~texts["response"].str.contains(VISIBLE), "no text")
         )
+    known = (model or learn(table)) if "garbled" in rules else None
     for side, text in texts.items():
         parts += _of_answers(ids, side, text, rules)
-        if "garbled" in rules:
-            known = model or learn(table)
-            if known is not None:
-                told = letters.garbled(ids, text, known)
-                parts.append(_hits(ids, "garbled", side, told.is_not_null(), told))
+        if known is not None:
+            told = letters.garbled(ids, text, known)
+            parts.append(_hits(ids, "garbled", side, told.is_not_null(), told))
     if relevance is not None:
         parts += _of_meaning(ids, sides[0], relevance, rules)
     order = {rule: i for i, rule in enumerate(RULES)}
