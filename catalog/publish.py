@@ -153,7 +153,7 @@ def _test_prompts(result: RunResult) -> pl.Series:
 class _Piece:
     """Some rows ready to be written: of each split the Arrow table and its canonical text."""
 
-    splits: dict[str, tuple[pa.Table, bytes]]
+    splits: dict[str, tuple[pa.Table, memoryview]]
     columns: dict[str, str]
     nulls: int
 

@@ -29,6 +29,7 @@ from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.store import file_digest
 from prefactory.tables import Shape, digests
+from prefactory.utf8 import utf8
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -343,10 +344,10 @@ def version_key(version: str) -> list[tuple[int, int | str]]:
     ]
 
 
-def canonical_rows(table: pl.DataFrame) -> bytes:
-    """The canonical JSON of each row, columns by name, one a line."""
+def canonical_rows(table: pl.DataFrame) -> memoryview:
+    """The canonical JSON of each row, columns by name, one a line, in UTF-8."""
     if not table.height:
-        return b""
+        return memoryview(b"")
     table = table.with_columns(
         pl.Series(name, names(table[name], name_of), dtype=pl.List(pl.String))
         if is_pictures(dtype)  # JSON has no bytes
@@ -355,7 +356,8 @@ def canonical_rows(table: pl.DataFrame) -> bytes:
         if "Binary" in str(dtype)
     )
     row = pl.struct(sorted(table.columns)).struct.json_encode()
-    return bytes(table.select(row.str.join("\n").cast(pl.Binary)).item()) + b"\n"
+    lines = table.select(pl.concat_str(row, pl.lit("\n"))).to_series()
+    return memoryview(utf8(lines)[0])
 
 
 class ContentDigest:
@@ -369,7 +371,7 @@ class ContentDigest:
         """Add rows."""
         self.add(canonical_rows(table))
 
-    def add(self, rows: bytes) -> None:
+    def add(self, rows: memoryview) -> None:
         """Add the `canonical_rows` of a table."""
         self._hash.update(rows)
 

@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,13 +211,16 @@ def _published(
             raise _unpublished(error, recipe, stages, settings) from error
         used = session.accounts.by_step()
     shown = recipe.head.publish.report_rows
+    paid = _Paid(result, settings)
 
     def report(folder: Path) -> str:
-        _write_pays(result, folder, settings)
+        if text := paid.text():
+            (folder / "pays.json").write_text(text, "utf-8")
         return build_report(folder, shown)
 
     try:
-        published = publish(result, settings.catalog, report, used)
+        with paid:
+            published = publish(result, settings.catalog, report, used)
     except DataError as error:
         raise _unpublished(error, recipe, stages, settings) from error
     except OSError as error:
@@ -303,21 +307,44 @@ def doubt_lines(stages: Sequence[Stage], recipe: Path) -> list[str]:
     ]
 
 
-def _write_pays(result: RunResult, folder: Path, settings: Settings) -> None:
-    """Write what the run's selection gains, and its idle scores, to `pays.json`, if any."""
-    if not result.recipe.head.publish.pays:
-        return
-    started = time.monotonic()
-    told = scores(result)
-    found = {
-        "selection": pays(result, embedder(settings), known(settings)),
-        "scores": told,
-        "notes": notes(told),
-    }
-    if any(found.values()):
-        text = json.dumps(found, indent=2, ensure_ascii=False)
-        (folder / "pays.json").write_text(text + "\n", "utf-8")
-    _LOG.info("does it pay%s%6.1f s", " " * 41, time.monotonic() - started)
+class _Paid:
+    """What the run's selection gains, and its idle scores: worked out while tables are written.
+
+    If the run made nothing new, its version is likely there, and nothing is worked out before it is
+    asked for.
+    """
+
+    def __init__(self, result: RunResult, settings: Settings) -> None:
+        self._result, self._settings = result, settings
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pays")
+        self._early: Future[tuple[str, float]] | None = None
+
+    def __enter__(self) -> None:
+        made = any(stage.made for stage in self._result.stages)
+        if made and self._result.recipe.head.publish.pays:
+            self._early = self._pool.submit(self._found)
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def text(self) -> str:
+        """The text of `pays.json`; empty if there is nothing to say."""
+        if not self._result.recipe.head.publish.pays:
+            return ""
+        text, seconds = self._found() if self._early is None else self._early.result()
+        _LOG.info("does it pay%s%6.1f s", " " * 41, seconds)
+        return text
+
+    def _found(self) -> tuple[str, float]:
+        started = time.monotonic()
+        told = scores(self._result)
+        found = {
+            "selection": pays(self._result, embedder(self._settings), known(self._settings)),
+            "scores": told,
+            "notes": notes(told),
+        }
+        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n" if any(found.values()) else ""
+        return text, time.monotonic() - started
 
 
 def pays_lines(version: Version) -> list[str]:

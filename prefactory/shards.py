@@ -182,7 +182,8 @@ class View:
         Args:
             work: of a piece.
             ahead: pieces.
-            columns: the only ones that it needs beside the row id; None gives all.
+            columns: the only ones that it needs beside the row id; None gives all. Answers of pairs
+                always have all.
         """
         return in_order(iter(self.shards), lambda shard: work(self._table(shard, columns)), ahead)
 
@@ -190,8 +191,7 @@ class View:
         if self.stored == self.shape:
             return load(self.store, shard, self.stored, columns)
         table = load(self.store, shard, self.stored)
-        table = unpair(table, answer_weights(table.columns))
-        return table if columns is None else table.select(c for c in table.columns if c in columns)
+        return unpair(table, answer_weights(table.columns))  # from all columns of the pairs
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -65,6 +65,25 @@ def test_deltas_are_applied_in_order(store):
     assert (found.height, tuple(found.columns)) == (shard.rows, shard.columns)
 
 
+def test_some_columns_are_those_of_all(store):
+    ids = TABLE["pair_id"]
+    put(store, "1" * 32, columns=pl.DataFrame({"pair_id": ids, "x": range(10), "y": range(10)}))
+    put(store, "2" * 32, ledger=pl.DataFrame({"row_id": [ids[4]]}))
+    shard = (
+        Shard(BASE, 10, tuple(TABLE.columns))
+        .with_delta(Delta("drop", "0" * 32, empty=True), 10)  # nothing is read of it
+        .with_delta(Delta("columns", "1" * 32), 10, ("x", "y"))
+        .with_delta(Delta("drop", "2" * 32), 9)
+    )
+    found = load(store, shard, Shape.PAIRS, ["y", "prompt", "absent"])
+    assert found.equals(load(store, shard, Shape.PAIRS).select("pair_id", "prompt", "y"))
+    view = View(store, Shape.PAIRS, (shard,), Shape.PAIRS)
+    assert list(view.map(lambda table: table.columns, columns=["x"])) == [["pair_id", "x"]]
+    answers = View(store, Shape.RESPONSES, (shard,), Shape.PAIRS)
+    (only,) = answers.map(lambda table: table, columns=["response_id"])
+    assert only["response_id"].equals(next(answers.tables())["response_id"])
+
+
 def test_columns_are_joined_by_id_never_by_position(store):
     new = pl.DataFrame({"pair_id": TABLE["pair_id"], "x": range(10)}).reverse()
     put(store, "1" * 32, columns=new)

@@ -13,6 +13,7 @@ from prefactory.near.likeness import Rule, overlap, similarity
 from prefactory.near.minhash import banding
 from prefactory.near.pairs import (
     Edges,
+    _sum_of_four,
     clusters,
     linking_edges,
     near_edges,
@@ -200,3 +201,9 @@ def test_piles_of_near_copies_are_linked_by_few_pairs():
     assert clusters(linking, 300).tolist() == clusters(every, 300).tolist()
     assert clusters(linking, 300).tolist() == np.repeat(range(5), 60).tolist()
     assert 295 <= linking.left.size < 320 < every.left.size / 10
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 255)] * 4)))
+def test_rows_of_four_are_summed(rows):
+    counts = np.array(rows, dtype=np.uint8).reshape(-1, 4)
+    assert _sum_of_four(counts).tolist() == [sum(row) for row in rows]
