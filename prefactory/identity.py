@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -50,11 +50,15 @@ def canonical_json(value: object) -> str:
     Raises:
         TypeError: for a value with no stable form (a callable, an object, NaN or infinity).
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODE(_plain(value))
+
+
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+_AS_THEY_ARE = (str, int, bool, type(None))
 
 
 def _plain(value: object) -> object:
-    if value is None or isinstance(value, str | bool | int):
+    if type(value) in _AS_THEY_ARE or isinstance(value, str | int):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -71,7 +75,16 @@ def _plain(value: object) -> object:
 
 def fingerprint(value: object) -> str:
     """Return the BLAKE2b-128 hex digest of a value's canonical JSON, under the current scheme."""
-    text = canonical_json([SCHEME, value])
+    return _digest(canonical_json(value))
+
+
+def fingerprint_of(items: Iterable[str]) -> str:
+    """The `fingerprint` of a list, of the canonical JSON of its items."""
+    return _digest(f"[{','.join(items)}]")
+
+
+def _digest(canonical: str) -> str:
+    text = f"[{SCHEME},{canonical}]"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.engines.chat_form import present
 from prefactory.errors import PrefactoryError
-from prefactory.identity import canonical_json, fingerprint, identity_of
+from prefactory.identity import canonical_json, fingerprint, fingerprint_of, identity_of
 from prefactory.images.marks import Pictures
 
 S = TypeVar("S")
@@ -181,6 +181,19 @@ Paid = Callable[[Wasted], bool]
 attempt."""
 
 
+_known: dict[int, tuple[Sampling, str]] = {}
+
+
+def _canonical(sampling: Sampling) -> str:
+    """Canonical JSON of what decides one sample; thousands of requests share one sampling."""
+    known = _known.get(id(sampling))
+    if known is None:
+        if len(_known) > 64:
+            _known.clear()
+        known = _known[id(sampling)] = sampling, canonical_json(sampling.of_one_sample())
+    return known[1]  # it is held, so that no other one has its id
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One answer.
@@ -258,13 +271,9 @@ class Request:
     @cached_property
     def content_key(self) -> str:
         """Digest of what decides the answer, beside the engine: 32 hex digits."""
-        parts = [
-            present(self.conversation),
-            self.sampling.of_one_sample(),
-            self.sample,
-            self.row_id,
-        ]
-        return fingerprint(parts)
+        parts = (present(self.conversation), self.sample, self.row_id)
+        conversation, sample, row = map(canonical_json, parts)
+        return fingerprint_of((conversation, _canonical(self.sampling), sample, row))
 
     @cached_property
     def draw_seed(self) -> int:

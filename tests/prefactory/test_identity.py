@@ -10,6 +10,7 @@ from prefactory.identity import (
     canonical_json,
     differences,
     fingerprint,
+    fingerprint_of,
     identity_of,
 )
 from tests.helpers import ROOT
@@ -47,6 +48,11 @@ def test_order_of_keys_does_not_matter(value):
 @given(PLAIN)
 def test_differences_of_a_value_with_itself(value):
     assert differences(value, value) == []
+
+
+@given(st.lists(PLAIN))
+def test_a_list_has_the_fingerprint_of_its_items(values):
+    assert fingerprint_of(map(canonical_json, values)) == fingerprint(values)
 
 
 def test_order_of_lists_and_types_matter():

@@ -18,6 +18,7 @@ from prefactory.engines.base import (
     last_user_text,
     require,
 )
+from prefactory.identity import fingerprint
 from tests.helpers import assistant, system, user
 
 
@@ -76,6 +77,7 @@ def test_keys_leave_out_the_number_of_samples_only():
     others = [key("b"), key(sample=1), key(row_id="r"), key(temperature=0.5), key(top_p=0.5)]
     others += [key(max_tokens=1), key(stop=("x",)), key(seed=1), key(json_schema={"type": "array"})]
     assert len({same, *others}) == 10
+    assert same == fingerprint([[user("a")], Sampling().of_one_sample(), 0, None])
     assert Request([user("\ud800 😀")], Sampling()).content_key
 
 
