@@ -357,7 +357,7 @@ def canonical_rows(table: pl.DataFrame) -> memoryview:
     )
     row = pl.struct(sorted(table.columns)).struct.json_encode()
     lines = table.select(pl.concat_str(row, pl.lit("\n"))).to_series()
-    return memoryview(utf8(lines)[0])
+    return utf8(lines)[0].data
 
 
 class ContentDigest:

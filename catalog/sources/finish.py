@@ -16,6 +16,8 @@ _ANSWERS = {
     Shape.PAIRS: ("chosen", "rejected"),
 }
 _ROLES = ", ".join(ROLES)
+SILENT = "_silent_"
+"""Before the name of a column of messages: which of them say nothing, List(Boolean)."""
 _EQUAL: Rule = (
     pl.col("chosen_id") == pl.col("rejected_id"),
     "equal_answers",
@@ -34,14 +36,13 @@ def finish(
         schema: columns of the rows.
         keep_side_ids: `chosen_id` and `rejected_id` are there and stay.
     """
-    frame = draft.frame
     answers = _ANSWERS[shape]
-    blank = {c: _blank(frame[c]) for c in ("prompt", *answers)}
+    frame = _with_silence(draft.frame, ("prompt", *answers))
     rules = (
         (pl.col(WRONG).is_not_null(), "wrong_type", pl.col(WRONG)),
         (pl.col(ABSENT).is_not_null(), "missing_field", pl.col(ABSENT) + " is missing"),
         *draft.rejects,
-        *_prompt_rules(frame, has_blank=blank["prompt"]),
+        *_prompt_rules(frame),
         *[rule for side in answers for rule in _answer_rules(frame, side)],
         *_margin_rules(schema),
     )
@@ -54,7 +55,7 @@ def finish(
         stays = judged["reason"].is_null()
         rejected = pl.concat([rejected, _ledger(kept.filter(~stays), judged.filter(~stays))])
         kept = kept.filter(stays)
-    notes = (*draft.notes, *_general_notes(frame, kept, answers, any_blank=any(blank.values())))
+    notes = (*draft.notes, *_general_notes(kept, answers))
     return Block(
         rows=cast_to(kept, schema),
         rejected=rejected,
@@ -74,9 +75,12 @@ def _flat(messages: pl.Series) -> pl.Series:
     return messages.explode(empty_as_null=False, keep_nulls=False)
 
 
-def _blank(messages: pl.Series) -> bool:
-    """Whether any message of a column has no content but white space."""
-    return bool((_flat(messages).struct.field("content").str.strip_chars() == "").any())
+def _with_silence(frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Add which messages of some columns say nothing: each text is looked at once."""
+    return frame.with_columns(
+        pl.col(c).list.eval(_silent(pl.element(), frame.schema[c])).alias(SILENT + c)
+        for c in columns
+    )
 
 
 def _silent(message: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -106,23 +110,19 @@ def _message_rules(frame: pl.DataFrame, column: str) -> list[Rule]:
     return rules
 
 
-def _prompt_rules(frame: pl.DataFrame, has_blank: bool) -> list[Rule]:
+def _prompt_rules(frame: pl.DataFrame) -> list[Rule]:
     prompt = pl.col("prompt")
-    rules: list[Rule] = [
+    return [
         *_message_rules(frame, "prompt"),
         (prompt.is_null(), "missing_field", detail("prompt is missing")),
         (prompt.list.len() == 0, "empty_prompt", detail("the prompt has no message")),
+        (pl.col(f"{SILENT}prompt").list.all(), "empty_prompt", detail("the prompt has no text")),
     ]
-    if has_blank:
-        silent = prompt.list.eval(_silent(pl.element(), frame.schema["prompt"])).list.all()
-        rules.append((silent, "empty_prompt", detail("the prompt has no text")))
-    return rules
 
 
 def _answer_rules(frame: pl.DataFrame, side: str) -> list[Rule]:
     messages = pl.col(side)
-    last = messages.list.last()
-    role = last.struct.field("role")
+    role = messages.list.last().struct.field("role")
     return [
         *_message_rules(frame, side),
         (messages.is_null(), "missing_field", detail(f"{side} is missing")),
@@ -132,7 +132,7 @@ def _answer_rules(frame: pl.DataFrame, side: str) -> list[Rule]:
             "no_answer",
             pl.format(f"the last message of {side} is the {{}}'s", role),
         ),
-        (_silent(last, frame.schema[side]), "empty_answer", detail(f"{side} has no text")),
+        (pl.col(SILENT + side).list.last(), "empty_answer", detail(f"{side} has no text")),
     ]
 
 
@@ -142,9 +142,7 @@ def _margin_rules(schema: dict[str, pl.DataType]) -> list[Rule]:
     return [(pl.col("margin").is_null(), "missing_label", detail("the margin is null"))]
 
 
-def _general_notes(
-    frame: pl.DataFrame, kept: pl.DataFrame, answers: tuple[str, ...], any_blank: bool
-) -> list[Rule]:
+def _general_notes(kept: pl.DataFrame, answers: tuple[str, ...]) -> list[Rule]:
     conversations = ("prompt", *answers)
     element = pl.element().struct.field
     again = (element("role") == element("role").shift(1)).fill_null(value=False)
@@ -160,11 +158,8 @@ def _general_notes(
     if (speakers := _speakers(kept["prompt"])) is not None:
         text = detail("lines of the prompt begin with names of speakers; it is read as one turn")
         rules.append((pl.lit(speakers), "speakers_in_prompt", text))
-    if any_blank:
-        blank = {c: _silent(pl.element(), frame.schema[c]) for c in conversations}
-        empty = pl.any_horizontal(pl.col(c).list.eval(b).list.any() for c, b in blank.items())
-        rules.append((empty, "empty_turn", detail("a turn has no text")))
-    return rules
+    empty = pl.any_horizontal(pl.col(SILENT + c).list.any() for c in conversations)
+    return [*rules, (empty, "empty_turn", detail("a turn has no text"))]
 
 
 _SPEAKERS = (

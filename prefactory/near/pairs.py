@@ -265,7 +265,8 @@ def _met(
         at = at[keys[at] == keys[at + apart]]
         both = np.stack([bucketed[at], bucketed[at + apart]])
         found.append(both[:, root[both[0]] != root[both[1]]])
-    return at, apart, *np.concatenate(found, axis=1)
+    left, right = np.concatenate(found, axis=1)
+    return at, apart, left, right
 
 
 def _ordered(left: I64, right: I64, n: int) -> I64:
@@ -410,17 +411,18 @@ def _most(marks: Marks, left: I64, right: I64) -> Floats:
     for low in range(0, left.size, step):
         a, b = left[low : low + step], right[low : low + step]
         filled = marks.bits.take(a, axis=0) & marks.bits.take(b, axis=0)
-        shared = _sum_of_four(np.bitwise_count(filled))
-        shared = shared + np.minimum(marks.beyond.take(a), marks.beyond.take(b))
+        both = _sum_of_four(np.bitwise_count(filled))
+        shared = both + np.minimum(marks.beyond.take(a), marks.beyond.take(b))
         most[low : low + step] = shared / (marks.sizes.take(a) + marks.sizes.take(b) - shared)
     return most
 
 
-def _sum_of_four(counts: NDArray[np.uint8]) -> NDArray[np.uint32]:
+def _sum_of_four(counts: NDArray[np.uint8]) -> U32:
     """The sum of each row of four, UInt32[n]: by halves of a word, as a sum of rows is slow."""
-    words = counts.view(np.uint32)[:, 0]
+    words: U32 = counts.view(np.uint32)[:, 0]
     words = (words & np.uint32(0xFF00FF)) + ((words >> np.uint32(8)) & np.uint32(0xFF00FF))
-    return (words & np.uint32(0xFFFF)) + (words >> np.uint32(16))
+    words = (words & np.uint32(0xFFFF)) + (words >> np.uint32(16))
+    return words
 
 
 def _sorted(keys: U64, order: I64) -> tuple[I64, U64]:
