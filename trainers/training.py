@@ -51,7 +51,7 @@ _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.SFT: "trl:plan_sft",
     settings.DPO: "trl:plan_dpo",
     settings.GoalDPO: "goal:plan_goal",
-    settings.KTO: "trl:plan_kto",
+    settings.KTO: "unpaired:plan_kto",
     settings.CPO: "trl:plan_cpo",
     settings.SimPO: "trl:plan_cpo",
     settings.ORPO: "trl:plan_orpo",

@@ -29,7 +29,7 @@ class DensityRatio(Labeler):
     Underlying distribution matching of BCO (arXiv:2404.04656): thumbs up and down seldom come from
     the same prompts, and then a classifier of answers learns the prompts. Bad answers are weighed
     by `p(good | prompt) / p(bad | prompt)`, so that their prompts look like those of the good ones;
-    good answers have 1. `prefactory train bco` reads the column.
+    good answers have 1. `prefactory train bco` and `kto` read the column.
 
     p is a logistic regression with balanced classes on frozen embeddings of the last user message,
     so that the ratio is one of densities whatever the share of good answers. Whether it tells the

@@ -248,7 +248,7 @@ def _lists(name: str, values: Sequence[NDArray[Any] | None], dtype: pl.DataType)
 
 
 def _nested(kind: pa.DataType) -> bool:
-    return pa.types.is_large_list(kind.value_type) or pa.types.is_list(kind.value_type)
+    return bool(pa.types.is_large_list(kind.value_type) or pa.types.is_list(kind.value_type))
 
 
 def _offset(items: pa.Array, sizes: NDArray[Any], missing: NDArray[np.bool_]) -> pa.Array:

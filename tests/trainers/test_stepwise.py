@@ -17,6 +17,7 @@ from prefactory.errors import ConfigError, DataError
 from prefactory.process.labels import chances, first_error, found_errors, signed_sources
 from prefactory.process.tokens import step_tokens
 from trainers import DatasetRef, Stepwise, losses, train_transformer
+from trainers.evaluate import models as evaluation
 
 SMALL = {
     "max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
@@ -121,6 +122,8 @@ def test_a_trained_model_scores_the_steps_of_a_recipe(steps, tiny_model, tmp_pat
     np.testing.assert_allclose(scored["steps_prm"][0].to_numpy(), expected, atol=1e-5)
     alone = StepScores(**line).label(rows[:1], Context())
     assert alone.equals(scored[:1]), "whatever is scored beside it"
+    with pytest.raises(ConfigError, match=r"labelers\.StepScores scores data with it"):
+        evaluation.scored(str(tmp_path / "prm"), rows, None, 4, 64)
     with pytest.raises(ConfigError, match="reads its own chat"):
         StepScores(model=model, template="plain").label(rows, Context())
     with pytest.raises(ConfigError, match="has 2 heads and 3 are named"):

@@ -79,6 +79,8 @@ def scored(
         return Scored(_name(model), f"reward {whose}", chosen - rejected)
     if training.get("method") == "preference-stack":
         raise ConfigError(f"{model} is a stack: labelers.PreferenceScore scores data with it")
+    if training.get("method") == "stepwise":
+        raise ConfigError(f"{model} scores steps: labelers.StepScores scores data with it")
     settings = TransformerSettings(model=model, **_BASE)
     template = ChatTemplate(load_tokenizer(settings), model)
     rows = pairs.select(c for c in ("prompt", "chosen", "rejected", "tools") if c in pairs.columns)

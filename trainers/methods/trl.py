@@ -1,4 +1,4 @@
-"""TRL's own methods of policies: SFT, DPO, KTO, CPO and SimPO, ORPO."""
+"""TRL's own methods of policies on pairs: SFT, DPO, CPO and SimPO, ORPO."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from prefactory.errors import ConfigError
 from prefactory.extras import package
-from prefactory.tables import Shape
 from trainers import losses
 from trainers.base import DatasetRef
 from trainers.columns import ColumnsDPO, columns_for_training
@@ -20,7 +19,7 @@ from trainers.methods.plan import (
     log_probability,
     mean_log_probability,
 )
-from trainers.settings import BCO, CPO, DPO, KTO, ORPO, SFT
+from trainers.settings import CPO, DPO, ORPO, SFT
 
 trl = package("trl")  # where it is missing, the error is the command that installs it
 
@@ -111,50 +110,6 @@ def plan_sft(config: SFT, _: DatasetRef) -> Plan:
         loads=loads,
         counts=config.mixture is None and not config.options().get("packing"),
         notes=notes,
-    )
-
-
-def single_answers(config: BCO | KTO, data: DatasetRef) -> dict[str, Any]:
-    """What a plan needs beside to read single answers by a label; nothing for pairs."""
-    if data.shape is Shape.PAIRS:
-        return {}
-
-    def labelled(rows: Any) -> Any:  # noqa: ANN401 - a dataset
-        good = [value >= config.threshold for value in rows[config.label]]
-        return rows.remove_columns(config.label).add_column("label", good)
-
-    return {
-        "single": True,
-        "columns": (config.label,),
-        "prepare": labelled,
-        "notes": (f"an answer is good from {config.label} {config.threshold:g} on",),
-    }
-
-
-def plan_kto(config: KTO, data: DatasetRef) -> Plan:
-    """KTO on both answers of each pair, one good and one bad; or on single answers."""
-    single = single_answers(config, data)
-    options: dict[str, Any] = {
-        "beta": config.beta,
-        "loss_type": config.loss_type,
-        "desirable_weight": config.desirable_weight,
-        "undesirable_weight": config.undesirable_weight,
-        "precompute_ref_log_probs": not config.options().get("sync_ref_model", False),
-    }
-    if config.loss_type == "kto":
-        options["train_sampling_strategy"] = "sequential"  # its rows are shuffled before
-    return Plan(
-        method="kto",
-        trainer=trl.KTOTrainer,
-        about=f"trained by KTO (arXiv 2402.01306) on single answers, good or bad. {REFERENCE}",
-        score=implicit_reward(config.beta),
-        compared=True,
-        options=options,
-        single=bool(single),
-        columns=single.get("columns", ()),
-        prepare=single.get("prepare"),
-        form="sides",
-        notes=single.get("notes", ()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Methods on single answers: BCO on good and bad ones, PoFT on those that aligned models weigh."""
+"""Methods on single answers: KTO and BCO on good and bad ones, PoFT on those that others weigh."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from prefactory.extras import package
+from prefactory.tables import Shape
 from trainers import losses
 from trainers.base import DatasetRef
 from trainers.columns import Collator
 from trainers.methods.plan import Plan, implicit_reward, mean_log_probability
-from trainers.methods.trl import REFERENCE, single_answers
-from trainers.settings import BCO, PoFT
+from trainers.methods.trl import REFERENCE
+from trainers.settings import BCO, KTO, PoFT
 
 trl = package("trl")
 SHIFT = "shift.json"
@@ -43,25 +44,50 @@ def half_sum(
     return sum(means.values()) / max(len(means), 1)
 
 
-class BCOTrainer(trl.KTOTrainer):  # type: ignore[misc, name-defined]  # trl has no types
-    """TRL's KTO with the loss of BCO. The running means are part of every checkpoint.
+class WeighedKTO(trl.KTOTrainer):  # type: ignore[misc, name-defined]  # trl has no types
+    """TRL's KTO; with a column, the loss of each bad answer is multiplied by its own.
 
     Args:
-        momentum: of the running means.
-        columns: `density_ratio`, by which the loss of bad answers is multiplied, or none.
-        options: those of TRL's trainer, with precomputed reference log-probabilities.
+        columns: `density_ratio`, or none: then it is TRL's own, untouched.
+        options: those of TRL's trainer.
     """
 
-    def __init__(self, *, momentum: float, columns: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
-        self.momentum, self.columns = momentum, columns
-        self.means: dict[str, float] = {}
+    def __init__(self, *, columns: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+        self.columns = columns
         super().__init__(**options)
-        inner: Any = self.data_collator
-        self.data_collator: Any = Collator(inner, columns)
+        if columns:
+            inner: Any = self.data_collator
+            self.data_collator: Any = Collator(inner, columns)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns: list[str] = [*self._signature_columns, *self.columns]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: ANN401
+        same: Any = self.undesirable_weight
+        for column in self.columns:
+            ratio = inputs.pop(column)
+            bad = ~torch.as_tensor(inputs["label"], dtype=torch.bool, device=ratio.device)
+            # TRL weighs the bad ones in their order
+            self.undesirable_weight: Any = same * ratio[bad]
+        try:
+            return super()._compute_loss(model, inputs, return_outputs)
+        finally:
+            self.undesirable_weight = same
+
+
+class BCOTrainer(WeighedKTO):
+    """TRL's KTO with the loss of BCO. The running means are part of every checkpoint.
+
+    Args:
+        momentum: of the running means.
+        options: those of `WeighedKTO`, with precomputed reference log-probabilities.
+    """
+
+    def __init__(self, *, momentum: float, **options: Any) -> None:  # noqa: ANN401
+        self.momentum = momentum
+        self.means: dict[str, float] = {}
+        super().__init__(**options)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: ANN401
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
@@ -97,11 +123,55 @@ class BCOTrainer(trl.KTOTrainer):  # type: ignore[misc, name-defined]  # trl has
         self.means = json.loads((Path(checkpoint) / SHIFT).read_text())
 
 
+def single_answers(config: BCO | KTO, data: DatasetRef) -> dict[str, Any]:
+    """What a plan needs beside to read single answers by a label; nothing for pairs."""
+    if data.shape is Shape.PAIRS:
+        return {}
+
+    def labelled(rows: Any) -> Any:  # noqa: ANN401 - a dataset
+        good = [value >= config.threshold for value in rows[config.label]]
+        return rows.remove_columns(config.label).add_column("label", good)
+
+    ratio = tuple(c for c in (RATIO,) if c in data.pairs("train").column_names)
+    notes = [f"an answer is good from {config.label} {config.threshold:g} on"]
+    if ratio:
+        notes.append(f"bad answers count by their own {RATIO} (arXiv 2404.04656)")
+    return {
+        "columns": (config.label,), "ratio": ratio, "prepare": labelled, "notes": tuple(notes)
+    }  # fmt: skip
+
+
+def plan_kto(config: KTO, data: DatasetRef) -> Plan:
+    """KTO on both answers of each pair, one good and one bad; or on single answers."""
+    single = single_answers(config, data)
+    options: dict[str, Any] = {
+        "beta": config.beta,
+        "loss_type": config.loss_type,
+        "desirable_weight": config.desirable_weight,
+        "undesirable_weight": config.undesirable_weight,
+        "precompute_ref_log_probs": not config.options().get("sync_ref_model", False),
+    }
+    if config.loss_type == "kto":
+        options["train_sampling_strategy"] = "sequential"  # its rows are shuffled before
+    return Plan(
+        method="kto",
+        trainer=partial(WeighedKTO, columns=single.get("ratio", ())),
+        about=f"trained by KTO (arXiv 2402.01306) on single answers, good or bad. {REFERENCE}",
+        score=implicit_reward(config.beta),
+        compared=True,
+        options=options,
+        single=bool(single),
+        columns=(*single.get("columns", ()), *single.get("ratio", ())),
+        prepare=single.get("prepare"),
+        form="sides",
+        notes=single.get("notes", ()),
+    )
+
+
 def plan_bco(config: BCO, data: DatasetRef) -> Plan:
     """BCO on both answers of each pair, one good and one bad; or on single answers."""
     single = single_answers(config, data)
-    ratio = tuple(c for c in (RATIO,) if single and c in data.pairs("train").column_names)
-    weighs = f"bad answers count by their own {RATIO} (arXiv 2404.04656)"
+    ratio = single.get("ratio", ())
     return Plan(
         method="bco",
         trainer=partial(BCOTrainer, momentum=config.momentum, columns=ratio),
@@ -117,7 +187,7 @@ def plan_bco(config: BCO, data: DatasetRef) -> Plan:
         columns=(*single.get("columns", ()), *ratio),
         prepare=single.get("prepare"),
         form="sides",
-        notes=(*single.get("notes", ()), *([weighs] if ratio else [])),
+        notes=single.get("notes", ()),
     )
 
 

@@ -181,7 +181,7 @@ def _of_newcomers(config: PAL, labels: Labels, embed: Embed) -> dict[str, float]
     is_new = np.asarray([user in new for user in who])
     model = fitted(config, labels.at(~is_new), embed)
     draw = [hashed(p, f"label {config.seed}") for p in labels.rows["pair_id"]]
-    drawn = np.lexsort([draw, who.astype(str)])
+    drawn = np.lexsort([np.asarray(draw), who.astype(np.str_)])
     place = {user: [i for i in drawn if who[i] == user] for user in sorted(new)}
     facts = {"held_back_users": float(len(new))}
     for n in config.new_labels:

@@ -106,7 +106,8 @@ class KTO(PolicySettings):
     """Alignment from single answers that are good or bad (arXiv 2402.01306).
 
     Pairs give two rows each, the chosen answer good and the rejected bad; a table of single answers
-    (`--table responses`) is read by their `label`.
+    (`--table responses`) is read by their `label`, and the bad ones count by `density_ratio`, where
+    they have it (`labelers.DensityRatio`).
 
     Attributes:
         learning_rate: peak learning rate.
