@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.settings import Settings
 from pipelines.training.evaluation import evaluate
-from prefactory.errors import ConfigError
+from prefactory.errors import ConfigError, DataError
 from prefactory.folders import new_file
 from prefactory.sharing.locks import locked
 
@@ -61,6 +61,7 @@ def promote(
 
     Raises:
         ConfigError: the margin makes no sense.
+        DataError: there are no held-out pairs, or the model can read none of them.
     """
     if not 0 <= margin < 1:
         raise ConfigError(f"margin {margin}: a difference of accuracies, 0 to 1")
@@ -72,6 +73,8 @@ def promote(
             return Promotion(False, f"{model} is the promoted model of {name} already")
         names = [model, *([before] if before else [])]
         found = evaluate(names, data, settings, batch=batch, max_length=max_length)
+        if not found.models[0].rows:
+            raise DataError(f"{model} could read none of the held-out pairs of {data}")
         mine = found.models[0].rows[0]
         gain = found.paired[0].difference if before else mine.accuracy - 0.5
         error = found.paired[0].se if before else mine.se

@@ -54,6 +54,22 @@ if point == "step":  # between two checkpoints
 if point == "save":  # all steps are done, the model is half written
     was_save = trainers.training.save
     trainers.training.save = lambda trainer, folder: (was_save(trainer, folder), die())
+if point == "fsdp":  # accelerate offers FSDP where there are accelerators only
+    import accelerate.state as states
+    began = states.AcceleratorState.__init__
+    def sharded(self, *words, **more):
+        began(self, *words, **more)
+        if (plugin := more.get("fsdp_plugin")) is not None:
+            shared = states.AcceleratorState._shared_state
+            shared["distributed_type"] = states.DistributedType.FSDP
+            shared["fsdp_plugin"] = plugin
+    states.AcceleratorState.__init__ = sharded
+    fit = trainers.training.fit
+    def fitted(trainer, *words):
+        facts = fit(trainer, *words)
+        print("WEIGHTS", {type(p).__name__ for p in trainer.model.parameters()})
+        return facts
+    trainers.training.fit = fitted
 config = DPO(model=model, max_steps=6, per_device_train_batch_size=int(batch), save_steps=2,
              gradient_accumulation_steps=1, learning_rate=1e-2, gradient_checkpointing=False,
              compare_answers=0, max_length=64, bf16=False)
@@ -67,7 +83,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def child(folder, *words, before=()):
+def child(folder, *words, before=(), **more):
     script = folder / "child.py"
     script.write_text(CHILD)
     env = {
@@ -75,6 +91,7 @@ def child(folder, *words, before=()):
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        **more,
     }
     command = [sys.executable, *before, str(script), *map(str, words)]
     return subprocess.run(
@@ -120,6 +137,33 @@ def test_two_processes_have_the_loss_of_one_with_twice_the_batch(tmp_path, tiny_
     assert facts[1] == pytest.approx(facts[0], abs=1e-5)
     a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
+
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_CPU": "true", "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sharded_training_has_the_weights_of_a_whole_one(tmp_path, tiny_model, version):
+    one = child(tmp_path, tiny_model, version, tmp_path / "one", "none", 4)
+    assert one.returncode == 0, one.stderr
+    run = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    words = (tiny_model, version, tmp_path / "two", "fsdp", 2)
+    two = child(tmp_path, *words, before=run, **SHARDED)
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert "WEIGHTS {'DTensor'}" in two.stdout
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert a.keys() == b.keys()
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
+    scores = [
+        json.loads((tmp_path / n / "training.json").read_text())["metrics"]["test"]["margin"]
+        for n in ("one", "two")
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
 @pytest.mark.slow
