@@ -56,13 +56,13 @@ if point == "save":  # all steps are done, the model is half written
     trainers.training.save = lambda trainer, folder: (was_save(trainer, folder), die())
 if point == "fsdp":  # accelerate offers FSDP where there are accelerators only
     import accelerate.state as states
+    from accelerate.utils import FullyShardedDataParallelPlugin
     began = states.AcceleratorState.__init__
     def sharded(self, *words, **more):
         began(self, *words, **more)
-        if (plugin := more.get("fsdp_plugin")) is not None:
-            shared = states.AcceleratorState._shared_state
-            shared["distributed_type"] = states.DistributedType.FSDP
-            shared["fsdp_plugin"] = plugin
+        plugin = more.get("fsdp_plugin") or FullyShardedDataParallelPlugin()
+        shared = states.AcceleratorState._shared_state
+        shared |= {"distributed_type": states.DistributedType.FSDP, "fsdp_plugin": plugin}
     states.AcceleratorState.__init__ = sharded
     fit = trainers.training.fit
     def fitted(trainer, *words):
