@@ -40,7 +40,8 @@ WATCHED_S, RETIRED_S = (0.05, 0.25), (0.05, 30.0)
 """How long a connection is watched after its last answer, on trial and after many: as long as that
 answer took, within these."""
 ANSWERS = 64
-"""That a connection is used for: an answer too many, once in it, shows when it is asked no more."""
+"""That a connection is used for, half of it to one and a half, so that not all end at once: an
+answer too many, once in it, shows when it is asked no more."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -167,6 +168,7 @@ class _Connection(asyncio.Protocol):
         """
         self.transport: asyncio.Transport
         self.answers = 0
+        self.most = 0
         self._distrust = distrust
         self._before: tuple[int, int] | None = None
         self._answer: _Answer | None = None
@@ -271,7 +273,7 @@ class Client:
         self._proxy = _proxy(self._at)
         self._idle: list[_Connection] = []
         self._watched: set[_Connection] = set()
-        self._keeps = True
+        self._keeps, self._opened = True, 0
         lines = [f"{k}: {v}\r\n" for k, v in {**_FIXED, **self.headers}.items()]
         if self._proxy and not self._tls:
             lines += [f"{k}: {v}\r\n" for k, v in _proxy_rights(self._proxy).items()]
@@ -324,7 +326,7 @@ class Client:
                 connection.drop()
             elif self.trial > 0:
                 self._watch(connection, time.monotonic() - began, WATCHED_S)
-            elif connection.answers >= ANSWERS:
+            elif connection.answers >= connection.most:
                 self._watch(connection, time.monotonic() - began, RETIRED_S)
             else:
                 self._idle.append(connection)
@@ -339,7 +341,11 @@ class Client:
     def _quiet(self, connection: _Connection) -> None:
         self._watched.discard(connection)
         self.trial -= self._keeps
-        connection.drop()
+        ended = self._keeps and self.trial <= 0 and connection.answers < connection.most
+        if ended and not connection.stale():
+            self._idle.append(connection)
+        else:
+            connection.drop()
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -373,6 +379,8 @@ class Client:
         port = at.port or (443 if at.scheme == "https" else 80)
         tls = self._tls if self._proxy is None else None
         connection = _Connection(self._distrust)
+        connection.most = ANSWERS // 2 + 7 * self._opened % (ANSWERS + 1)
+        self._opened += 1
         try:
             await loop.create_connection(lambda: connection, at.hostname or "", port, ssl=tls)
             if self._proxy is not None and self._tls is not None:

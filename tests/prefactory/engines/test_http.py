@@ -231,7 +231,7 @@ def test_a_server_that_passes_its_trial_is_asked_on_kept_connections():
 
 
 def test_answers_that_are_out_of_step_show_when_a_connection_is_asked_no_more(monkeypatch):
-    monkeypatch.setattr(http, "ANSWERS", 16)
+    monkeypatch.setattr(http, "ANSWERS", 32)
 
     def replies(connection, number, body):
         own = ok(b"re %d" % number)
