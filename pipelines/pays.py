@@ -221,7 +221,13 @@ class _Refit:
 
 
 def _rows_of(view: View, ids: pl.Series) -> pl.DataFrame:
-    return pl.concat(view.map(lambda table: table.filter(pl.col("pair_id").is_in(ids.implode()))))
+    def some(table: pl.DataFrame) -> pl.DataFrame:
+        rows = table.filter(pl.col("pair_id").is_in(ids.implode()))
+        copied = pl.from_arrow(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        assert isinstance(copied, pl.DataFrame)  # noqa: S101 - a table stays one
+        return copied  # else a few rows keep whole files of the store in memory
+
+    return pl.concat(view.map(some))
 
 
 def scaled(step: Step, stage: Stage) -> Step:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -139,6 +140,14 @@ def test_a_version_holds_the_comparison_and_its_report_opens_with_it(tmp_path):
     assert "Does the selection pay?" not in (off.path / "report.html").read_text("utf-8")
     assert off.manifest.content_digest == version.manifest.content_digest
     assert off.manifest.recipe_fingerprint == version.manifest.recipe_fingerprint
+
+
+def test_a_run_that_makes_nothing_new_says_the_same(tmp_path):
+    first = built(tmp_path, "test_fraction: 0.1")
+    told = (first.path / "pays.json").read_bytes()
+    shutil.rmtree(tmp_path / "versions")
+    again = built(tmp_path, "test_fraction: 0.1")  # worked out only when it is asked for
+    assert (again.path / "pays.json").read_bytes() == told
 
 
 def test_it_loads_no_torch():
