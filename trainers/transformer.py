@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,14 @@ def save(trainer: Any, folder: Path) -> None:  # noqa: ANN401
     trainer.save_model(str(folder))
     for name in ("training_args.bin", "README.md"):
         (folder / name).unlink(missing_ok=True)
+    _ordered(folder / "adapter_config.json")
+
+
+def _ordered(adapter: Path) -> None:
+    """Sort what peft keeps as a set and writes in the order of this process's hashes."""
+    if adapter.is_file():
+        facts = json.loads(adapter.read_text("utf-8"))
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(facts.get(name), list):
+                facts[name] = sorted(facts[name])
+        adapter.write_text(json.dumps(facts, indent=2, sort_keys=True), "utf-8")

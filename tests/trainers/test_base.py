@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from catalog.versions import open_folder
 from prefactory.errors import CatalogError, DataError
 from trainers.base import DatasetRef, margins_of, table
+from trainers.transformer import save
 
 
 def test_reference_reads_the_manifest(version):
@@ -66,3 +69,28 @@ def test_every_public_name_exists():
     import trainers
 
     assert all(getattr(trainers, name) is not None for name in trainers.__all__)
+
+
+class Adapter:
+    """Saves as peft does: what it keeps as a set, in the order of this process's hashes."""
+
+    def __init__(self, targets):
+        self.targets = targets
+
+    def save_model(self, folder):
+        facts = {"target_modules": self.targets, "r": 8, "exclude_modules": None}
+        (Path(folder) / "adapter_config.json").write_text(json.dumps(facts))
+        (Path(folder) / "training_args.bin").write_bytes(b"a pickle")
+
+
+def test_an_adapter_is_the_same_bytes_whatever_the_hashes_of_the_process(tmp_path):
+    told = []
+    for name, targets in (("a", ["v", "o", "q"]), ("b", ["q", "v", "o"])):
+        (tmp_path / name).mkdir()
+        save(Adapter(targets), tmp_path / name)
+        told.append((tmp_path / name / "adapter_config.json").read_bytes())
+        assert [p.name for p in (tmp_path / name).iterdir()] == ["adapter_config.json"]
+    assert told[0] == told[1]
+    assert json.loads(told[0]) == {
+        "exclude_modules": None, "r": 8, "target_modules": ["o", "q", "v"]
+    }  # fmt: skip
