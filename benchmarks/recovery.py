@@ -532,7 +532,10 @@ def page(lines: Sequence[str], frontier: Sequence[str], picture: str, command: s
         "`raco` and `mah` read two objectives (`raco` is held against their sum, `mah` with the "
         "head of the first), `more` three sources with tastes of their own beside the common one, "
         "`rdpo` two kinds of questions with opposite utilities; `dpo, weight` has as many wrong "
-        "pairs again, of weight 0.",
+        "pairs again, of weight 0. `pal` reads four times as many pairs of twelve people, half of "
+        "whom have another utility, and is told who asks; `stepwise` steps of two words, right if "
+        "their sum is above 0, of which it tells single ones; the students of `dckd` and `adpa` "
+        "see random labels, and a teacher that DPO taught the utility.",
         "",
         *lines,
         "",
@@ -566,7 +569,11 @@ def main() -> None:
     if args.page is not None:
         picture = args.page.with_suffix(".svg")
         picture.write_text(f"{chart(found)}\n")
-        command = f"python -m benchmarks.recovery --seeds {args.seeds}"
+        flips = ",".join(f"{flip:g}" for flip in args.flips)
+        command = (
+            f"python -m benchmarks.recovery --seeds {args.seeds} --flips {flips}"
+            f" --frontier {args.frontier}"
+        )
         args.page.write_text(page(lines, frontier, picture.name, command))
 
 

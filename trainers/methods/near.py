@@ -118,9 +118,10 @@ def _collate(
 
 def plan_rdpo(config: RDPO, data: DatasetRef) -> Plan:
     """DPO with a second term for the prompt that the rejected answer was given to."""
-    rows = data.pairs("train")
-    ids = rows[NEAR_ID][:] if NEAR_ID in rows.column_names else []  # its absence is said later
-    prompts = prompts_of(data, set(ids) - {None})
+    splits = [data.pairs(split) for split in ("train", "test")]
+    there = all(NEAR_ID in rows.column_names for rows in splits)  # if not, that is said later
+    ids, held = ([i for i in rows[NEAR_ID] if i] if there else [] for rows in splits)
+    prompts = prompts_of(data, {*ids, *held})
     found = sum(i in prompts for i in ids)
     return Plan(
         method="rdpo",
@@ -134,7 +135,9 @@ def plan_rdpo(config: RDPO, data: DatasetRef) -> Plan:
         columns=(NEAR_ID,),
         optional=(NEAR_ID,),
         prepare=partial(_with_prompts, prompts),
-        notes=(f"{found} of {len(ids)} training pairs have a near prompt that is in the data",),
+        notes=(
+            f"{found} of {len(splits[0])} training pairs have a near prompt that is in the data",
+        ),
     )
 
 
