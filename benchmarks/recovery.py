@@ -309,8 +309,8 @@ def steps(flip: float, seed: int, folder: Path) -> Found:
     return level, float(np.sqrt(level * (1 - level) / report.facts["labelled_steps"]))
 
 
-def taught(settings: type[TransformerSettings], **options: Any) -> Callable[..., Found]:  # noqa: ANN401
-    """A student of a teacher that learned from the labels; the student sees none."""
+def taught(settings: type[TransformerSettings], k: int, **options: Any) -> Callable[..., Found]:  # noqa: ANN401
+    """A student of a teacher that learned from the labels, and says its k likeliest tokens."""
 
     def found(flip: float, seed: int, folder: Path) -> Found:
         model = model_in(folder / "tiny")
@@ -318,7 +318,7 @@ def taught(settings: type[TransformerSettings], **options: Any) -> Callable[...,
         teacher = DPO(model=str(model), seed=seed, compare_answers=0, **OPTIONS)
         train_transformer(teacher, labelled, folder / "teacher")
         both = {"teacher": {"model": str(folder / "teacher")}, "reference": {"model": str(model)}}
-        step = TeacherTokens(**both, k=16, precision="float32")
+        step = TeacherTokens(**both, k=k, precision="float32")
         unlabelled, held = (
             apply_step(step, t.with_columns(chosen_model=pl.lit("m"), rejected_model=pl.lit("m")))
             .rows
@@ -392,8 +392,8 @@ CASES: dict[str, Case] = {
     "regression": Case(Regression, attributes, {"attributes": ("help", "brief")}),
     "more": Case(MORE, sources, {"per_device_train_batch_size": 24}),
     "stepwise": Case(Stepwise, other=steps),
-    "dckd": Case(DCKD, other=taught(DCKD, sft_weight=0.0, alpha=1.0)),
-    "adpa": Case(ADPA, other=taught(ADPA)),
+    "dckd": Case(DCKD, other=taught(DCKD, 16, sft_weight=0.0, alpha=1.0)),
+    "adpa": Case(ADPA, other=taught(ADPA, 64, gamma=5.0), least=0.7),
     "pal": Case(PAL, other=people, least=0.85),
 }
 """Every method of papers, and plain DPO and rewards beside them."""

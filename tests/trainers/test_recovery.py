@@ -82,4 +82,4 @@ def test_a_method_finds_the_utility_and_loses_it_with_the_labels(name, tmp_path,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     right, many = (measured(name, flip, 0, tmp_path / str(flip)) for flip in (0.0, 0.4))
     assert right["accuracy"] >= CASES[name].least
-    assert 0.5 - 3 * 0.5 / HELD**0.5 < many["accuracy"] < right["accuracy"]
+    assert 0.5 - 3 * 0.5 / HELD**0.5 < many["accuracy"] <= right["accuracy"]
