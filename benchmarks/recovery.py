@@ -527,7 +527,8 @@ def page(lines: Sequence[str], frontier: Sequence[str], picture: str, command: s
         "follows the utility, and a share of it is turned round. A Llama of 0.1 million weights "
         f"that was never trained learns from {PAIRS} pairs (`more`: {PAIRS * 3 // 2}; `steerlm` "
         f"and `listwise`: {PROMPTS} prompts with {EACH} answers) and is held against {HELD} pairs "
-        "with right labels: held-out accuracy, mean over the seeds. One half is chance.",
+        "with right labels: held-out accuracy, mean over the seeds. One half is chance; that many "
+        f"pairs alone leave a standard error of up to {0.5 / HELD**0.5:.3f}, another seed more.",
         "",
         "`raco` and `mah` read two objectives (`raco` is held against their sum, `mah` with the "
         "head of the first), `more` three sources with tastes of their own beside the common one, "
