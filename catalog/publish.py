@@ -87,8 +87,8 @@ def publish(
     head = result.recipe.head
     if not head.publish.failed_judges and (failed := judge_watch.failed(result.stages)):
         raise DataError(
-            "\n".join(failed) + "\nso nothing is published; what was computed is kept. To publish "
-            "it with a banner all the same: publish.failed_judges=true"
+            "\n".join(failed)
+            + f"\nso nothing is published; what was computed is kept. {judge_watch.HOW}"
         )
     payload = result.recipe.payload(result.source_identities)
     catalog.root.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -45,7 +46,8 @@ def confirm(
     """Ask a judge twice about each open task, the answers in both orders.
 
     A task stays open if the judge names the better answer both times; else it ends as
-    `not_confirmed`.
+    `not_confirmed`. What it said is counted for `prefactory.measures.judge_watch`: a judge that
+    goes by the place is told of, and labels nothing.
 
     Args:
         judge: what is asked, at temperature 0: nothing is to be decided by chance.
@@ -54,6 +56,7 @@ def confirm(
         render: fills the text `BETTER` with its variables.
     """
     verdicts: dict[int, list[str]] = {}
+    asked = open_tasks(tasks)
     for order, winner in (("better first", "A"), ("better second", "B")):
 
         def question(task: K, winner: str = winner) -> str:
@@ -71,8 +74,31 @@ def confirm(
             verdicts.setdefault(id(task), []).append(answer["better"])
 
         judge.forms(tasks, order, _FORM, question, take)
+    if judge.ctx.calls is not None and asked:
+        judge.ctx.calls.watch(_counts(judge.config.model, asked, list(verdicts.values())))
     for task in open_tasks(tasks):
         named = verdicts.get(id(task), [])
         if named != ["A", "B"]:
             both = ", then ".join(named)
             task.fail("not_confirmed", f"the judge said {both}; the better one was A, then B")
+
+
+def _counts(judge: str, asked: Sequence[Task], verdicts: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What a judge said about tasks, as `prefactory.measures.judge_watch` counts votes.
+
+    Args:
+        judge: its name.
+        asked: all tasks; those that failed have their reason.
+        verdicts: `A`, `B` or `tie`, one or two of each task that it answered.
+    """
+    said = Counter(verdict for both in verdicts for verdict in both)
+    faults = Counter(task.reason for task in asked if task.reason is not None)
+    named = {str(place): said[name] for place, name in enumerate("AB") if said[name]}
+    return {
+        "judge": judge,
+        "answers": said.total() + faults.total(),
+        "prompts": len({task.row for task in asked}),
+        "faults": dict(sorted(faults.items())),
+        "ties": said["tie"],
+        "places": {"2": named} if named else {},
+    }

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 import pydantic
 
 from audit.judged import Judge
 from labelers.judges.pairs import JudgePairs
+from labelers.rubric.step import Rubric
 from pipelines.engines import engines
 from pipelines.settings import Settings
 from prefactory import yamllines
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+S = TypeVar("S", JudgePairs, Rubric)
 Named = EngineConfig | Mapping[str, Any] | str | Path
 """An engine: its configuration, a mapping of its fields, YAML of that mapping, or a file of it."""
 
@@ -79,7 +81,7 @@ def judge(
     Raises:
         ConfigError: this is no engine.
     """
-    step = judge_step(engine, early_stop=False)
+    step = judge_step(engine, early_stop=False, max_invalid=1.0)
 
     def ask(table: pl.DataFrame, seed: int) -> pl.DataFrame:
         return judged(step, table, seed, settings, approve).drop("pair_id", "prompt_id")
@@ -127,30 +129,49 @@ def _say(cost: Cost) -> None:
 
 def judge_step(engine: Named, **fields: Any) -> JudgePairs:  # noqa: ANN401 - of JudgePairs
     """The step that asks, from an engine as a user names it."""
-    named: Any = engine
-    if isinstance(engine, str | Path):
-        name, text = _text(engine)
-        named, _ = yamllines.load(text, name)
-        if not isinstance(named, Mapping):
-            raise ConfigError(
-                f"{name}: {str(engine)!r} is no file and no engine; write "
-                "'{engine: server, base_url: ..., model: ...}', or name a file of that"
-            )
+    return _made(JudgePairs, "--judge", judge=(_named(engine, "--judge", _ENGINE),), **fields)
+
+
+def rubric_step(engine: Named, rubric: Named) -> Rubric:
+    """A rubric judge, from an engine and the other fields of `labelers.Rubric`."""
+    fields = dict(_named(rubric, "--rubric", _RUBRIC))
+    return _made(Rubric, "--rubric", **{**fields, "judge": _named(engine, "--judge", _ENGINE)})
+
+
+_ENGINE = "engine; write '{engine: server, base_url: ..., model: ...}', or name a file of that"
+_RUBRIC = (
+    "rubric; write the fields of labelers.Rubric, '{attributes: [{name: helpfulness}]}', or name a "
+    "file of them"
+)
+
+
+def _made(step: type[S], option: str, **fields: Any) -> S:  # noqa: ANN401 - of the step
     try:
-        return JudgePairs(judge=(named,), **fields)
+        return step(**fields)
     except pydantic.ValidationError as error:
-        problems = [sentence(JudgePairs, dict(e)) for e in error.errors(include_url=False)]
-        raise ConfigError([f"--judge: {problem}" for problem in problems]) from error
+        problems = [sentence(step, dict(e)) for e in error.errors(include_url=False)]
+        raise ConfigError([f"{option}: {problem}" for problem in problems]) from error
 
 
-def _text(engine: str | Path) -> tuple[str, str]:
+def _named(given: Named, option: str, what: str) -> Any:  # noqa: ANN401 - a mapping or an engine
+    """What a user wrote: YAML of a mapping, or a file of it."""
+    if not isinstance(given, str | Path):
+        return given
+    name, text = _text(given, option)
+    named, _ = yamllines.load(text, name)
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"{name}: {str(given)!r} is no file and no {what}")
+    return named
+
+
+def _text(given: str | Path, option: str) -> tuple[str, str]:
     try:
-        if Path(engine).is_file():
-            return str(engine), Path(engine).read_text("utf-8")
+        if Path(given).is_file():
+            return str(given), Path(given).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise ConfigError(f"--judge {str(engine)!r} is no UTF-8 text") from error
-    return "--judge", str(engine)
+            raise ConfigError(f"{option} {str(given)!r} is no UTF-8 text") from error
+    return option, str(given)
 
 
 class _Counter(Engine):

@@ -67,7 +67,7 @@ class Progress:
             what, done, total, unit = self.what, self.done, self.total, self.unit
             calls, rows, began = self.calls, self.rows, self._began
         seconds = max(time.monotonic() - began, 1e-9)
-        label = what.removesuffix(" (fit)")
+        label = what.removesuffix(" (fit)").removesuffix(" (gold)")
         used = accounts.of_step(label) if accounts is not None else None
         if used is not None and (used.calls or used.reused or used.failures):
             answered = used.calls + used.reused + used.failures

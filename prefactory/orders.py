@@ -24,6 +24,7 @@ from prefactory.engines import calls
 from prefactory.errors import DataError, MissingPackageError, PrefactoryError
 from prefactory.extras import missing
 from prefactory.images.marks import bind
+from prefactory.measures import judge_watch
 from prefactory.recipe import Recipe
 from prefactory.shards import Part, Shard, gather, load, without_copies
 from prefactory.step import Filter, Generator, Labeler, State, Step
@@ -234,6 +235,21 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Try:
+    """A step's judges on rows whose answer is known."""
+
+    key: str
+    label: str
+
+    def make(self, site: Site) -> None:
+        """Write what is counted of them."""
+        with _written(site, self.key, site.context(self.label)) as (writer, ctx):
+            writer.info["watch"] = site.step(self.label).trial(ctx)
+            faults = ledger.add_counts([own["faults"] for own in writer.info["watch"]])
+            writer.info["unanswered"] = ledger.passing(faults)
+
+
+@dataclass(frozen=True, slots=True)
 class FitShard:
     """A dataset step's look at one shard.
 
@@ -341,3 +357,5 @@ def _written(site: Site, key: str, ctx: Context) -> Iterator[tuple[Writer, Conte
             writer.table(calls.TABLE, used.table())
         if used.doubts:
             writer.info["doubts"] = dict(sorted(used.doubts.items()))
+        if used.watched:
+            writer.info["watch"] = judge_watch.merged([[one] for one in used.watched])

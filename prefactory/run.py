@@ -18,7 +18,7 @@ from prefactory.errors import DataError
 from prefactory.folders import sweep
 from prefactory.identity import fingerprint
 from prefactory.measures import judge_watch
-from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site
+from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site, Try
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import Delta, Part, Shard, View, cut
@@ -249,6 +249,7 @@ class _Run:
         stage.roles = [role for _, role in placed.step.configs()]
         identity = [placed.step.identity(), stage.models]
         base = fingerprint([identity, placed.label, self.recipe.head.seed])
+        tried = self._trial(placed.step, base, stage)
         state = ""
         if placed.step.scope == "dataset":
             state = self._fit(base, planned.shape, shards, stage)
@@ -265,6 +266,8 @@ class _Run:
         records = self.map(placed.label, apply, len(shards), stage, calls=asks)
         keys = [record.key for record in records]
         after = self._after(planned, shards, keys, records, stage)
+        if tried:
+            stage.info["watch"] = judge_watch.merged([tried, stage.info.get("watch", [])])
         stage.rows_out = sum(s.rows for s in after)
         stage.unanswered = ledger.add_counts([r.info.get("unanswered", {}) for r in records])
         stage.objects = [*stage.objects, *keys]
@@ -273,6 +276,30 @@ class _Run:
         stage.doubts = ledger.add_counts([r.info.get("doubts", {}) for r in kept])
         self.finish(stage, started)
         return after
+
+    def _trial(self, step: Step, base: str, stage: Stage) -> list[dict[str, Any]]:
+        """What a step's judges make of rows whose answer is known, asked before all others.
+
+        Raises:
+            DataError: a judge failed, and the recipe does not say `failed_judges`.
+        """
+        if not step.trials():
+            return []
+        key = self._latest(fingerprint(["trial", base]), stage.label)
+
+        asks = sum(a.calls for a in step.asks(0, 0))
+        name = f"{stage.label} (gold)"
+        (record,) = self.map(name, lambda _: Try(key, stage.label), 1, stage, calls=asks)
+        stage.objects = [*stage.objects, key]
+        stage.info = {"watch": record.info["watch"]}
+        failed = judge_watch.failed([stage])
+        if failed and not self.recipe.head.publish.failed_judges:
+            raise DataError(
+                "\n".join(failed)
+                + "\nso nothing else was asked, and nothing is published. "
+                + judge_watch.HOW
+            )
+        return list(record.info["watch"])
 
     def _usage(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """What models answered for some objects, by model and role, whoever paid for it."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from labelers.judges import gold as known
 from labelers.judges import likelihoods, verdicts
 from labelers.judges.examples import Examples
 from labelers.judges.questions import edges
@@ -92,6 +93,10 @@ class Judging(Prompted, Asking):
         gold: Boolean column that marks what is known to be right: of answers the best of its
             prompt, of pairs those whose chosen answer is better. Judges don't see it; it is
             counted how often they vote for it.
+        gold_pairs: pairs whose better answer is known, which are no rows of the recipe: a list of
+            `prompt`, `chosen` and `rejected`, or a file of such JSON lines, whose content is the
+            step's identity. All judges vote on them before anything else is asked; who fails there
+            is asked no further, by default.
         min_gold: share of a judge's votes on gold rows that must be right: below it, nothing is
             published by default.
         ties: whether a judge may say that no answer is better.
@@ -144,6 +149,7 @@ class Judging(Prompted, Asking):
     min_valid: float = Field(default=0.5, ge=0, le=1)
     max_invalid: float = Field(default=judge_watch.MAX_INVALID, ge=0, le=1)
     gold: str | None = Field(default=None, min_length=1)
+    gold_pairs: known.GoldPairs = ()
     min_gold: float = Field(default=judge_watch.MIN_GOLD, ge=0, le=1)
     ties: bool = True
     strength: bool = False
@@ -261,8 +267,10 @@ class Judging(Prompted, Asking):
 
     def asks_for(self, questions: int, answers: float) -> list[Asks]:
         """Calls for a number of questions with so many answers each, for `plan`."""
-        calls = round(questions * answers * self.rounds)
-        texts = tokens_of("".join(self.texts().values()))
+        places = questions * answers + 2 * len(self.gold_pairs)
+        calls = round(places * self.rounds)
+        shown = [e.prompt + e.chosen + e.rejected for e in self.examples]
+        texts = tokens_of("".join((*self.texts().values(), *shown)))
         tokens = texts + round(answers * MATERIAL_TOKENS)
         return [Asks(judge, calls, tokens, self.sampling.max_tokens) for judge in self.judges]
 
@@ -314,6 +322,17 @@ class Judging(Prompted, Asking):
         for judge, fault_counts in faults.items():
             _warn(self.judges[judge].model, fault_counts)
         return votes
+
+    def trials(self) -> bool:
+        """Whether there are gold pairs."""
+        return bool(self.gold_pairs)
+
+    def trial(self, ctx: Context) -> list[judge_watch.Watched]:
+        """Let all judges vote on the gold pairs (see `Step.trial`)."""
+        asked = known.questions(self.gold_pairs)
+        votes = self.poll(asked, ctx)
+        facts = asked.select("question", "prompt_id", "gold", "answers")
+        return self.watched(votes.join(facts, on="question", how="left"))
 
     def watched(
         self, votes: pl.DataFrame, pairs: pl.DataFrame | None = None

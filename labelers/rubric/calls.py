@@ -41,6 +41,20 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Shot:
+    """An example.
+
+    Attributes:
+        conversation, response: as text.
+        said: the judge's answer to it.
+    """
+
+    conversation: str
+    response: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rated:
     """What came of it.
 
@@ -68,6 +82,7 @@ class Grader:
         critique: none, in the `same` answer before the ratings, or in one of its own `first`.
         samples: of each rating.
         min_samples: that must be valid.
+        shots: examples, shown before each question.
     """
 
     judge: Asker
@@ -75,6 +90,7 @@ class Grader:
     critique: Critique
     samples: int
     min_samples: int
+    shots: tuple[Shot, ...] = ()
 
     @cached_property
     def system(self) -> Message:
@@ -101,12 +117,16 @@ class Grader:
         same = self.critique == "same"
         items = questions[0].items
         form = answer_form(items, same)
-        conversations = [
-            self._opened_by(
-                "question", material=self._material(q), items=shown(q), form=form, critique=same
-            )
-            for q in questions
-        ]
+
+        def asked(material: str, question: Question) -> Message:
+            values = {"items": shown(question), "form": form, "critique": same}
+            return _turn("user", self.render("question", material=material, **values))
+
+        turns = [self.system]
+        for shot in self.shots:
+            material = self._shown(shot.conversation, shot.response, None)
+            turns += [asked(material, questions[0]), _turn("assistant", shot.said)]
+        conversations = [[*turns, asked(self._material(q), q)] for q in questions]
 
         def parse(text: str) -> Reading:
             return read_ratings(text, items, same)
@@ -150,9 +170,10 @@ class Grader:
         return [self.system, _turn("user", self.render(name, **values))]
 
     def _material(self, question: Question) -> str:
-        conversation = transcript(question.prompt)
         response = answer_text(question.response)
-        reference = question.reference
+        return self._shown(transcript(question.prompt), response, question.reference)
+
+    def _shown(self, conversation: str, response: str, reference: str | None) -> str:
         code = fence(conversation, response, reference or "")
         return self.render(
             "material", conversation=conversation, response=response, reference=reference, mark=code

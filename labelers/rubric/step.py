@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from labelers.rubric.calls import Critique, Grader, Question, Rated
+from labelers.judges import gold as known
+from labelers.rubric.calls import Critique, Grader, Question, Rated, Shot
+from labelers.rubric.examples import RatedExamples
 from labelers.rubric.items import Attribute, Criterion, Item, Name, of_row, read_criteria
 from prefactory.asking import GREEDY, Asking, tokens_of
 from prefactory.asking.forms import folded
@@ -76,10 +78,17 @@ class Rubric(Prompted, Asking, Labeler):
         reference: String column with an answer of the best rating; a row without one is not
             scored, since its ratings would not compare.
         details: add `detail_<name>` (String): what exactly was wrong.
+        examples: answers whose ratings are known, shown before each question as turns that were
+            answered right; a list, or the file that `prefactory judge-examples --rubric` wrote.
+            They go with attributes or criteria, without critique and reference.
         max_invalid: share of the judge's answers that may be unusable: above it nothing is
             published by default (see `prefactory.measures.judge_watch`).
         gold: Boolean column that marks the answer that is known to be the best of its prompt. The
             judge doesn't see it; it is counted how often it rates that one above another.
+        gold_pairs: pairs whose better answer is known, which are no rows of the recipe: a list of
+            `prompt`, `chosen` and `rejected`, or a file of such JSON lines, whose content is the
+            step's identity. The judge rates them before anything else is asked; if it fails there,
+            nothing else is asked by default.
         min_gold: share of these comparisons that must be right (equal ratings don't count): below
             it, nothing is published by default.
 
@@ -115,8 +124,10 @@ class Rubric(Prompted, Asking, Labeler):
     min_samples: int = Field(default=1, ge=1)
     reference: str | None = Field(default=None, min_length=1)
     details: bool = False
+    examples: RatedExamples = ()
     max_invalid: float = Field(default=judge_watch.MAX_INVALID, ge=0, le=1)
     gold: str | None = Field(default=None, min_length=1)
+    gold_pairs: known.GoldPairs = ()
     min_gold: float = Field(default=judge_watch.MIN_GOLD, ge=0, le=1)
 
     @field_validator("criteria", mode="before")
@@ -137,7 +148,18 @@ class Rubric(Prompted, Asking, Labeler):
             raise ValueError("keep_critique: there is none; set critique to same or first")
         self._check_samples()
         self._check_names()
+        self._check_known()
         return self
+
+    def _check_known(self) -> None:
+        """Refuse examples and gold pairs that lack what the question shows."""
+        for name in ("examples", "gold_pairs"):
+            if getattr(self, name) and (self.rubric is not None or self.reference is not None):
+                raise ValueError(f"{name}: they hold no rubrics and references of their own")
+        if self.examples and self.critique != "none":
+            raise ValueError("examples: they hold no critiques; set critique to none")
+        for example in self.examples:
+            example.said(self._fixed())
 
     def _check_samples(self) -> None:
         if self.samples > 1 and self.sampling.temperature == 0:
@@ -206,7 +228,9 @@ class Rubric(Prompted, Asking, Labeler):
     def asks(self, rows: int, prompts: int) -> list[Asks]:
         """One call per answer and sample, two with a critique first."""
         texts = self.texts()
-        asked = tokens_of("".join(texts.values()) + "".join(i.text for i in self._fixed()))
+        shown = "".join(e.prompt + e.response for e in self.examples)
+        asked = tokens_of("".join((*texts.values(), shown, *(i.text for i in self._fixed()))))
+        rows += 2 * len(self.gold_pairs)
         calls = rows * self.samples * (2 if self.critique == "first" else 1)
         return [Asks(self.judge, calls, asked, self.sampling.max_tokens)]
 
@@ -221,25 +245,61 @@ class Rubric(Prompted, Asking, Labeler):
         """
         questions = self._questions(table)
         grader = Grader(
-            self.asker(ctx, self.judge), self.render, self.critique, self.samples, self.min_samples
-        )
+            self.asker(ctx, self.judge), self.render, self.critique, self.samples,
+            self.min_samples, self._shots(),
+        )  # fmt: skip
         rated = grader.rated(questions)
         columns = self._columns(table, questions, rated)
         return pl.DataFrame(columns, schema=self.adds(Shape.RESPONSES))
+
+    def _shots(self) -> tuple[Shot, ...]:
+        """The examples, each as a question and what is said to it."""
+        return tuple(
+            Shot(example.prompt, example.response, example.said(self._fixed()))
+            for example in self.examples
+        )
+
+    def trials(self) -> bool:
+        """Whether there are gold pairs."""
+        return bool(self.gold_pairs)
+
+    def trial(self, ctx: Context) -> list[judge_watch.Watched]:
+        """Rate the answers of the gold pairs (see `Step.trial`)."""
+        pairs = known.table_of(self.gold_pairs)
+        table = known.answers(pairs)
+        columns = self.label(table, ctx)
+        ranks = table.select("response_id", score=self._rank(columns, ""))
+        for side in ("chosen", "rejected"):
+            named = ranks.rename({"response_id": f"{side}_id", "score": side})
+            pairs = pairs.drop(side).join(named, on=f"{side}_id", how="left")
+        told = pairs.filter(pl.col("chosen") != pl.col("rejected"))
+        found = {
+            "gold": told.height,
+            "gold_prompts": told["prompt_id"].n_unique(),
+            "gold_agrees": told.filter(pl.col("chosen") > pl.col("rejected")).height,
+        }
+        return [{**self._counted(table["prompt_id"], columns, ""), **found}]
+
+    def _counted(
+        self, prompts: pl.Series, columns: pl.DataFrame, prefix: str
+    ) -> judge_watch.Watched:
+        """Counts of the ratings of one side."""
+        reasons = columns[f"{prefix}reason_{self.name}"]
+        asked = ~reasons.is_in(_UNASKED).fill_null(value=False)
+        rows = columns.filter(asked)
+        scores = {o: rows[f"{prefix}{SCORE}{o}"] for o in self.objectives}
+        if self.criteria or self.rubric is not None:
+            scores = {self.name: scores[self.name]} if self.name in scores else scores
+        return judge_watch.of_ratings(
+            self.judge.model, prompts.filter(asked), reasons.filter(asked), scores
+        )
 
     def watch(self, table: pl.DataFrame, columns: pl.DataFrame) -> list[judge_watch.Watched]:
         """What `prefactory.measures.judge_watch` counts of the ratings."""
         parts, ranked = [], []
         prefixes = ("",) if f"reason_{self.name}" in columns.columns else ("chosen_", "rejected_")
         for prefix in prefixes:
-            reasons = columns[f"{prefix}reason_{self.name}"]
-            asked = ~reasons.is_in(_UNASKED).fill_null(value=False)
-            rows = columns.filter(asked)
-            scores = {o: rows[f"{prefix}{SCORE}{o}"] for o in self.objectives}
-            if self.criteria or self.rubric is not None:
-                scores = {self.name: scores[self.name]} if self.name in scores else scores
-            prompts, why = table["prompt_id"].filter(asked), reasons.filter(asked)
-            parts.append([judge_watch.of_ratings(self.judge.model, prompts, why, scores)])
+            parts.append([self._counted(table["prompt_id"], columns, prefix)])
             if self.gold is not None:
                 ids = table["response_id" if not prefix else f"{prefix}id"]
                 marks = table[f"{prefix}{self.gold}"].fill_null(value=False)

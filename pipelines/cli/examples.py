@@ -19,8 +19,8 @@ def judge_examples(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="Pairs whose chosen answer is known to be better: a file, folder, URL or hub id, "
-            "or NAME[@VERSION].",
+            help="Pairs whose chosen answer is known to be better, or answers with known scores "
+            "(--rubric): a file, folder, URL or hub id, or NAME[@VERSION].",
             metavar="DATASET",
         ),
     ],
@@ -31,13 +31,21 @@ def judge_examples(
             metavar="ENGINE",
         ),
     ],
+    rubric: Annotated[
+        str | None,
+        typer.Option(
+            help="For labelers.Rubric: its fields without the judge, "
+            "'{attributes: [{name: helpfulness}]}', or a file of them.",
+            metavar="FIELDS",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="YAML file for `examples:` of a judge.")] = Path(
         "judge_examples.yaml"
     ),
     shots: Annotated[int, typer.Option(help="Examples of a set.", min=1, max=24)] = 4,
     sets: Annotated[int, typer.Option(help="Sets that are tried.", min=1)] = 8,
     rows: Annotated[
-        int, typer.Option(help="Pairs that choose among the sets, and as many held out.", min=2)
+        int, typer.Option(help="Rows that choose among the sets, and as many held out.", min=2)
     ] = 100,
     seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
     anyway: Annotated[
@@ -48,10 +56,10 @@ def judge_examples(
     budget_name: BudgetName = None,
     prices: Prices = None,
 ) -> None:
-    """Choose examples for a judge by their effect on pairs whose label is known.
+    """Choose examples for a judge by their effect on rows whose label is known.
 
-    Writes them, with the evidence, to a file for `examples:` of labelers.Judge
-    and JudgePairs. Exit code 1 where no set helps on held-out pairs.
+    Writes them, with the evidence, to a file for `examples:` of labelers.Judge and
+    JudgePairs, or of labelers.Rubric. Exit code 1 where no set helps on held-out rows.
     """
     from pipelines.api import read
     from pipelines.examples import choose
@@ -61,7 +69,7 @@ def judge_examples(
 
     budget = budget_of(budget_usd, budget_tokens, budget_name)
     settings = Settings(budget=budget, prices=prices)
-    chosen = choose(read(dataset), judge, settings, shots, sets, rows, seed)
+    chosen = choose(read(dataset), judge, settings, shots, sets, rows, seed, rubric)
     typer.echo(str(chosen))
     if not chosen.helps and not anyway:
         typer.echo("They do not help, so nothing is written; --anyway writes them.", err=True)

@@ -8,6 +8,7 @@ their way (`forms`, `parsed`, `texts`). How material is shown to a model is here
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from prefactory.engines.base import (
 )
 from prefactory.engines.base import storable as storable
 from prefactory.engines.configs import AnyEngine
+from prefactory.errors import DataError
 from prefactory.identity import fingerprint
 from prefactory.tables import message_text
 
@@ -82,6 +84,37 @@ class Answer(Generic[T]):
     completion: Completion
     attempts: int
     asked: Conversation = ()
+
+
+PROBED = 20
+"""Refused answers that are asked for again where all are refused, before any other is."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a judge that gives no answer of use is asked no further.
+
+    What is published can't depend on it: the run ends. Where a judge whose run would be published,
+    with `max_invalid` of its answers unusable, is taken for such a one once in 1e9 times.
+
+    Attributes:
+        judge: its name.
+        max_invalid: share of its answers that may be unusable, below 1.
+    """
+
+    judge: str
+    max_invalid: float
+
+    def tried(self, refused: int, asked: int, attempts: int) -> bool:
+        """Whether all first answers were refused, and so many that this is no chance.
+
+        Args:
+            refused: answers that can't be used and may be asked for again.
+            asked: all answers.
+            attempts: how often each is asked for.
+        """
+        least = math.ceil(math.log(1e-9) / math.log(max(self.max_invalid, 1e-9)))
+        return refused == asked >= max(PROBED, least) and attempts > 1
 
 
 WARMER = 0.3
@@ -138,6 +171,7 @@ def ask(
     parse: Callable[[str], T],
     row_ids: Sequence[str] | None = None,
     attempts: int = 3,
+    patience: Patience | None = None,
 ) -> list[list[Answer[T] | Failure]]:
     """Generate and parse; an answer that `parse` refuses is asked again.
 
@@ -154,11 +188,15 @@ def ask(
             `UnfitError` names the reason, too.
         row_ids: see `Engine.generate`.
         attempts: how often to ask in all, at least 1.
+        patience: with a judge that gives no answer of use; None: without end.
 
     Returns:
         N lists of n answers, in order; after the last attempt `Failure("unparseable", ...)`,
         `truncated` where that was cut off at `max_tokens`, or the reason of `UnfitError`; or the
         engine's own failure.
+
+    Raises:
+        DataError: the patience is over.
     """
     samples: list[_Open[T]] = []
     for row, results in enumerate(engine.generate(conversations, sampling, row_ids)):
@@ -170,6 +208,11 @@ def ask(
             sample.settle(_hinted(result, sampling), parse, 1)
             samples.append(sample)
     again = [s for s in samples if s.outcome is None]
+    if patience is not None and patience.tried(len(again), len(samples), attempts):
+        _correct(engine, again[:PROBED], sampling, parse, attempts)
+        if not any(isinstance(s.outcome, Answer) for s in again[:PROBED]):
+            _give_up(engine, samples, patience, attempts)
+        again = again[PROBED:]
     _correct(engine, again, sampling, parse, attempts)
     _doubt(engine, samples)
     answers: list[list[Answer[T] | Failure]] = [[] for _ in conversations]
@@ -200,6 +243,24 @@ def _correct(
         again = [s for s in again if s.outcome is None]
     for sample in again:
         sample.give_up(f"asked {attempts} times")
+
+
+def _give_up(
+    engine: Engine, samples: Sequence[_Open[T]], patience: Patience, attempts: int
+) -> None:
+    """Stop the run: not one answer is of use."""
+    for sample in samples:
+        if sample.outcome is None:
+            sample.give_up("asked once")
+    _doubt(engine, samples)
+    reasons = Counter(s.outcome.reason for s in samples if isinstance(s.outcome, Failure))
+    why = ", ".join(f"{reason} {n:,}" for reason, n in sorted(reasons.items()))
+    raise DataError(
+        f"{len(samples):,} of {len(samples):,} answers of the judge {patience.judge} are unusable "
+        f"({why}), also those {PROBED} that it was asked for {attempts} times; the last one: "
+        f"{samples[-1].said[:200]!r}. So nothing else is asked, and nothing is published; the "
+        "answers are kept. Mend its form, its sampling or the model; max_invalid: 1 asks on"
+    )
 
 
 def _doubt(engine: Engine, samples: Sequence[_Open[T]]) -> None:
@@ -301,6 +362,7 @@ class Asker:
         attempts: how often a question is asked until its answer has the right form.
         guided: hand JSON schemas to the engine.
         gate: what becomes of written text that is no answer; None lets all pass but empty ones.
+        max_invalid: share of unusable answers from which on nothing is published (judges only).
     """
 
     ctx: Context
@@ -309,6 +371,7 @@ class Asker:
     attempts: int = 3
     guided: bool = True
     gate: Gate | None = None
+    max_invalid: float = 1.0
 
     def sampling(self, schema: dict[str, Any] | None = None, n: int = 1) -> Sampling:
         """How n answers of a JSON schema (None: free text) are drawn."""
@@ -350,6 +413,7 @@ class Asker:
             parse,
             list(distinct),
             self.attempts,
+            Patience(self.config.model, self.max_invalid) if self.max_invalid < 1 else None,
         )
         by_key = dict(zip(distinct, replies, strict=True))
         return [by_key[key] for key in keys]
@@ -534,7 +598,8 @@ class Asking(Sampled):
         params = self.sampling if params is None else params
         if greedy:
             params = params.model_copy(update={"temperature": 0.0})
-        return Asker(ctx, engine, params, self.attempts, self.guided, getattr(self, "gate", None))
+        gate, most = getattr(self, "gate", None), getattr(self, "max_invalid", 1.0)
+        return Asker(ctx, engine, params, self.attempts, self.guided, gate, most)
 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)

@@ -322,6 +322,9 @@ class Calls(Protocol):
     def doubt(self, reason: str) -> None:
         """An answer that could not be used."""
 
+    def watch(self, watched: dict[str, Any]) -> None:
+        """Counts about a judge, see `prefactory.measures.judge_watch`."""
+
 
 class Closing(ABC):
     """Base of what is opened for a `with` block and closed at its end."""

@@ -34,12 +34,14 @@ class StepCalls:
 
     Attributes:
         doubts: those that could not be used, counted by reason.
+        watched: counts about judges that a generator asked (`prefactory.measures.judge_watch`).
     """
 
     def __init__(self) -> None:
         """Begin with none."""
         self._calls: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.doubts: Counter[str] = Counter()
+        self.watched: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -56,6 +58,10 @@ class StepCalls:
     def doubt(self, reason: str) -> None:
         """Count an answer that could not be used."""
         self.doubts[reason] += 1
+
+    def watch(self, watched: dict[str, Any]) -> None:
+        """Keep counts about a judge."""
+        self.watched.append(watched)
 
     def table(self) -> pl.DataFrame:
         """The answers by engine and key, see `SCHEMA`."""

@@ -215,6 +215,9 @@ def _one_answer(own: Watched, judge: str, valid: int) -> Iterator[str]:
         )
 
 
+HOW = "To publish it with a banner all the same: publish.failed_judges=true"
+
+
 def failed(stages: Sequence[Any]) -> list[str]:
     """What `problems` says of all stages that were watched, with their labels.
 

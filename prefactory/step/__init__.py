@@ -178,6 +178,21 @@ class Step(BaseModel):
         """
         return []
 
+    def trials(self) -> bool:
+        """Whether the step has rows of its own whose answer is known; then `trial` is run first."""
+        return False
+
+    def trial(self, ctx: Context) -> list[dict[str, Any]]:
+        """Try the step's judges on rows whose answer is known, before anything else is asked.
+
+        Args:
+            ctx: opens the judges.
+
+        Returns:
+            Counts about them (`prefactory.measures.judge_watch`).
+        """
+        return []
+
     def passes(self, rows: int) -> list[Passes]:
         """What the step runs through local models and keeps, for `plan` (large ones override it).
 

@@ -5,6 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from catalog.publish import publish
+from catalog.versions import Catalog
 from generators import DraftCritique
 from prefactory.apply import apply_generator
 from prefactory.engines.base import Failure
@@ -115,3 +117,29 @@ def test_documents_need_an_encoder():
     step = DraftCritique(**FIELDS, judge=MODEL)
     assert [a.calls for a in step.asks(10, 10)] == [20, 10, 20]
     assert DraftCritique(**FIELDS, documents="d").needs(Shape.PROMPTS) == {"d": pl.List(pl.String)}
+
+
+def first(request):
+    """Goes by the place, but for one prompt."""
+    if "prompt 3" in request.conversation[0]["content"]:
+        return judge(request)
+    return json.dumps({"reason": "", "better": "A"})
+
+
+@pytest.mark.parametrize("shard_rows", [4, 1000])
+def test_a_judge_that_goes_by_the_place_labels_nothing(tmp_path, shard_rows):
+    prompted = prompts(*[f"prompt {i}" for i in range(24)])
+
+    def steps(name):
+        judged = {**FIELDS, "judge": model("j", f"{HERE}.{name}")}
+        return {"generators.DraftCritique": judged}
+
+    result = asked_run(recipe(steps("first")), prompted, tmp_path / "a", shard_rows)
+    (watched,) = result.stages[-1].info["watch"]
+    assert (watched["answers"], watched["prompts"]) == (48, 24)
+    assert result.stages[-1].rows_out == 1
+    with pytest.raises(DataError, match="the judge j goes by the place: 47 of 48 votes"):
+        publish(result, Catalog(tmp_path / "home"))
+    fair = asked_run(recipe(steps("judge")), prompted, tmp_path / "b", shard_rows)
+    assert fair.stages[-1].info["watch"][0]["places"] == {"2": {"0": 24, "1": 24}}
+    assert publish(fair, Catalog(tmp_path / "home")).new

@@ -88,7 +88,7 @@ def test_always_a_abstains_and_inverted_inverts():
     ("function", "reason"), [(j.failing, "http_500"), (j.stubborn, "no_valid_vote")]
 )
 def test_faults_are_reasons(function, reason, caplog):
-    found = j.labelled(step(function), MANY)
+    found = j.labelled(step(function, max_invalid=1), MANY)
     assert found["judge_reason"].unique().to_list() == [reason]
     assert found["judge_prefers"].null_count() == 40
     assert found["judge_agreement"].null_count() == 40

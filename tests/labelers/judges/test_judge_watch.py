@@ -12,10 +12,10 @@ from catalog.publish import publish
 from catalog.report.page import build as build_report
 from catalog.versions import Catalog
 from labelers.judges.votes import VOTES
-from prefactory.engines.base import Completion
+from prefactory.engines.base import Completion, Engine
 from prefactory.errors import DataError, PrefactoryError
 from prefactory.measures import judge_watch
-from tests.helpers import pairs, responses, view
+from tests.helpers import digest, pairs, responses, view
 from tests.labelers import judging as j
 
 MANY = pairs(*[(f"prompt {i}", f"GOOD {i}", f"bad {i}") for i in range(12)])
@@ -28,6 +28,12 @@ def tie(request):
 
 def ones(request):
     return '{"ratings": {"helpful": 1, "honest": 1}}'
+
+
+def half_rubbish(request):
+    """No rating of half of the answers, however often it is asked."""
+    number = int(request.conversation[1]["content"].split("prompt ")[1].split()[0])
+    return by_length(request) if number % 8 > 2 else "hm"
 
 
 def by_length(request):
@@ -75,7 +81,7 @@ def rated(function, **fields):
         (judged(j.always_a), MANY, "goes by the place: 24 of 24 votes are for place 1"),
         (judged(tie), MANY, 'said "tie" in all 24 votes'),
         (rated(ones), ANSWERS, r"gave one value to all 24 answers \(helpful 1.0, honest 1.0\)"),
-        (rated(j.rubbish), ANSWERS, "24 of 24 answers"),
+        (rated(half_rubbish), ANSWERS, r"12 of 24 answers .*unparseable 12"),
     ],
 )
 def test_a_judge_that_does_not_judge_labels_nothing(step, table, said, tmp_path, caplog):
@@ -87,6 +93,49 @@ def test_a_judge_that_does_not_judge_labels_nothing(step, table, said, tmp_path,
         publish(result, catalog)
     assert "publish.failed_judges=true" in str(refused.value)
     assert not catalog.root.exists() or not list(catalog.root.iterdir())
+
+
+MUCH = responses(*[(f"prompt {i}", f"{w} {i}") for i in range(30) for w in ("GOOD", "bad")])
+
+
+@pytest.mark.parametrize(
+    ("step", "table", "calls"),
+    [
+        (rated(j.rubbish), MUCH, 60 + 20 + 20),
+        (judged(j.rubbish), pairs(*[(f"p {i}", f"GOOD {i}", f"bad {i}") for i in range(60)]),
+         60 + 20 + 20),
+    ],
+)  # fmt: skip
+def test_where_all_fail_asking_again_stops_early(step, table, calls, tmp_path):
+    asked = []
+    said = r"60 of 60 answers of the judge .* unusable \(unparseable 60\).*asked for 3 times"
+    with pytest.raises(DataError, match=said) as stopped:
+        j.ran([step], table, tmp_path, engine=lambda config: Heard(config.open(), asked))
+    assert len(asked) == calls  # of 180 for ratings, 360 for votes
+    assert "I would rather not say." in str(stopped.value)
+    (name,) = step
+    patient = {name: {**step[name], "max_invalid": 1}}
+    result = j.ran([patient], table, tmp_path / "all")
+    assert not judge_watch.failed(result.stages)
+
+
+def no_third(request):
+    """Sees its mistake once it is told."""
+    return by_length(request) if len(request.conversation) > 2 else "hm"
+
+
+def test_one_answer_on_being_asked_again_is_enough_to_go_on(tmp_path):
+    whole = j.ran([rated(no_third)], MUCH, tmp_path / "a")
+    assert whole.stages[-1].info["watch"][0]["faults"] == {}
+    parts = j.ran([rated(no_third)], MUCH, tmp_path / "b", shard_rows=7)
+    assert digest(whole) == digest(parts)
+
+
+def test_few_refused_answers_are_all_asked_again(tmp_path):
+    """Below 20 it may be chance, and with max_invalid .9 below 197."""
+    few = j.ran([rated(j.rubbish)], MUCH, tmp_path / "a", shard_rows=8)
+    assert few.stages[-1].info["watch"][0]["faults"] == {"unparseable": 60}
+    j.ran([rated(j.rubbish, max_invalid=0.9)], MUCH, tmp_path / "b")
 
 
 def test_with_the_switch_it_is_published_with_banners(tmp_path):
@@ -358,3 +407,84 @@ def test_reasons_are_kept_and_shown_at_the_pair(tmp_path):
     assert "judge 0 for A <b>I looked at all.</b>" in page
     plain = j.ran([judged(j.good)], MANY, tmp_path / "store")
     assert view(plain, "pairs")["judge_votes"].explode().struct.unnest()["rationale"].null_count()
+
+
+# -- gold pairs that are no rows -----
+
+GOLD = [{"prompt": f"known {i}", "chosen": f"GOOD {i}", "rejected": f"bad {i}"} for i in range(24)]
+
+
+def gold_file(folder):
+    path = folder / "gold.jsonl"
+    rows = [*GOLD[:6]]
+    for row in GOLD[6:]:  # as TRL has them, and with a column that nobody reads
+        turn = [{"role": "user", "content": row["prompt"]}]
+        said = {k: [{"role": "assistant", "content": row[k]}] for k in ("chosen", "rejected")}
+        rows.append({"prompt": turn, **said, "by": "Ann"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def listwise(function, **fields):
+    return {"labelers.Judge": {"judge": engine(function), **fields}}
+
+
+class Heard(Engine):
+    """An engine whose questions are noted."""
+
+    def __init__(self, model, asked):
+        self.model, self.asked = model, asked
+
+    def run(self, requests, done):
+        requests = list(requests)
+        self.asked.extend(str(r.conversation) for r in requests)
+        self.model.run(requests, done)
+
+
+@pytest.mark.parametrize(
+    ("step", "table", "bad", "good"),
+    [(judged, MANY, j.bad, j.good), (listwise, ANSWERS, j.bad, j.good),
+     (rated, ANSWERS, upside_down, upright)],
+)  # fmt: skip
+def test_who_fails_on_gold_pairs_is_asked_no_further(step, table, bad, good, tmp_path):
+    asked, own = [], {"gold_pairs": gold_file(tmp_path)}
+    failed = "(?s)0 of (24|48) .* on gold rows are right.*nothing else was asked"
+    with pytest.raises(DataError, match=failed):
+        j.ran(
+            [step(bad, **own)],
+            table,
+            tmp_path / "a",
+            engine=lambda config: Heard(config.open(), asked),
+        )
+    assert len(asked) == 48
+    assert all("known" in question for question in asked)
+    whole = j.ran([step(good, **own)], table, tmp_path / "b")
+    (watched,) = whole.stages[-1].info["watch"]
+    assert watched["gold"] == watched["gold_agrees"] == (24 if step is rated else 48)
+    assert (watched["gold_prompts"], watched["answers"]) == (24, 48 + 24)
+    assert not judge_watch.failed(whole.stages)
+    assert whole.stages[-1].rows_out == (24 if step is rated else 12)  # gold is no row
+    parts = j.ran([step(good, **own)], table, tmp_path / "c", shard_rows=5)
+    assert whole.stages[-1].info == parts.stages[-1].info
+
+
+def test_gold_pairs_are_their_files_content_and_mistakes_are_sentences(tmp_path):
+    from labelers import JudgePairs, Rubric
+
+    path = gold_file(tmp_path)
+    judge = engine(j.good)
+    told = JudgePairs(judge=judge, gold_pairs=path)
+    assert told.fingerprint() == JudgePairs(judge=judge, gold_pairs=GOLD).fingerprint()
+    assert told.asks(10, 10)[0].calls == 2 * (10 + 24)
+    rubric = Rubric(judge=judge, attributes=[{"name": "helpful"}], gold_pairs=path)
+    assert rubric.asks(10, 10)[0].calls == 10 + 48
+    with pytest.raises(ValidationError, match="can't be read"):
+        JudgePairs(judge=judge, gold_pairs=str(tmp_path / "none.jsonl"))
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "p"}\n')
+    with pytest.raises(ValidationError, match="chosen"):
+        JudgePairs(judge=judge, gold_pairs=str(tmp_path / "bad.jsonl"))
+    (tmp_path / "no.jsonl").write_text("\nno\n")
+    with pytest.raises(ValidationError, match="line 2 is no JSON"):
+        JudgePairs(judge=judge, gold_pairs=str(tmp_path / "no.jsonl"))
+    with pytest.raises(ValidationError, match="they hold no rubrics and references"):
+        Rubric(judge=judge, rubric="r", gold_pairs=path)
