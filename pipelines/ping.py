@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Ping:
     """What a server said.
 
     Attributes:
-        address: its `base_url`.
+        address: its `base_url`, or "this process".
         model: that was asked.
         up: whether it answered.
         seconds: that it took.
@@ -38,7 +39,10 @@ class Ping:
 
 
 def ping(planned: Sequence[PlannedStep]) -> list[Ping]:
-    """Ask each server that steps name once, without retries, journal or budget."""
+    """Ask each server that steps name once, without retries, journal or budget.
+
+    Of a model in this process it is only looked whether its engine's package is there.
+    """
     found: list[Ping] = []
     seen: list[EngineConfig] = []
     for step in planned:
@@ -46,6 +50,9 @@ def ping(planned: Sequence[PlannedStep]) -> list[Ping]:
             if isinstance(config, Server) and config not in seen:
                 seen.append(config)
                 found.append(_ping(config))
+            elif config.package is not None and importlib.util.find_spec(config.package) is None:
+                lacking = f"the package {config.package} is not installed"
+                found.append(Ping("this process", config.model, False, 0.0, lacking))
     return found
 
 

@@ -467,6 +467,9 @@ class EngineConfig(BaseModel):
     enforces_schemas: ClassVar[bool] = False
     """Whether an answer is held to the JSON schema that its request has."""
 
+    package: ClassVar[str | None] = None
+    """What must be installed for it beside prefactory."""
+
     model: str
 
     @property

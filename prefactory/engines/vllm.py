@@ -52,6 +52,7 @@ class VLLM(EngineConfig):
     """
 
     enforces_schemas: ClassVar[bool] = True
+    package: ClassVar[str | None] = "vllm"
     engine: Literal["vllm"] = "vllm"
     revision: str | None = None
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"

@@ -13,6 +13,7 @@ from pipelines.cli.app import app
 from pipelines.progress import Progress
 from prefactory.engines.accounts import Accounts, Price
 from prefactory.engines.base import Completion, Failure, Purpose, Request, Sampling
+from prefactory.engines.vllm import VLLM
 from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 ASKED = Request([{"role": "user", "content": "a question"}], Sampling(max_tokens=50))
@@ -168,3 +169,15 @@ def test_ping_tells_of_a_wrong_key(here):
         down = cli("plan", str(recipe(here, server.url)), "--ping")
     assert down.exit_code == 3
     assert "api_key_env" in down.output
+
+
+def test_ping_tells_of_a_package_that_is_not_there(here, monkeypatch):
+    monkeypatch.setattr(VLLM, "package", "no_such_package")
+    path = recipe(here, "")
+    data = json.loads(path.read_text())
+    data["steps"][0]["generators.Responses"]["models"] = [{"engine": "vllm", "model": "big"}]
+    path.write_text(json.dumps(data))
+    down = cli("plan", str(path), "--ping")
+    assert down.exit_code == 3
+    told = " ".join(down.output.split())
+    assert "big at this process does not answer: the package no_such_package is not" in told

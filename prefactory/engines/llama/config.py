@@ -40,6 +40,7 @@ class Llama(EngineConfig):
     """
 
     enforces_schemas: ClassVar[bool] = True
+    package: ClassVar[str | None] = "xllamacpp"
     engine: Literal["llama"] = "llama"
     chat_template: str | None = None
     context: int = Field(default=4096, ge=64)
