@@ -37,9 +37,9 @@ class AnswersTrainer(trl.SFTTrainer):  # type: ignore[misc, name-defined]  # trl
         self.pad = options["processing_class"].pad_token_id
         super().__init__(data_collator=self._collate, **options)
         self.model_accepts_loss_kwargs = False  # the loss is a mean of the batch
-        self.train_dataset = self._with_reference(self.train_dataset)
-        if self.eval_dataset is not None:
-            self.eval_dataset = self._with_reference(self.eval_dataset)
+        for name in ("train_dataset", "eval_dataset"):
+            if (rows := getattr(self, name)) is not None:
+                setattr(self, name, self._with_reference(rows))
 
     def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, *_: Any) -> Any:  # noqa: ANN401
         return tokenised(dataset, tokenizer, args.max_length)
