@@ -22,9 +22,9 @@ steps:
       gate: keep
   - filters.Length: {max_words: 40}
   - labelers.TextStatistics: {objectives: [characters]}
-  - labelers.Pairs: {objective: characters}
-publish: {pays: false, test_fraction: 0.2}
+%spublish: {pays: false, test_fraction: 0.2}
 """
+PAIRS = "  - labelers.Pairs: {objective: characters}\n"
 SERVER = '{engine: server, base_url: "%s", model: mock, max_concurrency: 4}'
 TRAINING = """\
 name: taught
@@ -82,13 +82,13 @@ def lines(path, rows):
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def asking(folder, driver, engine, prompts, max_tokens=16, width=4, asked=None):
+def asking(folder, driver, engine, prompts, max_tokens=16, width=4, asked=None, pairs=PAIRS):
     """A lab in which a model answers prompts; one record of the source is broken."""
     folder.mkdir()
     lines(folder / "prompts.jsonl", [{"prompt": f"Question {i}?"} for i in range(prompts)])
     with (folder / "prompts.jsonl").open("a") as file:
         file.write("{broken\n")
-    (folder / "recipe.yaml").write_text(ASKING % (engine, max_tokens))
+    (folder / "recipe.yaml").write_text(ASKING % (engine, max_tokens, pairs))
     job = {"recipe": str(folder / "recipe.yaml")}
     return Lab(folder, driver, job, SAMPLES * prompts, width, asked).begin()
 
