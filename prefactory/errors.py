@@ -57,7 +57,7 @@ def store_error(message: str, error: Exception) -> StoreError:
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
+def disk_errors(place: Path | str) -> Iterator[None]:
     """Say errors of the disk under a place in a sentence.
 
     Raises:

@@ -36,7 +36,7 @@ def push(version: Version, to: str) -> str:
         raise CatalogError(f"{version.ref} is damaged and stays here: {'; '.join(problems[:3])}")
     files, root = _place(to)
     base = f"{root}/{version.manifest.name}/{version.manifest.version}"
-    with disk_errors(Path(to)):
+    with disk_errors(to):
         there = _manifest_at(files, base)
         if there is not None:
             if there != version.manifest:
