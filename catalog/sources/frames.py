@@ -21,12 +21,13 @@ def as_frame(data: object) -> pl.DataFrame | None:
     module = type(data).__module__.split(".", 1)[0]
     if isinstance(data, pl.LazyFrame):
         return data.collect()
+    rows: Any = data
     if module == "pandas":
-        return pl.from_pandas(data)
+        frame: pl.DataFrame = pl.from_pandas(rows)
+        return frame
     if module == "datasets" and isinstance(data, dict):
         raise DataError(f"a DatasetDict has the splits {', '.join(data)}: give one of them")
     if module == "datasets":
-        rows: Any = data
         table = pl.from_arrow(rows.with_format("arrow")[:])
         return table if isinstance(table, pl.DataFrame) else table.to_frame()
     return data if isinstance(data, pl.DataFrame) else None
