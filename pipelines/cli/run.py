@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +109,8 @@ def run(
         bucket=store,
     )  # fmt: skip
     started = time.monotonic()
-    outcome = _run(recipe, overrides or [], settings, runner)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # libraries talk, Ray does
+        outcome = _run(recipe, overrides or [], settings, runner)
     if as_json:
         sys.stdout.write(json.dumps(_machine(outcome), indent=2) + "\n")
     else:

@@ -115,7 +115,9 @@ def test_opposite_answers_to_other_pictures_are_no_contradiction(tmp_path):
     assert result.views["pairs"].shards[0].rows == 2
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", sorted(LAYOUTS.keys() - {"stepwise"})
+)  # it reads labels of steps
 @pytest.mark.parametrize("file_format", ["arrow", "parquet", "jsonl"])
 def test_each_export_loads_with_its_pictures(pictured, tmp_path, layout, file_format):
     out = tmp_path / "out"
