@@ -29,7 +29,8 @@ def test_the_page_tells_what_was_measured(monkeypatch):
     monkeypatch.setattr(scaling, "WORKERS", (1024,))  # few rounds to count
     result = json.loads(scaling.newest().read_text("utf-8"))
     steps, alone = measured(result)
-    assert set(alone) == {"does it pay", "publish and report"}
+    assert 1e-6 < alone < 1e-3
+    assert scaling.DRIVER not in steps
     assert {"source", "filters.Quality", "labelers.R3"} <= set(steps)
     text = page(result)
     assert result["commit"] in text

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.folders import checksums_of
 from tests.helpers import ROOT
 from trainers import (
     BCO,
@@ -225,7 +226,8 @@ def test_checkpoints_of_another_training_are_not_used(tmp_path):
     for step in (1, 2, 3):
         (folder / f"checkpoint-{step}").mkdir()
     for step in (1, 2):
-        (folder / f"checkpoint-{step}" / WHOLE).touch()
+        mark = folder / f"checkpoint-{step}" / WHOLE
+        mark.write_text(checksums_of(mark))
     assert opened(folder, "a") == folder / "checkpoint-2"
     assert not (folder / "checkpoint-3").exists(), "one that is not whole is of no use"
     with pytest.raises(ConfigError, match="a training with other options"):
