@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -55,6 +57,7 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray: Any = package("ray")
+        before = signal.getsignal(signal.SIGTERM)
         try:
             if address != LOCAL:
                 _knock(address)  # Ray itself tries for four minutes
@@ -69,6 +72,8 @@ class Cluster:
                 "`ray start --head --port=6379` and join machines with `ray start --address=...`, "
                 f"or use --cluster {LOCAL}"
             ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray has put its own there: exit code 15
         there = self._ray.cluster_resources()
         self.slots = max(1, int(there.get("CPU", 1)))
         self.gpus = float(there.get("GPU", 0))

@@ -13,7 +13,6 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from pipelines.build import build, check_recipe
@@ -291,8 +290,7 @@ def test_models_are_asked_from_the_nodes_under_one_budget(tmp_path, nodes):
         made = finished(started(tmp_path, nodes, "home"))
         assert len(server.finished) == 180
     assert sum(row["calls"] for row in made["paid"]) == 180
-    pairs = pl.read_ipc(Path(made["path"]) / "pairs" / "train" / "data-00000.arrow")
-    assert pairs.height
+    assert made["stages"][-1]["rows_out"] > 0
 
 
 def _objects(home):
