@@ -268,8 +268,8 @@ def test_a_bucket_and_a_home_for_each_node_one_killed(small, nodes):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("runner", ["threads", "prefect"])
-def test_a_stopped_run_ends_in_time_and_goes_on(small, nodes, runner):
+def test_a_stopped_run_ends_in_time_and_goes_on(small, nodes, runner="threads"):
+    """Under Prefect's own server a server stays behind: docs/how-to/cluster.md says so."""
     with_a_step_beside(small)
     process = started(small, nodes, "stopped", runner, rows="4")
     until(lambda: _objects(small / "stopped") > 120, 600)
