@@ -81,8 +81,10 @@ def served(kind, folder):
 
 
 def _made(client):
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         client.create_bucket(Bucket="prefactory")
-    except Exception:
+    except (ClientError, BotoCoreError):  # it listens, and is not up yet
         return False
     return True

@@ -158,3 +158,13 @@ def _storable(value: Any) -> Any:  # noqa: ANN401 - JSON value
 
 def _types(coded: Any) -> list[int] | None:  # noqa: ANN401 - a BatchEncoding
     return list(coded["token_type_ids"]) if "token_type_ids" in coded else None
+
+
+def fitting(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Those rows that another model can read too; `too_long` for the others.
+
+    Args:
+        rows: as the first model reads them.
+        limit: tokens that the other one reads at most.
+    """
+    return [Row([], reason="too_long") if len(row.ids) > limit else row for row in rows]

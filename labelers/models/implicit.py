@@ -92,10 +92,7 @@ class ImplicitReward(Labeler):
                     f"{self.policy.model!r} and {self.reference.model!r} have different "
                     "vocabularies, so their likelihoods of tokens do not compare"
                 )
-            rows = [
-                Row([], reason="too_long") if len(row.ids) > reference.limit else row
-                for row in rows
-            ]
+            rows = chat_rows.fitting(rows, reference.limit)
             liked_before = _log_probabilities(reference, rows)
         reward = self.beta * (liked - liked_before)
         if self.normalise == "sum":

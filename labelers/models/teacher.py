@@ -126,10 +126,7 @@ class TeacherTokens(Labeler):
                         f"{self.teacher.model!r} and {self.reference.model!r} have different "
                         "vocabularies, so what they say of tokens does not compare"
                     )
-                rows = [
-                    Row([], reason="too_long") if len(row.ids) > reference.limit else row
-                    for row in rows
-                ]
+                rows = chat_rows.fitting(rows, reference.limit)
                 before = likeliest(reference, rows, self.k, told)
         return self._columns(rows, told, before)
 
