@@ -86,6 +86,7 @@ def quiet_environment(verbose: bool) -> None:
     """Switch off telemetry and, unless asked for, the logs of libraries; set before imports."""
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # it outlives a run; ours does not
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -268,17 +268,17 @@ def test_a_bucket_and_a_home_for_each_node_one_killed(small, nodes):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_stopped_run_ends_in_time_and_goes_on(small, nodes):
-    """Under Prefect's own server a server stays behind: docs/how-to/cluster.md says so."""
+@pytest.mark.parametrize("runner", ["threads", "prefect"])
+def test_a_stopped_run_ends_in_time_and_goes_on(small, nodes, runner):
     with_a_step_beside(small)
-    process = started(small, nodes, "stopped", rows="4")
+    process = started(small, nodes, "stopped", runner, rows="4")
     until(lambda: _objects(small / "stopped") > 120, 600)
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     assert time.monotonic() - began < 60
-    assert finished(started(small, nodes, "stopped", rows="4"))["new"]
+    assert finished(started(small, nodes, "stopped", runner, rows="4"))["new"]
 
 
 @pytest.mark.slow
