@@ -6,6 +6,7 @@ from .answers.weak_pairs import WeakPairs as WeakPairs
 from .dialogues.step import Dialogues as Dialogues
 from .evidence.step import RetrieveAlignRefine as RetrieveAlignRefine
 from .hard_negatives.masked import MaskedContinuations as MaskedContinuations
+from .hard_negatives.mismatched import MismatchedPairs as MismatchedPairs
 from .hard_negatives.near_misses import NearMisses as NearMisses
 from .hard_negatives.tool_calls import ToolCallPairs as ToolCallPairs
 from .hard_negatives.wrong_document import WrongDocument as WrongDocument

@@ -17,6 +17,7 @@ from .judges.relabel import Relabel as Relabel
 from .models.implicit import ImplicitReward as ImplicitReward
 from .models.likelihood import Likelihood as Likelihood
 from .models.process import StepScores as StepScores
+from .models.relevance import Relevance as Relevance
 from .models.reward_model import RewardModel as RewardModel
 from .models.teacher import TeacherTokens as TeacherTokens
 from .pairs.columns import Dimension as Dimension

@@ -54,7 +54,15 @@ def questions(prompt, mark="!"):
     return prompt.str.count_matches(mark, literal=True)
 
 
+def likely(conversation):
+    """How likely a word is, by what stands before it."""
+    said = conversation[-1]["content"].split()
+    asked = str([m["content"] for m in conversation[:-1]])
+    return [(w, -1.0 - (len(w) + len(asked)) % 7 / 7) for w in said]
+
+
 SCRIPTED = {"engine": "scripted", "model": "any", "function": f"{__name__}.answer"}
+LIKELY = {**SCRIPTED, "logprob_function": f"{__name__}.likely"}
 
 
 def scripted(fields):
@@ -145,6 +153,8 @@ FIELDS = {
     "filters.Rule": {"function": f"{__name__}.polite"},
     "labelers.Rule": {"function": f"{__name__}.questions", "options": {"mark": "?"}},
     "labelers.DensityRatio": {"on_same": "one"},
+    "labelers.Relevance": {"model": LIKELY},
+    "generators.MismatchedPairs": {"model": LIKELY, "least": -1, "most": 1, "gap": 0},
     "labelers.PAL": {"steps": 20, "starts": 1, "folds": 2, "dim": 4},
 }
 DOCUMENTS = {
