@@ -180,7 +180,7 @@ def train(
     data = DatasetRef(version, table)
     folder = out or _default_folder(settings, data, method, config)
     if out is None and folder.exists():  # complete: trainers make a folder whole or not at all
-        return _earlier(method, folder)
+        return earlier(method, folder)
     progress = Progress(f"{method} on {version.ref}")
     progress.begin(f"train {method}", 0, "steps")
     shown = progress.shown(live=False)  # a terminal has the trainer's own bar
@@ -205,19 +205,24 @@ def easy_test(version: Version) -> str:
 
 def _default_folder(settings: Settings, data: DatasetRef, method: str, config: BaseModel) -> Path:
     """Folder of a model by what it is trained on and how, so that nothing is trained twice."""
-    weights = _weights(str(getattr(config, "model", None) or getattr(config, "base", None) or ""))
+    weights = weights_of(str(getattr(config, "model", None) or getattr(config, "base", None) or ""))
     made_from = [method, identity_fields(config), data.digest, data.table, weights]
     name = f"{data.version.ref.replace('@', '-')}-{method}-{fingerprint(made_from)[:8]}"
     return settings.home / "models" / name
 
 
-def _weights(model: str) -> list[list[Any]]:
+def weights_of(model: str) -> list[list[Any]]:
     """What tells the model in a folder from another one there: names, sizes and times of files."""
     files = sorted(Path(model).glob("*")) if model and Path(model).is_dir() else []
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
 
 
-def _earlier(method: str, folder: Path) -> Trained:
+def earlier(method: str, folder: Path) -> Trained:
+    """A model that is there already.
+
+    Raises:
+        ConfigError: it is not whole, or damaged.
+    """
     try:
         facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ class Known:
         dataset: the version that it was trained on, `name@version`.
         digest: content digest of that version.
         base: the model that it began with; empty for one on frozen vectors.
+        parts: the models that it was merged of; empty for a trained one.
         accuracy, se: on the held-out pairs; None without any.
         promoted: datasets of which it is the promoted model.
     """
@@ -32,6 +33,7 @@ class Known:
     dataset: str
     digest: str
     base: str
+    parts: tuple[str, ...]
     accuracy: float | None
     se: float | None
     promoted: tuple[str, ...]
@@ -76,6 +78,7 @@ def _read(folder: Path, settings: Settings) -> Known:
         return Known(
             folder, str(facts["method"]), f"{data['name']}@{data['version']}",
             str(data["content_digest"]), str(facts["config"].get("model") or ""),
+            tuple(facts["config"].get("models", ())) if facts["method"] == "merge" else (),
             test.get("accuracy"), test.get("accuracy_se"), tuple(mine),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -87,6 +90,11 @@ def _same(name: str, folder: Path, settings: Settings) -> bool:
     return any(place.resolve() == folder.resolve() for place in places if place.is_dir())
 
 
+def _from(model: Known) -> tuple[str, ...]:
+    """The models that a model was made of."""
+    return model.parts or ((model.base,) if model.base else ())
+
+
 def lineage(model: Known, settings: Settings) -> Lineage:
     """Where a model comes from, sources and all, and what was made of it.
 
@@ -96,10 +104,10 @@ def lineage(model: Known, settings: Settings) -> Lineage:
     """
     graph = Lineage()
     before = []
-    if model.base:
-        here = model_at(model.base, settings)
+    for base in _from(model):
+        here = model_at(base, settings)
         about = "not trained here" if here is None else f"{here.told}, on {here.dataset}"
-        before.append(graph.add(Node("model", model.base, about)))
+        before.append(graph.add(Node("model", base, about)))
     try:
         version = settings.catalog.get(model.dataset)
     except CatalogError:
@@ -114,7 +122,7 @@ def lineage(model: Known, settings: Settings) -> Lineage:
         before.append(graph.add(Node("version", model.dataset, about), *sources))
     own = graph.add(Node("model", model.folder.name, model.told), *before)
     for other in known(settings):
-        if other.base and _same(other.base, model.folder, settings):
+        if any(_same(base, model.folder, settings) for base in _from(other)):
             graph.add(Node("model", other.folder.name, f"{other.told}, on {other.dataset}"), own)
     for name in model.promoted:
         facts = promoted(settings)[name]

@@ -61,7 +61,7 @@ def scored(
     Raises:
         ConfigError: it is no model that can score answers.
     """
-    training = _training(Path(model))
+    training = training_of(Path(model))
     if training.get("method") == "embedding-reward":
         if embed is None:
             raise ConfigError(f"{model} reads sentence vectors: embed is missing")
@@ -81,37 +81,110 @@ def scored(
         raise ConfigError(f"{model} is a stack: labelers.PreferenceScore scores data with it")
     if training.get("method") == "stepwise":
         raise ConfigError(f"{model} scores steps: labelers.StepScores scores data with it")
-    settings = TransformerSettings(model=model, **_BASE)
-    template = ChatTemplate(load_tokenizer(settings), model)
-    rows = pairs.select(c for c in ("prompt", "chosen", "rejected", "tools") if c in pairs.columns)
-    if _is_reward(model):
-        sides = encoded(template, rows.iter_rows(named=True), max_length, whole=True)
-        weights = _weights(training)
-        adapter = (Path(model) / "adapter_config.json").is_file()
-        one = {"num_labels": len(weights)} if adapter else {}
-        net = load_model(_auto(model, "SequenceClassification"), settings, **one)
-        pad = template.tokenizer.pad_token_id
-        net.config.get_text_config().pad_token_id = pad
-        outputs = head_scores(net, sides, batch, pad)
-        return Scored(_name(model), "reward", _margins(sides, outputs[:, : len(weights)] @ weights))
-    sides = encoded(template, rows.iter_rows(named=True), max_length)
-    how, score, reference = _score(training)
-    now = _logs(model, sides, template, batch)
-    before = _logs(reference, sides, template, batch) if reference else np.zeros(len(now))
-    return Scored(_name(model), how, _margins(sides, score(now, before, token_counts(sides))))
+    reader = Reader.of(model, pairs, batch, max_length)
+    return Scored(_name(model), reader.how, reader.margins(reader.net()))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the scores of a transformer are read, of pairs whose tokens are made once.
+
+    Attributes:
+        model: folder or hub id.
+        how: what its score is.
+        sides: the pairs.
+        batch: conversations per forward pass.
+        template: of the model.
+        weights: of the outputs of a reward model; None for a policy.
+        score: of a policy, from its log-probabilities and those of the reference.
+        before: log-probabilities of the reference.
+    """
+
+    model: str
+    how: str
+    sides: Sides
+    batch: int
+    template: ChatTemplate
+    weights: Floats | None
+    score: Score
+    before: Floats
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        pairs: pl.DataFrame,
+        batch: int,
+        max_length: int,
+        training: Mapping[str, Any] | None = None,
+    ) -> Reader:
+        """Find out how a model scores, and tokenise; the reference of a policy is asked here.
+
+        Args:
+            model: folder or hub id.
+            pairs: with `prompt`, `chosen`, `rejected`.
+            batch: conversations per forward pass.
+            max_length: tokens of a conversation.
+            training: `method` and `config` that decide how it scores; None: the model's own.
+
+        Raises:
+            ConfigError: it can't be loaded.
+        """
+        training = training_of(Path(model)) if training is None else training
+        template = ChatTemplate(load_tokenizer(TransformerSettings(model=model, **_BASE)), model)
+        texts = ("prompt", "chosen", "rejected", "tools")
+        rows = pairs.select(c for c in texts if c in pairs.columns).iter_rows(named=True)
+        if is_reward(model):
+            sides = encoded(template, rows, max_length, whole=True)
+            none = mean_log_probability()
+            weights = _weights(training)
+            return cls(model, "reward", sides, batch, template, weights, none, np.zeros(0))
+        sides = encoded(template, rows, max_length)
+        how, score, reference = _score(training)
+        before = np.zeros(len(sides.ids))
+        if reference and sides.ids:
+            settings = TransformerSettings(model=reference, **_BASE)
+            net = load_model(loader(reference, "CausalLM"), settings)
+            before = log_probabilities(net, sides, batch, template.tokenizer.pad_token_id)
+        return cls(model, how, sides, batch, template, None, score, before)
+
+    def net(self) -> Any:  # noqa: ANN401 - a transformers or peft model
+        """Load the model."""
+        settings = TransformerSettings(model=self.model, **_BASE)
+        if self.weights is None:
+            return load_model(loader(self.model, "CausalLM"), settings)
+        adapter = (Path(self.model) / "adapter_config.json").is_file()
+        one = {"num_labels": len(self.weights)} if adapter else {}
+        return load_model(loader(self.model, "SequenceClassification"), settings, **one)
+
+    def margins(self, net: Any) -> Floats:  # noqa: ANN401
+        """Margins of the pairs by a network like that of `net`, Float64[n]; NaN: too long."""
+        pad = self.template.tokenizer.pad_token_id
+        if self.weights is None:
+            now = log_probabilities(net, self.sides, self.batch, pad)
+            scores = self.score(now, self.before, token_counts(self.sides))
+        else:
+            net.config.get_text_config().pad_token_id = pad
+            outputs = head_scores(net, self.sides, self.batch, pad)
+            scores = outputs[:, : len(self.weights)] @ self.weights
+        return _margins(self.sides, scores)
 
 
 def _name(model: str) -> str:
     return Path(model).name or model
 
 
-def _training(folder: Path) -> Mapping[str, Any]:
+def training_of(folder: Path) -> Mapping[str, Any]:
+    """`method` and `config` that decide how a model scores; empty if it was not trained here."""
     file = folder / "training.json"
     found: Mapping[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if found.get("method") == "merge":  # what it was merged of scores so
+        return dict(found["config"]["scored_as"])
     return found
 
 
-def _is_reward(model: str) -> bool:
+def is_reward(model: str) -> bool:
+    """Whether a folder or hub id holds a sequence classifier, or an adapter of one."""
     folder = Path(model)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -120,17 +193,13 @@ def _is_reward(model: str) -> bool:
     return any("SequenceClassification" in name for name in config.architectures or ())
 
 
-def _auto(model: str, task: str) -> Any:  # noqa: ANN401
+def loader(model: str, task: str) -> Any:  # noqa: ANN401
+    """The class that loads a model for a task, an adapter with its base."""
     if (Path(model) / "adapter_config.json").is_file():
         import peft
 
         return getattr(peft, f"AutoPeftModelFor{task}")
     return getattr(transformers, f"AutoModelFor{task}")
-
-
-def _logs(model: str, sides: Sides, template: ChatTemplate, batch: int) -> Floats:
-    net = load_model(_auto(model, "CausalLM"), TransformerSettings(model=model, **_BASE))
-    return log_probabilities(net, sides, batch, template.tokenizer.pad_token_id)
 
 
 def _score(training: Mapping[str, Any]) -> tuple[str, Score, str | None]:

@@ -1,0 +1,1 @@
+"""Merging trained models: adapters by user weights, whole models along a path."""
