@@ -40,7 +40,6 @@ from prefactory.identity import differences, fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
 from prefactory.shards import Shard, View, in_order, load_prompts
-from prefactory.sharing.locks import locked
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
 from prefactory.tables import Shape, check
@@ -96,9 +95,10 @@ def publish(
     with temporary_folder(catalog.root, f".{head.name}") as folder:
         tables = _write_tables(result, folder) | _write_annotations(result, folder)
         digest = content_digest(tables)
-        with locked(catalog.root / f".{head.name}.lock"):  # two runs make one version
+        with catalog.publishing(head.name, digest, head.version):
             existing = _existing(catalog, result, digest, payload)
             if existing is not None:
+                catalog.commit(existing)
                 return Published(existing, new=False)
             manifest = _manifest(result, catalog, payload, digest, tables)
             manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
@@ -437,6 +437,7 @@ def _write_json(path: Path, data: object) -> None:
 
 def _move(folder: Path, catalog: Catalog, manifest: Manifest) -> Version:
     final = catalog.root / manifest.name / manifest.version
+    catalog.commit(Version(folder, manifest))
     try:
         settle(folder, final)
     except OSError as error:

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from prefactory.identity import fingerprint
 from prefactory.images.marks import is_pictures, name_of, names
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
+from prefactory.sharing.locks import locked
 from prefactory.store import file_digest
 from prefactory.tables import Shape, digests
 from prefactory.utf8 import utf8
@@ -220,7 +222,10 @@ class Catalog:
 
     Attributes:
         root: folder of the versions.
+        bucket_url: where they are for all machines, if the folder has only copies.
     """
+
+    bucket_url: str | None = None
 
     def __init__(self, home: str | Path | None = None, *, root: str | Path | None = None) -> None:
         """Look into a home (by default `PREFACTORY_HOME` or `.prefactory`), or into a root."""
@@ -284,7 +289,7 @@ class Catalog:
         versions = self.versions(name)
         if not versions:
             known = self.names()
-            if damaged := self._numbers(name):
+            if damaged := self.numbers(name):
                 listed = ", ".join(f"{name}@{number}" for number in damaged)
                 raise CatalogError(
                     f"no version of {name} can be read, of {listed}: `prefactory catalog verify "
@@ -294,7 +299,7 @@ class Catalog:
             raise CatalogError(
                 f"no dataset {name!r} in {self.root}{nearest(name, known) or listed}"
             )
-        kept = state.read(self.root / name)
+        kept = self.kept(name)
         newest = versions[-1].manifest.version
         if not wanted:
             wanted = kept.head if kept.head is not None and kept.over == newest else newest
@@ -305,13 +310,54 @@ class Catalog:
         have = ", ".join([*(v.manifest.version for v in versions), *kept.tags])
         raise CatalogError(f"{name} has no version {wanted!r}; it has: {have}")
 
+    def newest(self, name: str) -> str:
+        """Number of the newest version of a dataset.
+
+        Raises:
+            CatalogError: it has none.
+        """
+        if not (versions := self.versions(name)):
+            raise CatalogError(f"no dataset {name!r} in {self.root}")
+        return versions[-1].manifest.version
+
     def tags(self, version: Version) -> list[str]:
         """Names of a version, sorted; `head` is one since a rollback."""
-        kept = state.read(self.root / version.manifest.name)
+        kept = self.kept(version.manifest.name)
         own = version.manifest.version
         return sorted([t for t, n in kept.tags.items() if n == own] + ["head"] * (kept.head == own))
 
-    def _numbers(self, name: str) -> list[str]:
+    def kept(self, name: str) -> state.State:
+        """Tags, head and used numbers of a dataset.
+
+        Raises:
+            CatalogError: they are damaged.
+        """
+        return state.read(self.root / name)
+
+    def keep(self, name: str, changed: Callable[[state.State], state.State]) -> state.State:
+        """Change what `kept` gives, alone; return the new one.
+
+        Raises:
+            StoreError: it can't be written.
+        """
+        return state.change(self.root, name, changed)
+
+    @contextmanager
+    def publishing(self, name: str, digest: str, number: str | None) -> Iterator[None]:
+        """Publish a version of a dataset alone: two runs make one version.
+
+        Args:
+            name: of the dataset.
+            digest: of the content; versions with it, and the newest one, are here in the block.
+            number: that the recipe asks for.
+        """
+        with locked(self.root / f".{name}.lock"):
+            yield
+
+    def commit(self, version: Version) -> None:
+        """Make a version that is whole, in a folder, known to all; one machine needs nothing."""
+
+    def numbers(self, name: str) -> list[str]:
         """Numbers of all versions, damaged ones too, oldest first."""
         folder = self.root / name
         if not NAME.fullmatch(name) or not folder.is_dir():
@@ -326,7 +372,7 @@ class Catalog:
         day (a clock was wrong), its day is counted on.
         """
         today = datetime.now(UTC).strftime("%Y.%m.%d")
-        taken = [*self._numbers(name), *state.read(self.root / name).removed]
+        taken = [*self.numbers(name), *self.kept(name).removed]
         dated = [match for match in map(_DATED.fullmatch, taken) if match]
         days = [(match["day"], int(match["count"] or 0)) for match in dated]
         day, count = max(days, default=("", 0))

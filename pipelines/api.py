@@ -234,7 +234,7 @@ def read(data: object, *, table: str | None = None, **fields: Any) -> pl.DataFra
     Raises:
         DataError: nothing is there, or no layout fits.
     """
-    return load(data, Catalog(), table=table, **fields).table
+    return load(data, Settings().catalog, table=table, **fields).table
 
 
 def audit(

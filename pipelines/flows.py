@@ -82,6 +82,7 @@ def curate(
     retry_failed: bool = False,
     cluster: str | None = None,
     store: str | None = None,
+    catalog: str | None = None,
     gates: str | None = None,
     promote: bool = False,
     on_failure: str | None = None,
@@ -103,6 +104,7 @@ def curate(
         retry_failed: drop the answers that could not be used, and ask again.
         cluster: address of the Ray cluster that does the work.
         store: bucket of the intermediate outputs, such as `s3://bucket/prefix`.
+        catalog: bucket of the published versions.
         gates: a YAML file of what the audit of the version must hold.
         promote: give the version the tag `promoted`, if its gates hold and its model is better than
             that of the version that has the tag.
@@ -122,6 +124,7 @@ def curate(
         retry_failed,
         cluster,
         store,
+        **({"catalog_bucket": catalog} if catalog else {}),
     )
     with artifacts.logged(), ended_in_time():
         checked, sources, _ = check_recipe(Path(recipe), overrides or [])
@@ -230,4 +233,5 @@ def parameters(recipe: Path, overrides: list[str], settings: Settings) -> dict[s
         "retry_failed": settings.retry_failed,
         "cluster": settings.cluster,
         "store": settings.bucket,
+        "catalog": settings.catalog_bucket,
     }

@@ -30,6 +30,8 @@ class Settings:
         cluster: address of the Ray cluster that does the work (`local`: of this machine alone).
         bucket: where intermediate outputs are instead of the home's `store/`, which then holds
             copies: `s3://bucket/prefix`.
+        catalog_bucket: where published versions are for all machines; `versions/` of the home then
+            holds copies: `s3://bucket/prefix`, by default `PREFACTORY_CATALOG`.
         retry_failed: drop the answers that could not be used first, so that they are asked anew.
     """
 
@@ -42,6 +44,9 @@ class Settings:
     retry_failed: bool = False
     cluster: str | None = None
     bucket: str | None = None
+    catalog_bucket: str | None = field(
+        default_factory=lambda: os.environ.get("PREFACTORY_CATALOG") or None
+    )
 
     @property
     def store(self) -> Store:
@@ -60,5 +65,15 @@ class Settings:
 
     @property
     def catalog(self) -> Catalog:
-        """The catalog of published versions."""
-        return Catalog(self.home)
+        """The catalog of published versions.
+
+        Raises:
+            ConfigError: `catalog_bucket` is no place of objects.
+            MissingPackageError: what opens it is not installed.
+        """
+        if self.catalog_bucket is None:
+            return Catalog(self.home)
+        from catalog.history.shared import BucketCatalog  # rarely wanted
+        from prefactory.sharing.bucket import Bucket
+
+        return BucketCatalog(self.home, Bucket(self.catalog_bucket))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from catalog.history import state
 from catalog.versions import Catalog, open_folder, verify
 from prefactory.errors import CatalogError
 from prefactory.folders import CHECKSUMS, damaged
@@ -46,7 +45,7 @@ def _version(path: Path) -> list[str]:
 
 def _tags(catalog: Catalog, name: str) -> list[str]:
     try:
-        kept = state.read(catalog.root / name)
+        kept = catalog.kept(name)
     except CatalogError as error:
         return [str(error)]
     named = {**kept.tags, **({"the head": kept.head} if kept.head is not None else {})}

@@ -7,6 +7,7 @@ or not at all. What comes back is checked file by file before it has its name.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,10 +16,14 @@ import fsspec
 from catalog.manifest import Manifest
 from catalog.versions import UNLISTED, Catalog, Version, open_folder, verify
 from prefactory.errors import CatalogError, MissingPackageError, disk_errors
+from prefactory.extras import package
 from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.recipe import NAME
 from prefactory.sharing.locks import locked
 from prefactory.store import file_digest
+
+_BUCKETS = ("s3", "gs", "az")
+"""Reached by obstore, whose settings come from the environment, as for `run --store`."""
 
 
 def push(version: Version, to: str) -> str:
@@ -77,6 +82,33 @@ def pull(catalog: Catalog, source: str) -> Version:
         raise CatalogError(f"{source} is no version: it has no manifest.json") from error
     except ValueError as error:
         raise CatalogError(f"the manifest of {source} is damaged: {error}") from error
+
+    def fetch(name: str, target: Path) -> bool:
+        try:
+            files.get_file(f"{base}/{name}", str(target))
+        except FileNotFoundError:
+            target.unlink(missing_ok=True)
+            return False
+        return True
+
+    return bring(catalog, manifest, fetch, base)
+
+
+def bring(
+    catalog: Catalog, manifest: Manifest, fetch: Callable[[str, Path], bool], source: str
+) -> Version:
+    """Bring a version into the catalog's folder, file by file, or find it there.
+
+    Args:
+        catalog: where to.
+        manifest: of the version.
+        fetch: writes one of its files to a path; False if there is none.
+        source: where that is, for messages.
+
+    Raises:
+        CatalogError: a file is not as the manifest says, or another version of that name and number
+            is there.
+    """
     if not NAME.fullmatch(manifest.name) or not NAME.fullmatch(manifest.version):
         raise CatalogError(f"{source}: its name or version can't be that of a folder")
     with (
@@ -88,7 +120,7 @@ def pull(catalog: Catalog, source: str) -> Version:
         if final.exists():
             return _there(open_folder(final), manifest)
         for name in [*manifest.files, *UNLISTED]:
-            _fetch(files, f"{base}/{name}", folder, name, manifest)
+            _fetch(fetch, source, folder, name, manifest)
         if problems := verify(open_folder(folder)):
             raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}")
         settle(folder, final)
@@ -105,30 +137,33 @@ def _there(version: Version, wanted: Manifest) -> Version:
     return version
 
 
-def _fetch(files: Any, address: str, folder: Path, name: str, manifest: Manifest) -> None:  # noqa: ANN401 - of fsspec
+def _fetch(
+    fetch: Callable[[str, Path], bool], source: str, folder: Path, name: str, manifest: Manifest
+) -> None:
     target = folder / name
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise CatalogError(f"the manifest names a file outside its folder: {name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if name in UNLISTED[1:] and not files.exists(address):
-        return
-    try:
-        files.get_file(address, str(target))
-    except FileNotFoundError as error:
-        raise CatalogError(f"{address} is missing there") from error
+    if not fetch(name, target):
+        if name in UNLISTED[1:]:
+            return
+        raise CatalogError(f"{source}/{name} is missing there")
     facts = manifest.files.get(name)
     if facts is not None and file_digest(target, "sha256") != facts["sha256"]:
-        raise CatalogError(f"{address} is not what the manifest says (its sha256 does not match)")
+        raise CatalogError(
+            f"{source}/{name} is not what the manifest says (its sha256 does not match)"
+        )
 
 
 def _place(address: str) -> tuple[Any, str]:
+    kind = address.partition("://")[0]
     try:
+        if kind in _BUCKETS and kind != address:
+            obstore = package("obstore.fsspec")
+            return obstore.FsspecStore(kind, skip_instance_cache=True), address.rstrip("/")
         files, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
-        kind = address.partition("://")[0]
-        raise MissingPackageError(
-            f"{kind}:// needs another package ({error}); for S3 `pip install s3fs`"
-        ) from error
+        raise MissingPackageError(f"{kind}:// needs another package ({error})") from error
     except ValueError as error:
         raise CatalogError(f"{address}: {error}") from error
     return files, str(path).rstrip("/")

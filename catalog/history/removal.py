@@ -58,7 +58,7 @@ def needed(catalog: Catalog, more: Mapping[str, list[str]]) -> dict[str, list[st
     """
     why: dict[str, list[str]] = {ref: list(reasons) for ref, reasons in more.items()}
     for name in catalog.names():
-        kept = state.read(catalog.root / name)
+        kept = catalog.kept(name)
         for tag, number in kept.tags.items():
             why.setdefault(f"{name}@{number}", []).append(f"the tag {tag}")
         if kept.head is not None:
@@ -75,16 +75,25 @@ def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes
     Raises:
         CatalogError: no such version in the catalog. One whose manifest is damaged is there.
     """
+    _only_here(catalog)
     name, _, number = ref.partition("@")
     path = catalog.root / name / number
     if not number:
         raise CatalogError(f"{ref}: say which version, as NAME@VERSION")
-    if number in (tags := state.read(catalog.root / name).tags):
+    if number in (tags := catalog.kept(name).tags):
         raise CatalogError(f"{ref} is a tag of {name}@{tags[number]}: take that, or untag it")
     if number in ("", ".", "..") or "/" in ref or not (path / "manifest.json").is_file():
         catalog.get(ref)  # which says what there is
         raise CatalogError(f"{ref} is not in the catalog {catalog.root}")
     return Goes("version", ref, path, _size(path), tuple(needed(catalog, more).get(ref, ())))
+
+
+def _only_here(catalog: Catalog) -> None:
+    if catalog.bucket_url is not None:
+        raise CatalogError(
+            f"versions in {catalog.bucket_url} are not removed by this command: no machine knows "
+            "all that needs them. Without PREFACTORY_CATALOG it removes this machine's copies"
+        )
 
 
 @contextmanager
@@ -122,7 +131,7 @@ def remove(catalog: Catalog, goes: Goes) -> None:
             raise CatalogError(f"{goes.name} stays: it has got a name meanwhile")
         return state.without(before, number)
 
-    state.change(catalog.root, name, without)
+    catalog.keep(name, without)
     with (
         disk_errors(catalog.root),
         temporary_folder(catalog.root, f".{name}") as bin_,
@@ -157,6 +166,7 @@ def garbage(
     why = needed(catalog, more)
     old = []
     if keep is not None:
+        _only_here(catalog)
         for name in catalog.names():
             versions = catalog.versions(name)
             old += versions[: max(0, len(versions) - max(1, keep))]

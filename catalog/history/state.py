@@ -60,7 +60,23 @@ def read(folder: Path) -> State:
 
 
 def _state(path: Path) -> State:
-    data = json.loads(path.read_text("utf-8"))
+    return decode(path.read_bytes())
+
+
+def encode(state: State) -> bytes:
+    """A state as text, with its digest."""
+    data = json.loads(json.dumps(asdict(state)))
+    text = json.dumps({**data, "digest": fingerprint(data)}, indent=2, sort_keys=True)
+    return text.encode() + b"\n"
+
+
+def decode(text: bytes) -> State:
+    """The state that `encode` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is damaged.
+    """
+    data = json.loads(text)
     if data.pop("digest", None) not in (None, fingerprint(data)):  # none: of before it was written
         raise ValueError("it is not as it was written")
     return State(
@@ -79,11 +95,9 @@ def change(root: Path, name: str, changed: Callable[[State], State]) -> State:
     """
     with disk_errors(root), locked(root / f".{name}.lock"):
         state = changed(read(root / name))
-        data = json.loads(json.dumps(asdict(state)))
-        text = json.dumps({**data, "digest": fingerprint(data)}, indent=2, sort_keys=True)
         for file_name in (COPY, FILE):  # killed between the two, it has not happened
             with new_file(root / name / file_name) as file:
-                file.write(text.encode() + b"\n")
+                file.write(encode(state))
         return state
 
 

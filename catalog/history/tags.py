@@ -25,7 +25,7 @@ def tag(catalog: Catalog, ref: str, name: str) -> Version:
     dataset = version.manifest.name
     if not NAME.fullmatch(name):
         raise CatalogError(f"{name!r} can't be a tag: take letters, digits, '.', '-' and '_'")
-    if (catalog.root / dataset / name).exists():
+    if name in catalog.numbers(dataset):
         raise CatalogError(f"{dataset} has a version {name!r}; take another word for the tag")
     number = version.manifest.version
 
@@ -33,7 +33,7 @@ def tag(catalog: Catalog, ref: str, name: str) -> Version:
         _still_there(before, version)
         return replace(before, tags={**before.tags, name: number})
 
-    state.change(catalog.root, dataset, tagged)
+    catalog.keep(dataset, tagged)
     return version
 
 
@@ -43,15 +43,11 @@ def untag(catalog: Catalog, dataset: str, name: str) -> str:
     Raises:
         CatalogError: there is no such tag.
     """
-    tags = state.read(catalog.root / dataset).tags
+    tags = catalog.kept(dataset).tags
     if name not in tags:
         have = ", ".join(tags) or "none"
         raise CatalogError(f"{dataset} has no tag {name!r}; it has: {have}")
-    state.change(
-        catalog.root,
-        dataset,
-        lambda s: replace(s, tags={k: v for k, v in s.tags.items() if k != name}),
-    )
+    catalog.keep(dataset, lambda s: replace(s, tags={k: v for k, v in s.tags.items() if k != name}))
     return tags[name]
 
 
@@ -65,14 +61,14 @@ def rollback(catalog: Catalog, ref: str) -> Version:
     """
     version = _inside(catalog, ref)
     dataset, number = version.manifest.name, version.manifest.version
-    newest = catalog.versions(dataset)[-1].manifest.version
+    newest = catalog.newest(dataset)
     back = number != newest
 
     def rolled(before: state.State) -> state.State:
         _still_there(before, version)
         return replace(before, head=number if back else None, over=newest if back else None)
 
-    state.change(catalog.root, dataset, rolled)
+    catalog.keep(dataset, rolled)
     return version
 
 

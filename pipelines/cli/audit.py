@@ -206,9 +206,9 @@ def _approve(cost: Cost, stderr: Console, *, ask: bool) -> None:
 def _source(dataset: str, table: str | None, fields: Mapping[str, object]) -> dict[str, object]:
     """The `source:` of a recipe that reads what was audited; of a version the folder of a table."""
     from audit.loading import version_of
-    from catalog.versions import Catalog
+    from pipelines.settings import Settings
 
-    version = version_of(dataset, Catalog())
+    version = version_of(dataset, Settings().catalog)
     if version is not None:
         name = table or next(iter(version.manifest.tables))
         return {"path": str(version.path / name)}

@@ -33,6 +33,9 @@ def list_versions(as_json: AsJson = False) -> None:
 
     catalog = Settings().catalog
     versions = list(catalog)
+    here = {v.ref for v in versions}
+    away = [f"{n}@{v}" for n in catalog.names() for v in catalog.numbers(n)]
+    away = [ref for ref in away if ref not in here] if catalog.bucket_url else []
     named = {v.ref: catalog.tags(v) for v in versions}
     if as_json:
         rows = [
@@ -45,10 +48,10 @@ def list_versions(as_json: AsJson = False) -> None:
                 "path": str(v.path),
             }
             for v in versions
-        ]
+        ] + [dict(zip(("name", "version"), ref.split("@"), strict=True)) for ref in away]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
-    if not versions:
+    if not versions and not away:
         typer.echo(f"no versions in {catalog.root}; `prefactory run RECIPE` publishes one")
         return
     table = Table("dataset", "version", "pairs", "responses", "digest", "tags", box=None)
@@ -63,6 +66,8 @@ def list_versions(as_json: AsJson = False) -> None:
             ", ".join(named[version.ref]),
         )
     Console(highlight=False).print(table)
+    if away:
+        typer.echo(f"only in {catalog.bucket_url}: {', '.join(away)}")
 
 
 def show(ref: Ref, as_json: AsJson = False) -> None:

@@ -90,6 +90,13 @@ def run(
         str | None,
         typer.Option(help="Bucket of the intermediate outputs: s3://bucket/prefix."),
     ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PREFACTORY_CATALOG",
+            help="Bucket of the published versions; the home keeps copies.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: curate, publish, report, train. Run it again to resume or to reuse."""
@@ -106,7 +113,7 @@ def run(
     settings = Settings(
         workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,
         fresh=tuple(fresh or ()), retry_failed=retry_failed, cluster=cluster,
-        bucket=store,
+        bucket=store, catalog_bucket=catalog or None,
     )  # fmt: skip
     started = time.monotonic()
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # libraries talk, Ray does

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from catalog.history import state
 from catalog.history.tags import tag
 from catalog.versions import Version
 from pipelines.build import Outcome
@@ -47,8 +46,8 @@ def _failed_gates(version: Version, settings: Settings, gates: Path) -> list[str
 
 
 def _not_better(outcome: Outcome, settings: Settings) -> list[str]:
-    version, root = outcome.published.version, settings.catalog.root
-    before = state.read(root / version.manifest.name).tags.get(TAG)
+    version = outcome.published.version
+    before = settings.catalog.kept(version.manifest.name).tags.get(TAG)
     if before is None or before == version.manifest.version:
         return []
     if not outcome.published.new:

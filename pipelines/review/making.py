@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from audit.loading import load, version_of
-from catalog.versions import Catalog, Version, default_home
+from catalog.versions import Version, default_home
+from pipelines.settings import Settings as HomeSettings
 from review.settings import Settings, name_of
 from review.store import Review, create
 
@@ -39,7 +40,7 @@ def make(
         PrefactoryError: the rows can't be read, or do not go with the settings.
     """
     home = home or default_home()
-    catalog = Catalog(home)
+    catalog = HomeSettings(home).catalog
     version = version_of(dataset, catalog)
     if version is not None and table is None:
         wanted = "responses" if settings.task in ("rate", "rank", "steps") else "pairs"

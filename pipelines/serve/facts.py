@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalog.history import state
 from catalog.versions import Version
 from pipelines.serve.charts import Trend, trend
 from pipelines.settings import Settings
@@ -55,8 +54,7 @@ def told_of(version: Version, tags: dict[str, str] | None = None) -> Told:
 
 def dataset(settings: Settings, name: str) -> tuple[list[Told], str | None]:
     """The versions of a dataset, oldest first, and the version that a rollback made the head."""
-    folder = settings.catalog.root / name
-    kept = state.read(folder)
+    kept = settings.catalog.kept(name)
     found = settings.catalog.versions(name)
     newest = found[-1].manifest.version if found else None
     head = kept.head if kept.head is not None and kept.over == newest else None

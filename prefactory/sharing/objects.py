@@ -7,12 +7,8 @@ yet, and the object is there. Who comes second takes the first one's.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import secrets
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,13 +19,8 @@ import polars as pl
 from prefactory.errors import StoreError
 from prefactory.folders import settle, temporary_folder
 from prefactory.sharing.bucket import Bucket
+from prefactory.sharing.turns import in_turn
 from prefactory.store import OUTDATED, Record, Store, Writer, file_digest
-
-_LOG = logging.getLogger(__name__)
-BEAT_S = 5.0
-"""How often who makes an object says that it still does."""
-STALE_S = 60.0
-"""How long another one may not have said so, until its claim is taken over."""
 
 
 @dataclass
@@ -106,61 +97,9 @@ class BucketStore(Store):
 
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
-        """Make an object alone; a claim that nobody keeps up is taken over.
-
-        Its end is told by its tag, which changes with each beat, and by this machine's clock alone.
-        """
-        name = f"claims/{key}"
-        me = f"{os.uname().nodename} {os.getpid()} {secrets.token_hex(4)}"
-        tag = self._claimed(name, me, key)
-        if tag is None:  # somebody has made it meanwhile
+        """Make an object alone; a claim that nobody keeps up is taken over."""
+        with in_turn(self.bucket, f"claims/{key}", lambda: self.bucket.exists(_record(key))):
             yield
-            return
-        over = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(name, me, tag, over), daemon=True)
-        beating.start()
-        try:
-            yield
-        finally:
-            over.set()
-            beating.join()
-            self.bucket.delete(name)
-
-    def _claimed(self, name: str, me: str, key: str) -> str | None:
-        seen, since, told = "", time.monotonic(), False
-        while True:
-            if self.bucket.create(name, me.encode()):
-                found = self.bucket.read(name)
-                if found is not None:
-                    return found[1]
-            if self.bucket.exists(_record(key)):
-                return None
-            found = self.bucket.read(name)
-            if found is None:
-                continue
-            if found[1] != seen:
-                seen, since = found[1], time.monotonic()
-            elif time.monotonic() - since > STALE_S:
-                tag = self.bucket.replace_if(name, f"{me} took over".encode(), seen)
-                if tag is not None:
-                    return tag
-            if not told:
-                told = True
-                _LOG.info("waiting for another run that is making the same rows")
-            time.sleep(min(1.0, BEAT_S))
-
-    def _beat(self, name: str, me: str, tag: str, over: threading.Event) -> None:
-        beats = 0
-        while not over.wait(BEAT_S):
-            beats += 1
-            try:
-                new = self.bucket.replace_if(name, f"{me} {beats}".encode(), tag)
-            except StoreError as error:  # the next beat may reach it
-                _LOG.warning("%s", error)
-                continue
-            if new is None:
-                return  # taken over: both make it, and the first record counts
-            tag = new
 
     def _commit(self, key: str, writer: Writer) -> None:
         facts = Record(key, writer.files, writer.info, writer.images)

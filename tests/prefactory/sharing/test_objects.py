@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from prefactory.errors import ConfigError, StoreError
-from prefactory.sharing import objects
+from prefactory.sharing import turns
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.objects import BucketStore
 from tests.buckets import PROGRAMS, URL, served
@@ -139,8 +139,8 @@ def test_damaged_parts_of_the_bucket_are_named(nodes):
 
 def test_a_claim_waits_for_its_holder_and_for_no_dead_one(nodes, monkeypatch):
     one, two = nodes
-    monkeypatch.setattr(objects, "BEAT_S", 0.2)
-    monkeypatch.setattr(objects, "STALE_S", 3.0)
+    monkeypatch.setattr(turns, "BEAT_S", 0.2)
+    monkeypatch.setattr(turns, "STALE_S", 3.0)
     order = []
 
     def second():
