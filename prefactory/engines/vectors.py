@@ -33,6 +33,7 @@ from prefactory.sharing.locks import locked
 
 if TYPE_CHECKING:
     from prefactory.engines.embedding import OpenEncoder
+    from prefactory.spaces.fused import FusedEncoder
 
 _LOG = logging.getLogger(__name__)
 _HEADER = struct.Struct("<8sQQIII")  # magic, texts, dim, CRC of keys, of vectors, of the former
@@ -172,9 +173,9 @@ class _OneModel:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._config: Encoder | None = None
-        self._open: OpenEncoder | None = None
+        self._open: OpenEncoder | FusedEncoder | None = None
 
-    def get(self, encoder: Encoder) -> OpenEncoder:
+    def get(self, encoder: Encoder) -> OpenEncoder | FusedEncoder:
         if self._open is None or self._config != encoder:
             self.close()
             self._open = encoder.open()

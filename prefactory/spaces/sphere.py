@@ -16,7 +16,7 @@ from prefactory.measures.calibration import Floats
 
 NEAR = 1e-6
 """Sine of an angle below which an arc is a line."""
-MOST_ROWS = 5000
+MOST_ROWS = 2000
 """Rows of which uniformity looks at every two: it takes n * n numbers."""
 
 
@@ -99,7 +99,7 @@ def uniformity(
     are not (s = 0) count up to 2t more: `log mean exp(-t (|x_i - x_j|^2 - 2 + 2 s_ij))`.
 
     Args:
-        vectors: Float64[n, d], n at least 2; rows are made unit. Of more than 5,000, so many drawn.
+        vectors: Float64[n, d], n at least 2; rows are made unit. Of more than 2,000, so many drawn.
         likeness: reference vectors of the same rows, Float64[n, e]; s is their cosine within 0, 1.
         t: how fast a pair stops to count.
         seed: of the draw.
@@ -112,6 +112,6 @@ def uniformity(
     if likeness is not None:
         reference = unit(likeness[rows])
         apart = apart - 2 + 2 * np.clip(reference @ reference.T, 0, 1)
-    values = -t * apart[np.triu_indices(len(rows), k=1)]
-    top = float(values.max())
-    return top + float(np.log(np.exp(values - top).mean()))
+    weight = np.exp(-t * apart)
+    np.fill_diagonal(weight, 0.0)
+    return float(np.log(weight.sum() / (len(rows) * (len(rows) - 1))))
