@@ -16,6 +16,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
+from prefactory.spaces.hashed import Categories
 from prefactory.tables import last_user_text, text_of
 from trainers.base import write_json
 
@@ -87,6 +88,7 @@ class EmbeddingRewardModel:
         scale: Float64[D], typical size of each feature's difference within a training pair.
         length_feature: whether the last feature is the answer's log length.
         embed: how texts become vectors.
+        categories: columns of names whose features follow.
     """
 
     encoder: Encoder
@@ -94,16 +96,23 @@ class EmbeddingRewardModel:
     scale: Floats
     length_feature: bool
     embed: Embed
+    categories: Categories | None = None
 
-    def score(self, prompts: pl.Series, responses: pl.Series) -> Floats:
+    def score(
+        self, prompts: pl.Series, responses: pl.Series, about: pl.DataFrame | None = None
+    ) -> Floats:
         """Score answers, in nats: the gap of two scores is the log odds that one is preferred.
 
         Args:
             prompts: conversations, `list<struct<role, content>>`, length N.
             responses: answers, same type and length.
+            about: the columns of `categories`, of height N, if the model reads any.
 
         Returns:
             Float64[N]; NaN where the prompt or the answer is null.
+
+        Raises:
+            DataError: the model reads names, and there is no such column.
         """
         table = pl.DataFrame({"prompt": prompts, "response": responses})
         here = (prompts.is_not_null() & responses.is_not_null()).to_numpy()
@@ -112,7 +121,11 @@ class EmbeddingRewardModel:
         if table.height:
             x, y = read_texts(table, "prompt", "response")
             texts = Texts.of(pl.concat([x, y.alias(x.name)]), self.encoder, self.embed)
-            scores[here] = self.score_features(features(x, y, texts, self.length_feature))
+            phi = features(x, y, texts, self.length_feature)
+            if self.categories is not None:
+                names = pl.DataFrame() if about is None else about.filter(pl.Series(here))
+                phi = np.concatenate([phi, self.categories.features(names)], axis=1)
+            scores[here] = self.score_features(phi)
         return scores
 
     def score_features(self, phi: Floats) -> Floats:
@@ -133,11 +146,13 @@ class EmbeddingRewardModel:
             "format": FORMAT,
             "model": "embedding-reward",
             "features": ["e(y)", "e(x)*e(y)", "|e(x)-e(y)|"]
-            + (["log(1+characters(y))"] if self.length_feature else []),
+            + (["log(1+characters(y))"] if self.length_feature else [])
+            + (["slots of names"] if self.categories else []),
             "x": "content of the last user message of the prompt",
             "y": "contents of the answer's assistant messages, joined by a blank line",
             "score": "sum(weights * features / scale)",
             "length_feature": self.length_feature,
+            **({"categories": self.categories.plain()} if self.categories else {}),
             "encoder": identity_of(self.encoder.resolved().model_dump(mode="json")),
             "encoder_fingerprint": self.encoder.fingerprint(),
         }
@@ -166,6 +181,9 @@ class EmbeddingRewardModel:
                     f"{path} was trained on vectors of another encoder; train it again"
                 )
             weights, scale = tensors["weights"], tensors["scale"]
-            return cls(encoder, weights, scale, bool(config["length_feature"]), embed)
+            named = config.get("categories")
+            categories = None if named is None else Categories.model_validate(named)
+            length = bool(config["length_feature"])
+            return cls(encoder, weights, scale, length, embed, categories)
         except (OSError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} holds no embedding reward model: {error}") from error

@@ -53,7 +53,8 @@ def train_embedding_reward(
     """
     encoder = config.encoder.resolved()
     dropped: dict[str, int] = {}
-    train, test = read_split(data, "train", dropped), read_split(data, "test", dropped)
+    named = config.categories.in_pairs() if config.categories else ()
+    train, test = (read_split(data, split, dropped, named) for split in ("train", "test"))
     if not train.height:
         raise DataError(f"{data} has no training pairs")
     weights = _weights(config, data, train)
@@ -64,7 +65,8 @@ def train_embedding_reward(
     gaps = {name: gap / scale for name, gap in gaps.items()}
     l2, notes = choose_l2(config, gaps["train"], weights, train["prompt_id"])
     head = fit_head(gaps["train"], weights, penalties(config, l2, *gaps["train"].shape))
-    model = EmbeddingRewardModel(encoder, head, scale, config.length_feature, embed)
+    length, names = config.length_feature, config.categories
+    model = EmbeddingRewardModel(encoder, head, scale, length, embed, names)
     measured = measure(gaps["test"] @ head, test)
     report = TrainingReport(
         method=METHOD,
@@ -132,8 +134,12 @@ def _all_texts(*tables: pl.DataFrame) -> pl.Series:
 
 def _gaps(pairs: pl.DataFrame, texts: Texts, config: EmbeddingReward) -> Floats:
     (x, chosen), (_, rejected) = _sides(pairs)
-    length = config.length_feature
-    return features(x, chosen, texts, length) - features(x, rejected, texts, length)
+    length, names = config.length_feature, config.categories
+    gaps = features(x, chosen, texts, length) - features(x, rejected, texts, length)
+    if names is None:
+        return gaps
+    lit = (names.features(names.of_side(pairs, side)) for side in SIDES)
+    return np.concatenate([gaps, next(lit) - next(lit)], axis=1)
 
 
 def measure(margins: Floats, pairs: pl.DataFrame) -> PairMetrics | None:
@@ -154,7 +160,8 @@ def penalties(config: EmbeddingReward, l2: float, rows: int, features: int) -> F
     """
     penalty = np.full(features, l2)
     if config.length_feature:
-        penalty[-1] = min(l2, COLUMNS / rows)
+        last = features - (config.categories.slots if config.categories else 0)
+        penalty[last - 1] = min(l2, COLUMNS / rows)
     return penalty
 
 
@@ -241,11 +248,18 @@ def _folds(prompts: pl.Series, folds: int, seed: int) -> NDArray[np.int64]:
     return np.array([fold_of[p] for p in prompts], dtype=np.int64)
 
 
+_NAMES = (
+    ", and hashed features of names, which `score` is given as `about`: that a model wrote an"
+    " answer is no reason for it to be good"
+)
+
+
 def _card(report: TrainingReport) -> str:
     what = (
         "A Bradley-Terry reward model: a linear head on frozen sentence embeddings of the last user"
         " message x and the answer y, with the features `[e(y), e(x)*e(y), |e(x)-e(y)|]`"
         + (" and the log length of y" if report.config["length_feature"] else "")
+        + (_NAMES if report.config["categories"] else "")
         + f". Encoder: `{report.config['encoder']}`."
     )
     use = (

@@ -248,3 +248,40 @@ def test_length_has_a_penalty_of_its_own_and_so_a_weight(train, make):
     assert report.test.loss < without.test.loss - 0.15
     model = EmbeddingRewardModel.load(report.folder, make.hash_embed)
     assert abs(model.weights[-1]) > 10 * np.abs(model.weights[:-1]).max()
+
+
+def test_names_are_features_where_texts_say_nothing(train, make, tmp_path):
+    """Model `a` is better on source x, `b` on y; the texts are noise."""
+
+    def pairs(seed):
+        found = make.polite_pairs(160, seed=seed, random_labels=True)
+        rng = np.random.default_rng(seed)
+        source = rng.choice(["x", "y"], found.height)
+        best = np.where(source == "x", "a", "b")
+        worst = np.where(source == "x", "b", "a")
+        return found.with_columns(
+            source=pl.Series(source), chosen_model=pl.Series(best), rejected_model=pl.Series(worst)
+        )
+
+    data, test = pairs(0), pairs(1)
+    named = {"answer": ["model"], "prompt": ["source"], "slots": 64}
+    config = EmbeddingReward(l2=(0.1,), categories=named)
+    report = train(data, test, config)
+    assert report.test.accuracy > 0.95
+    assert train(data, test, QUICK, out="texts").test.accuracy < 0.65
+    alone = EmbeddingReward(l2=(0.1,), categories={"slots": 64})
+    assert train(data, test, alone, out="alone").test.accuracy < 0.75, "a and b win as often"
+    model = EmbeddingRewardModel.load(report.folder, make.hash_embed)
+    scores = [
+        model.score(test["prompt"], test[s], model.categories.of_side(test, s))
+        for s in ("chosen", "rejected")
+    ]
+    assert (scores[0] > scores[1]).mean() == report.test.accuracy
+    with pytest.raises(DataError, match="no column 'model'"):
+        model.score(test["prompt"], test["chosen"])
+    from trainers.evaluate.models import scored
+
+    again = scored(str(report.folder), test, make.hash_embed, 8, 64)
+    assert again.margins == pytest.approx(scores[0] - scores[1])
+    with pytest.raises(DataError, match="no column 'chosen_year'"):
+        train(data, test, EmbeddingReward(l2=(1.0,), categories={"answer": ["year"]}), out="none")

@@ -66,7 +66,13 @@ def scored(
         if embed is None:
             raise ConfigError(f"{model} reads sentence vectors: embed is missing")
         heads = EmbeddingRewardModel.load(model, embed)
-        chosen, rejected = (heads.score(pairs["prompt"], pairs[s]) for s in ("chosen", "rejected"))
+        names = heads.categories
+        chosen, rejected = (
+            heads.score(
+                pairs["prompt"], pairs[s], None if names is None else names.of_side(pairs, s)
+            )
+            for s in SIDES
+        )
         return Scored(_name(model), "embedding reward", chosen - rejected)
     if training.get("method") == "pal":
         if embed is None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from prefactory.engines.encoder import Encoder
 from prefactory.preferences.stack import Form
+from prefactory.spaces.hashed import Categories
 from trainers.settings.base import FROZEN
 
 
@@ -21,6 +22,9 @@ class EmbeddingReward(BaseModel):
         length_feature: add the answer's log length, under a penalty of its own (at most
             40 / pairs). Off, because length is a shortcut.
         margin_weight: weigh pairs by their margin; needs a margin on every pair.
+        categories: columns of names as features too (`answer: [model]`, `prompt: [source]`),
+            hashed into one table. Off: which model wrote an answer is a shortcut, and who scores
+            answers has to know it.
         seed: decides the folds.
     """
 
@@ -33,6 +37,7 @@ class EmbeddingReward(BaseModel):
     folds: int = Field(5, ge=2)
     length_feature: bool = False
     margin_weight: bool = False
+    categories: Categories | None = None
     seed: int = 0
 
 
