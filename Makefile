@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Hundreds of processes of the tests import this tree: where an image forbids it, each would compile it anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-all test-faults test-small test-vllm test-llama coverage check lint types docs format hooks lock bench clean
 
@@ -23,7 +25,7 @@ test-faults: $(VENV)/ready
 	$(BIN)/python -m pytest -s tests/faults
 
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --hypothesis-profile=deep
 
 # Lines and branches that the default suite does not run. Apart from `make test`: it costs 44 % more CPU.
 coverage: $(VENV)/ready

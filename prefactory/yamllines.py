@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML, MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode
@@ -51,16 +52,17 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     lines: dict[Path, int] = {}
     try:
         loader = YAML(typ="safe", pure=True)
+        loader.max_depth = 2 * MAX_DEPTH  # thousands of brackets would take seconds to be read
         node = loader.compose(text)
         _check_size(node, name)
         data = None if node is None else _build(loader.constructor, node, (), lines, name)
+    except (MaxDepthExceededError, RecursionError) as error:
+        raise ConfigError(f"{name}: {_TOO_DEEP}") from error
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         problem = (getattr(error, "problem", None) or str(error)).split("\n", 1)[0]
         raise ConfigError(f"{name}:{line} {problem}{_advice(problem)}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{name}: {_TOO_DEEP}") from error
     return data, lines
 
 

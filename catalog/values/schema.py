@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +164,11 @@ def load(name_or_path: str) -> ValueSystem:
     Raises:
         ConfigError: there is none of that name, or the file has mistakes; all of them, with lines.
     """
-    text, where = _read(name_or_path)
+    return _parsed(*_read(name_or_path))
+
+
+@lru_cache(maxsize=64)  # a recipe's steps name one system many times, and YAML is slow to read
+def _parsed(text: str, where: str) -> ValueSystem:
     data, lines = load_yaml(text, where)
     problems: list[str] = []
     system: ValueSystem | None = None

@@ -7,10 +7,12 @@ partial, among the other 270, and take 3 of the 213 that comply for refusals.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import yaml
 
@@ -60,17 +62,25 @@ def refuses(texts: pl.Series) -> pl.Series:
     Returns:
         Boolean[n].
     """
-    text = pl.col("text")
-    heads = texts.alias("text").to_frame().select(
-        text.fill_null("").str.strip_chars().str.head(HEAD)
+    refusing = np.zeros(texts.len(), dtype=bool)
+    text, head = pl.col("text"), pl.col("head")
+    heads = texts.alias("text").to_frame().lazy().select(
+        head=text.fill_null("").str.strip_chars().str.head(HEAD)
         .str.replace_all("[\u2019\u02bc\u00b4`]", "'").str.to_lowercase()
-    )["text"]  # fmt: skip
-    refusing = pl.Series("refuses", [False], dtype=pl.Boolean).new_from_index(0, texts.len())
-    for lists in languages().values():
-        at = (heads.str.contains_any(list(lists.holds)) & ~refusing).arg_true()
-        if at.len():
-            suspects = heads.gather(at)
+    ).with_row_index("row").filter(head.str.contains(_any_holds())).collect()  # fmt: skip
+    for lists in languages().values() if heads.height else ():
+        suspects = heads.filter(head.str.contains_any(list(lists.holds)))
+        if suspects.height:
             if lists.without is not None:
-                suspects = suspects.str.replace_all(lists.without, " ")
-            refusing = refusing.scatter(at, suspects.str.contains(lists.pattern))
-    return refusing
+                suspects = suspects.with_columns(head.str.replace_all(lists.without, " "))
+            found = suspects.filter(head.str.contains(lists.pattern))
+            refusing[found["row"].to_numpy()] = True
+            heads = heads.filter(~pl.col("row").is_in(found["row"].implode()))
+    return pl.Series("refuses", refusing)
+
+
+@lru_cache(maxsize=1)
+def _any_holds() -> str:
+    """Pattern of the literals of all languages; Polars keeps a compiled pattern, no automaton."""
+    holds = {literal for lists in languages().values() for literal in lists.holds}
+    return "|".join(re.escape(literal) for literal in sorted(holds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,9 +54,9 @@ def word_vectors(encoder: Any, column: pl.Series) -> np.ndarray:  # noqa: ANN401
     """
     vectors = np.zeros((column.len(), WIDTH), dtype=np.float32)
     for row, text in enumerate(column.fill_null("").to_list()):
-        for word in text.lower().split() or [""]:
+        for word, times in Counter(text.lower().split() or [""]).items():
             column_of = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=2).digest())
-            vectors[row, column_of % WIDTH] += 1.0
+            vectors[row, column_of % WIDTH] += times
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 

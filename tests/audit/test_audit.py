@@ -226,7 +226,7 @@ def test_the_worst_metric_gives_the_severity():
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
     st.lists(
         st.tuples(st.text(max_size=8), st.text(max_size=8), st.text(max_size=8)),

@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 import yaml
 from datasets import load_from_disk
+from typer.testing import CliRunner
 
-from tests.pipelines.conftest import command
+from pipelines.cli.app import app
+from tests.pipelines.conftest import command, warm
 
 
 def run_json(prefactory, *words, **env):
@@ -27,6 +29,11 @@ def test_help_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_commands_of_these_tests_are_warm_after_one_in_their_own_process():
+    assert CliRunner().invoke(app, ["steps"]).exit_code == 0
+    assert warm().fits({})
 
 
 def test_a_run_publishes_a_version_that_datasets_opens(prefactory, small):
@@ -62,8 +69,8 @@ def test_a_second_run_computes_and_publishes_nothing(prefactory):
 @pytest.mark.parametrize(
     ("words", "env"),
     [
-        (["--shard-rows", "7"], {}),
-        (["--workers", "1"], {}),
+        pytest.param(["--shard-rows", "7"], {}, marks=pytest.mark.slow),
+        pytest.param(["--workers", "1"], {}, marks=pytest.mark.slow),
         (["--shard-rows", "33", "--workers", "4"], {"PYTHONHASHSEED": "5"}),
     ],
 )

@@ -117,6 +117,7 @@ def kill_and_resume(folder, kills, seed):
     assert published(folder, "killed") == published(folder, "clean")
 
 
+@pytest.mark.slow
 def test_calls_survive_three_kills(tmp_path):
     kill_and_resume(tmp_path, 3, seed=1)
 

@@ -60,6 +60,7 @@ def test_where_it_cannot_be_learned_again_it_is_said(tmp_path):
     pytest.fail("no draw was refused in a fold")
 
 
+@pytest.mark.slow
 def test_labels_that_are_turned_round_count_as_kept(tmp_path):
     steps = (
         {"labelers.LabelTrust": {"vectors": False, "anchor": "off", "self_tests": 0}},

@@ -64,8 +64,17 @@ def rated(prefactory_in, tmp_path_factory):
     return run(prefactory_in, tmp_path_factory.mktemp("rated") / "a", RATED)
 
 
+def test_a_part_of_the_rated_answers_makes_tables_a_report_and_a_model(prefactory_in, tmp_path):
+    part = f"source.path={ROOT / 'examples' / 'quickstart' / 'science.jsonl'}"
+    makes_tables_a_report_and_a_model(*run(prefactory_in, tmp_path / "a", RATED, part))
+
+
+@pytest.mark.slow
 def test_the_rated_answers_make_tables_a_report_and_a_model(rated):
-    made, version = rated
+    makes_tables_a_report_and_a_model(*rated)
+
+
+def makes_tables_a_report_and_a_model(made, version):
     assert made["new"]
     manifest = json.loads((version / "manifest.json").read_text())
     assert set(manifest["tables"]) == {"responses", "pairs", "goal_pairs"}

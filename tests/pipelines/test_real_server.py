@@ -14,6 +14,7 @@ def served(tiny_model):
         yield url, str(tiny_model)
 
 
+@pytest.mark.slow
 def test_the_janus_recipe_publishes_pairs_of_a_served_model(served, prefactory_in, tmp_path):
     url, model = served
     rows = (ROOT / "examples" / "prompts" / "mixed.jsonl").read_text("utf-8").splitlines()[:6]

@@ -73,6 +73,7 @@ assert not lacking & {name.partition('.')[0] for name in sys.modules}
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_light_recipe_runs_on_threads_and_says_so_in_one_line(light):
     assert prefactory(light, "check", "light.yaml").returncode == 0
     done = prefactory(light, "run", "light.yaml")

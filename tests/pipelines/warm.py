@@ -1,9 +1,10 @@
 """The command in a process of its own that has its imports already: forks of one that is warm.
 
 A command of a second spends most of it on imports, and the tests run hundreds of them. A server
-imports once what most commands do and forks for each; the fork has the folder, the environment and
-the files that a new process would have. What an import reads (PREFECT_*, PYTHONHASHSEED, threads)
-it can't change: such a command, and one whose imports matter, is started anew (`fits`).
+imports once what most commands do, and what a trainer does with the first command that trains, and
+forks for each; the fork has the folder, the environment and the files that a new process would
+have. What an import reads (PREFECT_*, PYTHONHASHSEED, threads) it can't change: such a command, and
+one whose imports matter, is started anew (`fits`).
 
 A fork has none of the threads of its server. Those that the imports start are the allocator's and
 OpenBLAS's, which look after themselves at a fork, and one of Polars that cleans up after spills;
@@ -24,9 +25,14 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
-MODULES = ("catalog.versions", "datasets", "pipelines.build", "pipelines.settings", "pipelines.cli")
-FREE = {"PREFACTORY_HOME"}
-"""What a test may say of the environment: no import reads it."""
+MODULES = (
+    *("catalog.versions", "datasets", "pipelines.build", "pipelines.settings", "pipelines.cli"),
+    *("prefactory.engines.embedding", "transformers.models.bert.modeling_bert"),
+)
+TRAINING = ("pipelines.training.launch", "trainers.training", "trl.trainer.dpo_trainer")
+"""What `train` imports beside them: ten seconds."""
+FREE = {"CUDA_VISIBLE_DEVICES", "PREFACTORY_HOME", "PYTHONPATH"}
+"""What a test may say of the environment: no import reads it; a fork sees to PYTHONPATH itself."""
 NOISE = (
     *("KMP_", "PREFECT_LOGGING_", "PREFECT_SERVER_LOGGING_", "PYTEST_", "PYTHONPATH"),
     *("TOKENIZERS_", "TRANSFORMERS_", "TRL_"),
@@ -55,7 +61,8 @@ class Warm:
         """Whether a command may be a fork: of this environment, and what a test says beyond it."""
         now = os.environ
         moved = {k for k in {*now, *self._env} if now.get(k) != self._env.get(k)}
-        told = set(env) | {k for k in moved if not k.startswith(NOISE)}
+        told = {k for k, value in env.items() if value != self._env.get(k)}
+        told |= {k for k in moved if not k.startswith(NOISE)}
         return told <= FREE and self._process.poll() is None
 
     def run(
@@ -90,7 +97,8 @@ def _command(asked: dict) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["prefactory", *asked["words"]]
-    sys.path[0] = str(Path(sys.executable).parent)  # as of the installed command
+    own = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    sys.path[:1] = [str(Path(sys.executable).parent), *own]  # as of the installed command
     from pipelines.cli import main
 
     code = 0
@@ -111,10 +119,9 @@ def _command(asked: dict) -> None:
     os._exit(code)
 
 
-def _handle(link: socket.socket) -> None:
+def _handle(link: socket.socket, asked: dict) -> None:
     """Fork the command, tell its number and, at its end, its exit status."""
-    with link.makefile("rw", encoding="utf-8") as stream:
-        asked = json.loads(stream.readline())
+    with link.makefile("w", encoding="utf-8") as stream:
         pid = os.fork()
         if pid == 0:
             link.close()
@@ -132,6 +139,9 @@ def _end_with(stream: TextIO) -> None:
 
 
 def _serve(path: str) -> None:
+    from pipelines.cli.app import quiet_environment
+
+    quiet_environment(verbose=False)  # as the command does before its imports
     for module in MODULES:
         __import__(module)
     listener = socket.socket(socket.AF_UNIX)
@@ -143,10 +153,15 @@ def _serve(path: str) -> None:
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     while True:
         link, _ = listener.accept()
+        with link.makefile("r", encoding="utf-8") as stream:
+            asked = json.loads(stream.readline())
+        if "train" in asked["words"]:
+            for module in TRAINING:
+                __import__(module)
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
-            _handle(link)
+            _handle(link, asked)
             os._exit(0)
         link.close()
 

@@ -16,7 +16,11 @@ SMALL = {
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
 }
-LOSSES = ["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero"]
+LOSSES = [
+    "sigmoid",
+    *(pytest.param(loss, marks=pytest.mark.slow)
+      for loss in ("sigmoid_norm", "ipo", "hinge", "robust", "apo_zero")),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +46,9 @@ def run(tmp_path_factory, tiny_model, make):
         one = {k: v[0] if isinstance(v, pl.Series) else v for k, v in (added or {}).items()}
         held = make.polite_pairs(5, seed=1).with_columns(**one)
         version = make.publish(folder / "v", pairs, held)
-        config = method(model=str(tiny_model), **{"learning_rate": 1e-2, **SMALL, **options})
+        silent = {} if method is Reward else {"compare_answers": 0}
+        settings = {"learning_rate": 1e-2, **SMALL, **silent, **options}
+        config = method(model=str(tiny_model), **settings)
         report = train_transformer(config, DatasetRef.from_path(version), folder / "m")
         return report, load_file(folder / "m" / "model.safetensors")
 

@@ -86,7 +86,7 @@ def test_odd_texts_have_the_same_ids_in_every_format(tmp_path):
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=6))
 def test_round_trip_of_any_text(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("trip")

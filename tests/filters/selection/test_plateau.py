@@ -159,15 +159,15 @@ def test_a_curve_that_still_rises_is_no_plateau(sign):
 
 def test_curves_of_pure_noise_get_no_number():
     claims = 0
-    for seed in range(60):
+    for seed in range(30):
         noise = 0.5 + np.random.default_rng(seed).normal(0, 0.01, len(SIZES))
         fit = exponential_plateau(SIZES, noise)
         claims += fit.n_95 is not None
         assert fit.gained or "no gain is clear of 0" in fit.summary()
-    for seed in range(20):
+    for seed in range(10):
         curves = 0.5 + np.random.default_rng(1000 + seed).normal(0, 0.01, (5, len(SIZES)))
         claims += plateau_of_repeats(SIZES, curves.tolist(), draws=10).n_95 is not None
-    assert claims <= 2
+    assert claims <= 1
 
 
 def test_a_step_at_the_smallest_size_is_no_measurement_of_the_rate():

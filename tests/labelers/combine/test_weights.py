@@ -342,7 +342,7 @@ STEPS = [
 ]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.randoms(use_true_random=False))
 @pytest.mark.parametrize("step", STEPS, ids=lambda s: f"{s.method}-{s.target}")
 def test_bits_depend_on_neither_order_nor_shards(step, random):

@@ -298,7 +298,7 @@ TABLES = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     TABLES,
     st.lists(SCORES, min_size=6, max_size=6),
