@@ -82,6 +82,7 @@ def test_values_travel_to_the_answers_and_coverage_to_the_manifest(outcome):
     assert "rouge_l_of_one_prompt" in page
 
 
+@pytest.mark.slow
 def test_shards_change_nothing(outcome, tmp_path):
     other = built(tmp_path, 1000)
     mine, theirs = (o.published.version.manifest.content_digest for o in (outcome, other))

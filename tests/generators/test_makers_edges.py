@@ -105,6 +105,7 @@ def test_no_rows_and_one_row(name):
         assert gone.height == (one.height == 0)
 
 
+@pytest.mark.slow
 def test_shards_change_nothing_whatever_fails(tmp_path):
     for name in ("Dialogues", "RAGPairs", "Evol"):
         step = {f"generators.{name}": STEPS[name]}

@@ -97,8 +97,14 @@ def dropped(result, label):
 @pytest.mark.parametrize(
     ("combine", "relabel"),
     [
-        ({"method": "linear", "normalise": "zscore"}, {"rescale": "quantile"}),
-        ({"method": "logsigmoid"}, {"scale": (-9, 0), "min_gap": 0.05}),
+        pytest.param(
+            {"method": "linear", "normalise": "zscore"},
+            {"rescale": "quantile"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"method": "logsigmoid"}, {"scale": (-9, 0), "min_gap": 0.05}, marks=pytest.mark.slow
+        ),
         ({"method": "logsigmoid", "reference": "dataset"}, {"rescale": "quantile", "half": True}),
     ],
 )

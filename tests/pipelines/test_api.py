@@ -1,5 +1,6 @@
 """The front door: what a notebook does, and that it is what the command line does."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 import filters
+import generators
 import labelers
 import prefactory
 import trainers
 from pipelines import api
 from pipelines.build import load_recipe
 from prefactory import Catalog, Recipe, audit, read
+from prefactory.engines.scripted import Scripted
 from prefactory.errors import ConfigError, DataError
 from prefactory.recipe import Publish
 
@@ -95,6 +98,20 @@ def test_the_verbs_of_a_recipe(folder):
     assert Catalog()["small"] == version
     assert read("small").height == version.frame().collect().height
     assert read(version, table="responses").height == version.frame("responses").collect().height
+
+
+def answer(request):
+    return "one answer"
+
+
+def test_a_recipe_that_asks_a_model_runs_where_an_event_loop_is_running(folder):
+    asked = generators.Responses(models=[Scripted(function=f"{__name__}.answer")])
+    prompts = [{"prompt": f"question {i}?"} for i in range(5)]
+
+    async def cell():
+        return Recipe("asked", source=pl.DataFrame(prompts), steps=[asked]).run()
+
+    assert asyncio.run(cell()).frame("responses").collect().height == 5
 
 
 def test_a_frame_of_any_library_is_a_source(folder):

@@ -161,7 +161,9 @@ def test_a_judge_is_asked_about_a_sample_of_the_labels(prefactory, small):
     assert again.stdout == done.stdout
 
 
-@pytest.mark.parametrize(("said", "calls", "code"), [(b"n\n", 0, 3), (b"y\n", 20, 0)])
+@pytest.mark.parametrize(
+    ("said", "calls", "code"), [(b"n\n", 0, 3), pytest.param(b"y\n", 20, 0, marks=pytest.mark.slow)]
+)
 def test_a_terminal_is_asked_before_the_judge(small, said, calls, code):
     with MockServer(longer) as server:
         engine = f"{{engine: server, base_url: '{server.url}', model: long}}"

@@ -75,6 +75,7 @@ one.manifest.stages[-1].rows_out
 """
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_in_a_kernel_whose_event_loop_is_running(clone, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(clone / "ipython"))

@@ -160,6 +160,7 @@ def scripted(_request):
 SCRIPT = f"{__name__}.scripted"
 
 
+@pytest.mark.slow
 def test_a_learning_curve_says_how_many_pairs_are_enough_or_that_none_can_be_named():
     found = enough(made(500, wrong=0.1)[0], repeats=5)
     assert found["sizes"][0] == 0

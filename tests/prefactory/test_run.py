@@ -232,7 +232,7 @@ def test_the_cut_and_the_workers_change_nothing(tmp_path, whole, shard_rows, wor
     assert in_order(result)
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.randoms(), st.integers(1, 4), st.integers(1, 3), st.sampled_from([2, 5, 1000]))
 def test_the_order_of_the_input_changes_nothing(
     tmp_path_factory, whole, random, files, blocks, shard_rows

@@ -49,7 +49,7 @@ def small(store):
     return run(recipe(*steps), one_file(PAIRS.head(4)), store, 2)
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_crash_at_any_write_is_resumed(tmp_path, after):
     clean = small(tmp_path / "clean")
     total = made(clean)

@@ -163,7 +163,7 @@ def test_what_trl_drops_in_silence_is_counted(tmp_path, tiny_model, make, capsys
     settings = {"model": str(tiny_model), "max_length": 200, **SMALL, "max_steps": 1}
     for report, why in [
         (
-            train_transformer(DPO(**settings), ref, tmp_path / "dpo"),
+            train_transformer(DPO(**settings, compare_answers=0), ref, tmp_path / "dpo"),
             "prompt longer than max_length",
         ),
         (train_transformer(Reward(**settings), ref, tmp_path / "rm"), "longer than max_length"),
@@ -181,7 +181,7 @@ def test_dpo_counts_answers_that_are_cut(tmp_path, tiny_model, make):
     pairs = make.pairs_of([(f"q{i}", "certainly " * 20, "please " * 20) for i in range(4)])
     ref = DatasetRef.from_path(make.publish(tmp_path, pairs, pairs))
     settings = {"model": str(tiny_model), "max_length": 30, **SMALL, "max_steps": 1}
-    report = train_transformer(DPO(**settings), ref, tmp_path / "m")
+    report = train_transformer(DPO(**settings, compare_answers=0), ref, tmp_path / "m")
     assert report.facts["truncated"] == 4
     assert "4 training pairs were cut" in report.text()
 
@@ -197,7 +197,7 @@ def test_a_tokenizer_without_chat_template(tmp_path, tiny_model, version):
         train_transformer(
             DPO(model=str(bare), chat_template=tmp_path / "none"), ref, tmp_path / "m"
         )
-    settings = {**SMALL, "max_steps": 1}
+    settings = {**SMALL, "max_steps": 1, "compare_answers": 0}
     report = train_transformer(
         DPO(model=str(bare), chat_template=template, **settings), ref, tmp_path / "m"
     )

@@ -100,6 +100,7 @@ def test_bounds_never_change_the_verdict():
     assert dict(got) == dict(expected)
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     rows = [(f"q{i % 9}", TEN + " x" * (i % 5)) for i in range(45)]
     rows += [(f"q{i % 9}", f"quite another answer, number {i}") for i in range(9)]

@@ -97,6 +97,7 @@ def test_a_judge_confirms():
     assert dropped["reason"].to_list() == ["not_confirmed"]
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     rows = pl.concat([table(), prompts(*[f"tower {i}" for i in range(7)]).with_columns(
         docs=pl.Series([DOCUMENTS] * 7, dtype=pl.List(pl.String)))])  # fmt: skip

@@ -186,6 +186,7 @@ def test_it_helps_far_from_what_the_model_knows_and_hurts_close_to_it():
     assert far > 0.7
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     step = recipe({"generators.RPS": {"model": model("m", f"{HERE}.obedient"), "target": TARGET}})
     digests = {

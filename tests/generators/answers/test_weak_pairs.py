@@ -87,6 +87,7 @@ def test_columns_of_prompts_pass_through():
     assert rows.select("gold", "chosen_model").rows() == [("42", "big")]
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     table = prompts("hard", "easy", "half", *[f"q{i}" for i in range(20)])
     step = recipe({"generators.WeakPairs": {**BOTH, "n": 2}})

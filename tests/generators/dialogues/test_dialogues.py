@@ -229,6 +229,7 @@ def test_a_grid_can_be_drawn_from(office):
     assert rows["cell"].n_unique() == 2
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path, office):
     fields = {"scenario": office, "engine": ENGINE, "judge": JUDGE, "k": 2}
     table = cases("down", "mute", *[f"case {i}" for i in range(5)])

@@ -159,6 +159,7 @@ def test_a_vote_that_cannot_be_read_is_none(club):
     assert "rather not" not in str(rows.to_dicts())
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path, club):
     fields = {"scenario": club, "engine": ENGINE, "judge": JUDGE, "k": 2, "allow_deception": True}
     table = prompts("sharp", "fooled", "split", "sharp mumbling", "sharp broken", "fine")

@@ -128,6 +128,7 @@ def test_the_search_is_the_plain_one(n, seed):
         assert np.isnan(below[i]) if not under else below[i] == max(under)
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     words = list(DEGREES)
     table = responses(*[(f"{words[i % 5]} {i}", f"answer {i}") for i in range(40)])

@@ -195,5 +195,6 @@ def test_a_grounded_answer_against_a_value_that_stands_nowhere():
     assert apply_step(step, responses(*rows, tools=[TOOLS])).rows.height == 1
 
 
+@pytest.mark.slow
 def test_it_is_a_step():
     check_step(ToolCallPairs(), table(12))

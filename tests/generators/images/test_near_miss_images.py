@@ -62,6 +62,7 @@ def test_thumbnails_are_vectors_of_length_one():
         assert float(vector @ vector) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_a_step():
     check_step(NearMissImages(least=-1))
 

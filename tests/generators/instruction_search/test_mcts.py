@@ -512,7 +512,7 @@ def run(folder, table=TABLE, shard_rows=1000, workers=1, ctx=None, **more):
     return asked_run(recipe(step, seed=5), table, folder, shard_rows, workers, **options)
 
 
-@pytest.mark.parametrize("output", ["pairs", "instructions"])
+@pytest.mark.parametrize("output", ["pairs", pytest.param("instructions", marks=pytest.mark.slow)])
 def test_shards_order_and_concurrency_change_nothing(tmp_path, output):
     rows = list(range(N))
     random.Random(0).shuffle(rows)

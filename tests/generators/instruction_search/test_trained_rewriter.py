@@ -132,6 +132,7 @@ def test_what_a_pair_cost_and_what_failed():
     assert rewriter_report([Kept("p", "s", tree)], cost, 0)["per_pair"] is None
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     step = {**fields(output="pairs"), "rewriter": model("learned", f"{HERE}.learned"),
             "rewriter_prompt": "trained"}  # fmt: skip

@@ -152,6 +152,7 @@ def test_an_examples_complement_and_a_refused_repair_are_none():
     assert reasons(made(step, table)[1], table) == {"Why do people keep cats?": "refuses"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [BOTH, {**PAIRS, "judge": model("j", f"{HERE}.judge")}])
 def test_shards_and_order_change_nothing(tmp_path, fields):
     table = prompts("down", "muddle", "wordy", "dogs", *[f"question {i}" for i in range(7)])

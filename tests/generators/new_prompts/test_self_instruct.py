@@ -110,6 +110,7 @@ def test_the_pool_is_a_bounded_sample_of_single_turns():
     assert dropped["reason"].to_list() == ["not_single_turn"]
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     table = prompts("down", "mute", "bad", *[f"seed number {i} of the pool" for i in range(7)])
     step = {"generators.SelfInstruct": {"writer": WRITER, "n": 2, "rounds": 2, "pool": 10}}

@@ -78,6 +78,7 @@ def test_prompts_without_a_pair_are_accounted_for():
     assert len(found) == 7
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     texts = ["down", "invented", "same in three lines", "odd in three lines"]
     table = prompts(*texts, *[f"Poem {i} in three lines" for i in range(7)])

@@ -169,6 +169,7 @@ def kurt(request):
     return "It was Kurt, who built the tower and was born long ago."
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     fields = {"models": [GOOD, BAD], "n": 2, "judge": [J1, J2]}
     assert len(cut_anyhow({"generators.RAGPairs": fields}, questions(6), tmp_path)) == 1

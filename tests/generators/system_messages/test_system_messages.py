@@ -435,6 +435,7 @@ FEW = questions(30)
 ROLES = prompts("You are a dragon. Roar.", "Act as a tree.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["embedded", "engine"])
 def test_shards_order_and_files_change_nothing(tmp_path, backend):
     fields = {"messages": 2}

@@ -174,6 +174,7 @@ def test_only_ranked_values_that_may_meet_are_drawn():
     assert places == {"benevolence": 1, "universalism": 1, "power": 0, "achievement": 2}
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     table = prompts("strike", "promise", "long", *[f"harbour {i}" for i in range(7)])
     step = {"generators.Dilemmas": {**FIELDS, "dilemmas": 2}}

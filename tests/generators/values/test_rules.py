@@ -152,6 +152,7 @@ def test_a_rule_has_its_scenes_and_no_more():
     assert set(counts) == {"rule_used_up", "http_500"}
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     rows = prompts("strike", *[f"harbour {i}" for i in range(29)], "harbour 3 (not)")
     plan = recipe({NAME: {**FIELDS, "rule_scenes": 3}})

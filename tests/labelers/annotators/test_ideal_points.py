@@ -66,6 +66,7 @@ def right(margins):
     return float((margins > 0).mean())
 
 
+@pytest.mark.slow
 def test_two_prototypes_find_two_groups_of_annotators():
     table = planted()
     one, two = (fitted(PAL(prototypes=k, starts=2, folds=2), table) for k in (1, 2))

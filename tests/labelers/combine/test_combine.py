@@ -253,6 +253,7 @@ def test_bits_depend_on_neither_order_nor_shards(rows, step, random):
     assert pl.concat([step.label(p, ctx).to_series() for p in parts]).equals(whole)
 
 
+@pytest.mark.slow
 def test_a_million_answers_of_eight_objectives():
     rng = np.random.default_rng(0)
     n, k = 1_000_000, 8

@@ -278,7 +278,7 @@ def test_orders_differ_by_question_and_seed():
 # -- the run -----
 
 
-@pytest.mark.parametrize("mode", ["listwise", "pairwise"])
+@pytest.mark.parametrize("mode", ["listwise", pytest.param("pairwise", marks=pytest.mark.slow)])
 def test_a_run_is_the_same_in_any_shards(tmp_path, mode):
     few = MANY.head(24)
     steps = [{"labelers.Judge": {"judge": [j.judge(j.good), j.judge(j.always_a)], "mode": mode}}]

@@ -128,7 +128,7 @@ def test_passing_faults_change_no_byte(tmp_path):
     assert ledger_of(wild).height == 0
 
 
-@pytest.mark.parametrize("shard_rows", [1, 1000])
+@pytest.mark.parametrize("shard_rows", [pytest.param(1, marks=pytest.mark.slow), 1000])
 def test_shards_and_the_journal(tmp_path, shard_rows):
     first, asked = ran(tmp_path, sound, ANSWERS, LISTWISE)
     assert len(asked) == 3 * N

@@ -193,6 +193,7 @@ def test_drift_is_seen():
     assert likely[True] < 0.15 < likely[False]
 
 
+@pytest.mark.slow
 def test_shards_and_order_change_nothing(tmp_path):
     plan = recipe(
         {"labelers.PersonaStyle": {"persona_is": "text"}}, {"generators.PersonaPairs": {}}

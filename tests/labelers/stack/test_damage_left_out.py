@@ -168,6 +168,7 @@ def test_the_stack_leaves_them_out_and_scores_them(planted):
     assert found["margin_stack"].null_count() == 0
 
 
+@pytest.mark.slow
 def test_damage_does_not_depend_on_the_shards(planted):
     step = LabelTrust(anchor="off", self_tests=0)
     _, whole = fitted(step, planted, CTX)
