@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import polars as pl
@@ -224,12 +225,15 @@ def _side_by_side(
     import sklearn.linear_model  # noqa: F401 - a library is limited only once it is loaded
 
     order = sorted(range(len(checks)), key=lambda at: (at > 0 and not checks[at].slow, at))
-    limiting = Lock()
+    limiting, limited_at = Lock(), dict[int, int]()
     with ExitStack() as limits, ThreadPoolExecutor(THREADS) as pool:
 
         def limited(check: Check) -> tuple[Finding, float]:
             with limiting:  # matrices are small: more threads of theirs cost time and last digits
-                limits.enter_context(threadpool_limits(1))
+                loaded = len(sys.modules)  # to look at all libraries takes longer than most checks
+                if limited_at.get(get_ident()) != loaded:
+                    limits.enter_context(threadpool_limits(1))
+                    limited_at[get_ident()] = loaded
             return work(check)
 
         jobs = {at: pool.submit(limited, checks[at]) for at in order}

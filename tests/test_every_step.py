@@ -152,6 +152,7 @@ FIELDS = {
     "filters.AgreementDraw": {"untaught": "random"},
     "filters.Rule": {"function": f"{__name__}.polite"},
     "labelers.Rule": {"function": f"{__name__}.questions", "options": {"mark": "?"}},
+    "generators.Personas": {"people": 20},
     "labelers.DensityRatio": {"on_same": "one"},
     "labelers.Relevance": {"model": LIKELY},
     "generators.MismatchedPairs": {"model": LIKELY, "least": -1, "most": 1, "gap": 0},

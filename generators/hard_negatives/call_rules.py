@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from prefactory.identity import canonical_json
@@ -92,11 +93,16 @@ def problem(call: Call, schemas: Schemas) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"the arguments are no JSON: {error}"
     try:
-        errors = validator(closed(schemas[call["name"]])).iter_errors(arguments)
+        errors = _closed_check(json.dumps(schemas[call["name"]])).iter_errors(arguments)
         first = next(iter(errors), None)
     except ValueError as error:
         return str(error)
     return None if first is None else str(first.message)[:200]
+
+
+@lru_cache(maxsize=256)  # a table names few tools, and a check is dear to make
+def _closed_check(schema: str) -> Any:  # noqa: ANN401 - jsonschema has no types
+    return validator(closed(json.loads(schema)))
 
 
 def canonical(call: Call, schemas: Schemas) -> str:

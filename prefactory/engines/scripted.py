@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from prefactory.beside import ImportPath, import_function
@@ -121,8 +122,13 @@ def _completion(answer: str | Result, request: Request) -> Result:
     if not isinstance(answer, str):
         return answer
     text = request.sampling.before_stop(answer)
-    asked = sum(len(message_text(m).split()) for m in request.conversation)
+    asked = sum(_words(message_text(m)) for m in request.conversation)
     return Completion(text, "stop", asked, len(text.split()))
+
+
+@lru_cache(maxsize=64)  # the long text of a prompt comes with each of its requests
+def _words(text: str) -> int:
+    return len(text.split())
 
 
 def _function(path: str | None) -> Callable[..., Any] | None:

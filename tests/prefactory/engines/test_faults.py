@@ -240,7 +240,7 @@ class Ill:
 def survives(fault):
     with Ill(fault) as server:
         config = Server(
-            base_url=f"http://127.0.0.1:{server.port}/v1", model="m", retries=3, timeout_s=1.0,
+            base_url=f"http://127.0.0.1:{server.port}/v1", model="m", retries=3, timeout_s=2.0,
             max_concurrency=3,
         )  # fmt: skip
         with config.open() as engine:
