@@ -35,7 +35,7 @@ FREE = {"CUDA_VISIBLE_DEVICES", "PREFACTORY_HOME", "PYTHONPATH"}
 """What a test may say of the environment: no import reads it; a fork sees to PYTHONPATH itself."""
 NOISE = (
     *("KMP_", "PREFECT_LOGGING_", "PREFECT_SERVER_LOGGING_", "PYTEST_", "PYTHONPATH"),
-    *("TOKENIZERS_", "TRANSFORMERS_", "TRL_"),
+    *("TOKENIZERS_", "TORCHINDUCTOR_", "TRANSFORMERS_", "TRL_", "_RJEM_"),
 )
 """What libraries write into the environment when this process imports them."""
 
