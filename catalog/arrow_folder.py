@@ -7,7 +7,7 @@ rows arrive in, so that neither shards nor workers change a byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +59,38 @@ def arrow_schema(table: pl.DataFrame) -> pa.Schema:
     return schema.with_metadata({"huggingface": json.dumps(info)})
 
 
+def features_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `datasets.Features.from_arrow_schema(schema).to_dict()` gives.
+
+    Types that rows usually have are described here, as importing `datasets` takes a second.
+    """
+    known = None if schema.metadata else _struct_feature(schema)
+    if known is not None:
+        return known
+    import datasets
+
+    features: dict[str, Any] = datasets.Features.from_arrow_schema(schema).to_dict()
+    return features
+
+
+def _struct_feature(fields: Iterable[pa.Field]) -> dict[str, Any] | None:
+    found = {field.name: _feature(field.type) for field in fields}
+    return None if None in found.values() else found
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any] | None:
+    """Of a type that is described here; None of any other."""
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_type)
+        return None if inner is None else {"feature": inner, "_type": "List"}
+    if pa.types.is_struct(kind):
+        return _struct_feature(kind)
+    return {"dtype": _VALUES[kind], "_type": "Value"} if kind in _VALUES else None
+
+
+_VALUES = {pa.string(): "string", pa.bool_(): "bool", pa.float64(): "float64", pa.int64(): "int64"}
+
+
 def to_arrow(table: pl.DataFrame) -> pa.Table:
     """A table with the types of `arrow_schema`."""
     return table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(arrow_schema(table))
@@ -95,8 +127,8 @@ class SplitWriter:
         stop = waiting if whole else waiting - waiting % self._batch_rows
         for start in range(0, stop, self._batch_rows):
             piece = table.slice(start, min(self._batch_rows, stop - start)).combine_chunks()
-            whole_copy = pa.array(range(piece.num_rows))  # a slice's buffers hold its neighbours
-            self._write_batch(piece.take(whole_copy))
+            every = pl.int_range(piece.num_rows, eager=True).to_arrow()
+            self._write_batch(piece.take(every))  # a slice's buffers hold its neighbours
         self._waiting = [table.slice(stop)] if stop < waiting else []
 
     def _write_batch(self, piece: pa.Table) -> None:
@@ -131,9 +163,7 @@ class SplitWriter:
         return info
 
     def _describe(self, names: list[str], info: dict[str, Any]) -> None:
-        import datasets
-
-        features = datasets.Features.from_arrow_schema(self.schema).to_dict()
+        features = features_of(self.schema)
         split = {"name": self.split, **info, "dataset_name": None}
         _json(
             self.folder / "dataset_info.json",
@@ -197,7 +227,7 @@ class Table:
         """Columns and their types; no column if there is no file."""
         for path in (path for paths in self.splits.values() for path in paths):
             with _opened(path) as reader:
-                return _frame(reader.schema.empty_table()).schema
+                return _frame(pa.Table.from_batches([], reader.schema)).schema
         return pl.Schema()
 
     @property

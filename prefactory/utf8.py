@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,8 @@ Ints = NDArray[np.int64]
 
 ROWS = 8192
 """Texts that are changed at a time."""
+PIECE = 1 << 16
+"""Bytes that are added up at a time: few enough for the processor's cache."""
 
 
 def utf8(texts: pl.Series) -> tuple[NDArray[np.uint8], Ints]:
@@ -23,6 +26,31 @@ def utf8(texts: pl.Series) -> tuple[NDArray[np.uint8], Ints]:
     if data is None or ends.size == 0:
         return np.empty(0, dtype=np.uint8), np.zeros(len(array) + 1, dtype=np.int64)
     return np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]], ends - ends[0]
+
+
+def translated(data: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8]:
+    """A table's value (256 of them) of each byte, UInt8: in half the time of an index."""
+    return np.frombuffer(data.tobytes().translate(table), dtype=np.uint8)
+
+
+def sums(values: NDArray[np.uint8], ends: Ints) -> Ints:
+    """The sum of the values of each text, Int64[N].
+
+    Texts are added up some at a time: numpy widens all values that it is given first.
+
+    Args:
+        values: of each byte, UInt8.
+        ends: where each text starts, with the end, Int64[N + 1], as `utf8` gives it.
+    """
+    out = np.zeros(ends.size - 1, dtype=np.int64)
+    filled = np.flatnonzero(np.diff(ends))  # numpy can't add up nothing
+    starts = ends[filled]
+    cuts = np.unique(starts.searchsorted(np.arange(0, values.size + PIECE, PIECE)))
+    for low, high in pairwise(cuts.tolist()):
+        begin, end = starts[low], ends[filled[high - 1] + 1]
+        at = filled[low:high]
+        out[at] = np.add.reduceat(values[begin:end], starts[low:high] - begin, dtype=np.int64)
+    return out
 
 
 def change_runs(texts: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:

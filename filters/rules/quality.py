@@ -21,7 +21,7 @@ from filters.rules.length import WORD
 from prefactory.context import Context
 from prefactory.step import Filter, verdict
 from prefactory.tables import Shape, last_user_text, text_of
-from prefactory.utf8 import utf8
+from prefactory.utf8 import sums, translated, utf8
 
 ALPHANUMERIC = r"[\p{L}\p{N}\p{M}]"
 CONTROL = r"[\p{Cc}\x{FFFD}--[\t\n\r\x0B\x0C]]"
@@ -38,7 +38,13 @@ Count = Annotated[int | None, Field(ge=1)]
 Rule = tuple[pl.Expr, str, pl.Expr]
 Suspects = Callable[[pl.DataFrame], np.ndarray]
 
-_ASCII_ALPHANUMERIC = np.array([b < 128 and chr(b).isalnum() for b in range(256)], dtype=np.uint8)
+_ALPHANUMERIC = bytes(b < 128 and chr(b).isalnum() for b in range(256))
+"""Of each byte 1 if it is an ASCII letter or digit, else 0."""
+_RISES = bytes(
+    (2 if b >= 0xC0 else 0) if b >= 128 else chr(b).isalnum() or chr(b) == "_" for b in range(256)
+)
+"""Of each byte 2 if it begins a character beyond ASCII, 1 if it may be of a word, else 0: no word
+begins where this does not rise."""
 _WINDOW = 20
 _HEAD, _SAME = 64, 4
 """Characters of an opening that is folded, and of its folded form that are compared."""
@@ -148,11 +154,8 @@ class Quality(Filter):
         data, ends = utf8(texts["text"])
         size = np.diff(ends)
         suspect: np.ndarray = size >= self.alphanumeric_from
-        starts = ends[:-1][size > 0]
-        if starts.size:
-            alphanumeric = np.add.reduceat(_ASCII_ALPHANUMERIC[data], starts, dtype=np.int64)
-            few = alphanumeric <= (self.min_alphanumeric or 0) * size[size > 0]
-            suspect[size > 0] &= few
+        alphanumeric = sums(translated(data, _ALPHANUMERIC), ends)
+        suspect &= alphanumeric <= (self.min_alphanumeric or 0) * size
         return suspect
 
     def _has_lines(self, texts: pl.DataFrame) -> np.ndarray:
@@ -160,14 +163,20 @@ class Quality(Filter):
         return (ends >= self.lines_from - 1).to_numpy()
 
     def _may_repeat(self, texts: pl.DataFrame) -> np.ndarray:
-        """Enough words, and few of them distinct: every distinct word but two opens a trigram."""
-        suspect: np.ndarray = (texts["text"].str.len_bytes() >= 2 * self.words_from - 1).to_numpy()
-        at = np.flatnonzero(suspect)
-        words = texts["text"].gather(at).str.to_lowercase().str.extract_all(WORD)
-        total = words.list.len().to_numpy().astype(np.int64)
-        distinct = words.list.n_unique().to_numpy().astype(np.int64)
-        least = (1 - (self.max_repeated_trigrams or 0)) * (total - 2)
-        suspect[at] = (total >= self.words_from) & (distinct - 2 <= least)
+        """Enough words, and few of them distinct: every distinct word but two opens a trigram.
+
+        The first half of a text tells most: its words but the last, which it cuts, are words of the
+        text, and no text has more words than places where one may begin.
+        """
+        share, text = 1 - (self.max_repeated_trigrams or 0), texts["text"]
+        suspect = np.zeros(text.len(), dtype=bool)
+        most = _most_words(text)
+        at = np.flatnonzero(most >= self.words_from)
+        half = pl.col("text").str.head(pl.col("text").str.len_chars() // 2)
+        _, distinct = _words(texts[at].select(half).to_series())
+        at = at[distinct - 3 <= share * (most[at] - 2)]
+        total, distinct = _words(text.gather(at))
+        suspect[at] = (total >= self.words_from) & (distinct - 2 <= share * (total - 2))
         return suspect
 
     def _may_echo(self, texts: pl.DataFrame) -> np.ndarray:
@@ -283,6 +292,23 @@ def may_run(texts: pl.Series, limit: int) -> np.ndarray:
         at = at[data[at + i] == data[at + i + 12]]
     suspect[np.searchsorted(ends, at, side="right") - 1] = True
     return suspect
+
+
+def _most_words(texts: pl.Series) -> np.ndarray:
+    """As many words as each text may have at most, or more (String -> Int64)."""
+    data, ends = utf8(texts)
+    level = translated(data, _RISES)
+    rises = np.flatnonzero(level[1:] > level[:-1]) + 1
+    most: np.ndarray = np.diff(np.searchsorted(rises, ends)) + 1  # it may begin with a word
+    return most
+
+
+def _words(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Words of each text, and distinct ones, in lower case (String -> Int64)."""
+    words = texts.str.to_lowercase().str.extract_all(WORD)
+    counts = words.list.len(), words.list.n_unique()
+    total, distinct = (count.to_numpy().astype(np.int64) for count in counts)
+    return total, distinct
 
 
 def longest_runs(texts: pl.Series) -> pl.Series:

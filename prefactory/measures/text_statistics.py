@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
+
+from prefactory.near.shingles import as_lists
 
 TOKEN = r"\w+|[^\w\s]+"  # noqa: S105 - a pattern, not a secret
 CUT = r"(?s)(?:\n[ \t]*(?:Human|User|Assistant|System|AI)[ \t]*:|\n{4}|\n[ \t]*\n[ \t]*[-_]{2,}).*"
@@ -126,8 +127,6 @@ def distinct_share(tokens: pl.Series) -> pl.Series:
     opens[ends[counts > 1] - 2] = False
     total = np.maximum(counts - 2, 0)
     offsets = np.concatenate(([0], np.cumsum(total)))
-    lists = pl.from_arrow(pa.LargeListArray.from_arrays(offsets, mixed[opens[:last]]))
-    assert isinstance(lists, pl.Series)  # noqa: S101 - an array always gives a series
-    distinct = lists.list.n_unique().to_numpy().astype(np.float64)
+    distinct = as_lists(mixed[opens[:last]], offsets).list.n_unique().to_numpy().astype(np.float64)
     share = np.divide(distinct, total, out=np.ones(counts.size), where=total > 0)
     return pl.Series(tokens.name, share, dtype=pl.Float64)

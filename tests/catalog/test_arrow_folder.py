@@ -1,15 +1,23 @@
 import json
+import sys
 from itertools import pairwise
 
 import polars as pl
 import pyarrow as pa
 import pytest
-from datasets import load_from_disk
+from datasets import Features, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog import arrow_folder
-from catalog.arrow_folder import SplitWriter, Table, arrow_schema, arrow_type, write_dict
+from catalog.arrow_folder import (
+    SplitWriter,
+    Table,
+    arrow_schema,
+    arrow_type,
+    features_of,
+    write_dict,
+)
 from prefactory.tables import MESSAGES, Shape
 from tests.helpers import many_pairs
 
@@ -48,6 +56,31 @@ def tiny_files(monkeypatch):
 )
 def test_types_are_the_plain_ones(dtype, expected):
     assert arrow_type(dtype) == expected
+
+
+SPOKEN = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "imports"),
+    [
+        (pa.string(), False),
+        (pa.int64(), False),
+        (pa.list_(pa.bool_()), False),
+        (SPOKEN, False),
+        (pa.struct([("a", pa.float64()), ("b", SPOKEN)]), False),
+        (pa.struct([]), False),
+        (pa.date32(), True),
+        (pa.timestamp("ms", "UTC"), True),
+        (pa.struct([("a", pa.list_(pa.uint8()))]), True),
+    ],
+)
+def test_features_are_those_of_datasets(kind, imports, monkeypatch):
+    schema = pa.schema([("a", kind), ("b", pa.string())])
+    expected = Features.from_arrow_schema(schema).to_dict()
+    if not imports:
+        monkeypatch.setitem(sys.modules, "datasets", None)
+    assert json.dumps(features_of(schema)) == json.dumps(expected)
 
 
 def test_files_and_batches_have_a_fixed_number_of_rows(tmp_path, tiny_files):
