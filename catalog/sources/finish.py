@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from catalog.sources.columns import ABSENT, LOST, REPAIR, ROW, WRONG
@@ -144,10 +145,7 @@ def _margin_rules(schema: dict[str, pl.DataType]) -> list[Rule]:
 
 def _general_notes(kept: pl.DataFrame, answers: tuple[str, ...]) -> list[Rule]:
     conversations = ("prompt", *answers)
-    element = pl.element().struct.field
-    again = (element("role") == element("role").shift(1)).fill_null(value=False)
-    several = [c for c in conversations if (kept[c].list.len().max() or 0) > 1]  # type: ignore[operator]
-    repeats = [pl.lit(value=False), *(pl.col(c).list.eval(again).list.any() for c in several)]
+    repeats = [pl.lit(value=False), *(pl.lit(_role_repeats(kept[c])) for c in conversations)]
     ends = pl.col("prompt").list.last().struct.field("role")
     repeats += [ends == pl.col(a).list.first().struct.field("role") for a in answers]
     rules: list[Rule] = [
@@ -160,6 +158,19 @@ def _general_notes(kept: pl.DataFrame, answers: tuple[str, ...]) -> list[Rule]:
         rules.append((pl.lit(speakers), "speakers_in_prompt", text))
     empty = pl.any_horizontal(pl.col(SILENT + c).list.any() for c in conversations)
     return [*rules, (empty, "empty_turn", detail("a turn has no text"))]
+
+
+def _role_repeats(messages: pl.Series) -> pl.Series:
+    """Whether two messages of a conversation in a row are of one role; null is false."""
+    sizes = messages.list.len().fill_null(0).to_numpy().astype(np.int64)
+    found = np.zeros(sizes.size, dtype=bool)
+    if sizes.max(initial=0) > 1:
+        roles = _flat(messages).struct.field("role")
+        again = (roles == roles.shift(1)).fill_null(value=False)
+        row = np.repeat(np.arange(sizes.size), sizes)
+        at = again.arg_true().to_numpy()
+        found[row[at[row[at] == row[at - 1]]]] = True
+    return pl.Series(found)
 
 
 _SPEAKERS = (
