@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def publish(
     catalog: Catalog,
     report: Callable[[Path], str] | None = None,
     used: Sequence[Mapping[str, Any]] = (),
+    seconds: dict[str, float] | None = None,
 ) -> Published:
     """Publish the tables of a run as a version.
 
@@ -77,12 +79,15 @@ def publish(
         catalog: where to.
         report: makes `report.html` from the finished folder.
         used: what this run paid for, by step, role and model: calls, tokens and US dollars.
+        seconds: what is known of the time that parts of publishing take, by name, once the report
+            is made; `tables`, `documents` and `all` are added.
 
     Raises:
         CatalogError: if the recipe's explicit version exists with other content or another recipe.
         DataError: if there is nothing to publish, or a judge did not judge and the recipe does not
             say `failed_judges`.
     """
+    started, seconds = time.monotonic(), {} if seconds is None else seconds
     head = result.recipe.head
     if not head.publish.failed_judges and (failed := judge_watch.failed(result.stages)):
         raise DataError(
@@ -95,6 +100,7 @@ def publish(
     with temporary_folder(catalog.root, f".{head.name}") as folder:
         tables = _write_tables(result, folder) | _write_annotations(result, folder)
         digest = content_digest(tables)
+        seconds["tables"] = time.monotonic() - started
         with catalog.publishing(head.name, digest, head.version):
             existing = _existing(catalog, result, digest, payload)
             if existing is not None:
@@ -102,9 +108,13 @@ def publish(
                 return Published(existing, new=False)
             manifest = _manifest(result, catalog, payload, digest, tables)
             manifest.ledger["rows"] = _write_ledger(result, folder / "ledger.parquet")
+            began = time.monotonic()
             _write_documents(result, manifest, folder, report)
+            seconds["documents"] = time.monotonic() - began
             parent = _write_drift(catalog, manifest, folder)
-            _write_json(folder / "provenance.json", _provenance(result, used, parent))
+            seconds["all"] = time.monotonic() - started
+            told = _provenance(result, used, parent, seconds)
+            _write_json(folder / "provenance.json", told)
             return Published(_move(folder, catalog, manifest), new=True)
 
 
@@ -411,7 +421,10 @@ def _write_drift(catalog: Catalog, manifest: Manifest, folder: Path) -> str | No
 
 
 def _provenance(
-    result: RunResult, used: Sequence[Mapping[str, Any]], parent: str | None
+    result: RunResult,
+    used: Sequence[Mapping[str, Any]],
+    parent: str | None,
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What differs from run to run, and so stays out of the manifest."""
     return {
@@ -422,6 +435,7 @@ def _provenance(
             {"label": s.label, "seconds": round(s.seconds, 3), "made": s.made, "reused": s.reused}
             for s in result.stages
         ],
+        "publishing": {name: round(took, 3) for name, took in seconds.items()},
         "paid": list(used),
         "objects": sorted(result.objects),
     }

@@ -213,14 +213,19 @@ def _published(
     shown = recipe.head.publish.report_rows
     paid = _Paid(result, settings)
 
+    seconds: dict[str, float] = {}
+
     def report(folder: Path) -> str:
-        if text := paid.text():
+        text, seconds["pays"] = paid.told()
+        if recipe.head.publish.pays:
+            _LOG.info("does it pay%s%6.1f s", " " * 41, seconds["pays"])
+        if text:
             (folder / "pays.json").write_text(text, "utf-8")
         return build_report(folder, shown)
 
     try:
         with paid:
-            published = publish(result, settings.catalog, report, used)
+            published = publish(result, settings.catalog, report, used, seconds)
     except DataError as error:
         raise _unpublished(error, recipe, stages, settings) from error
     except OSError as error:
@@ -327,13 +332,11 @@ class _Paid:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def text(self) -> str:
-        """The text of `pays.json`; empty if there is nothing to say."""
+    def told(self) -> tuple[str, float]:
+        """The text of `pays.json`, empty if there is nothing to say, and how long it took."""
         if not self._result.recipe.head.publish.pays:
-            return ""
-        text, seconds = self._found() if self._early is None else self._early.result()
-        _LOG.info("does it pay%s%6.1f s", " " * 41, seconds)
-        return text
+            return "", 0.0
+        return self._found() if self._early is None else self._early.result()
 
     def _found(self) -> tuple[str, float]:
         started = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,13 +154,23 @@ def _report(
     }
 
 
-def sample(view: View, most: int, seed: int) -> pl.DataFrame:
-    """At most so many rows of a view, drawn by seed and id, in canonical order."""
+def sample(
+    view: View, most: int, seed: int, columns: Collection[str] | None = None
+) -> pl.DataFrame:
+    """At most so many rows of a view, drawn by seed and id, in canonical order.
+
+    Args:
+        view: what is sampled.
+        most: rows.
+        seed: of the draw.
+        columns: the only ones that are needed beside `pair_id`, of those that there are; None gives
+            all.
+    """
     ctx = Context(seed, "pays")
     ids = pl.concat(view.map(lambda table: table, columns=["pair_id"]))["pair_id"]
     if ids.len() > most:
         ids = ids.gather(np.argsort(ctx.uniform(ids).to_numpy(), kind="stable")[:most])
-    return _rows_of(view, ids)
+    return _rows_of(view, ids, columns)
 
 
 def final(view: View) -> pl.DataFrame:
@@ -220,14 +230,14 @@ class _Refit:
         return _signs(self.rows["pair_id"], signs_of(table))
 
 
-def _rows_of(view: View, ids: pl.Series) -> pl.DataFrame:
+def _rows_of(view: View, ids: pl.Series, columns: Collection[str] | None = None) -> pl.DataFrame:
     def some(table: pl.DataFrame) -> pl.DataFrame:
         rows = table.filter(pl.col("pair_id").is_in(ids.implode()))
         copied = pl.from_arrow(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
         assert isinstance(copied, pl.DataFrame)  # noqa: S101 - a table stays one
         return copied  # else a few rows keep whole files of the store in memory
 
-    return pl.concat(view.map(some))
+    return pl.concat(view.map(some, columns=columns))
 
 
 def scaled(step: Step, stage: Stage) -> Step:
@@ -309,19 +319,27 @@ def scores(result: RunResult) -> list[dict[str, Any]]:
     """
     found = []
     steps = [planned for planned, _ in result.before]
+    named = [(i, name) for i, p in enumerate(steps) for name in _objectives(p)]
     view = next((v for v in result.views.values() if v.shape == v.stored == Shape.PAIRS), None)
-    rows = None if view is None else sample(view, MOST, result.recipe.head.seed)
-    for i, planned in enumerate(steps):
-        if planned.kind != "labeler":
-            continue
-        names = {n.removeprefix("chosen_").removeprefix("rejected_") for n in planned.adds}
-        for name in sorted(n.removeprefix(SCORE) for n in names if is_score(n)):
-            later = [p.placed.step.model_dump(mode="json") for p in steps[i + 1 :]]
-            needed = [columns_needed(p.placed.step, p.shape) for p in steps[i + 1 :]]
-            used = any(c.endswith(f"{SCORE}{name}") for columns in needed for c in columns)
-            entry = {"name": name, "used": used or any(_names(fields, name) for fields in later)}
-            found.append({**entry, **agreement(rows, name)})
+    rows = None
+    if view is not None and named:
+        columns = [f"{side}_{SCORE}{name}" for _, name in named for side in SIDES]
+        rows = sample(view, MOST, result.recipe.head.seed, ("prompt_id", *columns))
+    for i, name in named:
+        later = [p.placed.step.model_dump(mode="json") for p in steps[i + 1 :]]
+        needed = [columns_needed(p.placed.step, p.shape) for p in steps[i + 1 :]]
+        used = any(c.endswith(f"{SCORE}{name}") for needs in needed for c in needs)
+        entry = {"name": name, "used": used or any(_names(fields, name) for fields in later)}
+        found.append({**entry, **agreement(rows, name)})
     return [entry for entry in found if not entry["used"] or against(entry)]
+
+
+def _objectives(planned: PlannedStep) -> list[str]:
+    """Objectives that a labeler scores, sorted."""
+    if planned.kind != "labeler":
+        return []
+    names = {n.removeprefix("chosen_").removeprefix("rejected_") for n in planned.adds}
+    return sorted(n.removeprefix(SCORE) for n in names if is_score(n))
 
 
 def notes(found: list[dict[str, Any]]) -> list[str]:

@@ -7,11 +7,11 @@ Newton's method; in the dual where there are fewer rows than columns, with the s
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpotrf, dpotrs
 from scipy.special import expit
 
 from prefactory.measures.calibration import Floats
@@ -70,36 +70,58 @@ class _Point(Protocol):
     def __call__(self, at: Floats, /) -> tuple[Floats, float]: ...
 
 
-def _objective(point: _Point, at: Floats, t: Floats, u: Floats) -> float:
+class _Place(NamedTuple):
+    """Coefficients, the margins that they give, and the loss."""
+
+    at: Floats
+    margins: Floats
+    loss: float
+
+
+def _place(point: _Point, at: Floats, t: Floats, u: Floats) -> _Place:
     margins, size = point(at)
-    return float((u * log_loss(margins, t)).sum()) + size
+    return _Place(at, margins, float((u * log_loss(margins, t)).sum()) + size)
 
 
-def _step(point: _Point, at: Floats, full: Floats, t: Floats, u: Floats) -> Floats:
+def _step(point: _Point, start: _Place, full: Floats, t: Floats, u: Floats) -> _Place:
     """Go a Newton step, halved until the loss does not rise (it hardly ever has to be)."""
-    start, share = _objective(point, at, t, u), 1.0
-    while share > 1e-4 and _objective(point, at + share * full, t, u) > start + 1e-12:
+    share = 1.0
+    moved = _place(point, start.at + full, t, u)
+    while share > 1e-4 and moved.loss > start.loss + 1e-12:
         share /= 2
-    moved: Floats = at + share * full
+        moved = _place(point, start.at + share * full, t, u)
     return moved
+
+
+def _solved(curve: Floats, right: Floats, *, lower: bool) -> Floats:
+    """`(curve + 1) x = right` of a matrix of which one half is looked at, and overwritten.
+
+    Raises:
+        LinAlgError: it is not positive definite.
+    """
+    np.einsum("ii->i", curve)[...] += 1.0
+    factor, failed = dpotrf(curve, lower=lower, clean=False, overwrite_a=True)
+    if failed:
+        raise np.linalg.LinAlgError("the curvature of the loss is not positive definite")
+    solution: Floats = dpotrs(factor, right, lower=lower)[0]
+    return solution
 
 
 def _primal(z: Floats, t: Floats, u: Floats) -> Floats:
     def point(w: Floats) -> tuple[Floats, float]:
         return z @ w, 0.5 * float(w @ w)
 
-    w = np.zeros(z.shape[1])
+    place = _place(point, np.zeros(z.shape[1]), t, u)
     for _ in range(STEPS):
-        p = expit(z @ w)
-        gradient = z.T @ (u * (p - t)) + w
+        p = expit(place.margins)
+        gradient = z.T @ (u * (p - t)) + place.at
         half = z * np.sqrt(u * p * (1 - p))[:, None]
         curve = dsyrk(1.0, half.T, lower=True)  # half the work of a product
-        curve[np.diag_indices_from(curve)] += 1.0
-        moved = _step(point, w, -cho_solve(cho_factor(curve, lower=True), gradient), t, u)
-        change, w = float(np.abs(moved - w).max()), moved
+        moved = _step(point, place, -_solved(curve, gradient, lower=True), t, u)
+        change, place = float(np.abs(moved.at - place.at).max()), moved
         if change < TOLERANCE:
             break
-    return w
+    return place.at
 
 
 def _dual(z: Floats, t: Floats, u: Floats) -> Floats:
@@ -109,19 +131,17 @@ def _dual(z: Floats, t: Floats, u: Floats) -> Floats:
         margins = kernel @ a
         return margins, 0.5 * float(a @ margins)
 
-    a = np.zeros(len(z))
+    place = _place(point, np.zeros(len(z)), t, u)
     w = np.zeros(z.shape[1])
     for _ in range(STEPS):
-        margins = kernel @ a
-        p = expit(margins)
+        p = expit(place.margins)
         curve = u * p * (1 - p)
         root = np.sqrt(curve)
-        wanted = curve * margins + u * (t - p)
+        wanted = curve * place.margins + u * (t - p)
         inner = root[:, None] * kernel * root
-        inner[np.diag_indices_from(inner)] += 1.0
-        newton = wanted - root * cho_solve(cho_factor(inner), root * (kernel @ wanted))
-        a = _step(point, a, newton - a, t, u)
-        moved = z.T @ a
+        newton = wanted - root * _solved(inner, root * (kernel @ wanted), lower=False)
+        place = _step(point, place, newton - place.at, t, u)
+        moved = z.T @ place.at
         change, w = float(np.abs(moved - w).max()), moved
         if change < TOLERANCE:
             break

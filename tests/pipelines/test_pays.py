@@ -138,6 +138,12 @@ def test_a_version_holds_the_comparison_and_its_report_opens_with_it(tmp_path):
     assert "pays.json" in version.manifest.files
     off = built(tmp_path / "off", "pays: false")
     assert not (off.path / "pays.json").exists()
+    took = [
+        json.loads((v.path / "provenance.json").read_text())["publishing"] for v in (version, off)
+    ]
+    assert [list(t) for t in took] == [["tables", "pays", "documents", "all"]] * 2
+    assert took[0]["pays"] > 0 == took[1]["pays"]
+    assert all(t["all"] >= t["tables"] > 0 for t in took)
     assert "Does the selection pay?" not in (off.path / "report.html").read_text("utf-8")
     assert off.manifest.content_digest == version.manifest.content_digest
     assert off.manifest.recipe_fingerprint == version.manifest.recipe_fingerprint
