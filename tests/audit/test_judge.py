@@ -3,11 +3,13 @@
 import json
 import logging
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 
-from audit import Options, Severity
+from audit import CHECKS, Options, Severity
+from audit import audit as run_checks
 from audit.judged import Judge, draw, judged
 from labelers import JudgePairs
 from pipelines.api import audit
@@ -21,6 +23,13 @@ from tests.labelers import judging as j
 GOOD = "tests.labelers.judging.good"
 ALWAYS_A = "tests.labelers.judging.always_a"
 RUBBISH = "tests.labelers.judging.rubbish"
+
+
+@pytest.fixture(autouse=True)
+def labels_alone(monkeypatch):
+    """An audit runs the check of the labels alone: a judge changes nothing in the others."""
+    checks = tuple(check for check in CHECKS if check.name == "labels")
+    monkeypatch.setattr("pipelines.api.run_checks", partial(run_checks, checks=checks))
 
 
 def planted(n=120, wrong=18, **extra):
