@@ -1,10 +1,11 @@
 """The command in a process of its own that has its imports already: forks of one that is warm.
 
 A command of a second spends most of it on imports, and the tests run hundreds of them. A server
-imports once what most commands do, and what a trainer does with the first command that trains, and
-forks for each; the fork has the folder, the environment and the files that a new process would
-have. What an import reads (PREFECT_*, PYTHONHASHSEED, threads) it can't change: such a command, and
-one whose imports matter, is started anew (`fits`).
+imports once what most commands do, what a trainer does with the first command that trains, and what
+an encoder does after the first command that embedded, and forks for each; the fork has the folder,
+the environment and the files that a new process would have. What an import reads (PREFECT_*,
+PYTHONHASHSEED, threads) it can't change: such a command, and one whose imports matter, is started
+anew (`fits`).
 
 A fork has none of the threads of its server. Those that the imports start are the allocator's and
 OpenBLAS's, which look after themselves at a fork, and one of Polars that cleans up after spills;
@@ -25,10 +26,9 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
-MODULES = (
-    *("catalog.versions", "datasets", "pipelines.build", "pipelines.settings", "pipelines.cli"),
-    *("prefactory.engines.embedding", "transformers.models.bert.modeling_bert"),
-)
+MODULES = ("catalog.versions", "datasets", "pipelines.build", "pipelines.settings", "pipelines.cli")
+EMBEDDING = ("prefactory.engines.embedding", "transformers.models.bert.modeling_bert")
+"""What some commands import beside them, which only they know: four seconds."""
 TRAINING = ("pipelines.training.launch", "trainers.training", "trl.trainer.dpo_trainer")
 """What `train` imports beside them: ten seconds."""
 FREE = {"CUDA_VISIBLE_DEVICES", "PREFACTORY_HOME", "PYTHONPATH"}
@@ -109,6 +109,8 @@ def _command(asked: dict) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1
+    if "torch" in sys.modules:
+        Path(asked["embeds"]).touch()
     with contextlib.suppress(BaseException):
         threading._shutdown()  # as the interpreter does: waits for threads that are no daemons
     import atexit
@@ -155,9 +157,10 @@ def _serve(path: str) -> None:
         link, _ = listener.accept()
         with link.makefile("r", encoding="utf-8") as stream:
             asked = json.loads(stream.readline())
-        if "train" in asked["words"]:
-            for module in TRAINING:
-                __import__(module)
+        asked["embeds"] = f"{path}.embeds"
+        late = TRAINING if "train" in asked["words"] else ()
+        for module in (*late, *(EMBEDDING if Path(asked["embeds"]).exists() else ())):
+            __import__(module)
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()

@@ -225,7 +225,7 @@ def test_sources_of_different_shape_or_type_are_refused():
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("shard_rows", [1, 3, 7, 1000])
+@pytest.mark.parametrize("shard_rows", [pytest.param(1, marks=pytest.mark.slow), 3, 7, 1000])
 def test_the_cut_and_the_workers_change_nothing(tmp_path, whole, shard_rows, workers):
     result = everything(tmp_path, shard_rows, workers)
     assert digest(result) == digest(whole)
@@ -293,7 +293,7 @@ def test_settings_that_change_no_data_reuse_everything(tmp_path):
     assert made(run(again, source, tmp_path)) == 0
 
 
-@pytest.mark.parametrize("shard_rows", [1, 5, 1000])
+@pytest.mark.parametrize("shard_rows", [pytest.param(1, marks=pytest.mark.slow), 5, 1000])
 def test_a_second_run_makes_nothing(tmp_path, shard_rows):
     first = everything(tmp_path, shard_rows)
     second = everything(tmp_path, shard_rows)

@@ -10,6 +10,7 @@ os.environ |= {
 }
 
 import hashlib
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,13 +23,14 @@ from prefactory.tables import MESSAGES, ROW_ID, Shape, with_ids
 from tests.helpers import tiny_llama
 
 
+@cache
+def vector(word):
+    seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+    return np.random.default_rng(seed).normal(size=24)
+
+
 def hash_embed(encoder, texts):
     """Mean of one random vector per word: texts with common words are near each other."""
-
-    def vector(word):
-        seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
-        return np.random.default_rng(seed).normal(size=24)
-
     rows = [np.mean([vector(w) for w in t.split() or [""]], axis=0) for t in texts]
     return np.asarray(rows, dtype=np.float32).reshape(len(texts), 24)
 

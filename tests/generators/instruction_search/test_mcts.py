@@ -214,8 +214,15 @@ def test_the_shipped_principles_are_those_of_the_paper():
 
 # -- gaps -----
 
+OUTPUTS = [
+    "pairs",
+    "siblings",
+    *(pytest.param(output, marks=pytest.mark.slow) for output in ("instructions", "steps")),
+]
+"""One of each way to choose rows: of the whole tree, and of its branches."""
 
-@pytest.mark.parametrize("output", ["pairs", "instructions", "siblings", "steps"])
+
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_trees_of_equals_write_no_more_than_the_level(output):
     table = prompts(*[f"q {i}" for i in range(50)])
     rows, dropped = searched(table, judge="noise", output=output, iterations=8)
@@ -248,7 +255,7 @@ def test_a_true_gap_is_written_and_its_margin_is_the_true_one():
     assert rows["margin"].mean() == pytest.approx(3.0, abs=0.25)
 
 
-@pytest.mark.parametrize("output", ["pairs", "instructions", "siblings", "steps"])
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize(
     "about", [{"responder": "same"}, {"sampling": {"temperature": 0.0}}], ids=["equal", "greedy"]
 )

@@ -1,6 +1,7 @@
 """The PAL step, end to end on planted groups of annotators."""
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ GROUP = np.arange(20) % 2
 SMALL = {"starts": 1, "steps": 200, "folds": 2}
 
 
+@cache
 def vector(text):
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
     return np.random.default_rng(seed).normal(size=DIM)

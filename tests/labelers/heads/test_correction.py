@@ -1,6 +1,7 @@
 """Directional correction: a planted length bias taken out, the guided cosine, invariance."""
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ DIM = 6
 QUALITY, LENGTH = np.eye(DIM)[0], np.eye(DIM)[1]
 
 
+@cache
 def vector(text):
     """Noise by text, plus length along one axis; a question's vector is noise."""
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

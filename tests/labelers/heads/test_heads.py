@@ -1,6 +1,7 @@
 """Ridge heads: the closed form, the choice of the penalty, cross-fitting, and invariance."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ DIM = 4
 ALPHAS = np.asarray([0.001, 0.01, 0.1, 1.0, 10.0, 100.0])
 
 
+@cache
 def vector(text):
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
     return np.random.default_rng(seed).normal(size=DIM)

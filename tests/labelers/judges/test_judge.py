@@ -307,7 +307,7 @@ def test_a_run_keeps_the_statistics_of_what_was_not_decided(tmp_path):
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abcd GOOD")), max_size=12))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_any_answers_add_up(rows):
     table = j.answers(*[(f"q{q}", t) for q, t in rows]) if rows else THREE.clear()
     table = table.unique("response_id", maintain_order=True)

@@ -149,7 +149,7 @@ cast_votes = st.lists(
 
 
 @given(cast_votes, st.sampled_from([0.3, 0.5, 0.6, 0.75, 1.0]), st.sampled_from([0.0, 0.5, 1.0]))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_what_is_settled_no_later_vote_changes(cast, agreement, min_valid):
     rules = Rules(agreement, min_valid)
     planned = asked(len(cast))

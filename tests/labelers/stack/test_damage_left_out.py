@@ -1,6 +1,7 @@
 """Damage that is planted into chosen answers stays out of the fits, found by the step itself."""
 
 import zlib
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -89,13 +90,18 @@ FILLER = [
 SWAPPED, GARBLED, OFF_TOPIC = "swapped", "garbled", "off_topic"
 
 
+@cache
+def vector(word):
+    rng = np.random.default_rng(zlib.crc32(word.encode()))
+    return rng.normal(size=96) * (0.1 if word in FILLER else 1.0)
+
+
 def embed(encoder, texts):
     """Bags of words: a text is near to those that share its rarer words."""
     found = np.zeros((len(texts), 96), np.float32)
     for row, text in enumerate(texts):
         for word in text.lower().replace("?", "").split():
-            rng = np.random.default_rng(zlib.crc32(word.encode()))
-            found[row] += rng.normal(size=96) * (0.1 if word in FILLER else 1.0)
+            found[row] += vector(word)
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
