@@ -10,6 +10,7 @@ from .combine.weights import Weigh as Weigh
 from .heads.correction import DirectionalCorrection as DirectionalCorrection
 from .heads.density import DensityRatio as DensityRatio
 from .heads.heads import RidgeHeads as RidgeHeads
+from .heads.route import Route as Route
 from .judges.answers import Judge as Judge
 from .judges.consistent import Consistent as Consistent
 from .judges.pairs import JudgePairs as JudgePairs

@@ -174,6 +174,7 @@ SKIPPED = {
 }
 EXEMPT = {
     "labelers.PreferenceScore": "needs a folder that `PreferenceStack` trained; see its own tests",
+    "labelers.Route": "needs a folder that `prefactory train router` made; see its own tests",
     "generators.ValueGuided": "decodes token by token with a model; its own tests cut its shards",
 }
 

@@ -6,6 +6,7 @@ from .metrics import pair_metrics as pair_metrics
 from .people.model import PALReward as PALReward
 from .people.reward import train_pal as train_pal
 from .report import TrainingReport as TrainingReport
+from .router import train_router as train_router
 from .settings import ADPA as ADPA
 from .settings import BCO as BCO
 from .settings import CPO as CPO
@@ -29,6 +30,7 @@ from .settings import PoFT as PoFT
 from .settings import PreferenceStack as PreferenceStack
 from .settings import Regression as Regression
 from .settings import Reward as Reward
+from .settings import Router as Router
 from .settings import SimPO as SimPO
 from .settings import SteerLM as SteerLM
 from .settings import Stepwise as Stepwise

@@ -42,6 +42,7 @@ from trainers.settings import (
     PreferenceStack,
     Regression,
     Reward,
+    Router,
     SimPO,
     SteerLM,
     Stepwise,
@@ -57,6 +58,7 @@ METHODS: dict[str, type[BaseModel]] = {
     "embedding-reward": EmbeddingReward,
     "preference-stack": PreferenceStack,
     "pal": PAL,
+    "router": Router,
     "reward": Reward,
     "regression": Regression,
     "sft": SFT,
@@ -246,6 +248,10 @@ def _trainer(method: str, settings: Settings, embed: Embed) -> Callable[[Any, An
         from trainers import train_preference_stack
 
         return lambda config, data, out: train_preference_stack(config, data, out, embed)
+    if method == "router":
+        from trainers import train_router
+
+        return lambda config, data, out: train_router(config, data, out, embed)
     if method == "pal":
         from trainers import train_pal
 

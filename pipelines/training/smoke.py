@@ -112,7 +112,9 @@ def _steps_of(cls: type[BaseModel], model: str) -> list[dict[str, Any]]:
     return steps
 
 
-_READ = ("prompt", "chosen", "rejected", "completions", "labels")
+_READ = (
+    "prompt", "chosen", "rejected", "completions", "labels", "chosen_model", "rejected_model",
+)  # fmt: skip
 
 
 def _steps() -> list[dict[str, Any]]:
@@ -149,6 +151,8 @@ def _pairs() -> list[dict[str, Any]]:
             "rejected_score_log_probability": -2.0 - i / 10,
             "chosen_score_quality": 8.0,
             "rejected_score_quality": 3.0 + i % 4,
+            "chosen_model": f"model {i % 3}",
+            "rejected_model": f"model {(i + 1 + i % 2) % 3}",
             "annotator": f"person {i % 4}",
             "dimension": ("politeness", "length")[i % 2],
             "rejected_prompt_id": prompts["prompt_id"][i - 1],

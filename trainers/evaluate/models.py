@@ -85,6 +85,8 @@ def scored(
         return Scored(_name(model), f"reward {whose}", chosen - rejected)
     if training.get("method") == "preference-stack":
         raise ConfigError(f"{model} is a stack: labelers.PreferenceScore scores data with it")
+    if training.get("method") == "router":
+        raise ConfigError(f"{model} is a router: labelers.Route chooses models with it")
     if training.get("method") == "stepwise":
         raise ConfigError(f"{model} scores steps: labelers.StepScores scores data with it")
     reader = Reader.of(model, pairs, batch, max_length)

@@ -1,7 +1,7 @@
 """Settings of the trainers. Plain data: nothing heavy is loaded."""
 
 from trainers.settings.base import FROZEN, EarlyStopping, Lora, PolicySettings, TransformerSettings
-from trainers.settings.frozen import EmbeddingReward, PreferenceStack
+from trainers.settings.frozen import EmbeddingReward, PreferenceStack, Router
 from trainers.settings.labelled import ADPA, DCKD, GoalDPO, Stepwise
 from trainers.settings.own import BCO, MAH, RACO, PoFT, Regression
 from trainers.settings.people import PAL
@@ -11,6 +11,6 @@ from trainers.settings.trl import CPO, DPO, KTO, ORPO, SFT, Mixture, Reward, Sim
 __all__ = [
     "ADPA", "BCO", "CPO", "DCKD", "DPO", "FROZEN", "KTO", "MAH", "MORE", "ORPO", "PAL", "RACO",
     "RDPO", "SFT", "EarlyStopping", "EmbeddingReward", "GoalDPO", "Listwise", "Lora", "Mixture",
-    "PoFT", "PolicySettings", "PreferenceStack", "Regression", "Reward", "SimPO", "SteerLM",
-    "Stepwise", "TransformerSettings",
+    "PoFT", "PolicySettings", "PreferenceStack", "Regression", "Reward", "Router", "SimPO",
+    "SteerLM", "Stepwise", "TransformerSettings",
 ]  # fmt: skip

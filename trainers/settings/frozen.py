@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -63,4 +63,42 @@ class PreferenceStack(BaseModel):
     vectors: bool = True
     outside: tuple[str, ...] = ()
     oriented: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Router(BaseModel):
+    """Settings of a router of models or judges.
+
+    Attributes:
+        candidates: `models`: which model answers a prompt best, by pairs that name both; `judges`:
+            which judge decides right, by votes on pairs whose label no judge gave.
+        judge: name of the judges' columns (`judge_votes`).
+        judges: names of the judges, in the order of the engines; None: their numbers.
+        prompt: columns of the prompt that are read together with the candidate's name.
+        vectors: read the vector of the last user message as well.
+        encoder: which frozen encoder makes it.
+        slots: of the table of hashed names.
+        probes: slots that a name lights.
+        costs: candidate -> cost of an answer, in whatever unit.
+        budget: mean cost of a prompt that the router keeps to, on the training prompts; None: the
+            best is taken, whatever it costs.
+        l2: grid of penalties, tried by cross-validation; one value is taken as it is.
+        folds: folds of the cross-validation, by prompt.
+        seed: decides the folds.
+    """
+
+    model_config = FROZEN
+
+    candidates: Literal["models", "judges"] = "models"
+    judge: str = "judge"
+    judges: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = ()
+    vectors: bool = True
+    encoder: Encoder = Field(default_factory=Encoder)
+    slots: int = Field(256, ge=2)
+    probes: int = Field(2, ge=1, le=8)
+    costs: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    budget: float | None = Field(None, ge=0)
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.01, 0.1, 1.0, 10.0), min_length=1)
+    folds: int = Field(5, ge=2)
     seed: int = 0

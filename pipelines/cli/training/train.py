@@ -50,6 +50,7 @@ HELP = {
     "adpa": "Train a student on an aligned teacher's advantages over its reference.",
     "stepwise": "Train a process reward model on labels of steps.",
     "pal": "Train a reward that differs between people (annotator column), on vectors.",
+    "router": "Train what tells which model or judge to take for a prompt, within a cost.",
     "raco": "Train a policy on objectives that disagree on the same pair (sign_ columns).",
     "rdpo": "Train a policy on pairs, and on each chosen answer after a near prompt (Re-Align).",
     "more": "Train a reward model on several sources, weighted so that they conflict least.",
