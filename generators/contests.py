@@ -74,8 +74,9 @@ def confirm(
             verdicts.setdefault(id(task), []).append(answer["better"])
 
         judge.forms(tasks, order, _FORM, question, take)
-    if judge.ctx.calls is not None and asked:
-        judge.ctx.calls.watch(_counts(judge.config.model, asked, list(verdicts.values())))
+    if asked:
+        faults = Counter(task.reason for task in asked if task.reason is not None)
+        count_verdicts(judge, faults, list(verdicts.values()), [task.row for task in asked])
     for task in open_tasks(tasks):
         named = verdicts.get(id(task), [])
         if named != ["A", "B"]:
@@ -83,22 +84,30 @@ def confirm(
             task.fail("not_confirmed", f"the judge said {both}; the better one was A, then B")
 
 
-def _counts(judge: str, asked: Sequence[Task], verdicts: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """What a judge said about tasks, as `prefactory.measures.judge_watch` counts votes.
+def count_verdicts(
+    judge: Asker,
+    faults: Counter[str],
+    verdicts: Sequence[Sequence[str]],
+    rows: Sequence[int],
+    even: bool = False,
+) -> None:
+    """Count what a judge said as `prefactory.measures.judge_watch` counts votes.
 
     Args:
-        judge: its name.
-        asked: all tasks; those that failed have their reason.
-        verdicts: `A`, `B` or `tie`, one or two of each task that it answered.
+        judge: who was asked.
+        faults: why it said nothing.
+        verdicts: `A`, `B` or `tie`, one or two of each question that it answered.
+        rows: that it was asked about.
+        even: nothing but ties is no bad sign.
     """
     said = Counter(verdict for both in verdicts for verdict in both)
-    faults = Counter(task.reason for task in asked if task.reason is not None)
     named = {str(place): said[name] for place, name in enumerate("AB") if said[name]}
-    return {
-        "judge": judge,
+    counts = {
+        "judge": judge.config.model,
         "answers": said.total() + faults.total(),
-        "prompts": len({task.row for task in asked}),
+        "prompts": len(set(rows)),
         "faults": dict(sorted(faults.items())),
-        "ties": said["tie"],
+        "ties": 0 if even else said["tie"],
         "places": {"2": named} if named else {},
     }
+    judge.watcher().count(counts, rows)

@@ -24,7 +24,6 @@ from prefactory.engines import calls
 from prefactory.errors import DataError, MissingPackageError, PrefactoryError
 from prefactory.extras import missing
 from prefactory.images.marks import bind
-from prefactory.measures import judge_watch
 from prefactory.recipe import Recipe
 from prefactory.shards import Part, Shard, gather, load, without_copies
 from prefactory.step import Filter, Generator, Labeler, State, Step
@@ -357,5 +356,5 @@ def _written(site: Site, key: str, ctx: Context) -> Iterator[tuple[Writer, Conte
             writer.table(calls.TABLE, used.table())
         if used.doubts:
             writer.info["doubts"] = dict(sorted(used.doubts.items()))
-        if used.watched:
-            writer.info["watch"] = judge_watch.merged([[one] for one in used.watched])
+        if watched := used.watched():
+            writer.info["watch"] = watched

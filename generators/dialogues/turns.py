@@ -11,7 +11,7 @@ from generators.dialogues.play import DIAGNOSIS, RATING, TURN, Candidate, Dialog
 from generators.dialogues.scenario import Scenario, Turn
 from generators.dialogues.votes import Ballot, ballots, count, form
 from generators.dialogues.votes import take as take_vote
-from prefactory.asking import Asking, fence, open_tasks
+from prefactory.asking import Asking, fence, open_tasks, unrated
 from prefactory.context import Context
 from prefactory.engines.base import Conversation, SamplingParams
 from prefactory.engines.configs import AnyEngine
@@ -177,7 +177,7 @@ class TurnTaking(Prompted, Asking):
                 dialogue.diagnosed = own[line - 1].turn.number
 
         judge = self.asker(ctx, self.judge, greedy=True)
-        judge.forms(copies, "diagnosis", DIAGNOSIS, question, take)
+        judge.forms(copies, "diagnosis", DIAGNOSIS, question, take, says=unrated)
 
     def drawn(
         self, scenario: Scenario, live: list[Dialogue], turn: Turn, samples: int, ctx: Context
@@ -243,7 +243,8 @@ class TurnTaking(Prompted, Asking):
             copy.score = float(answer["score"])
 
         copies = [copy for copy, _ in rated]
-        self.asker(ctx, self.judge, greedy=True).forms(copies, "rate", RATING, question, take)
+        judge = self.asker(ctx, self.judge, greedy=True)
+        judge.forms(copies, "rate", RATING, question, take, says=lambda a: {"rating": a["score"]})
         for copy, candidate in rated:
             candidate.score = copy.score
         own: dict[int, list[Candidate]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from generators.evidence.claims import Alignment, Verdict, align
 from generators.evidence.corpus import Corpus, Found, Retrievers
-from prefactory.asking import Asker, Task, fence, open_tasks
+from prefactory.asking import Asker, Task, fence, open_tasks, unrated
 from prefactory.asking.forms import Form
 from prefactory.context import Context
 from prefactory.near.vectors import Floats
@@ -95,7 +95,7 @@ def by_judge(
     asked = []
     for turned in (False, True):
         tasks = [_shown(h, h.claim.passages[:: -1 if turned else 1], turned) for h in live]
-        judge.forms(tasks, "align", _FORM, lambda t: _question(t, render), _take)
+        judge.forms(tasks, "align", _FORM, lambda t: _question(t, render), _take, says=unrated)
         asked.append(tasks)
     near = _cosines(live, retrievers, ctx)
     for one, there, back, cosines in zip(live, *asked, near, strict=True):

@@ -32,6 +32,12 @@ ANSWER_TOKENS = 500
 """What `plan` takes an answer that is rated to have, in tokens."""
 
 Score = float | Failure
+
+
+def _rating(score: float) -> dict[str, float]:
+    return {"rating": score}
+
+
 Render = Callable[..., str]
 
 
@@ -182,8 +188,11 @@ class Scorer(Asking):
             )  # fmt: skip
             questions.append([system, {"role": "user", "content": text}])
         schema = all_of({"score": {"type": "number", "minimum": low, "maximum": high}})
-        replies = judge.each(questions, self.parse, schema)
-        return [reply.value if isinstance(reply, Answer) else reply for (reply,) in replies]
+        prompts = [row.row for row in rows]
+        heard = judge.heard(prompts, _rating)
+        replies = [r for (r,) in judge.each(questions, self.parse, schema, heard=heard)]
+        judge.count(prompts, replies, _rating)
+        return [reply.value if isinstance(reply, Answer) else reply for reply in replies]
 
     def parse(self, text: str) -> float:
         """Read a judge's answer: the one JSON object in it.

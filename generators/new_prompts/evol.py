@@ -27,6 +27,7 @@ from prefactory.asking import (
     lost,
     missed,
     open_tasks,
+    unrated,
 )
 from prefactory.asking.forms import Form
 from prefactory.asking.gate import Gated
@@ -259,7 +260,9 @@ class Evol(Gated, Prompted, Asking, Generator):
             if answer["same"]:
                 turn.fail("no_gain", answer["reason"])
 
-        self.asker(ctx, self.judge, greedy=True).forms(turns, "gain", _GAIN, question, take)
+        self.asker(ctx, self.judge, greedy=True).forms(
+            turns, "gain", _GAIN, question, take, says=unrated
+        )
 
     def _answered(self, turns: list[_Turn], ctx: Context) -> None:
         if self.answerer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import Field
 
-from generators.contests import BETTER
+from generators.contests import BETTER, count_verdicts
 from prefactory.asking import FORM_TOKENS, Asking, Task, fence
 from prefactory.asking.forms import Form
 from prefactory.context import Context
@@ -228,7 +229,8 @@ class PersonaPairs(Prompted, Asking, Generator):
         if self.judge is None or not both.height:
             return [False] * both.height
         asked = dict(table.select("response_id", text_of(pl.col("prompt"), "user")).iter_rows())
-        orders = []
+        orders: list[list[_Topic]] = []
+        judge = self.asker(ctx, self.judge, greedy=True)
         for turned in (False, True):
             sides = SIDES[:: -1 if turned else 1]
             tasks = [
@@ -237,8 +239,12 @@ class PersonaPairs(Prompted, Asking, Generator):
                 for i, row in enumerate(both.iter_rows(named=True))
             ]  # fmt: skip
             question = partial(_question, partial(self.render, "confirm"))
-            self.asker(ctx, self.judge, greedy=True).forms(tasks, "topic", _FORM, question, _take)
+            judge.forms(tasks, "topic", _FORM, question, _take)
             orders.append(tasks)
+        every = [task for tasks in orders for task in tasks]
+        faults = Counter(task.reason for task in every if task.reason is not None)
+        said = [[task.verdict] for task in every if task.verdict is not None]
+        count_verdicts(judge, faults, said, [task.row for task in every], even=True)
         return [
             there.verdict is not None and back.verdict is not None
             and (there.verdict, back.verdict) not in (("A", "B"), ("B", "A"))

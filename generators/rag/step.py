@@ -340,7 +340,11 @@ class RAGPairs(Gated, Prompted, Asking, Generator):
 
         def rate(number: int) -> None:
             judge = self.asker(ctx, self.judge[number], greedy=True)
-            judge.forms(copies[number], f"rate {number}", _RATING, question, take)
+            stage = f"rate {number}"
+            judge.forms(
+                copies[number], stage, _RATING, question, take,
+                says=lambda said: {"rating": said["score"]},
+            )  # fmt: skip
 
         _side_by_side(rate, len(self.judge))
         for own in copies:

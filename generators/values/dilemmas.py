@@ -35,6 +35,7 @@ from prefactory.asking import (
     missed,
     open_tasks,
     request_text,
+    unrated,
 )
 from prefactory.asking.forms import Form
 from prefactory.asking.gate import Gated
@@ -459,7 +460,9 @@ class Dilemmas(Gated, Prompted, Asking, Generator):
                 task.fail("no_conflict", "both rules can be kept")
 
         judge = self.judge or self.writer
-        self.asker(ctx, judge, greedy=True).forms(tasks, "check", CHECK, question, take)
+        self.asker(ctx, judge, greedy=True).forms(
+            tasks, "check", CHECK, question, take, says=unrated
+        )
 
     def _answers(self, tasks: list[Dilemma], ctx: Context) -> None:
         answerer = self.asker(ctx, self.answerer or self.writer, self.answer_sampling)

@@ -223,7 +223,10 @@ class ValueGapPairs(Gated, Prompted, Asking, Generator):
 
         judge = self.judge or self.writer
         for vote in range(self.votes):
-            self.asker(ctx, judge).forms(answers, f"vote {vote}", _STANCE, question, take)
+            self.asker(ctx, judge).forms(
+                answers, f"vote {vote}", _STANCE, question, take,
+                says=lambda said: {"stance": said["stance"]},
+            )  # fmt: skip
         for answer in open_tasks(answers):
             if answer.votes < self.min_agreement * self.votes:
                 answer.fail(

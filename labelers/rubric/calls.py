@@ -14,6 +14,7 @@ from prefactory.asking import Answer, Asker, answer_text, fence, storable, trans
 from prefactory.asking.forms import after_thoughts
 from prefactory.engines.base import Failure, Message
 from prefactory.identity import fingerprint
+from prefactory.measures.watcher import Ratings
 
 Messages = list[dict[str, Any]]
 Reply = Answer[Reading] | Failure
@@ -30,6 +31,7 @@ class Question:
         reference: an answer of the best rating, or None.
         items: what is rated.
         reason, detail: why nothing is asked.
+        about: id of the prompt.
     """
 
     prompt: Messages
@@ -38,6 +40,7 @@ class Question:
     items: tuple[Item, ...]
     reason: str | None = None
     detail: str | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Grader:
         samples: of each rating.
         min_samples: that must be valid.
         shots: examples, shown before each question.
+        says: what is heard of a reading, and of the items that it is of, while the judge is asked.
     """
 
     judge: Asker
@@ -91,6 +95,7 @@ class Grader:
     samples: int
     min_samples: int
     shots: tuple[Shot, ...] = ()
+    says: Callable[[Reading, Sequence[Item]], Ratings] = lambda reading, items: {}
 
     @cached_property
     def system(self) -> Message:
@@ -132,7 +137,8 @@ class Grader:
             return read_ratings(text, items, same)
 
         schema = answer_schema(items, same)
-        return self.judge.each(conversations, parse, schema, self.samples)
+        heard = self._heard([q.about for q in questions], items)
+        return self.judge.each(conversations, parse, schema, self.samples, heard=heard)
 
     def _critique_first(self, questions: list[Question]) -> list[list[Reply]]:
         items = questions[0].items
@@ -142,7 +148,7 @@ class Grader:
             for q in questions
         ]
         critiques = self.judge.each(asked, _critique, n=self.samples)
-        samples_rated, conversations, salts = [], [], []
+        samples_rated, conversations, salts, about = [], [], [], []
         for row, samples in enumerate(critiques):
             digest = fingerprint(asked[row])
             for sample, critique in enumerate(samples):
@@ -153,11 +159,13 @@ class Grader:
                 turns = [_turn("assistant", critique.value), _turn("user", rate)]
                 conversations.append([*asked[row], *turns])
                 salts.append(f"{digest}/{sample}")
+                about.append(questions[row].about)
 
         def parse(text: str) -> Reading:
             return read_ratings(text, items)
 
-        rated = self.judge.each(conversations, parse, answer_schema(items), salts=salts)
+        heard, schema = self._heard(about, items), answer_schema(items)
+        rated = self.judge.each(conversations, parse, schema, salts=salts, heard=heard)
         replies: list[list[Reply]] = [
             [s if isinstance(s, Failure) else Failure("no_answer") for s in samples]
             for samples in critiques
@@ -165,6 +173,9 @@ class Grader:
         for (row, sample), (reply,) in zip(samples_rated, rated, strict=True):
             replies[row][sample] = _with_critique(reply, critiques[row][sample])
         return replies
+
+    def _heard(self, about: Sequence[str], items: Sequence[Item]) -> Callable[[int, Reading], None]:
+        return self.judge.heard(about, lambda reading: self.says(reading, items))
 
     def _opened_by(self, name: str, **values: Any) -> list[Message]:  # noqa: ANN401 - of templates
         return [self.system, _turn("user", self.render(name, **values))]

@@ -7,7 +7,7 @@ of the levels as in Multifaceted Bench (Janus, arXiv:2405.17977). The prompt tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,13 +17,14 @@ from pydantic import Field, field_validator, model_validator
 from labelers.judges import gold as known
 from labelers.rubric.calls import Critique, Grader, Question, Rated, Shot
 from labelers.rubric.examples import RatedExamples
-from labelers.rubric.items import Attribute, Criterion, Item, Name, of_row, read_criteria
+from labelers.rubric.items import Attribute, Criterion, Item, Name, Reading, of_row, read_criteria
 from prefactory.asking import GREEDY, Asking, tokens_of
 from prefactory.asking.forms import folded
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.engines.configs import AnyEngine
 from prefactory.measures import judge_watch
+from prefactory.measures.watcher import Ratings
 from prefactory.prompts import Prompted, Text
 from prefactory.step import Asks, Labeler
 from prefactory.tables import SCORE, Shape
@@ -246,11 +247,17 @@ class Rubric(Prompted, Asking, Labeler):
         questions = self._questions(table)
         grader = Grader(
             self.asker(ctx, self.judge), self.render, self.critique, self.samples,
-            self.min_samples, self._shots(),
+            self.min_samples, self._shots(), self._says,
         )  # fmt: skip
         rated = grader.rated(questions)
         columns = self._columns(table, questions, rated)
         return pl.DataFrame(columns, schema=self.adds(Shape.RESPONSES))
+
+    def _says(self, reading: Reading, items: Sequence[Item]) -> Ratings:
+        """What is heard while the judge is asked: each rating, of rubrics of rows their mean."""
+        if self.rubric is not None:
+            return {self.name: round(sum(reading.values) / len(reading.values), 6)}
+        return {item.key: value for item, value in zip(items, reading.values, strict=True)}
 
     def _shots(self) -> tuple[Shot, ...]:
         """The examples, each as a question and what is said to it."""
@@ -326,10 +333,11 @@ class Rubric(Prompted, Asking, Labeler):
         references = [None] * n if self.reference is None else table[self.reference].to_list()
         rubrics = [None] * n if self.rubric is None else table[self.rubric].to_list()
         rows = zip(
-            table["prompt"].to_list(), table["response"].to_list(), references, rubrics, strict=True
-        )
+            table["prompt"].to_list(), table["response"].to_list(), references, rubrics,
+            table["prompt_id"].to_list(), strict=True,
+        )  # fmt: skip
         questions = []
-        for prompt, response, reference, rubric in rows:
+        for prompt, response, reference, rubric, about in rows:
             items, reason, detail = fixed, None, None
             if self.reference is not None and not reference:
                 reason = "no_reference"
@@ -340,7 +348,7 @@ class Rubric(Prompted, Asking, Labeler):
                     items = tuple(of_row(rubric, self.scale))
                 except ValueError as error:
                     reason, detail = "bad_rubric", str(error)
-            questions.append(Question(prompt, response, reference, items, reason, detail))
+            questions.append(Question(prompt, response, reference, items, reason, detail, about))
         return questions
 
     def _columns(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -23,6 +24,7 @@ from prefactory.context import Context
 from prefactory.engines.base import (
     Completion,
     Conversation,
+    Done,
     Engine,
     EngineConfig,
     Failure,
@@ -36,6 +38,7 @@ from prefactory.engines.base import storable as storable
 from prefactory.engines.configs import AnyEngine
 from prefactory.errors import DataError
 from prefactory.identity import fingerprint
+from prefactory.measures.watcher import Ratings, Watcher, of_answers
 from prefactory.tables import message_text
 
 T = TypeVar("T")
@@ -172,6 +175,7 @@ def ask(
     row_ids: Sequence[str] | None = None,
     attempts: int = 3,
     patience: Patience | None = None,
+    heard: Callable[[int, T], None] | None = None,
 ) -> list[list[Answer[T] | Failure]]:
     """Generate and parse; an answer that `parse` refuses is asked again.
 
@@ -189,6 +193,8 @@ def ask(
         row_ids: see `Engine.generate`.
         attempts: how often to ask in all, at least 1.
         patience: with a judge that gives no answer of use; None: without end.
+        heard: told of a row and a value as soon as its answer is there, from any thread, before
+            any correction.
 
     Returns:
         N lists of n answers, in order; after the last attempt `Failure("unparseable", ...)`,
@@ -199,7 +205,8 @@ def ask(
         DataError: the patience is over.
     """
     samples: list[_Open[T]] = []
-    for row, results in enumerate(engine.generate(conversations, sampling, row_ids)):
+    first = engine if heard is None else _Listened(engine, sampling.n, parse, heard)
+    for row, results in enumerate(first.generate(conversations, sampling, row_ids)):
         base = fingerprint(list(conversations[row])) if row_ids is None else row_ids[row]
         for number, result in enumerate(results):
             sample: _Open[T] = _Open(row, number, list(conversations[row]), f"{base}/{number}")
@@ -219,6 +226,24 @@ def ask(
     for sample in samples:
         answers[sample.row].append(sample.outcome or Failure("no_answer", "never answered"))
     return answers
+
+
+class _Listened(Engine):
+    """An engine whose first answers somebody hears as they come."""
+
+    def __init__(
+        self, engine: Engine, n: int, parse: Callable[[str], T], heard: Callable[[int, T], None]
+    ) -> None:
+        self._engine, self._n, self._parse, self._heard = engine, n, parse, heard
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        def told(place: int, result: Result) -> None:
+            if isinstance(result, Completion):
+                with suppress(ValueError):  # it is asked again
+                    self._heard(place // self._n, self._parse(result.text))
+            done(place, result)
+
+        self._engine.run(requests, told)
 
 
 def _correct(
@@ -384,6 +409,7 @@ class Asker:
         schema: dict[str, Any] | None = None,
         n: int = 1,
         salts: Sequence[str] | None = None,
+        heard: Callable[[int, T], None] | None = None,
     ) -> list[list[Answer[T] | Failure]]:
         """As `ask`, but equal questions are asked once and share their answers.
 
@@ -396,6 +422,7 @@ class Asker:
             schema: of the answer.
             n: samples of each.
             salts: N texts; equal questions with other salts are drawn apart.
+            heard: see `ask`; of equal questions told of the first.
 
         Returns:
             N lists of n answers or failures, in order.
@@ -406,6 +433,10 @@ class Asker:
             for conversation, salt in zip(conversations, salts, strict=True)
         ]
         distinct = dict(zip(keys, conversations, strict=True))
+        places: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, place)
+        first = list(places.values())
         replies = ask(
             self.ctx.open(self.config),
             list(distinct.values()),
@@ -414,6 +445,7 @@ class Asker:
             list(distinct),
             self.attempts,
             Patience(self.config.model, self.max_invalid) if self.max_invalid < 1 else None,
+            None if heard is None else lambda row, value: heard(first[row], value),
         )
         by_key = dict(zip(distinct, replies, strict=True))
         return [by_key[key] for key in keys]
@@ -426,9 +458,10 @@ class Asker:
         question: Callable[[K], str | Conversation],
         take: Callable[[K, dict[str, Any]], None],
         written: Callable[[dict[str, Any]], str] | None = None,
+        says: Callable[[dict[str, Any]], Ratings] | None = None,
     ) -> None:
         """Ask for a form about all open tasks in one batch; see `parsed`."""
-        self.parsed(tasks, stage, form.parse, question, take, form.schema, written)
+        self.parsed(tasks, stage, form.parse, question, take, form.schema, written, says)
 
     def parsed(
         self,
@@ -439,6 +472,7 @@ class Asker:
         take: Callable[[K, T], None],
         schema: dict[str, Any] | None = None,
         written: Callable[[T], str] | None = None,
+        says: Callable[[T], Ratings] | None = None,
     ) -> None:
         """Ask about all open tasks in one batch; a question without an answer ends its task.
 
@@ -450,12 +484,18 @@ class Asker:
             take: is given the task and what was parsed; may fail the task.
             schema: of the answer.
             written: the text in what was parsed that goes into a row; the gate looks at it.
+            says: of a judge, which is watched: see `heard`.
         """
         live, conversations, ids = self._questions(tasks, stage, question)
         if not live:
             return
         engine, sampling = self.ctx.open(self.config), self.sampling(schema)
-        replies = [r for (r,) in ask(engine, conversations, sampling, parse, ids, self.attempts)]
+        rows = [task.row for task in live]
+        heard = None if says is None else self.heard(rows, says)
+        asked_for = (engine, conversations, sampling, parse, ids, self.attempts, None, heard)
+        replies = [reply for (reply,) in ask(*asked_for)]
+        if says is not None:
+            self.count(rows, replies, says)
         said = [
             None
             if isinstance(r, Failure) or written is None
@@ -474,6 +514,33 @@ class Asker:
                 task.fail(problem[0], f"{stage}: {problem[1]}")
             else:
                 take(task, reply.value)
+
+    def watcher(self) -> Watcher:
+        """What is heard and counted of this model as a judge, in this shard."""
+        calls = self.ctx.calls
+        return Watcher(self.config.model) if calls is None else calls.watcher(self.config.model)
+
+    def heard(
+        self, rows: Sequence[Hashable], says: Callable[[T], Ratings]
+    ) -> Callable[[int, T], None]:
+        """What tells, while a judge is asked, that all its answers are one: for `ask`.
+
+        Args:
+            rows: the prompt that each question is about.
+            says: what was rated, and the rating, of what was parsed.
+        """
+        watcher = self.watcher()
+        return lambda row, value: watcher.hear(rows[row], says(value))
+
+    def count(
+        self, rows: Sequence[Hashable], replies: Sequence[Answer[T] | Failure],
+        says: Callable[[T], Ratings],
+    ) -> None:  # fmt: skip
+        """Count a judge's answers, so that labels of one that does not judge are not published."""
+        said = [
+            reply.reason if isinstance(reply, Failure) else says(reply.value) for reply in replies
+        ]
+        self.watcher().count(of_answers(self.config.model, rows, said), rows)
 
     def problems(self, answers: Sequence[Answer[str] | Failure]) -> list[Problem | None]:
         """What the gate says of texts that were parsed; None for failures and what is fine."""
@@ -612,6 +679,11 @@ def _several(value: object) -> object:
 
 Jury = Annotated[tuple[AnyEngine, ...], BeforeValidator(_several)]
 """A step's `judge` where several may vote: one engine, or a list."""
+
+
+def unrated(answer: object) -> Ratings:
+    """Nothing: `says` of a judge that may well say the same of all; that it can be read counts."""
+    return {}
 
 
 # -- how material is shown ---------------------------------------------------------------------

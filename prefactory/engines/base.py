@@ -7,6 +7,8 @@ This module loads nothing heavy.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -15,15 +17,19 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.engines.chat_form import present
 from prefactory.errors import PrefactoryError
 from prefactory.identity import canonical_json, fingerprint, fingerprint_of, identity_of
 from prefactory.images.marks import Pictures
+
+if TYPE_CHECKING:
+    from prefactory.measures.watcher import Watcher
 
 S = TypeVar("S")
 
@@ -184,6 +190,15 @@ attempt."""
 _known: dict[int, tuple[Sampling, str]] = {}
 
 
+def canonical_messages(conversation: Conversation) -> str:
+    """Canonical JSON of messages without absent keys; plain ones, the usual, by a faster writer."""
+    messages = present(conversation)
+    if all(type(v) is str for message in messages for v in message.values()):
+        with contextlib.suppress(orjson.JSONEncodeError):  # lone surrogates
+            return orjson.dumps(messages, option=orjson.OPT_SORT_KEYS).decode()
+    return canonical_json(messages)
+
+
 def _canonical(sampling: Sampling) -> str:
     """Canonical JSON of what decides one sample; thousands of requests share one sampling."""
     known = _known.get(id(sampling))
@@ -268,25 +283,37 @@ class Request:
     images: Pictures | None = None
     paid: Paid | None = field(default=None, compare=False, repr=False)
 
-    @cached_property
+    @property
     def content_key(self) -> str:
         """Digest of what decides the answer, beside the engine: 32 hex digits."""
-        parts = (present(self.conversation), self.sample, self.row_id)
-        conversation, sample, row = map(canonical_json, parts)
-        return fingerprint_of((conversation, _canonical(self.sampling), sample, row))
+        return self._digests[0]
 
-    @cached_property
+    @property
     def draw_seed(self) -> int:
         """Seed of this sample, 31 bits, from (sampling.seed or 0, row id or messages, sample)."""
-        row = canonical_json(present(self.conversation)) if self.row_id is None else self.row_id
+        return self._digests[1]
+
+    @cached_property
+    def _digests(self) -> tuple[str, int]:
+        """Key and seed: the messages are written once for both."""
+        messages = canonical_messages(self.conversation)
+        row = "null" if self.row_id is None else canonical_json(self.row_id)
+        key = fingerprint_of((messages, _canonical(self.sampling), str(self.sample), row))
+        row = messages if self.row_id is None else self.row_id
         text = f"{self.sampling.seed or 0}\n{self.sample}\n{row}"
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
-        return int.from_bytes(digest) >> 1
+        return key, int.from_bytes(digest) >> 1
 
     @property
     def seed(self) -> int | None:
         """Seed to send to a server: None where the sampling has none."""
         return None if self.sampling.seed is None else self.draw_seed
+
+    def paying(self, paid: Paid) -> Request:
+        """The same call with `paid`, its digests included."""
+        call = copy.copy(self)
+        object.__setattr__(call, "paid", paid)
+        return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +349,8 @@ class Calls(Protocol):
     def doubt(self, reason: str) -> None:
         """An answer that could not be used."""
 
-    def watch(self, watched: dict[str, Any]) -> None:
-        """Counts about a judge, see `prefactory.measures.judge_watch`."""
+    def watcher(self, judge: str) -> Watcher:
+        """What is heard and counted of a judge, by its name."""
 
 
 class Closing(ABC):

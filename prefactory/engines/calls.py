@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from prefactory.engines.base import Completion, EngineConfig
+from prefactory.measures.watcher import Watcher
 
 TABLE = "calls"
 SCHEMA: dict[str, pl.DataType] = {
@@ -34,14 +35,14 @@ class StepCalls:
 
     Attributes:
         doubts: those that could not be used, counted by reason.
-        watched: counts about judges that a generator asked (`prefactory.measures.judge_watch`).
+        watchers: of the judges that were asked, by name.
     """
 
     def __init__(self) -> None:
         """Begin with none."""
         self._calls: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.doubts: Counter[str] = Counter()
-        self.watched: list[dict[str, Any]] = []
+        self.watchers: dict[str, Watcher] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -59,9 +60,13 @@ class StepCalls:
         """Count an answer that could not be used."""
         self.doubts[reason] += 1
 
-    def watch(self, watched: dict[str, Any]) -> None:
-        """Keep counts about a judge."""
-        self.watched.append(watched)
+    def watcher(self, judge: str) -> Watcher:
+        """What is heard and counted of a judge, by its name."""
+        return self.watchers.setdefault(judge, Watcher(judge))
+
+    def watched(self) -> list[dict[str, Any]]:
+        """What was counted of all judges, by name (`prefactory.measures.judge_watch`)."""
+        return [own for _, w in sorted(self.watchers.items()) for own in w.watched()]
 
     def table(self) -> pl.DataFrame:
         """The answers by engine and key, see `SCHEMA`."""

@@ -7,6 +7,7 @@ from 20 answers about 5 prompts on, so that a small trial does not end in an ala
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -141,9 +142,14 @@ def counts(values: pl.Series) -> dict[str, int]:
 
 
 def merged(parts: Sequence[Sequence[Watched]]) -> list[Watched]:
-    """The counts of several shards added up, judge by judge."""
-    every = [part for part in parts if part]
-    return [_sum(own) for own in zip(*every, strict=True)] if every else []
+    """The counts of several shards added up, judge by judge; two of one name stay two."""
+    judges: dict[tuple[str, int], list[Watched]] = {}
+    for part in parts:
+        named: Counter[str] = Counter()
+        for own in part:
+            judges.setdefault((own["judge"], named[own["judge"]]), []).append(own)
+            named[own["judge"]] += 1
+    return [_sum(own) for own in judges.values()]
 
 
 def _sum(values: Sequence[Any]) -> Any:  # noqa: ANN401 - counts, or maps of counts

@@ -10,8 +10,10 @@ import pytest
 import generators
 from catalog.publish import publish
 from catalog.versions import Catalog
+from generators.value_guided.step import Guided
 from prefactory.apply import apply_generator
 from prefactory.engines.base import Completion
+from prefactory.engines.scripted import Scripted
 from prefactory.errors import DataError
 from prefactory.tables import Shape
 from prefactory.testing.applied import word_vectors
@@ -152,21 +154,21 @@ NOT_HERE = {
     "SystemPromptMix": "asks nobody",
     "ToolCallPairs": "asks nobody",
     "TwoHopQuestions": "in its own test file, with questions that name answers",
-    "ValueGuided": "a transformers model only; it uses the gate of `outcomes`",
+    "ValueGuided": "steers a transformers model; below, with what that might say",
     "WrongDocument": "an answer of its model counts only if it names a span",
 }
 
 
-def table():
-    texts = [f"What does the builder of tower {i} think about bikes and boats?" for i in range(6)]
+def table(n=6):
+    texts = [f"What does the builder of tower {i} think about bikes and boats?" for i in range(n)]
     lists = pl.List(pl.String)
-    documents = pl.Series([["The tower is of 1871.", "Tea is drunk.", "Boats."]] * 6, dtype=lists)
+    documents = pl.Series([["The tower is of 1871.", "Tea is drunk.", "Boats."]] * n, dtype=lists)
     return prompts(*texts).with_columns(
-        facts=pl.Series([["Tower one is old.", "Tower two is new."]] * 6, dtype=lists),
+        facts=pl.Series([["Tower one is old.", "Tower two is new."]] * n, dtype=lists),
         documents=documents,
         docs=documents,
         gold=pl.lit("1871"),
-        gold_documents=pl.Series([[0]] * 6, dtype=pl.List(pl.Int64)),
+        gold_documents=pl.Series([[0]] * n, dtype=pl.List(pl.Int64)),
     )
 
 
@@ -243,6 +245,20 @@ def test_claims_are_not_mended_by_what_is_no_answer(kind, draft, tmp_path):
     ctx = asking(embed=word_vectors)
     made_rows, dropped = apply_generator(step, "s", rows, Shape.PROMPTS, ctx)
     assert (made_rows.height, dropped.height) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", [*BAD, "sound"])
+def test_a_steered_model_publishes_no_more(kind, monkeypatch):
+    monkeypatch.setattr(Guided, "open", lambda self: Scripted(**engine(kind)).open())
+    step = generators.ValueGuided(
+        model={"engine": "transformers", "model": "m"}, reward={"function": f"{HERE}.zero"}
+    )
+    rows, dropped = made(step, table())
+    assert (rows.height, dropped.height) == ((6, 0) if kind == "sound" else (0, 6))
+
+
+def zero(conversation, texts):
+    return [0.0] * len(texts)
 
 
 def test_a_constant_judge_labels_nothing(tmp_path):

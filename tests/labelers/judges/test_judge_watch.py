@@ -95,6 +95,41 @@ def test_a_judge_that_does_not_judge_labels_nothing(step, table, said, tmp_path,
     assert not catalog.root.exists() or not list(catalog.root.iterdir())
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"samples": 2, "sampling": {"temperature": 1.0}}, {"critique": "first"},
+     {"attributes": [], "criteria": ["It is kind.", "It is short."]}],
+)  # fmt: skip
+def test_ratings_are_watched_while_they_are_asked_for(fields, tmp_path, caplog):
+    asked, told_at = [], []
+
+    class Counted(Heard):
+        def run(self, requests, done):
+            def one(place, result):
+                done(place, result)
+                told_at.append(bool(caplog.records))
+
+            super().run(requests, one)
+
+    with caplog.at_level(logging.WARNING):
+        j.ran(
+            [rated(same, **fields)], ANSWERS, tmp_path,
+            engine=lambda config: Counted(config.open(), asked),
+        )  # fmt: skip
+    first = 24 if "critique" in fields else 0
+    assert told_at.index(True) - first == 19, "with the twentieth of 24 answers"
+    assert caplog.records[0].getMessage().startswith("so far, the judge scripted gave one value")
+
+
+def same(request):
+    """Whatever it is asked, one value."""
+    asked = request.conversation[-1]["content"]
+    if "ratings" not in asked:
+        return "A critique."
+    keys = [k for k in ("helpful", "honest", "c1", "c2") if f'"{k}"' in asked]
+    return json.dumps({"ratings": dict.fromkeys(keys, 1)})
+
+
 MUCH = responses(*[(f"prompt {i}", f"{w} {i}") for i in range(30) for w in ("GOOD", "bad")])
 
 

@@ -124,6 +124,20 @@ def test_ifd():
     np.testing.assert_allclose(found, [1.0, np.exp(-1)])
 
 
+def test_half_precision_ranks_and_differences_want_float32(lm):
+    table = responses(*ROWS)
+    names = ("log_probability", "ifd")
+    exact = label(Likelihood(models=(model(lm),), objectives=names), table)
+    half = Model(model=str(lm), precision="bf16", device="cpu")
+    rough = label(Likelihood(models=(half,), objectives=names), table)
+    for name in names:
+        off = (rough[f"score_{name}"] - exact[f"score_{name}"]).abs()
+        assert 1e-6 < off.max() < 5e-3, "nats a token; ratios of two perplexities"
+    assert half.identity() != model(lm).identity(), "so no cache serves one for the other"
+    whole = by_hand(lm, table)[:, 0]
+    np.testing.assert_allclose(np.diff(exact["score_log_probability"]), np.diff(whole), atol=1e-5)
+
+
 def test_mistakes_are_named(lm):
     for wrong in ({"models": ()}, {"objectives": ()}, {"models": (model(lm), model(lm))}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

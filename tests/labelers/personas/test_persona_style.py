@@ -9,6 +9,7 @@ from generators import PersonaPairs
 from labelers import PersonaStyle
 from prefactory.apply import apply_generator, apply_labeler
 from prefactory.context import Context
+from prefactory.measures import judge_watch
 from prefactory.tables import Shape
 from prefactory.testing import responses
 from tests.generators.sampling import asked_run, model
@@ -132,6 +133,17 @@ def test_a_judge_compares_what_is_not_style(function, checked):
     rows, _ = styled(table(20))
     pairs, _, _ = paired(rows, judge=model("j", f"{HERE}.{function}"))
     assert set(pairs["topic_checked"]) == {checked}
+
+
+@pytest.mark.parametrize("function", ["equal", "first", "styled_one"])
+def test_a_judge_that_goes_by_the_place_is_told_of(function, tmp_path):
+    judged = {"generators.PersonaPairs": {"judge": model("j", f"{HERE}.{function}")}}
+    plan = recipe({"labelers.PersonaStyle": {"persona_is": "text"}}, judged)
+    run = asked_run(plan, table(20), tmp_path, embed=embed)
+    (watched,) = run.stages[-1].info["watch"]
+    assert watched["answers"] == 2 * run.stages[-1].rows_out
+    told = judge_watch.failed(run.stages)
+    assert ["goes by the place" in one for one in told] == [True] * (function == "first")
 
 
 def test_a_control_that_fails_writes_nothing():

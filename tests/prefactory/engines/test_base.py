@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefactory.asking import ask
@@ -15,11 +17,17 @@ from prefactory.engines.base import (
     Request,
     Sampling,
     TokenLogprobs,
+    canonical_messages,
     last_user_text,
     require,
 )
-from prefactory.identity import fingerprint
+from prefactory.engines.chat_form import present
+from prefactory.identity import canonical_json, fingerprint
 from tests.helpers import assistant, system, user
+
+MESSAGES = st.dictionaries(
+    st.sampled_from(["role", "content", "name"]), st.text(st.characters()) | st.none()
+)
 
 
 class Backwards(Engine):
@@ -79,6 +87,19 @@ def test_keys_leave_out_the_number_of_samples_only():
     assert len({same, *others}) == 10
     assert same == fingerprint([[user("a")], Sampling().of_one_sample(), 0, None])
     assert Request([user("\ud800 😀")], Sampling()).content_key
+
+
+@given(st.lists(MESSAGES))
+def test_messages_have_one_canonical_form(conversation):
+    assert canonical_messages(conversation) == canonical_json(present(conversation))
+
+
+def test_the_same_call_with_somebody_who_pays():
+    call = Request([user("a")], Sampling(seed=1), 2, "row")
+    paying = call.paying(lambda wasted: True)
+    assert paying == call
+    assert paying.paid is not None
+    assert (paying.content_key, paying.draw_seed) == (call.content_key, call.draw_seed)
 
 
 def test_sampling_is_checked():
