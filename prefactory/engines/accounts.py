@@ -118,20 +118,24 @@ class Hold:
 
     Attributes:
         model, purpose: whose call it is.
+        request: the call.
         tokens, usd: what is kept back.
-        prompt, completion: tokens that the call may use at most.
         share: of the price that is billed.
         paid: what was charged already of the answers that could not be used.
     """
 
     model: str
     purpose: Purpose
-    tokens: int
-    usd: float
-    prompt: int
-    completion: int
+    request: Request
+    tokens: int = 0
+    usd: float = 0.0
     share: float = 1.0
     paid: Wasted = NOTHING
+
+    @property
+    def most(self) -> tuple[int, int]:
+        """Tokens of its prompt and answer, at most."""
+        return most_tokens(self.request)
 
 
 class _Seen:
@@ -244,16 +248,18 @@ class Accounts:
             purpose: who asks.
             share: of the price that is billed.
         """
-        most = most_tokens(request)
+        hold = Hold(model, purpose, request, share=share)
+        if self.free:
+            with self._changed:
+                self._holds += 1
+            return hold
+        most = hold.most
         with self._changed, self._others() as others:
-            if self.free:
-                hold = Hold(model, purpose, 0, 0.0, *most, share)
-            else:
-                kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
-                usd = self.prices.get(model, Price()).usd(*kept) * share
-                hold = Hold(model, purpose, sum(kept), usd, *most, share)
-                if not self._fits(hold.tokens, hold.usd, others or Spent()):
-                    return None
+            kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
+            hold.tokens = sum(kept)
+            hold.usd = self.prices.get(model, Price()).usd(*kept) * share
+            if not self._fits(hold.tokens, hold.usd, others or Spent()):
+                return None
             self._held_tokens += hold.tokens
             self._held_usd += hold.usd
             self._holds += 1
@@ -284,8 +290,9 @@ class Accounts:
         """Replace a reservation by what the call used; None: it was never answered."""
         with self._changed:
             self._held_tokens -= hold.tokens
-            self._held_usd -= hold.usd
             self._holds -= 1
+            # a sum of differences would leave a trace, and other runs wait for whoever holds one
+            self._held_usd = self._held_usd - hold.usd if self._holds else 0.0
             usage = self._of(hold.model, hold.purpose, metered=False)
             prompt = completion = 0
             if isinstance(result, Completion):
@@ -298,7 +305,7 @@ class Accounts:
                 more = self._lost(usage, hold, result.wasted.less(hold.paid))
                 prompt, completion = prompt + more[0], completion + more[1]
             self._charge(usage, hold, prompt, completion)
-            if self._holds == 0:  # else the next call tells
+            if self._holds == 0 and self.spending is not None:  # else the next call tells
                 with self._others():
                     pass
             self._changed.notify_all()
@@ -325,17 +332,16 @@ class Accounts:
         if any(told) or hold.model not in self._metered:
             return told
         self._estimate(usage, hold)
-        return hold.prompt, hold.completion
+        return hold.most
 
     def _lost(self, usage: Usage, hold: Hold, wasted: Wasted) -> tuple[int, int]:
         """Tokens of answers that can't be used; the most there may be of those that do not tell."""
         untold = wasted.untold if hold.model in self._metered else 0
-        if untold:
-            self._estimate(usage, hold)
-        return (
-            wasted.prompt + untold * hold.prompt,
-            wasted.completion + untold * hold.completion,
-        )
+        if not untold:
+            return wasted.prompt, wasted.completion
+        self._estimate(usage, hold)
+        prompt, completion = hold.most
+        return wasted.prompt + untold * prompt, wasted.completion + untold * completion
 
     def _estimate(self, usage: Usage, hold: Hold) -> None:
         if not usage.estimated:
@@ -352,8 +358,10 @@ class Accounts:
         usage.prompt_tokens += prompt
         usage.completion_tokens += completion
         usage.usd += self.prices.get(hold.model, Price()).usd(prompt, completion) * hold.share
-        seen = self._seen.setdefault((hold.model, hold.purpose), _Seen())
-        seen.calls.append((prompt / max(hold.prompt, 1), completion / max(hold.completion, 1)))
+        if not self.free:
+            most = hold.most
+            seen = self._seen.setdefault((hold.model, hold.purpose), _Seen())
+            seen.calls.append((prompt / max(most[0], 1), completion / max(most[1], 1)))
 
     def begin(self, model: str, reused: int, metered: bool, purpose: Purpose = NOBODY) -> None:
         """Note what the journal answered of a batch, before the rest of it is asked.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 import pytest
 
-from prefactory.engines import serving
+from prefactory.engines import accounts, serving
 from prefactory.engines.accounts import Budget
 from prefactory.engines.base import Completion, Failure, Sampling
 from prefactory.engines.server import Server
@@ -166,6 +167,30 @@ def test_a_budget_is_spent_but_for_less_than_a_call(tmp_path):
     assert stopped
     assert used.calls == asked == 57  # of .04 / .0007 = 57.1
     assert used.usd == pytest.approx(57 * 0.0007)
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_runs_that_share_a_budget_spend_it_but_for_less_than_a_call(tmp_path, width, monkeypatch):
+    monkeypatch.setattr(accounts, "LOOK_S", 0.02)
+    prices, ends = priced(tmp_path), []
+
+    def run(number, url):
+        budget = Budget(usd=0.1, name="night")
+        with Session(tmp_path / "journal", budget=budget, prices=prices, job=number) as session:
+            engine = session.engine(Server(base_url=url, model="m", max_concurrency=width))
+            asked = [[user(f"{number}{i}" + " and so on" * 20)] for i in range(200)]
+            with pytest.raises(StoppedError, match="together with other runs"):
+                engine.generate(asked, Sampling(max_tokens=1000))
+            ends.append(session.accounts.total())
+
+    with MockServer(told(40, 10)) as server:  # each .0007 dollars, of .0322 that it may cost
+        runs = [threading.Thread(target=run, args=(job, server.url)) for job in "ab"]
+        for one in runs:
+            one.start()
+        for one in runs:
+            one.join()
+    assert len(ends) == 2
+    assert 0.1 - 0.0007 * 1.1 < sum(end.usd for end in ends) <= 0.1
 
 
 @pytest.mark.parametrize("width", [1, 8])
