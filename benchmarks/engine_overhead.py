@@ -3,13 +3,14 @@
     python benchmarks/engine_overhead.py [--seconds 4] [--turns 1] [--compare]
         [--curator PYTHON] [--distilabel PYTHON]
 
-The ideal is concurrency / latency. "warm" leaves out the first second, in which the limiter
-finds its level; "journal" writes and fsyncs every answer. `--compare` runs the engine on aiohttp
-too (`pip install aiohttp`), by `--turns` turns, and prints medians and the median difference.
+The ideal is concurrency / latency. "warm" leaves out the first second, in which connections are
+made and tried; "journal" looks up, writes and fsyncs every answer. `--compare` runs the engine on
+aiohttp too (`pip install aiohttp`), by `--turns` turns, and prints medians and the median
+difference.
 `--curator` and `--distilabel` name the Python of an environment that has `bespokelabs-curator`, or
 `distilabel[openai] requests`, and let them make as many calls as the ideal makes in those seconds,
-start-up of their pipeline included. The server is another process of this machine and takes its own
-share of the cores.
+start-up of their pipeline included. The server is another process of this machine; the last column
+is what it takes of the cores.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 from statistics import median
 
 from prefactory.engines import serving
-from prefactory.engines.base import Request, Result, Sampling
+from prefactory.engines.base import Engine, Request, Result, Sampling
 from prefactory.engines.server import Server
 from prefactory.engines.session import Session
 
@@ -44,40 +45,45 @@ def conversation(i: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"Question {i}: " + "what do you think of it? " * 10}]
 
 
-def measure(config: Server, seconds: float, journal: bool) -> dict[str, float]:
-    """Calls per second and CPU milliseconds per call, in all and without the first second."""
-    marks: list[tuple[float, float]] = []
-    started = time.monotonic(), time.process_time()
+def measure(width: int, seconds: float, journal: bool) -> dict[str, float]:
+    """Calls per second, in all and without the first second, and CPU milliseconds per call."""
+    marks: list[float] = []
 
     def requests() -> Iterator[Request]:
         for i in count():
-            if time.monotonic() - started[0] > seconds:
+            if time.monotonic() - started > seconds:
                 return
             yield Request(conversation(i), SAMPLING)
 
     def done(place: int, result: Result) -> None:
-        marks.append((time.monotonic(), time.process_time()))
+        marks.append(time.monotonic())
 
-    if journal:
-        # the journal looks keys up before it asks, so it gets a list of the right length
-        amount = int(config.max_concurrency / LATENCY_S * seconds)
-        batch = [Request(conversation(i), SAMPLING) for i in range(amount)]
-        with tempfile.TemporaryDirectory() as folder, Session(Path(folder)) as session:
-            engine = session.engine(config)
-            started = time.monotonic(), time.process_time()
-            engine.run(batch, done)
-            ended = time.monotonic(), time.process_time()
-    else:
-        with config.open() as bare:
-            bare.run(requests(), done)
-            ended = time.monotonic(), time.process_time()
-    warm = [m for m in marks if m[0] - started[0] >= 1.0]
-    span = marks[-1][0] - warm[0][0]
+    with mock_server() as (url, pid), contextlib.ExitStack() as opened:
+        config = Server(base_url=url, model="m", max_concurrency=width)
+        if journal:
+            folder = opened.enter_context(tempfile.TemporaryDirectory())
+            engine: Engine = opened.enter_context(Session(Path(folder))).engine(config)
+        else:
+            engine = opened.enter_context(config.open())
+        started, cpu, its = time.monotonic(), time.process_time(), _cpu_s(pid)
+        engine.run(requests(), done)
+        ended, cpu, its = time.monotonic(), time.process_time() - cpu, _cpu_s(pid) - its
+    warm = [mark for mark in marks if mark - started >= 1.0]
     return {
-        "rate": len(marks) / (ended[0] - started[0]),
-        "warm": (len(warm) - 1) / span,
-        "cpu_ms": 1000 * (ended[1] - started[1]) / len(marks),
+        "rate": len(marks) / (ended - started),
+        "warm": (len(warm) - 1) / (marks[-1] - warm[0]),
+        "cpu_ms": 1000 * cpu / len(marks),
+        "server_ms": 1000 * its / len(marks),
     }
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process; NaN where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -92,14 +98,14 @@ def on_aiohttp() -> Iterator[None]:
         serving.Client = ours  # type: ignore[misc]
 
 
-def by_turns(config: Server, seconds: float, turns: int) -> dict[str, dict[str, float]]:
+def by_turns(width: int, seconds: float, turns: int) -> dict[str, dict[str, float]]:
     """Medians of our client and of aiohttp, and of their differences turn by turn."""
     pairs = []
     for turn in range(turns):
         found: dict[str, dict[str, float]] = {}
         for name in ("ours", "aiohttp") if turn % 2 == 0 else ("aiohttp", "ours"):
             with on_aiohttp() if name == "aiohttp" else contextlib.nullcontext():
-                found[name] = measure(config, seconds, journal=False)
+                found[name] = measure(width, seconds, journal=False)
         pairs.append(found)
     keys = pairs[0]["ours"]
     return {
@@ -121,12 +127,12 @@ def peer(python: str, script: str, url: str, width: int, seconds: float) -> dict
 
 
 @contextlib.contextmanager
-def mock_server() -> Iterator[str]:
-    """Address of the mock server, a process of its own."""
+def mock_server() -> Iterator[tuple[str, int]]:
+    """Address of the mock server, a process of its own, and the process's number."""
     command = [sys.executable, str(MOCK), str(LATENCY_S)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1", server.pid
         server.terminate()
 
 
@@ -139,26 +145,25 @@ def main() -> None:
     parser.add_argument("--curator", metavar="PYTHON")
     parser.add_argument("--distilabel", metavar="PYTHON")
     options = parser.parse_args()
-    with mock_server() as url:
-        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()}")
-        print("client            in flight   calls/s   of ideal   warm: of ideal   CPU ms/call")
-        for width in (8, 64, 256):
-            config = Server(base_url=url, model="m", max_concurrency=width)
-            if options.compare:
-                rows = by_turns(config, options.seconds, options.turns)
-            else:
-                rows = {"engine": measure(config, options.seconds, journal=False)}
-            rows["engine + journal"] = measure(config, options.seconds, journal=True)
-            for name in ("curator", "distilabel"):
-                if python := getattr(options, name):
-                    script = f"calls_{name}.py"
-                    rows[name] = peer(python, script, url, width, options.seconds)
-            ideal = width / LATENCY_S
-            for name, found in rows.items():
-                print(
-                    f"{name:<17} {width:>9} {found['rate']:>9.0f} {found['rate'] / ideal:>10.1%} "
-                    f"{found['warm'] / ideal:>16.1%} {found['cpu_ms']:>13.3f}"
-                )
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()}")
+    print("client            in flight   calls/s   of ideal   warm   CPU ms/call   of the server")
+    for width in (8, 64, 256):
+        if options.compare:
+            rows = by_turns(width, options.seconds, options.turns)
+        else:
+            rows = {"engine": measure(width, options.seconds, journal=False)}
+        rows["engine + journal"] = measure(width, options.seconds, journal=True)
+        for name in ("curator", "distilabel"):
+            if python := getattr(options, name):
+                with mock_server() as (url, _):
+                    rows[name] = peer(python, f"calls_{name}.py", url, width, options.seconds)
+        ideal = width / LATENCY_S
+        for name, found in rows.items():
+            print(
+                f"{name:<17} {width:>9} {found['rate']:>9.0f} {found['rate'] / ideal:>10.1%} "
+                f"{found['warm'] / ideal:>6.1%} {found['cpu_ms']:>13.3f} "
+                f"{found.get('server_ms', float('nan')):>15.3f}"
+            )
 
 
 if __name__ == "__main__":

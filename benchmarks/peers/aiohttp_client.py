@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 
 import aiohttp
@@ -13,13 +14,15 @@ from prefactory.engines.http import Reply, TransportError
 class AiohttpClient:
     """What `prefactory.engines.http.Client` does, as far as a sound server needs it."""
 
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
-        """Keep what all requests share."""
+    doubtful = 0
+
+    def __init__(self, url: str, headers: dict[str, str], trial: int = 0) -> None:
+        """Keep what all requests share; connections are kept from the first answer on."""
         self.url = yarl.URL(url)
         self.headers = {"Content-Type": "application/json", **headers}
         self.session: aiohttp.ClientSession | None = None
 
-    async def post(self, path: str, body: bytes) -> Reply:
+    async def post(self, path: str, body: bytes, timeout_s: float | None = None) -> Reply:
         """Send one request."""
         if self.session is None:
             tls = ssl.create_default_context()
@@ -32,7 +35,10 @@ class AiohttpClient:
             )
             self.address = yarl.URL(f"{self.url}{path}", encoded=True)
         try:
-            async with self.session.post(self.address, data=body, allow_redirects=False) as reply:
+            async with (
+                asyncio.timeout(timeout_s),
+                self.session.post(self.address, data=body, allow_redirects=False) as reply,
+            ):
                 headers = {name.lower(): value for name, value in reply.headers.items()}
                 return Reply(reply.status, headers, await reply.read())
         except (aiohttp.ClientError, OSError) as error:

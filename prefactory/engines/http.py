@@ -22,7 +22,6 @@ import contextlib
 import logging
 import select
 import ssl
-import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -171,24 +170,37 @@ class _Connection(asyncio.Protocol):
         self.most = 0
         self._distrust = distrust
         self._before: tuple[int, int] | None = None
+        self._look: select.poll | None = None
         self._answer: _Answer | None = None
         self._begun = False
 
-    async def ask(self, data: bytes, connect: bool = False, most: int | None = None) -> Reply:
-        """Send a request and wait for its answer.
+    async def ask(
+        self,
+        data: bytes,
+        connect: bool = False,
+        most: int | None = None,
+        deadline: float | None = None,
+    ) -> Reply:
+        """Send a request and wait for its answer, until a time of the event loop's clock.
 
         Raises:
             _Unanswered: the connection ended before the first byte of an answer.
             TransportError: it ended later, or the answer is none.
+            TimeoutError: the time is over.
         """
         if self.transport.is_closing():  # the event loop won't tell of it again
             raise _Unanswered("closed without an answer")
         answer = self._answer = _Answer(connect, _MAX_BODY if most is None else most)
         self._begun = False
+        expiry = None
+        if deadline is not None:
+            expiry = asyncio.get_running_loop().call_at(deadline, self._expire, answer)
         self.transport.write(data)
         try:
             reply = await answer.reply
         finally:
+            if expiry is not None:
+                expiry.cancel()
             self._answer = None
             self.answers += 1
             if answer.surplus:
@@ -199,15 +211,22 @@ class _Connection(asyncio.Protocol):
             raise TransportError("an answer too many came with the answer")
         asked, said = hash(data), hash(reply.body)
         before, self._before = self._before or (asked, 0), (asked, said)
-        return replace(reply, repeats=before[0] != asked and before[1] == said)
+        repeats = before[0] != asked and before[1] == said
+        return replace(reply, repeats=True) if repeats else reply
 
     def stale(self) -> bool:
         """Whether it has ended, or bytes wait that nobody asked for."""
         if self.transport.is_closing():
             return True
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._look is None:
+            self._look = select.poll()
+            self._look.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(self._look.poll(0))
+
+    def _expire(self, answer: _Answer) -> None:
+        self.drop()
+        if not answer.reply.done():
+            answer.reply.set_exception(TimeoutError())
 
     def drop(self) -> None:
         """Close it at once."""
@@ -279,9 +298,9 @@ class Client:
             lines += [f"{k}: {v}\r\n" for k, v in _proxy_rights(self._proxy).items()]
         self._head = f"Host: {_netloc(self._at)}\r\n{''.join(lines)}".encode("latin-1")
 
-    async def post(self, path: str, body: bytes) -> Reply:
+    async def post(self, path: str, body: bytes, timeout_s: float | None = None) -> Reply:
         """Send JSON; see `request`."""
-        return await self.request("POST", path, body)
+        return await self.request("POST", path, body, timeout_s=timeout_s)
 
     async def request(
         self,
@@ -291,6 +310,7 @@ class Client:
         kind: str = "",
         most: int | None = None,
         anew: bool = False,
+        timeout_s: float | None = None,
     ) -> Reply:
         """Send one request; a kept connection that the server had closed is replaced.
 
@@ -301,10 +321,14 @@ class Client:
             kind: its media type; JSON if empty.
             most: bytes of the answer's body; None: 64 MiB.
             anew: on a connection of its own, so that it is never sent twice.
+            timeout_s: for all of it, seconds.
 
         Raises:
             TransportError: no connection, or it broke, or the answer is no HTTP.
+            TimeoutError: no whole answer in time.
         """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
         target = self._at.path.rstrip("/") + path
         if self._proxy and not self._tls:
             target = f"http://{_netloc(self._at)}{target}"
@@ -313,11 +337,14 @@ class Client:
         line = method.encode("ascii"), target.encode("ascii")
         data = head % (*line, shared, len(body)) + body
         while True:
-            connection = (None if anew else self._kept()) or await self._connect()
+            connection = None if anew else self._kept()
+            if connection is None:
+                async with asyncio.timeout_at(deadline):
+                    connection = await self._connect()
             kept = connection.answers > 0
-            began = time.monotonic()
+            began = loop.time()
             try:
-                reply = await connection.ask(data, most=most)
+                reply = await connection.ask(data, most=most, deadline=deadline)
             except _Unanswered as error:
                 if not kept:
                     raise TransportError(f"the connection broke: {error}") from error
@@ -325,9 +352,9 @@ class Client:
             if not self._keeps or connection.transport.is_closing():
                 connection.drop()
             elif self.trial > 0:
-                self._watch(connection, time.monotonic() - began, WATCHED_S)
+                self._watch(connection, loop.time() - began, WATCHED_S)
             elif connection.answers >= connection.most:
-                self._watch(connection, time.monotonic() - began, RETIRED_S)
+                self._watch(connection, loop.time() - began, RETIRED_S)
             else:
                 self._idle.append(connection)
             return reply

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from prefactory.errors import StoreError, store_error
 from prefactory.folders import new_file, sync
@@ -97,7 +100,7 @@ class Journal:
             length = packed & ((1 << _LENGTH_BITS) - 1)
             offset = packed >> _LENGTH_BITS & ((1 << _OFFSET_BITS) - 1)
             line = self._pread(packed >> (_LENGTH_BITS + _OFFSET_BITS), length, offset)
-        answer = json.loads(line[42:])
+        answer = _value(line[42:])
         return answer if isinstance(answer, dict) else None
 
     def doubt(self, key: str, facts: Mapping[str, Any]) -> None:
@@ -122,7 +125,7 @@ class Journal:
         Raises:
             StoreError: it can't be written (full disk).
         """
-        payload = f"{key} {json.dumps(value, separators=(',', ':'))}".encode()
+        payload = b"%b %b" % (key.encode("ascii"), _json(value))
         line = b"%08x %b\n" % (zlib.crc32(payload), payload)
         with self._lock:
             raw = bytes.fromhex(key)
@@ -313,6 +316,29 @@ def _sound(line: bytes) -> bool:
         return len(line) > 43 and int(line[:8], 16) == zlib.crc32(line[9:-1])
     except ValueError:
         return False
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    """JSON in one line; what the fast writer refuses or changes by Python's."""
+    with contextlib.suppress(orjson.JSONEncodeError):  # lone surrogates
+        if _all_finite(value.values()):
+            return orjson.dumps(value)
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _all_finite(values: Iterable[Any]) -> bool:
+    """No NaN or infinity, which the fast writer makes null."""
+    return all(
+        math.isfinite(v) if type(v) is float else _all_finite(v) if type(v) is list else True
+        for v in values
+    )
+
+
+def _value(line: bytes) -> Any:  # noqa: ANN401 - JSON value
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # what only Python's writer can have written
+        return json.loads(line)
 
 
 def _packed(number: int, offset: int, length: int) -> int:

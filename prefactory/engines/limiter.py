@@ -1,6 +1,6 @@
 """How many requests may be in flight: found by trying, as TCP does.
 
-It starts with what the user allows, 128 at most, doubles per round trip until the first sign of
+It starts with what the user allows, 256 at most, doubles per round trip until the first sign of
 overload, and from then on grows by one per round trip and halves at each overload. Used within one
 event loop, so without locks.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-START = 128
+START = 256
 """Slots at the start, if the user allows as many: eight, doubled each time, lost a fifth of the
 first second at 64 in flight and two fifths at 256, of servers that answer in a tenth of it."""
 

@@ -208,7 +208,8 @@ class ServerEngine(Engine):
 
         def finish(raw: bytes, wasted: Wasted) -> None:
             answers = wire.results(raw, len(group))
-            answers[0] = replace(answers[0], wasted=answers[0].wasted.more(wasted))
+            if any(wasted):
+                answers[0] = replace(answers[0], wasted=answers[0].wasted.more(wasted))
             for (place, _), result in zip(group, answers, strict=True):
                 done(place, result)
 
@@ -275,8 +276,7 @@ class ServerEngine(Engine):
         self.attempts += 1
         told = self.config.dialect
         try:
-            async with asyncio.timeout(self.config.timeout_s):
-                reply = await self._client.post(path, body())
+            reply = await self._client.post(path, body(), self.config.timeout_s)
         except TimeoutError:
             self.limiter.overload(began)
             return _Fault(Failure("timeout", f"no answer within {self.config.timeout_s:g} s"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ _LOG = logging.getLogger(__name__)
 _KEPT = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
 LOOK_S = 0.5
 """How often it is looked whether another process has answered what it claims."""
-CLAIM = 16
-"""Calls that are claimed at a time: a lock for each would cost more than the call."""
+CLAIM, CLAIM_S = (16, 256), 0.1
+"""Calls that are claimed at a time, as many as are asked in so many seconds, within these bounds: a
+lock for each would cost more than the call."""
 
 
 class Session(Closing):
@@ -155,32 +157,19 @@ class JournaledEngine(Engine):
     def ask(self, requests: Iterable[Request], done: Done, purpose: Purpose) -> None:
         """As `run`, with who asks and what for."""
         self.journal.refresh()
-        places: dict[str, list[int]] = {}
-        missing: list[tuple[str, Request]] = []
-        reused = 0
-        for place, request in enumerate(requests):
-            key = request.content_key
-            if key in places:
-                places[key].append(place)
-                continue
-            record = self.journal.get(key)
-            if record is not None:
-                reused += 1
-                done(place, _completion(record))
-                continue
-            places[key] = [place]
-            missing.append((key, request))
-        self._accounts.begin(self.config.model, reused, self.config.metered, purpose)
-        if not missing:
-            return
-        self._accounts.need_price(self.config.model, self.config.metered)
-        queue = _Queue(self.journal, self._claims, missing)
+        model, metered = self.config.model, self.config.metered
+        self._accounts.begin(model, 0, metered, purpose)
+        rows = _Rows(
+            self.journal, requests, done, lambda n: self._accounts.begin(model, n, metered, purpose)
+        )
+        queue = _Queue(self.journal, self._claims, rows)
         try:
-            while left := len(queue):
+            while queue.more():
                 self._still_open()
-                over = self._wave(queue, places, done, purpose)
-                if len(queue) == left:
-                    self._accounts.wait_or_stop(left) if over else queue.wait()
+                before = rows.finished
+                over = self._wave(queue, rows, purpose)
+                if rows.finished == before and queue.more():
+                    self._accounts.wait_or_stop(queue.count()) if over else queue.wait()
         finally:
             self.journal.commit()
 
@@ -189,66 +178,51 @@ class JournaledEngine(Engine):
         self.journal.refresh()
         return [r for r in requests if self.journal.get(r.content_key) is None]
 
-    def _wave(
-        self, queue: _Queue, places: dict[str, list[int]], done: Done, purpose: Purpose
-    ) -> bool:
+    def _wave(self, queue: _Queue, rows: _Rows, purpose: Purpose) -> bool:
         """Ask for as many as the budget has room for and nobody else asks; whether it had not."""
         asked: list[str] = []
         holds: dict[int, Hold] = {}
-        callers: list[Exception] = []
         over: list[str] = []
+        accounts, model = self._accounts, self.config.model
 
         def admitted() -> Iterator[Request]:
             while (waiting := queue.next()) is not None:
                 self._still_open()
                 key, request, record = waiting
-                if record is not None:
-                    told = _noting(callers, done)
-                    self._answered_elsewhere(record, places[key], told, purpose)
+                if record is not None:  # another process has paid for it meanwhile
+                    accounts.begin(model, 1, self.config.metered, purpose)
+                    rows.finish(key, _completion(record))
                     continue
-                share = self.config.price_share
-                hold = self._accounts.admit(self.config.model, request, purpose, share)
+                accounts.need_price(model, self.config.metered)
+                hold = accounts.admit(model, request, purpose, self.config.price_share)
                 if hold is None:
                     queue.put_back(key, request)
                     over.append(key)
                     return
                 holds[len(asked)] = hold
                 asked.append(key)
-                yield (
-                    request
-                    if self._accounts.free
-                    else replace(request, paid=partial(self._accounts.pay, hold))
-                )
+                yield request if accounts.free else request.paying(partial(accounts.pay, hold))
 
         def finished(number: int, result: Result) -> None:
-            billed = result
+            key, billed = asked[number], result
             if isinstance(result, Completion):
-                kept = self.journal.put(asked[number], _record(result, purpose))
+                kept = self.journal.put(key, _record(result, purpose))
                 result = result if kept is None else _completion(kept)
-            self._claims.finish([asked[number]])
-            self._accounts.settle(holds.pop(number), billed)
-            for place in places[asked[number]]:
-                done(place, result)
+            self._claims.finish([key])
+            accounts.settle(holds.pop(number), billed)
+            rows.finish(key, result)
 
         try:
             first = admitted()
             head = next(first, None)
             if head is not None:
-                with self._alive(callers):
-                    self._opened().run(_chain(head, first), _noting(callers, finished))
+                with self._alive(rows.errors):
+                    self._opened().run(chain([head], first), finished)
         finally:
             for hold in holds.values():
-                self._accounts.settle(hold, None)
+                accounts.settle(hold, None)
             queue.give_back(asked[number] for number in holds)
         return bool(over)
-
-    def _answered_elsewhere(
-        self, record: dict[str, Any], places: list[int], done: Done, purpose: Purpose
-    ) -> None:
-        """Take an answer that another process has paid for since this one began."""
-        self._accounts.begin(self.config.model, 1, self.config.metered, purpose)
-        for place in places:
-            done(place, _completion(record))
 
     def note_doubt(
         self, requests: Sequence[Request], reason: str, detail: str, purpose: Purpose
@@ -349,26 +323,134 @@ class JournaledEngine(Engine):
             return self._inner
 
 
+class _Rows:
+    """Rows as they come, by the key of their request: what nobody has answered is to be asked.
+
+    They are read while the first calls are in flight. Rows with one key share an answer.
+
+    Attributes:
+        finished: keys that got a result here.
+        errors: what the caller's code raised; it goes through the engine as it is.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        requests: Iterable[Request],
+        done: Done,
+        reused: Callable[[int], object],
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            journal: where answers may be.
+            requests: one for each row.
+            done: told of each row's result.
+            reused: told how many rows the journal answered, now and then.
+        """
+        self.finished = 0
+        self.errors: list[Exception] = []
+        self.over = False
+        self._journal, self._done, self._reused = journal, done, reused
+        self._requests = iter(requests)
+        self._place = count()
+        self._rows: dict[str, list[int] | Failure | None] = {}
+        self._lock = threading.Lock()
+
+    def read(self, most: int) -> list[tuple[str, Request]]:
+        """The next that the journal has no answer to, so many at most; the others are done."""
+        new: list[tuple[str, Request]] = []
+        reused = 0
+        while len(new) < most and not self.over:
+            request = self._next()
+            if request is None:
+                self.over = True
+                break
+            place, key = next(self._place), request.content_key
+            if self._is_known(key, place):
+                continue
+            record = self._journal.get(key)
+            if record is not None:
+                reused += 1
+                self._tell([place], _completion(record))
+                continue
+            self._rows[key] = [place]
+            new.append((key, request))
+        if reused:
+            self._reused(reused)
+        return new
+
+    def finish(self, key: str, result: Result) -> None:
+        """Hand a result to all rows that wait for it; those that come later find it."""
+        with self._lock:
+            waiting = self._rows[key]
+            self._rows[key] = result if isinstance(result, Failure) else None
+            self.finished += 1
+        self._tell(waiting if isinstance(waiting, list) else [], result)
+
+    def _next(self) -> Request | None:
+        try:
+            return next(self._requests, None)
+        except Exception as error:
+            self.errors.append(error)
+            raise
+
+    def _is_known(self, key: str, place: int) -> bool:
+        """Whether a row before has the key; then this one gets its result, now or with it."""
+        with self._lock:
+            if key not in self._rows:
+                return False
+            state = self._rows[key]
+            if isinstance(state, list):
+                state.append(place)
+                return True
+        record = None if state is not None else self._journal.get(key)
+        result = state if record is None else _completion(record)
+        self._tell([place], result or Failure("no_answer", "the journal has lost it"))
+        return True
+
+    def _tell(self, places: Sequence[int], result: Result) -> None:
+        try:
+            for place in places:
+                self._done(place, result)
+        except Exception as error:
+            self.errors.append(error)
+            raise
+
+
 class _Queue:
     """Requests that wait for their answers: to be asked here, or asked by somebody already."""
 
-    def __init__(
-        self, journal: Journal, claims: Claims, requests: Iterable[tuple[str, Request]]
-    ) -> None:
-        self._journal, self._claims = journal, claims
-        self._unclaimed = deque(requests)
+    def __init__(self, journal: Journal, claims: Claims, rows: _Rows) -> None:
+        self._journal, self._claims, self._rows = journal, claims, rows
+        self._unclaimed: deque[tuple[str, Request]] = deque()
         self._ready: deque[tuple[str, Request, dict[str, Any] | None]] = deque()
         self._elsewhere: list[tuple[str, Request]] = []
         self._told = False
+        self._block, self._claimed_at = CLAIM[0], 0.0
 
     def __len__(self) -> int:
         return len(self._unclaimed) + len(self._ready) + len(self._elsewhere)
 
+    def more(self) -> bool:
+        """Whether any are left; those that are not read yet may all be answered."""
+        return len(self) > 0 or not self._rows.over
+
+    def count(self) -> int:
+        """How many are left, now that none can be asked: all rows are read."""
+        while not self._rows.over:
+            self._unclaimed.extend(self._rows.read(CLAIM[1]))
+        return len(self)
+
     def next(self) -> tuple[str, Request, dict[str, Any] | None] | None:
         """The next that may be asked, or was answered meanwhile; None if there is none now."""
-        while self._unclaimed and not self._ready:
+        while not self._ready:
+            if not self._unclaimed:
+                self._unclaimed.extend(self._rows.read(self._block))
+            if not self._unclaimed:
+                return None
             self._claim()
-        return self._ready.popleft() if self._ready else None
+        return self._ready.popleft()
 
     def put_back(self, key: str, request: Request) -> None:
         """It can't be asked now."""
@@ -395,7 +477,7 @@ class _Queue:
         self._claims.wait(LOOK_S)
 
     def _claim(self) -> None:
-        block = [self._unclaimed.popleft() for _ in range(min(CLAIM, len(self._unclaimed)))]
+        block = [self._unclaimed.popleft() for _ in range(min(self._block, len(self._unclaimed)))]
         taken = self._claims.take([key for key, _ in block])
         self._journal.refresh()  # an answer is there before its claim is gone
         for key, request in block:
@@ -406,19 +488,10 @@ class _Queue:
                 self._ready.append((key, request, record))
             else:
                 self._elsewhere.append((key, request))
-
-
-def _noting(callers: list[Exception], done: Done) -> Done:
-    """Keep what `done` raises, so that it can be told from what the engine raises."""
-
-    def noting(place: int, result: Result) -> None:
-        try:
-            done(place, result)
-        except Exception as error:
-            callers.append(error)
-            raise
-
-    return noting
+        now = time.monotonic()
+        sooner = now - self._claimed_at < CLAIM_S
+        self._claimed_at = now
+        self._block = min(max(self._block * 2 if sooner else self._block // 2, CLAIM[0]), CLAIM[1])
 
 
 class _AskedFor(Engine):
@@ -475,8 +548,3 @@ def _completion(record: dict[str, Any]) -> Completion:
 
 def _scored(record: dict[str, Any]) -> TokenLogprobs:
     return TokenLogprobs(tuple(record["tokens"]), tuple(record["logprobs"]))
-
-
-def _chain(head: Request, rest: Iterator[Request]) -> Iterator[Request]:
-    yield head
-    yield from rest

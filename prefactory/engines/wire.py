@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import orjson
 
 from prefactory.engines.base import (
     SAMPLER_ORDER,
@@ -141,7 +143,15 @@ def body(config: ServerSettings, group: Sequence[Request]) -> bytes:
     if sampling.json_schema is not None:
         named = {"name": "answer", "schema": sampling.json_schema, "strict": True}
         fields["response_format"] = {"type": "json_schema", "json_schema": named}
-    return json.dumps(fields).encode()
+    return written(fields)
+
+
+def written(fields: Mapping[str, Any]) -> bytes:
+    """JSON as it is sent; what the fast writer refuses (lone surrogates) by Python's."""
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        return json.dumps(fields).encode()
 
 
 def _cuts(dialect: Dialect, sampling: Sampling) -> dict[str, Any]:
@@ -277,7 +287,7 @@ def scoring_bodies(config: ServerSettings, conversation: Conversation) -> tuple[
         "add_generation_prompt": False,
         "prompt_logprobs": 0,
     }
-    return json.dumps(before).encode(), json.dumps(whole).encode()
+    return written(before), written(whole)
 
 
 def prompt_length(raw: bytes) -> int:
@@ -317,12 +327,20 @@ def _object(raw: bytes) -> dict[str, Any]:
             habit=True,
         )
     try:
-        answer = json.loads(raw)
+        answer = _read(raw)
     except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"the answer is no JSON: {_short(raw)}") from error
     if not isinstance(answer, dict):
         raise BadAnswerError(f"the answer is no JSON object: {_short(raw)}")
     return answer
+
+
+def _read(raw: bytes) -> Any:  # noqa: ANN401 - JSON value
+    """JSON; what the strict reader refuses (NaN, lone surrogates, UTF-16) by Python's."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return json.loads(raw)
 
 
 def _short(raw: bytes) -> str:

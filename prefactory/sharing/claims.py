@@ -97,10 +97,17 @@ class Claims:
         return self._folder / f"{self._owner}{_SUFFIX}"
 
     def _write(self) -> None:
-        if self._mine:
-            self._path().write_text("\n".join(sorted(self._mine)), "ascii")
-        else:
+        """Write in place: a file that is cut to nothing first may wait for the disk.
+
+        Others read it under the lock, so a write that a kill ends halfway has no living owner.
+        """
+        if not self._mine:
             self._path().unlink(missing_ok=True)
+            return
+        keys = "\n".join(self._mine).encode("ascii")
+        handle = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(keys.ljust(os.fstat(handle).st_size, b"\n"))
 
     def _of_others(self) -> set[str]:
         """What living processes claim; the claims of dead ones are removed."""

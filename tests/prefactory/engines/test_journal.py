@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from prefactory.engines import journal as journal_module
+from prefactory.engines import session as session_module
 from prefactory.engines.accounts import Accounts, Budget, Price, read_prices
-from prefactory.engines.base import Completion, Failure, Sampling, TokenLogprobs
+from prefactory.engines.base import Completion, Failure, Request, Sampling, TokenLogprobs
 from prefactory.engines.journal import Journal
 from prefactory.engines.scripted import Scripted
 from prefactory.engines.server import Server
-from prefactory.engines.session import Session
+from prefactory.engines.session import CLAIM, Session
 from prefactory.errors import ConfigError, StoppedError, StoreError
+from prefactory.sharing.claims import Claims
 from tests.helpers import ROOT, assistant, user
 from tests.prefactory.engines.mock_server import MockServer, answer, chat, echo
 
@@ -63,7 +65,11 @@ def rows(*texts):
 
 
 def test_what_was_put_is_found_by_the_next(tmp_path):
-    values = [{"text": f"{i} \ud800 😀\n\u2028", "logprob": i / 7} for i in range(50)]
+    odd = ("\ud800", "\x00\x1f\x7f", "\u2028\r\n", "")  # the first is none of UTF-8's
+    values: list[dict] = [
+        {"text": f"{i} {odd[i % 4]} 😀\n", "logprob": i / 7, "by": ["a", "b"]} for i in range(48)
+    ]
+    values += [{"logprobs": [-1.5, float("-inf")]}, {"logprob": float("inf"), "n": 2**70}]
     first = journal(tmp_path)
     for key, value in zip(KEYS, values, strict=True):
         assert first.put(key, value) is None
@@ -221,6 +227,53 @@ def test_the_same_request_is_made_once_and_row_ids_make_it_another(tmp_path):
         assert apart[0] != apart[1]
 
 
+def test_the_first_is_asked_before_all_are_read_and_late_copies_share_its_answer(tmp_path):
+    read, answered = [], []
+
+    def requests(texts):
+        for text in texts:
+            read.append(text)
+            yield Request([user(text)], Sampling())
+
+    def done(place, result):
+        answered.append((place, len(read), getattr(result, "reason", "")))
+
+    texts = ["fail", *(str(i) for i in range(1000)), "0", "fail", "0"]
+    with Session(tmp_path) as session:
+        session.engine(COUNTED).run(requests(texts), done)
+        told = session.accounts.total()
+        assert (told.calls, told.failures, told.reused) == (1000, 1, 0)
+    assert SEEN["fail"] == SEEN["0"] == 1
+    assert answered[0][1] <= 2 * CLAIM[0]
+    assert sorted(p for p, _, _ in answered) == list(range(1004))
+    assert [p for p, _, reason in answered if reason] == [0, 1002]
+    with Session(tmp_path) as session:
+        session.engine(COUNTED).run(requests(texts[1:-2]), lambda place, result: None)
+        told = session.accounts.total()
+        assert (told.calls, told.reused) == (0, 1001)
+
+
+def test_what_the_rows_raise_is_raised(tmp_path):
+    def requests():
+        yield from (Request([user(str(i))], Sampling()) for i in range(40))
+        raise KeyError("a template that wants a column")
+
+    with MockServer() as server, Session(tmp_path) as session:
+        engine = session.engine(Server(base_url=server.url, model="m"))
+        with pytest.raises(KeyError, match="wants a column"):
+            engine.run(requests(), lambda place, result: None)
+
+
+def test_calls_are_claimed_by_as_many_as_are_soon_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "CLAIM_S", 1e9)
+    blocks = []
+    take = Claims.take
+    monkeypatch.setattr(Claims, "take", lambda s, keys: blocks.append(len(keys)) or take(s, keys))
+    with Session(tmp_path) as session:
+        session.engine(COUNTED).generate(rows(*map(str, range(1000))), Sampling())
+    assert blocks == [16, 32, 64, 128, 256, 256, 248]
+
+
 def test_failures_are_asked_again(tmp_path):
     with Session(tmp_path) as session:
         for _ in range(2):
@@ -302,7 +355,7 @@ import sys, json
 from pathlib import Path
 from prefactory.engines.base import Sampling
 from prefactory.engines.server import Server
-from prefactory.engines.session import Session
+from prefactory.engines.session import CLAIM, Session
 url, root, out = sys.argv[1:]
 config = Server(base_url=url, model="m", max_concurrency=8)
 asked = [[{"role": "user", "content": f"q{i}"}] for i in range(300)]

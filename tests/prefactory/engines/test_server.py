@@ -325,7 +325,7 @@ def test_concurrency_grows_to_the_limit_and_falls_when_the_server_says_so():
     ):
         found = engine.generate(rows(*numbered(300)), Sampling())
         assert engine.limiter.limit < 40
-        assert engine.attempts < 600
+        assert engine.attempts < 800  # 300, and 200 + 100 + 50 + 25 at most while it halves
     assert all(isinstance(r, Completion) for (r,) in found)
 
 
