@@ -20,7 +20,7 @@ NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*$")
 PAGES = sorted(
     p for p in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")) if "```" in p.read_text("utf-8")
 )
-HEAVY = {"README.md", "tutorial.md", "evidence.md", "train.md"}
+HEAVY = {"README.md", "tutorial.md", "evidence.md", "images.md", "train.md"}
 """Pages whose blocks take long: run with the slow tests."""
 
 

@@ -59,6 +59,7 @@ def light(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_package_and_step_is_imported(tmp_path):
     code = """
 import importlib
