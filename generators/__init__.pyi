@@ -1,5 +1,6 @@
 from .answers.draft_critique import DraftCritique as DraftCritique
 from .answers.rps import RPS as RPS
+from .answers.steered import SteeredPairs as SteeredPairs
 from .answers.step import Responses as Responses
 from .answers.style_pairs import StylePairs as StylePairs
 from .answers.weak_pairs import WeakPairs as WeakPairs

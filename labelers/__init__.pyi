@@ -26,6 +26,7 @@ from .pairs.columns import DynamicBeta as DynamicBeta
 from .pairs.columns import Signs as Signs
 from .pairs.margin import Margin as Margin
 from .pairs.pairs import Pairs as Pairs
+from .pairs.pareto import ParetoStrength as ParetoStrength
 from .pairs.reward_augmented import RewardAugmented as RewardAugmented
 from .pairs.steer_weights import SteerWeights as SteerWeights
 from .pairs.system import SystemPairs as SystemPairs

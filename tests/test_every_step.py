@@ -102,6 +102,18 @@ MODELS = {
 }
 
 
+def steered(folder):
+    import torch
+
+    from prefactory.engines.steering.vector import Steering, save
+
+    base = str(tiny_llama(folder / "steered"))
+    save(Steering(torch.full((64,), 0.5), 0), folder, base)
+    cpu = {"engine": "steered", "model": base, "precision": "fp32", "device": "cpu"}
+    sampling = {"max_tokens": 4}
+    return {"model": {**cpu, "vector": str(folder)}, "sampling": sampling}
+
+
 def benchmark(folder):
     file = folder / "benchmark.jsonl"
     prompt = "Explain photosynthesis to a child of six in two sentences."
@@ -142,6 +154,7 @@ def votes(folder):
 
 FILES = {
     "generators.RetrieveAlignRefine": passages,
+    "generators.SteeredPairs": steered,
     "filters.AgainstVersions": version,
     "filters.Decontaminate": benchmark,
     "labelers.Annotations": votes,

@@ -34,5 +34,6 @@ from .settings import Router as Router
 from .settings import SimPO as SimPO
 from .settings import SteerLM as SteerLM
 from .settings import Stepwise as Stepwise
+from .settings import YaPO as YaPO
 from .stack import train_preference_stack as train_preference_stack
 from .training import train_transformer as train_transformer

@@ -111,7 +111,7 @@ def _made_by(column: str) -> str:
 _OF_TEACHERS = ("_tokens", "_ids", "_logs", "_rest")
 _MADE_BY = {
     "beta": "labelers.DynamicBeta makes it",
-    "weight": "labelers.DynamicBeta: {column: weight} makes it",
+    "weight": "labelers.DynamicBeta: {column: weight}, or labelers.ParetoStrength, makes it",
     "rejected_prompt_id": "generators.NearMisses makes it",
     "dimension": "labelers.Dimension, or labelers.Pairs: {order: each}, makes it",
     "goal": "labelers.RewardAugmented makes it",

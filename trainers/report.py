@@ -224,10 +224,18 @@ def transformer_card(report: TrainingReport, about: str, task: str, outputs: int
     kind = report.method if policy else "reward-model"
     command = f"prefactory train {report.method} {report.dataset}{_table(report.dataset)}"
     what = f"`{report.config['model']}`, {about}\n\n```bash\n{command} --config train.yaml\n```"
-    use = f"```python\n{code}```"
+    use = _STEERED if report.method == "yapo" else f"```python\n{code}```"
     if task == "TokenClassification":
         use += _STEPS
     return card(report, what, use, package, ["trl", kind])
+
+
+_STEERED = """`steering.safetensors` is the vector. The engine adds it to the layer's output:
+
+```yaml
+{engine: steered, model: the model named above, vector: path/of/this/folder, strength: 1.0}
+```"""
+"""How a steering vector is used."""
 
 
 _STEPS = """

@@ -68,6 +68,7 @@ _PLANS: Mapping[type[TransformerSettings], str] = {
     settings.Listwise: "answers:plan_listwise",
     settings.RDPO: "near:plan_rdpo",
     settings.MORE: "sources:plan_more",
+    settings.YaPO: "steering:plan_yapo",
 }
 """Settings of a method -> what makes its plan, in `trainers.methods`."""
 

@@ -18,13 +18,18 @@ Name = Annotated[str, Field(min_length=1)]
 SIGN = "sign_"
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names, if each stands there once.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
     if len(set(names)) < len(names):
         raise ValueError("name each once")
     return names
 
 
-def _gap(objective: str) -> pl.Expr:
+def gap_of(objective: str) -> pl.Expr:
     """Chosen minus rejected score of an objective, Float64; null where one is missing."""
     chosen, rejected = (pl.col(f"{side}_{SCORE}{objective}") for side in SIDES)
     gap = chosen - rejected
@@ -56,7 +61,7 @@ class Signs(Labeler):
     @field_validator("objectives")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _distinct(value)
+        return distinct(value)
 
     @model_validator(mode="after")
     def _validate_dead_zone(self) -> Self:
@@ -79,7 +84,7 @@ class Signs(Labeler):
         for objective in self.objectives:
             zone = self.dead_zone
             width = zone.get(objective, 0.0) if isinstance(zone, dict) else zone
-            gap = _gap(objective)
+            gap = gap_of(objective)
             sign = pl.when(gap.abs() <= width).then(0).otherwise(gap.sign()).cast(pl.Int8)
             sign = pl.when(gap.is_not_null()).then(sign)
             sign = sign.fill_null(0) if self.on_null == "zero" else sign
@@ -111,7 +116,7 @@ class Dimension(Labeler):
     @field_validator("values")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _distinct(value)
+        return distinct(value)
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
         """The column `by` (String)."""
@@ -230,6 +235,6 @@ class DynamicBeta(Labeler):
 
     def _gap(self) -> pl.Expr:
         if self.objective is not None:
-            return _gap(self.objective)
+            return gap_of(self.objective)
         margin = pl.col("margin")
         return pl.when(margin.is_finite()).then(margin)

@@ -47,6 +47,7 @@ from trainers.settings import (
     SteerLM,
     Stepwise,
     TransformerSettings,
+    YaPO,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ METHODS: dict[str, type[BaseModel]] = {
     "stepwise": Stepwise,
     "dckd": DCKD,
     "adpa": ADPA,
+    "yapo": YaPO,
 }
 """Training method -> its options."""
 

@@ -13,6 +13,7 @@ from pipelines.judged import Named, judge_step
 from pipelines.settings import Settings
 from prefactory.engines.base import Completion, EngineConfig, SamplingParams
 from prefactory.engines.converted import converted, is_gguf
+from prefactory.engines.steering.config import Steered
 from prefactory.engines.transformers import Transformers
 from prefactory.tables import MESSAGES
 
@@ -51,14 +52,23 @@ def is_engine(model: str) -> bool:
 def engine_of(model: str) -> EngineConfig:
     """The engine of a model: an engine as it is written, else transformers on its folder or id.
 
-    A GGUF model is read as it is trained: its weights as float32.
+    A GGUF model is read as it is trained: its weights as float32. The folder of a vector is the
+    model that it was fitted to, steered.
 
     Raises:
         ConfigError: this is no engine.
     """
     if is_engine(model):
         return judge_step(model).judge[0]
-    return Transformers(model=str(converted(model)) if is_gguf(model) else model)
+    from prefactory.engines.steering.vector import fitted_to  # torch
+
+    if steered := fitted_to(model):
+        return Steered(model=_plain(steered), vector=model)
+    return Transformers(model=_plain(model))
+
+
+def _plain(model: str) -> str:
+    return str(converted(model)) if is_gguf(model) else model
 
 
 def name_of(model: str) -> str:

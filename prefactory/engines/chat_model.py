@@ -68,12 +68,15 @@ class ChatSettings:
 class ChatModel(Engine):
     """A loaded model. One caller at a time uses it; others wait."""
 
-    def __init__(self, config: ChatSettings, folder: Path) -> None:
+    def __init__(
+        self, config: ChatSettings, folder: Path, change: Callable[[Any], None] | None = None
+    ) -> None:
         """Load tokenizer and weights.
 
         Args:
             config: resolved configuration.
             folder: the model's files.
+            change: what is done to the loaded model, on its device.
 
         Raises:
             ConfigError: no chat template, no safetensors weights, an impossible device.
@@ -86,6 +89,8 @@ class ChatModel(Engine):
         try:
             self._tokenizer, self._model = _load(config, folder, self._device)
             self._model.to(self._device).eval()
+            if change is not None:
+                change(self._model)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             if isinstance(error, ConfigError):
                 raise

@@ -13,6 +13,7 @@ import polars as pl
 import transformers
 
 from prefactory.chat_template import ChatTemplate
+from prefactory.engines.steering.vector import attach, fitted_to, load
 from prefactory.errors import ConfigError
 from prefactory.measures.calibration import Floats
 from prefactory.tables import SIDES
@@ -24,6 +25,9 @@ from trainers.settings import TransformerSettings
 from trainers.transformer import load_model, load_tokenizer
 
 _BASE = {"learning_rate": 1.0}
+_AGAINST_REFERENCE = (
+    "dpo", "kto", "raco", "bco", "mah", "rdpo", "listwise", "steerlm", "goal-dpo", "yapo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,11 @@ class Reader:
             ConfigError: it can't be loaded.
         """
         training = training_of(Path(model)) if training is None else training
-        template = ChatTemplate(load_tokenizer(TransformerSettings(model=model, **_BASE)), model)
+        plain = fitted_to(model) or model
+        template = ChatTemplate(load_tokenizer(TransformerSettings(model=plain, **_BASE)), model)
         texts = ("prompt", "chosen", "rejected", "tools")
         rows = pairs.select(c for c in texts if c in pairs.columns).iter_rows(named=True)
-        if is_reward(model):
+        if is_reward(plain):
             sides = encoded(template, rows, max_length, whole=True)
             none = mean_log_probability()
             weights = _weights(training)
@@ -157,7 +162,12 @@ class Reader:
         return cls(model, how, sides, batch, template, None, score, before)
 
     def net(self) -> Any:  # noqa: ANN401 - a transformers or peft model
-        """Load the model."""
+        """Load the model; of a folder with a vector, the model that it steers, with it."""
+        if (plain := fitted_to(self.model)) is not None:
+            settings = TransformerSettings(model=plain, **_BASE)
+            net = load_model(loader(plain, "CausalLM"), settings)
+            attach(net, load(self.model))
+            return net
         settings = TransformerSettings(model=self.model, **_BASE)
         if self.weights is None:
             return load_model(loader(self.model, "CausalLM"), settings)
@@ -213,7 +223,7 @@ def loader(model: str, task: str) -> Any:  # noqa: ANN401
 def _score(training: Mapping[str, Any]) -> tuple[str, Score, str | None]:
     """How a policy's score is called, the score, and the model that it is held against."""
     method, config = training.get("method"), training.get("config", {})
-    if method in ("dpo", "kto", "raco", "bco", "mah", "rdpo", "listwise", "steerlm", "goal-dpo"):
+    if method in _AGAINST_REFERENCE:
         beta = config.get("beta", 1.0)
         return "implicit reward", implicit_reward(beta), str(config["model"])
     if method == "orpo":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainers.settings.base import PolicySettings, TransformerSettings
 
@@ -127,3 +128,36 @@ class Regression(TransformerSettings):
         if not self.weights:
             return (1.0, *[0.0] * (len(self.attributes) - 1))
         return tuple(self.weights.get(name, 0.0) for name in self.attributes)
+
+
+class YaPO(PolicySettings):
+    """A vector that steers the answers of a model which stays as it is (YaPO, arXiv 2601.08441).
+
+    The vector is added to the output of one layer; of each batch it is added or subtracted by
+    chance, and then the chosen answers shall win, or the rejected ones. With `sae` it lives in the
+    codes of a sparse autoencoder of that layer; without, it is dense (BiPO, arXiv 2406.00045). The
+    folder holds the vector alone: `{engine: steered, model: ..., vector: FOLDER}` answers with it.
+
+    Attributes:
+        learning_rate: peak learning rate; 5e-4.
+        layer: whose output is moved, from 0; None: the one after three fifths of the layers (the
+            paper takes 15 of Gemma 2's 26).
+        sae: a sparse autoencoder of that layer: a .safetensors file, or Gemma Scope's params.npz.
+        beta: how strongly the steered model is held to the plain one.
+        both: add and subtract by chance; false: add only.
+        weight_decay: of the vector.
+    """
+
+    trl_options: ClassVar[str] = "DPOConfig"
+    learning_rate: float = Field(5e-4, gt=0)
+    layer: int | None = Field(None, ge=0)
+    sae: Path | None = None
+    beta: float = Field(0.1, gt=0)
+    both: bool = True
+    weight_decay: float = Field(0.05, ge=0)
+
+    @model_validator(mode="after")
+    def _nothing_else_is_trained(self) -> YaPO:
+        if self.lora is not None:
+            raise ValueError("yapo trains a vector and nothing else: leave lora out")
+        return self
