@@ -152,9 +152,10 @@ def votes(folder):
     return {"file": str(file)}
 
 
+STEERED = "generators.SteeredPairs"
 FILES = {
     "generators.RetrieveAlignRefine": passages,
-    "generators.SteeredPairs": steered,
+    STEERED: steered,
     "filters.AgainstVersions": version,
     "filters.Decontaminate": benchmark,
     "labelers.Annotations": votes,
@@ -212,7 +213,7 @@ def tables(name, step):
 
 
 NAMES = [
-    pytest.param(n, marks=pytest.mark.slow if n in MODELS else ())
+    pytest.param(n, marks=pytest.mark.slow if n in {*MODELS, STEERED} else ())
     for n in EXPORTED
     if n not in EXEMPT
 ]

@@ -52,6 +52,7 @@ HELP = {
     "pal": "Train a reward that differs between people (annotator column), on vectors.",
     "router": "Train what tells which model or judge to take for a prompt, within a cost.",
     "raco": "Train a policy on objectives that disagree on the same pair (sign_ columns).",
+    "yapo": "Fit a vector to pairs that steers a model, which stays as it is (YaPO, BiPO).",
     "rdpo": "Train a policy on pairs, and on each chosen answer after a near prompt (Re-Align).",
     "more": "Train a reward model on several sources, weighted so that they conflict least.",
     "steerlm": "Fine-tune toward answers that have wanted attributes (weight_ of the answers).",
