@@ -89,6 +89,24 @@ def test_a_neutral_policy_pairs_the_balanced_answer_with_both_others():
     assert rows["topic"].to_list() == [None, None]
 
 
+def balanced_refusal(request):
+    """What no list of refusals knows, and long enough."""
+    return f"{writer(request)}, though on that I will not speak today"
+
+
+def says_refusal(request):
+    return json.dumps({"stance": "refusal"})
+
+
+def test_a_refusal_is_no_neutral_answer():
+    made_by = {"writer": model("w", f"{HERE}.balanced_refusal"), "words": [4, 20]}
+    for judge, said in (("says_refusal", 0), ("judge", 2)):
+        fields = {**made_by, "judge": model("j", f"{HERE}.{judge}"), "policy": "neutral"}
+        rows, dropped = made(ValueGapPairs(**fields), prompts("a"))
+        assert rows.height == said
+        assert dropped["reason"].to_list() == (["stance_unclear"] if not said else [])
+
+
 def test_prompts_without_a_pair_are_accounted_for():
     table = prompts("down", "short", "wide", "alike", "vague", "fine")
     rows, dropped = made(ValueGapPairs(**FIELDS, policy="support", votes=9, min_agreement=1), table)

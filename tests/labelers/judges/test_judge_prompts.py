@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from labelers import Judge
 from prefactory.apply import apply_generator
 from prefactory.context import Context
+from prefactory.engines.scripted import Scripted
 from prefactory.errors import ConfigError, DataError
 from prefactory.tables import Shape
 from tests.helpers import asking
@@ -70,6 +71,23 @@ def test_the_schema_goes_to_the_engine():
     assert seen[0]["properties"]["winner"]["enum"] == ["A", "B", "C", "tie"]
     j.judged(step(look, form="json", guided=False), THREE)
     assert seen[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("enforces", "guided", "json"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_votes_are_json_where_the_engine_holds_to_a_schema(enforces, guided, json, monkeypatch):
+    asked = []
+
+    def look(request):
+        asked.append((request.sampling.json_schema is not None, j.question(request)))
+        return '{"winner": "A"}' if json else "[[A]]"
+
+    j.look = look
+    monkeypatch.setattr(Scripted, "enforces_schemas", enforces)
+    j.judged(step(look, guided=guided), THREE)
+    assert {schema for schema, _ in asked} == {json}
+    assert all(("[[" in question) is not json for _, question in asked)
 
 
 # -- settings -----

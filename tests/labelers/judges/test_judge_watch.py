@@ -223,6 +223,19 @@ def test_judges_that_follow_the_place_decide_nothing_together():
     assert len(found) == 6
 
 
+@pytest.mark.parametrize(("prompts", "told"), [(8, []), (10, ["goes by the place: 20 of 20"])])
+def test_the_first_place_sixteen_times_labels_nothing_and_twenty_times_is_told(
+    prompts, told, tmp_path
+):
+    table = pairs(*[(f"prompt {i}", f"GOOD {i}", f"bad {i}") for i in range(prompts)])
+    result = j.ran([judged(j.always_a)], table, tmp_path)
+    assert view(result, "pairs")["judge_prefers"].null_count() == prompts
+    found = judge_watch.failed(result.stages)
+    assert [sentence in one for sentence, one in zip(told, found, strict=True)] == [True] * len(
+        told
+    )
+
+
 def test_cycles():
     def beats(*edges, prompt="p"):
         rows = [(prompt, a, b) for a, b in edges]
