@@ -15,7 +15,7 @@ from labelers.models.language_models import Loaded, Model, opened
 from labelers.models.likelihood import EMPTY
 from prefactory.context import Context
 from prefactory.errors import ConfigError
-from prefactory.step import Labeler
+from prefactory.step import Labeler, Passes
 from prefactory.tables import SCORE, Shape
 
 
@@ -68,6 +68,10 @@ class ImplicitReward(Labeler):
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """`score_<name>` (Float64) and `reason_<name>` (String)."""
         return {f"{SCORE}{self.name}": pl.Float64(), f"reason_{self.name}": pl.String()}
+
+    def passes(self, rows: int) -> list[Passes]:
+        """A pass of each model an answer."""
+        return [Passes(model.model, rows, 0) for model in (self.policy, self.reference)]
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score every answer.

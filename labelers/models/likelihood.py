@@ -13,7 +13,7 @@ from labelers.models.causal import answer_log_probabilities
 from labelers.models.chat_rows import Row
 from labelers.models.language_models import Model, opened
 from prefactory.context import Context
-from prefactory.step import Labeler
+from prefactory.step import Labeler, Passes
 from prefactory.tables import SCORE, Shape
 
 Objective = Literal["log_probability", "log_probability_alone", "ifd"]
@@ -84,6 +84,11 @@ class Likelihood(Labeler):
             f"{SCORE}{self.prefix}{o}": pl.Float64() for o in self.objectives
         }
         return {**scores, f"reason_{self.name}": pl.String()}
+
+    def passes(self, rows: int) -> list[Passes]:
+        """A pass of each model an answer, and one more without the prompt where that is asked."""
+        each = rows * (1 if set(self.objectives) == {"log_probability"} else 2)
+        return [Passes(model.model, each, 0) for model in self.models]
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
         """Score every answer.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prefactory.engines.steering.vector import FILE as STEERING
 from prefactory.errors import ConfigError, MissingPackageError
 from prefactory.folders import checksums_of
 from tests.helpers import ROOT
@@ -22,6 +23,7 @@ from trainers import (
     DatasetRef,
     EarlyStopping,
     SimPO,
+    YaPO,
     running,
     train_transformer,
 )
@@ -235,16 +237,20 @@ def test_checkpoints_of_another_training_are_not_used(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [BCO, MORE])
+@pytest.mark.parametrize("method", [BCO, MORE, YaPO])
 def test_what_a_method_remembers_is_part_of_a_checkpoint(
     method, tmp_path, make, tiny_model, monkeypatch
 ):
-    """Running means of both classes, and gradients of the sources: without them it would differ."""
+    """Running means of both classes, gradients of the sources, the vector and its drawn sides."""
     import polars as pl
 
-    remembers = {BCO: {"momentum": 0.9}, MORE: {"momentum": 0.9, "normalise": "none"}}[method]
+    remembers = {
+        BCO: {"momentum": 0.9},
+        MORE: {"momentum": 0.9, "normalise": "none"},
+        YaPO: {"gradient_accumulation_steps": 2},
+    }[method]
     options = {k: v for k, v in SMALL.items() if k in {*method.model_fields}}
-    config = method(model=str(tiny_model), max_steps=6, save_steps=2, **options, **remembers)
+    config = method(model=str(tiny_model), max_steps=6, save_steps=2, **{**options, **remembers})
     pairs = make.polite_pairs(24).with_columns(source=pl.Series(["a", "b"] * 12))
     data = DatasetRef.from_path(make.publish(tmp_path / "v", pairs))
     whole = train_transformer(config, data, tmp_path / "whole")
@@ -261,5 +267,6 @@ def test_what_a_method_remembers_is_part_of_a_checkpoint(
             train_transformer(config, data, tmp_path / "cut")
     again = train_transformer(config, data, tmp_path / "cut")
     assert again.facts["last_loss"] == whole.facts["last_loss"]
-    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
+    file = STEERING if method is YaPO else "model.safetensors"
+    one, two = (load_file(tmp_path / n / file) for n in ("whole", "cut"))
     assert all(torch.equal(one[k], two[k]) for k in one)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from pipelines.training.answering import engine_of
 from prefactory.engines.steering import vector
 from prefactory.engines.steering.config import Steered
 from prefactory.engines.steering.vector import Codes, Steering, attach, load, read_codes, save
@@ -229,3 +230,19 @@ def test_a_sparse_vector_moves_active_codes_only(run, tmp_path):
     found = load(folder)
     assert 0 < len(found.vector) < 96
     assert report.test.accuracy > 0.7
+
+
+def test_gradient_checkpointing_changes_nothing(run):
+    _, plain = run("plain", pairs=8)
+    _, saving = run("saving", pairs=8, gradient_checkpointing=True)
+    one, two = load(plain).vector.detach(), load(saving).vector.detach()
+    assert one.abs().max() > 1e-3
+    torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+def test_the_folder_of_a_vector_is_a_model_that_answers(tiny_model, tmp_path):
+    save(Steering(torch.ones(64), 1), tmp_path / "v", str(tiny_model))
+    found = engine_of(str(tmp_path / "v"))
+    assert isinstance(found, Steered)
+    assert (found.model, found.vector) == (str(tiny_model), str(tmp_path / "v"))
+    assert type(engine_of(str(tiny_model))) is Transformers

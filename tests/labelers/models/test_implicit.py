@@ -53,6 +53,7 @@ def label(step, table):
 
 def test_a_policy_that_is_its_reference_has_no_reward(reference):
     step = ImplicitReward(policy=model(reference), reference=model(reference))
+    assert [(p.model, p.rows) for p in step.passes(7)] == [(str(reference), 7)] * 2
     assert label(step, responses(*ROWS))["score_implicit"].to_list() == [0.0] * 8
 
 

@@ -144,6 +144,13 @@ def test_mistakes_are_named(lm):
             Likelihood(**{"models": (model(lm),), **wrong})
 
 
+def test_passes_are_planned(lm):
+    (once,) = Likelihood(models=(model(lm),)).passes(10)
+    assert (once.model, once.rows) == (str(lm), 10)
+    (twice,) = Likelihood(models=(model(lm),), objectives=("ifd",)).passes(10)
+    assert twice.rows == 20
+
+
 def test_hidden_states_as_an_encoder(lm, tmp_path):
     folder = write_hidden_state_encoder(lm, tmp_path / "encoder")
     with Encoder(model=str(folder), precision="fp32", device="cpu").open() as encoder:
