@@ -191,7 +191,7 @@ def compare(
         for c in configs
     ]
     with new_folder(out, ConfigError) as folder:
-        found.fusion.save(folder, kept, {"texts": texts.digest, **done.as_dict()})
+        found.fusion.save(folder, kept, {"digest": texts.digest, **done.as_dict()})
     return Compared(done.data, done.texts, found, changes, out)
 
 

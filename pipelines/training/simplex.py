@@ -26,6 +26,7 @@ from prefactory.measures.calibration import Floats
 if TYPE_CHECKING:
     from trainers.merging.adapters import Adapter
     from trainers.merging.simplex import Simplex, Utility
+    from trainers.merging.users import UserMap
 
 MOST = 70
 """Merges that are measured, at most: 66 are three objectives in tenths."""
@@ -77,8 +78,8 @@ class Explore:
         return tuple(v / sum(values) for v in values)
 
 
-def explore(asked: Explore, settings: Settings) -> Simplex:
-    """Measure merges over the simplex, and choose one for the user.
+def explore(asked: Explore, settings: Settings) -> tuple[Simplex, UserMap | None]:
+    """Measure merges over the simplex, choose one for the user, and fit a map for all users.
 
     Raises:
         ConfigError: adapters that can't be added, too many merges, or options that make no sense.
@@ -86,6 +87,7 @@ def explore(asked: Explore, settings: Settings) -> Simplex:
     """
     from trainers.merging.adapters import Adapter, check_alike
     from trainers.merging.simplex import Rewards, Simplex, choose, lattice
+    from trainers.merging.users import fit_map
 
     names, user = list(asked.adapters), asked.shares()
     folders = [model_of(m, settings) for m in asked.adapters.values()]
@@ -107,7 +109,7 @@ def explore(asked: Explore, settings: Settings) -> Simplex:
         how = "share of pairs on which it prefers what the objective does"
     rewards = Rewards(tuple(names), np.array(grid), values, base, prompts)
     chosen = None if user is None else choose(rewards, user, asked.utility, asked.seed)
-    return Simplex(rewards, chosen, how, asked.seed)
+    return Simplex(rewards, chosen, how, asked.seed), fit_map(rewards, asked.seed)
 
 
 def _held_out(asked: Explore, version: Version, columns: Sequence[str]) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,28 @@ def test_encoders_are_compared_and_a_fusion_that_is_not_better_is_refused(called
     assert "side by side" in text
     assert "e0 -> e1:" in text
     assert "odd one out and recall" in text
+
+
+def test_an_admitted_fusion_is_written_and_embeds(called, place, monkeypatch):
+    from prefactory.spaces import admission
+
+    real = admission.admit
+    monkeypatch.setattr(
+        admission, "admit", lambda *given, **named: replace(real(*given, **named), accepted=True)
+    )
+    done = called("compare", "p.jsonl", "e0", "e1", "--dim", "8", "--out", "admitted")
+    assert done.exit_code == 0, done.output
+    assert "encoder  admitted" in done.stdout
+    facts = json.loads((place / "admitted" / "fusion.json").read_text())
+    assert [e["encoder"]["model"] for e in facts["encoders"]] == ["e0", "e1"]
+    assert facts["about"]["texts"] == 120
+    assert len(facts["about"]["digest"]) > 16
+    assert facts["about"]["candidates"][0]["name"] == "e0"
+    with Encoder(model="admitted").open() as model:
+        vectors = model.embed(["word1 word2", "word3"])
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+    again = called("compare", "p.jsonl", "e0", "e1", "--dim", "8", "--out", "admitted")
+    assert "exists already" in str(again.exception)
 
 
 def test_a_change_of_encoders_is_gated_by_the_neighbourhoods_it_keeps(called):

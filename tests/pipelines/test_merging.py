@@ -94,6 +94,7 @@ def test_rewards_over_the_simplex_and_the_merge_for_a_user(home, tmp_path):
     assert merges[1.0, 0.0]["level_rude"] == pytest.approx(-1), "one's gain is the other's loss"
     assert facts["hypervolume"]["value"] == 0, "no merge is above -0.1 on both"
     assert facts["chosen"]["user"] == [0.6, 0.4]
+    assert len(facts["map"]["matrix"]) == 2
     assert (out / "adapter_model.safetensors").is_file()
     made = json.loads((out / "training.json").read_text())["config"]["models"]
     assert list(made.values()) == pytest.approx(facts["chosen"]["weights"])

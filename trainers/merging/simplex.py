@@ -182,10 +182,7 @@ def choose(
     if not len(same):
         raise ConfigError("the user's own weights are not among the merges that were measured")
     own = int(same[0])
-    drawn = np.array([hashed(p, f"half {seed}") for p in rewards.prompts])
-    order = np.argsort(drawn, kind="stable")
-    half = max(1, len(order) // 2)
-    first, second = np.sort(order[:half]), np.sort(order[half:])
+    first, second = halves(rewards.prompts, seed)
     worth = utility(rewards.levels(first), w, kind)
     best = int(np.nanargmax(worth))
     there = utility(rewards.levels(second), w, kind)
@@ -199,6 +196,14 @@ def choose(
         tuple(w.tolist()), mine, greatest, float(worth[best]), float(there[best]),
         float(there[own]), gain, low, high,
     )  # fmt: skip
+
+
+def halves(prompts: Sequence[str], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Places of prompts, drawn by their ids: one half chooses, the other measures."""
+    drawn = np.array([hashed(p, f"half {seed}") for p in prompts])
+    order = np.argsort(drawn, kind="stable")
+    half = max(1, len(order) // 2)
+    return np.sort(order[:half]), np.sort(order[half:])
 
 
 def _interval(

@@ -141,7 +141,7 @@ def frontier(
         named, wanted or None, scorers, on, steps, utility, rows, max_tokens, batch_size,
         max_length, seed,
     )  # fmt: skip
-    found = explore(asked, Settings())
+    found, users = explore(asked, Settings())
     if svg is not None:
         with new_file(svg) as file:
             file.write(f"{found.chart()}\n".encode())
@@ -150,9 +150,10 @@ def frontier(
         options: dict[str, object] = {"batch": batch_size, "max_length": max_length}
         run(words, options, on, out, Settings())
     if as_json:
-        sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
+        facts = {**found.as_dict(), "map": None if users is None else users.as_dict()}
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return
-    for line in found.lines():
+    for line in [*found.lines(), *([users.line()] if users is not None else [])]:
         typer.echo(line)
     if out is not None:
         typer.echo(f"adapter  {out}")

@@ -6,6 +6,7 @@ import pytest
 
 from prefactory.errors import ConfigError, DataError
 from trainers.merging.simplex import Rewards, Simplex, by_sign, choose, lattice, utility
+from trainers.merging.users import fit_map
 
 
 def rewards(curvature, noise=0.0, steps=10, prompts=400, seed=0):
@@ -108,3 +109,23 @@ def test_the_table_says_what_is_dominated_and_how_much_it_covers():
     assert f"hypervolume over -0.1: {value:.4f}" in text
     assert str(found.chart()).count("<circle") == 11
     assert found.as_dict()["chosen"]["weights"] == (0.5, 0.5)
+
+
+def test_a_map_of_users_is_taken_where_rewards_bend_unlike():
+    r = rewards([0.5, 4.5], noise=0.05)
+    low = Rewards(r.objectives, r.weights, r.values, r.base * 0 - 4, r.prompts)
+    found = fit_map(low)
+    assert found.accepted
+    users = np.array([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
+    merges = found(users)
+    assert (np.diff(merges[:, 0]) < 0).all()
+    assert merges[1, 1] > 0.7, "b bends most, so a user of both is served near it"
+    assert merges.sum(axis=1) == pytest.approx(1)
+    assert fit_map(low).as_dict() == found.as_dict()
+
+
+def test_a_map_of_users_is_refused_where_their_own_weights_are_best():
+    found = fit_map(rewards([1, 1], noise=0.05))
+    assert not found.accepted
+    assert "not better than the users' own weights" in found.line()
+    assert fit_map(rewards([1, 1], steps=1)) is None, "two merges carry no quadratic surface"
