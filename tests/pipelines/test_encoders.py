@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.spaces import admission
 from prefactory.spaces.fusion import fit
 
+REAL = admission.admit
 torch = pytest.importorskip("torch")
 
 
@@ -63,6 +66,9 @@ def place(tmp_path_factory):
 def called(place, monkeypatch):
     monkeypatch.setenv("PREFACTORY_HOME", str(place / "home"))
     monkeypatch.chdir(place)
+    monkeypatch.setattr(
+        admission, "admit", partial(REAL, steps=10)
+    )  # what is found is not its point
 
     def call(*words):
         return CliRunner().invoke(app, ["encoders", *words])
@@ -87,11 +93,8 @@ def test_encoders_are_compared_and_a_fusion_that_is_not_better_is_refused(called
 
 
 def test_an_admitted_fusion_is_written_and_embeds(called, place, monkeypatch):
-    from prefactory.spaces import admission
-
-    real = admission.admit
     monkeypatch.setattr(
-        admission, "admit", lambda *given, **named: replace(real(*given, **named), accepted=True)
+        admission, "admit", lambda *given: replace(REAL(*given, steps=10), accepted=True)
     )
     done = called("compare", "p.jsonl", "e0", "e1", "--dim", "8", "--out", "admitted")
     assert done.exit_code == 0, done.output

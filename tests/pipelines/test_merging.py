@@ -103,7 +103,8 @@ def test_rewards_over_the_simplex_and_the_merge_for_a_user(home, tmp_path):
 
 
 def test_rewards_of_answers_by_models(home):
-    done = called("train", "reward", "p", "--backend", "embedding", "--out", str(home / "rm"))
+    quick = ["--backend", "embedding", "l2=[1.0]", "--out", str(home / "rm")]
+    done = called("train", "reward", "p", *quick)
     assert done.exit_code == 0, done.output
     words = ["frontier", "a=kind", "b=rude", "--steps", "1", "--rows", "4", "--max-tokens", "8",
              "--reward", f"a={home / 'rm'}"]  # fmt: skip
