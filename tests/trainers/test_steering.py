@@ -246,3 +246,17 @@ def test_the_folder_of_a_vector_is_a_model_that_answers(tiny_model, tmp_path):
     assert isinstance(found, Steered)
     assert (found.model, found.vector) == (str(tiny_model), str(tmp_path / "v"))
     assert type(engine_of(str(tiny_model))) is Transformers
+
+
+def test_another_autoencoder_under_the_same_name_is_another_model(run, tmp_path):
+    from pipelines.settings import Settings
+    from pipelines.training import _default_folder
+
+    run("any", pairs=8)
+    data = DatasetRef.from_path(tmp_path / "v-any")
+    config = YaPO(model="m", sae=tmp_path / "sae.safetensors")
+    folders = set()
+    for size in (8, 9):
+        save_file({"W_enc": torch.zeros(size)}, str(config.sae))
+        folders.add(_default_folder(Settings(home=tmp_path), data, "yapo", config))
+    assert len(folders) == 2
