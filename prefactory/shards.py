@@ -219,11 +219,10 @@ def gather(store: Store, parts: Sequence[Part], low: str, high: str, shape: Shap
     """Collect the rows of one range from all parts, in canonical order (copies still in)."""
     pieces: list[pl.DataFrame] = []
     dtypes: dict[str, pl.DataType] = {}
+    edges = pl.Series([low, high])
     for part in parts:
-        ids = store.read(part.key, part.table, ["prompt_id"])["prompt_id"]
-        start = int(ids.search_sorted(low, side="left"))
-        stop = int(ids.search_sorted(high, side="left"))
         rows = store.read(part.key, part.table)
+        start, stop = rows["prompt_id"].search_sorted(edges, side="left")
         dtypes |= {str(rows.schema["prompt"]): rows.schema["prompt"]}
         if stop > start or not pieces:
             pieces.append(rows.slice(start, stop - start))
