@@ -70,6 +70,14 @@ def agreement(vectors: np.ndarray, reference: np.ndarray, k: int = 10) -> float:
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*near, strict=True)]))
 
 
+def child(name: str, data: Path, rows: int, out: Path) -> dict[str, np.ndarray]:
+    """Let a contender embed in a process of its own; what it saved."""
+    command = [sys.executable, __file__, "--rows", str(rows), "--data", str(data)]
+    command += ["--contender", name, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return dict(np.load(out))
+
+
 def main() -> None:
     """Run the turns and print the table."""
     parser = argparse.ArgumentParser()
@@ -83,14 +91,11 @@ def main() -> None:
         contend(args.contender, args.data, args.rows, args.out)
         return
     results: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in CONTENDERS}
-    command = [sys.executable, __file__, "--rows", str(args.rows), "--data", str(args.data)]
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.repeats):
             for name in CONTENDERS:
                 out = Path(folder) / "out.npz"
-                extra = ["--contender", name, "--out", str(out)]
-                subprocess.run([*command, *extra], check=True, capture_output=True)
-                results[name].append(dict(np.load(out)))
+                results[name].append(child(name, args.data, args.rows, out))
     reference = results[CONTENDERS[0]]
     print(f"{args.rows} dialogues, {args.repeats} turns (medians; ratios turn by turn)")
     print("contender                precision  rows/s  ratio (all)  min cos  top-10  peak MB")

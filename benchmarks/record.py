@@ -1,6 +1,11 @@
 """Run the quick benchmarks, keep their figures, and say what got slower: `make bench`.
 
-    python -m benchmarks.record [--only chain,audit,engine] [--sizes 10000,50000] [--data FOLDER]
+    python -m benchmarks.record [--only chain,files,audit,dedup,embedding,selection,engine]
+        [--sizes 10000,50000] [--data FOLDER] [--peers PYTHON] [--selection-peers PYTHON]
+
+`chain` is a run beside plain Polars, `files` are import, publish and export beside `datasets`,
+`embedding` is beside sentence-transformers. `dedup` and `selection` are beside the peers of an
+environment of theirs (see `benchmarks.dedup` and `benchmarks.selection`), without one alone.
 
 Each writes `benchmarks/results/NAME-DATE-COMMIT.json` with the machine, the commit and its figures,
 and compares each with its last value on the same processor and number of cores: a figure that is
@@ -20,10 +25,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import audit, chain, engine_overhead
+from benchmarks import audit, chain, dedup, embedding, engine_overhead, files, selection
 
 RESULTS = Path(__file__).parent / "results"
 WORSE = 1.25
@@ -80,11 +86,84 @@ def run_engine(_: Sequence[int]) -> tuple[Figures, Figures]:
     return compared, beside
 
 
-QUICK: dict[str, Callable[[Sequence[int]], tuple[Figures, Figures]]] = {
+def run_files(sizes: Sequence[int]) -> tuple[Figures, Figures]:
+    """Import, publish and export beside `datasets`."""
+    compared, beside = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in sizes:
+            path = chain.make_data(Path(folder), rows, distinct=True)
+            for contest in files.CONTESTS:
+                ours, theirs = (files.child(f"{s} {contest}", path) for s in ("ours", "theirs"))
+                name = f"{contest} of {rows} pairs"
+                compared[f"{name}, CPU s"] = ours["cpu_s"]
+                compared[f"{name}, times the CPU of datasets"] = ours["cpu_s"] / theirs["cpu_s"]
+                compared[f"{name}, peak MB"] = ours["peak_mb"]
+                beside[f"{name}, wall s"] = ours["seconds"]
+                beside[f"{name}, datasets, wall s"] = theirs["seconds"]
+                beside[f"{name}, datasets, peak MB"] = theirs["peak_mb"]
+    return compared, beside
+
+
+def run_dedup(sizes: Sequence[int], peers: Path | None = None) -> tuple[Figures, Figures]:
+    """Near-duplicates beside rensa and datatrove."""
+    compared, beside = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in sizes:
+            planted = dedup.make_data(Path(folder), rows)
+            ours = dedup.once(planted, "ours", None)
+            compared[f"{rows} rows, peak MB"] = ours[1]
+            beside[f"{rows} rows, wall s"] = ours[0]
+            for peer in ("rensa", "datatrove") if peers else ():
+                theirs = dedup.once(planted, peer, peers)
+                compared[f"{rows} rows, times {peer}'s time"] = ours[0] / theirs[0]
+                beside[f"{rows} rows, {peer}, wall s"] = theirs[0]
+    return compared, beside
+
+
+def run_embedding(_: Sequence[int]) -> tuple[Figures, Figures]:
+    """Sentence vectors of 300 dialogues beside sentence-transformers."""
+    seconds, peaks = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in embedding.CONTENDERS:
+            told = embedding.child(name, chain.SHARED, 300, Path(folder) / "out.npz")
+            seconds[name], peaks[name] = float(told["seconds"]), float(told["peak"])
+    theirs, *ours = embedding.CONTENDERS
+    compared = {f"{name}, times {theirs}'s time": seconds[name] / seconds[theirs] for name in ours}
+    compared |= {f"{name}, peak MB": peaks[name] for name in ours}
+    return compared, {f"{name}, wall s": took for name, took in seconds.items()}
+
+
+def run_selection(_: Sequence[int], peers: Path | None = None) -> tuple[Figures, Figures]:
+    """A tenth of 10,000 vectors, by methods that are done in seconds, beside the usual library."""
+    compared, beside = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.npz"
+        selection.make(path, 10_000)
+        for name in SELECTIONS:
+            ours = selection.child("ours", name, path, "")
+            compared[f"{name}, peak MB"] = ours["peak"]
+            beside[f"{name}, wall s"] = ours["seconds"]
+            for peer in selection.CONTESTS[name] if peers else ():
+                theirs = selection.child(peer, name, path, str(peers))
+                if "seconds" in theirs:
+                    compared[f"{name}, times {peer}'s time"] = ours["seconds"] / theirs["seconds"]
+                    beside[f"{name}, {peer}, wall s"] = theirs["seconds"]
+    return compared, beside
+
+
+SELECTIONS = ("facility, all", "k_center", "d_optimal", "deita", "instag", "match_target", "heads")
+
+QUICK: dict[str, Callable[..., tuple[Figures, Figures]]] = {
     "chain": run_chain,
+    "files": run_files,
     "audit": run_audit,
+    "dedup": run_dedup,
+    "embedding": run_embedding,
+    "selection": run_selection,
     "engine": run_engine,
 }
+NO_DATA = ("engine", "selection")
+"""Benchmarks that need no real data."""
 
 
 def machine() -> dict[str, Any]:
@@ -118,10 +197,10 @@ def slower(before: Figures, now: Figures) -> list[str]:
     return [f"{k}: {before[k]:.3g} -> {now[k]:.3g} ({ratios[k] - 1:+.0%})" for k in worst]
 
 
-def record(name: str, sizes: Sequence[int]) -> None:
+def record(name: str, run: Callable[[], tuple[Figures, Figures]]) -> None:
     """Run one benchmark, compare it with its last result, and keep it."""
     here = machine()
-    compared, beside = QUICK[name](sizes)
+    compared, beside = run()
     before = last(name, here)
     git = ["git", "-C", str(RESULTS.parent)]
     commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
@@ -155,15 +234,20 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(QUICK))
     parser.add_argument("--sizes", default="10000,50000", help="pairs of chain and audit")
     parser.add_argument("--data", type=Path, help="folder of real data [../shared/data]")
+    parser.add_argument("--peers", type=Path, help="Python of an environment with dedup's peers")
+    parser.add_argument("--selection-peers", type=Path, help="the same of selection's peers")
     options = parser.parse_args()
     if options.data:
-        chain.SHARED = audit.SHARED = options.data.resolve()
+        chain.SHARED = audit.SHARED = dedup.SHARED = options.data.resolve()
         os.environ["PREFACTORY_SHARED_DATA"] = str(chain.SHARED)  # of the processes that measure
+    sizes = [int(rows) for rows in options.sizes.split(",")]
     for name in options.only.split(","):
-        if name != "engine" and not chain.SHARED.is_dir():
+        if name not in NO_DATA and not chain.SHARED.is_dir():
             print(f"\n{name} is LEFT OUT: its data are not in {chain.SHARED} (--data)")
             continue
-        record(name, [int(rows) for rows in options.sizes.split(",")])
+        peers = {"dedup": options.peers, "selection": options.selection_peers}
+        more = {"peers": peers[name]} if name in peers else {}
+        record(name, partial(QUICK[name], sizes, **more))
 
 
 if __name__ == "__main__":

@@ -247,18 +247,27 @@ def contend(command: list[str], env: dict[str, str], limit: float) -> dict[str, 
     return {**found, "took": f"{found['seconds']:.2f}"}
 
 
-def contest(name: str, path: Path, options: argparse.Namespace, env: dict[str, str]) -> None:
+def child(
+    contender: str, name: str, path: Path, peers: str, limit: float = 900.0, threads: int = 2
+) -> dict[str, Any]:
+    """Let ours or a peer do a method on the vectors of a file; the rows lie beside it."""
+    out = path.with_name("rows.npy")
+    out.unlink(missing_ok=True)
+    command = [peers, str(PEERS), contender, str(path), str(out)]
+    if contender == "ours":
+        command = [sys.executable, "-m", "benchmarks.selection", "--contender", name]
+        command += ["--data", str(path), "--out", str(out)]
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return contend(command, {**os.environ, **dict.fromkeys(names, str(threads))}, limit)
+
+
+def contest(name: str, path: Path, options: argparse.Namespace) -> None:
     """Print the lines of one method: ours, then its peers."""
     data = dict(np.load(path))
     out = path.with_name("rows.npy")
     first, chosen = 0.0, np.zeros(0)
     for contender in ["ours", *(CONTESTS[name] if options.peers else [])]:
-        out.unlink(missing_ok=True)
-        command = [options.peers, str(PEERS), contender, str(path), str(out)]
-        if contender == "ours":
-            command = [sys.executable, "-m", "benchmarks.selection", "--contender", name]
-            command += ["--data", str(path), "--out", str(out)]
-        found = contend(command, env, options.limit)
+        found = child(contender, name, path, options.peers, options.limit, options.threads)
         worth = []
         if found.get("value") is not None:
             worth.append(f"value {found['value']:.6g}")
@@ -295,13 +304,10 @@ def main() -> None:
     if options.contender:
         run_ours(options.contender, options.data, options.out)
         return
-    threads = str(options.threads)
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    env = {**os.environ, **dict.fromkeys(names, threads)}
     wanted = [w.strip() for w in options.only.split(";") if w.strip()] or list(CONTESTS)
     print(
-        f"{options.rows // 10:,} of {options.rows:,} x {DIMS}, {threads} threads; the objective of "
-        "random rows in brackets\n"
+        f"{options.rows // 10:,} of {options.rows:,} x {DIMS}, {options.threads} threads; the "
+        "objective of random rows in brackets\n"
     )
     print("| method | contender | seconds | ratio | peak memory | objective |")
     print("|---|---|--:|--:|--:|---|")
@@ -309,7 +315,7 @@ def main() -> None:
         path = Path(scratch) / "data.npz"
         make(path, options.rows)
         for name in wanted:
-            contest(name, path, options, env)
+            contest(name, path, options)
 
 
 def run_ours(name: str, path: Path, out: Path) -> None:

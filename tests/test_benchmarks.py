@@ -1,7 +1,12 @@
 """`make bench` compares like with like, and says what got slower."""
 
+import gzip
 import json
 
+import polars as pl
+import pytest
+
+from benchmarks import files, record
 from benchmarks.record import last, slower
 
 HERE = {"processor": "p", "cores": 2, "python": "3.11", "load": 0.1}
@@ -23,3 +28,57 @@ def test_the_last_result_is_the_newest_of_such_a_machine(tmp_path):
     assert last("chain", HERE, tmp_path)["figures"] == figures  # a run of other sizes hides none
     assert last("audit", HERE, tmp_path) is None
     assert last("chain", HERE | {"processor": "q"}, tmp_path) is None
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """A packed file of 120 pairs in the form of hh-rlhf."""
+    path = tmp_path / "pairs.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        for i in range(120):
+            said = f"\n\nHuman: What is {i} and {i * 7919 % 101}?\n\nAssistant: It is"
+            file.write(
+                json.dumps({"chosen": f"{said} {2 * i}.", "rejected": f"{said} odd."}) + "\n"
+            )
+    return path
+
+
+@pytest.mark.slow
+def test_both_sides_export_the_same_rows(packed, tmp_path):
+    rows = {}
+    for side in ("ours", "theirs"):
+        home = tmp_path / side
+        home.mkdir()
+        found = files.measure(f"{side} export", packed, home)
+        assert found["cpu_s"] > 0
+        tables = [pl.read_parquet(p) for p in sorted((home / "out").rglob("*.parquet"))]
+        rows[side] = pl.concat(t.select(files.COLUMNS) for t in tables)
+    assert rows["ours"].height == 120
+    assert rows["ours"].equals(rows["theirs"])
+
+
+def test_publishing_again_makes_no_row_anew(packed, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    files.measure("ours publish", packed, home)
+    told = json.loads(next(home.glob("versions/again/*/provenance.json")).read_text())
+    assert [stage["made"] for stage in told["stages"]] == [0]
+    digests = {
+        json.loads(path.read_text())["content_digest"]
+        for path in home.glob("versions/*/*/manifest.json")
+    }
+    assert len(digests) == 1
+
+
+def test_a_ratio_is_ours_over_theirs(monkeypatch):
+    took = {"ours": 6.0, "theirs": 2.0}
+    monkeypatch.setattr(record.chain, "make_data", lambda *_, **__: None)
+    monkeypatch.setattr(
+        record.files,
+        "child",
+        lambda name, _: {"cpu_s": took[name.split()[0]], "seconds": 1.0, "peak_mb": 5.0},
+    )
+    compared, beside = record.run_files([10])
+    for contest in ("import", "publish", "export"):
+        assert compared[f"{contest} of 10 pairs, times the CPU of datasets"] == 3.0
+        assert beside[f"{contest} of 10 pairs, datasets, wall s"] == 1.0
