@@ -210,9 +210,10 @@ def easy_test(version: Version) -> str:
 def _default_folder(settings: Settings, data: DatasetRef, method: str, config: BaseModel) -> Path:
     """Folder of a model by what it is trained on and how, so that nothing is trained twice."""
     weights = weights_of(str(getattr(config, "model", None) or getattr(config, "base", None) or ""))
-    made_from = [method, identity_fields(config), data.digest, data.table, weights]
-    if (sae := getattr(config, "sae", None)) is not None and Path(sae).is_file():
-        made_from.append([Path(sae).stat().st_size, Path(sae).stat().st_mtime_ns])
+    made_from: list[Any] = [method, identity_fields(config), data.digest, data.table, weights]
+    sae: Path | None = getattr(config, "sae", None)
+    if sae is not None and sae.is_file():
+        made_from.append([[sae.name, sae.stat().st_size, sae.stat().st_mtime_ns]])
     name = f"{data.version.ref.replace('@', '-')}-{method}-{fingerprint(made_from)[:8]}"
     return settings.home / "models" / name
 
