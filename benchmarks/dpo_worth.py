@@ -28,6 +28,7 @@ from catalog.manifest import Manifest, TableRecord
 from pipelines.api import Recipe, run
 from pipelines.settings import Settings
 from pipelines.vectors import embedder
+from prefactory.errors import DataError
 from prefactory.identity import fingerprint
 from prefactory.preferences.clustered import clustered_mean
 from prefactory.tables import ROW_ID, Shape
@@ -95,23 +96,28 @@ def arms_of(rows: pl.DataFrame, seed: int, home: Path) -> dict[str, pl.DataFrame
 
 
 def version_of(
-    train: pl.DataFrame, test: pl.DataFrame, folder: Path, shape: Shape = Shape.PAIRS
+    train: pl.DataFrame,
+    test: pl.DataFrame,
+    folder: Path,
+    shape: Shape = Shape.PAIRS,
+    table: str | None = None,
 ) -> DatasetRef:
-    """The rows as a version's folder."""
+    """The rows as a version's folder; `table` is named as its shape is, by default."""
+    table = table or shape.value
     if not (folder / "manifest.json").is_file():
         splits = {"train": train, "test": test}
         for split, rows in splits.items():
-            writer = SplitWriter(folder / shape / split, split, arrow_schema(rows))
+            writer = SplitWriter(folder / table / split, split, arrow_schema(rows))
             writer.write(rows)
             writer.close()
-        write_dict(folder / shape, list(splits))
+        write_dict(folder / table, list(splits))
         counts = {split: rows.height for split, rows in splits.items()}
         record = TableRecord(shape=shape, splits=counts, bytes=counts, columns={}, digest="")
         digest = fingerprint([rows[ROW_ID[shape]].sort().to_list() for rows in splits.values()])
         manifest = Manifest(
             name=folder.name, version="1", description="", license="MIT", seed=0,
             content_digest=digest, recipe_fingerprint="", payload={}, sources=[], stages=[],
-            tables={shape.value: record}, ledger={}, software={},
+            tables={table: record}, ledger={}, software={},
         )  # fmt: skip
         (folder / "manifest.json").write_text(manifest.model_dump_json())
     return DatasetRef.from_path(folder)
@@ -134,6 +140,7 @@ def measured(
 ) -> dict[str, Any]:
     """Train once; accuracy, the hit of each held-out pair, and the seconds that it took."""
     began = time.monotonic()
+    known = {"trained_on": len(data.pairs("train")), "hits": {}}
     if method in METHODS:
         report = train_transformer(settings_of(method, args, seed), data, folder)
         margins = pl.read_parquet(folder / HELD_OUT)
@@ -144,7 +151,10 @@ def measured(
         if method == "embedding-reward":
             report = train_embedding_reward(EmbeddingReward(seed=seed), data, folder, embed)
         else:
-            report = train_preference_stack(PreferenceStack(seed=seed), data, folder, embed)
+            try:
+                report = train_preference_stack(PreferenceStack(seed=seed), data, folder, embed)
+            except DataError as error:  # labels that it sees nothing in
+                return {**known, "refused": str(error), "seconds": time.monotonic() - began}
         hits = {}
     test = report.test
     if test is None:
@@ -152,8 +162,7 @@ def measured(
     return {
         "accuracy": test.accuracy, "se": test.accuracy_se, "pairs": test.pairs,
         "longer_wins": test.longer_wins, "longer_wins_se": test.longer_wins_se,
-        "trained_on": len(data.pairs("train")), "hits": hits,
-        "seconds": time.monotonic() - began,
+        **known, "hits": hits, "seconds": time.monotonic() - began,
     }  # fmt: skip
 
 
@@ -184,7 +193,9 @@ def runs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 part.write_text(json.dumps(done))
                 part.replace(file)
             found[name] = json.loads(file.read_text())
-            print(f"{name}: {found[name]['accuracy']:.3f} in {found[name]['seconds']:.0f} s")
+            level = found[name].get("accuracy")
+            told = "refused" if level is None else f"{level:.3f}"
+            print(f"{name}: {told} in {found[name]['seconds']:.0f} s", flush=True)
     return found
 
 
@@ -217,10 +228,15 @@ def table(found: Mapping[str, Mapping[str, Any]], test: pl.DataFrame, seeds: int
             )
     for method in BESIDE:
         rows = [r for k, r in found.items() if k.startswith(f"{method}-all-")]
+        taught = [r for r in rows if "refused" not in r]
         if rows:
-            level, error = (float(np.mean([r[k] for r in rows])) for k in ("accuracy", "se"))
             n = np.mean([r["trained_on"] for r in rows])
-            lines.append(f"| {method} | all | {n:.0f} | {level:.3f} ± {error:.3f} | |")
+            told = f"refused {len(rows) - len(taught)} of {len(rows)} times"
+            if taught:
+                level, error = (float(np.mean([r[k] for r in taught])) for k in ("accuracy", "se"))
+                of = "" if len(taught) == len(rows) else f"; {told}"
+                told = f"{level:.3f} ± {error:.3f}{of}"
+            lines.append(f"| {method} | all | {n:.0f} | {told} | |")
     longer = next(iter(found.values()))
     lines.append(
         f"| the longer answer wins | | | {longer['longer_wins']:.3f} ± "

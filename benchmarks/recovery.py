@@ -17,7 +17,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from benchmarks.dpo_worth import version_of
+from catalog.versions import Version
 from labelers import TeacherTokens
+from labelers.pairs.reward_goal import goal_message
 from pipelines.api import Recipe, run
 from prefactory.measures.calibration import Floats
 from prefactory.pages.svg import el, figure, text_at
@@ -44,6 +47,7 @@ from trainers import (
     RACO,
     RDPO,
     DatasetRef,
+    GoalDPO,
     Listwise,
     PoFT,
     Regression,
@@ -331,6 +335,42 @@ def taught(settings: type[TransformerSettings], k: int, **options: Any) -> Calla
     return found
 
 
+def goals(kind: str, flip: float, seed: int, folder: Path) -> Found:
+    """Pairs under the score of either answer: with a low goal the worse answer is the right one.
+
+    Measured under the goals of one kind, `high` or `low`.
+    """
+
+    def scored(n: int, share: float, start: int) -> Version:
+        d = Drawn.of(n, share, start, first)
+        chosen, rejected = ((2 + side).clip(0, 4) for side in d.sides(d.levels[..., 0]))
+        rows = d.frame(chosen_score_quality=chosen, rejected_score_quality=rejected)
+        rows = rows.select("prompt", "chosen", "rejected", "^.*_score_quality$")
+        relabel = {"objective": "quality", "scale": [0, 4], "decimals": 0, "min_gap": 0.0}
+        recipe = Recipe(
+            f"goals-{start}", source=rows, steps=[{"labelers.RewardAugmented": relabel}],
+            publish={"test_fraction": 0.0, "pays": False},
+        )  # fmt: skip
+        return run(recipe, folder / "home")
+
+    learned, asked = scored(PAIRS, flip, seed), scored(HELD // 2, 0.0, seed + 500)
+    rows = [v.frame("goal_pairs", "train").collect() for v in (learned, asked)]
+    data = version_of(rows[0], rows[1], folder / "data", table="goal_pairs")
+    manifest = data.version.manifest.model_copy(update={"stages": learned.manifest.stages})
+    words = [goal_message({"quality": g}, (0.0, 4.0), 0) for g in range(5)] * 8
+    model = tiny_model(folder / "tiny", [" " + " ".join(WORDS), "ask 0 1 2", *words], 4, 600)
+    options = {
+        **OPTIONS, "max_length": 128, "num_train_epochs": 12, "seed": seed, "compare_answers": 0,
+    }  # fmt: skip
+    config = GoalDPO(model=str(model), beta=0.1, **options)
+    version = replace(data.version, manifest=manifest)
+    report = train_transformer(config, DatasetRef(version, "goal_pairs"), folder / "model")
+    level = report.facts[f"accuracy_{kind}"]
+    return level, float(
+        np.sqrt(level * (1 - level) / asked.manifest.tables["pairs"].splits["train"])
+    )
+
+
 def _level(report: TrainingReport) -> Found:
     if report.test is None:
         raise SystemExit("there are no held-out pairs")
@@ -394,6 +434,8 @@ CASES: dict[str, Case] = {
     "stepwise": Case(Stepwise, other=steps),
     "dckd": Case(DCKD, other=taught(DCKD, 16, sft_weight=0.0, alpha=1.0)),
     "adpa": Case(ADPA, other=taught(ADPA, 64, gamma=5.0), least=0.7),
+    "goal-dpo, high": Case(GoalDPO, other=partial(goals, "high"), least=0.8),
+    "goal-dpo, low": Case(GoalDPO, other=partial(goals, "low"), least=0.55),
     "pal": Case(PAL, other=people, least=0.85),
 }
 """Every method of papers, and plain DPO and rewards beside them."""
@@ -536,7 +578,10 @@ def page(lines: Sequence[str], frontier: Sequence[str], picture: str, command: s
         "pairs again, of weight 0. `pal` reads four times as many pairs of twelve people, half of "
         "whom have another utility, and is told who asks; `stepwise` steps of two words, right if "
         "their sum is above 0, of which it tells single ones; the students of `dckd` and `adpa` "
-        "see random labels, and a teacher that DPO taught the utility.",
+        "see random labels, and a teacher that DPO taught the utility. `adpa` has the `k` and "
+        "`gamma` that were best on its first seed. `goal-dpo` reads each pair under the score of "
+        "either answer, in twelve epochs, and is held against pairs under the better one's "
+        "(`high`) or the worse one's (`low`), where the worse answer is the right one.",
         "",
         *lines,
         "",
