@@ -5,8 +5,9 @@
 SmolLM2-135M-Instruct (`smollm2`, read from its GGUF) is trained with LoRA on short pairs of
 hh-rlhf: on all rows, on what dropping the least trusted fifth leaves (mended), on as many random
 rows, and on that fifth alone (suspects). All arms of all seeds are judged on the same held-out
-prompts, and compared pair by pair. Every run's figures are kept in `--home` as soon as it is done,
-so a benchmark that was cut short goes on with the next run, and other seeds can be added later.
+prompts, and compared pair by pair. Every run's figures are kept in `--results` as soon as it is
+done, so a benchmark that was cut short goes on with the next run, and other seeds can be added
+later, on another machine, too.
 """
 
 from __future__ import annotations
@@ -173,8 +174,9 @@ def runs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         args.model, args.pairs, args.held, args.epochs, args.steps, args.learning_rate,
         args.max_length, CHARS, DROPPED,
     ])[:8]  # fmt: skip
-    results = args.home / f"results-{setup}"
+    results = args.results / f"dpo_worth-{setup}"
     results.mkdir(parents=True, exist_ok=True)
+    args.home.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, Any]] = {}
     for seed in range(args.seeds):
         rows = train.sample(args.pairs, seed=seed)
@@ -186,7 +188,7 @@ def runs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             file = results / f"{name}.json"
             if not file.is_file():
                 arms = arms or arms_of(rows, seed, args.home)
-                data = version_of(arms[arm], test, results / "data" / f"{arm}-{seed}")
+                data = version_of(arms[arm], test, args.home / f"data-{setup}" / f"{arm}-{seed}")
                 with tempfile.TemporaryDirectory() as scratch:
                     done = measured(method, data, args, seed, Path(scratch) / "m")
                 part = file.with_suffix(".part")
@@ -280,6 +282,10 @@ def main() -> None:
     """Run what is not done yet, and print the table."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--home", type=Path, default=Path(".prefactory/dpo_worth"))
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).with_name("results"),
+        help="where each run's figures are kept",
+    )  # fmt: skip
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=96)
