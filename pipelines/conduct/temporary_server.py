@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
@@ -29,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 LIMIT_S = 300.0
 FIRST_LINE_S, EVERY_S = 5.0, 20.0
 """Seconds until it is said that the server is waited for, and between two such lines."""
+_URL = "PREFECT_API_URL"
 _PROGRAM = """
 import os, socket, sys, threading
 def end_with_parent():
@@ -63,11 +65,28 @@ def temporary_server() -> Iterator[str]:
         at.close()
         try:
             _wait_until_up(process, url, log)
-            with temporary_settings({PREFECT_API_URL: url}):
+            with _named(url):
                 yield url
                 APILogHandler().flush()  # later there is no server, and Prefect tries long
         finally:
             _stop(process)
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Let Prefect know the address in all threads, those with no context of Prefect's, too."""
+    before = os.environ.get(_URL)
+    os.environ[_URL] = url
+    refresh_global_settings_context()
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_URL]
+        else:
+            os.environ[_URL] = before
+        refresh_global_settings_context()
 
 
 def _listening() -> socket.socket:

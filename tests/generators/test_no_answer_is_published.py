@@ -14,6 +14,7 @@ from generators.value_guided.step import Guided
 from prefactory.apply import apply_generator
 from prefactory.engines.base import Completion
 from prefactory.engines.scripted import Scripted
+from prefactory.engines.steering.config import Steered
 from prefactory.errors import DataError
 from prefactory.tables import Shape
 from prefactory.testing.applied import word_vectors
@@ -147,10 +148,12 @@ NOT_HERE = {
     "ComposedImages": "in its own test file, with pictures",
     "MaskedContinuations": "continues sentences; on answers, below",
     "MessageCoverage": "asks nobody",
+    "MismatchedPairs": "asks for likelihoods only",
     "NearMissImages": "asks nobody",
     "NearMisses": "asks nobody",
     "PersonaPairs": "asks a judge only",
     "RetrieveAlignRefine": "needs a corpus; below",
+    "SteeredPairs": "steers a model in this process; below, with what that might say",
     "SystemPromptMix": "asks nobody",
     "ToolCallPairs": "asks nobody",
     "TwoHopQuestions": "in its own test file, with questions that name answers",
@@ -255,6 +258,26 @@ def test_a_steered_model_publishes_no_more(kind, monkeypatch):
     )
     rows, dropped = made(step, table())
     assert (rows.height, dropped.height) == ((6, 0) if kind == "sound" else (0, 6))
+
+
+@pytest.mark.parametrize("kind", [*BAD, "sound"])
+@pytest.mark.parametrize("side", ["toward", "away"])
+def test_neither_side_of_a_steered_pair_is_no_answer(kind, side, monkeypatch):
+    def opened(config):
+        asked = "toward" if config.strength > 0 else "away"
+        words = engine(kind) if asked == side else model("m", f"{HERE}.says_more")
+        return Scripted(**words).open()
+
+    monkeypatch.setattr(Steered, "open", opened)
+    monkeypatch.setattr(Steered, "identity", lambda self: {"strength": self.strength})
+    step = generators.SteeredPairs(model={"engine": "steered", "model": "m", "vector": "v"})
+    rows, dropped = made(step, table())
+    assert (rows.height, dropped.height) == ((6, 0) if kind == "sound" else (0, 6))
+
+
+def says_more(request):
+    fine = said(request, "sound")
+    return Completion(f"{fine.text} There is more to say.", finish_reason="stop")
 
 
 def zero(conversation, texts):

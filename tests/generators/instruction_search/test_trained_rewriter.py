@@ -91,8 +91,9 @@ def published(folder, name, function):
     step = {**fields(output="trees"), "rewriter": model(function, f"{HERE}.{function}"),
             "rewriter_prompt": "trained", "longest": (9.0, 900)}  # fmt: skip
     with Session(folder / f"journal-{name}") as engines:
-        found = asked_run(recipe({STEP: step}, name=name, version="1"), TABLE, folder / name,
-                          engine=engines.engine)  # fmt: skip
+        told = {"failed_judges": True}  # all that is lazy is rated the same, by right
+        found = asked_run(recipe({STEP: step}, name=name, version="1", publish=told), TABLE,
+                          folder / name, engine=engines.engine)  # fmt: skip
     return publish(found, home.catalog, report=build).version
 
 

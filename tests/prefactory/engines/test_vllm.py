@@ -25,7 +25,7 @@ def test_engines_are_told_apart_by_their_kind():
     server = {"engine": "server", "base_url": "http://x/v1", "model": "m"}
     assert isinstance(Step(judge=server).judge, Server)
     assert Step(judge={"engine": "vllm", "model": "m"}).judge == VLLM(model="m")
-    with pytest.raises(ValidationError, match="'llama', 'scripted', 'server', 'tr"):
+    with pytest.raises(ValidationError, match="'llama', 'scripted', 'server', 'st"):
         Step(judge={"engine": "openai", "model": "m"})
 
 
