@@ -275,10 +275,10 @@ def page(lines: Sequence[str], args: argparse.Namespace) -> str:
         "",
         *lines,
         "",
-        "A difference of less than twice its error says nothing. So few short pairs, and a model so "
-        "small, are what a laptop trains in a morning: whether curation pays at the size of a real "
-        "run is not answered here, and `prefactory run`'s report answers it for heads on frozen "
-        "vectors ([does it pay](selection.md)).",
+        "A difference of less than twice its error says nothing. So few short pairs, and a model "
+        "so small, are what a laptop trains in a morning: whether curation pays at the size of a "
+        "real run is not answered here, and `prefactory run`'s report answers it for heads on "
+        "frozen vectors ([does it pay](selection.md)).",
         "",
     ])  # fmt: skip
 
