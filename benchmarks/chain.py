@@ -179,9 +179,9 @@ def run_polars(path: Path, out: Path) -> dict[str, object]:
     return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb(), "stages": {}}
 
 
-def child(kind: str, path: Path) -> dict[str, Any]:
-    """Measure in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.chain", "--child", kind, "--data", str(path)]
+def child(kind: str, path: Path, module: str = "benchmarks.chain") -> dict[str, Any]:
+    """Measure in a fresh process, which runs the module as `--child`."""
+    command = [sys.executable, "-m", module, "--child", kind, "--data", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

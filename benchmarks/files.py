@@ -19,15 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.chain import make_data, peak_mb
+from benchmarks.chain import child, make_data, peak_mb
 
 if TYPE_CHECKING:
     from catalog.versions import Version
@@ -122,13 +120,6 @@ def measure(name: str, path: Path, home: Path) -> dict[str, float]:
     return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb()}
 
 
-def child(name: str, path: Path) -> dict[str, float]:
-    """Measure a contender in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.files", "--child", name, "--data", str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,7 +138,10 @@ def main() -> None:
         for rows in [int(s) for s in options.sizes.split(",")]:
             path = make_data(Path(folder), rows, distinct=True)
             for contest in CONTESTS:
-                ours, theirs = (child(f"{side} {contest}", path) for side in ("ours", "theirs"))
+                ours, theirs = (
+                    child(f"{side} {contest}", path, "benchmarks.files")
+                    for side in ("ours", "theirs")
+                )
                 print(
                     f"{rows:>8,} pairs, {contest:<8} {ours['cpu_s']:7.2f} s of the CPU, wall "
                     f"{ours['seconds']:6.2f} s, peak {ours['peak_mb']:6,.0f} MB; datasets "

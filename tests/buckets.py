@@ -80,6 +80,17 @@ def served(kind, folder):
         process.wait()
 
 
+@contextmanager
+def served_at_url(kind, folder):
+    """As `served`, with the environment set in this process; yields `URL`."""
+    patch = pytest.MonkeyPatch()
+    with served(kind, folder) as environment:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield URL
+        patch.undo()
+
+
 def _made(client):
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -9,19 +9,18 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from generators.hard_negatives.masked import rule_pairs
 from prefactory.context import Context
 from prefactory.engines.base import Engine
 from prefactory.engines.chat_form import present
-from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import DataError
 from prefactory.measures.relevance import (
     Floats,
+    LikelihoodEngine,
     chance,
-    check_offers,
     other_prompts,
     relevance,
     unlikeliness,
@@ -84,7 +83,7 @@ class MismatchedPairs(Generator):
     scope: ClassVar[Scope] = "dataset"
     parents: ClassVar[tuple[str, ...]] = ("chosen_id",)
 
-    model: AnyEngine
+    model: LikelihoodEngine
     least: float = Field(default=0.3, ge=-1, le=1)
     most: float = Field(default=0.9, ge=-1, le=1)
     sample: int = Field(default=1000, ge=2)
@@ -94,12 +93,6 @@ class MismatchedPairs(Generator):
     gap: float = Field(default=0.2, ge=0)
     uses: int = Field(default=3, ge=1)
     encoder: Encoder = Encoder()
-
-    @field_validator("model")
-    @classmethod
-    def _tells_likelihoods(cls, value: AnyEngine) -> AnyEngine:
-        check_offers(value)
-        return value
 
     @model_validator(mode="after")
     def _validate_band(self) -> Self:

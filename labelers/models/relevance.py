@@ -8,18 +8,17 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from prefactory.context import Context
 from prefactory.engines.base import Conversation
 from prefactory.engines.chat_form import present
-from prefactory.engines.configs import AnyEngine
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.measures.relevance import (
     Floats,
+    LikelihoodEngine,
     chance,
-    check_offers,
     other_prompts,
     relevance,
     unlikeliness,
@@ -74,7 +73,7 @@ class Relevance(Labeler):
     score_range: ClassVar[tuple[float | None, float | None]] = (None, 0.0)
     direction: ClassVar[str] = "higher"
 
-    model: AnyEngine
+    model: LikelihoodEngine
     negatives: int = Field(default=4, ge=1, le=1000)
     temperature: float = Field(default=0.25, gt=0)
     least_tokens: int = Field(default=5, ge=1)
@@ -82,12 +81,6 @@ class Relevance(Labeler):
     pool: int = Field(default=1000, ge=2)
     name: str = Field(default="relevance", min_length=1)
     encoder: Encoder = Encoder()
-
-    @field_validator("model")
-    @classmethod
-    def _tells_likelihoods(cls, value: AnyEngine) -> AnyEngine:
-        check_offers(value)
-        return value
 
     def adds(self, shape: Shape) -> dict[str, pl.DataType]:
         """`score_<name>`, `<name>_chance` (Float64), `<name>_negatives`, `reason_<name>`."""

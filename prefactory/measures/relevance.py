@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from prefactory.engines.base import (
     Conversation,
     Engine,
-    EngineConfig,
     EngineError,
     Failure,
 )
 from prefactory.engines.chat_form import present
+from prefactory.engines.configs import AnyEngine
 from prefactory.engines.pictured import has_pictures
 
 Floats = NDArray[np.float64]
@@ -106,17 +108,17 @@ def unlikeliness(engine: Engine, asked: Sequence[Conversation], who: str) -> Unl
     return Unlikeliness(np.asarray(nll, np.float64), np.asarray(tokens, np.int64), reasons)
 
 
-def check_offers(config: EngineConfig) -> None:
-    """Make sure that an engine tells how likely a given answer is.
-
-    Raises:
-        ValueError: it does not.
-    """
+def _offers(config: AnyEngine) -> AnyEngine:
     if "logprobs" not in config.capabilities:
         raise ValueError(
             f"{config.model} offers no log-probabilities: take engine llama, transformers or vllm, "
             "or a vLLM server with prompt_logprobs: true"
         )
+    return config
+
+
+LikelihoodEngine = Annotated[AnyEngine, AfterValidator(_offers)]
+"""Field of a step: an engine that tells how likely a given answer is."""
 
 
 def other_prompts(same: NDArray[np.bool_], starts: Floats, m: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from pipelines.settings import Settings
 from prefactory.errors import CatalogError, StoreError
 from prefactory.sharing.bucket import Bucket
 from prefactory.stages import thread_mapper
-from tests.buckets import PROGRAMS, URL, served
+from tests.buckets import PROGRAMS, served_at_url
 from tests.pipelines.conftest import command, hh_pairs, write_jsonl
 
 pytest.importorskip("obstore", reason="NO OBSTORE: pip install -e '.[s3]'")
@@ -33,12 +33,8 @@ KINDS = [pytest.param(k, marks=() if k == "moto" else pytest.mark.slow) for k in
 @pytest.fixture(scope="module", params=KINDS)
 def bucket_url(request, tmp_path_factory):
     """A real server over loopback, with an empty bucket."""
-    patch = pytest.MonkeyPatch()
-    with served(request.param, tmp_path_factory.mktemp(request.param)) as environment:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        yield URL
-        patch.undo()
+    with served_at_url(request.param, tmp_path_factory.mktemp(request.param)) as url:
+        yield url
 
 
 class Machine:

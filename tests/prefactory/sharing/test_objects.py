@@ -12,7 +12,7 @@ from prefactory.errors import ConfigError, StoreError
 from prefactory.sharing import turns
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.objects import BucketStore
-from tests.buckets import PROGRAMS, URL, served
+from tests.buckets import PROGRAMS, served_at_url
 
 pytest.importorskip("obstore", reason="NO OBSTORE: pip install -e '.[s3]'")
 KEY = "ab" * 16
@@ -22,12 +22,8 @@ TABLE = pl.DataFrame({"row_id": ["a", "b"], "text": ["x", "y" * 5000]})
 @pytest.fixture(scope="module", params=sorted(PROGRAMS))
 def bucket_url(request, tmp_path_factory):
     """A real server over loopback, with an empty bucket."""
-    patch = pytest.MonkeyPatch()
-    with served(request.param, tmp_path_factory.mktemp(request.param)) as environment:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        yield URL
-        patch.undo()
+    with served_at_url(request.param, tmp_path_factory.mktemp(request.param)) as url:
+        yield url
 
 
 @pytest.fixture
