@@ -70,7 +70,7 @@ class Claims:
             self._changed.wait(seconds)
 
     def close(self) -> None:
-        """Give all back."""
+        """Give all back, and remove what a killed process claimed whose answers were all kept."""
         with self._changed:
             self._mine.clear()
             self._changed.notify_all()
@@ -79,6 +79,9 @@ class Claims:
                     self._path().unlink(missing_ok=True)
                 self._alive.close()
                 self._alive = None
+            if next(self._folder.glob(f"*{_SUFFIX}"), None) is not None:
+                with contextlib.suppress(OSError), locked(self._folder / ".lock"):
+                    self._of_others()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -90,6 +90,25 @@ def test_the_claims_of_a_killed_process_end(tmp_path, monkeypatch, locking):
     mine.close()
 
 
+def test_what_a_killed_process_claimed_goes_though_nothing_is_asked(tmp_path):
+    """Killed between its last answer and its end, it leaves claims that nobody wants again."""
+    texts = [f"q{i}" for i in range(4)]
+    with Session(tmp_path) as session:
+        engine = session.engine(SLOW)
+        engine.generate(rows(*texts), Sampling())
+        folder = engine.journal.folder / "claims"
+    pid = os.fork()
+    if pid == 0:
+        Claims(folder.parent).take(KEYS)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert list(folder.glob("*.keys"))
+    with Session(tmp_path) as session:
+        session.engine(SLOW).generate(rows(*texts), Sampling())
+    assert sum(SEEN.values()) == 4
+    assert [p for p in folder.iterdir() if p.name != ".lock"] == []
+
+
 def at_once(*works):
     found = [None] * len(works)
 
