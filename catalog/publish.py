@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
@@ -455,6 +456,8 @@ def _move(folder: Path, catalog: Catalog, manifest: Manifest) -> Version:
     try:
         settle(folder, final)
     except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
         raise CatalogError(
             f"{final} appeared while this run was publishing ({error}); run again to compare"
         ) from error

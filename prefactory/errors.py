@@ -51,6 +51,16 @@ def is_full(error: Exception) -> bool:
     return no_space or "No space left" in str(error)  # Polars and Arrow raise it without an errno
 
 
+def exit_code(error: BaseException) -> int | None:
+    """Of an error that the user can mend: 3 if a full disk is what caused it. Else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and is_full(cause):
+            return DiskFullError.exit_code
+        cause = cause.__cause__
+    return error.exit_code if isinstance(error, PrefactoryError) else None
+
+
 def store_error(message: str, error: Exception) -> StoreError:
     """The error of a store, a journal or a cache whose disk raised `error`."""
     return (DiskFullError if is_full(error) else StoreError)(message)

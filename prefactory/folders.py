@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from prefactory.errors import PrefactoryError
+from prefactory.errors import DiskFullError, PrefactoryError, is_full
 
 STALE_S = 3600.0
 """Age at which a temporary file (not a folder) counts as left behind, whoever made it."""
@@ -94,6 +94,7 @@ def new_folder(
 
     Raises:
         error: `final` exists and is not an empty folder, or can't be made.
+        DiskFullError: its disk is full.
     """
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise error(f"{final} exists already; name another folder, or remove it first")
@@ -102,6 +103,8 @@ def new_folder(
         try:
             folder = stack.enter_context(temporary_folder(final.parent, f".{final.name}"))
         except OSError as wrong:
+            if is_full(wrong):
+                raise DiskFullError(f"the disk of {final} is full; free some space") from wrong
             raise error(f"{final} can't be made ({wrong.strerror}); name another") from wrong
         yield folder
         for file in folder.rglob("*.safetensors"):  # the library lets only its owner read it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -38,6 +39,7 @@ from pipelines.cli.training import encoders as encoder_commands
 from pipelines.cli.training import evaluate as evaluate_commands
 from pipelines.cli.training import merge as merge_commands
 from pipelines.cli.training import train as train_commands
+from pipelines.conduct.stopping import end
 
 PACKAGES = (
     "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",
@@ -136,15 +138,17 @@ steps_commands.register(app)
 def main() -> None:
     """Run the command line; a user's mistake is a message and an exit code, not a traceback."""
     guard()
+    signal.signal(signal.SIGTERM, end)
     try:
         app(standalone_mode=True)
     except Exception as error:
-        from prefactory.errors import PrefactoryError
+        from prefactory.errors import PrefactoryError, exit_code
         from prefactory.extras import missing
 
         if not isinstance(error, PrefactoryError):
             error = missing(error) or error
-        if not isinstance(error, PrefactoryError):
+        code = exit_code(error)
+        if code is None:
             raise
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         if error.__cause__ is not None and {"--verbose", "-v"} & set(sys.argv):
@@ -152,4 +156,4 @@ def main() -> None:
             console.print("".join(trace), markup=False)
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False)
-        sys.exit(error.exit_code)
+        sys.exit(code)

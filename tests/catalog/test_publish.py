@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import polars as pl
 import pytest
@@ -271,6 +273,15 @@ def test_a_version_that_appears_meanwhile_is_not_overwritten(make, tmp_path):
     with pytest.raises(CatalogError, match="appeared while this run was publishing"):
         make(PAIRS, version="v1")
     assert (other / "theirs").read_text() == "x"
+
+
+def test_a_full_disk_at_the_last_step_is_no_version_that_appeared(make, monkeypatch):
+    def full(folder, final):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "settle", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(PAIRS, version="v1")
 
 
 # -- odd rows -----

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ import yaml
 from datasets import load_from_disk
 from typer.testing import CliRunner
 
+from pipelines.cli import app as module
 from pipelines.cli.app import app
+from prefactory.errors import ConfigError
 from tests.pipelines.conftest import command, warm
 
 
@@ -29,6 +32,33 @@ def test_help_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_command_ends_at_sigterm_with_a_line_and_exit_code_3():
+    """Also those that set no handler of their own, and `deploy` before Prefect sets its."""
+    code = (
+        "import os, signal, sys; from pipelines.cli import app; "
+        "app.app = lambda **_: os.kill(os.getpid(), signal.SIGTERM); app.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.strip() == "stopped; run the same command again to resume"
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_full_disk_is_exit_code_3_wherever_it_was_met(monkeypatch, capsys, converted):
+    def full(**_):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/out")
+        if converted:
+            raise ConfigError("--out '/x/out' can't be written") from error
+        raise error
+
+    monkeypatch.setattr(module, "app", full)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as told:
+        module.main()
+    assert told.value.code == 3
+    assert "/x/out" in capsys.readouterr().err
 
 
 def test_the_commands_of_these_tests_are_warm_after_one_in_their_own_process():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,43 @@ def test_the_examples_name_options_that_there_are():
         assert "prefactory deploy recipe.yaml" in command
         for option in re.findall(r"--([a-z-]+)", command):
             assert option.replace("-", "_") in deploy.__annotations__, option
+
+
+def test_prefect_takes_what_the_examples_set(monkeypatch):
+    """A value that it refuses ends its server at the start."""
+    import re
+
+    import yaml
+    from prefect.settings import Settings as OfPrefect
+
+    folder = Path(__file__).parents[2] / "examples" / "night"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    places = [service["environment"] for service in compose["services"].values()]
+    for name in ("prefect.service", "prefactory-night.service"):
+        unit = (folder / name).read_text()
+        places.append(dict(re.findall(r"^Environment=(\w+)=(.+)$", unit, re.MULTILINE)))
+        assert "PrivateTmp=true" in unit  # SQLite wants a place for files that are not seen
+    for variables in places:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            found = OfPrefect().server
+        if "PREFECT_SERVER_EVENTS_RETENTION_PERIOD" in variables:
+            assert found.events.retention_period.days == 30
+            assert found.services.db_vacuum.retention_period.days == 30
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="NO systemd-analyze HERE")
+def test_the_units_are_verified(tmp_path):
+    for path in (Path(__file__).parents[2] / "examples" / "night").glob("*.service"):
+        program = Path(sys.executable).parent
+        text = path.read_text().replace("/srv/prefactory/.venv/bin", str(program))
+        (tmp_path / path.name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *map(str, tmp_path.glob("*.service"))],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture

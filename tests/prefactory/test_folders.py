@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from prefactory.errors import CatalogError, ConfigError
+from prefactory import folders
+from prefactory.errors import CatalogError, ConfigError, DiskFullError
 from prefactory.folders import (
     CHECKSUMS,
     STALE_S,
@@ -169,6 +171,19 @@ def test_a_sweep_takes_only_what_is_certainly_left_behind(tmp_path):
         assert not old.exists()
         assert len(list(tmp_path.iterdir())) == 4
     assert sweep(tmp_path / "absent") == 0
+
+
+def test_a_folder_on_a_full_disk_has_its_exit_code(tmp_path, monkeypatch):
+    def full(prefix, dir):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folders.tempfile, "mkdtemp", full)
+    with (
+        pytest.raises(DiskFullError, match="is full") as told,
+        new_folder(tmp_path / "m", ConfigError),
+    ):
+        pass
+    assert told.value.exit_code == 3
 
 
 def test_settling_into_a_full_folder_keeps_both(tmp_path):
