@@ -33,7 +33,7 @@ LOCAL = "local"
 """Address that starts a cluster of this machine alone."""
 TRIES = 3
 """How often Ray gives an order to another worker after its own has died."""
-GPU_ENGINES = frozenset({"vllm", "transformers", "steered"})
+GPU_ENGINES = frozenset({"vllm", "transformers", "steered", "weighed"})
 """Engines in the worker's process whose steps ask for a GPU, where the cluster has any."""
 
 

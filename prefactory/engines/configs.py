@@ -9,11 +9,12 @@ from pydantic import Field
 from prefactory.engines.llama.config import Llama
 from prefactory.engines.scripted import Scripted
 from prefactory.engines.server import Server
-from prefactory.engines.steering.config import Steered
+from prefactory.engines.steering.config import Steered, Weighed
 from prefactory.engines.transformers import Transformers
 from prefactory.engines.vllm import VLLM
 
 AnyEngine = Annotated[
-    Llama | Scripted | Server | Steered | Transformers | VLLM, Field(discriminator="engine")
+    Llama | Scripted | Server | Steered | Transformers | VLLM | Weighed,
+    Field(discriminator="engine"),
 ]
 """In YAML: `{engine: server, base_url: ..., model: ...}`."""

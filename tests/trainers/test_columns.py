@@ -50,7 +50,8 @@ def run(tmp_path_factory, tiny_model, make):
         settings = {"learning_rate": 1e-2, **SMALL, **silent, **options}
         config = method(model=str(tiny_model), **settings)
         report = train_transformer(config, DatasetRef.from_path(version), folder / "m")
-        return report, load_file(folder / "m" / "model.safetensors")
+        name = "adapter_model" if "lora" in options else "model"
+        return report, load_file(folder / "m" / f"{name}.safetensors")
 
     return trained
 
@@ -111,6 +112,24 @@ def test_agreeing_signs_are_plain_dpo(run, stock):
     assert apart(some, plain) < 1e-3, "AdamW does not see the scale of a gradient"
     assert report.method == "raco"
     assert "objectives and weights: help 0.8, brief 0.2" in report.notes
+
+
+@pytest.mark.slow
+def test_one_objective_is_dpo_with_a_larger_step(run):
+    """The update is (1 + c) times the gradient, which a plain step shows; adapters alone, too."""
+    one = {"sign_help": pl.lit(1, pl.Int8)}
+    whole = {"per_device_train_batch_size": 12, "optim": "sgd", "max_grad_norm": 1e9}
+    _, joined = run(one, RACO, radius=0.25, learning_rate=0.4, **whole)
+    _, plain = run(beta=0.2, learning_rate=0.5, **whole)
+    assert apart(joined, plain) < 1e-5
+    assert apart(joined, run(beta=0.2, learning_rate=0.4, **whole)[1]) > 1e-4
+    signs = {"sign_help": pl.lit(1, pl.Int8), "sign_brief": pl.lit(1, pl.Int8)}
+    lora = {"lora": {"r": 4}, **whole}
+    _, adapter = run(signs, RACO, radius=0.25, learning_rate=0.4, **lora)
+    _, same = run(beta=0.2, learning_rate=0.5, **lora)
+    assert all("lora_" in name for name in adapter)
+    assert apart(adapter, same) < 1e-5
+    assert max(v.abs().max() for k, v in adapter.items() if "lora_B" in k) > 1e-3
 
 
 def test_turning_all_signs_is_turning_the_pairs(run, make):

@@ -44,3 +44,11 @@ def test_dpo_rewards_moving_towards_chosen():
     delta = losses.dpo_margin(t(-4.0), t(-10.0), t(-5.0), t(-9.0))
     assert delta.item() == 2
     assert losses.dpo(delta, 0.5).item() == pytest.approx(math.log1p(math.exp(-1)))
+
+
+def test_each_pairs_beta_scales_the_gradient_and_saturates_it():
+    """MM-RLHF: the gradient in Delta is `-beta sigmoid(-beta Delta)`: no plain weight."""
+    delta, beta = t(-20.0, -1.0, 0.0, 3.0, 20.0).requires_grad_(), t(0.1, 0.15, 0.1, 2.0, 0.5)
+    pairs = losses.LogRatios(delta, torch.zeros_like(delta), torch.ones(5), torch.ones(5))
+    (found,) = torch.autograd.grad(losses.of_pair("sigmoid", pairs, beta).sum(), delta)
+    assert torch.allclose(found, -beta * torch.sigmoid(-beta * delta.detach()), atol=1e-12)

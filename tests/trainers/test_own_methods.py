@@ -1,15 +1,21 @@
 """Methods of papers: their losses' known answers, and that stock TRL is their limit."""
 
 import math
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import logsigmoid
+from transformers import AutoModelForCausalLM
 
-from prefactory.errors import DataError
+from prefactory.engines.steering.config import Weighed
+from prefactory.engines.steering.heads import HEADS, merged
+from prefactory.engines.transformers import Transformers
+from prefactory.errors import ConfigError, DataError
 from trainers import (
     BCO,
     DPO,
@@ -22,6 +28,8 @@ from trainers import (
     losses,
     train_transformer,
 )
+from trainers.methods.unpaired import half_sum
+from trainers.objectives.heads import HeadsDPO, add_heads, balanced, plain_model
 from trainers.settings import PolicySettings
 
 SMALL = {
@@ -65,8 +73,6 @@ def test_bco_bounds_dpo_and_is_nearest_at_the_half_sum():
 
 
 def test_the_half_sum_does_not_follow_the_larger_class():
-    from trainers.methods.unpaired import half_sum
-
     rng = np.random.default_rng(0)
     drawn = [(mean, rng.normal(0, 1, n)) for mean, n in ((0.5, 900), (-0.2, 100))]
     rewards = torch.from_numpy(np.concatenate([mean + x - x.mean() for mean, x in drawn]))
@@ -157,22 +163,41 @@ def test_poft_with_sure_others_is_fine_tuning_by_rows(run):
     assert apart(weights, still) > 1e-3
 
 
+@pytest.mark.slow
+def test_poft_of_equally_likely_answers_is_fine_tuning_by_one_weight(tiny_model, make, tmp_path):
+    """All answers have as many tokens, so that TRL's mean over tokens is the mean over rows."""
+    rows = [(f"q {i}", word * 3, "x") for i, word in enumerate(["ab", "cd", "ef", "gh"] * 3)]
+    plain = {
+        **SMALL, "max_steps": 1, "per_device_train_batch_size": 12, "optim": "sgd",
+        "compare_answers": 0, "max_grad_norm": 1e9,
+    }  # fmt: skip
+
+    def trained(method, name, likely, rate, **options):
+        pairs = make.pairs_of(rows).with_columns(chosen_score_p=pl.lit(likely))
+        ref = DatasetRef.from_path(make.publish(tmp_path / f"v-{name}", pairs))
+        config = method(model=str(tiny_model), **{**plain, "learning_rate": rate}, **options)
+        report = train_transformer(config, ref, tmp_path / name)
+        return report.facts["first_loss"], load_file(tmp_path / name / "model.safetensors")
+
+    nll, fine = trained(SFT, "sft", 0.0, 0.1)
+    loss, sure = trained(PoFT, "sure", 40.0, 0.1, score="p")
+    assert loss - 40 == pytest.approx(nll, abs=1e-4)
+    assert apart(fine, sure) < 1e-5, "r_LLM far above: the gradient of cross-entropy"
+    # all rows are about as likely: tau is one number, and the step is as if the rate had it
+    _, near = trained(PoFT, "near", -nll - 1.0, 1.0, score="p")
+    tau = 1 / (1 + math.e)
+    _, less = trained(SFT, "less", 0.0, tau)
+    assert apart(near, less) < 0.1 * apart(near, trained(SFT, "start", 0.0, 1e-12)[1])
+
+
 def two_heads(tiny_model):
     """A model with two heads, and what its trainer's loss needs, without a trainer."""
-    from transformers import AutoModelForCausalLM
-
-    from trainers.objectives.heads import add_heads
-
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     add_heads(model, 2, 0.0)
     return model
 
 
 def test_a_pair_trains_the_head_of_its_objective_and_the_backbone(tiny_model):
-    from types import SimpleNamespace
-
-    from trainers.objectives.heads import HeadsDPO
-
     model = two_heads(tiny_model)
     ids = torch.randint(5, 200, (4, 12), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
@@ -198,17 +223,47 @@ def test_a_pair_trains_the_head_of_its_objective_and_the_backbone(tiny_model):
 
 
 def test_the_merged_head_has_the_mixed_logits():
-    from trainers.objectives.heads import merged
-
     heads, hidden = torch.randn(3, 20, 8), torch.randn(5, 8)
     weights = [2.0, 1.0, 1.0]
     mixed = sum(w / 4 * (hidden @ h.T) for w, h in zip(weights, heads, strict=True))
     assert torch.allclose(hidden @ merged(list(heads), weights).T, mixed, atol=1e-5)
 
 
-def test_every_batch_has_as_many_rows_of_each_objective():
-    from trainers.objectives.heads import balanced
+def test_an_engine_answers_under_the_weights_of_a_user(tiny_model, tmp_path):
+    """As the plain model of the same weights does, and by one head alone as that one."""
+    net = AutoModelForCausalLM.from_pretrained(tiny_model)
+    folder = tmp_path / "mah"
+    shutil.copytree(tiny_model, folder)
+    start, drawn = net.lm_head.weight.detach(), torch.Generator().manual_seed(3)
+    heads = {n: start + torch.randn(start.shape, generator=drawn) for n in ("safe", "brief")}
+    save_file(heads, folder / HEADS)
+    talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    cpu = {"precision": "fp32", "device": "cpu"}
 
+    def said(model, **weights):
+        kind = Weighed if weights else Transformers
+        engine = kind(model=str(model), **cpu, **({"weights": weights} if weights else {}))
+        with engine.open() as opened:
+            (found,) = opened.logprobs([talk])
+        return np.asarray(found.logprobs), engine
+
+    for weights in ({"safe": 3.0, "brief": 1.0}, {"safe": 1.0, "brief": 0.0}):
+        name = f"plain-{weights['brief']:g}"
+        plain_model(folder, weights, tmp_path / name)
+        found, engine = said(folder, **weights)
+        np.testing.assert_array_equal(found, said(tmp_path / name)[0])
+    assert np.abs(found - said(folder)[0]).max() > 1e-2
+    assert engine.fingerprint() == said(folder, safe=5.0)[1].fingerprint(), "ratios count"
+    assert engine.fingerprint() != said(folder, brief=5.0)[1].fingerprint()
+    with pytest.raises(ConfigError, match="no head 'kind'; the model has: brief, safe"):
+        Weighed(model=str(folder), weights={"kind": 1.0}).open()
+    with pytest.raises(ConfigError, match="one of them above 0"):
+        Weighed(model=str(folder), weights={"safe": 0.0}).open()
+    with pytest.raises(ConfigError, match="`prefactory train mah` makes such models"):
+        Weighed(model=str(tiny_model), weights={"safe": 1.0}).open()
+
+
+def test_every_batch_has_as_many_rows_of_each_objective():
     head = [0] * 5 + [1] * 2 + [2] * 3
     cut = balanced(head, 0, most=False)
     assert [sorted(head[i] for i in cut[k : k + 3]) for k in (0, 3)] == [[0, 1, 2]] * 2
@@ -220,10 +275,6 @@ def test_every_batch_has_as_many_rows_of_each_objective():
 
 @pytest.mark.slow
 def test_one_head_without_noise_is_stock_dpo_and_weights_make_a_plain_model(run, tmp_path):
-    from transformers import AutoModelForCausalLM
-
-    from trainers.objectives.heads import plain_model
-
     # all rows in a batch have no order; Adam would divide rounding errors by tiny gradients
     whole = {"per_device_train_batch_size": 12, "optim": "sgd", "learning_rate": 1.0}
     report, saved = run(MAH, {"dimension": pl.lit("all")}, "one", noise=0.0, **whole)

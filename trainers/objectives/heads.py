@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from prefactory.engines.steering.heads import HEADS, merged, mixture, set_head
 from prefactory.errors import ConfigError
 from prefactory.folders import new_folder
 from trainers.columns import ColumnsDPO
 from trainers.losses import LogRatios
 
-HEADS = "heads.safetensors"
 HEAD = "head"
 
 
@@ -33,18 +33,6 @@ def add_heads(model: Any, n: int, noise: float) -> None:  # noqa: ANN401
         drawn = torch.randn(start.shape, generator=torch.Generator().manual_seed(42 + 100 * h))
         copies.append(nn.Parameter(start + noise * drawn.to(start)))
     model.objective_heads = nn.ParameterList(copies)
-
-
-def merged(heads: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The head whose logits are the mean, by weight, of the logits of all heads."""
-    total = sum(weights)
-    return sum((w / total * h for w, h in zip(weights, heads, strict=True)), heads[0] * 0)
-
-
-def set_head(model: Any, weight: Tensor) -> None:  # noqa: ANN401
-    """Replace the head of a causal model, which then is untied from its embeddings."""
-    model.config.get_text_config().tie_word_embeddings = False
-    model.get_output_embeddings().weight = nn.Parameter(weight.detach().clone())
 
 
 class HeadsDPO(ColumnsDPO):
@@ -128,16 +116,9 @@ def plain_model(folder: Path, weights: Mapping[str, float], out: Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (folder / HEADS).is_file():
-        raise ConfigError(f"{folder} has no {HEADS}: `prefactory train mah` makes such models")
-    heads = load_file(folder / HEADS)
-    if unknown := sorted(weights.keys() - heads.keys()):
-        raise ConfigError(f"no head {unknown[0]!r}; the model has: {', '.join(sorted(heads))}")
-    if min(weights.values(), default=0) < 0 or not sum(weights.values()) > 0:
-        raise ConfigError("weights are 0 or more, and one of them above 0")
+    head = mixture(folder, weights)
     with new_folder(out, ConfigError) as new:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        names = sorted(weights)
-        set_head(model, merged([heads[n] for n in names], [weights[n] for n in names]))
+        set_head(model, head)
         model.save_pretrained(new)
         AutoTokenizer.from_pretrained(folder).save_pretrained(new)
