@@ -428,7 +428,7 @@ class ContentDigest:
 
 def verify(version: Version) -> list[str]:
     """Check a version's files, content digests and counts; return what is wrong (nothing: [])."""
-    problems = _manifest_problems(version) + file_problems(version)
+    problems = manifest_problems(version) + file_problems(version)
     if problems:
         return problems
     for name, record in version.manifest.tables.items():
@@ -465,7 +465,8 @@ def content_digest(tables: dict[str, TableRecord]) -> str:
     return fingerprint({name: record.digest for name, record in tables.items()})
 
 
-def _manifest_problems(version: Version) -> list[str]:
+def manifest_problems(version: Version) -> list[str]:
+    """What is wrong with a version's manifest, by its own digests (nothing: [])."""
     manifest = version.manifest
     text = (version.path / "manifest.json").read_text("utf-8")
     checks = {

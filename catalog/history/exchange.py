@@ -7,6 +7,7 @@ or not at all. What comes back is checked file by file before it has its name.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 import fsspec
 
 from catalog.manifest import Manifest
-from catalog.versions import UNLISTED, Catalog, Version, open_folder, verify
+from catalog.versions import (
+    UNLISTED,
+    Catalog,
+    Version,
+    file_problems,
+    manifest_problems,
+    open_folder,
+    verify,
+)
 from prefactory.errors import CatalogError, MissingPackageError, disk_errors
 from prefactory.extras import package
 from prefactory.folders import settle, sweep, temporary_folder
@@ -22,6 +31,7 @@ from prefactory.recipe import NAME
 from prefactory.sharing.locks import locked
 from prefactory.store import file_digest
 
+_LOG = logging.getLogger(__name__)
 _BUCKETS = ("s3", "gs", "az")
 """Reached by obstore, whose settings come from the environment, as for `run --store`."""
 
@@ -95,15 +105,23 @@ def pull(catalog: Catalog, source: str) -> Version:
 
 
 def bring(
-    catalog: Catalog, manifest: Manifest, fetch: Callable[[str, Path], bool], source: str
+    catalog: Catalog,
+    manifest: Manifest,
+    fetch: Callable[[str, Path], bool],
+    source: str,
+    *,
+    whole: bool = True,
 ) -> Version:
     """Bring a version into the catalog's folder, file by file, or find it there.
+
+    One that is there and damaged is replaced: what comes is checked before.
 
     Args:
         catalog: where to.
         manifest: of the version.
         fetch: writes one of its files to a path; False if there is none.
         source: where that is, for messages.
+        whole: check all files of one that is there; else that its manifest can be read.
 
     Raises:
         CatalogError: a file is not as the manifest says, or another version of that name and number
@@ -114,27 +132,46 @@ def bring(
     with (
         disk_errors(catalog.root),
         temporary_folder(catalog.root, f".{manifest.name}") as folder,
+        temporary_folder(catalog.root, f".{manifest.name}") as damaged,
         locked(catalog.root / f".{manifest.name}.lock"),
     ):
         final = catalog.root / manifest.name / manifest.version
-        if final.exists():
-            return _there(open_folder(final), manifest)
+        there = _there(final, manifest, whole=whole) if final.exists() else None
+        if there is not None:
+            return there
         for name in [*manifest.files, *UNLISTED]:
             _fetch(fetch, source, folder, name, manifest)
         if problems := verify(open_folder(folder)):
             raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}")
+        if final.exists():
+            final.rename(damaged / "version")
         settle(folder, final)
         sweep(catalog.root)
     return open_folder(final)
 
 
-def _there(version: Version, wanted: Manifest) -> Version:
-    if version.manifest != wanted:
-        raise CatalogError(
-            f"the catalog has another {version.ref} already; versions never change: pull into "
-            "another home (--home)"
-        )
-    return version
+def _there(final: Path, wanted: Manifest, *, whole: bool) -> Version | None:
+    """The version that is there already; None if it is damaged, which is said.
+
+    Raises:
+        CatalogError: it is another one.
+    """
+    try:
+        version = open_folder(final)
+        problems = [] if version.manifest == wanted else manifest_problems(version)
+        problems += file_problems(version) if whole else []
+    except CatalogError as error:
+        problems = [str(error)]
+    else:
+        if not problems and version.manifest != wanted:
+            raise CatalogError(
+                f"the catalog has another {version.ref} already; versions never change: pull into "
+                "another home (--home)"
+            )
+    if not problems:
+        return version
+    _LOG.warning("%s is damaged (%s) and is brought anew", final, "; ".join(problems[:3]))
+    return None
 
 
 def _fetch(

@@ -108,7 +108,7 @@ class BucketCatalog(Catalog):
             for one in there:
                 facts = self._record(name, one) or {}
                 if one in (number, there[-1]) or facts.get("content_digest") == digest:
-                    self._brought(name, one)
+                    self._brought(name, one, whole=True)
             with super().publishing(name, digest, number):
                 yield
 
@@ -169,8 +169,14 @@ class BucketCatalog(Catalog):
             raise CatalogError(f"{self.bucket.url}/{key} is damaged ({error})") from error
         return facts
 
-    def _brought(self, name: str, number: str) -> Version:
-        """A version of the bucket, which is brought here if it is not."""
+    def _brought(self, name: str, number: str, *, whole: bool = False) -> Version:
+        """A version of the bucket, which is brought here if it is not, or is damaged.
+
+        Args:
+            name: of the dataset.
+            number: of the version.
+            whole: check all files of a copy that is here; else that its manifest can be read.
+        """
         facts = self._record(name, number)
         if facts is None:
             raise CatalogError(f"{name}@{number} has gone from {self.bucket.url}")
@@ -183,9 +189,11 @@ class BucketCatalog(Catalog):
         if (manifest.name, manifest.version) != (name, number):
             raise CatalogError(f"{source} is another version than {name}@{number}")
         at = facts["at"]
-        return bring(
-            self, manifest, lambda n, path: self.bucket.download(f"{at}/{n}", path), source
-        )
+
+        def fetch(file: str, path: Path) -> bool:
+            return self.bucket.download(f"{at}/{file}", path)
+
+        return bring(self, manifest, fetch, source, whole=whole)
 
     def _state(self, name: str) -> tuple[state.State, str | None]:
         found = self.bucket.read(f"names/{name}.json")

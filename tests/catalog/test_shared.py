@@ -8,13 +8,14 @@ import pytest
 
 from catalog.history import exchange
 from catalog.history.tags import rollback, tag, untag
-from catalog.versions import Catalog, verify
+from catalog.versions import Catalog, open_folder, verify
 from pipelines.build import build, check_recipe
 from pipelines.settings import Settings
 from prefactory.errors import CatalogError, StoreError
 from prefactory.sharing.bucket import Bucket
 from prefactory.stages import thread_mapper
 from tests.buckets import PROGRAMS, served_at_url
+from tests.faults.trials import flip, seeded
 from tests.pipelines.conftest import command, hh_pairs, write_jsonl
 
 pytest.importorskip("obstore", reason="NO OBSTORE: pip install -e '.[s3]'")
@@ -215,6 +216,52 @@ def test_a_damaged_version_of_the_bucket_is_said(machines, damage):
     assert two.local() == []
     assert one.catalog.bucket.exists(key[damage])
     assert Catalog(one.home).get(version.ref).manifest == version.manifest
+
+
+def files_of(version):
+    """Files of a version that its manifest speaks for, and the manifest."""
+    return ["manifest.json", *version.manifest.files]
+
+
+@pytest.mark.parametrize(
+    "each", [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+)
+def test_a_damaged_copy_is_brought_anew(machines, caplog, each):
+    """It blocks neither the name nor a publication, and nothing is published beside it."""
+    one, two = machines
+    whole = one.publish(20).version
+    two.publish(20)
+    copy = two.home / "versions" / "small" / whole.manifest.version
+    for name in files_of(whole)[::each]:
+        flip(copy / name, seeded(name))
+        caplog.clear()
+        if name == "manifest.json":
+            assert two.catalog.get("small").manifest == whole.manifest
+        else:
+            assert not two.publish(20).new, name
+        assert "is damaged" in caplog.text
+        assert verify(open_folder(copy)) == [], name
+    assert one.catalog.numbers("small") == [whole.manifest.version]
+
+
+def test_a_damaged_version_is_pulled_anew(tmp_path, machines):
+    one, two = machines
+    whole = one.publish(20).version
+    base = exchange.push(whole, str(tmp_path / "away"))
+    here = Catalog(two.home)
+    found = exchange.pull(here, base)
+    for name in ("manifest.json", "ledger.parquet"):
+        flip(found.path / name, seeded(name))
+        assert problems_of(found.path)
+        assert verify(exchange.pull(here, base)) == []
+    assert [p.name for p in here.root.iterdir()] == ["small"]
+
+
+def problems_of(path):
+    try:
+        return verify(open_folder(path))
+    except CatalogError as error:
+        return [str(error)]
 
 
 def test_a_record_that_leads_elsewhere_is_damaged(machines):
