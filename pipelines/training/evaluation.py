@@ -89,6 +89,8 @@ def _rows(
     data: str, settings: Settings, table: str, split: str, pairs: bool, named: Sequence[str]
 ) -> pl.DataFrame:
     """The rows of a version or a file; `named` are columns that are wanted beside its texts."""
+    from trainers.evaluate.benchmarks import TIES_ID, has_ties
+
     try:
         version = settings.catalog.get(data)
     except CatalogError:
@@ -96,6 +98,8 @@ def _rows(
             raise
         carry = tuple(c for c in named if c not in COLUMNS[Shape.PAIRS])
         found = load(data, settings.catalog, None, 0, None, carry=carry).table
+        if has_ties(found):  # whose ids say which prompts belong together
+            found = load(data, settings.catalog, None, 0, None, carry=(*carry, TIES_ID)).table
     else:
         tables = version.manifest.tables
         name = table if table in tables or pairs else next(n for n in MAIN if n in tables)

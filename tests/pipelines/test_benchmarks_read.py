@@ -75,3 +75,23 @@ def test_reward_bench_2(tmp_path, likes):
         for i in range(4)
     ]  # fmt: skip
     assert found(tmp_path, rows).scores == {"Focus": 0.5, "overall": 0.5}
+
+
+def test_ties_of_reward_bench_2(tmp_path, likes):
+    def row(name, right, wrong, subset="Ties"):
+        models = ["m"] * (len(right) + len(wrong))
+        return {"id": name, "prompt": f"q {name}", "chosen": right, "rejected": wrong,
+                "num_correct": len(right), "num_incorrect": len(wrong),
+                "total_completions": len(models), "models": models, "subset": subset,
+                "additional_metadata": None}  # fmt: skip
+
+    rows = [
+        row("tied:0", ["GOOD", "GOODa", "GOODab"], ["x", "yy"]), row("ref:0", ["GOOD"], ["x"]),
+        row("tied:1", ["GOOD", "short"], ["a longer one"]), row("ref:1", ["GOOD"], ["x", "y"]),
+        row("1", ["GOOD"], ["x", "y", "z"], "Focus"),
+    ]  # fmt: skip
+    scores = found(tmp_path, rows).scores
+    finer = 0.01 * (np.tanh(1002 / 2 - 1) + np.tanh(-7 / 999 - 1)) / 2
+    assert scores["Ties"] == pytest.approx(0.3 * 0.5 + 0.3 + 0.2 * 0.5 + 0.2 * 0.5 + finer)
+    assert scores["Focus"] == 1.0
+    assert scores["overall"] == pytest.approx((scores["Ties"] + 1) / 2)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers import tiny_llama
 from trainers import DPO, DatasetRef, Reward, train_transformer
-from trainers.evaluate.benchmarks import REWARD_BENCH, STYLES, sections
+from trainers.evaluate.benchmarks import REWARD_BENCH, STYLES, sections, ties
 from trainers.evaluate.models import Scored, scored
 from trainers.evaluate.report import Evaluation
 from trainers.evaluate.tables import accuracies, paired
@@ -66,6 +66,40 @@ def test_rewardbench_2_is_right_where_the_best_beats_all_others():
     margins = np.asarray([1.0, 2, 3, 1, -1, 2, 0, 1, 0, 1])
     found = named(sections(margins, rows))["RewardBench 2"].scores
     assert found == pytest.approx({"Math": 0.5, "Focus": 1 / 3, "overall": 5 / 12})
+
+
+def of_ties(scores):
+    """Rows of `Ties`: id -> scores of the right answers, and of the wrong ones."""
+    rows = [
+        (name, f"{name} c{i}", f"{name} r{j}", c - r)
+        for name, (right, wrong) in scores.items()
+        for i, c in enumerate(right) for j, r in enumerate(wrong)
+    ]  # fmt: skip
+    schema = ["id", "chosen_id", "rejected_id", "margin"]
+    return pl.DataFrame(rows, schema=schema, orient="row", strict=False)
+
+
+def test_ties_of_rewardbench_2_weigh_gaps_against_spreads():
+    """Worked by hand from the formula of the benchmark's code."""
+    scores = {
+        "tied:0": ([5.0, 4.0], [1.0, 2.0]), "ref:0": ([3.0], [1.5, 0.0]),  # 2, 1; 1.5: all
+        "tied:1": ([5.0, 1.0], [0.5]), "ref:1": ([9.0], [1.0]),  # gap .5, spread 4
+        "tied:2": ([5.0, 4.0], [1.0]), "ref:2": ([1.0], [2.0]),  # gap 3, spread 1; -1
+        "tied:3": ([1.0, 4.0], [1.0]),  # equal is lost; nothing beside it
+    }  # fmt: skip
+    finer = (math.tanh(0.5) + math.tanh(0.5 / 4 - 1) + math.tanh(-2)) / 3
+    expected = 0.3 * 3 / 4 + 0.3 * 2 / 3 + 0.2 * 2 / 3 + 0.2 * 1 / 3 + 0.01 * finer
+    table = of_ties(scores)
+    assert ties(table) == pytest.approx(expected)
+    assert ties(table.sample(fraction=1, shuffle=True, seed=3)) == pytest.approx(expected)
+    even = {"tied:0": ([1.0, 1.0], [0.0]), "ref:0": ([1.0], [0.0])}
+    assert ties(of_ties(even)) == pytest.approx(1.01), "no spread: the gap is infinitely larger"
+    nothing = {"tied:0": ([1.0, 1.0], [1.0]), "ref:0": ([1.0], [1.0])}
+    assert ties(of_ties(nothing)) == 0.0, "0 / 0 counts nothing"
+    assert ties(of_ties({"7": ([1.0], [0.0])})) is None
+    rows = table.with_columns(subset=pl.lit("Ties"), prompt_id="id").drop("margin")
+    found = named(sections(table["margin"].to_numpy(), rows))["RewardBench 2"].scores
+    assert found == pytest.approx({"Ties": expected, "overall": expected})
 
 
 def styled(margin_of, domains):

@@ -2,16 +2,19 @@
 
 RewardBench (arXiv 2403.13787) is told by its subsets, RewardBench 2 (arXiv 2506.01937) by its own,
 RM-Bench (arXiv 2410.16184) by the styles of both answers. A tie counts one half everywhere, as in
-all our accuracies, where the benchmarks' code counts it as lost (RM-Bench, RewardBench).
+all our accuracies, where the benchmarks' code counts it as lost (RM-Bench, RewardBench); in `Ties`
+of RewardBench 2 alone a wrong answer that ties with a right one is lost, as there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prefactory.measures.calibration import Floats
 
@@ -40,7 +43,10 @@ REWARD_BENCH: Mapping[str, Mapping[str, int]] = {
 """Section -> subset -> its weight: the examples that it has, and for `math-prm` (447) those of the
 programs together."""
 REWARD_BENCH_2 = ("Factuality", "Precise IF", "Math", "Safety", "Focus")
-"""Subsets of RewardBench 2 with one right answer of four; `Ties` has several and is left out."""
+"""Subsets of RewardBench 2 with one right answer of four."""
+TIES, TIES_ID = "Ties", "id"
+"""Its subset with several right answers, and the column that says which prompts belong together:
+`tied:7` has several right answers, and `ref:7` is the prompt beside it that has one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def sections(margins: Floats, pairs: pl.DataFrame) -> list[Sections]:
     """
     there = ~np.isnan(margins)
     right = pl.Series("right", (np.sign(margins[there]) + 1) / 2)
-    rows = pairs.filter(pl.Series(there)).with_columns(right)
+    rows = pairs.filter(pl.Series(there)).with_columns(right, margin=pl.Series(margins[there]))
     found = []
     if "subset" in rows.columns:
         found += [reward_bench(rows), reward_bench_2(rows)]
@@ -95,11 +101,12 @@ def reward_bench(rows: pl.DataFrame) -> Sections:
 
 
 def reward_bench_2(rows: pl.DataFrame) -> Sections:
-    """Share of prompts whose right answer scores above all others, by subset.
+    """Share of prompts whose right answer scores above all others, by subset; and `Ties`.
 
     Args:
-        rows: with `prompt_id`, `chosen_id`, `subset` and `right`; a row for each wrong answer. A
-            prompt whose right answer ties with k wrong ones at the top counts 1 / (k + 1).
+        rows: with `prompt_id`, `chosen_id`, `subset`, `right` and, for `Ties`, `margin`; a row for
+            each right answer with each wrong one. A prompt whose right answer ties with k wrong
+            ones at the top counts 1 / (k + 1).
     """
     mine = rows.filter(pl.col("subset").is_in(REWARD_BENCH_2))
     by_prompt = mine.group_by("subset", "prompt_id", "chosen_id").agg(
@@ -107,7 +114,63 @@ def reward_bench_2(rows: pl.DataFrame) -> Sections:
     )
     means = by_prompt.group_by("subset").agg(pl.col("won").fill_null(0.0).mean())
     by = dict(means.iter_rows())
-    return Sections("RewardBench 2", _overall({n: by[n] for n in REWARD_BENCH_2 if n in by}))
+    scores = {n: by[n] for n in REWARD_BENCH_2 if n in by}
+    if has_ties(rows) and TIES_ID in rows.columns:
+        score = ties(rows.filter(_OF_TIES))
+        scores |= {} if score is None else {TIES: score}
+    return Sections("RewardBench 2", _overall(scores))
+
+
+def has_ties(rows: pl.DataFrame) -> bool:
+    """Whether some rows are of the subset `Ties` of RewardBench 2."""
+    return "subset" in rows.columns and bool(rows.select(_OF_TIES.any()).item())
+
+
+_OF_TIES = pl.col("subset").cast(pl.String).str.to_lowercase() == TIES.lower()
+"""Its code takes either case."""
+
+
+def ties(rows: pl.DataFrame) -> float | None:
+    """Score of `Ties`: do all right answers beat all wrong ones, and by more than they differ?
+
+    For each prompt `gap` is the worst right answer's score less the best wrong one's, `spread` the
+    best right one's less the worst right one's. The score is 0.3 times the share of gaps above 0,
+    each of prompts with several right answers and of those beside them with one, plus 0.2 times the
+    share of prompts (that have both) whose gap is above their spread, plus 0.2 times the share of
+    those with which the smaller of both prompts' gaps is, plus 0.01 times the mean of `tanh(that
+    smaller gap / spread - 1)`, which the benchmark's code adds to part models that are alike.
+
+    Args:
+        rows: with `id`, `chosen_id`, `rejected_id` and `margin`, a row for each right answer with
+            each wrong one; margins tell both, so that no score of an answer is needed.
+
+    Returns:
+        At most 1.01; None if no prompt has an id of the benchmark's.
+    """
+    kind, number = (pl.col(TIES_ID).cast(pl.String).str.extract(r"^(tied|ref):(\d+)$", i)
+                    for i in (1, 2))  # fmt: skip
+    rows = rows.select("rejected_id", "margin", kind=kind, number=number).drop_nulls()
+    prompts = (
+        rows.group_by("kind", "number", "rejected_id")
+        .agg(gap=pl.col("margin").min(), spread=pl.col("margin").max() - pl.col("margin").min())
+        .group_by("kind", "number")
+        .agg(pl.col("gap").min(), pl.col("spread").max())
+    )
+    tied, alone = (prompts.filter(kind=k).drop("kind") for k in ("tied", "ref"))
+    if not prompts.height:
+        return None
+    right = [_mean(part["gap"].to_numpy() > 0) for part in (tied, alone)]
+    both = tied.join(alone.drop("spread"), on="number", suffix="_alone").sort("number")
+    gap, spread = (both[c].to_numpy() for c in ("gap", "spread"))
+    least = np.minimum(gap, both["gap_alone"].to_numpy())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        finer = np.nan_to_num(np.tanh(least / spread - 1))
+    shares = [*right, _mean(gap > spread), _mean(least > spread), _mean(finer)]
+    return float(np.dot([0.3, 0.3, 0.2, 0.2, 0.01], shares))
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else 0.0
 
 
 def rm_bench(rows: pl.DataFrame) -> Sections:
