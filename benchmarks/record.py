@@ -1,11 +1,13 @@
 """Run the quick benchmarks, keep their figures, and say what got slower: `make bench`.
 
     python -m benchmarks.record [--only chain,files,audit,dedup,embedding,selection,engine]
-        [--sizes 10000,50000] [--data FOLDER] [--peers PYTHON] [--selection-peers PYTHON]
+        [--sizes 10000,50000] [--data FOLDER]
+        [--peers PYTHON] [--selection-peers PYTHON] [--distilabel PYTHON]
 
-`chain` is a run beside plain Polars, `files` are import, publish and export beside `datasets`,
-`embedding` is beside sentence-transformers. `dedup` and `selection` are beside the peers of an
-environment of theirs (see `benchmarks.dedup` and `benchmarks.selection`), without one alone.
+`chain` is a run beside plain Polars and, in their environments (`benchmarks.dedup` says which; of
+distilabel: distilabel, requests, pillow), beside datatrove, data-juicer and distilabel. `files` are
+import, publish and export beside `datasets`, `embedding` is beside sentence-transformers. `dedup`
+and `selection` are beside the peers of an environment of theirs, without one alone.
 
 Each writes `benchmarks/results/NAME-DATE-COMMIT.json` with the machine, the commit and its figures,
 and compares each with its last value on the same processor and number of cores: a figure that is
@@ -32,14 +34,21 @@ from typing import Any
 from benchmarks import audit, chain, dedup, embedding, engine_overhead, files, selection
 
 RESULTS = Path(__file__).parent / "results"
+PEERS = Path(__file__).parent / "peers"
 WORSE = 1.25
 """A figure that is this many times the last one is said to be slower."""
 
 Figures = dict[str, float]
 
 
-def run_chain(sizes: Sequence[int]) -> tuple[Figures, Figures]:
-    """The light chain beside plain Polars, with near copies of each prompt and with none."""
+def run_chain(
+    sizes: Sequence[int], peers: Path | None = None, distilabel: Path | None = None
+) -> tuple[Figures, Figures]:
+    """The light chain beside plain Polars, with near copies of each prompt and with none.
+
+    Beside that of near copies, the light chains of other projects (`benchmarks/peers/chain.py`).
+    """
+    others = {"datatrove": peers, "data-juicer": peers, "distilabel": distilabel}
     compared, beside = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for rows, distinct in ((r, d) for r in sizes for d in (False, True)):
@@ -55,7 +64,25 @@ def run_chain(sizes: Sequence[int]) -> tuple[Figures, Figures]:
             beside[f"{name}, plain Polars, wall s"] = plain["seconds"]
             beside[f"{name}, plain Polars, peak MB"] = plain["peak_mb"]
             beside |= {f"{name}, {stage}, wall s": s for stage, s in ours["stages"].items()}
+            for peer, python in others.items():
+                if python is not None and not distinct:
+                    seconds, peak = peer_chain(peer, python, path)
+                    compared[f"{name}, times {peer}'s time"] = ours["seconds"] / seconds
+                    beside[f"{name}, {peer}, wall s"] = seconds
+                    beside[f"{name}, {peer}, peak MB"] = peak
     return compared, beside
+
+
+def peer_chain(peer: str, python: Path, path: Path) -> tuple[float, float]:
+    """Wall seconds of another project's chain from its import on, and peak memory in MB."""
+    script = "chain_distilabel.py" if peer == "distilabel" else "chain.py"
+    name = [] if peer == "distilabel" else [peer]
+    with tempfile.TemporaryDirectory() as out:
+        log = Path(out) / "log"
+        command = [str(python), str(PEERS / script), *name, str(path), out]
+        peak = dedup.measure(command, log)[1]
+        told = [line for line in log.read_text().splitlines() if line.startswith('{"seconds"')]
+        return float(json.loads(told[-1])["seconds"]), peak
 
 
 def run_audit(sizes: Sequence[int]) -> tuple[Figures, Figures]:
@@ -235,6 +262,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000,50000", help="pairs of chain and audit")
     parser.add_argument("--data", type=Path, help="folder of real data [../shared/data]")
     parser.add_argument("--peers", type=Path, help="Python of an environment with dedup's peers")
+    parser.add_argument("--distilabel", type=Path, help="Python of one with distilabel")
     parser.add_argument("--selection-peers", type=Path, help="the same of selection's peers")
     options = parser.parse_args()
     if options.data:
@@ -245,9 +273,12 @@ def main() -> None:
         if name not in NO_DATA and not chain.SHARED.is_dir():
             print(f"\n{name} is LEFT OUT: its data are not in {chain.SHARED} (--data)")
             continue
-        peers = {"dedup": options.peers, "selection": options.selection_peers}
-        more = {"peers": peers[name]} if name in peers else {}
-        record(name, partial(QUICK[name], sizes, **more))
+        more: dict[str, dict[str, Path | None]] = {
+            "chain": {"peers": options.peers, "distilabel": options.distilabel},
+            "dedup": {"peers": options.peers},
+            "selection": {"peers": options.selection_peers},
+        }
+        record(name, partial(QUICK[name], sizes, **more.get(name, {})))
 
 
 if __name__ == "__main__":
