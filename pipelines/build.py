@@ -278,11 +278,11 @@ def _ask_anew(recipe: Recipe, settings: Settings) -> frozenset[str]:
         raise ConfigError(f"--fresh {unknown[0]}: {recipe.path.name} has only {', '.join(labels)}")
     if not fresh and not settings.retry_failed:
         return fresh
-    all_answers = answers(settings.home)
+    all_answers = answers(settings)
     own = Wanted(recipe=recipe.name)
     parts = [replace(own, step=label).of(all_answers) for label in sorted(fresh)]
     parts += [replace(own, reason="any").of(all_answers)] if settings.retry_failed else []
-    dropped = drop_answers(settings.home, pl.concat(parts).unique(("engine", "key")))
+    dropped = drop_answers(settings, pl.concat(parts).unique(("engine", "key")))
     _LOG.info("%s answers were dropped and are asked for anew", f"{dropped:,}")
     return fresh
 

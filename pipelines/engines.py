@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def engines(settings: Settings, progress: Progress | None = None) -> Iterator[Session]:
-    """The engines of one build, journalled in the home; says at the end what they were used for.
+    """The engines of one build, journalled in the home and its bucket; says at the end what for.
 
     Args:
         settings: home, prices and budget.
@@ -32,7 +32,8 @@ def engines(settings: Settings, progress: Progress | None = None) -> Iterator[Se
 
     shown = progress or Progress()
     journal = settings.home / "journal"
-    with Session(journal, settings.prices, settings.budget, shown.title) as session:
+    asked = settings.prices, settings.budget, shown.title, settings.shared
+    with Session(journal, *asked) as session:
         try:
             with (
                 shown.shown(session.accounts),

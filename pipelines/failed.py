@@ -34,7 +34,7 @@ def write(recipe: Recipe, stages: Sequence[Stage], problem: str, settings: Setti
     Returns:
         `HOME/failed/NAME.html`, in place of an older one.
     """
-    bad = Wanted(recipe=recipe.name, reason="any").of(answers(settings.home))
+    bad = Wanted(recipe=recipe.name, reason="any").of(answers(settings))
     entries = {stage.label: _entries(stage, settings) for stage in stages}
     page = render(
         environment(HERE, {}),

@@ -7,18 +7,23 @@ of it. Without that a bad server's readable answers would stay for ever.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pipelines.settings import Settings
 from prefactory.engines import calls
 from prefactory.engines.journal import Journal, drop, in_use
 from prefactory.errors import StoreError
+from prefactory.folders import new_file
 from prefactory.identity import fingerprint
-from prefactory.store import Store
+from prefactory.sharing.presence import alone
+from prefactory.sharing.segments import PLACE, Segments
 
 SCHEMA: dict[str, pl.DataType] = {
     "engine": pl.String(),
@@ -67,8 +72,8 @@ class Wanted:
         return answers.filter(*rules)
 
 
-def answers(home: Path) -> pl.DataFrame:
-    """All answers in the journals of a home, in the order in which they were written.
+def answers(settings: Settings) -> pl.DataFrame:
+    """All answers in the journals of a home and its bucket, as they were written, by engine.
 
     Returns:
         See `SCHEMA`: `recipe`, `step` and `role` say who asked first (null: written before that was
@@ -76,9 +81,32 @@ def answers(home: Path) -> pl.DataFrame:
         the last message of the question (null: it could, or nobody said).
     """
     rows: list[dict[str, Any]] = []
-    for file in sorted((home / "journal").glob("*/engine.json")):
+    bring(settings)
+    for file in sorted((settings.home / "journal").glob("*/engine.json")):
         rows += _of_engine(file)
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def bring(settings: Settings) -> dict[str, Segments]:
+    """Bring the journals of the bucket into the home, if there is one; by engine.
+
+    Raises:
+        StoreError: the bucket can't be read, or the home not written.
+    """
+    found: dict[str, Segments] = {}
+    if (bucket := settings.shared) is None:
+        return found
+    for key in bucket.list(PLACE):
+        _, engine, *rest = key.split("/")
+        if rest == ["engine.json"] and re.fullmatch("[0-9a-f]+", engine):
+            folder = settings.home / "journal" / engine
+            if not (folder / "engine.json").is_file():
+                described = bucket.read(key)
+                with new_file(folder / "engine.json") as file:
+                    file.write(described[0] if described else b"{}")
+            found[engine] = Segments(bucket, folder)
+            found[engine].fetch()
+    return found
 
 
 def _of_engine(file: Path) -> list[dict[str, Any]]:
@@ -127,11 +155,13 @@ def counted(found: pl.DataFrame) -> pl.DataFrame:
     return found.group_by(BY).agg(*sums).sort(BY, nulls_last=True)
 
 
-def drop_answers(home: Path, gone: pl.DataFrame) -> int:
+def drop_answers(settings: Settings, gone: pl.DataFrame) -> int:
     """Take answers out of the journals, and say of all that was made of them that it is outdated.
 
+    With a bucket, for all machines.
+
     Args:
-        home: whose journals.
+        settings: of the home and its bucket.
         gone: rows of `answers`.
 
     Returns:
@@ -142,8 +172,9 @@ def drop_answers(home: Path, gone: pl.DataFrame) -> int:
     """
     if gone.is_empty():
         return 0
-    store = Store(home / "store")
-    with in_use(home / "journal", shared=False):
+    store, bucket, root = settings.store, settings.shared, settings.home / "journal"
+    with in_use(root, shared=False), alone(bucket) if bucket is not None else nullcontext():
+        segments = bring(settings)
         used = gone.select("engine", key=pl.col("key").str.decode("hex"))
         for record in store.records():
             if f"{calls.TABLE}.arrow" in record.files:
@@ -153,5 +184,6 @@ def drop_answers(home: Path, gone: pl.DataFrame) -> int:
         for (engine,), part in gone.group_by("engine"):
             keys = set(part["key"])
             keys |= {fingerprint(["doubt", key]) for key in part["key"]}
-            drop(home / "journal" / str(engine), keys.__contains__)
+            more = [segments[str(engine)].replace] if str(engine) in segments else []
+            drop(root / str(engine), keys.__contains__, *more)
     return gone.height

@@ -9,6 +9,7 @@ import polars as pl
 
 from catalog.explain import Explained
 from pipelines.journal import SCHEMA, answers
+from pipelines.settings import Settings
 from prefactory.errors import PrefactoryError, StoreError
 
 
@@ -47,13 +48,13 @@ def _reviewed(home: Path, name: str) -> str | None:
         raise StoreError(f"{error}; so what the review needs is unknown") from error
 
 
-def calls_of(home: Path, row: Explained) -> pl.DataFrame:
-    """Answers in the journals of a home that stand in the texts of a row, word for word."""
+def calls_of(settings: Settings, row: Explained) -> pl.DataFrame:
+    """Answers in the journals of a home and its bucket that a row holds, word for word."""
     own = {line for text in row.texts.values() for line in _turns(text)}
-    if not own or not (home / "journal").is_dir():
+    if not own:
         return pl.DataFrame(schema=SCHEMA)
     said = pl.col("text").str.strip_chars()
-    return answers(home).filter(said.is_in(list(own)) & (said != ""))
+    return answers(settings).filter(said.is_in(list(own)) & (said != ""))
 
 
 def _turns(transcript: str) -> list[str]:

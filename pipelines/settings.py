@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catalog.versions import Catalog, default_home
 from prefactory.engines.accounts import Budget
 from prefactory.store import Store
+
+if TYPE_CHECKING:
+    from prefactory.sharing.bucket import Bucket
 
 
 def default_workers() -> int:
@@ -28,8 +32,8 @@ class Settings:
         prices: a YAML file over the prices that come with prefactory.
         fresh: steps that are asked anew, as a recipe labels them (or its end: `Rubric`).
         cluster: address of the Ray cluster that does the work (`local`: of this machine alone).
-        bucket: where intermediate outputs are instead of the home's `store/`, which then holds
-            copies: `s3://bucket/prefix`.
+        bucket: where intermediate outputs, journals and budgets are for all machines; the home then
+            holds copies: `s3://bucket/prefix`, by default `PREFACTORY_STORE`.
         catalog_bucket: where published versions are for all machines; `versions/` of the home then
             holds copies: `s3://bucket/prefix`, by default `PREFACTORY_CATALOG`.
         retry_failed: drop the answers that could not be used first, so that they are asked anew.
@@ -43,7 +47,7 @@ class Settings:
     fresh: tuple[str, ...] = ()
     retry_failed: bool = False
     cluster: str | None = None
-    bucket: str | None = None
+    bucket: str | None = field(default_factory=lambda: os.environ.get("PREFACTORY_STORE") or None)
     catalog_bucket: str | None = field(
         default_factory=lambda: os.environ.get("PREFACTORY_CATALOG") or None
     )
@@ -56,12 +60,25 @@ class Settings:
             ConfigError: `bucket` is no place of objects.
             MissingPackageError: what opens it is not installed.
         """
-        if self.bucket is None:
+        if (shared := self.shared) is None:
             return Store(self.home / "store")
-        from prefactory.sharing.bucket import Bucket  # rarely wanted
-        from prefactory.sharing.objects import BucketStore
+        from prefactory.sharing.objects import BucketStore  # rarely wanted
 
-        return BucketStore(self.home / "store", bucket=Bucket(self.bucket))
+        return BucketStore(self.home / "store", bucket=shared)
+
+    @property
+    def shared(self) -> Bucket | None:
+        """What all machines share; None: there is this one.
+
+        Raises:
+            ConfigError: `bucket` is no place of objects.
+            MissingPackageError: what opens it is not installed.
+        """
+        if self.bucket is None:
+            return None
+        from prefactory.sharing.bucket import Bucket  # rarely wanted
+
+        return Bucket(self.bucket)
 
     @property
     def catalog(self) -> Catalog:

@@ -117,7 +117,7 @@ def _graph(ref: str, row: str | None, settings: Settings) -> Lineage:
     if row is None:
         return of_version(version, settings.catalog, needs(settings.home))
     (first, *_) = version.explain(row, settings.home / "store").rows
-    return of_row(version, first, calls_of(settings.home, first))
+    return of_row(version, first, calls_of(settings, first))
 
 
 def models(as_json: AsJson = False) -> None:

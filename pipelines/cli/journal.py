@@ -47,24 +47,24 @@ def journal(
     as_json: AsJson = False,
 ) -> None:
     """List, count and drop the answers of models that are kept, by step, model or reason."""
-    from catalog.versions import default_home
     from pipelines.journal import Wanted, answers, drop_answers
+    from pipelines.settings import Settings
     from prefactory.errors import ConfigError
 
-    home, recipe = default_home(), None
+    settings, recipe = Settings(), None
     if where is not None and where.is_dir():
-        home = where
+        settings = Settings(where, bucket=None)
     elif where is not None:
         recipe = _recipe_name(where)
     wanted = Wanted(recipe, step, model, reason)
     if drop and wanted == Wanted() and where is None:
         raise ConfigError("--drop wants to know which: name a recipe, --step, --model or --reason")
-    found = wanted.of(answers(home))
-    dropped = drop_answers(home, found) if drop else 0
+    found = wanted.of(answers(settings))
+    dropped = drop_answers(settings, found) if drop else 0
     if as_json:
         sys.stdout.write(json.dumps(_machine(found, show, dropped), indent=2) + "\n")
     else:
-        _print(found, show, drop, home, where if recipe else None, wanted)
+        _print(found, show, drop, settings.home, where if recipe else None, wanted)
 
 
 def _recipe_name(path: Path) -> str:

@@ -88,7 +88,10 @@ def run(
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(help="Bucket of the intermediate outputs: s3://bucket/prefix."),
+        typer.Option(
+            envvar="PREFACTORY_STORE",
+            help="Bucket of intermediate outputs, answers and budgets: s3://bucket/prefix.",
+        ),
     ] = None,
     catalog: Annotated[
         str | None,
@@ -113,7 +116,7 @@ def run(
     settings = Settings(
         workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,
         fresh=tuple(fresh or ()), retry_failed=retry_failed, cluster=cluster,
-        bucket=store, catalog_bucket=catalog or None,
+        bucket=store or None, catalog_bucket=catalog or None,
     )  # fmt: skip
     started = time.monotonic()
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # libraries talk, Ray does
@@ -265,16 +268,16 @@ def plan(
 ) -> None:
     """Show what a recipe will do: sources, steps, tables, columns, and what models will cost."""
     from catalog.sources import account_lines
-    from catalog.versions import default_home
     from pipelines.build import check_recipe
     from pipelines.estimate import estimate, kept, means_of
     from pipelines.journal import answers
     from pipelines.ping import ping as ping_models
+    from pipelines.settings import Settings
     from prefactory.plan import describe
 
     checked, sources, planned = check_recipe(recipe, overrides or [], whole=True)
     rows = describe(planned)
-    means = means_of(answers(default_home()), checked.name)
+    means = means_of(answers(Settings()), checked.name)
     estimates = estimate(planned, sources, prices, means)
     local = kept(planned, sources)
     pings = ping_models(planned) if ping else []

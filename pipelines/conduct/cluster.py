@@ -172,7 +172,9 @@ class Place:
             )
         beside.adopt(self.modules)
         recipe, sources = package("cloudpickle").loads(self.pickled)
-        session = Session(own.home / "journal", own.prices, own.budget, recipe.head.name)
+        session = Session(
+            own.home / "journal", own.prices, own.budget, recipe.head.name, own.shared
+        )
         site = Site(recipe, sources, own.store, self.images, embedder(own), session.engine)
         return site, session
 

@@ -49,7 +49,7 @@ def _lineage(call: Call, version: Version) -> Lineage:
     if "row" not in call.request.path_params:
         return of_version(version, factory.catalog, needs(factory.home))
     found = explained(call, version)
-    return of_row(version, found, calls_of(factory.home, found))
+    return of_row(version, found, calls_of(factory, found))
 
 
 @role("reader")

@@ -161,9 +161,9 @@ def explained(call: Call, version: Version) -> Explained:
 def row(call: Call) -> Response:
     """One row: its texts and columns, its way, votes, judges' votes and calls, who reads it."""
     version = version_of(call)
-    found, home = explained(call, version), site(call).factory.home
+    found = explained(call, version)
     values = _published(version, found.row_id)
-    calls = calls_of(home, found)
+    calls = calls_of(site(call).factory, found)
     return call.page(
         "row.html.j2", ref=version.ref, manifest=version.manifest, row=found,
         texts=[(name, html_of(text)) for name, text in found.texts.items()],

@@ -32,8 +32,8 @@ from prefactory.errors import StoreError, store_error
 from prefactory.folders import new_file, sync
 from prefactory.identity import fingerprint
 from prefactory.sharing.locks import locked
+from prefactory.sharing.segments import SUFFIX, Segments, another
 
-_SUFFIX = ".calls"
 _SYNC_S = 1.0
 _LENGTH_BITS, _OFFSET_BITS = 28, 40
 
@@ -41,19 +41,27 @@ _LENGTH_BITS, _OFFSET_BITS = 28, 40
 class Journal:
     """Finished calls of one engine. Safe for threads, and for processes with a journal each."""
 
-    def __init__(self, root: Path, fingerprint: str, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        fingerprint: str,
+        identity: Mapping[str, Any],
+        segments: Segments | None = None,
+    ) -> None:
         """Read what is there.
 
         Args:
             root: folder of all journals.
             fingerprint: of the engine; names its folder.
             identity: written beside the segments, for people.
+            segments: brings those of other machines from a bucket, and sends this process's there.
 
         Raises:
             StoreError: the folder can't be read.
         """
         self.folder = root / fingerprint
         self._identity = dict(identity)
+        self._shared = segments
         self._lock = threading.RLock()
         self._sync_lock = threading.Lock()
         self._index: dict[bytes, int] = {}
@@ -78,6 +86,8 @@ class Journal:
         Raises:
             StoreError: a segment can't be read.
         """
+        if self._shared is not None:
+            self._shared.fetch()
         with self._lock:
             for path in self._segments():
                 if path not in self._read_to:
@@ -200,7 +210,7 @@ class Journal:
         if self._file is not None and self._pid == os.getpid():
             return self._file
         self._pid = os.getpid()  # a forked process begins a segment of its own
-        name = f"{time.time_ns():019d}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        name = f"{time.time_ns():019d}-{os.getpid()}-{uuid.uuid4().hex[:8]}{SUFFIX}"
         path = self.folder / name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +225,8 @@ class Journal:
         self._paths.append(path)
         self._read_to[path] = 0
         self._handles[self._number] = self._file
+        if self._shared is not None:
+            self._shared.begun(path)
         threading.Thread(target=self._sync_often, daemon=True, name="journal").start()
         return self._file
 
@@ -234,7 +246,7 @@ class Journal:
     def _segments(self) -> list[Path]:
         try:
             with os.scandir(self.folder) as entries:
-                return sorted(Path(e.path) for e in entries if e.name.endswith(_SUFFIX))
+                return sorted(Path(e.path) for e in entries if e.name.endswith(SUFFIX))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -288,25 +300,33 @@ def in_use(root: Path, shared: bool = True) -> AbstractContextManager[None]:
     return locked(root / ".in_use", shared=shared, busy=busy)
 
 
-def drop(folder: Path, gone: Callable[[str], bool]) -> int:
+def drop(
+    folder: Path,
+    gone: Callable[[str], bool],
+    replace: Callable[[Path, Path], object] = lambda old, new: old.unlink(),
+) -> int:
     """Rewrite the segments of one engine without some entries; call it within `in_use(alone)`.
+
+    Who is killed on the way has dropped less.
 
     Args:
         folder: of the engine's journal.
         gone: tells by its key (32 hex digits) whether an entry goes. Doubts about an answer that
             goes are named apart.
+        replace: removes a segment for which there is another one.
 
     Returns:
         Entries that went.
     """
     dropped = 0
-    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
         lines = path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if not (_sound(line) and gone(line[9:41].decode()))]
         if len(kept) < len(lines):
             dropped += len(lines) - len(kept)
-            with new_file(path) as file:
+            with new_file(new := another(path)) as file:
                 file.writelines(kept)
+            replace(path, new)
     return dropped
 
 

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -35,16 +36,17 @@ from prefactory.engines.base import (
 from prefactory.engines.journal import Journal, in_use
 from prefactory.errors import PrefactoryError, StoppedError
 from prefactory.identity import fingerprint
+from prefactory.sharing.board import BucketClaims
+from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.claims import Claims
+from prefactory.sharing.presence import Presence
 from prefactory.sharing.spending import SUFFIX, Spending
 
 _LOG = logging.getLogger(__name__)
 _KEPT = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
-LOOK_S = 0.5
-"""How often it is looked whether another process has answered what it claims."""
-CLAIM, CLAIM_S = (16, 256), 0.1
-"""Calls that are claimed at a time, as many as are asked in so many seconds, within these bounds: a
-lock for each would cost more than the call."""
+CLAIM = (16, 256)
+"""Calls that are claimed at a time, as many as are soon asked, within these bounds: a lock for each
+would cost more than the call."""
 
 
 class Session(Closing):
@@ -60,6 +62,7 @@ class Session(Closing):
         prices: Path | None = None,
         budget: Budget | None = None,
         job: str = "",
+        bucket: Bucket | None = None,
     ) -> None:
         """Read the prices; nothing is opened yet.
 
@@ -69,6 +72,7 @@ class Session(Closing):
             budget: what new calls may use. With a name it is shared with all that name it; without
                 one, with those that do the same job at the same time.
             job: name of a recipe; a budget without a name is this command's alone if it is empty.
+            bucket: where journals and budgets are for all machines; `root` then holds copies.
 
         Raises:
             ConfigError: the price file has the wrong form.
@@ -81,6 +85,8 @@ class Session(Closing):
         self._lock = threading.Lock()
         self._engines: dict[str, JournaledEngine] = {}
         self._in_use: ExitStack | None = None
+        self._bucket = bucket
+        self._presence: Presence | None = None
 
     def engine(self, config: EngineConfig) -> JournaledEngine:
         """The engine of a configuration; its model is loaded at the first unanswered call."""
@@ -91,9 +97,19 @@ class Session(Closing):
                 if self._in_use is None:
                     self._in_use = ExitStack()
                     self._in_use.enter_context(in_use(self.root))
-                journal = Journal(self.root, key, identity)
-                self._engines[key] = JournaledEngine(config, journal, self.accounts)
+                self._engines[key] = self._journaled(config, key, identity)
             return self._engines[key]
+
+    def _journaled(
+        self, config: EngineConfig, key: str, identity: Mapping[str, Any]
+    ) -> JournaledEngine:
+        if self._bucket is None:
+            return JournaledEngine(config, Journal(self.root, key, identity), self.accounts)
+        if self._presence is None:
+            self._presence = Presence(self._bucket)
+        claims = BucketClaims(self.root / key, self._presence)
+        journal = Journal(self.root, key, identity, claims.segments)
+        return JournaledEngine(config, journal, self.accounts, claims)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Usage per model, as plain JSON data."""
@@ -108,6 +124,9 @@ class Session(Closing):
             if self.accounts.spending is not None:
                 self.accounts.spending.close()
                 self.accounts.spending = None
+            if self._presence is not None:
+                self._presence.close()
+                self._presence = None
             if self._in_use is not None:
                 self._in_use.close()
                 self._in_use = None
@@ -129,19 +148,26 @@ class JournaledEngine(Engine):
     kept: the next run asks again. Rows with the same key share one call.
     """
 
-    def __init__(self, config: EngineConfig, journal: Journal, accounts: Accounts) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        journal: Journal,
+        accounts: Accounts,
+        claims: Claims | None = None,
+    ) -> None:
         """Put a journal before an engine that is opened when it is needed.
 
         Args:
             config: of the engine.
             journal: of the same identity.
             accounts: where usage goes, and what the budget is.
+            claims: of calls among all who ask; by default, of this machine.
         """
         self.config = config
         self.capabilities = config.capabilities
         self.journal = journal
         self._accounts = accounts
-        self._claims = Claims(journal.folder)
+        self._claims = claims or Claims(journal.folder)
         self._inner: Engine | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -250,7 +276,7 @@ class JournaledEngine(Engine):
                 self._claims.tell()
             missing = {k: c for k, c in missing.items() if k not in scored}
             if missing:
-                self._claims.wait(LOOK_S)
+                self._claims.wait(self._claims.look_s)
                 self._still_open()
         return [scored[k] for k in keys]
 
@@ -298,6 +324,7 @@ class JournaledEngine(Engine):
         except PrefactoryError:
             raise
         except Exception as error:
+            self._still_open()
             inner = self._inner
             if inner is None or inner.runs_code_of_yours or any(error is e for e in callers):
                 raise
@@ -418,6 +445,9 @@ class _Rows:
             raise
 
 
+_Claimed = list[tuple[str, Request, bool, dict[str, Any] | None]]
+
+
 class _Queue:
     """Requests that wait for their answers: to be asked here, or asked by somebody already."""
 
@@ -426,11 +456,13 @@ class _Queue:
         self._unclaimed: deque[tuple[str, Request]] = deque()
         self._ready: deque[tuple[str, Request, dict[str, Any] | None]] = deque()
         self._elsewhere: list[tuple[str, Request]] = []
+        self._ahead: Future[_Claimed] | None = None
         self._told = False
         self._block, self._claimed_at = CLAIM[0], 0.0
 
     def __len__(self) -> int:
-        return len(self._unclaimed) + len(self._ready) + len(self._elsewhere)
+        ahead = self._ahead is not None  # a block, that is
+        return len(self._unclaimed) + len(self._ready) + len(self._elsewhere) + ahead
 
     def more(self) -> bool:
         """Whether any are left; those that are not read yet may all be answered."""
@@ -445,11 +477,11 @@ class _Queue:
     def next(self) -> tuple[str, Request, dict[str, Any] | None] | None:
         """The next that may be asked, or was answered meanwhile; None if there is none now."""
         while not self._ready:
-            if not self._unclaimed:
-                self._unclaimed.extend(self._rows.read(self._block))
-            if not self._unclaimed:
+            if not self._claim():
                 return None
-            self._claim()
+            self._take_in()
+        if self._claims.later is not None and len(self._ready) <= self._block // 2:
+            self._claim()  # while what is ready is asked
         return self._ready.popleft()
 
     def put_back(self, key: str, request: Request) -> None:
@@ -462,6 +494,8 @@ class _Queue:
         Args:
             unanswered: keys of calls that were begun.
         """
+        if self._ahead is not None:
+            self._take_in()
         ready = [(key, request) for key, request, _ in self._ready]
         self._unclaimed.extend([*ready, *self._elsewhere])
         self._ready.clear()
@@ -474,22 +508,42 @@ class _Queue:
         if not self._told:
             _LOG.info("waiting for answers to %d questions that somebody else asks", len(self))
             self._told = True
-        self._claims.wait(LOOK_S)
+        self._claims.wait(self._claims.look_s)
 
-    def _claim(self) -> None:
+    def _claim(self) -> bool:
+        """Begin to claim a block, unless one is being claimed; whether there is one."""
+        if self._ahead is not None:
+            return True
+        if not self._unclaimed:
+            self._unclaimed.extend(self._rows.read(self._block))
+        if not self._unclaimed:
+            return False
         block = [self._unclaimed.popleft() for _ in range(min(self._block, len(self._unclaimed)))]
+        if self._claims.later is not None:
+            self._ahead = self._claims.later.submit(self._claimed, block)
+        else:
+            self._ahead = Future()
+            self._ahead.set_result(self._claimed(block))
+        return True
+
+    def _claimed(self, block: list[tuple[str, Request]]) -> _Claimed:
+        """Claim a block; with each, whether it is claimed here, and the answer if there is one."""
         taken = self._claims.take([key for key, _ in block])
         self._journal.refresh()  # an answer is there before its claim is gone
-        for key, request in block:
-            record = self._journal.get(key)
+        return [(key, request, key in taken, self._journal.get(key)) for key, request in block]
+
+    def _take_in(self) -> None:
+        """Take in the block that is being claimed."""
+        ahead, self._ahead = self._ahead, None
+        for key, request, taken, record in ahead.result() if ahead is not None else ():
             if record is not None:
-                self._claims.finish([key] if key in taken else [])
-            if record is not None or key in taken:
+                self._claims.finish([key] if taken else [])
+            if record is not None or taken:
                 self._ready.append((key, request, record))
             else:
                 self._elsewhere.append((key, request))
         now = time.monotonic()
-        sooner = now - self._claimed_at < CLAIM_S
+        sooner = now - self._claimed_at < self._claims.soon_s
         self._claimed_at = now
         self._block = min(max(self._block * 2 if sooner else self._block // 2, CLAIM[0]), CLAIM[1])
 

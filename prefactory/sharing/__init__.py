@@ -1,1 +1,1 @@
-"""What the processes of one home do side by side: locks, claims of calls, budgets."""
+"""What processes do side by side, in a home or by a bucket: locks, claims, answers, budgets."""

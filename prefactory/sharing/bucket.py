@@ -106,8 +106,20 @@ class Bucket:
         except self._errors.BaseError as error:
             raise self._failed(prefix, error) from error
 
-    def upload(self, path: Path, key: str) -> None:
-        """Put a file, of any size, under a key that nobody else writes.
+    def tags(self, prefix: str) -> dict[str, str]:
+        """Keys under a prefix with their tags.
+
+        Raises:
+            StoreError: the bucket can't be read.
+        """
+        try:
+            pages = self._api.list(self._store, prefix)
+            return {str(found["path"]): str(found["e_tag"]) for page in pages for found in page}
+        except self._errors.BaseError as error:
+            raise self._failed(prefix, error) from error
+
+    def upload(self, path: Path | bytes, key: str) -> None:
+        """Put a file or bytes, of any size, under a key that nobody else writes.
 
         Raises:
             StoreError: the bucket can't be written.

@@ -13,6 +13,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,7 +25,17 @@ _SUFFIX = ".keys"
 
 
 class Claims:
-    """Which calls of one engine this process is making. Safe for threads and processes."""
+    """Which calls of one engine this process is making. Safe for threads and processes.
+
+    Attributes:
+        look_s: how often at least it is looked whether others have answered what they claim.
+        soon_s: calls are claimed at a time as many as are asked in so many seconds.
+        later: where calls are claimed before they are wanted, if that takes long.
+    """
+
+    look_s = 0.5
+    soon_s = 0.1
+    later: Executor | None = None
 
     def __init__(self, folder: Path) -> None:
         """Claim nothing yet.

@@ -51,7 +51,7 @@ def test_a_grown_source_costs_the_new_rows_and_nothing_new_costs_nothing(tmp_pat
     assert verify(second.version) == []
     row = second.version.frame("responses").head(1).collect()["response_id"][0]
     (explained,) = second.version.explain(row).rows
-    calls = calls_of(tmp_path / "home", explained)
+    calls = calls_of(Settings(tmp_path / "home"), explained)
     assert set(calls["step"]) == {"generators.Responses"}
     told = of_row(second.version, explained, calls).lines()
     assert any(line.startswith("call     mock (models): answer ") for line in told)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from prefactory.engines import journal as journal_module
-from prefactory.engines import session as session_module
 from prefactory.engines.accounts import Accounts, Budget, Price, read_prices
 from prefactory.engines.base import Completion, Failure, Request, Sampling, TokenLogprobs
 from prefactory.engines.journal import Journal
@@ -265,7 +264,7 @@ def test_what_the_rows_raise_is_raised(tmp_path):
 
 
 def test_calls_are_claimed_by_as_many_as_are_soon_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(session_module, "CLAIM_S", 1e9)
+    monkeypatch.setattr(Claims, "soon_s", 1e9)
     blocks = []
     take = Claims.take
     monkeypatch.setattr(Claims, "take", lambda s, keys: blocks.append(len(keys)) or take(s, keys))
