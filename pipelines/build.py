@@ -195,6 +195,7 @@ def _published(
         options = Options(
             workers=settings.workers,
             shard_rows=settings.shard_rows,
+            fit_rows=settings.fit_rows,
             embed=embedder(settings),
             engine=session.engine,
             on_stage=finished,

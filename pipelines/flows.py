@@ -23,7 +23,7 @@ from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
 from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
-from prefactory.stages import Mapper
+from prefactory.stages import FIT_ROWS, Mapper
 
 T = TypeVar("T")
 
@@ -73,6 +73,7 @@ def curate(
     overrides: list[str] | None = None,
     home: str | None = None,
     shard_rows: int = 16384,
+    fit_rows: int = FIT_ROWS,
     workers: int | None = None,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
@@ -95,6 +96,7 @@ def curate(
         overrides: `key=value` words.
         home: `PREFACTORY_HOME` of the run.
         shard_rows: rows of a shard, about.
+        fit_rows: rows of a dataset step that one worker holds, about.
         workers: shards in work at a time.
         budget_usd: US dollars that new calls of text engines may cost.
         budget_tokens: tokens that they may use.
@@ -124,6 +126,7 @@ def curate(
         retry_failed,
         cluster,
         store,
+        fit_rows=fit_rows,
         **({"catalog_bucket": catalog} if catalog else {}),
     )
     with artifacts.logged(), ended_in_time():
@@ -224,6 +227,7 @@ def parameters(recipe: Path, overrides: list[str], settings: Settings) -> dict[s
         "overrides": overrides,
         "home": str(settings.home),
         "shard_rows": settings.shard_rows,
+        "fit_rows": settings.fit_rows,
         "workers": settings.workers,
         "budget_usd": settings.budget.usd,
         "budget_tokens": settings.budget.tokens,

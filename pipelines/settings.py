@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from catalog.versions import Catalog, default_home
 from prefactory.engines.accounts import Budget
+from prefactory.stages import FIT_ROWS
 from prefactory.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Settings:
         catalog_bucket: where published versions are for all machines; `versions/` of the home then
             holds copies: `s3://bucket/prefix`, by default `PREFACTORY_CATALOG`.
         retry_failed: drop the answers that could not be used first, so that they are asked anew.
+        fit_rows: rows of a dataset step that one worker holds, about; more are cut by key, where
+            the step can be cut.
     """
 
     home: Path = field(default_factory=default_home)
@@ -51,6 +54,7 @@ class Settings:
     catalog_bucket: str | None = field(
         default_factory=lambda: os.environ.get("PREFACTORY_CATALOG") or None
     )
+    fit_rows: int = FIT_ROWS
 
     @property
     def store(self) -> Store:

@@ -19,9 +19,10 @@ from prefactory.folders import sweep
 from prefactory.identity import fingerprint
 from prefactory.measures import judge_watch
 from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site, Try
+from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
-from prefactory.shards import Delta, Part, Shard, View, cut
+from prefactory.shards import Delta, Part, Shard, View, cut, in_runs
 from prefactory.stages import (
     Mapper,
     Options,
@@ -34,6 +35,7 @@ from prefactory.stages import (
     source_counts,
 )
 from prefactory.step import Generator, Step
+from prefactory.step.exchange import Exchanged
 from prefactory.store import Record, Store
 from prefactory.tables import Shape
 
@@ -250,15 +252,14 @@ class _Run:
         identity = [placed.step.identity(), stage.models]
         base = fingerprint([identity, placed.label, self.recipe.head.seed])
         tried = self._trial(placed.step, base, stage)
-        state = ""
+        states = [""] * len(shards)
         if placed.step.scope == "dataset":
-            state = self._fit(base, planned.shape, shards, stage)
-            stage.info = dict(self.site.state(state).info)
-        keys = [fingerprint([base, state, s.key]) for s in shards]
+            states = self._fit(base, planned, shards, stage)
+        keys = [fingerprint([base, state, s.key]) for state, s in zip(states, shards, strict=True)]
 
         def apply(i: int) -> Apply:
             key = self._latest(keys[i], placed.label)
-            return Apply(key, placed.label, shards[i], planned.shape, state)
+            return Apply(key, placed.label, shards[i], planned.shape, states[i])
 
         sides = 1 if planned.shape in placed.step.takes() else 2  # answers of pairs, one by one
         rows = stage.rows_in * sides
@@ -365,18 +366,55 @@ class _Run:
             return self._exchange(parts, planned.out_shape, stage)
         return new_shards
 
-    def _fit(self, base: str, shape: Shape, shards: list[Shard], stage: Stage) -> str:
-        """Fit a dataset step: a map over shards, then a reduce on rows sorted by id; its key."""
+    def _fit(self, base: str, planned: PlannedStep, shards: list[Shard], stage: Stage) -> list[str]:
+        """Fit a dataset step: a map over shards, then a reduce; the key of each shard's state.
+
+        The reduce is one order on all rows sorted by id, or where they are too many for one
+        worker, and the step can be cut, an order for each range of keys.
+        """
         keys = [self._latest(fingerprint(["fit", base, s.key]), stage.label) for s in shards]
-        state_key = fingerprint(["state", keys])
 
         def part(i: int) -> FitShard:
-            return FitShard(keys[i], stage.label, shards[i], shape)
+            return FitShard(keys[i], stage.label, shards[i], planned.shape)
 
-        def reduce(_: int) -> Fit:
-            return Fit(state_key, stage.label, keys)
+        looks = self.map(f"{stage.label} (fit)", part, len(shards), stage)
+        stage.objects += keys
+        step = planned.placed.step
+        if isinstance(step, Exchanged) and step.exchanged():
+            sizes = [look.files["part.arrow"]["rows"] for look in looks]
+            runs = in_runs(sizes, self.options.fit_rows)
+            if len(runs) > 1:
+                return self._fit_by_key(step, keys, runs, stage)
+        state_key = fingerprint(["state", keys])
+        (record,) = self.map(
+            f"{stage.label} (state)", lambda _: Fit(state_key, stage.label, keys), 1, stage
+        )
+        stage.objects.append(state_key)
+        stage.info = dict(record.info["info"])
+        return [state_key] * len(shards)
 
-        self.map(f"{stage.label} (fit)", part, len(shards), stage)
-        self.map(f"{stage.label} (state)", reduce, 1, stage)
-        stage.objects += [*keys, state_key]
-        return state_key
+    def _fit_by_key(
+        self, step: Exchanged, keys: list[str], runs: list[tuple[int, int]], stage: Stage
+    ) -> list[str]:
+        """Fit in as many ranges of keys as there are runs of shards (see `orders.ranges`)."""
+        label, n = stage.label, len(runs)
+        cuts = [fingerprint(["cut", keys[a:b]]) for a, b in runs]
+
+        def stored(kind: str, of: list[str]) -> list[str]:
+            return [fingerprint([kind, of, i]) for i in range(n)]
+
+        surveys = stored("survey", cuts) if step.surveys() else []
+        ranges = stored("range", cuts)
+        back = stored("hand back", ranges)
+
+        def in_all(name: str, order: Callable[[int], Order]) -> list[Record]:
+            return self.map(f"{label} ({name})", order, n, stage)
+
+        in_all("cut", lambda i: Cut(cuts[i], label, keys[slice(*runs[i])]))
+        if surveys:
+            in_all("survey", lambda i: Survey(surveys[i], label, cuts, i))
+        in_all("ranges", lambda i: FitRange(ranges[i], label, cuts, i, surveys))
+        records = in_all("state", lambda i: HandBack(back[i], label, ranges, i))
+        stage.objects += [*cuts, *surveys, *ranges, *back]
+        stage.info = dict(records[0].info["info"])
+        return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]

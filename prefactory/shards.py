@@ -206,6 +206,17 @@ def cut(total: int, shard_rows: int) -> list[tuple[str, str]]:
     return list(zip(edges, [*edges[1:], "g"], strict=True))
 
 
+def in_runs(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Runs [first, last) of neighbours that hold at most so many rows together, or are one."""
+    runs, first, held = list[tuple[int, int]](), 0, 0
+    for i, size in enumerate(sizes):
+        if i > first and held + size > most:
+            runs.append((first, i))
+            first, held = i, 0
+        held += size
+    return [*runs, (first, len(sizes))]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Rows sorted by `prompt_id`, on their way into shards: table `table` of object `key`."""

@@ -21,6 +21,8 @@ from prefactory.store import Record, Store
 from prefactory.tables import COLUMNS, Shape, is_messages
 
 T = TypeVar("T")
+FIT_ROWS = 1 << 20
+"""Rows of a dataset step that one worker holds, unless somebody says otherwise."""
 
 
 class Mapper(Protocol):
@@ -132,6 +134,8 @@ class Options:
     Attributes:
         workers: shards in work at a time.
         shard_rows: rows of a shard, about.
+        fit_rows: rows of a dataset step that one worker holds, about; more are cut by key, where
+            the step can be cut (`prefactory.step.exchange`).
         embed: `(encoder, texts) -> Float32[N, d]`.
         engine: `(engine config) -> Engine`.
         on_stage: called after each stage.
@@ -145,6 +149,7 @@ class Options:
 
     workers: int = 4
     shard_rows: int = 16384
+    fit_rows: int = FIT_ROWS
     embed: Callable[[Any, pl.Series], np.ndarray] | None = None
     engine: Callable[[Any], Any] | None = None
     on_stage: Callable[[Stage], None] = lambda stage: None

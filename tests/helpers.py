@@ -128,10 +128,10 @@ def recipe(*steps, **head):
     return parse(data, Path("tiny.yaml"), [], SECTIONS)
 
 
-def run(recipe, source, store, shard_rows=1000, workers=1, engine=None, embed=None):
+def run(recipe, source, store, shard_rows=1000, workers=1, engine=None, embed=None, **more):
     sources = source if isinstance(source, list) else [source]
     store = store if isinstance(store, Store) else Store(Path(store))
-    options = Options(workers=workers, shard_rows=shard_rows, engine=engine, embed=embed)
+    options = Options(workers, shard_rows, engine=engine, embed=embed, **more)
     return execute(recipe, sources, store, thread_mapper(workers), options)
 
 

@@ -12,6 +12,7 @@ from prefactory import tables
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.step import FittedFilter, State
+from prefactory.step.exchange import Exchanged, of_digests
 from prefactory.tables import (
     OF_PROMPT,
     ROW_ID,
@@ -46,7 +47,7 @@ def normalised(text: pl.Expr, nfc: bool, casefold: bool, whitespace: bool) -> pl
     return text
 
 
-class ExactDuplicates(FittedFilter):
+class ExactDuplicates(Exchanged, FittedFilter):
     """Keep one of the rows whose normalised text is the same; take out contradictory pairs.
 
     What is compared is set by `on`:
@@ -195,6 +196,10 @@ class ExactDuplicates(FittedFilter):
         dropped = ranked.filter(loses).select("unit", reason=reason, other=other).sort("unit")
         counts = {r: dropped.filter(reason=r).height for r in ("duplicate", "contradiction")}
         return State({"dropped": dropped}, {"groups": ranked["key"].n_unique(), **counts})
+
+    def keys(self, parts: pl.DataFrame, ctx: Context) -> pl.Series:
+        """Copies have one key, whatever rows are beside them."""
+        return of_digests(parts["key"])
 
     def detail(self) -> pl.Expr:
         """The copy that stays, or the one that says the opposite."""

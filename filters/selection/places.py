@@ -37,6 +37,19 @@ def equal_shares(sizes: I64, k: int) -> I64:
     return places
 
 
+def rooms(limit: int, sizes: I64, shares: Shares) -> I64:
+    """Share a budget out among groups, Int64[g].
+
+    Args:
+        limit: the budget; more than all groups have is cut to that.
+        sizes: Int64[g], what each group has.
+        shares: in proportion to that, or `equal`.
+    """
+    limit = max(0, min(limit, int(sizes.sum())))
+    share = quotas if shares == "proportional" else equal_shares
+    return share(sizes, limit) if limit else np.zeros_like(sizes)
+
+
 class Places:
     """What is left of a budget while rows are chosen.
 
@@ -78,10 +91,7 @@ class Places:
         eligible = np.ones(cost.size, dtype=bool) if eligible is None else eligible
         sizes = np.zeros(int(group.max(initial=0)) + 1, dtype=np.int64)
         np.add.at(sizes, group[eligible], cost[eligible])
-        limit = max(0, min(limit, int(sizes.sum())))
-        share = quotas if shares == "proportional" else equal_shares
-        room = share(sizes, limit) if limit else np.zeros_like(sizes)
-        return cls(cost, group, room, eligible)
+        return cls(cost, group, rooms(limit, sizes, shares), eligible)
 
     def again(self) -> Places:
         """The same places, to be filled another time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -9,10 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from filters.selection.places import Places, Shares
+from filters.selection.places import Places, Shares, rooms
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.step import FittedFilter, State
+from prefactory.step.exchange import KEY, Exchanged
 from prefactory.tables import ROW_ID, TEXTS, Shape, digests, shape_of, text_of
 
 ROWS = pl.Schema(
@@ -142,7 +144,7 @@ class Subsample(Budgeted, abstract=True):
         )
 
 
-class RandomSubsample(Subsample):
+class RandomSubsample(Exchanged, Subsample):
     """Keep a uniform random sample of rows: the baseline of every other subsample.
 
     Each row draws from (seed, step, id), so a larger budget keeps a superset (without quotas), and
@@ -211,6 +213,50 @@ class RandomSubsample(Subsample):
         chosen[self.places(parts, groups).fill(order)] = True
         facts = {"n": parts.height, "k": int(chosen.sum()), **self.spent(parts, chosen)}
         return State({"rows": decided(ids, chosen)}, facts)
+
+    def exchanged(self) -> bool:
+        """Not of tokens: which rows still fit depends on each row before them."""
+        return self.tokens is None
+
+    def keys(self, parts: pl.DataFrame, ctx: Context) -> pl.Series:
+        """The order in which rows are taken: the highest draw first."""
+        draws = (ctx.uniform(parts.to_series(0)).to_numpy() * 2.0**53).astype(np.uint64)
+        return pl.Series((np.uint64(2**53 - 1) - draws) << np.uint64(11))
+
+    def survey(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """`group` and its `rows` (Int64)."""
+        return parts.group_by(self._group().alias("group")).agg(rows=pl.len().cast(pl.Int64))
+
+    def _group(self) -> pl.Expr:
+        return pl.col("group" if self.group_by is None else "group_by")
+
+    def fit_range(
+        self, parts: pl.DataFrame, surveys: Sequence[pl.DataFrame], place: int, ctx: Context
+    ) -> State:
+        """Draw the rows of a range: each group has the places that ranges before it leave.
+
+        Args:
+            parts: the rows of the range, sorted by row id.
+            surveys: rows of each group in all ranges.
+            place: of this range.
+            ctx: not used.
+        """
+        at = [s.with_columns(first=pl.lit(value=i < place)) for i, s in enumerate(surveys)]
+        before = pl.col("rows").filter("first").sum()
+        groups = pl.concat(at).group_by("group").agg(pl.col("rows").sum(), before=before)
+        groups = groups.sort("group", nulls_last=False).with_row_index("number")
+        sizes = groups["rows"].to_numpy()
+        room = rooms(self.size(int(sizes.sum())), sizes, self.shares)
+        room = np.maximum(room - groups["before"].to_numpy(), 0)
+        number = parts.select(self._group().alias("group")).join(
+            groups, on="group", how="left", nulls_equal=True, maintain_order="left"
+        )["number"]
+        ones = np.ones(parts.height, dtype=np.int64)
+        places = Places(ones, number.to_numpy().astype(np.int64), room, ones > 0)
+        chosen = np.zeros(parts.height, dtype=bool)
+        chosen[places.fill(np.argsort(parts[KEY].to_numpy(), kind="stable"))] = True
+        facts = {"n": parts.height, "k": int(chosen.sum())}
+        return State({"rows": decided(parts.to_series(0), chosen)}, facts)
 
 
 def label_group(column: str) -> pl.Expr:

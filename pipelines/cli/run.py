@@ -61,6 +61,10 @@ def run(
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(help="Shards in work at a time.", min=1)] = None,
     shard_rows: Annotated[int, typer.Option(help="Rows of a shard, about.", min=1)] = 16384,
+    fit_rows: Annotated[
+        int,
+        typer.Option(help="Rows of a dataset-wide step that one worker holds, about.", min=1),
+    ] = 1 << 20,
     runner: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +118,7 @@ def run(
     budget = budget_of(budget_usd, budget_tokens, budget_name)
     at_a_time = workers or (_slots(cluster) if cluster else default_workers())
     settings = Settings(
-        workers=at_a_time, shard_rows=shard_rows, budget=budget, prices=prices,
+        workers=at_a_time, shard_rows=shard_rows, fit_rows=fit_rows, budget=budget, prices=prices,
         fresh=tuple(fresh or ()), retry_failed=retry_failed, cluster=cluster,
         bucket=store or None, catalog_bucket=catalog or None,
     )  # fmt: skip

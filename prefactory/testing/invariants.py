@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Iterator
 
 import polars as pl
 
-from prefactory.apply import columns_needed
+from prefactory.apply import columns_needed, fit, fit_shard
 from prefactory.context import Context
 from prefactory.errors import PrefactoryError
 from prefactory.step import Step, step_name
+from prefactory.step.exchange import KEY, Exchanged
 from prefactory.tables import (
     COLUMNS,
     MESSAGES,
@@ -30,6 +31,7 @@ INVARIANTS = (
     "order",
     "shards",
     "empty shard",
+    "ranges",
     "needs",
     "state",
     "turning",
@@ -120,6 +122,7 @@ class _Check:
             "empty shard": lambda: self.same(
                 [self.table, self.table.clear()], "beside a shard without rows"
             ),
+            "ranges": self.ranges,
             "needs": self.needs,
             "state": self.state,
             "turning": self.turning,
@@ -144,6 +147,27 @@ class _Check:
         unit = ROW_ID[self.shape] if self.step.scope == "row" else "prompt_id"
         shards = self.table.partition_by(unit, maintain_order=True)
         yield from self.same(shards, f"to shards of one {unit.removesuffix('_id')} each")
+
+    def ranges(self) -> Iterator[str]:
+        """A fit that can be cut by key decides the same of its ranges as of all rows at once."""
+        step, ctx = self.step, self.ctx
+        if not isinstance(step, Exchanged) or not step.exchanged():
+            return
+        parts = fit_shard(step, ctx.step, self.table, self.shape, ctx)
+        parts = parts.sort(parts.columns[0], maintain_order=True)
+        low = step.keys(parts, ctx) < 2**63
+        keyed = parts.with_columns(step.keys(parts, ctx).alias(KEY))
+        cut = [keyed.filter(low), keyed.filter(~low)]
+        surveys = [step.survey(rows) for rows in cut] if step.surveys() else []
+        states = [step.fit_range(rows, surveys, i, ctx) for i, rows in enumerate(cut)]
+        whole = fit(step, ctx.step, parts, ctx)
+        for name, table in whole.tables.items():
+            both = pl.concat([state.tables[name] for state in states])
+            text = difference(*(t.sort(t.columns[0]) for t in (table, both)))
+            if text:
+                yield f"fitted in two ranges of keys, its table {name!r} differs: {text}"
+        if step.facts([state.info for state in states]) != dict(whole.info):
+            yield "fitted in two ranges of keys, its facts differ"
 
     def needs(self) -> Iterator[str]:
         """Other columns than those of the shape and of `needs` must not be read."""

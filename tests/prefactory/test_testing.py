@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 from prefactory import Filter, Generated, Generator, Labeler, Shape, verdict
-from prefactory.tables import text_of, with_ids
+from prefactory.step import FittedFilter, State
+from prefactory.step.exchange import Exchanged, of_digests
+from prefactory.tables import digests, text_of, with_ids
 from prefactory.testing import (
     apply_step,
     broken_invariants,
@@ -191,3 +193,28 @@ def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
     assert checks
     for check in checks:
         check()
+
+
+class Firsts(Exchanged, FittedFilter):
+    """Keeps the first row of what it is fitted to, by keys that do not hold it together."""
+
+    shapes: ClassVar = (Shape.PAIRS,)
+
+    def fit_shard(self, table, ctx):
+        return table.select("pair_id")
+
+    def keys(self, parts, ctx):
+        return of_digests(digests(parts["pair_id"]))
+
+    def fit(self, parts, ctx):
+        gone = parts.sort("pair_id")[1:]
+        gone = gone.with_columns(reason=pl.lit("later"), detail=pl.lit(""))
+        return State({"dropped": gone}, {"gone": gone.height})
+
+
+def test_ranges_must_decide_what_all_rows_decide():
+    table = pairs(*[(f"q{i}", "a", "b") for i in range(12)])
+    found = [t for t in broken_invariants(Firsts(), table) if ": ranges: " in t]
+    assert len(found) == 2
+    assert "its table 'dropped' differs" in found[0]
+    assert "its facts differ" in found[1]

@@ -242,7 +242,7 @@ class Try:
 
     def make(self, site: Site) -> None:
         """Write what is counted of them."""
-        with _written(site, self.key, site.context(self.label)) as (writer, ctx):
+        with written(site, self.key, site.context(self.label)) as (writer, ctx):
             writer.info["watch"] = site.step(self.label).trial(ctx)
             faults = ledger.add_counts([own["faults"] for own in writer.info["watch"]])
             writer.info["unanswered"] = ledger.passing(faults)
@@ -264,7 +264,7 @@ class FitShard:
     def make(self, site: Site) -> None:
         """Write what the step needs of the shard's rows."""
         table = load(site.store, self.shard, self.shape)
-        with _written(site, self.key, site.context(self.label)) as (writer, ctx):
+        with written(site, self.key, site.context(self.label)) as (writer, ctx):
             writer.table(
                 "part", fit_shard(site.step(self.label), self.label, table, self.shape, ctx)
             )
@@ -285,7 +285,7 @@ class Fit:
     def make(self, site: Site) -> None:
         """Write the tables of the state, and its facts."""
         rows = pl.concat([site.store.read(k, "part") for k in self.parts])
-        with _written(site, self.key, site.context(self.label)) as (writer, ctx):
+        with written(site, self.key, site.context(self.label)) as (writer, ctx):
             state = fit(site.step(self.label), self.label, rows, ctx)
             for name, table in state.tables.items():
                 writer.table(name, table)
@@ -311,7 +311,7 @@ class Apply:
         """Write what the step adds, makes or drops, and its counts."""
         step = site.step(self.label)
         table = load(site.store, self.shard, self.shape)
-        with _written(site, self.key, site.context(self.label, self.state)) as (writer, ctx):
+        with written(site, self.key, site.context(self.label, self.state)) as (writer, ctx):
             if isinstance(step, Labeler):
                 columns = apply_labeler(step, ctx.step, table, self.shape, ctx)
                 writer.table("columns", columns)
@@ -347,7 +347,7 @@ def _dropped(dropped: pl.DataFrame, writer: Writer) -> None:
 
 
 @contextmanager
-def _written(site: Site, key: str, ctx: Context) -> Iterator[tuple[Writer, Context]]:
+def written(site: Site, key: str, ctx: Context) -> Iterator[tuple[Writer, Context]]:
     """An object's writer, and a context that keeps which answers were used as one of its tables."""
     used = calls.StepCalls()
     with site.store.write(key) as writer:

@@ -1,0 +1,169 @@
+"""Memory and CPU of a dataset step's fit: all rows by one worker, beside cut by key into ranges.
+
+    python -m benchmarks.exchange [--rows 1000000] [--ranges 1,4,16] [--keep]
+
+What the map of each step leaves of so many made pairs (ids, keys, draws; no texts) lies in a store
+in shards of 16,384 rows. Each kind of order then does all its orders, one after the other, in a
+process of its own: its peak is that of the largest order, with the pages of the store that it maps
+(Linux only). `--keep` writes the figures to
+`benchmarks/results`, from where `benchmarks.scaling` reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SHARD_ROWS = 16_384
+STEPS: dict[str, dict[str, Any]] = {
+    "filters.ExactDuplicates": {},
+    "filters.RandomSubsample": {"fraction": 0.5},
+}
+KINDS = ("cut", "survey", "range", "hand back")
+
+
+def site_of(step: str, folder: Path) -> Any:  # noqa: ANN401 - imports are counted apart
+    """The site of a recipe with one step, over a store in a folder."""
+    from pydantic import BaseModel, ConfigDict
+
+    from prefactory.orders import Site
+    from prefactory.recipe import Sections, parse
+    from prefactory.store import Store
+
+    class Spec(BaseModel):
+        model_config = ConfigDict(frozen=True)
+        path: str
+
+    data = {"name": "made", "source": {"path": "memory"}, "steps": [{step: STEPS[step]}]}
+    recipe = parse(data, Path("made.yaml"), [], Sections(source=Spec, train={}))
+    return Site(recipe, [], Store(folder))
+
+
+def make_parts(step: str, rows: int, folder: Path) -> None:
+    """Write what the map leaves of made pairs: half of them alike in threes, the rest alone."""
+    import polars as pl
+
+    from prefactory.tables import digests
+
+    site = site_of(step, folder)
+    for i, first in enumerate(range(0, rows, SHARD_ROWS)):
+        numbers = pl.int_range(first, min(first + SHARD_ROWS, rows), eager=True)
+        ids = digests(numbers.cast(pl.String)).alias("pair_id")
+        same = pl.DataFrame({"n": numbers}).select(
+            k=pl.when(pl.col("n") % 2 == 0).then(pl.col("n") % (rows // 6 * 2)).otherwise("n")
+        )["k"]
+        none = pl.lit(None, dtype=pl.Float64)
+        part = pl.DataFrame([ids]).with_columns(unit="pair_id", score=none)
+        part = part.with_columns(digests(same.cast(pl.String)).alias("key"), forward=pl.lit(None))
+        part = part.with_columns(pl.col("forward").cast(pl.Boolean))
+        if step == "filters.RandomSubsample":
+            part = part.select("pair_id", group=pl.lit(None, dtype=pl.String))
+        with site.store.write(f"part{i:028d}") as writer:
+            writer.table("part", part)
+
+
+def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
+    """The orders of a fit by kind; of one range the order that holds all rows."""
+    from prefactory.orders import Fit
+    from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
+
+    shards = -(-rows // SHARD_ROWS)
+    parts = [f"part{i:028d}" for i in range(shards)]
+    if ranges == 1:
+        return {"fit": [Fit("fit-1", step, parts)]}
+    edges = [i * shards // ranges for i in range(ranges + 1)]
+    keys = {k: [f"{k[:3]}-{ranges}-{i}" for i in range(ranges)] for k in KINDS}
+    asked = keys["survey"] if step == "filters.RandomSubsample" else []
+    cuts, every = keys["cut"], range(ranges)
+    made: dict[str, list[Any]] = {
+        "cut": [Cut(cuts[i], step, parts[edges[i] : edges[i + 1]]) for i in every],
+        "survey": [Survey(k, step, cuts, i) for i, k in enumerate(asked)],
+        "range": [FitRange(k, step, cuts, i, asked) for i, k in enumerate(keys["range"])],
+        "hand back": [HandBack(keys["hand back"][i], step, keys["range"], i) for i in every],
+    }
+    return {kind: orders for kind, orders in made.items() if orders}
+
+
+def memory_mb(what: str) -> float:
+    """`VmRSS` (resident now) or `VmHWM` (at most since it was reset) of this process, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+
+def child(step: str, rows: int, ranges: int, kind: str, folder: Path) -> None:
+    """Do the orders of a kind; print the memory that rows take at the peak, and the CPU seconds."""
+    from prefactory.orders import do
+
+    with tempfile.TemporaryDirectory() as other:  # libraries load their code and make their pools
+        few = 3 * SHARD_ROWS
+        make_parts(step, few, Path(other))
+        for n in (1, 3):
+            for warm in (o for each in orders_of(step, few, n).values() for o in each):
+                do(warm, site_of(step, Path(other)))
+    orders = orders_of(step, rows, ranges)[kind]
+    site = site_of(step, folder)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, began = memory_mb("VmRSS"), time.process_time()
+    for order in orders:
+        do(order, site)
+    figures = {"mb": memory_mb("VmHWM") - before, "cpu_s": time.process_time() - began}
+    print(json.dumps(figures))
+
+
+def measure(step: str, rows: int, every: Sequence[int], folder: Path) -> dict[str, float]:
+    """Peak MB beyond a warm process without rows, and CPU seconds, by kind of order."""
+    make_parts(step, rows, folder)
+    figures: dict[str, float] = {}
+    for ranges in every:
+        for kind in orders_of(step, rows, ranges):
+            words = ["--child", kind, "--step", step, "--rows", str(rows)]
+            words += ["--ranges", str(ranges), "--store", str(folder)]
+            command = [sys.executable, "-m", "benchmarks.exchange", *words]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            told = json.loads(done.stdout.splitlines()[-1])
+            name = f"{step}, {rows} rows in {ranges}, {kind}"
+            figures[f"{name}, MB"] = told["mb"]
+            figures[f"{name}, CPU s"] = told["cpu_s"]
+            print(f"{name:<60} {figures[f'{name}, MB']:8.0f} MB {told['cpu_s']:8.2f} s")
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--ranges", default="1,4,16")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--child")
+    parser.add_argument("--step")
+    parser.add_argument("--store", type=Path)
+    options = parser.parse_args()
+    if options.child:
+        child(options.step, options.rows, int(options.ranges), options.child, options.store)
+        return
+    every = [int(n) for n in options.ranges.split(",")]
+
+    def run() -> tuple[dict[str, float], dict[str, float]]:
+        figures: dict[str, float] = {}
+        for step in STEPS:
+            with tempfile.TemporaryDirectory() as folder:
+                figures |= measure(step, options.rows, every, Path(folder))
+        return figures, {}
+
+    if options.keep:
+        from benchmarks.record import record
+
+        record("exchange", run)
+    else:
+        run()
+
+
+if __name__ == "__main__":
+    main()

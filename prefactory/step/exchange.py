@@ -1,0 +1,82 @@
+"""What a dataset step says so that its fit can be cut: by which key rows belong together.
+
+A fit that one worker holds is one `fit` of all rows. Of more rows what `fit_shard` left is cut into
+ranges of a key, each range is fitted apart, and each shard gets back what was decided about its
+rows: no worker holds them all. What is decided is the same, however many ranges there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from prefactory.context import Context, State
+
+KEY = "exchange_key"
+"""Column of the key (UInt64) beside those of `fit_shard`, in what `survey` and `fit_range` get."""
+
+
+class Exchanged:
+    """Mixin of a `FittedFilter` whose fit can be cut: `class X(Exchanged, FittedFilter)`.
+
+    Beside `keys` it may say what ranges must know of each other (`survey`, then `fit_range`).
+    Decisions (the state's table `decided`) must be about units that `fit_shard` named, in its
+    column `unit` or else in its first one, and all rows of a unit must have one key. A key whose
+    rows are more than a range should hold is not cut.
+    """
+
+    def exchanged(self) -> bool:
+        """Whether the fit can be cut, with these fields."""
+        return True
+
+    def keys(self, parts: pl.DataFrame, ctx: Context) -> pl.Series:
+        """The key of each row: rows of one key, and those of keys beside it, are fitted together.
+
+        Args:
+            parts: some rows of `fit_shard`.
+            ctx: its seed and step name are the randomness.
+
+        Returns:
+            UInt64[n], spread evenly over all 64 bits, the same wherever a row stands.
+        """
+        raise NotImplementedError
+
+    def survey(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """What fits of other ranges must know of a range's rows: a small table.
+
+        It is asked for only where a step has one of its own.
+
+        Args:
+            parts: the rows of a range, sorted by id, with `KEY`.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def surveys(cls) -> bool:
+        """Whether ranges must know of each other."""
+        return cls.survey is not Exchanged.survey
+
+    def fit_range(
+        self, parts: pl.DataFrame, surveys: Sequence[pl.DataFrame], place: int, ctx: Context
+    ) -> State:
+        """Decide about the rows of one range, as `fit` decides about all.
+
+        Args:
+            parts: the rows of the range, sorted by id, with `KEY`.
+            surveys: of all ranges, by ascending keys; empty if there are none.
+            place: which of them this range is.
+            ctx: as of `fit`.
+        """
+        state: State = self.fit(parts, ctx)  # type: ignore[attr-defined]  # of the step beside it
+        return state
+
+    def facts(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The facts of all rows, from those of each range: counts add up."""
+        return {name: sum(info[name] for info in infos) for name in infos[0]}
+
+
+def of_digests(digests: pl.Series) -> pl.Series:
+    """Keys (UInt64) of hex digests (String, 16 digits or more): their first 64 bits."""
+    return digests.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64)

@@ -1,0 +1,247 @@
+"""Fits cut by key: the same rows, reasons, details and facts however many ranges there are."""
+
+import random
+import tempfile
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from filters.duplicates.exact import ExactDuplicates
+from filters.selection.subsample import RandomSubsample
+from prefactory.context import Context, State
+from prefactory.errors import DataError
+from prefactory.orders import Site, do
+from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _in_order, _rows
+from prefactory.shards import in_runs
+from prefactory.step import FittedFilter
+from prefactory.step.exchange import KEY, Exchanged, of_digests
+from prefactory.store import Store
+from prefactory.tables import Shape, digests
+from tests.helpers import digest, ledger_of, one_file, pairs, recipe, responses, run
+
+WORDS = ("yes", "no", "Yes ", "a longer answer", "another")
+
+
+def some_pairs(n, seed):
+    rng = random.Random(seed)
+    rows = [
+        (f"q{rng.randrange(n // 3 + 1)}", rng.choice(WORDS), rng.choice(WORDS)) for _ in range(n)
+    ]
+    return pairs(*rows, chosen_score_h=[rng.random() for _ in rows], rejected_score_h=[0.5] * n)
+
+
+def outcome(steps, table, shard_rows, fit_rows, workers=1):
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = run(
+                recipe(*steps, seed=3), one_file(table), folder, shard_rows, workers,
+                fit_rows=fit_rows,
+            )  # fmt: skip
+        except DataError as error:  # no row is left
+            return str(error)
+        facts = [stage.info for stage in made.stages if stage.label != "source"]
+        return digest(made), facts, ledger_of(made).rows()
+
+
+DUPLICATES = (
+    {"on": "row"},
+    {"on": "row", "on_contradiction": "keep_first", "keep_best": "h"},
+    {"on": "prompt"},
+    {"on": "response", "shortest": 6},
+    {"on": "chosen"},
+)
+SAMPLES = (
+    {"fraction": 0.4},
+    {"rows": 5},
+    {"rows": 7, "quotas": "source"},
+    {"fraction": 0.5, "group_by": "topic"},
+    {"rows": 6, "group_by": "topic", "shares": "equal"},
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(0, 10**6), st.sampled_from(DUPLICATES),
+    st.sampled_from(SAMPLES), st.integers(1, 9), st.integers(1, 12), st.integers(1, 3),
+)  # fmt: skip
+def test_ranges_shards_and_workers_change_nothing(n, seed, same, sample, shard, fit, workers):
+    table = some_pairs(n, seed)
+    topics = [None if i % 4 == 0 else f"t{i % 3}" for i in range(table.height)]
+    table = table.with_columns(topic=pl.Series(topics, dtype=pl.String))
+    steps = [{"filters.ExactDuplicates": same}, {"filters.RandomSubsample": sample}]
+    whole = outcome(steps, table, 1000, 1 << 20)
+    cut = outcome(steps, table, shard, fit, workers)
+    assert cut == whole
+
+
+def test_the_fit_is_cut_as_soon_as_rows_are_too_many(tmp_path):
+    table = some_pairs(30, 1)
+    steps = [{"filters.ExactDuplicates": {"on": "prompt"}}]
+    n = table["pair_id"].n_unique()
+    whole = run(recipe(*steps), one_file(table), tmp_path / "a", 5, fit_rows=n).stages[1]
+    cut = run(recipe(*steps), one_file(table), tmp_path / "b", 5, fit_rows=n - 1).stages[1]
+    shards = (whole.made - 1) // 2
+    assert cut.made == whole.made - 1 + 3 * 2, "two cuts, ranges and states in place of one state"
+    assert shards > 2
+    again = run(recipe(*steps), one_file(table), tmp_path / "b", 5, fit_rows=n - 1).stages[1]
+    assert (again.made, again.reused) == (0, cut.made)
+
+
+def test_whole_prompts_go_with_all_their_answers(tmp_path):
+    table = responses(("One", "a"), ("one ", "a"), ("One", "b"), ("two", "c"), ("Two", "d"))
+    steps = [{"filters.ExactDuplicates": {"on": "prompt"}}]
+    made = [
+        digest(run(recipe(*steps), one_file(table), tmp_path / str(rows), 1, fit_rows=rows))
+        for rows in (100, 2, 1)
+    ]
+    assert len(set(made)) == 1
+
+
+def test_tokens_are_drawn_whole():
+    assert not RandomSubsample(tokens=10).exchanged()
+    assert RandomSubsample(rows=10).exchanged()
+
+
+def test_keys_are_in_the_order_of_the_draws():
+    ids = pl.DataFrame({"pair_id": [f"{i:032x}" for i in range(500)], "group": None})
+    ctx = Context(seed=1, step="s")
+    keys = RandomSubsample(rows=1).keys(ids, ctx)
+    assert keys.dtype == pl.UInt64
+    draws = ctx.uniform(ids["pair_id"])
+    assert keys.arg_sort().to_list() == draws.arg_sort(descending=True).to_list()
+    assert (keys < 2**63).sum() == (draws > 0.5).sum()
+
+
+def test_keys_of_digests():
+    keys = of_digests(pl.Series(["0" * 32, "0" * 15 + "1" + "f" * 16, "f" * 32]))
+    assert keys.to_list() == [0, 1, 2**64 - 1]
+    assert keys.dtype == pl.UInt64
+
+
+def test_runs_hold_at_most_so_many_rows():
+    assert in_runs([3, 3, 3, 9, 1, 1], 6) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert in_runs([0, 0], 5) == [(0, 2)]
+    assert in_runs([7], 5) == [(0, 1)]
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=30), st.integers(1, 40))
+def test_runs_are_all_neighbours_and_within_bounds(sizes, most):
+    runs = in_runs(sizes, most)
+    assert [i for a, b in runs for i in range(a, b)] == list(range(len(sizes)))
+    assert all(sum(sizes[a:b]) <= most or b - a == 1 for a, b in runs)
+
+
+# -- the orders, one by one -----
+
+
+def site_of(step_words, folder):
+    return Site(recipe(step_words), [], Store(folder))
+
+
+def looks(site, label, table, n):
+    """What the map leaves of a table in n shards, in the store; the keys of it."""
+    step, keys = site.step(label), []
+    size = -(-table.height // n)
+    for i in range(n):
+        part = step.fit_shard(table[i * size : (i + 1) * size], site.context(label))
+        keys.append(f"{i:032x}")
+        with site.store.write(keys[-1]) as writer:
+            writer.table("part", part)
+    return keys
+
+
+def test_every_range_holds_its_own_keys_and_no_more(tmp_path):
+    site = site_of({"filters.ExactDuplicates": {"on": "prompt"}}, tmp_path)
+    label = site.recipe.steps[0].label
+    table = some_pairs(400, 2)
+    keys = looks(site, label, table, 4)
+    cuts = [f"c{i}" for i in range(4)]
+    for cut, key in zip(cuts, keys, strict=True):
+        do(Cut(cut, label, [key]), site)
+        rows = site.store.read(cut, "cut")
+        assert rows[KEY].is_sorted()
+        assert rows.drop(KEY).schema == site.store.read(key, "part").schema
+    parts = [_rows(site.store, cuts, i) for i in range(4)]
+    assert sum(p.height for p in parts) == table.height
+    for i, part in enumerate(parts):
+        assert part.columns[0] == "pair_id"
+        assert part["pair_id"].is_sorted()
+        assert ((part[KEY] >= i * 2**62) & (part[KEY] <= (i + 1) * 2**62 - 1)).all()
+        assert part.height < 2 * table.height / 4, "the hash spreads them"
+
+
+def test_texts_are_laid_in_the_order_of_the_rows_and_nothing_else_changes():
+    table = pl.DataFrame(
+        {
+            "text": [f"a text of more than twelve bytes, {i}" for i in range(9)],
+            "none": pl.Series([None] * 9, dtype=pl.String),
+            "set": pl.Series([[i, 2] for i in range(9)], dtype=pl.List(pl.UInt32)),
+            "vector": pl.Series([[0.5, i] for i in range(9)], dtype=pl.Array(pl.Float32, 2)),
+            "flag": [None, True, False] * 3,
+        }
+    )
+    for rows in (table[::-2], table.clear()):
+        laid = _in_order(rows)
+        assert laid.schema == rows.schema
+        assert laid.equals(rows)
+
+
+class Wrong(Exchanged, FittedFilter):
+    """A filter whose keys or decisions are wrong."""
+
+    shapes = (Shape.PAIRS,)
+    fault: str = ""
+
+    def fit_shard(self, table, ctx):
+        return table.select("pair_id")
+
+    def keys(self, parts, ctx):
+        if self.fault == "keys":
+            return pl.Series([1] * parts.height)
+        return of_digests(digests(parts["pair_id"]))
+
+    def fit(self, parts, ctx):
+        unit = pl.lit("nobody") if self.fault == "unit" else pl.col("pair_id")
+        dropped = parts.head(1).select(unit=unit, reason=pl.lit("r"), detail=pl.lit("d"))
+        more = {"more": dropped} if self.fault == "more" else {}
+        return State({"dropped": dropped, **more}, {"n": parts.height})
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("keys", r"it must return .* of UInt64 without"),
+        ("unit", "decided about 1 units that its range does not have"),
+        ("more", "must return a `State` with the table 'dropped' alone"),
+    ],
+)
+def test_a_step_that_breaks_its_promise_is_named(tmp_path, fault, told):
+    steps = [{"tests.prefactory.test_exchange.Wrong": {"fault": fault}}]
+    with pytest.raises(DataError, match=told):
+        run(recipe(*steps), one_file(some_pairs(20, 1)), tmp_path, 4, fit_rows=5)
+
+
+def test_decisions_that_the_store_has_lost(tmp_path):
+    site = site_of({"filters.ExactDuplicates": {}}, tmp_path)
+    with pytest.raises(DataError, match=r"has lost what .* decided; run again"):
+        do(HandBack("h", site.recipe.steps[0].label, ["gone"], 0), site)
+
+
+def test_orders_are_small_and_plain():
+    import pickle
+
+    keys = [f"{i:032x}" for i in range(100)]
+    for order in (
+        Cut("k", "l", keys), Survey("k", "l", keys, 1), FitRange("k", "l", keys, 1, keys),
+        HandBack("k", "l", keys, 1),
+    ):  # fmt: skip
+        data = pickle.dumps(order)
+        assert pickle.loads(data) == order
+        assert len(data) < 10_000
+
+
+def test_exact_duplicates_are_still_one_step_in_recipes():
+    assert ExactDuplicates().exchanged()
+    assert issubclass(ExactDuplicates, FittedFilter)
