@@ -24,17 +24,22 @@ def budgets(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what was spent under each name of `--budget-name` in this home."""
-    from catalog.versions import default_home
+    """List what was spent under each name of `--budget-name`, here or in PREFACTORY_STORE."""
+    from pipelines.settings import Settings
     from prefactory.errors import ConfigError
-    from prefactory.sharing.spending import drop as forget
-    from prefactory.sharing.spending import everything
+    from prefactory.sharing import slices, spending
 
-    folder = default_home() / "budgets"
-    if drop is not None:
-        forget(folder, drop)
+    settings = Settings()
+    folder, bucket = settings.home / "budgets", settings.shared
     try:
-        found = everything(folder)
+        if bucket is not None:
+            if drop is not None:
+                slices.drop(bucket, drop)
+            found = slices.everything(bucket)
+        else:
+            if drop is not None:
+                spending.drop(folder, drop)
+            found = spending.everything(folder)
     except OSError as error:
         raise ConfigError(f"{folder} can't be read: {error}") from error
     if as_json:
@@ -50,4 +55,5 @@ def budgets(
         held = f"{spent.held_tokens:,} tokens, {spent.held_usd:.4f} US dollars"
         table.add_row(name, f"{spent.tokens:,}", f"{spent.usd:.4f}", held)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table if found else f"no budget has a name in {folder}", markup=False)
+    where = bucket.url if bucket is not None else folder
+    console.print(table if found else f"no budget has a name in {where}", markup=False)

@@ -42,8 +42,8 @@ BudgetTokens = Annotated[
 BudgetName = Annotated[
     str | None,
     typer.Option(
-        help="Spend it together with all commands in this home that name the same budget; {date} "
-        "is today.",
+        help="Spend it together with all commands in this home, or bucket of --store, that name "
+        "the same budget; {date} is today.",
         metavar="NAME",
     ),
 ]

@@ -8,8 +8,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefactory import yamllines
 from prefactory.engines.base import NOBODY, NOTHING, Completion, Purpose, Request, Result, Wasted
 from prefactory.errors import ConfigError, StoppedError
-from prefactory.sharing.spending import Spending, Spent
+from prefactory.sharing.spending import Decide, Purse, Spent
 from prefactory.tables import message_text
 
 _LOG = logging.getLogger(__name__)
@@ -219,7 +218,7 @@ class Accounts:
 
     prices: Mapping[str, Price] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
-    spending: Spending | None = None
+    spending: Purse | None = None
 
     def __post_init__(self) -> None:
         """Begin with nothing used."""
@@ -254,27 +253,25 @@ class Accounts:
                 self._holds += 1
             return hold
         most = hold.most
-        with self._changed, self._others() as others:
+        with self._changed:
             kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
             hold.tokens = sum(kept)
             hold.usd = self.prices.get(model, Price()).usd(*kept) * share
-            if not self._fits(hold.tokens, hold.usd, others or Spent()):
+
+            def decide(others: Spent) -> tuple[bool, Spent]:
+                room, own = self._fits(hold.tokens, hold.usd, others), self._spent()
+                return room, own + Spent(0, 0.0, hold.tokens, hold.usd) if room else own
+
+            if not self._decided(decide):
                 return None
             self._held_tokens += hold.tokens
             self._held_usd += hold.usd
             self._holds += 1
             return hold
 
-    @contextmanager
-    def _others(self) -> Iterator[Spent | None]:
-        """What other processes have spent of the budget; at the end what this one has is told."""
+    def _decided(self, decide: Decide) -> bool:
         spending = self.spending
-        if spending is None:
-            yield None
-            return
-        with spending.others() as others:
-            yield others
-            spending.tell(self._spent())
+        return decide(Spent())[0] if spending is None else spending.change(decide)
 
     def _spent(self) -> Spent:
         used = self.total()
@@ -283,8 +280,8 @@ class Accounts:
 
     def elsewhere(self) -> Spent:
         """What other processes have spent of the budget, what they keep back included."""
-        with self._changed, self._others() as others:
-            return (others or Spent()).ended()
+        spending = self.spending
+        return Spent() if spending is None else spending.others().ended()
 
     def settle(self, hold: Hold, result: Result | None) -> None:
         """Replace a reservation by what the call used; None: it was never answered."""
@@ -306,8 +303,7 @@ class Accounts:
                 prompt, completion = prompt + more[0], completion + more[1]
             self._charge(usage, hold, prompt, completion)
             if self._holds == 0 and self.spending is not None:  # else the next call tells
-                with self._others():
-                    pass
+                self.spending.change(lambda _: (True, self._spent()))
             self._changed.notify_all()
 
     def pay(self, hold: Hold, wasted: Wasted) -> bool:
@@ -320,11 +316,11 @@ class Accounts:
         Returns:
             Whether the budget has room for what is in flight all the same.
         """
-        with self._changed, self._others() as others:
+        with self._changed:
             usage = self._of(hold.model, hold.purpose, metered=False)
             self._charge(usage, hold, *self._lost(usage, hold, wasted))
             hold.paid = hold.paid.more(wasted)
-            return self._fits(0, 0.0, others or Spent())
+            return self._decided(lambda others: (self._fits(0, 0.0, others), self._spent()))
 
     def _told(self, usage: Usage, hold: Hold, result: Completion) -> tuple[int, int]:
         """Tokens of an answer; the most there may be where somebody bills and it does not tell."""

@@ -40,7 +40,8 @@ from prefactory.sharing.board import BucketClaims
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.claims import Claims
 from prefactory.sharing.presence import Presence
-from prefactory.sharing.spending import SUFFIX, Spending
+from prefactory.sharing.slices import BucketSpending
+from prefactory.sharing.spending import SUFFIX, Purse, Spending
 
 _LOG = logging.getLogger(__name__)
 _KEPT = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "logprob")
@@ -79,14 +80,13 @@ class Session(Closing):
             StoreError: the record of a shared budget is damaged or can't be written.
         """
         self.root = root
+        self._bucket = bucket
+        self._presence: Presence | None = None
         budget = budget or Budget()
-        spending = _spending(root.with_name("budgets"), budget, job)
-        self.accounts = Accounts(read_prices(prices), budget, spending)
+        self.accounts = Accounts(read_prices(prices), budget, self._spending(budget, job))
         self._lock = threading.Lock()
         self._engines: dict[str, JournaledEngine] = {}
         self._in_use: ExitStack | None = None
-        self._bucket = bucket
-        self._presence: Presence | None = None
 
     def engine(self, config: EngineConfig) -> JournaledEngine:
         """The engine of a configuration; its model is loaded at the first unanswered call."""
@@ -105,11 +105,25 @@ class Session(Closing):
     ) -> JournaledEngine:
         if self._bucket is None:
             return JournaledEngine(config, Journal(self.root, key, identity), self.accounts)
-        if self._presence is None:
-            self._presence = Presence(self._bucket)
-        claims = BucketClaims(self.root / key, self._presence)
+        claims = BucketClaims(self.root / key, self._present(self._bucket))
         journal = Journal(self.root, key, identity, claims.segments)
         return JournaledEngine(config, journal, self.accounts, claims)
+
+    def _present(self, bucket: Bucket) -> Presence:
+        if self._presence is None:
+            self._presence = Presence(bucket)
+        return self._presence
+
+    def _spending(self, budget: Budget, job: str) -> Purse | None:
+        if budget.name is None and not (job and budget.limited):
+            return None
+        lasting, name = budget.name is not None, f".{job}.runs"
+        if budget.name is not None:
+            name = budget.name.replace("{date}", datetime.now(UTC).strftime("%Y-%m-%d")) + SUFFIX
+        if self._bucket is None:
+            return Spending(self.root.with_name("budgets") / name, lasting)
+        limit = (budget.tokens, budget.usd)
+        return BucketSpending(self._present(self._bucket), name, lasting, limit)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Usage per model, as plain JSON data."""
@@ -130,15 +144,6 @@ class Session(Closing):
             if self._in_use is not None:
                 self._in_use.close()
                 self._in_use = None
-
-
-def _spending(folder: Path, budget: Budget, job: str) -> Spending | None:
-    if budget.name is not None:
-        name = budget.name.replace("{date}", datetime.now(UTC).strftime("%Y-%m-%d"))
-        return Spending(folder / f"{name}{SUFFIX}", lasting=True)
-    if job and budget.limited:
-        return Spending(folder / f".{job}.runs", lasting=False)
-    return None
 
 
 class JournaledEngine(Engine):

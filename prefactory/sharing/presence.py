@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from prefactory.errors import StoreError
@@ -74,9 +74,11 @@ class Presence:
         """Do it now."""
         self._wake.set()
 
-    def gone(self, owners: Iterable[str]) -> set[str]:
+    def gone(self, owners: Collection[str]) -> set[str]:
         """Those of some processes that have left, or were silent for too long since first seen."""
         found: set[str] = set()
+        if not owners:
+            return found
         there, now = self.bucket.tags("alive"), time.monotonic()
         for owner in owners:
             tag = there.get(_key(owner))

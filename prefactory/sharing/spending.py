@@ -11,10 +11,11 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from prefactory.errors import StoreError, store_error
 from prefactory.folders import sync, this_node
@@ -40,6 +41,26 @@ class Spent:
     def ended(self) -> Spent:
         """As of a process that is gone: what it kept back may have been used."""
         return Spent(self.tokens + self.held_tokens, self.usd + self.held_usd)
+
+
+Decide = Callable[[Spent], tuple[bool, Spent]]
+"""Told what all others have spent and keep back, it says yes or no, and what then is one's own."""
+
+
+class Purse(Protocol):
+    """One process's place in the record of a budget, wherever that is kept."""
+
+    def change(self, decide: Decide) -> bool:
+        """Decide while nobody else changes the record, and keep what is one's own; the answer."""
+
+    def others(self) -> Spent:
+        """What all others have spent and keep back."""
+
+    def at_work(self) -> bool:
+        """Whether another process that lives keeps something back."""
+
+    def close(self) -> None:
+        """Leave: what was used stays counted, if others go on or the record lasts."""
 
 
 class Spending:
@@ -69,16 +90,20 @@ class Spending:
             runs[""] = before if lasting or runs.keys() - {""} else Spent()
             runs[self._owner] = Spent()
 
-    @contextmanager
-    def others(self) -> Iterator[Spent]:
-        """What all others have spent and keep back; nobody else changes it meanwhile."""
+    def change(self, decide: Decide) -> bool:
+        """See `Purse`; it is written at once."""
         with self._record() as runs:
-            yield sum((s for owner, s in runs.items() if owner != self._owner), Spent())
+            decided, self._mine = decide(self._of_others(runs))
             runs[self._owner] = self._mine
+        return decided
 
-    def tell(self, mine: Spent) -> None:
-        """What this process has used and keeps back; within `others` it is written at its end."""
-        self._mine = mine
+    def others(self) -> Spent:
+        """See `Purse`."""
+        with self._record() as runs:
+            return self._of_others(runs)
+
+    def _of_others(self, runs: Mapping[str, Spent]) -> Spent:
+        return sum((s for owner, s in runs.items() if owner != self._owner), Spent())
 
     def at_work(self) -> bool:
         """Whether another process that lives keeps something back."""
