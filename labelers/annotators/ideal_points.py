@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -98,7 +99,7 @@ class PAL(Labeler):
         dim: principal components that are kept; all if the vectors have no more.
         several: the column is a list of annotators.
         enough: labels from which on an annotator's own weights are trusted alone (ours).
-        newcomers: annotators with fewer labels `join` the fit, or are `locate`d after it (for `a`).
+        newcomers: annotators with fewer labels `join` the fit, or are `locate`d after it.
         steps: of Adam, for each start.
         starts: how many starts; the best is kept.
         folds: of the cross-fitting by prompt; 1 scores all pairs by the model of all.
@@ -131,8 +132,6 @@ class PAL(Labeler):
             raise ValueError("linear is for method a; b always has a linear map")
         if self.method == "a" and self.rank != type(self).model_fields["rank"].default:
             raise ValueError("rank is for method b")
-        if self.method == "b" and self.newcomers == "locate":
-            raise ValueError("newcomers: locate is for method a")
         return self
 
     def needs(self, shape: Shape) -> dict[str, pl.DataType]:
@@ -272,16 +271,15 @@ class PAL(Labeler):
     def _model(self, data: _Data, few: NDArray[np.bool_], ctx: Context) -> PALFit:
         """The fit of all but the newcomers, and them in it."""
         model = self._fitted(data.at(~few), ctx)
-        if not few.any() or not isinstance(model, PALModel):
+        if not few.any():
             return model
         logits = dict(zip(model.users, model.logits, strict=True))
         for user in np.unique(data.users[few]).tolist():
             own = data.at(data.users == user)
             y = np.ones(len(own.fold), np.int64)
-            logits[user] = located(model, own.rejected, own.chosen, y)
+            logits[user] = located(model, own.rejected, own.chosen, y, prompts=own.prompts)
         users = tuple(sorted(logits))
-        rows = np.stack([logits[user] for user in users])
-        return PALModel(users, rows, model.prototypes, model.projection, model.loss)
+        return replace(model, users=users, logits=np.stack([logits[user] for user in users]))
 
     def _fitted(self, data: _Data, ctx: Context) -> PALFit:
         seed = int(ctx.rng("starts").integers(2**31))

@@ -206,33 +206,51 @@ def numbered(users: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
 
 
 def located(
-    model: PALModel,
+    model: PALModel | PALBModel,
     left: NDArray[np.floating],
     right: NDArray[np.floating],
     y: Ints,
     steps: int = 200,
+    prompts: NDArray[np.floating] | None = None,
 ) -> Floats:
-    """Logits of a new user, Float64[k], with prototypes and map as they are.
+    """Logits of a new user, Float64[k], with prototypes and maps as they are.
 
     Args:
-        model: the fit.
+        model: the fit; its loss is what the logits make small.
         left: vectors of the left answers, [n, d].
         right: vectors of the right answers, [n, d].
         y: +1 right preferred, -1 left preferred, Int64[n].
         steps: of Adam, from the mean user's logits on.
+        prompts: vectors of the prompts, [n, dp]; PAL-B reads them.
+
+    Raises:
+        DataError: PAL-B without prompts.
     """
     import torch
 
     logits = torch.tensor(model.logits.mean(axis=0)[None], requires_grad=True)
-    points, projection = torch.tensor(model.prototypes), torch.tensor(model.projection)
-    sides = torch.tensor(np.stack([left, right]), dtype=torch.float64) @ projection
-    who, sign = torch.zeros(len(y), dtype=torch.int64), torch.tensor(np.asarray(y))
+    who = torch.zeros(len(y), dtype=torch.int64)
+    projection = torch.tensor(model.projection)
+    if isinstance(model, PALModel):
+        sides = torch.tensor(np.stack([left, right]), dtype=torch.float64) @ projection
+        points, sign = torch.tensor(model.prototypes), torch.tensor(np.asarray(y))
+
+        def loss() -> torch.Tensor:
+            return _hinge(sides, logits, points, who, sign)
+
+    else:
+        if prompts is None:
+            raise DataError("PAL-B's ideal points depend on the prompt: give its vectors")
+        answers = torch.tensor(_chosen_first(left, right, y)) @ projection
+        heads, offsets = torch.tensor(model.heads), torch.tensor(model.offsets)
+        points = _moving(torch.tensor(np.asarray(prompts, np.float64)), heads, offsets)
+        sharpness = torch.tensor(model.sharpness)
+
+        def loss() -> torch.Tensor:
+            return _entropy(answers, logits, points, who, sharpness)
+
     with one_thread():
-        descend(
-            [{"params": [logits], "lr": 0.05}],
-            steps,
-            lambda: _hinge(sides, logits, points, who, sign),
-        )
+        descend([{"params": [logits], "lr": 0.05}], steps, loss)
     result: Floats = logits.detach().numpy()[0]
     return result
 
@@ -378,8 +396,8 @@ def fit_pal_b(
     if len(prompts) != len(users):
         raise DataError(f"{len(users)} users and {len(prompts)} prompts")
     names, who = numbered(users)
-    chosen = np.where((np.asarray(y) > 0)[None, :, None], [right, left], [left, right])
-    data = [torch.tensor(np.asarray(v, np.float64)) for v in (prompts, chosen)]
+    sides = _chosen_first(left, right, y)
+    data = [torch.tensor(np.asarray(v, np.float64)) for v in (prompts, sides)]
     rng = np.random.default_rng(seed)
     with one_thread():
         fits = [
@@ -416,16 +434,43 @@ def _fit_b_once(
     ]
 
     def loss() -> torch.Tensor:
-        points = torch.einsum("nd,kdr->nkr", prompts, heads) + offsets
-        ideal = (logits.softmax(dim=1)[who].unsqueeze(2) * points).sum(dim=1)
-        near = torch.nn.functional.cosine_similarity(sides @ projection, ideal[None], dim=2)
-        gap = (near[0] - near[1]) * sharp.exp().clamp_max(SHARPEST)
-        return torch.nn.functional.softplus(-gap).mean()
+        points = _moving(prompts, heads, offsets)
+        return _entropy(sides @ projection, logits, points, who, sharp.exp().clamp_max(SHARPEST))
 
     descend(groups, steps, loss)
     with torch.no_grad():
         parameters = [t.numpy() for t in (logits, heads, offsets, projection)]
         return (float(loss()), *parameters, min(float(sharp.exp()), SHARPEST))  # type: ignore[return-value]
+
+
+def _chosen_first(
+    left: NDArray[np.floating], right: NDArray[np.floating], y: Ints
+) -> NDArray[np.float64]:
+    """Both answers of each pair, the preferred one first: Float64[2, n, d]."""
+    right_wins = (np.asarray(y) > 0)[None, :, None]
+    return np.where(right_wins, [right, left], [left, right]).astype(np.float64)
+
+
+def _moving(prompts: torch.Tensor, heads: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """`g_k` of each prompt: [n, dp] -> [n, k, r]."""
+    import torch
+
+    return torch.einsum("nd,kdr->nkr", prompts, heads) + offsets
+
+
+def _entropy(
+    sides: torch.Tensor,
+    logits: torch.Tensor,
+    points: torch.Tensor,
+    who: torch.Tensor,
+    sharpness: torch.Tensor,
+) -> torch.Tensor:
+    """Mean cross-entropy of mapped sides [2, n, r], preferred first, with points [n, k, r]."""
+    from torch.nn.functional import cosine_similarity, softplus
+
+    ideal = (logits.softmax(dim=1)[who].unsqueeze(2) * points).sum(dim=1)
+    near = cosine_similarity(sides, ideal[None], dim=2)
+    return softplus(-(near[0] - near[1]) * sharpness).mean()
 
 
 def shrunk(logits: Floats, counts: Ints, enough: int) -> Floats:

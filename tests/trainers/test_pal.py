@@ -85,6 +85,56 @@ def test_a_saved_model_scores_like_the_trained_one_and_places_newcomers(train, m
     assert group["u10"] == group["u00"] != group["u11"] == group["u01"]
 
 
+def by_the_question(make, n, people, seed=0):
+    """Even people like the polite answer to a formal question, the rude one else; odd, turned."""
+    rng = np.random.default_rng(seed)
+    rows, who = [], rng.integers(len(people), size=n)
+    for i in range(n):
+        formal = rng.random() < 0.5
+        kind = "formal official" if formal else "casual chatty"
+        sides = [
+            f"certainly please thing{rng.integers(99)}",
+            f"whatever go thing{rng.integers(99)}",
+        ]
+        polite = formal == (people[who[i]] % 2 == 0)
+        rows.append((f"{kind} q{i + 1000 * seed}", *(sides if polite else sides[::-1])))
+    return make.pairs_of(rows).with_columns(annotator=pl.Series([f"u{people[w]:02d}" for w in who]))
+
+
+@pytest.mark.slow
+def test_a_taste_that_moves_with_the_question_needs_method_b(train, make):
+    table, held = (by_the_question(make, n, PEOPLE, s) for n, s in ((300, 0), (100, 1)))
+    fixed = train("fixed", table, held, linear=True)
+    moves = train("moves", table, held, method="b", rank=6)
+    assert fixed.test.accuracy < 0.62
+    assert moves.test.accuracy > 0.9
+    assert moves.facts["accuracy_mean_person"] < 0.7
+    assert moves.facts["new_5"] > moves.facts["new_mean_5"] + 0.2, (
+        "people whom the fit has not seen"
+    )
+    people = pl.read_parquet(moves.folder / "users.parquet")
+    odd = people["user"].str.slice(1).cast(pl.Int64) % 2
+    assert (people["group"] == odd).all() or (people["group"] != odd).all()
+    assert "move with the prompt" in (moves.folder / "README.md").read_text()
+    model = PALReward.load(moves.folder, make.hash_embed)
+    users = held["annotator"].to_list()
+    good, bad = (model.score(held["prompt"], held[s], users) for s in ("chosen", "rejected"))
+    assert (good > bad).mean() == moves.test.accuracy
+    found = scored(str(moves.folder), held, make.hash_embed, 4, 64)
+    assert np.array_equal(found.margins, good - bad)
+    alone = model.score(held["prompt"][:1], held["chosen"][:1], users[:1])
+    assert np.array_equal(alone, good[:1]), "whatever is scored beside it"
+    more = train("later", by_the_question(make, 24, [20, 21], 3), base=moves.folder)
+    grown = PALReward.load(more.folder, make.hash_embed)
+    assert (grown.method, more.config["method"]) == ("b", "b")
+    assert np.array_equal(grown.fit.heads, model.fit.heads)
+    group = dict(grown.people().select("user", "group").iter_rows())
+    assert group["u20"] == group["u00"] != group["u21"] == group["u01"]
+    again = train("again", table.reverse(), held, method="b", rank=6)
+    for name in ("model.safetensors", "users.parquet", "config.json"):
+        assert (moves.folder / name).read_bytes() == (again.folder / name).read_bytes()
+
+
 def test_a_model_has_the_same_bytes_in_any_order_of_the_rows(train, make):
     table = opinions(make, 80, PEOPLE[:4])
     one = train("a", table, new_users=0.0)
@@ -113,3 +163,10 @@ def test_what_pal_can_not_do_is_said(train, make, tmp_path):
         train("base", opinions(make, 8, [0, 1]), base=tmp_path)
     with pytest.raises(ValidationError, match="dim is the model's that base names"):
         PAL(base=tmp_path, dim=4)
+    for wrong, says in (
+        ({"method": "b", "linear": True}, "linear is for method a"),
+        ({"rank": 4}, "rank is for method b"),
+        ({"base": tmp_path, "method": "b"}, "method is the model's that base names"),
+    ):
+        with pytest.raises(ValidationError, match=says):
+            PAL(**wrong)

@@ -18,12 +18,18 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
-from prefactory.preferences.ideal_points import PALModel, located, rowwise, shrunk
+from prefactory.preferences.ideal_points import PALBModel, PALModel, located, rowwise, shrunk
 from trainers.base import write_json
 from trainers.embedding_model import Embed, Texts, read_texts
 
 FORMAT = 1
 WEIGHTS, CONFIG, USERS = "model.safetensors", "config.json", "users.parquet"
+_ARRAYS = {"a": ("prototypes", "projection"), "b": ("heads", "offsets", "projection")}
+_SCORES = {
+    "a": "-|| answer axes projection - softmax(logits of the person) prototypes ||",
+    "b": "sharpness cos(answer axes projection,"
+    " sum_k softmax(logits of the person)_k (prompt prompt_axes heads_k + offsets_k))",
+}
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,26 @@ class PALReward:
 
     Attributes:
         encoder: which encoder the numbers belong to.
-        axes: principal directions that vectors are cut to, Float64[d, r].
-        fit: people and prototypes.
+        axes: principal directions that vectors of answers are cut to, Float64[d, r].
+        fit: people and prototypes; of PAL-B the ideal points move with the prompt.
         labels: how many each person of the fit gave.
         enough: labels from which on a person's own weights are trusted alone.
         embed: how texts become vectors.
+        prompt_axes: as `axes`, of the last user messages; PAL-B only.
     """
 
     encoder: Encoder
     axes: Floats
-    fit: PALModel
+    fit: PALModel | PALBModel
     labels: Mapping[str, int]
     enough: int
     embed: Embed
+    prompt_axes: Floats | None = None
+
+    @property
+    def method(self) -> str:
+        """`a` or `b`."""
+        return "a" if isinstance(self.fit, PALModel) else "b"
 
     def weights(self, users: Sequence[str | None]) -> Floats:
         """Share of each prototype in the ideal point of n people, Float64[n, k].
@@ -64,7 +77,9 @@ class PALReward:
         responses: pl.Series,
         users: Sequence[str | None] | None = None,
     ) -> Floats:
-        """Rewards of answers, at most 0; only differences for one prompt and person mean something.
+        """Rewards of answers; only differences for one prompt and person mean something.
+
+        Minus a distance (PAL-A), or a cosine times the sharpness of the fit (PAL-B).
 
         Args:
             prompts: conversations, length n.
@@ -79,16 +94,32 @@ class PALReward:
         if here.any():
             weights = self.weights(users if users is not None else [None] * len(here))[here]
             kept = pl.DataFrame({"prompt": prompts, "response": responses}).filter(pl.Series(here))
-            _, answers = read_texts(kept, "prompt", "response")
-            texts = Texts.of(answers, self.encoder, self.embed)
-            scores[here] = self.fit.rewards(self.reduced(texts(answers)), weights)
+            asked, answers = read_texts(kept, "prompt", "response")
+            both = answers if self.prompt_axes is None else pl.concat([asked, answers.alias("x")])
+            texts = Texts.of(both, self.encoder, self.embed)
+            moving = None if self.prompt_axes is None else texts(asked)
+            scores[here] = self.fit.rewards(
+                self.reduced(texts(answers)), weights, self.reduced_prompts(moving)
+            )
         return scores
 
     def reduced(self, vectors: NDArray[np.floating]) -> Floats:
-        """Vectors cut to the axes, each row from itself alone."""
+        """Vectors of answers cut to the axes, each row from itself alone."""
         return rowwise(vectors, self.axes)
 
-    def with_people(self, users: Sequence[str], chosen: Floats, rejected: Floats) -> PALReward:
+    def reduced_prompts(self, vectors: NDArray[np.floating] | None) -> Floats | None:
+        """Vectors of prompts cut to their axes; None where the prompt has no part in the score."""
+        if self.prompt_axes is None or vectors is None:
+            return None
+        return rowwise(vectors, self.prompt_axes)
+
+    def with_people(
+        self,
+        users: Sequence[str],
+        chosen: Floats,
+        rejected: Floats,
+        prompts: Floats | None = None,
+    ) -> PALReward:
         """Place people among the prototypes by labels of theirs; prototypes stay as they are.
 
         Only their weights are fitted (the paper freezes the rest), from the mean person on. Someone
@@ -98,6 +129,7 @@ class PALReward:
             users: who gave each of n labels.
             chosen: reduced vectors of the answers that they prefer, Float64[n, r].
             rejected: of the others.
+            prompts: of the last user messages, Float64[n, rp]; PAL-B reads them.
         """
         who = np.asarray(users, dtype=object)
         logits = dict(zip(self.fit.users, self.fit.logits, strict=True))
@@ -106,11 +138,11 @@ class PALReward:
             at = who == user
             labels[user] = int(at.sum())
             y = np.ones(labels[user], dtype=np.int64)
-            logits[user] = located(self.fit, rejected[at], chosen[at], y)
+            asked = None if prompts is None else prompts[at]
+            logits[user] = located(self.fit, rejected[at], chosen[at], y, prompts=asked)
         names = tuple(sorted(logits))
         rows = np.stack([logits[name] for name in names])
-        fit = PALModel(names, rows, self.fit.prototypes, self.fit.projection, self.fit.loss)
-        return replace(self, fit=fit, labels=labels)
+        return replace(self, fit=replace(self.fit, users=names, logits=rows), labels=labels)
 
     def people(self) -> pl.DataFrame:
         """`user`, `labels`, `group` (the strongest prototype) and `weight_<g>` of each person."""
@@ -124,22 +156,23 @@ class PALReward:
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, `config.json` and `users.parquet`."""
-        tensors = {
-            "axes": self.axes,
-            "logits": self.fit.logits,
-            "prototypes": self.fit.prototypes,
-            "projection": self.fit.projection,
-        }
+        tensors = {"axes": self.axes, "logits": self.fit.logits}
+        tensors |= {name: getattr(self.fit, name) for name in _ARRAYS[self.method]}
+        if self.prompt_axes is not None:
+            tensors["prompt_axes"] = self.prompt_axes
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
         config: dict[str, Any] = {
             "format": FORMAT,
             "model": "pal",
-            "score": "-|| answer axes projection - softmax(logits of the person) prototypes ||",
+            "method": self.method,
+            "score": _SCORES[self.method],
             "enough": self.enough,
             "loss": self.fit.loss,
             "encoder": identity_of(self.encoder.resolved().model_dump(mode="json")),
             "encoder_fingerprint": self.encoder.fingerprint(),
         }
+        if isinstance(self.fit, PALBModel):
+            config["sharpness"] = self.fit.sharpness
         write_json(folder / CONFIG, config)
         self.people().write_parquet(folder / USERS)
 
@@ -169,7 +202,18 @@ class PALReward:
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path} holds no PAL model: {error}") from error
         users = tuple(people["user"].to_list())
-        points, projection = tensors["prototypes"], tensors["projection"]
-        fit = PALModel(users, tensors["logits"], points, projection, float(config["loss"]))
         labels = dict(zip(users, people["labels"].to_list(), strict=True))
-        return cls(encoder, tensors["axes"], fit, labels, int(config["enough"]), embed)
+        axes = tensors["axes"], tensors.get("prompt_axes")
+        fit = _fit(config, users, tensors)
+        return cls(encoder, axes[0], fit, labels, int(config["enough"]), embed, axes[1])
+
+
+def _fit(
+    config: Mapping[str, Any], users: tuple[str, ...], tensors: Mapping[str, Floats]
+) -> PALModel | PALBModel:
+    """The fit of a saved model; those without a method are of PAL-A."""
+    method, loss = str(config.get("method", "a")), float(config["loss"])
+    arrays: dict[str, Any] = {name: tensors[name] for name in ("logits", *_ARRAYS[method])}
+    if method == "b":
+        return PALBModel(users=users, **arrays, sharpness=float(config["sharpness"]), loss=loss)
+    return PALModel(users=users, **arrays, loss=loss)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from prefactory.folders import new_folder
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
 from prefactory.preferences.bradley_terry import log_loss
-from prefactory.preferences.ideal_points import PALModel, components, fit_pal, permuted
+from prefactory.preferences.ideal_points import (
+    PALModel,
+    components,
+    fit_pal,
+    fit_pal_b,
+    permuted,
+)
+from prefactory.tables import SIDES
 from trainers.base import DatasetRef, hashed
 from trainers.embedding_model import Embed, Texts, read_texts
 from trainers.embedding_reward import read_split
@@ -26,6 +34,10 @@ from trainers.settings import PAL
 METHOD = "pal"
 PACKAGES = ["numpy", "polars", "safetensors", "scipy", "torch"]
 NOBODY = "no annotator"
+_HOW = {
+    "a": "; an answer's reward is minus its distance to it",
+    "b": " that move with the prompt; an answer's reward is its cosine with it, times a scale",
+}
 _HALF = 2
 
 
@@ -36,11 +48,13 @@ class Labels:
     Attributes:
         rows: the pairs, with `user`.
         chosen, rejected: vectors of the answers, Float32[n, d].
+        prompts: of the last user messages, Float32[n, d]; None where they have no part (PAL-A).
     """
 
     rows: pl.DataFrame
     chosen: NDArray[np.float32]
     rejected: NDArray[np.float32]
+    prompts: NDArray[np.float32] | None = None
 
     @property
     def users(self) -> list[str]:
@@ -49,7 +63,18 @@ class Labels:
 
     def at(self, kept: NDArray[np.bool_]) -> Labels:
         """Some of them."""
-        return Labels(self.rows.filter(pl.Series(kept)), self.chosen[kept], self.rejected[kept])
+        return self.take(np.flatnonzero(kept).tolist())
+
+    def take(self, places: Sequence[int]) -> Labels:
+        """Some of them, by their places."""
+        at = list(places)
+        prompts = None if self.prompts is None else self.prompts[at]
+        return Labels(self.rows[at], self.chosen[at], self.rejected[at], prompts)
+
+    def reduced(self, model: PALReward) -> tuple[Floats, Floats, Floats | None]:
+        """Vectors of chosen, of rejected and of prompts, as a model's fit reads them."""
+        chosen, rejected = (model.reduced(side) for side in (self.chosen, self.rejected))
+        return chosen, rejected, model.reduced_prompts(self.prompts)
 
     def counts(self) -> dict[str, int]:
         """Labels of each person."""
@@ -78,15 +103,15 @@ def train_pal(config: PAL, data: DatasetRef, output: str | Path, embed: Embed) -
     tables = [_read(data, split, config, dropped) for split in ("train", "test")]
     if not tables[0].height:
         raise DataError(f"no training pair of {data} has an annotator")
-    texts = [[read_texts(t, "prompt", s)[1] for s in ("chosen", "rejected")] for t in tables]
-    found = Texts.of(pl.concat([s.alias("y") for pair in texts for s in pair]), encoder, embed)
+    method = config.method if base is None else base.method
+    texts = [_texts(t, method == "b") for t in tables]
+    found = Texts.of(pl.concat([s.alias("y") for part in texts for s in part]), encoder, embed)
     train, test = (
-        Labels(t, *(found(side) for side in sides)) for t, sides in zip(tables, texts, strict=True)
+        Labels(t, *(found(part) for part in parts)) for t, parts in zip(tables, texts, strict=True)
     )
     facts: dict[str, float] = {}
     if base is not None:
-        reduced = (base.reduced(side) for side in (train.chosen, train.rejected))
-        model = base.with_people(train.users, *reduced)
+        model = base.with_people(train.users, *train.reduced(base))
         facts["new_users"] = float(len(set(train.users) - set(base.fit.users)))
     else:
         facts |= _of_newcomers(config, train, embed)
@@ -99,7 +124,9 @@ def train_pal(config: PAL, data: DatasetRef, output: str | Path, embed: Embed) -
         method=METHOD,
         folder=Path(output),
         dataset=data,
-        config=identity_of(config.model_copy(update={"encoder": encoder}).model_dump(mode="json")),
+        config=identity_of(
+            config.model_copy(update={"encoder": encoder, "method": method}).model_dump(mode="json")
+        ),
         train=_measure(model, train, False),
         test=measured,
         dropped=dropped,
@@ -129,20 +156,28 @@ def _read(data: DatasetRef, split: str, config: PAL, dropped: dict[str, int]) ->
     return kept
 
 
+def _texts(table: pl.DataFrame, moving: bool) -> list[pl.Series]:
+    """Texts of chosen and rejected answers and, where they have a part, of the prompts."""
+    (asked, chosen), (_, rejected) = (read_texts(table, "prompt", s) for s in SIDES)
+    return [chosen, rejected, *([asked] if moving else [])]
+
+
 def fitted(config: PAL, labels: Labels, embed: Embed) -> PALReward:
-    """PAL-A on all labels, its prototypes by falling mass."""
+    """PAL-A or PAL-B on all labels, its prototypes by falling mass."""
     axes = components([labels.chosen, labels.rejected], config.dim)
-    model = PALReward(config.encoder.resolved(), axes, _NONE, {}, config.enough, embed)
-    chosen, rejected = (model.reduced(side) for side in (labels.chosen, labels.rejected))
-    fit = fit_pal(
-        labels.users, rejected, chosen, np.ones(len(chosen), np.int64), config.prototypes,
-        config.linear, config.steps, config.starts, config.seed,
-    )  # fmt: skip
-    order = np.argsort(-fit.user_weights.mean(axis=0), kind="stable")
-    ordered = permuted(fit, order)
-    if not isinstance(ordered, PALModel):
-        raise TypeError("the fit is one of PAL-A")
-    return PALReward(model.encoder, axes, ordered, labels.counts(), config.enough, embed)
+    of_prompts = None if labels.prompts is None else components([labels.prompts], config.dim)
+    encoder = config.encoder.resolved()
+    model = PALReward(encoder, axes, _NONE, {}, config.enough, embed, of_prompts)
+    chosen, rejected, prompts = labels.reduced(model)
+    users, y = labels.users, np.ones(len(chosen), np.int64)
+    k, steps, starts, seed = config.prototypes, config.steps, config.starts, config.seed
+    fit = (
+        fit_pal(users, rejected, chosen, y, k, config.linear, steps, starts, seed)
+        if prompts is None
+        else fit_pal_b(users, prompts, rejected, chosen, y, k, config.rank, steps, starts, seed)
+    )
+    ordered = permuted(fit, np.argsort(-fit.user_weights.mean(axis=0), kind="stable"))
+    return replace(model, fit=ordered, labels=labels.counts())
 
 
 _NONE = PALModel((), np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0)), 0.0)
@@ -152,10 +187,10 @@ def margins(model: PALReward, labels: Labels, nobody: bool) -> Floats:
     """Reward of chosen less that of rejected, for who gave the label or for the mean person."""
     users = [None] * len(labels.users) if nobody else labels.users
     weights = model.weights(users)
-    chosen, rejected = (
-        model.fit.rewards(model.reduced(side), weights) for side in (labels.chosen, labels.rejected)
+    chosen, rejected, prompts = labels.reduced(model)
+    gap: Floats = model.fit.rewards(chosen, weights, prompts) - model.fit.rewards(
+        rejected, weights, prompts
     )
-    gap: Floats = chosen - rejected
     return gap
 
 
@@ -190,9 +225,8 @@ def _of_newcomers(config: PAL, labels: Labels, embed: Embed) -> dict[str, float]
         test = [i for at in some.values() for i in at[len(at) // _HALF :]]
         if not learn or not test:
             continue
-        reduced = (model.reduced(side[learn]) for side in (labels.chosen, labels.rejected))
-        placed = model.with_people(who[learn].tolist(), *reduced)
-        held = Labels(labels.rows[test], labels.chosen[test], labels.rejected[test])
+        placed = model.with_people(who[learn].tolist(), *labels.take(learn).reduced(model))
+        held = labels.take(test)
         for name, nobody in (("new", False), ("new_mean", True)):
             gap = margins(placed if not nobody else model, held, nobody)
             facts[f"{name}_{n}"] = float(((np.sign(gap) + 1) / _HALF).mean())
@@ -220,9 +254,9 @@ def _notes(model: PALReward, own: PairMetrics | None, mean: PairMetrics | None) 
 def _card(report: TrainingReport) -> str:
     what = (
         "PAL (arXiv 2406.08469): a reward that differs between people. The ideal point of each is a"
-        " mixture of prototypes; an answer's reward is minus its distance to it, in a space of"
-        f" frozen sentence embeddings. Encoder: `{report.config['encoder']}`. `users.parquet` has"
-        " the weights of each person, under the ids of the data."
+        f" mixture of prototypes{_HOW[str(report.config['method'])]}, in a space of frozen sentence"
+        f" embeddings. Encoder: `{report.config['encoder']}`. `users.parquet` has the weights of"
+        " each person, under the ids of the data."
     )
     use = (
         "```python\nfrom trainers import PALReward\n\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -12,12 +12,14 @@ from trainers.settings.base import FROZEN
 
 
 class PAL(BaseModel):
-    """Settings of PAL as a reward model (arXiv 2406.08469), with one ideal point a person.
+    """Settings of PAL as a reward model (arXiv 2406.08469), with ideal points of people.
 
     Attributes:
         annotator: column of who gave a label; one id, or a list of several.
+        method: `a`, a person's ideal point is one for all prompts; `b`, it moves with the prompt.
         prototypes: of which ideal points are mixtures; more than there are groups only splits one.
-        linear: learn a linear map of the vectors instead of one scale.
+        linear: for `a`: learn a linear map of the vectors instead of one scale.
+        rank: for `b`: size of the space in which answers and ideal points meet.
         dim: principal components of the vectors that are kept.
         enough: labels from which on a person's own weights are trusted alone; else they are drawn
             to the mean person's.
@@ -35,8 +37,10 @@ class PAL(BaseModel):
     model_config = FROZEN
 
     annotator: str = Field("annotator", min_length=1)
+    method: Literal["a", "b"] = "a"
     prototypes: int = Field(2, ge=1)
     linear: bool = False
+    rank: int = Field(16, ge=1)
     dim: int = Field(32, ge=1)
     enough: int = Field(5, ge=1)
     base: Path | None = None
@@ -49,7 +53,17 @@ class PAL(BaseModel):
 
     @model_validator(mode="after")
     def _fits_its_base(self) -> PAL:
-        fit = {"prototypes", "linear", "dim", "steps", "starts", "encoder"} & self.model_fields_set
-        if self.base is not None and fit:
-            raise ValueError(f"{sorted(fit)[0]} is the model's that base names: leave it out")
+        of_base = {
+            "method", "prototypes", "linear", "rank", "dim", "steps", "starts", "encoder"
+        }  # fmt: skip
+        if self.base is not None and (given := sorted(of_base & self.model_fields_set)):
+            raise ValueError(f"{given[0]} is the model's that base names: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_method(self) -> PAL:
+        if self.method == "b" and self.linear:
+            raise ValueError("linear is for method a; b always has a linear map")
+        if self.method == "a" and "rank" in self.model_fields_set:
+            raise ValueError("rank is for method b")
         return self

@@ -212,6 +212,23 @@ def test_newcomers_are_placed_among_prototypes_that_they_did_not_shape():
     assert again.tables["users"].equals(state.tables["users"])
 
 
+def test_newcomers_of_method_b_do_not_shape_its_maps_either():
+    table = planted(120)
+    one = table["annotator"] == "u00"
+    step = PAL(method="b", starts=1, steps=10, folds=1, enough=100, newcomers="locate")
+    many = table.with_columns(annotator=pl.when(one).then("annotator").otherwise(pl.lit("all")))
+    state, out = fitted(step, many)
+    own, _ = fitted(step, many.filter(~one))
+    heads = [
+        of.tables["arrays"].filter(name="heads")["values"][0].to_numpy() for of in (state, own)
+    ]
+    one, two = (sorted(found.reshape(2, -1).tolist()) for found in heads)
+    assert one == two, "in the order of their mass, in which newcomers count"
+    users = state.tables["users"]["user"].to_list()
+    assert users == ["all", "u00", None]
+    assert out["margin_pal"].is_finite().all()
+
+
 def test_several_annotators_of_one_label():
     table = planted(300)
     lists = table.with_columns(annotator=pl.concat_list("annotator"))

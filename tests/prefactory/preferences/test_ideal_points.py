@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prefactory.errors import DataError
-from prefactory.preferences.ideal_points import fit_pal, located
+from prefactory.preferences.ideal_points import PALBModel, fit_pal, fit_pal_b, located
 
 GROUP = np.arange(20) % 2
 
@@ -112,3 +112,68 @@ def test_odd_input():
         fit_pal([], one[:0], one[:0], np.array([]))
     with pytest.raises(DataError, match="1 users"):
         fit_pal(["a"], one, one[:, :2], np.array([1]))
+
+
+# -- PAL-B: the ideal point moves with the prompt -----
+
+
+def moving(n=800, seed=0):
+    """One group likes answers that point the prompt's way, the other those that point away."""
+    rng = np.random.default_rng(seed)
+    user = rng.integers(20, size=n)
+    prompts, left, right = rng.normal(size=(3, n, 4))
+    lean = [(side * prompts).sum(axis=1) / np.linalg.norm(side, axis=1) for side in (left, right)]
+    liked = (1 - 2 * GROUP[user]) * (lean[1] - lean[0])
+    return [f"u{u:02d}" for u in user], prompts, left, right, np.where(liked > 0, 1, -1)
+
+
+def told(model, data):
+    """Share of labels that a model tells right."""
+    users, prompts, left, right, y = data
+    weights = model.user_weights[[model.users.index(u) for u in users]]
+    gap = model.rewards(right, weights, prompts) - model.rewards(left, weights, prompts)
+    return (np.sign(gap) == y).mean(), gap * y
+
+
+def test_the_reward_of_b_is_a_scaled_cosine_with_the_mixture():
+    heads, offsets = np.array([[[1.0, 0.0]], [[0.0, 2.0]]]), np.array([[0.0, 0.0], [1.0, 0.0]])
+    model = PALBModel(("a",), np.zeros((1, 2)), heads, offsets, np.eye(2), 10.0, 0.0)
+    answers, prompts = np.array([[3.0, 4.0], [0.0, 5.0]]), np.array([[2.0], [2.0]])
+    shares = np.array([[0.25, 0.75], [1.0, 0.0]])
+    # .25 (2, 0) + .75 (1, 4) = (1.25, 3), of length 3.25; and (2, 0)
+    expected = [10 * (3 * 1.25 + 4 * 3) / (5 * 3.25), 0.0]
+    assert model.rewards(answers, shares, prompts) == pytest.approx(expected)
+    assert model.rewards(7 * answers, shares, prompts) == pytest.approx(expected), "a cosine"
+
+
+def test_the_fit_of_b_begins_at_the_papers_scale_and_stops_at_its_limit():
+    data = moving(200)
+    users, prompts, left, right, y = data
+    begun = fit_pal_b(*data, steps=1, starts=1, rank=4)
+    assert begun.sharpness == pytest.approx(1 / 0.07, rel=0.021)
+    # one person, answers that differ by next to nothing, and always the same: ever surer
+    near = left[:20] + 1e-3 * prompts[:20]
+    far = fit_pal_b(["a"] * 20, prompts[:20], left[:20], near, np.ones(20), 1, 4, 400, 1)
+    assert far.sharpness == 100.0
+    model = fit_pal_b(*data, steps=30, starts=1, rank=4)
+    assert model.loss == pytest.approx(np.logaddexp(0, -told(model, data)[1]).mean())
+    turned = fit_pal_b(users, prompts, right, left, -y, steps=30, starts=1, rank=4)
+    assert turned.loss == pytest.approx(model.loss), "sides and labels swapped"
+
+
+@pytest.mark.slow
+def test_a_taste_that_moves_with_the_prompt_is_found_by_b_alone_and_newcomers_are_placed():
+    train, test = moving(1200), moving(1000, seed=1)
+    users, _, left, right, y = train
+    model = fit_pal_b(*train, rank=8, steps=250, starts=1)
+    assert told(model, test)[0] > 0.9
+    fixed = fit_pal(users, left, right, y, linear=True, steps=150, starts=1)
+    assert accuracy(fixed, (test[0], *test[2:])) < 0.56, "no fixed point fits"
+    new = moving(400, seed=2)
+    for group in (0, 1):
+        of = np.array([GROUP[int(u[1:])] == group for u in new[0]])
+        some = np.flatnonzero(of)[:20]
+        logits = located(model, new[2][some], new[3][some], new[4][some], prompts=new[1][some])
+        assert logits.argmax() == model.logits[group == GROUP].mean(axis=0).argmax()
+    with pytest.raises(DataError, match="depend on the prompt"):
+        located(model, left[:2], right[:2], y[:2])
