@@ -29,6 +29,7 @@ BATCH_ROWS = 1000
 FILE_ROWS = 200_000
 PICTURED_SHARE = 10
 """Rows that hold pictures are so many times fewer in a batch and in a file."""
+_VERIFY = "`prefactory catalog verify` shows what else is"
 
 
 def arrow_type(dtype: pl.DataType) -> pa.DataType:
@@ -213,13 +214,20 @@ class Table:
 
     @cached_property
     def splits(self) -> dict[str, tuple[Path, ...]]:
-        """Files of each split, in order."""
+        """Files of each split, in order.
+
+        Raises:
+            CatalogError: the list of splits is damaged.
+        """
         listing = self.folder / "dataset_dict.json"
-        names = (
-            json.loads(listing.read_text("utf-8"))["splits"]
-            if listing.is_file()
-            else sorted(path.name for path in self.folder.glob("*") if path.is_dir())
-        )
+        try:
+            names = (
+                [str(name) for name in json.loads(listing.read_text("utf-8"))["splits"]]
+                if listing.is_file()
+                else sorted(path.name for path in self.folder.glob("*") if path.is_dir())
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CatalogError(f"{listing} is damaged ({error}); {_VERIFY}") from error
         return {name: tuple(sorted((self.folder / name).glob("data-*.arrow"))) for name in names}
 
     @cached_property
@@ -252,12 +260,22 @@ class Table:
         """The rows of a split, memory-mapped.
 
         Raises:
-            CatalogError: there is no such split.
+            CatalogError: there is no such split, or it is damaged.
         """
         import datasets
 
         self._files(split)
-        return datasets.load_from_disk(str(self.folder / split))
+        try:
+            return datasets.load_from_disk(str(self.folder / split))
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            pa.ArrowException,
+        ) as error:
+            raise CatalogError(f"{self.folder / split} is damaged ({error}); {_VERIFY}") from error
 
     def frame(self, split: str | None = None) -> pl.LazyFrame:
         """The rows of a split, or of all with a column `split`, read when they are collected."""
@@ -292,13 +310,11 @@ class Table:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pa.RecordBatchStreamReader]:
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_stream(source)
-        except pa.ArrowInvalid as error:
-            raise CatalogError(f"{path} is not an Arrow stream file: {error}") from error
-        with reader:
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             yield reader
+    except (pa.ArrowException, OSError) as error:
+        raise CatalogError(f"{path} is damaged ({error}); {_VERIFY}") from error
 
 
 def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:

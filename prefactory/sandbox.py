@@ -1,50 +1,91 @@
 """The sandbox of prompt texts: Jinja that can neither reach out, nor run for ever, nor fill memory.
 
 Jinja's own sandbox keeps a text from attributes and calls that are not safe. Ours also counts the
-rounds of loops and the calls of macros of one rendering, and bounds what a text can blow up.
+rounds of loops and the calls of macros of one rendering, weighs what every filter, test, call and
+operator is given and makes, and refuses what one of them would blow up before it does.
 """
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any, ClassVar
 
-from jinja2 import StrictUndefined, nodes, pass_eval_context
+from jinja2 import StrictUndefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 ROUNDS = 100_000
 """Rounds of all loops of one rendering, and calls, at most."""
 LARGEST = 10_000_000
-"""Characters or elements that one operation may make, at most; bits of a power; characters that
-all expressions of one rendering may write."""
+"""Weight of what one operation is given or makes, at most: a character weighs 1, an element of a
+list 64 beside its own; also what all expressions of one rendering write."""
+WORK = 100_000_000
+"""Weight of all that the operations of one rendering are given and make, at most."""
+_ELEMENT = 64
+WIDEST = 10_000
+"""Widths and counts of filters and methods, at most."""
+MOST_BITS = 100_000
+"""Bits of a whole number, at most."""
+_SLOW = 30
+"""Filters that take a text or list apart cost so much more than those that copy it."""
+_QUICK = frozenset(
+    (
+        *("abs", "attr", "capitalize", "center", "count", "d", "default", "e", "escape", "first"),
+        *("float", "forceescape", "format", "indent", "int", "items", "join", "last", "length"),
+        *("list", "lower", "replace", "reverse", "safe", "string", "title", "trim", "truncate"),
+        "upper",
+    )
+)
+_COUNTED = ("batch", "center", "indent", "round", "slice")
+"""Filters that make as much as a number says."""
+_PADDED = ("ljust", "rjust", "center", "zfill", "to_bytes")
+"""Methods that do."""
 
 
 class _Used:
     """What one rendering has used."""
 
     def __init__(self) -> None:
-        self.rounds = self.written = 0
+        self.rounds = self.written = self.work = 0
 
 
 _USED: ContextVar[_Used | None] = ContextVar("used", default=None)
 
 
 class _Counting(NodeTransformer):
-    """Puts every loop's sequence, and what `~` joins, through filters that count."""
+    """Puts loops' sequences, what `~` joins and what is compared through filters that count."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
-        node.iter = nodes.Filter(node.iter, "_counted", [], [], None, None, lineno=node.lineno)
+        fixed = sum(len(text.data) for text in node.find_all(nodes.TemplateData))
+        node.iter = _through("_counted", node.iter, nodes.Const(fixed))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
-        texts = nodes.List(node.nodes, lineno=node.lineno)
-        return nodes.Filter(texts, "_joined", [], [], None, None, lineno=node.lineno)
+        return _through("_joined", nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
+        self.generic_visit(node)
+        node.expr = _through("_compared", node.expr)
+        for operand in node.ops:
+            operand.expr = _through("_compared", operand.expr)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        self.generic_visit(node)
+        return _through("_cut", node) if isinstance(node.arg, nodes.Slice) else node
+
+
+def _through(name: str, node: Any, *words: nodes.Expr) -> nodes.Filter:  # noqa: ANN401
+    return nodes.Filter(node, name, list(words), [], None, None, lineno=node.lineno)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -61,20 +102,40 @@ class Sandbox(ImmutableSandboxedEnvironment):
             autoescape=False,
             finalize=_written,
         )
+        del self.globals["lipsum"]
+        self.filters = {name: _weighed(name, apply) for name, apply in self.filters.items()}
         self.filters |= {"_counted": _counted, "_joined": _joined}
-        self.filters |= {"join": _checked(self.filters["join"]), "replace": _replaced}
-        for name, place in (("center", 0), ("indent", 0)):
-            self.filters[name] = _bounded(self.filters[name], place)
-        self.filters["format"] = _formatted(self.filters["format"])
+        self.filters |= {"_compared": _compared, "_cut": _cut}
+        self.tests = {name: _tested(apply) for name, apply in self.tests.items()}
 
     def _generate(self, source: nodes.Template, *words: Any, **named: Any) -> str:  # noqa: ANN401
         return super()._generate(_Counting().visit(source), *words, **named)
 
     def call(self, context: Context, obj: Any, *words: Any, **named: Any) -> Any:  # noqa: ANN401
-        """Call something, counted: macros can call each other for ever."""
+        """Call something, weighed; macros can call each other for ever, and are counted."""
         if isinstance(obj, Macro):
             _count()
-        return super().call(context, obj, *words, **named)
+        own = getattr(obj, "__self__", None)
+        if isinstance(own, str | bytes | int):
+            words = _held(words)
+            _check_method(own, obj.__name__, [*words, *named.values()])
+        _spend(_weigh(own, *words, *named.values()))
+        made = super().call(context, obj, *words, **named)
+        _spend(_weigh(made))
+        return made
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: ANN401
+        """`'...'.format` of the sandbox, whose widths and fields are bounded."""
+        apply = super().wrap_str_format(value)
+        if apply is None:
+            return None
+
+        @wraps(apply)
+        def formatted(*words: Any, **named: Any) -> str:  # noqa: ANN401 - any values
+            _check_format(value.__self__, [*words, *named.values()], "{")
+            return apply(*words, **named)
+
+        return formatted
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
         """Work out `+`, `*`, `**` or `%`, unless the result would be huge.
@@ -82,18 +143,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
         Raises:
             SecurityError: it would.
         """
-        if operator == "**" and _bits(left) * _size(right) > LARGEST:
+        if operator == "**" and _bits(left) * _size(right) > MOST_BITS:
             raise SecurityError("a power is too large")
-        if (
-            operator == "*"
-            and _length(left) * _size(right) + _length(right) * _size(left) > LARGEST
-        ):
-            raise SecurityError("a text would be too long")
+        if operator == "*":
+            _check_length(_length(left) * _size(right) + _length(right) * _size(left))
+            if _bits(left) + _bits(right) > MOST_BITS:
+                raise SecurityError("a number is too large")
         if operator == "+":
             _check_length(_length(left) + _length(right))
         if operator == "%" and isinstance(left, str):
-            _check_widths(left)
-        return super().call_binop(context, operator, left, right)
+            _check_format(left, [right], "%")
+        made = super().call_binop(context, operator, left, right)
+        _spend(_weigh(made))
+        return made
 
 
 def rendered(template: Any, values: dict[str, Any]) -> str:  # noqa: ANN401 - a jinja2 template
@@ -111,6 +173,9 @@ def rendered(template: Any, values: dict[str, Any]) -> str:  # noqa: ANN401 - a 
         _USED.reset(token)
 
 
+# -- what a rendering uses -------------------------------------------------------------------------
+
+
 def _count() -> None:
     used = _USED.get()
     if used is None:
@@ -120,78 +185,183 @@ def _count() -> None:
         raise SecurityError(f"the text runs for more than {ROUNDS:,} rounds of its loops")
 
 
-def _counted(values: Iterable[Any]) -> Iterator[Any]:
+def _spend(weight: int) -> None:
+    used = _USED.get()
+    if used is None:  # a constant, while the text is compiled
+        return
+    used.work += weight
+    if used.work > WORK:
+        raise SecurityError("the text works on too much: on the same long text again and again?")
+
+
+def _write(characters: int) -> None:
+    used = _USED.get()
+    if used is not None:
+        used.written += characters
+        _check_length(used.written)
+
+
+def _weigh(*values: Any) -> int:  # noqa: ANN401 - any values
+    """Weight of values with all that is in them; what is in two places counts twice.
+
+    Raises:
+        SecurityError: it is more than `LARGEST`.
+    """
+    weight, waiting = 0, list(values)
+    while waiting:
+        value = waiting.pop()
+        weight += 1
+        if isinstance(value, str | bytes):
+            weight += len(value)
+        elif isinstance(value, int):
+            weight += value.bit_length() // 8
+        elif isinstance(value, list | tuple | set | frozenset | deque | range | dict):
+            weight += _ELEMENT * len(value)
+            _check_length(weight)
+            if isinstance(value, dict):
+                waiting.extend(value.values())
+            waiting.extend(value)
+        elif isinstance(value, Namespace):
+            waiting.append(object.__getattribute__(value, "_Namespace__attrs"))
+        _check_length(weight)
+    return weight
+
+
+# -- filters and tests -----------------------------------------------------------------------------
+
+
+def _counted(values: Iterable[Any], fixed: int) -> Iterator[Any]:
+    """What a loop goes through, with the characters of the text that stand in it."""
     for value in values:
         _count()
+        _write(fixed)
         yield value
 
 
 def _written(value: Any) -> Any:  # noqa: ANN401 - what an expression shows
-    used = _USED.get()
-    if used is not None:
-        used.written += len(value) if isinstance(value, str) else 0
-        _check_length(used.written)
+    _write(_weigh(value))
     return value
 
 
 def _joined(texts: list[Any]) -> str:
     """The texts of `a ~ b ~ c` as one."""
-    parts = [str(text) for text in texts]
-    _check_length(sum(map(len, parts)))
-    return "".join(parts)
+    _spend(_weigh(texts))
+    return "".join(map(str, texts))
 
 
-def _checked(join: Callable[..., Any]) -> Callable[..., Any]:
-    @pass_eval_context
-    def joined(context: Any, values: Iterable[Any], d: str = "", attribute: Any = None) -> Any:  # noqa: ANN401
-        every = list(_counted(values))
-        _check_length(sum(len(str(v)) + len(str(d)) for v in every))
-        return join(context, every, d, attribute)
-
-    return joined
+def _compared(value: Any) -> Any:  # noqa: ANN401 - any operand
+    _spend(_to_compare(value))
+    return value
 
 
-def _replaced(value: object, old: str, new: str, count: int | None = None) -> str:
-    text = str(value)
-    _check_length(len(text) + text.count(str(old)) * len(str(new)))
-    return text.replace(str(old), str(new), -1 if count is None else count)
+def _cut(value: Any) -> Any:  # noqa: ANN401 - a slice, which is a copy
+    _spend(_weigh(value))
+    return value
+
+
+def _to_compare(value: Any) -> int:  # noqa: ANN401 - any operand
+    return len(value) // _SLOW if isinstance(value, str) else _weigh(value)
+
+
+def _tested(apply: Any) -> Callable[..., Any]:  # noqa: ANN401 - untyped in jinja2
+    @wraps(apply)
+    def tested(*words: Any) -> Any:  # noqa: ANN401 - any test's
+        _spend(sum(map(_to_compare, words)))
+        return apply(*words)
+
+    return tested
+
+
+def _weighed(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is charged for what it is given and makes, and refuses what would be huge."""
+
+    @wraps(apply)
+    def weighed(*words: Any, **named: Any) -> Any:  # noqa: ANN401 - any filter's
+        words = _held(words)
+        given = [*words, *named.values()]
+        _spend(_weigh(*given) * (1 if name in _QUICK else _SLOW))
+        _check_filter(name, given)
+        made = apply(*words, **named)
+        _spend(_weigh(made))
+        return made
+
+    return weighed
+
+
+def _held(words: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments, generators among them as lists."""
+    return tuple(list(_counted(w, 0)) if isinstance(w, Iterator) else w for w in words)
+
+
+def _check_filter(name: str, given: list[Any]) -> None:
+    """Refuse a filter whose result would be much larger than what it is given."""
+    if name in _COUNTED:
+        _check_widths(given[1:])
+    texts = [value for value in given if isinstance(value, str)]
+    if name == "format" and texts:
+        _check_format(texts[0], given[1:], "%")
+    elif name in ("wordwrap", "truncate") and texts:
+        _check_length(len(texts[0]) * max((len(text) for text in texts[1:]), default=1))
+    elif name == "indent" and texts:
+        width = max((len(w) if isinstance(w, str) else _size(w) for w in given[1:]), default=4)
+        _check_length((texts[0].count("\n") + 1) * width)
+    elif name == "replace" and len(texts) > 2:
+        _check_replaced(*texts[:3])
+    elif name == "join":
+        _check_joined(texts[-1] if texts else "", next((g for g in given if _many(g)), []))
+
+
+def _check_method(own: str | bytes | int, name: str, given: list[Any]) -> None:
+    """Refuse a method of a text or number whose result would be much larger than itself."""
+    if name in _PADDED:
+        _check_widths(given)
+    elif name == "expandtabs":
+        _check_length(len(own) * max(map(_size, given), default=8))  # type: ignore[arg-type]
+    elif name == "replace" and len(given) > 1:
+        _check_replaced(own, *given[:2])
+    elif name == "join" and given:
+        _check_joined(own, given[0])
+    elif name == "translate" and given:
+        values = given[0].values() if isinstance(given[0], dict) else ()
+        _check_length(len(own) * max(map(_length, values), default=1))  # type: ignore[arg-type]
+
+
+def _many(value: Any) -> bool:  # noqa: ANN401 - any value
+    return isinstance(value, list | tuple | set | frozenset | dict)
+
+
+def _check_replaced(text: Any, old: Any, new: Any) -> None:  # noqa: ANN401 - texts or bytes
+    _check_length(text.count(old) * len(new))
+
+
+def _check_joined(between: Any, parts: Any) -> None:  # noqa: ANN401 - texts or bytes
+    _check_length(len(between) * len(parts))
+
+
+def _check_widths(given: list[Any]) -> None:
+    if any(_size(value) > WIDEST for value in given):
+        raise SecurityError(f"a width or count is more than {WIDEST:,}")
+
+
+def _check_format(text: str, given: list[Any], sign: str) -> None:
+    """Refuse widths that stand in a format or in its values, and values that it shows too often."""
+    if sign in text and re.search(r"\d{5}", text):
+        raise SecurityError("a width of a format is too large")
+    flat = [part for value in given for part in (value if isinstance(value, tuple) else [value])]
+    if re.search(r"%[^a-zA-Z]*\*" if sign == "%" else r"\{[^{}]*\{", text):
+        _check_widths(flat)
+    _check_length(text.count(sign) * max(map(_weigh, flat), default=1))
 
 
 def _check_length(characters: int) -> None:
     if characters > LARGEST:
-        raise SecurityError("a text would be too long")
-
-
-def _bounded(apply: Callable[..., Any], place: int) -> Callable[..., Any]:
-    def bounded(value: Any, *words: Any, **named: Any) -> Any:  # noqa: ANN401 - any filter's
-        width = named.get("width", words[place] if len(words) > place else 0)
-        if isinstance(width, int) and abs(width) > LARGEST // 1000:
-            raise SecurityError("a text would be too long")
-        return apply(value, *words, **named)
-
-    return bounded
-
-
-def _formatted(apply: Callable[..., Any]) -> Callable[..., Any]:
-    def formatted(value: Any, *words: Any, **named: Any) -> Any:  # noqa: ANN401 - any filter's
-        _check_widths(str(value))
-        if any(isinstance(w, int) and abs(w) > LARGEST for w in words) and "*" in str(value):
-            raise SecurityError("a text would be too long")
-        return apply(value, *words, **named)
-
-    return formatted
-
-
-def _check_widths(text: str) -> None:
-    digits = 0
-    for sign in text:
-        digits = digits + 1 if sign.isdigit() else 0
-        if digits > 4 and "%" in text:
-            raise SecurityError("a width of a format is too large")
+        raise SecurityError("a text or list would be too long")
 
 
 def _length(value: Any) -> int:  # noqa: ANN401 - any operand
-    return len(value) if isinstance(value, str | bytes | list | tuple) else 0
+    if isinstance(value, list | tuple):
+        return _ELEMENT * len(value)
+    return len(value) if isinstance(value, str | bytes) else 0
 
 
 def _size(value: Any) -> int:  # noqa: ANN401 - any operand

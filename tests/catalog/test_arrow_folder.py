@@ -18,6 +18,7 @@ from catalog.arrow_folder import (
     features_of,
     write_dict,
 )
+from prefactory.errors import CatalogError
 from prefactory.tables import MESSAGES, Shape
 from tests.helpers import many_pairs
 
@@ -41,6 +42,24 @@ def contents(folder):
 def tiny_files(monkeypatch):
     monkeypatch.setattr(arrow_folder, "BATCH_ROWS", 7)
     monkeypatch.setattr(arrow_folder, "FILE_ROWS", 21)
+
+
+DAMAGED = {
+    "dataset_dict.json": b'{"splits" ["train"]}',
+    "train/state.json": b"{",
+    "train/data-00000-of-00001.arrow": b"\xff\xff\xff\xff\x00",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_one_sentence(tmp_path, name):
+    write(tmp_path, [TABLE])
+    (tmp_path / name).write_bytes(DAMAGED[name])
+    with pytest.raises(CatalogError, match="is damaged"):
+        Table(tmp_path, Shape.PAIRS).rows("train")
+    if not name.endswith("state.json"):
+        with pytest.raises(CatalogError, match="is damaged"):
+            list(Table(tmp_path, Shape.PAIRS).batches())
 
 
 @pytest.mark.parametrize(

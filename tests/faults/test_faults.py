@@ -77,7 +77,7 @@ def flipped_bits(lab, tops, each):
             shutil.copytree(lab.folder / "whole", lab.folder / "flipped")
             flip(lab.folder / "flipped" / path.relative_to(lab.folder / "whole"), rng)
             again, asked = lab.run("flipped")
-            assert (again["rc"], again["digest"]) == (0, lab.calm["digest"]), (path, again)
+            assert (again["rc"], again.get("digest")) == (0, lab.calm["digest"]), (path, again)
             assert len(asked) <= (2 if kind.startswith("journal") else 0), path
             if kind.startswith("versions") and path.name not in ("provenance.json",):
                 damaged = [v for v in Catalog(lab.folder / "flipped") if verify(v)]

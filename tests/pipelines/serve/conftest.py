@@ -24,7 +24,11 @@ def write(path, rows):
 
 @pytest.fixture(scope="package")
 def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
+    return filled(tmp_path_factory.mktemp("served"))
+
+
+def filled(folder):
+    """The home, in a folder."""
     home = folder / "home"
     evil = EVIL.replace("\x00", "")
     rows = [
