@@ -30,6 +30,7 @@ NOT_IDENTITY: dict[str, str] = {
     "batch_price": "what those cost",
     "batch_poll_s": "how often we look whether they are there",
     "max_concurrency": "how many requests are in flight",
+    "gpus": "how many GPUs of a cluster a worker holds for a model",
     "gpu_memory": "how much of a GPU a model may take",
     "api_key_env": "where a secret is found; who pays does not change the answer",
     "headers_env": "where more secrets are found",

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from labelers.models.chat_rows import Row
-from prefactory.engines.device import default_device
+from prefactory.engines.device import Gpus, default_device
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.identity import identity_of
@@ -52,6 +52,8 @@ class Model(BaseModel):
         trust_remote_code: run code that the model's repository brings.
         device: torch device; None takes CUDA if there is one. Not identity.
         threads: batches in work at a time on the CPU. Not identity.
+        gpus: of a cluster, that a worker holds for the model; a share below 1 lets several workers
+            share a GPU. Not identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class Model(BaseModel):
     trust_remote_code: bool = False
     device: str | None = None
     threads: int | None = Field(default=None, ge=1)
+    gpus: Gpus = 1.0
 
     def _files(self) -> Encoder:
         return Encoder(**self.model_dump())  # finds folders, digests and downloads for us

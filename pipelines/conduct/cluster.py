@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.versions import default_home
+from pipelines.conduct.gpus import Pool, Pools
 from prefactory import beside
 from prefactory.errors import ConfigError, PrefactoryError, StoppedError
 from prefactory.extras import package
@@ -33,15 +34,13 @@ LOCAL = "local"
 """Address that starts a cluster of this machine alone."""
 TRIES = 3
 """How often Ray gives an order to another worker after its own has died."""
-GPU_ENGINES = frozenset({"vllm", "transformers", "steered", "weighed"})
-"""Engines in the worker's process whose steps ask for a GPU, where the cluster has any."""
 
 
 class Cluster:
     """A connection to a Ray cluster.
 
     Attributes:
-        slots: orders that it works on at a time: its CPUs.
+        slots: orders that it works on at a time: its CPUs, or its GPUs if these are more.
         gpus: number of its GPUs.
     """
 
@@ -75,8 +74,8 @@ class Cluster:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray has put its own there: exit code 15
         there = self._ray.cluster_resources()
-        self.slots = max(1, int(there.get("CPU", 1)))
         self.gpus = float(there.get("GPU", 0))
+        self.slots = max(1, int(there.get("CPU", 1)), int(self.gpus))
 
     def conductor(self, settings: Settings) -> Callable[[Site], Do]:
         """What makes of a site a function that has its orders done by the cluster.
@@ -92,13 +91,15 @@ class Cluster:
         remote = ray.remote(work).options(
             num_cpus=1, max_retries=TRIES, scheduling_strategy="SPREAD"
         )
-        hungry = _on_gpus(site) if self.gpus else frozenset()
+        pools = Pools(ray, Worker, site) if self.gpus else None
 
         def done(order: Order) -> Done:
-            own = remote.options(num_gpus=1) if order.label in hungry else remote
-            ref = own.remote(sent, order)
+            pool = None if pools is None else pools.of(order)
             try:
-                found: Done = ray.get(ref)
+                if pool is None:
+                    found: Done = self._by_anybody(remote.remote(sent, order))
+                else:
+                    found = self._by_one_of(pool, sent, order)
             except ray.exceptions.RayTaskError as error:
                 raise _cause(error, order) from error
             except ray.exceptions.RayError as error:
@@ -106,14 +107,43 @@ class Cluster:
                     f"{order.label}: the cluster lost this part of the work {TRIES + 1} times "
                     f"({_first_line(error)}); what is finished is kept: run the same command again"
                 ) from error
-            except BaseException:
-                with suppress(Exception):
-                    ray.cancel(ref, force=True)
-                raise
             site.store.accept(found.record)
             return found
 
         return done
+
+    def _by_anybody(self, ref: Any) -> Done:  # noqa: ANN401 - a reference of Ray's
+        try:
+            found: Done = self._ray.get(ref)
+        except self._ray.exceptions.RayError:
+            raise
+        except BaseException:
+            with suppress(Exception):
+                self._ray.cancel(ref, force=True)
+            raise
+        return found
+
+    def _by_one_of(self, pool: Pool, sent: Any, order: Order) -> Done:  # noqa: ANN401
+        """Have an order done by a worker with GPUs; by another one if that dies."""
+        ray = self._ray
+        for last in (*[False] * TRIES, True):
+            worker = pool.take()
+            try:
+                found: Done = ray.get(worker.work.remote(sent, order))
+            except ray.exceptions.RayTaskError:
+                pool.give(worker)
+                raise
+            except ray.exceptions.RayActorError:
+                pool.lose(worker)
+                if last:
+                    raise
+            except BaseException:
+                pool.lose(worker)
+                raise
+            else:
+                pool.give(worker)
+                return found
+        raise AssertionError  # the last try returns or raises
 
 
 def _knock(address: str) -> None:
@@ -205,6 +235,14 @@ def work(place: Place, order: Order) -> Done:
     return replace(done, paid=difference(session.accounts.by_step(), before))
 
 
+class Worker:
+    """A worker process that holds GPUs, and does the orders that need them."""
+
+    def work(self, place: Place, order: Order) -> Done:
+        """Do an order."""
+        return work(place, order)
+
+
 _WHO = ("step", "role", "model")
 
 
@@ -222,14 +260,6 @@ def difference(
         if any(v for k, v in grown.items() if k not in _WHO and not isinstance(v, bool)):
             found.append(grown)
     return found
-
-
-def _on_gpus(site: Site) -> frozenset[str]:
-    return frozenset(
-        placed.label
-        for placed in site.recipe.steps
-        if any(identity.get("engine") in GPU_ENGINES for identity in placed.step.engines())
-    )
 
 
 def _cause(error: Any, order: Order) -> Exception:  # noqa: ANN401 - ray.exceptions.RayTaskError

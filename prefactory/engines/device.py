@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from prefactory.extras import package
+
+
+def _share_or_whole(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError("is whole, or below 1 for a share of one GPU")
+    return value
+
+
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_share_or_whole)]
+"""GPUs that an order asks a cluster for: whole, or a share of one (workers then share it)."""
 
 
 def native_precision(device: str | None = None) -> Literal["bf16", "fp32"]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefactory.engines.base import settings_of
-from prefactory.engines.device import native_precision
+from prefactory.engines.device import Gpus, native_precision
 from prefactory.errors import ConfigError
 from prefactory.extras import package
 from prefactory.identity import fingerprint, identity_of
@@ -50,6 +50,8 @@ class Encoder(BaseModel):
         trust_remote_code: run code that the model's repository brings.
         device: torch device; None takes CUDA if there is one. Not identity.
         threads: batches in work at a time on the CPU; None takes torch's number. Not identity.
+        gpus: of a cluster, that a worker holds for the model; a share below 1 lets several workers
+            share a GPU. Not identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +63,7 @@ class Encoder(BaseModel):
     trust_remote_code: bool = False
     device: str | None = None
     threads: int | None = Field(default=None, ge=1)
+    gpus: Gpus = 0.0
 
     def resolved(self) -> Encoder:
         """Replace "auto" and an open revision by what they mean on this machine.

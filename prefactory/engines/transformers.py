@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from prefactory.engines.base import EngineConfig, settings_of
-from prefactory.engines.device import native_precision
+from prefactory.engines.device import Gpus, native_precision
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 
@@ -42,6 +42,8 @@ class Transformers(EngineConfig):
         trust_remote_code: run code that the model's repository brings.
         device: torch device; None takes CUDA if there is one. Not identity.
         threads: batches in work at a time on the CPU; None takes torch's number. Not identity.
+        gpus: of a cluster, that a worker holds for the model; a share below 1 lets several workers
+            share a GPU. Not identity.
     """
 
     engine: Literal["transformers"] = "transformers"
@@ -52,6 +54,7 @@ class Transformers(EngineConfig):
     trust_remote_code: bool = False
     device: str | None = None
     threads: int | None = Field(default=None, ge=1)
+    gpus: Gpus = 1.0
 
     @property
     def capabilities(self) -> frozenset[str]:

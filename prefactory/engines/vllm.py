@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefactory.engines.base import (
     Completion,
@@ -29,6 +29,7 @@ from prefactory.engines.base import (
     TokenLogprobs,
 )
 from prefactory.engines.chat_form import chat_form
+from prefactory.engines.device import Gpus
 from prefactory.engines.turns import text_to_continue
 from prefactory.errors import ConfigError, MissingPackageError
 
@@ -45,7 +46,10 @@ class VLLM(EngineConfig):
         precision: of weights and activations; "auto" is the checkpoint's own.
         quantization: as vLLM names it (`awq`, `gptq`, `fp8`), or None.
         max_model_len: tokens of prompt and answer together; None takes the model's own limit.
-        tensor_parallel: GPUs that share the model.
+        tensor_parallel: GPUs that share the model; without a word as many as `gpus`.
+        gpus: of a cluster, that a worker holds for the model; without a word `tensor_parallel`. A
+            share below 1 lets several workers share a GPU (set `gpu_memory` below it). Not
+            identity.
         enforce_eager: run without compiled graphs: slower, but up at once; CPUs want it.
         trust_remote_code: run code that the model's repository brings.
         gpu_memory: share of the GPU's memory to take, 0 to 1. Not identity.
@@ -62,6 +66,19 @@ class VLLM(EngineConfig):
     enforce_eager: bool = False
     trust_remote_code: bool = False
     gpu_memory: float = Field(default=0.9, gt=0, le=1)
+    gpus: Gpus = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_says_the_other(cls, given: Any) -> Any:  # noqa: ANN401 - whatever the recipe says
+        """Of `gpus` and `tensor_parallel` the one that is there says the other."""
+        if isinstance(given, Mapping):
+            gpus, parts = given.get("gpus"), given.get("tensor_parallel")
+            if parts is None and isinstance(gpus, int | float) and gpus > 1 and gpus == int(gpus):
+                return {**given, "tensor_parallel": int(gpus)}
+            if gpus is None and isinstance(parts, int):
+                return {**given, "gpus": float(parts)}
+        return given
 
     @property
     def capabilities(self) -> frozenset[str]:

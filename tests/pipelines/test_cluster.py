@@ -101,6 +101,18 @@ def test_orders_done_elsewhere_give_the_same_bytes(small, elsewhere):
     assert not again.published.new
 
 
+def test_fits_cut_by_key_elsewhere_give_the_same_bytes(small, elsewhere):
+    recipe = small / "recipe.yaml"
+    here = outcome(recipe, Settings(small / "here", workers=2, shard_rows=50))
+    there = outcome(recipe, replace(elsewhere.settings, fit_rows=60))
+    digests = [o.published.version.manifest.content_digest for o in (here, there)]
+    assert digests[0] == digests[1]
+    whole, cut = ({s.label: s for s in o.stages} for o in (here, there))
+    label = "filters.ExactDuplicates"
+    assert cut[label].made > whole[label].made + 6
+    assert cut[label].info == whole[label].info
+
+
 def test_what_is_paid_elsewhere_is_counted_here(tmp_path, elsewhere):
     rows = [{"prompt": f"question {i}"} for i in range(12)]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
@@ -161,8 +173,12 @@ def test_sums_of_accounts_from_elsewhere():
 # -- a real cluster: three raylets on this machine ------------------------------------------------
 
 
+LOGICAL_GPUS = {"n2": 2}
+"""Ray hands them out as if they were there."""
+
+
 class Nodes:
-    """Three Ray nodes of one CPU each."""
+    """Three Ray nodes of one CPU each, one with GPUs."""
 
     def __init__(self, folder, environment):
         self.port = free_port()
@@ -185,6 +201,7 @@ class Nodes:
             [str(BIN / "ray"), "start", *words, "--node-ip-address=127.0.0.1", "--num-cpus=1",
              f"--node-name={name}", "--memory=2000000000", "--object-store-memory=100000000",
              "--disable-usage-stats", "--dashboard-agent-listen-port=0",
+             f"--num-gpus={LOGICAL_GPUS.get(name, 0)}",
              "--resources", json.dumps({name: 1})],
             env={**self.env, "PREFACTORY_HOME": str(self.folder / f"home-{name}")},
             check=True, capture_output=True, timeout=240,
@@ -291,6 +308,109 @@ def test_models_are_asked_from_the_nodes_under_one_budget(tmp_path, nodes):
         assert len(server.finished) == 180
     assert sum(row["calls"] for row in made["paid"]) == 180
     assert made["stages"][-1]["rows_out"] > 0
+
+
+ON_GPUS = """\
+import json
+import os
+import time
+
+import polars as pl
+
+from prefactory.engines.configs import AnyEngine
+from prefactory.engines.transformers import Transformers
+from prefactory.step import Labeler
+from prefactory.tables import Shape
+
+opened = Transformers.open
+
+
+def seen(what):
+    event = {"what": what, "pid": os.getpid(), "home": os.environ.get("PREFACTORY_HOME", ""),
+             "cuda": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    with open("SEEN", "a") as file:
+        file.write(json.dumps(event) + "\\n")
+
+
+def told(config):
+    seen("load")
+    return opened(config)
+
+
+Transformers.open = told
+
+
+def plain(prompt: pl.Series) -> pl.Series:
+    seen("plain")
+    return prompt.str.len_chars() > 0
+
+
+class Likes(Labeler):
+    shapes = (Shape.PAIRS,)
+    judge: AnyEngine
+
+    def adds(self, shape):
+        return {"likes": pl.Boolean()}
+
+    def label(self, table, ctx):
+        seen("order")
+        time.sleep(0.5)
+        said = [[{"role": "user", "content": i}, {"role": "assistant", "content": "yes"}]
+                for i in table["pair_id"]]
+        scores = ctx.open(self.judge).logprobs(said)
+        return pl.DataFrame({"likes": [score.total < 0 for score in scores]})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_model_is_loaded_once_a_gpu_and_other_steps_do_not_wait(small, nodes, tiny_model, killed):
+    log = small / "seen.jsonl"
+    (small / "gpu_steps.py").write_text(ON_GPUS.replace("SEEN", str(log)))
+    recipe, engine = small / "recipe.yaml", f"{{engine: transformers, model: {tiny_model}}}"
+    lines = (
+        f"  - gpu_steps.Likes: {{judge: {engine}}}\n"
+        "  - filters.Rule: {function: gpu_steps.plain}\n"
+    )
+    recipe.write_text(
+        recipe.read_text().replace("  - filters.Margin", lines + "  - filters.Margin")
+    )
+    here = outcome(recipe, Settings(small / "here", workers=1, shard_rows=10))
+    log.unlink()
+    process = started(small, nodes, "there")
+    if killed:
+        until(lambda: log.exists() and log.read_text().count('"order"') > 3, 900)
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        os.kill(next(e["pid"] for e in events if e["what"] == "load"), signal.SIGKILL)
+    made = finished(process)
+    assert made["content_digest"] == here.published.version.manifest.content_digest
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    kinds = {what: [e for e in events if e["what"] == what] for what in ("load", "order", "plain")}
+    workers = {e["pid"]: e["cuda"] for e in kinds["order"]}
+    assert all(e["cuda"] == workers[e["pid"]] for e in kinds["order"]), "it keeps its GPU"
+    assert set(workers.values()) == {"0", "1"}
+    assert len(workers) == 2 + killed
+    assert len(kinds["order"]) > 4 * len(workers)
+    assert len({e["pid"] for e in kinds["load"]}) == len(kinds["load"]) <= len(workers)
+    assert {e["home"][-2:] for e in kinds["order"]} == {"n2"}
+    assert len(kinds["plain"]) > 10
+    assert not {e["pid"] for e in kinds["plain"]} & set(workers)
+    assert {e["cuda"] for e in kinds["plain"]} <= {None, ""}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_engine_that_wants_more_gpus_than_any_node_has_is_told(small, nodes, tiny_model):
+    (small / "gpu_steps.py").write_text(ON_GPUS.replace("SEEN", str(small / "seen.jsonl")))
+    recipe = small / "recipe.yaml"
+    engine = f"{{engine: transformers, model: {tiny_model}, gpus: 3}}"
+    line = f"  - gpu_steps.Likes: {{judge: {engine}}}\n"
+    recipe.write_text(recipe.read_text().replace("  - filters.Margin", line + "  - filters.Margin"))
+    process = started(small, nodes, "wanting")
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 2, err
+    assert "gpu_steps.Likes asks for 3 GPUs, and no node of the cluster has so many" in err
 
 
 def _objects(home):

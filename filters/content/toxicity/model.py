@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefactory.engines.device import Gpus
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 
@@ -38,6 +39,8 @@ class Classifier(BaseModel):
         max_tokens: where a window is cut; None takes the model's limit.
         device: torch device; None takes CUDA if there is one. Not identity.
         threads: batches in work at a time on the CPU. Not identity.
+        gpus: of a cluster, that a worker holds for the model; a share below 1 lets several workers
+            share a GPU. Not identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class Classifier(BaseModel):
     max_tokens: int | None = Field(default=None, ge=2)
     device: str | None = None
     threads: int | None = Field(default=None, ge=1)
+    gpus: Gpus = 1.0
 
     def _files(self) -> Encoder:
         fields = self.model_dump(exclude={"label", "activation"})
