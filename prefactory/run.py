@@ -22,7 +22,7 @@ from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, R
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
-from prefactory.shards import Delta, Part, Shard, View, cut, in_runs
+from prefactory.shards import Delta, Part, Shard, View, cut, in_runs, list_parts
 from prefactory.stages import (
     Mapper,
     Options,
@@ -225,9 +225,11 @@ class _Run:
         ranges = cut(sum(p.rows for p in parts), self.options.shard_rows)
         inputs = fingerprint([[p.key, p.table] for p in parts])
         keys = [fingerprint(["exchange", inputs, *r]) for r in ranges]
+        listed = fingerprint(["parts", inputs])
+        self.used.add(list_parts(self.store, listed, parts))
 
         def exchange(i: int) -> Exchange:
-            return Exchange(keys[i], stage.label, parts, *ranges[i], shape)
+            return Exchange(keys[i], stage.label, listed, *ranges[i], shape)
 
         records = self.map(f"{stage.label} (shards)", exchange, len(ranges), stage)
         stage.reasons = ledger.add_counts([stage.reasons, *(r.info["reasons"] for r in records)])

@@ -226,6 +226,23 @@ class Part:
     rows: int
 
 
+_PARTS = pl.Schema({"key": pl.String, "table": pl.String, "rows": pl.Int64})
+
+
+def list_parts(store: Store, key: str, parts: Sequence[Part]) -> str:
+    """Keep a list of parts in the store, under this key, unless it is there; the key."""
+    if store.open(key) is None:
+        rows = [(part.key, part.table, part.rows) for part in parts]
+        with store.write(key) as writer:
+            writer.table("parts", pl.DataFrame(rows, _PARTS, orient="row"))
+    return key
+
+
+def listed_parts(store: Store, key: str) -> list[Part]:
+    """The parts of such a list."""
+    return [Part(*row) for row in store.read(key, "parts").iter_rows()]
+
+
 def gather(store: Store, parts: Sequence[Part], low: str, high: str, shape: Shape) -> pl.DataFrame:
     """Collect the rows of one range from all parts, in canonical order (copies still in)."""
     pieces: list[pl.DataFrame] = []

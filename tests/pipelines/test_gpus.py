@@ -156,7 +156,7 @@ def test_steps_with_the_same_model_share_workers_and_others_end_them(tmp_path):
     assert pools.of(orders[1]) is first
     assert pools.of(orders[3]) is None, "a step without such a model waits for no GPU"
     assert pools.of(Cut("k", labels[0], [])) is None
-    assert pools.of(Exchange("k", labels[0], [], "0", "g", Shape.PAIRS)) is None
+    assert pools.of(Exchange("k", labels[0], "p", "0", "g", Shape.PAIRS)) is None
     assert ray.killed == []
     assert pools.of(orders[2]) is not first
     assert ray.killed == [worker]

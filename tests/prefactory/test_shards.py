@@ -12,6 +12,8 @@ from prefactory.shards import (
     View,
     cut,
     gather,
+    list_parts,
+    listed_parts,
     load,
     score_columns_after,
     without_copies,
@@ -177,3 +179,10 @@ def test_scores_that_a_generator_carries_over():
     assert score_columns_after(columns, Shape.RESPONSES, Shape.RESPONSES) == columns
     assert score_columns_after(columns, Shape.PROMPTS, Shape.RESPONSES) == columns
     assert score_columns_after(columns, Shape.RESPONSES, Shape.PROMPTS) == ()
+
+
+def test_a_list_of_parts_is_read_as_it_was_kept(store):
+    parts = [Part(f"{i:032x}", f"rows-{i:05d}", i) for i in range(3)]
+    for _ in range(2):
+        assert listed_parts(store, list_parts(store, "e" * 32, parts)) == parts
+    assert listed_parts(store, list_parts(store, "f" * 32, [])) == []
