@@ -22,7 +22,7 @@ from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, R
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
-from prefactory.shards import Delta, Part, Shard, View, cut, in_runs, list_parts
+from prefactory.shards import MANY_PARTS, Delta, Part, Shard, View, cut, in_runs, list_parts
 from prefactory.stages import (
     Mapper,
     Options,
@@ -225,8 +225,10 @@ class _Run:
         ranges = cut(sum(p.rows for p in parts), self.options.shard_rows)
         inputs = fingerprint([[p.key, p.table] for p in parts])
         keys = [fingerprint(["exchange", inputs, *r]) for r in ranges]
-        listed = fingerprint(["parts", inputs])
-        self.used.add(list_parts(self.store, listed, parts))
+        listed: str | list[Part] = parts
+        if len(parts) > MANY_PARTS:  # else each of as many orders would carry them
+            listed = list_parts(self.store, fingerprint(["parts", inputs]), parts)
+            self.used.add(listed)
 
         def exchange(i: int) -> Exchange:
             return Exchange(keys[i], stage.label, listed, *ranges[i], shape)

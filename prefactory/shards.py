@@ -226,6 +226,8 @@ class Part:
     rows: int
 
 
+MANY_PARTS = 1000
+"""Parts from which on their list lies in the store."""
 _PARTS = pl.Schema({"key": pl.String, "table": pl.String, "rows": pl.Int64})
 
 

@@ -25,7 +25,7 @@ from prefactory.errors import DataError, MissingPackageError, PrefactoryError
 from prefactory.extras import missing
 from prefactory.images.marks import bind
 from prefactory.recipe import Recipe
-from prefactory.shards import Shard, gather, listed_parts, load, without_copies
+from prefactory.shards import Part, Shard, gather, listed_parts, load, without_copies
 from prefactory.step import Filter, Generator, Labeler, State, Step
 from prefactory.store import Record, Store, Writer
 from prefactory.tables import Shape, cast_to
@@ -210,21 +210,23 @@ class Exchange:
     """Collect the rows of a range of prompt ids from all parts; copies go to the ledger.
 
     Attributes:
-        parts: key of the list of all parts: an order is as small as there are many.
+        parts: of the whole table; or the key of their list in the store, if they are many.
         low, high: the range, [low, high).
         shape: of the rows.
     """
 
     key: str
     label: str
-    parts: str
+    parts: str | Sequence[Part]
     low: str
     high: str
     shape: Shape
 
     def make(self, site: Site) -> None:
         """Write the rows and the ledger of the copies."""
-        parts = listed_parts(site.store, self.parts)
+        parts = self.parts
+        if isinstance(parts, str):
+            parts = listed_parts(site.store, parts)
         rows = gather(site.store, parts, self.low, self.high, self.shape)
         rows, copies = without_copies(rows, self.shape, self.label)
         with site.store.write(self.key) as writer:

@@ -22,6 +22,7 @@ from pipelines.settings import Settings
 from prefactory.engines.accounts import Accounts
 from prefactory.errors import ConfigError, DataError
 from prefactory.orders import Done, Exchange
+from prefactory.shards import Part
 from prefactory.stages import thread_mapper
 from prefactory.store import Record
 from prefactory.tables import Shape
@@ -139,16 +140,18 @@ def test_a_node_that_sees_another_home_says_so(small, elsewhere, monkeypatch):
     site = cluster.Site(checked, sources, elsewhere.settings.store)
     place = Place.of(site, elsewhere.settings)
     path, text = place.proof
-    order = Exchange("0" * 32, "source", "1" * 32, "0", "g", Shape.PAIRS)
+    order = Exchange("0" * 32, "source", (), "0", "g", Shape.PAIRS)
     for wrong in ((path.with_name("absent"), text), (path, "of another home")):
         with pytest.raises(ConfigError, match="set PREFACTORY_HOME to a folder that all nodes"):
             work(replace(place, mark=wrong[1] + wrong[0].name, proof=wrong), order)
 
 
 def test_orders_are_small_plain_data():
-    order = Exchange("0" * 32, "source", "1" * 32, "0", "g", Shape.PAIRS)
-    assert pickle.loads(pickle.dumps(order)) == order
-    assert len(pickle.dumps(order)) < 1_000
+    parts = [Part(f"{i:032x}", "rows-00000", 16384) for i in range(100)]
+    for listed, size in ((parts, 10_000), ("1" * 32, 1_000)):
+        order = Exchange("0" * 32, "source", listed, "0", "g", Shape.PAIRS)
+        assert pickle.loads(pickle.dumps(order)) == order
+        assert len(pickle.dumps(order)) < size
     done = Done(Record("k", {"rows.arrow": {"rows": 1}}, {}), made=True)
     assert pickle.loads(pickle.dumps(done)) == done
 

@@ -19,7 +19,7 @@ from prefactory.step import FittedFilter
 from prefactory.step.exchange import KEY, Exchanged, of_digests
 from prefactory.store import Store
 from prefactory.tables import Shape, digests
-from tests.helpers import digest, ledger_of, one_file, pairs, recipe, responses, run
+from tests.helpers import digest, everything, ledger_of, one_file, pairs, recipe, responses, run
 
 WORDS = ("yes", "no", "Yes ", "a longer answer", "another")
 
@@ -87,6 +87,14 @@ def test_the_fit_is_cut_as_soon_as_rows_are_too_many(tmp_path):
     assert shards > 2
     again = run(recipe(*steps), one_file(table), tmp_path / "b", 5, fit_rows=n - 1).stages[1]
     assert (again.made, again.reused) == (0, cut.made)
+
+
+def test_a_list_of_many_parts_lies_in_the_store(tmp_path, monkeypatch):
+    few = everything(tmp_path / "few", 3, blocks=3)
+    monkeypatch.setattr("prefactory.run.MANY_PARTS", 1)
+    many = everything(tmp_path / "many", 3, blocks=3)
+    assert digest(many) == digest(few)
+    assert len(many.objects) == len(few.objects) + 2, "of the source, and of new prompts"
 
 
 def test_whole_prompts_go_with_all_their_answers(tmp_path):
