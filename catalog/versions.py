@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -353,6 +353,9 @@ class Catalog:
         """
         with locked(self.root / f".{name}.lock"):
             yield
+
+    def tell(self, home: str, where: str, needs: Mapping[str, Sequence[str]]) -> None:
+        """Say to others what a home needs of the versions; one machine needs nothing."""
 
     def commit(self, version: Version) -> None:
         """Make a version that is whole, in a folder, known to all; one machine needs nothing."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import polars as pl
 
 from catalog.explain import Explained
+from catalog.versions import Version
 from pipelines.journal import SCHEMA, answers
 from pipelines.settings import Settings
-from prefactory.errors import PrefactoryError, StoreError
+from prefactory.errors import CatalogError, PrefactoryError, StoreError
+from prefactory.sharing.objects import BucketStore
+from prefactory.store import Record
 
 
 def needs(home: Path) -> dict[str, list[str]]:
@@ -34,6 +38,33 @@ def needs(home: Path) -> dict[str, list[str]]:
     return found
 
 
+def tell(settings: Settings, ref: str = "", reason: str = "") -> None:
+    """Tell the bucket of the catalog, if it is in one, what this home needs of its versions.
+
+    Args:
+        settings: of the home.
+        ref: a version that something is about to be made of.
+        reason: what that is: `model X`, `review Y`.
+
+    Raises:
+        CatalogError: the version has been removed.
+        StoreError: a model or review can't be read, so that it is not known what it needs.
+    """
+    catalog = settings.catalog
+    if catalog.bucket_url is None:
+        return
+    from pipelines.conduct.cluster import proof_of  # rarely wanted
+
+    found = needs(settings.home)
+    if ref and reason not in found.get(ref, []):
+        found.setdefault(ref, []).append(reason)
+    home = settings.home.resolve()
+    catalog.tell(proof_of(home)[1], f"{os.uname().nodename}:{home}", found)
+    name, _, number = ref.partition("@")
+    if ref and number in catalog.kept(name).removed:  # whoever removes it later sees what was told
+        raise CatalogError(f"{ref} was removed from {catalog.bucket_url}")
+
+
 def _reviewed(home: Path, name: str) -> str | None:
     from review.store import open_review
 
@@ -46,6 +77,28 @@ def _reviewed(home: Path, name: str) -> str | None:
             review.db.close()
     except PrefactoryError as error:
         raise StoreError(f"{error}; so what the review needs is unknown") from error
+
+
+def store_of(settings: Settings, version: Version) -> Path:
+    """Folder of a store that has the rows behind a version; those of a bucket are brought here."""
+    folder = settings.home / "store"
+    if settings.shared is None:
+        return folder
+    store = settings.store
+    try:
+        told = json.loads((version.path / "provenance.json").read_text("utf-8"))
+        keys = [str(key) for key in told["objects"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder  # of before it was told which they are
+    for key in keys:
+        record = store.open(key)
+        if isinstance(store, BucketStore) and record is not None and _has_rows(record):
+            store.bring(key)
+    return folder
+
+
+def _has_rows(record: Record) -> bool:
+    return any(name.startswith("rows") for name in record.files)
 
 
 def calls_of(settings: Settings, row: Explained) -> pl.DataFrame:

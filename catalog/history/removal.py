@@ -75,7 +75,6 @@ def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes
     Raises:
         CatalogError: no such version in the catalog. One whose manifest is damaged is there.
     """
-    _only_here(catalog)
     name, _, number = ref.partition("@")
     path = catalog.root / name / number
     if not number:
@@ -86,14 +85,6 @@ def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes
         catalog.get(ref)  # which says what there is
         raise CatalogError(f"{ref} is not in the catalog {catalog.root}")
     return Goes("version", ref, path, _size(path), tuple(needed(catalog, more).get(ref, ())))
-
-
-def _only_here(catalog: Catalog) -> None:
-    if catalog.bucket_url is not None:
-        raise CatalogError(
-            f"versions in {catalog.bucket_url} are not removed by this command: no machine knows "
-            "all that needs them. Without PREFACTORY_CATALOG it removes this machine's copies"
-        )
 
 
 @contextmanager
@@ -166,7 +157,11 @@ def garbage(
     why = needed(catalog, more)
     old = []
     if keep is not None:
-        _only_here(catalog)
+        if catalog.bucket_url is not None:
+            raise CatalogError(
+                f"--keep removes no versions from {catalog.bucket_url}: `prefactory catalog rm` "
+                "does, one by one. Without PREFACTORY_CATALOG it removes this machine's copies"
+            )
         for name in catalog.names():
             versions = catalog.versions(name)
             old += versions[: max(0, len(versions) - max(1, keep))]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from catalog.history.exchange import bring
 from catalog.manifest import Manifest
 from catalog.versions import UNLISTED, Catalog, Version, manifest_digest, version_key
 from prefactory.errors import CatalogError
+from prefactory.folders import temporary_folder
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.sharing.bucket import Bucket
@@ -50,9 +52,16 @@ class BucketCatalog(Catalog):
         there = {key.split("/")[-2] for key in self.bucket.list("records/")}
         return sorted({*super().names(), *there})
 
+    def versions(self, name: str) -> list[Version]:
+        """Versions of a dataset of which there are copies here, oldest first."""
+        found = super().versions(name)
+        removed = self.kept(name).removed if found else ()
+        return [v for v in found if v.manifest.version not in removed]
+
     def numbers(self, name: str) -> list[str]:
         """Numbers of all versions here and in the bucket, oldest first."""
-        return sorted({*super().numbers(name), *self._there(name)}, key=version_key)
+        numbers = {*super().numbers(name), *self._recorded(name)} - {*self.kept(name).removed}
+        return sorted(numbers, key=version_key)
 
     def newest(self, name: str) -> str:
         """Number of the newest version of a dataset in the bucket, or else here."""
@@ -68,10 +77,13 @@ class BucketCatalog(Catalog):
             StoreError: the bucket can't be read.
         """
         name, _, wanted = ref.partition("@")
-        there = [] if "/" in ref or ref.startswith(".") else self._there(name)
+        if "/" in ref or ref.startswith("."):
+            return super().get(ref)
+        there, kept = self._there(name), self.kept(name)
+        if wanted in kept.removed:
+            raise CatalogError(f"{ref} was removed from {self.bucket.url}")
         if not there:
             return super().get(ref)
-        kept = self.kept(name)
         if not wanted:
             wanted = kept.head if kept.head is not None and kept.over == there[-1] else there[-1]
         wanted = kept.tags.get(wanted, wanted)
@@ -110,7 +122,15 @@ class BucketCatalog(Catalog):
                 if one in (number, there[-1]) or facts.get("content_digest") == digest:
                     self._brought(name, one, whole=True)
             with super().publishing(name, digest, number):
+                self._forget(name)
                 yield
+
+    def _forget(self, name: str) -> None:
+        """Remove the copies of versions that were removed on another machine."""
+        for number in self.kept(name).removed:
+            if (path := self.root / name / number).is_dir():
+                with temporary_folder(self.root, f".{name}") as bin_:
+                    path.rename(bin_ / number)
 
     def commit(self, version: Version) -> None:
         """Put a version into the bucket, unless it is there.
@@ -122,6 +142,11 @@ class BucketCatalog(Catalog):
         manifest = version.manifest
         if self._same(manifest):
             return
+        if manifest.version in self.kept(manifest.name).removed:
+            raise CatalogError(
+                f"{manifest.name}@{manifest.version} was removed from {self.bucket.url}, and a "
+                "number is not used again: name another `version`, or none"
+            )
         own = f"versions/{manifest.name}/{manifest.version}/{secrets.token_hex(8)}"
         names = [n for n in (*manifest.files, *UNLISTED) if (version.path / n).is_file()]
         for name in names:
@@ -148,8 +173,64 @@ class BucketCatalog(Catalog):
             "change: run again to compare, with another home (--home) if this one keeps its own"
         )
 
+    # -- removing ------------------------------------------------------------------------------
+
+    def tell(self, home: str, where: str, needs: Mapping[str, Sequence[str]]) -> None:
+        """Say what a home needs of the versions: models and reviews that no other machine knows.
+
+        Args:
+            home: name of the home.
+            where: it lies, for people.
+            needs: reasons by ref.
+        """
+        key, day = f"homes/{home}.json", datetime.now(UTC).strftime("%Y-%m-%d")
+        found = self.bucket.read(key)
+        if found is None or json.loads(found[0])["needs"] != needs:
+            facts = {"where": where, "day": day, "needs": needs}
+            self.bucket.upload(json.dumps(facts).encode(), key)
+
+    def told(self) -> dict[str, list[str]]:
+        """What homes have said that they need: reasons by ref.
+
+        Raises:
+            CatalogError: one can't be read.
+        """
+        why: dict[str, list[str]] = {}
+        for key in self.bucket.list("homes"):
+            try:
+                facts = json.loads((self.bucket.read(key) or (b"",))[0])
+                for ref, reasons in facts["needs"].items():
+                    whose = f"of {facts['where']}, as told on {facts['day']} ({key})"
+                    why.setdefault(ref, []).extend(f"{reason} {whose}" for reason in reasons)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CatalogError(
+                    f"{self.bucket.url}/{key} is damaged ({error}): what a home needs is unknown. "
+                    "Delete it if that home is gone; else any run or training there writes it anew"
+                ) from error
+        return why
+
+    def manifest(self, name: str, number: str) -> Manifest | None:
+        """The manifest of a version of the bucket; None if it is not there, or damaged."""
+        facts = self._record(name, number)
+        found = self.bucket.read(f"{facts['at']}/manifest.json") if facts is not None else None
+        try:
+            return Manifest.model_validate(json.loads(found[0])) if found is not None else None
+        except ValueError:
+            return None
+
+    def left(self, name: str, number: str) -> list[str]:
+        """Keys of all that the bucket has of a version, its record first."""
+        own = _key(name, number)
+        record = [own] if self.bucket.exists(own) else []
+        return [*record, *self.bucket.list(f"versions/{name}/{number}")]
+
     def _there(self, name: str) -> list[str]:
         """Numbers of the versions of a dataset in the bucket, oldest first."""
+        there = self._recorded(name)
+        removed = self.kept(name).removed if there else ()
+        return [number for number in there if number not in removed]
+
+    def _recorded(self, name: str) -> list[str]:
         if not NAME.fullmatch(name):
             raise CatalogError(f"{name!r} is not a dataset name")
         keys = self.bucket.list(f"records/{name}/")

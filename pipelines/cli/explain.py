@@ -34,10 +34,12 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell what every stage said of a row: kept or dropped, by which rule and limit, and why."""
+    from pipelines.needs import store_of
     from pipelines.settings import Settings
 
     settings = Settings()
-    answer = settings.catalog.get(ref).explain(row, settings.home / "store")
+    version = settings.catalog.get(ref)
+    answer = version.explain(row, store_of(settings, version))
     if as_json:
         rows = [asdict(r) for r in answer.rows]
         data = {"version": answer.ref, "found": answer.found, "rows": rows}

@@ -15,6 +15,7 @@ from pipelines.cli.catalog import AsJson, Ref
 
 if TYPE_CHECKING:
     from catalog.history.lineage import Lineage
+    from catalog.history.removal import Goes
     from pipelines.settings import Settings
 
 RefOrModel = Annotated[
@@ -107,7 +108,7 @@ def lineage(
 def _graph(ref: str, row: str | None, settings: Settings) -> Lineage:
     """The lineage of a model, a version or a row of it."""
     from catalog.history.lineage import of_row, of_version
-    from pipelines.needs import calls_of, needs
+    from pipelines.needs import calls_of, needs, store_of
     from pipelines.training.known import lineage as of_model
     from pipelines.training.known import model_at
 
@@ -116,7 +117,7 @@ def _graph(ref: str, row: str | None, settings: Settings) -> Lineage:
     version = settings.catalog.get(ref)
     if row is None:
         return of_version(version, settings.catalog, needs(settings.home))
-    (first, *_) = version.explain(row, settings.home / "store").rows
+    (first, *_) = version.explain(row, store_of(settings, version)).rows
     return of_row(version, first, calls_of(settings, first))
 
 
@@ -171,12 +172,32 @@ def rm(ref: Ref, yes: Yes = False) -> None:
     from pipelines.settings import Settings
 
     settings = Settings()
+    if settings.catalog_bucket is not None:
+        goes = _rm_there(settings, ref, yes)
+        done = "removed" if yes else "would be removed (--yes does it)"
+        typer.echo(f"{ref}, {goes.size / 1e6:,.1f} MB, {done} in {settings.catalog_bucket}")
+        return
     with alone(settings.catalog, settings.store) if yes else nullcontext():
         goes = removable(settings.catalog, ref, needs(settings.home))
         if yes or goes.why:
             remove(settings.catalog, goes)  # which says why it stays
     done = "removed" if yes else "would be removed (--yes does it)"
     typer.echo(f"{ref}, {goes.size / 1e6:,.1f} MB, {done}")
+
+
+def _rm_there(settings: Settings, ref: str, yes: bool) -> Goes:
+    """Remove a version from a bucket, if nothing on any machine needs it."""
+    from catalog.history.retire import removable, remove
+    from catalog.history.shared import BucketCatalog
+    from pipelines.needs import tell
+
+    catalog = settings.catalog
+    assert isinstance(catalog, BucketCatalog)  # noqa: S101 - what the settings open
+    tell(settings)
+    goes = removable(catalog, ref)
+    if yes or goes.why:
+        remove(catalog, goes)  # which says why it stays
+    return goes
 
 
 def gc(

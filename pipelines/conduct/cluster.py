@@ -175,7 +175,7 @@ class Place:
     def of(cls, site: Site, settings: Settings) -> Place:
         """The place of a site's orders, for workers that see the home of the settings."""
         home = settings.home.resolve()
-        proof = None if settings.bucket else _proof(home)
+        proof = None if settings.bucket else proof_of(home)
         pickled = package("cloudpickle").dumps((site.recipe, list(site.sources)))
         return cls(
             secrets.token_hex(8), proof, replace(settings, home=home), site.images,
@@ -209,7 +209,7 @@ class Place:
         return site, session
 
 
-def _proof(home: Path) -> tuple[Path, str]:
+def proof_of(home: Path) -> tuple[Path, str]:
     """A file by which a worker knows the home, made once."""
     path = home / "store" / "home.id"
     if not path.is_file():

@@ -8,6 +8,7 @@ from typing import Any
 
 from audit.loading import load, version_of
 from catalog.versions import Version, default_home
+from pipelines.needs import tell
 from pipelines.settings import Settings as HomeSettings
 from review.settings import Settings, name_of
 from review.store import Review, create
@@ -40,8 +41,11 @@ def make(
         PrefactoryError: the rows can't be read, or do not go with the settings.
     """
     home = home or default_home()
-    catalog = HomeSettings(home).catalog
+    factory = HomeSettings(home)
+    catalog = factory.catalog
     version = version_of(dataset, catalog)
+    if version is not None:
+        tell(factory, version.ref, f"review {name or name_of(dataset)}")
     if version is not None and table is None:
         wanted = "responses" if settings.task in ("rate", "rank", "steps") else "pairs"
         table = wanted if wanted in version.manifest.tables else None

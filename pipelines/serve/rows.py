@@ -151,7 +151,7 @@ def explained(call: Call, version: Version) -> Explained:
     """
     row_id = str(call.request.path_params["row"])
     try:
-        found = version.explain(row_id, site(call).factory.home / "store")
+        found = version.explain(row_id, store_of(site(call).factory, version))
     except PrefactoryError as error:
         raise MissingError(str(error)) from error
     return next((row for row in found.rows if row.row_id == row_id), found.rows[0])

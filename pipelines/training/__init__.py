@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ValidationError
 
 from catalog.versions import Version
+from pipelines.needs import tell
 from pipelines.progress import Progress
 from pipelines.serve.running import announced
 from pipelines.settings import Settings
@@ -185,6 +186,7 @@ def train(
     folder = out or _default_folder(settings, data, method, config)
     if out is None and folder.exists():  # complete: trainers make a folder whole or not at all
         return earlier(method, folder)
+    tell(settings, version.ref, f"model {folder.name}")
     progress = Progress(f"{method} on {version.ref}")
     progress.begin(f"train {method}", 0, "steps")
     shown = progress.shown(live=False)  # a terminal has the trainer's own bar

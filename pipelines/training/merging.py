@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catalog.versions import Version
+from pipelines.needs import tell
 from pipelines.settings import Settings
 from pipelines.training import Trained, earlier, weights_of
 from pipelines.training.data_of import version_of
@@ -90,6 +91,7 @@ def merge(
     folder = out or settings.home / "models" / name
     if out is None and folder.exists():
         return earlier("merge", folder)
+    tell(settings, data.version.ref, f"model {folder.name}")
     with settings.store.in_use():
         report = merge_models(config, names, folders, weights, data, folder)
     return Trained("merge", folder, report.text(), report.as_dict())

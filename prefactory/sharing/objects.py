@@ -7,6 +7,7 @@ yet, and the object is there. Who comes second takes the first one's.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from prefactory.folders import settle, temporary_folder
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.turns import in_turn
 from prefactory.store import OUTDATED, Record, Store, Writer, file_digest
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -65,6 +68,16 @@ class BucketStore(Store):
         if not (self._folder(key) / "record.json").is_file():
             self._fetch(key)
         return super().read(key, table, columns)
+
+    def bring(self, key: str) -> bool:
+        """Have a copy of an object here, if the bucket has one that is whole; whether there is."""
+        try:
+            if not (self._folder(key) / "record.json").is_file():
+                self._fetch(key)
+        except StoreError as error:
+            _LOG.warning("%s", error)
+            return False
+        return True
 
     def _there(self, key: str) -> Record | None:
         found = self.bucket.read(_record(key))

@@ -1,6 +1,7 @@
 """A catalog in a bucket: two machines with a home each, on moto and on SeaweedFS over loopback."""
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -307,14 +308,23 @@ def test_the_command_line(machines):
     assert shown.returncode == 0, shown.stderr
     assert two.local() == [made.manifest.version]
     assert "only in" not in ask("catalog", "list", PREFACTORY_CATALOG=url).stdout
+    (two.home / "models" / "m").mkdir(parents=True)
+    about = {"dataset": {"name": "small", "version": made.manifest.version}}
+    (two.home / "models" / "m" / "training.json").write_text(json.dumps(about))
     refused = ask("catalog", "rm", made.ref, "--yes", PREFACTORY_CATALOG=url)
     assert refused.returncode == 2
-    assert "are not removed by this command" in refused.stderr
+    assert "stays: model m of " in refused.stderr
+    shutil.rmtree(two.home / "models")
+    would = ask("catalog", "rm", made.ref, PREFACTORY_CATALOG=url)
+    assert "would be removed (--yes does it) in s3://" in would.stdout
+    assert ask("catalog", "rm", made.ref, "--yes", PREFACTORY_CATALOG=url).returncode == 0
+    gone = ask("catalog", "show", made.ref, PREFACTORY_CATALOG=url)
+    assert "was removed from s3://" in gone.stderr
     write_jsonl(two.home / "pairs.jsonl", hh_pairs(24))
     (two.home / "recipe.yaml").write_text(RECIPE)
     ran = ask("run", "recipe.yaml", "--runner", "threads", "--catalog", url)
     assert ran.returncode == 0, ran.stderr
-    assert len(one.catalog.numbers("small")) == 2
+    assert len(one.catalog.numbers("small")) == 1
 
 
 def test_no_bucket_there_is_one_sentence(tmp_path, monkeypatch):
