@@ -181,12 +181,12 @@ def of_row(
     made = [r for r in row.relatives if r.relation != "named by"]
     parent_nodes = [graph.add(Node("row", f"{r.relation} {r.row_id[:12]}", r.fate)) for r in made]
     for verdict in row.verdicts:
-        if verdict.verdict in ("earlier", "not reached"):
+        calls_here = [c for c in asked if c["step"] == verdict.stage]
+        if verdict.verdict == "not reached" or (verdict.verdict == "earlier" and not calls_here):
             continue
         own = [
             graph.add(Node("call", f"{c['model']} ({c['role']})", f"answer {c['key'][:16]}"))
-            for c in asked
-            if c["step"] == verdict.stage
+            for c in calls_here
         ]
         why = ": ".join(w for w in (verdict.verdict, verdict.reason, verdict.detail) if w)
         more = parent_nodes if verdict.verdict == "made" else []

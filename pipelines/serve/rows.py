@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from catalog.explain import Explained
 from catalog.versions import Version
-from pipelines.needs import calls_of, needs
+from pipelines.needs import calls_of, needs, store_of
 from pipelines.serve.site import PAGE, MissingError, asked, page_of, pages, site, version_of
 from prefactory.errors import PrefactoryError, StoreError
 from prefactory.pages.wording import num

@@ -8,10 +8,13 @@ from collections import Counter
 
 import pytest
 
+from catalog.history.lineage import of_row
 from pipelines.build import build, check_recipe
+from pipelines.needs import calls_of, store_of
 from pipelines.settings import Settings
 from prefactory.sharing.bucket import Bucket
 from prefactory.stages import thread_mapper
+from prefactory.tables import ROW_ID, Shape
 from tests.buckets import PROGRAMS, served_at_url
 from tests.helpers import ROOT, until
 from tests.pipelines.conftest import ANSWERED, write_jsonl
@@ -82,6 +85,18 @@ def test_at_once_each_call_is_made_once_and_there_is_one_version(site):
     assert (len(calls), calls.total()) == (3 * ASKED, 3 * ASKED)
     assert (folder / "a.txt").read_text() == (folder / "b.txt").read_text()
     assert digests(url) == [alone(folder)]
+
+    third = Settings(folder / "third", bucket=url, catalog_bucket=f"{url}/catalog")
+    version = third.catalog.get("answered")
+    row_id = version.frame("pairs").collect()[ROW_ID[Shape.PAIRS]][0]
+    (found, *_) = version.explain(row_id, store_of(third, version)).rows
+    assert found.fate.startswith("published in")
+    assert list(third.home.glob("store/objects/*/*/rows*"))
+    calls = calls_of(third, found)
+    assert calls.height > 0
+    assert set(calls["model"]) == {"mock"}
+    lines = of_row(version, found, calls).lines()
+    assert any(line.startswith("call     mock") for line in lines)
 
 
 def test_one_is_killed_and_the_other_ends_with_the_digest(site):
