@@ -86,11 +86,11 @@ def _load(auto: Any, settings: TransformerSettings, **options: Any) -> Any:  # n
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
-        reason = _why_not(settings.model) or error
+        reason = why_not(settings.model) or error
         raise ConfigError(f"can't load {settings.model} as {auto.__name__}: {reason}") from error
 
 
-def _why_not(model: str) -> str | None:
+def why_not(model: str) -> str | None:
     """What a user should know first, where the library's own words are about something else."""
     path = Path(model)
     if path.is_dir():

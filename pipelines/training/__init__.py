@@ -17,6 +17,7 @@ from pipelines.needs import tell
 from pipelines.progress import Progress
 from pipelines.serve.running import announced
 from pipelines.settings import Settings
+from pipelines.training.places import transformer_of
 from pipelines.vectors import embedder
 from prefactory.errors import ConfigError
 from prefactory.folders import CHECKSUMS, damaged
@@ -176,8 +177,11 @@ def train(
         embed: makes vectors of texts; None: the encoder, by way of the store.
 
     Raises:
-        ConfigError: for an unknown method, or a table without pairs, or without responses.
+        ConfigError: for an unknown method, a model to start from that is none, or a table without
+            pairs, or without responses.
     """
+    if (start := getattr(config, "model", None)) is not None:
+        config = config.model_copy(update={"model": transformer_of(start, settings)})
     table = table or table_of(type(config), version)
     _check_table(type(config), version, table)
     from trainers.base import DatasetRef  # datasets, torch: only when something is trained

@@ -15,8 +15,8 @@ from audit.stance import by_lexicon
 from pipelines.judged import Named, judge_step
 from pipelines.settings import Settings
 from pipelines.training.answering import answers_of, name_of
-from pipelines.training.evaluation import model_of
 from pipelines.training.panel import Panel
+from pipelines.training.places import model_of
 from prefactory.engines.base import SamplingParams
 from prefactory.errors import ConfigError, DataError
 from prefactory.measures.refusals import refuses

@@ -13,6 +13,7 @@ from audit import load
 from catalog.history.drift import MAIN
 from pipelines.settings import Settings
 from pipelines.training.answering import Asked, is_engine
+from pipelines.training.places import model_of
 from pipelines.vectors import embedder
 from prefactory.errors import CatalogError, DataError
 from prefactory.tables import COLUMNS, Shape
@@ -77,12 +78,6 @@ def evaluate(
 
         answers = answered(places, found, asked, seed, settings)
     return Evaluation.of(data, scores, found, seed, answers)
-
-
-def model_of(name: str, settings: Settings) -> str:
-    """Folder of a model by its name in the home; a folder or hub id stays as it is."""
-    here = settings.home / "models" / name
-    return str(here) if here.is_dir() and not Path(name).is_dir() else name
 
 
 def _rows(

@@ -11,8 +11,8 @@ from pipelines.needs import tell
 from pipelines.settings import Settings
 from pipelines.training import Trained, earlier, weights_of
 from pipelines.training.data_of import version_of
-from pipelines.training.evaluation import model_of
 from pipelines.training.known import model_at
+from pipelines.training.places import transformer_of
 from prefactory.errors import ConfigError
 from prefactory.identity import fingerprint
 
@@ -82,7 +82,7 @@ def merge(
     names, weights = weighted(words)
     config = Merge.model_validate(options)
     data = DatasetRef(measured_on(names, on, settings))
-    folders = [model_of(name, settings) for name in names]
+    folders = [transformer_of(name, settings) for name in names]
     made_from = [
         "merge", config.model_dump(mode="json"), [weights_of(f) or f for f in folders],
         [w / sum(weights) for w in weights], data.digest,

@@ -8,7 +8,7 @@ from audit.reference import Reference
 from labelers.models.likelihood import Likelihood
 from pipelines.settings import Settings
 from pipelines.training.answering import answers_of, message, name_of
-from pipelines.training.evaluation import model_of
+from pipelines.training.places import model_of
 from prefactory.context import Context
 from prefactory.engines.base import SamplingParams
 from prefactory.tables import Shape, with_ids

@@ -15,8 +15,8 @@ from catalog.versions import Version
 from pipelines.settings import Settings
 from pipelines.training import weights_of
 from pipelines.training.answering import answers_of, message
-from pipelines.training.evaluation import model_of
 from pipelines.training.merging import measured_on
+from pipelines.training.places import model_of, transformer_of
 from pipelines.vectors import embedder
 from prefactory.engines.base import SamplingParams
 from prefactory.errors import ConfigError, DataError
@@ -90,7 +90,7 @@ def explore(asked: Explore, settings: Settings) -> tuple[Simplex, UserMap | None
     from trainers.merging.users import fit_map
 
     names, user = list(asked.adapters), asked.shares()
-    folders = [model_of(m, settings) for m in asked.adapters.values()]
+    folders = [transformer_of(m, settings) for m in asked.adapters.values()]
     if len(names) < 2:
         raise ConfigError("name two objectives or more: OBJECTIVE=ADAPTER")
     adapters = [Adapter.read(Path(f)) for f in folders]

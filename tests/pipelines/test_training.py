@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.settings import Settings
 from pipelines.training import METHODS
+from pipelines.training.places import transformer_of
 from pipelines.training.promotion import promote, promoted
 from pipelines.training.smoke import smoke_train
 from prefactory.errors import ConfigError
@@ -75,6 +76,49 @@ def test_what_is_missing_is_said(words, says):
     found = CliRunner().invoke(app, ["train", *words])
     assert isinstance(found.exception, ConfigError)
     assert says in str(found.exception)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A home with a model that transformers loads, one that it does not, and an empty folder."""
+    folder = tmp_path / "home" / "models"
+    for name in ("small", "stack", "empty"):
+        (folder / name).mkdir(parents=True)
+    (folder / "small" / "config.json").write_text("{}")
+    (folder / "stack" / "training.json").write_text('{"method": "preference-stack"}')
+    return folder
+
+
+def test_a_model_to_start_from_is_named_as_everywhere(models):
+    settings = Settings(models.parent)
+    assert transformer_of("small", settings) == str(models / "small")
+    assert transformer_of(str(models / "small"), settings) == str(models / "small")
+    assert transformer_of("someone/some-model", settings) == "someone/some-model"
+    assert transformer_of("smollm2", settings) == "smollm2"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            ("train", "dpo", "DATA", "--model", "stack"),
+            "by `train preference-stack`: it is no",
+        ),
+        (("train", "yapo", "DATA", "--model", "empty"), "has no config.json, so it holds no model"),
+        (("train", "sft", "DATA", "--model", "./none"), "such folder; models of this home: small"),
+        (("merge", "stack", "small", "--on", "DATA"), "by `train preference-stack`: it is no"),
+        (("frontier", "a=stack", "b=small", "--on", "DATA"), "made by `train preference-stack`"),
+        (("evaluate", "empty", "DATA"), "has no config.json, so it holds no model"),
+    ],
+)
+def test_a_model_that_is_none_is_said(models, tmp_path, command, says):
+    data = tmp_path / "pairs.jsonl"
+    rows = ({"prompt": f"q {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(12))
+    data.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    words = [str(data) if word == "DATA" else word for word in command]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code != 0
+    assert says in str(done.exception)
 
 
 @pytest.mark.slow

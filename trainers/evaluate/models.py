@@ -22,7 +22,7 @@ from trainers.methods.plan import Score, implicit_reward, log_odds, mean_log_pro
 from trainers.people.model import PALReward
 from trainers.scoring import Sides, encoded, head_scores, log_probabilities, token_counts
 from trainers.settings import TransformerSettings
-from trainers.transformer import load_model, load_tokenizer
+from trainers.transformer import load_model, load_tokenizer, why_not
 
 _BASE = {"learning_rate": 1.0}
 _AGAINST_REFERENCE = (
@@ -202,12 +202,19 @@ def training_of(folder: Path) -> Mapping[str, Any]:
 
 
 def is_reward(model: str) -> bool:
-    """Whether a folder or hub id holds a sequence classifier, or an adapter of one."""
+    """Whether a folder or hub id holds a sequence classifier, or an adapter of one.
+
+    Raises:
+        ConfigError: it holds no model.
+    """
     folder = Path(model)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         return bool(json.loads(adapter.read_text("utf-8")).get("task_type") == "SEQ_CLS")
-    config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+    try:
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't load {model}: {why_not(model) or error}") from error
     return any("SequenceClassification" in name for name in config.architectures or ())
 
 
