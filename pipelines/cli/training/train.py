@@ -23,7 +23,9 @@ Data = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value options of the method, such as beta=0.05.")
 ]
-Model = Annotated[str | None, typer.Option(help="Model to start from: a folder, a name in models, or a hub id.")]
+Model = Annotated[
+    str | None, typer.Option(help="Model to start from: a folder, a name in models, or a hub id.")
+]
 Config = Annotated[
     Path | None, typer.Option("--config", help="YAML file of options; those of TRL by its names.")
 ]
