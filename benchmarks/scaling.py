@@ -6,7 +6,8 @@ Seconds of each step on a shard come from the last kept result of `benchmarks.ch
 distinct prompts. The simulation hands shards to workers as a run does: a step begins when the one
 before it has ended on all shards. A shard takes lognormal time about its mean; some straggle; a
 worker dies now and then, which is noticed after a while, and its shard is done again. What the
-driver does alone (publishing) is added as measured, and not divided.
+driver does alone (publishing) is added as measured, and not divided. What a dataset-wide step's fit
+takes, by one order and cut by key, comes from the last kept result of `benchmarks.exchange`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ DRIVER = "publish and report"
 """What the driver does alone. What a selection pays is worked out beside it, on 5,000 rows."""
 SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 WORKERS = (2, 16, 128, 1024)
+FIT_ROWS = 1 << 20
+"""Rows from which on a fit is cut by key, and of a range."""
 ORDER_BYTES = 1_500
 """What the driver keeps of an order and its record, about (`pickle` of both)."""
 
@@ -55,16 +58,44 @@ class Weather:
 CALM = Weather(0.0, 0.0, 1.0, 0.0, 0.0)
 
 
-def newest() -> Path:
-    """The last kept result of the chain with distinct prompts at 160,000 pairs."""
+def newest(name: str = "chain", figure: str = f"{PREFIX}CPU s") -> Path:
+    """The last kept result of a benchmark with a figure: of the chain with distinct prompts."""
     found = [
         path
-        for path in sorted(RESULTS.glob("chain-*.json"))
-        if f"{PREFIX}CPU s" in json.loads(path.read_text("utf-8"))["figures"]
+        for path in sorted(RESULTS.glob(f"{name}-*.json"))
+        if figure in json.loads(path.read_text("utf-8"))["figures"]
     ]
     if not found:
-        raise SystemExit("no result is kept: python -m benchmarks.chain --sizes 160000 --distinct")
+        raise SystemExit(f"no result of benchmarks.{name} is kept that has {figure!r}")
     return max(found, key=lambda path: json.loads(path.read_text("utf-8"))["time"])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the fits of the chain take of a row, all steps together.
+
+    Attributes:
+        steps: how many there are.
+        whole_mb, whole_s: of one order for all rows: MB of the largest fit, CPU seconds of all.
+        cut_s: of the orders by ranges of keys: CPU seconds of all.
+    """
+
+    steps: int
+    whole_mb: float
+    whole_s: float
+    cut_s: float
+
+
+def of_fits(result: Mapping[str, Any]) -> Fitted:
+    """Read it from a result of `benchmarks.exchange`."""
+    figures = result["figures"]
+    rows = {name.split(", ")[1].split()[0] for name in figures}
+    (n,) = map(int, rows)
+    whole = {name: value for name, value in figures.items() if f"{n} rows in 1," in name}
+    seconds = [value for name, value in figures.items() if name.endswith("CPU s")]
+    whole_s = sum(value for name, value in whole.items() if name.endswith("CPU s"))
+    whole_mb = [value for name, value in whole.items() if name.endswith("MB")]
+    return Fitted(len(whole_mb), max(whole_mb) / n, whole_s / n, (sum(seconds) - whole_s) / n)
 
 
 def measured(result: Mapping[str, Any]) -> tuple[dict[str, float], float]:
@@ -107,9 +138,56 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """The page of docs."""
+def fits_table(result: Mapping[str, Any]) -> list[str]:
+    """The part of the page on dataset-wide steps."""
+    fits, machine = of_fits(result), result["machine"]
+    lines = [
+        "## Dataset-wide steps",
+        "",
+        f"`filters.ExactDuplicates` and `filters.RandomSubsample` look at all rows. Measured by "
+        f"`benchmarks.exchange` ({result['time'][:10]}, commit {result['commit']}, "
+        f"{machine['cores']} cores of {machine['processor']}, load {machine['load']}) on a million "
+        "rows, memory with the pages that are mapped:",
+        "",
+        "| orders | MB, at most | CPU s, all |",
+        "|---|--:|--:|",
+    ]
+    for name, value in result["figures"].items():
+        if name.endswith(", MB"):
+            order = name.removesuffix(", MB")
+            seconds = result["figures"][f"{order}, CPU s"]
+            step, of, kind = order.split(", ")
+            ranges = of.split()[-1]
+            shown = "all rows in one" if kind == "fit" else f"{kind}, {ranges} of each"
+            lines.append(f"| `{step}`: {shown} | {value:.0f} | {seconds:.2f} |")
+    lines += [
+        "",
+        f"With more rows, cut into ranges of {FIT_ROWS:,}, by simulation:",
+        "",
+        "| rows | ranges | one order would hold | both would take | a range holds, about "
+        + "".join(f"| {n:,} workers " for n in WORKERS)
+        + "|",
+        "|--:|--:|--:|--:|--:" + "|--:" * len(WORKERS) + "|",
+    ]
+    for rows in SIZES:
+        ranges = math.ceil(rows / FIT_ROWS)
+        held = f"{min(rows, FIT_ROWS) * fits.whole_mb / 1000:.1f} GB"
+        cells = [
+            f"{rows:,}", f"{ranges:,}", f"{rows * fits.whole_mb / 1000:.1f} GB",
+            span(rows * fits.whole_s), held,
+        ]  # fmt: skip
+        each = {"cut": fits.cut_s * rows / ranges}
+        cells += [
+            span(simulated(each, ranges, n, Weather())) if ranges > 1 else "" for n in WORKERS
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
+    """The page of docs, from a result of `benchmarks.chain` and one of `benchmarks.exchange`."""
     steps, alone = measured(result)
+    fits = of_fits(exchanged).steps
     weather, machine = Weather(), result["machine"]
     lines = [
         "# What a run would take on many machines",
@@ -147,20 +225,30 @@ def page(result: Mapping[str, Any]) -> str:
                 continue
             calm = simulated(steps, shards, workers, CALM)
             bad = simulated(steps, shards, workers, weather)
-            kept = ORDER_BYTES * shards * len(steps) / 1e6
+            orders = shards * (len(steps) + 1 + fits)  # a source is read, and then exchanged
+            orders += 4 * fits * (math.ceil(rows / FIT_ROWS) if rows > FIT_ROWS else 0)
+            kept = ORDER_BYTES * orders / 1e6
             lines.append(
                 f"| {rows:,} | {shards:,} | {workers:,} | {span(calm)} | {span(bad)} | "
                 f"{ideal / workers / bad:.2f} | {span(driver)} | {kept:.1f} MB |"
             )
+    lines += ["", *fits_table(exchanged)]
     lines += [
         "",
-        "**What this says.** Steps divide; publishing does not. From some tens of workers on the "
-        "driver decides: splits, digests and the files of a version are made on one machine, in "
-        "passes over the rows. Its memory is bounded by the column that it looks at (see "
-        "[performance.md](performance.md)), which a billion rows pass. Publish such a run in parts "
-        "(a version for each source or month), or wait for a driver that hands these passes out as "
-        "orders, too: that is not built. Dataset-wide steps (`fit`) have one order that reads what "
-        "their map left of all shards; the light chain has one (`filters.ExactDuplicates`).",
+        "## What this says",
+        "",
+        "Steps divide, those of the light chain that look at all rows as well: no worker holds "
+        "more than a range of keys, the driver an order and a record of each (about "
+        f"{ORDER_BYTES / 1000:.1f} kB). Publishing does not divide: from some tens of workers on "
+        "the driver decides, because splits, digests and the files of a version are made on one "
+        "machine, in passes over the rows. Its memory is bounded by the column that it looks at "
+        "(see [performance.md](performance.md)), which a billion rows pass. Publish such a run in "
+        "parts (a version for each source or month).",
+        "",
+        "What else does not divide: the other dataset-wide steps ([cluster.md](how-to/cluster.md) "
+        "says which, and what a row takes there). A source is exchanged in one round, each shard "
+        "reading its rows from all parts: that divides, but the reads are the square of the "
+        "shards, 37 million at 100,000,000 rows and 3.7 thousand million at ten times as many.",
         "",
     ]
     return "\n".join(lines)
@@ -172,7 +260,9 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=None)
     parser.add_argument("--page", type=Path, default=None)
     args = parser.parse_args()
-    text = page(json.loads((args.result or newest()).read_text("utf-8")))
+    exchanged = newest("exchange", "filters.ExactDuplicates, 1000000 rows in 1, fit, MB")
+    read = [json.loads(path.read_text("utf-8")) for path in (args.result or newest(), exchanged)]
+    text = page(*read)
     if args.page is None:
         print(text)
     else:

@@ -32,6 +32,21 @@ def test_the_page_tells_what_was_measured(monkeypatch):
     assert 1e-6 < alone < 1e-3
     assert scaling.DRIVER not in steps
     assert {"source", "filters.Quality", "labelers.R3"} <= set(steps)
-    text = page(result)
+    made = scaling.newest("exchange", "filters.ExactDuplicates, 1000000 rows in 1, fit, MB")
+    exchanged = json.loads(made.read_text("utf-8"))
+    text = page(result, exchanged)
     assert result["commit"] in text
+    assert exchanged["commit"] in text
     assert "1,000,000,000" in text
+    assert "| 1,000,000,000 | 954 |" in text
+
+
+def test_what_a_fit_takes_of_a_row():
+    figures = {
+        "a, 1000 rows in 1, fit, MB": 50.0, "a, 1000 rows in 1, fit, CPU s": 4.0,
+        "b, 1000 rows in 1, fit, MB": 20.0, "b, 1000 rows in 1, fit, CPU s": 1.0,
+        "a, 1000 rows in 4, cut, MB": 9.0, "a, 1000 rows in 4, cut, CPU s": 2.0,
+        "b, 1000 rows in 4, range, MB": 9.0, "b, 1000 rows in 4, range, CPU s": 3.0,
+    }  # fmt: skip
+    found = scaling.of_fits({"figures": figures})
+    assert found == scaling.Fitted(2, 0.05, 0.005, 0.005)
