@@ -8,6 +8,7 @@ Tokens are padded on the right, so a row's last token stands at its length - 1.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from labelers.models.chat_rows import Row
 from prefactory.engines.device import Gpus, default_device
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.extras import package
 from prefactory.identity import identity_of
 
 BUCKET = 32
@@ -44,7 +46,8 @@ class Model(BaseModel):
     """A transformers model and how to run it. Weights must be safetensors.
 
     Attributes:
-        model: a folder, or a Hugging Face name.
+        model: a folder, or a Hugging Face name. An adapter (`lora`, peft) is added to the model
+            that it names, whose files are a part of what decides a score, too.
         revision: of a Hugging Face model; for a folder, the digest of its files.
         precision: of weights and forward pass ("auto": bf16 where the device has it natively);
             scores are computed from float32 logits.
@@ -81,7 +84,23 @@ class Model(BaseModel):
         template = Path(self.model).expanduser() / "chat_template.jinja"
         if template.is_file():
             fields["chat_template"] = hashlib.blake2b(template.read_bytes()).hexdigest()[:32]
+        if (base := self.base()) is not None:
+            fields["base"] = base.identity()
         return {**fields, "numerics": NUMERICS}
+
+    def base(self) -> Model | None:
+        """The model that an adapter is of; None of a whole model.
+
+        Raises:
+            ConfigError: the adapter names none.
+        """
+        about = adapter_of(self.folder())
+        if about is None:
+            return None
+        name, revision = about.get("base_model_name_or_path"), about.get("revision")
+        if not name:
+            raise ConfigError(f"the adapter {self.model!r} names no model that it is of")
+        return self.model_copy(update={"model": name, "revision": revision})
 
     def folder(self) -> Path:
         """Folder of the model's files, downloading them if need be.
@@ -221,7 +240,7 @@ def _load(model: Model, kind: Kind, folder: str) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    code = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
+    code: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **code)
     if not tokenizer.is_fast:
         raise ConfigError(f"model {model.model!r} has no fast tokenizer, which scorers need")
@@ -231,17 +250,46 @@ def _load(model: Model, kind: Kind, folder: str) -> tuple[Any, Any]:
         "tokens": transformers.AutoModelForTokenClassification,
     }[kind]
     dtype = torch.bfloat16 if model.resolved_precision() == "bf16" else torch.float32
+    base = model.base()
+    whole = folder if base is None else str(base.folder())
+    if base is not None and kind != "causal":
+        code["num_labels"] = _outputs(Path(folder))
     net, info = auto.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **code
+        whole, dtype=dtype, use_safetensors=True, output_loading_info=True, **code
     )
     missing = sorted(info["missing_keys"])
-    if missing:
+    if base is not None:
+        net = package("peft").PeftModel.from_pretrained(net, folder).merge_and_unload()
+        net.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    elif missing:
         what = "a language model's head" if kind == "causal" else "a classification head"
         raise ConfigError(
             f"model {model.model!r} lacks the weights {missing[:3]}: they would be random; it may "
             f"not be a model with {what}"
         )
     return net, tokenizer
+
+
+def adapter_of(folder: Path) -> dict[str, Any] | None:
+    """The configuration of an adapter's folder; None of a whole model's."""
+    file = folder / "adapter_config.json"
+    about: dict[str, Any] | None = json.loads(file.read_text("utf-8")) if file.is_file() else None
+    return about
+
+
+def _outputs(folder: Path) -> int:
+    """How many outputs the head has that was trained beside an adapter.
+
+    Raises:
+        ConfigError: there is none, so that the head would be random.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(folder / "adapter_model.safetensors"), "np") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - no mapping
+            if name.endswith(("score.weight", "classifier.weight")):
+                return int(tensors.get_slice(name).get_shape()[0])
+    raise ConfigError(f"the adapter {folder} has no head: its scores would be random")
 
 
 _POOL_LOCK = threading.Lock()

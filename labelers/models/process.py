@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from labelers.models import chat_rows
 from labelers.models.chat_rows import Messages, Row, Template
-from labelers.models.language_models import Loaded, Model, opened
+from labelers.models.language_models import Loaded, Model, adapter_of, opened
 from labelers.models.reward_model import Activation, activated, classified
 from labelers.rules.verifiable import check_pattern
 from prefactory.chat_template import ChatTemplate, TemplateError
@@ -139,8 +139,9 @@ class StepScores(Labeler):
         if self.template not in ("auto", "chat"):
             raise ConfigError(f"template {self.template!r}: a token classifier reads its own chat")
         with opened(self.model, "tokens") as loaded:
+            separator = separator_of(self.model, loaded.net.config)
             tokens = [
-                self._tokens(loaded, chat_rows.clean(prompt), said)
+                self._tokens(loaded, chat_rows.clean(prompt), said, separator)
                 for prompt, said in zip(
                     answers["prompt"].to_list(), answers["step"].to_list(), strict=True
                 )
@@ -157,9 +158,10 @@ class StepScores(Labeler):
             pl.col("score").fill_nan(None)
         )
 
-    def _tokens(self, loaded: Loaded, prompt: Messages, steps: list[str]) -> tuple[Row, list[int]]:
+    def _tokens(
+        self, loaded: Loaded, prompt: Messages, steps: list[str], separator: str
+    ) -> tuple[Row, list[int]]:
         """An answer as tokens, and where its steps end."""
-        separator = getattr(loaded.net.config, "step_separator", SEPARATOR)
         template = ChatTemplate(loaded.tokenizer, self.model.model)
         try:
             ids, ends = step_tokens(template, prompt, steps, separator)
@@ -191,9 +193,20 @@ class StepScores(Labeler):
 
 def reads_tokens(model: Model) -> bool:
     """Tell whether a model is a token classifier, by its configuration."""
-    file = model.folder() / "config.json"
+    folder = model.folder()
+    if (adapter := adapter_of(folder)) is not None:
+        return bool(adapter.get("task_type") == "TOKEN_CLS")
+    file = folder / "config.json"
     named = json.loads(file.read_text("utf-8")).get("architectures") if file.is_file() else None
     return any(str(name).endswith("ForTokenClassification") for name in named or ())
+
+
+def separator_of(model: Model, config: Any) -> str:  # noqa: ANN401 - a transformers configuration
+    """What stands behind each step: as the configuration says, or an adapter's training."""
+    training = model.folder() / "training.json"
+    adapted = adapter_of(model.folder()) is not None and training.is_file()
+    said = json.loads(training.read_text("utf-8")).get("config", {}) if adapted else {}
+    return str(said.get("separator") or getattr(config, "step_separator", SEPARATOR))
 
 
 def at_ends(

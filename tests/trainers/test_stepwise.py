@@ -10,6 +10,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, set_see
 
 from catalog.layouts import export
 from labelers import StepScores
+from labelers.models.language_models import Model
 from pipelines.api import Recipe, audit, run
 from prefactory.chat_template import ChatTemplate
 from prefactory.context import Context
@@ -128,6 +129,46 @@ def test_a_trained_model_scores_the_steps_of_a_recipe(steps, tiny_model, tmp_pat
         StepScores(model=model, template="plain").label(rows, Context())
     with pytest.raises(ConfigError, match="has 2 heads and 3 are named"):
         StepScores(model=model, heads=3).label(rows, Context())
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_by_an_adapter_scores_steps(steps, tiny_model, tmp_path):
+    """Through peft, merged here, and by the whole model of the same weights: one answer."""
+    import peft
+
+    config = Stepwise(
+        model=str(tiny_model), lora={"r": 4, "alpha": 8}, separator="\n",
+        **{**SMALL, "max_steps": 60},
+    )  # fmt: skip
+    report = train_transformer(config, DatasetRef(steps, "responses"), tmp_path / "prm")
+    assert report.facts["last_loss"] < 0.5 * report.facts["first_loss"]
+    assert not (tmp_path / "prm" / "config.json").exists(), "an adapter"
+    model = {"model": str(tmp_path / "prm"), "precision": "fp32", "device": "cpu"}
+    rows = steps.frame("responses").collect()
+    scored = StepScores(model=model, splitter="line").label(rows, Context())
+    last = pl.DataFrame({"p": scored["steps_steps"], "good": rows["score_steps"]})
+    last = last.with_columns(pl.col("p").list.last())
+    assert last.filter(good=1.0)["p"].min() > last.filter(good=0.0)["p"].max()
+    net = peft.AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "prm", num_labels=2)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "prm")
+    ids, ends = step_tokens(
+        ChatTemplate(tokenizer, "prm"), rows["prompt"][0].to_list(), rows["steps"][0].to_list(),
+        "\n",
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = net.eval()(torch.tensor([ids])).logits[0, ends].softmax(-1)[:, 1].numpy()
+    np.testing.assert_allclose(scored["steps_steps"][0].to_numpy(), expected, atol=1e-5)
+    whole = net.merge_and_unload()
+    whole.config.step_separator = "\n"
+    whole.save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    merged = {**model, "model": str(tmp_path / "whole")}
+    same = StepScores(model=merged, splitter="line").label(rows, Context())
+    for name in ("score_steps", "reason_steps"):
+        assert same[name].to_list() == pytest.approx(scored[name].to_list(), abs=1e-6)
+    first = Model(**model).identity()
+    assert first["base"] == Model(**{**model, "model": str(tiny_model)}).identity()
+    assert "base" not in Model(**merged).identity()
 
 
 def test_what_a_process_reward_model_can_not_learn_from_is_refused(
