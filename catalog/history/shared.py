@@ -218,6 +218,25 @@ class BucketCatalog(Catalog):
         except ValueError:
             return None
 
+    def objects(self, name: str, number: str) -> list[str]:
+        """Keys of the intermediate results that a version was made from.
+
+        Raises:
+            CatalogError: nobody can tell.
+        """
+        facts = self._record(name, number)
+        try:
+            if facts is not None:
+                text = (self.bucket.read(f"{facts['at']}/provenance.json") or (b"",))[0]
+            else:  # here alone
+                text = (self.get(f"{name}@{number}").path / "provenance.json").read_bytes()
+            return [str(key) for key in json.loads(text)["objects"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CatalogError(
+                f"nobody can tell what {name}@{number} was made from ({error}), so nothing is "
+                "removed from the bucket; `prefactory catalog rm` takes a version that nobody needs"
+            ) from error
+
     def left(self, name: str, number: str) -> list[str]:
         """Keys of all that the bucket has of a version, its record first."""
         own = _key(name, number)

@@ -223,6 +223,8 @@ def gc(
     ):  # what is needed now, and not a moment ago
         found = garbage(catalog, store, needs(settings.home), keep=keep, days=days)
         freed = collect(catalog, store, found) if yes else 0
+    there, more = _gc_there(settings, days, yes)
+    found, freed = found + there, freed + more
     going = [g for g in found if not g.why]
     if as_json:
         rows = [{"what": g.what, "name": g.name, "bytes": g.size, "why": g.why} for g in found]
@@ -236,6 +238,27 @@ def gc(
     done = "removed" if yes else "would be removed (--yes does it)"
     told = f"{len(going) - objects} versions and {objects:,} intermediate results"
     typer.echo(f"{told}, {size:,.1f} MB, {done}")
+
+
+def _gc_there(settings: Settings, days: float, yes: bool) -> tuple[list[Goes], int]:
+    """As `gc`, of what lies in a bucket."""
+    from catalog.history.leftovers import collect, garbage
+    from catalog.history.shared import BucketCatalog
+    from prefactory.sharing.presence import alone
+
+    bucket, catalog = settings.shared, settings.catalog
+    if bucket is None:
+        return [], 0
+    if not isinstance(catalog, BucketCatalog):
+        typer.echo(
+            f"what lies in {bucket.url} stays: only a catalog in a bucket (PREFACTORY_CATALOG) "
+            "knows what all machines need of it",
+            err=True,
+        )
+        return [], 0
+    with alone(bucket) if yes else nullcontext():
+        found = garbage(bucket, catalog, days)
+        return found, collect(bucket, found) if yes else 0
 
 
 def push(

@@ -80,8 +80,7 @@ class Session(Closing):
             StoreError: the record of a shared budget is damaged or can't be written.
         """
         self.root = root
-        self._bucket = bucket
-        self._presence: Presence | None = None
+        self._presence = Presence(bucket) if bucket is not None else None
         budget = budget or Budget()
         self.accounts = Accounts(read_prices(prices), budget, self._spending(budget, job))
         self._lock = threading.Lock()
@@ -103,16 +102,11 @@ class Session(Closing):
     def _journaled(
         self, config: EngineConfig, key: str, identity: Mapping[str, Any]
     ) -> JournaledEngine:
-        if self._bucket is None:
+        if self._presence is None:
             return JournaledEngine(config, Journal(self.root, key, identity), self.accounts)
-        claims = BucketClaims(self.root / key, self._present(self._bucket))
+        claims = BucketClaims(self.root / key, self._presence)
         journal = Journal(self.root, key, identity, claims.segments)
         return JournaledEngine(config, journal, self.accounts, claims)
-
-    def _present(self, bucket: Bucket) -> Presence:
-        if self._presence is None:
-            self._presence = Presence(bucket)
-        return self._presence
 
     def _spending(self, budget: Budget, job: str) -> Purse | None:
         if budget.name is None and not (job and budget.limited):
@@ -120,10 +114,10 @@ class Session(Closing):
         lasting, name = budget.name is not None, f".{job}.runs"
         if budget.name is not None:
             name = budget.name.replace("{date}", datetime.now(UTC).strftime("%Y-%m-%d")) + SUFFIX
-        if self._bucket is None:
+        if self._presence is None:
             return Spending(self.root.with_name("budgets") / name, lasting)
         limit = (budget.tokens, budget.usd)
-        return BucketSpending(self._present(self._bucket), name, lasting, limit)
+        return BucketSpending(self._presence, name, lasting, limit)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Usage per model, as plain JSON data."""

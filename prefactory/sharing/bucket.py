@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefactory.errors import ConfigError, StoreError
 from prefactory.extras import package
+
+
+class Found(NamedTuple):
+    """An object as a listing tells it: its key, tag, bytes, and the Unix time of its last put."""
+
+    key: str
+    tag: str
+    size: int
+    at: float
 
 
 class Bucket:
@@ -95,26 +104,28 @@ class Bucket:
         return str(put["e_tag"])
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys under a prefix, in no order.
+        """Keys under a prefix, in no order."""
+        return (found.key for found in self.find(prefix))
+
+    def tags(self, prefix: str) -> dict[str, str]:
+        """Keys under a prefix with their tags."""
+        return {found.key: found.tag for found in self.find(prefix)}
+
+    def find(self, prefix: str) -> Iterator[Found]:
+        """Objects under a prefix, in no order.
 
         Raises:
             StoreError: the bucket can't be read.
         """
         try:
             for page in self._api.list(self._store, prefix):
-                yield from (str(found["path"]) for found in page)
-        except self._errors.BaseError as error:
-            raise self._failed(prefix, error) from error
-
-    def tags(self, prefix: str) -> dict[str, str]:
-        """Keys under a prefix with their tags.
-
-        Raises:
-            StoreError: the bucket can't be read.
-        """
-        try:
-            pages = self._api.list(self._store, prefix)
-            return {str(found["path"]): str(found["e_tag"]) for page in pages for found in page}
+                for found in page:
+                    yield Found(
+                        str(found["path"]),
+                        str(found["e_tag"]),
+                        int(found["size"]),
+                        found["last_modified"].timestamp(),
+                    )
         except self._errors.BaseError as error:
             raise self._failed(prefix, error) from error
 

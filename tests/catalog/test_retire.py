@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from catalog.history import retire
+from catalog.history import leftovers, retire
 from catalog.history.shared import BucketCatalog
 from catalog.history.tags import rollback, tag, untag
 from catalog.versions import Catalog, verify
@@ -15,6 +15,8 @@ from pipelines.needs import tell
 from pipelines.settings import Settings
 from prefactory.errors import CatalogError
 from prefactory.sharing.bucket import Bucket
+from prefactory.sharing.objects import BucketStore
+from prefactory.sharing.presence import alone
 from prefactory.stages import thread_mapper
 from tests.pipelines.conftest import hh_pairs, write_jsonl
 
@@ -35,12 +37,20 @@ class Home(Settings):
     def __init__(self, home, bucket):
         super().__init__(home, bucket=None, catalog_bucket=None)
         object.__setattr__(self, "_there", bucket)
+        object.__setattr__(self, "_objects", None)
 
     @property
     def catalog(self):
         return BucketCatalog(self.home, self._there)
 
-    def publish(self, rows=20, name="small", source=None, more=""):
+    @property
+    def store(self):
+        return super().store if self._objects is None else BucketStore(
+            self.home / "store", bucket=self._objects
+        )  # fmt: skip
+
+    def publish(self, rows=20, name="small", source=None, more="", store=None):
+        object.__setattr__(self, "_objects", store)
         self.home.mkdir(parents=True, exist_ok=True)
         write_jsonl(self.home / "pairs.jsonl", hh_pairs(rows))
         text = RECIPE % (name, source or "pairs.jsonl") + more
@@ -242,6 +252,48 @@ def test_a_removed_number_is_not_published_again(machines):
     with pytest.raises(CatalogError, match="a number is not used again"):
         one.publish(24, more="version: v1\n")
     assert Catalog(one.home).versions("small") == []
+
+
+def test_results_that_no_version_was_made_from_go(machines, bucket):
+    one, two = machines
+    first, second = one.publish(20, store=bucket).version, two.publish(22, store=bucket).version
+    objects = {k.split("/")[2] for k in bucket.list("objects")}
+    bucket.upload(b"x", "parts/dead/1/rows.arrow")  # of who died before its record
+    bucket.upload(b"x", "images/kept.png")
+    assert leftovers.garbage(bucket, one.catalog, 1.0) == []  # too young
+    found = leftovers.garbage(bucket, one.catalog, -1.0)
+    assert {g.name for g in found} == {"dead"} | (objects - needed(one, first, second))
+    one.rm(second.ref)
+    found = leftovers.garbage(bucket, one.catalog, -1.0)
+    only_second = needed(one, second) - needed(one, first)
+    assert only_second
+    assert {g.name for g in found} == {"dead"} | (objects - needed(one, first))
+    with alone(bucket):
+        assert leftovers.collect(bucket, found) == sum(g.size for g in found) > 1000
+    assert {k.split("/")[2] for k in bucket.list("objects")} == objects & needed(one, first)
+    assert {k.split("/")[1] for k in bucket.list("parts")} == objects & needed(one, first)
+    assert bucket.exists("images/kept.png")
+    assert not one.publish(20, store=bucket).new
+    assert two.publish(22, store=bucket).new  # made again
+
+
+def needed(home, *versions):
+    named = set()
+    for version in versions:
+        path = home.catalog.root / "small" / version.manifest.version
+        if not path.is_dir():
+            path = version.path
+        named |= set(json.loads((path / "provenance.json").read_text())["objects"])
+    return named
+
+
+def test_a_version_of_which_nobody_can_tell_stops_it(machines, bucket):
+    one, _ = machines
+    one.publish(20, store=bucket)
+    (key,) = (k for k in bucket.list("versions") if k.endswith("provenance.json"))
+    bucket.upload(b"{}", key)
+    with pytest.raises(CatalogError, match=r"nobody can tell what small@.* was made from"):
+        leftovers.garbage(bucket, one.catalog, -1.0)
 
 
 def test_a_home_that_cannot_be_read_stops_removal(machines, bucket):
