@@ -19,6 +19,9 @@ EXIT_CODE = 3
 PATIENCE_S = 8.0
 """How long Prefect has to report a run that was stopped; `docker stop` kills after 10 s."""
 
+LEAVE_S = 4.0
+"""How long it may take to put the last answers into a bucket, and to give back what is claimed."""
+
 
 def end_at_signals() -> None:
     """Make Ctrl-C and SIGTERM end this process at once, with a line and exit code 3."""
@@ -27,9 +30,11 @@ def end_at_signals() -> None:
 
 
 def end(signum: int = 0, frame: FrameType | None = None) -> None:
-    """Say how to go on, and end this process."""
+    """Say how to go on, tell other machines if there are any, and end this process."""
     sys.stderr.write("\nstopped; run the same command again to resume\n")
     sys.stderr.flush()
+    if (session := sys.modules.get("prefactory.engines.session")) is not None:
+        session.leave(LEAVE_S)
     os._exit(EXIT_CODE)
 
 

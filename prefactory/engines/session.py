@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -50,6 +51,20 @@ CLAIM = (16, 256)
 would cost more than the call."""
 
 
+_SHARED: WeakSet[Session] = WeakSet()
+"""Those open that other machines may wait for."""
+
+
+def leave(seconds: float) -> None:
+    """Close what other machines would wait for, as this process ends; so long at most."""
+    threads = [threading.Thread(target=s.close, daemon=True) for s in list(_SHARED)]
+    for thread in threads:
+        thread.start()
+    ends = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
+
+
 class Session(Closing):
     """Opens each engine once, by its identity; safe for threads.
 
@@ -81,6 +96,8 @@ class Session(Closing):
         """
         self.root = root
         self._presence = Presence(bucket) if bucket is not None else None
+        if bucket is not None:
+            _SHARED.add(self)
         budget = budget or Budget()
         self.accounts = Accounts(read_prices(prices), budget, self._spending(budget, job))
         self._lock = threading.Lock()

@@ -1,9 +1,10 @@
 """One budget for all machines: its record is an object of a bucket, changed by compare and swap.
 
 A call must not wait for the bucket. So a process keeps back more than its calls in flight need: a
-slice, a share of what is left, which it spends without asking. The less is left, the smaller the
-slices; who finds no room gives back its own. Of a process that is silent for too long counts what
-it has told: what it has used and what it had in flight; the rest of its slice is free again.
+slice, about what it spends in a few seconds and no more than a share of what is left, which it
+spends without asking. Who finds no room gives back its own. Of a process that is silent for too
+long counts what it has told: what it has used and what it had in flight; the rest of its slice is
+free again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from prefactory.sharing.spending import SUFFIX, Decide, Spent
 
 PLACE = "budgets"
 SHARE = 32
-"""A slice is what is left, divided by this."""
+"""A slice is at most what is left, divided by this."""
+CALLS = 16
+"""The first slice is worth so many calls as the one that wants it."""
+SOON_S = 2.0
+"""One that was spent sooner is followed by one twice as large, any other by one half as large."""
 Limit = tuple[int | None, float | None]
 """Tokens and US dollars; None: without limit."""
 
@@ -72,6 +77,7 @@ class BucketSpending:
         self._asking, self._lock = threading.Lock(), threading.Lock()
         self._mine = Spent()
         self._told = Slice()
+        self._size, self._sliced_at = Spent(), time.monotonic()
         self._used_at = self._told_at = time.monotonic()
 
         def joined(runs: Runs) -> Slice:
@@ -99,7 +105,7 @@ class BucketSpending:
                     decided, mine = decide(self._others(runs))
                 return self._sliced(runs, mine) if decided else Slice(mine)
 
-            told = self._tell(asked)
+            told = self._grown(self._tell(asked))
             with self._lock:
                 self._mine, self._used_at = told.spent, time.monotonic()
         return decided
@@ -166,7 +172,8 @@ class BucketSpending:
             if idle and self._told != Slice(mine):
                 self._give_back()
             elif low:
-                self._tell(lambda runs: self._sliced(runs, self._mine, at_least=self._told))
+                told = self._tell(lambda runs: self._sliced(runs, self._mine, at_least=self._told))
+                self._grown(told)
             elif late and self._told.spent != mine:
                 self._tell(lambda _: _rest(self._told, mine))
 
@@ -180,17 +187,23 @@ class BucketSpending:
 
     def _sliced(self, runs: Runs, mine: Spent, at_least: Slice | None = None) -> Slice:
         """What is one's own, with a slice of what is left."""
-        others, own = self._others(runs).ended(), mine.ended()
+        others, own, size = self._others(runs).ended(), mine.ended(), self._next_size(mine)
         tokens, usd = self._limit
-        new = Slice(
-            mine,
-            0 if tokens is None else max(0, (tokens - others.tokens - own.tokens) // SHARE),
-            0.0 if usd is None else max(0.0, (usd - others.usd - own.usd) / SHARE),
-        )
+        left = 0 if tokens is None else max(0, (tokens - others.tokens - own.tokens) // SHARE)
+        left_usd = 0.0 if usd is None else max(0.0, (usd - others.usd - own.usd) / SHARE)
+        new = Slice(mine, min(left, size.tokens), min(left_usd, size.usd))
         if at_least is None:
             return new
         rest = _rest(at_least, mine)  # a part of it may be in use before this is told
         return Slice(mine, max(new.tokens, rest.tokens), max(new.usd, rest.usd))
+
+    def _next_size(self, mine: Spent) -> Spent:
+        """How large the next slice should be, as tokens and US dollars."""
+        least = Spent(CALLS * mine.held_tokens, CALLS * mine.held_usd)
+        soon = time.monotonic() - self._sliced_at < SOON_S
+        now = self._size
+        tokens, usd = (now.tokens * 2, now.usd * 2) if soon else (now.tokens // 2, now.usd / 2)
+        return Spent(max(tokens, least.tokens), max(usd, least.usd))
 
     def _others(self, runs: Runs) -> Spent:
         return sum((s.whole for o, s in runs.items() if o != self._presence.owner), Spent())
@@ -221,6 +234,11 @@ class BucketSpending:
             self._told_at = time.monotonic()
             self._told = told or Slice()
             return self._told
+
+    def _grown(self, told: Slice) -> Slice:
+        """Note what slice was told, and when."""
+        self._size, self._sliced_at = Spent(told.tokens, told.usd), time.monotonic()
+        return told
 
     def _put(self, runs: Mapping[str, Slice], tag: str) -> bool:
         text = json.dumps({owner: asdict(slice_) for owner, slice_ in runs.items()}).encode()

@@ -1,10 +1,13 @@
 """Two machines, each with a home of its own, one bucket and one recipe: as on one machine."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +117,28 @@ def test_one_is_killed_and_the_other_ends_with_the_digest(site):
     assert len(calls) == 3 * ASKED
     assert calls.total() - 3 * ASKED <= before - known  # nothing that had been sent
     assert digests(url) == [alone(folder)]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_leaves_nothing_that_others_wait_for(site):
+    folder, server, url = site
+    home = {"PREFACTORY_HOME": str(folder / "a"), "PREFACTORY_STORE": url}
+    words = [Path(sys.executable).parent / "prefactory", "run", "recipe.yaml"]
+    process = subprocess.Popen(
+        [*map(str, words), "--runner", "threads", "--budget-tokens", "100000"],
+        cwd=folder, env={**os.environ, **home}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: len(server.finished) > ASKED, 100)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "run the same command again" in err
+    bucket = Bucket(url)
+    assert list(bucket.list("alive")) == []
+    assert json.loads(bucket.read("budgets/.answered.runs")[0]) == {}
+    boards = [k for k in bucket.list("journal") if k.endswith("board.json")]
+    assert [json.loads(bucket.read(k)[0])["owners"] for k in boards] == [{}]
+    pieces = [k for k in bucket.list("journal") if "/pieces/" in k]
+    sent = sum(bucket.read(k)[0].count(b"\n") for k in pieces)
+    time.sleep(0.2)
+    assert len(server.finished) - 8 <= sent <= len(server.finished)  # but for what was in flight
