@@ -1,6 +1,8 @@
 """Servers of buckets over loopback: moto, and SeaweedFS as one that keeps them on a disk."""
 
+import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -16,12 +18,15 @@ URL = "s3://prefactory/runs"
 
 
 def free_port():
-    """A port that nobody has, and to which SeaweedFS can add 10,000 for its own talk."""
+    """A port that nobody has, as well as the one 10,000 above, which SeaweedFS takes for its talk.
+
+    Not of those that the system gives to connections (from 32,768 on): one could take it meanwhile.
+    """
     while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        if port < 55_000:
+        port = random.SystemRandom().randrange(20_000, 22_700)  # Ray's workers have those below
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
             return port
 
 
@@ -44,6 +49,7 @@ def _seaweed(folder, port):
     return [
         str(BIN / "weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
         f"-s3.port={port}", f"-s3.config={folder / 's3.json'}", "-master.telemetry=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # else two servers of a machine want the same
         "-volume.max=50", "-master.volumeSizeLimitMB=64",
         *(f"-{name}.port={at}" for name, at in ports.items()),
     ]  # fmt: skip
