@@ -1,12 +1,12 @@
-"""Memory and CPU of a dataset step's fit: all rows by one worker, beside cut by key into ranges.
+"""Memory and CPU of the fits of the light chain: by one worker, beside cut by key into ranges.
 
     python -m benchmarks.exchange [--rows 1000000] [--ranges 1,4,16] [--keep]
 
-What the map of each step leaves of so many made pairs (ids, keys, draws; no texts) lies in a store
-in shards of 16,384 rows. Each kind of order then does all its orders, one after the other, in a
-process of its own: its peak is that of the largest order, with the pages of the store that it maps
-(Linux only). `--keep` writes the figures to
-`benchmarks/results`, from where `benchmarks.scaling` reads them.
+What the map of each step leaves of so many made pairs (ids, keys, draws, scores; no texts) lies in
+a store in shards of 16,384 rows; `labelers.Combine`, which is not cut, has two answers of each.
+Each kind of order then does all its orders, one after the other, in a process of its own: its peak
+is that of the largest order, with the pages of the store that it maps (Linux only). `--keep` writes
+the figures to `benchmarks/results`, from where `benchmarks.scaling` reads them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SHARD_ROWS = 16_384
 STEPS: dict[str, dict[str, Any]] = {
     "filters.ExactDuplicates": {},
     "filters.RandomSubsample": {"fraction": 0.5},
+    "labelers.Combine": {"name": "reward", "weights": {"length": 1, "repetition": 1}},
 }
 KINDS = ("cut", "survey", "range", "hand back")
 
@@ -54,17 +55,26 @@ def make_parts(step: str, rows: int, folder: Path) -> None:
 
     site = site_of(step, folder)
     for i, first in enumerate(range(0, rows, SHARD_ROWS)):
-        numbers = pl.int_range(first, min(first + SHARD_ROWS, rows), eager=True)
+        numbers = pl.int_range(first, min(first + SHARD_ROWS, rows), eager=True).alias("n")
         ids = digests(numbers.cast(pl.String)).alias("pair_id")
-        same = pl.DataFrame({"n": numbers}).select(
-            k=pl.when(pl.col("n") % 2 == 0).then(pl.col("n") % (rows // 6 * 2)).otherwise("n")
-        )["k"]
-        none = pl.lit(None, dtype=pl.Float64)
-        part = pl.DataFrame([ids]).with_columns(unit="pair_id", score=none)
-        part = part.with_columns(digests(same.cast(pl.String)).alias("key"), forward=pl.lit(None))
-        part = part.with_columns(pl.col("forward").cast(pl.Boolean))
-        if step == "filters.RandomSubsample":
-            part = part.select("pair_id", group=pl.lit(None, dtype=pl.String))
+        if step == "labelers.Combine":
+            both = pl.concat([numbers, numbers]).sort().to_frame().with_row_index("answer")
+            number = (pl.col("answer") * 7919 % 1000).cast(pl.Float64)
+            part = both.select(
+                response_id=digests((both["n"] * 2 + both["answer"] % 2).cast(pl.String)),
+                prompt_id=pl.col("n").cast(pl.String).str.zfill(32),
+                score_length=number, score_repetition=number / 7,
+            )  # fmt: skip
+        elif step == "filters.RandomSubsample":
+            part = pl.DataFrame([ids]).with_columns(group=pl.lit(None, dtype=pl.String))
+        else:
+            every = rows // 6 * 2
+            same = pl.when(pl.col("n") % 2 == 0).then(pl.col("n") % every).otherwise("n")
+            keys = digests(numbers.to_frame().select(same.cast(pl.String)).to_series())
+            part = pl.DataFrame([ids]).with_columns(
+                unit="pair_id", score=pl.lit(None, dtype=pl.Float64), key=keys,
+                forward=pl.lit(None, dtype=pl.Boolean),
+            )  # fmt: skip
         with site.store.write(f"part{i:028d}") as writer:
             writer.table("part", part)
 
@@ -78,6 +88,8 @@ def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
     parts = [f"part{i:028d}" for i in range(shards)]
     if ranges == 1:
         return {"fit": [Fit("fit-1", step, parts)]}
+    if step == "labelers.Combine":
+        return {}
     edges = [i * shards // ranges for i in range(ranges + 1)]
     keys = {k: [f"{k[:3]}-{ranges}-{i}" for i in range(ranges)] for k in KINDS}
     asked = keys["survey"] if step == "filters.RandomSubsample" else []

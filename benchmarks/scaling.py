@@ -72,30 +72,46 @@ def newest(name: str = "chain", figure: str = f"{PREFIX}CPU s") -> Path:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the fits of the chain take of a row, all steps together.
+    """What the fits of the chain take of a row.
 
     Attributes:
         steps: how many there are.
-        whole_mb, whole_s: of one order for all rows: MB of the largest fit, CPU seconds of all.
+        cut: those of them that are cut by key.
+        whole_mb, whole_s: of one order for all rows, of those that are cut: MB of the largest, CPU
+            seconds of all.
         cut_s: of the orders by ranges of keys: CPU seconds of all.
+        uncut_mb, uncut_s: the same as `whole_mb` and `whole_s` of the others.
     """
 
     steps: int
+    cut: int
     whole_mb: float
     whole_s: float
     cut_s: float
+    uncut_mb: float
+    uncut_s: float
 
 
 def of_fits(result: Mapping[str, Any]) -> Fitted:
     """Read it from a result of `benchmarks.exchange`."""
-    figures = result["figures"]
-    rows = {name.split(", ")[1].split()[0] for name in figures}
-    (n,) = map(int, rows)
-    whole = {name: value for name, value in figures.items() if f"{n} rows in 1," in name}
-    seconds = [value for name, value in figures.items() if name.endswith("CPU s")]
-    whole_s = sum(value for name, value in whole.items() if name.endswith("CPU s"))
-    whole_mb = [value for name, value in whole.items() if name.endswith("MB")]
-    return Fitted(len(whole_mb), max(whole_mb) / n, whole_s / n, (sum(seconds) - whole_s) / n)
+    told = [(*name.split(", "), value) for name, value in result["figures"].items()]
+    (rows,) = {int(of.split()[0]) for _, of, *_ in told}
+    every = {step for step, *_ in told}
+    cut = {step for step, _, kind, *_ in told if kind != "fit"}
+
+    def values(unit: str, steps: set[str], *, whole: bool) -> list[float]:
+        return [
+            value / rows
+            for step, _, kind, own, value in told
+            if own == unit and step in steps and (kind == "fit") == whole
+        ]
+
+    return Fitted(
+        len(every), len(cut), max(values("MB", cut, whole=True)),
+        sum(values("CPU s", cut, whole=True)), sum(values("CPU s", cut, whole=False)),
+        max(values("MB", every - cut, whole=True), default=0.0),
+        sum(values("CPU s", every - cut, whole=True)),
+    )  # fmt: skip
 
 
 def measured(result: Mapping[str, Any]) -> tuple[dict[str, float], float]:
@@ -144,7 +160,7 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Dataset-wide steps",
         "",
-        f"`filters.ExactDuplicates` and `filters.RandomSubsample` look at all rows. Measured by "
+        "Three steps of the chain look at all rows. Measured by "
         f"`benchmarks.exchange` ({result['time'][:10]}, commit {result['commit']}, "
         f"{machine['cores']} cores of {machine['processor']}, load {machine['load']}) on a million "
         "rows, memory with the pages that are mapped:",
@@ -162,12 +178,13 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
             lines.append(f"| `{step}`: {shown} | {value:.0f} | {seconds:.2f} |")
     lines += [
         "",
-        f"With more rows, cut into ranges of {FIT_ROWS:,}, by simulation:",
+        f"Those that are cut, in ranges of {FIT_ROWS:,} rows, by simulation, and the one that "
+        "reads shard by shard and keeps its numbers:",
         "",
-        "| rows | ranges | one order would hold | both would take | a range holds, about "
+        "| rows | ranges | one order would hold | and take | a range holds, about "
         + "".join(f"| {n:,} workers " for n in WORKERS)
-        + "|",
-        "|--:|--:|--:|--:|--:" + "|--:" * len(WORKERS) + "|",
+        + "| the one that is not cut |",
+        "|--:|--:|--:|--:|--:" + "|--:" * len(WORKERS) + "|--:|",
     ]
     for rows in SIZES:
         ranges = math.ceil(rows / FIT_ROWS)
@@ -180,6 +197,7 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
         cells += [
             span(simulated(each, ranges, n, Weather())) if ranges > 1 else "" for n in WORKERS
         ]
+        cells.append(f"{rows * fits.uncut_mb / 1000:.1f} GB, {span(rows * fits.uncut_s)}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -187,7 +205,7 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
 def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
     """The page of docs, from a result of `benchmarks.chain` and one of `benchmarks.exchange`."""
     steps, alone = measured(result)
-    fits = of_fits(exchanged).steps
+    fits = of_fits(exchanged)
     weather, machine = Weather(), result["machine"]
     lines = [
         "# What a run would take on many machines",
@@ -225,8 +243,8 @@ def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
                 continue
             calm = simulated(steps, shards, workers, CALM)
             bad = simulated(steps, shards, workers, weather)
-            orders = shards * (len(steps) + 1 + fits)  # a source is read, and then exchanged
-            orders += 4 * fits * (math.ceil(rows / FIT_ROWS) if rows > FIT_ROWS else 0)
+            orders = shards * (len(steps) + 1 + fits.steps)  # a source is read, then exchanged
+            orders += 4 * fits.cut * (math.ceil(rows / FIT_ROWS) if rows > FIT_ROWS else 0)
             kept = ORDER_BYTES * orders / 1e6
             lines.append(
                 f"| {rows:,} | {shards:,} | {workers:,} | {span(calm)} | {span(bad)} | "
@@ -237,9 +255,10 @@ def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
         "",
         "## What this says",
         "",
-        "Steps divide, those of the light chain that look at all rows as well: no worker holds "
-        "more than a range of keys, the driver an order and a record of each (about "
-        f"{ORDER_BYTES / 1000:.1f} kB). Publishing does not divide: from some tens of workers on "
+        "Steps divide, and of those that look at all rows the two that are cut by key: no worker "
+        "holds more than a range, the driver an order and a record of each (about "
+        f"{ORDER_BYTES / 1000:.1f} kB). `labelers.Combine` has one worker with the scores of all "
+        "answers, and no ids. Publishing does not divide: from some tens of workers on "
         "the driver decides, because splits, digests and the files of a version are made on one "
         "machine, in passes over the rows. Its memory is bounded by the column that it looks at "
         "(see [performance.md](performance.md)), which a billion rows pass. Publish such a run in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import polars as pl
@@ -11,6 +12,7 @@ from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.images.marks import Held, bind, is_pictures, unbind
 from prefactory.step import Filter, Generated, Generator, Labeler, State, Step
+from prefactory.step.exchange import Streamed
 from prefactory.tables import (
     ROW_ID,
     SIDES,
@@ -108,9 +110,25 @@ def fit(step: Step, label: str, parts: pl.DataFrame, ctx: Context) -> State:
     Raises:
         DataError: the step returns something else than a `State`.
     """
-    state = step.fit(parts.sort(parts.columns[0], maintain_order=True), ctx)
+    return _state(step.fit(parts.sort(parts.columns[0], maintain_order=True), ctx), f"{label}.fit")
+
+
+def fit_parts(step: Step, label: str, parts: Iterable[pl.DataFrame], ctx: Context) -> State:
+    """Fit a step to what `fit_shard` left of each shard, in the order of the shards.
+
+    One that reads shard by shard is given them so; another one all rows at once.
+
+    Raises:
+        DataError: the step returns something else than a `State`.
+    """
+    if isinstance(step, Streamed):
+        return _state(step.fit_stream(parts, ctx), f"{label}.fit_stream")
+    return fit(step, label, pl.concat(parts), ctx)
+
+
+def _state(state: object, hook: str) -> State:
     if not isinstance(state, State):
-        raise DataError(f"{label}.fit returned {kind(state)}; it must return a `State`")
+        raise DataError(f"{hook} returned {kind(state)}; it must return a `State`")
     return state
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,13 +15,14 @@ from labelers.pairs.reward_goal import has_goal
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.step import Labeler, Scope, State
+from prefactory.step.exchange import Streamed
 from prefactory.tables import SCORE, Shape
 
 Positive = Annotated[float, Field(gt=0)]
 Names = Annotated[str, Field(min_length=1)]
 
 
-class Combine(Labeler):
+class Combine(Streamed, Labeler):
     """Add `score_<name>`, one score of several objectives, Float64.
 
     `linear` is the weighted sum. With `normalise: zscore` every objective is first standardised
@@ -138,10 +139,21 @@ class Combine(Labeler):
             State whose `info` has the weights, and for each objective `scored` (answers), `mean`,
             `sd` (over the dataset), `within_sd` (pooled within prompts) and `p85`.
         """
-        parts = parts.sort("prompt_id", "response_id").unique(
-            "response_id", keep="first", maintain_order=True
-        )
-        values, groups = self._matrix(parts)
+        return self.fit_stream([parts], ctx)
+
+    def fit_stream(self, parts: Iterable[pl.DataFrame], ctx: Context) -> State:
+        """The same, of shards one after the other: of each stay its numbers, and no ids."""
+        read, prompts = [np.zeros((0, len(self.weight_of())))], [np.zeros(0, dtype=np.int64)]
+        count = 0
+        for part in parts:
+            rows = part.sort("prompt_id", "response_id").unique(
+                "response_id", keep="first", maintain_order=True
+            )
+            values, groups = self._matrix(rows)
+            read.append(values)
+            prompts.append(groups + count)
+            count += int(groups.max(initial=-1)) + 1
+        values, groups = np.concatenate(read), np.concatenate(prompts)
         within = scoring.pooled_sd(scoring.grouped(values, groups))
         objectives = {
             objective: _facts(values[:, i], float(within[i]))

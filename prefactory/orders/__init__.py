@@ -18,7 +18,13 @@ import numpy as np
 import polars as pl
 
 from prefactory import ledger
-from prefactory.apply import apply_filter, apply_generator, apply_labeler, fit, fit_shard
+from prefactory.apply import (
+    apply_filter,
+    apply_generator,
+    apply_labeler,
+    fit_parts,
+    fit_shard,
+)
 from prefactory.context import Context
 from prefactory.engines import calls
 from prefactory.errors import DataError, MissingPackageError, PrefactoryError
@@ -287,9 +293,9 @@ class Fit:
 
     def make(self, site: Site) -> None:
         """Write the tables of the state, and its facts."""
-        rows = pl.concat([site.store.read(k, "part") for k in self.parts])
+        parts = (site.store.read(k, "part") for k in self.parts)
         with written(site, self.key, site.context(self.label)) as (writer, ctx):
-            state = fit(site.step(self.label), self.label, rows, ctx)
+            state = fit_parts(site.step(self.label), self.label, parts, ctx)
             for name, table in state.tables.items():
                 writer.table(name, table)
             writer.info["info"] = dict(state.info)

@@ -1,13 +1,15 @@
-"""What a dataset step says so that its fit can be cut: by which key rows belong together.
+"""What a dataset step says so that its fit need not hold all rows at once.
 
 A fit that one worker holds is one `fit` of all rows. Of more rows what `fit_shard` left is cut into
-ranges of a key, each range is fitted apart, and each shard gets back what was decided about its
-rows: no worker holds them all. What is decided is the same, however many ranges there are.
+ranges of a key (`Exchanged`), each range is fitted apart, and each shard gets back what was decided
+about its rows: no worker holds them all. What is decided is the same, however many ranges there
+are. A fit that needs numbers of all rows in the order of the table reads one shard after the other
+(`Streamed`), and keeps of each what it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -75,6 +77,20 @@ class Exchanged:
     def facts(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The facts of all rows, from those of each range: counts add up."""
         return {name: sum(info[name] for info in infos) for name in infos[0]}
+
+
+class Streamed:
+    """Mixin of a dataset step whose fit reads shard by shard: `class X(Streamed, Labeler)`."""
+
+    def fit_stream(self, parts: Iterable[pl.DataFrame], ctx: Context) -> State:
+        """Fit, as `fit` does of all rows.
+
+        Args:
+            parts: what `fit_shard` left of each shard, in the order of the table: by prompt id. All
+                rows of a prompt are in one.
+            ctx: as of `fit`.
+        """
+        raise NotImplementedError
 
 
 def of_digests(digests: pl.Series) -> pl.Series:

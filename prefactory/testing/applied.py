@@ -12,7 +12,14 @@ import numpy as np
 import polars as pl
 
 from prefactory import ledger
-from prefactory.apply import accepts, apply_filter, apply_generator, apply_labeler, fit, fit_shard
+from prefactory.apply import (
+    accepts,
+    apply_filter,
+    apply_generator,
+    apply_labeler,
+    fit_parts,
+    fit_shard,
+)
 from prefactory.context import Context
 from prefactory.errors import ConfigError
 from prefactory.images.marks import Held, bind, unbind
@@ -83,8 +90,8 @@ def fitted(step: Step, *shards: pl.DataFrame, ctx: Context | None = None) -> Con
     """Fit a dataset step to the shards of a table: the context with its state."""
     ctx = ctx or context(step)
     shape = shape_of(shards[0])
-    parts = pl.concat([fit_shard(step, ctx.step, shard, shape, ctx) for shard in shards])
-    return replace(ctx, state=fit(step, ctx.step, parts, ctx))
+    parts = [fit_shard(step, ctx.step, shard, shape, ctx) for shard in shards]
+    return replace(ctx, state=fit_parts(step, ctx.step, parts, ctx))
 
 
 def verdicts(

@@ -45,8 +45,9 @@ def test_what_a_fit_takes_of_a_row():
     figures = {
         "a, 1000 rows in 1, fit, MB": 50.0, "a, 1000 rows in 1, fit, CPU s": 4.0,
         "b, 1000 rows in 1, fit, MB": 20.0, "b, 1000 rows in 1, fit, CPU s": 1.0,
+        "c, 1000 rows in 1, fit, MB": 70.0, "c, 1000 rows in 1, fit, CPU s": 8.0,
         "a, 1000 rows in 4, cut, MB": 9.0, "a, 1000 rows in 4, cut, CPU s": 2.0,
         "b, 1000 rows in 4, range, MB": 9.0, "b, 1000 rows in 4, range, CPU s": 3.0,
     }  # fmt: skip
     found = scaling.of_fits({"figures": figures})
-    assert found == scaling.Fitted(2, 0.05, 0.005, 0.005)
+    assert found == scaling.Fitted(3, 2, 0.05, 0.005, 0.005, 0.07, 0.008)

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from filters.duplicates.exact import ExactDuplicates
 from filters.selection.subsample import RandomSubsample
+from labelers.combine.combine import Combine
+from prefactory.apply import fit_parts
 from prefactory.context import Context, State
 from prefactory.errors import DataError
 from prefactory.orders import Site, do
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _in_order, _rows
 from prefactory.shards import in_runs
-from prefactory.step import FittedFilter
-from prefactory.step.exchange import KEY, Exchanged, of_digests
+from prefactory.step import FittedFilter, Labeler
+from prefactory.step.exchange import KEY, Exchanged, Streamed, of_digests
 from prefactory.store import Store
 from prefactory.tables import Shape, digests
 from tests.helpers import digest, everything, ledger_of, one_file, pairs, recipe, responses, run
@@ -139,6 +141,71 @@ def test_runs_are_all_neighbours_and_within_bounds(sizes, most):
     runs = in_runs(sizes, most)
     assert [i for a, b in runs for i in range(a, b)] == list(range(len(sizes)))
     assert all(sum(sizes[a:b]) <= most or b - a == 1 for a, b in runs)
+
+
+# -- fits that read shard by shard -----
+
+
+class Longest(Streamed, Labeler):
+    """How many pairs stand before each shard, and how large the shards were, in their order."""
+
+    shapes = (Shape.PAIRS,)
+    scope = "dataset"
+    wrong: bool = False
+
+    def adds(self, shape):
+        return {"sizes": pl.String()}
+
+    def fit_shard(self, table, ctx):
+        return table.select("pair_id", "prompt_id")
+
+    def fit(self, parts, ctx):
+        raise AssertionError("it is not given all rows at once")
+
+    def fit_stream(self, parts, ctx):
+        read = [part["prompt_id"].to_list() for part in parts]
+        sizes = [len(prompts) for prompts in read]
+        flat = [p for prompts in read for p in prompts]
+        return None if self.wrong else State(info={"sizes": sizes, "sorted": flat == sorted(flat)})
+
+    def label(self, table, ctx):
+        sizes = str(ctx.fitted.info["sizes"])
+        return pl.DataFrame({"sizes": [sizes] * table.height}, schema={"sizes": pl.String})
+
+
+def test_shards_are_read_in_the_order_of_the_table(tmp_path):
+    table = some_pairs(60, 4)
+    name = "tests.prefactory.test_exchange.Longest"
+    stage = run(recipe(name), one_file(table), tmp_path / "a", 6).stages[-1]
+    assert len(stage.info["sizes"]) > 5
+    assert sum(stage.info["sizes"]) == table["pair_id"].n_unique()
+    assert stage.info["sorted"]
+    with pytest.raises(DataError, match="fit_stream returned nothing; it must return a `State`"):
+        run(recipe({name: {"wrong": True}}), one_file(table), tmp_path / "b", 6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 10**6), st.integers(1, 20), st.sampled_from([1, 2, 3]))
+def test_a_combination_is_the_same_to_the_bit_however_it_is_read(n, seed, shard, objectives):
+    rng = random.Random(seed)
+    rows = [(f"q{rng.randrange(n // 3 + 1)}", f"answer {i}") for i in range(n)]
+    names = [f"o{i}" for i in range(objectives)]
+    scores = {
+        f"score_{o}": [None if rng.random() < 0.1 else rng.gauss(0, 10**i) for _ in rows]
+        for i, o in enumerate(names)
+    }
+    table = responses(*rows, **scores).sort("prompt_id", "response_id")
+    step = Combine(name="r", method="logsigmoid", weights=dict.fromkeys(names, 1.0))
+    part = step.fit_shard(table, Context())
+    whole = step.fit(part.sample(fraction=1.0, shuffle=True, seed=seed), Context())
+    prompts = part.partition_by("prompt_id", maintain_order=True)
+    shards = [pl.concat(some) for some in batches(prompts, shard)]
+    assert step.fit_stream(iter(shards), Context()).info == whole.info
+    assert fit_parts(step, "c", [*shards, part.clear()], Context()).info == whole.info
+
+
+def batches(items, size):
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 # -- the orders, one by one -----
