@@ -30,6 +30,7 @@ from prefactory.images.marks import Pictures
 
 if TYPE_CHECKING:
     from prefactory.measures.watcher import Watcher
+    from prefactory.sharing.segments import Segments
 
 S = TypeVar("S")
 
@@ -443,8 +444,13 @@ class Engine(Closing):
         """
         return self
 
-    def keep_in(self, folder: Path) -> None:
-        """Let the engine keep what it must find again after a kill under a folder."""
+    def keep_in(self, folder: Path, shared: Segments | None = None) -> None:
+        """Let the engine keep what it must find again after a kill under a folder.
+
+        Args:
+            folder: of the journal.
+            shared: by what other machines find it, if they have the journal as well.
+        """
 
     def doubt(self, requests: Sequence[Request], reason: str, detail: str) -> None:
         """Note that the answers to requests could not be used; a journal can then drop them.

@@ -14,7 +14,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from prefactory.engines import serving, wire
 from prefactory.engines.base import Done, EngineError, Failure, Request, Result, storable
 from prefactory.engines.http import TransportError
 from prefactory.folders import new_file
+from prefactory.sharing.segments import Segments
 
 _LOG = logging.getLogger(__name__)
 MOST_REQUESTS, MOST_BYTES = 50_000, 100_000_000
@@ -51,13 +52,16 @@ class _Record:
     batch: str = ""
     collected: bool = False
     file: Path | None = field(default=None, repr=False)
+    shared: Segments | None = field(default=None, repr=False)
 
     def save(self) -> None:
         """Make it durable, if the engine has a folder."""
         if self.file is not None:
-            facts = {k: v for k, v in asdict(self).items() if k != "file"}
+            names = [f.name for f in fields(self) if f.repr]
             with new_file(self.file) as file:
-                file.write(json.dumps(facts).encode())
+                file.write(json.dumps({n: getattr(self, n) for n in names}).encode())
+            if self.shared is not None:
+                self.shared.keep(self.file)
 
 
 class BatchEngine(serving.ServerEngine):
@@ -79,10 +83,16 @@ class BatchEngine(serving.ServerEngine):
         """
         super().__init__(config, headers)
         self._poll_s = poll_s
+        self._shared: Segments | None = None
 
-    def keep_in(self, folder: Path) -> None:
-        """Keep the records of batches under a folder, that of the journal."""
-        self.folder = folder / "batches"
+    def keep_in(self, folder: Path, shared: Segments | None = None) -> None:
+        """Keep the records of batches under a folder, that of the journal, and where it is shared.
+
+        Args:
+            folder: of the journal.
+            shared: by what other machines find them.
+        """
+        self.folder, self._shared = folder / "batches", shared
 
     def run(self, requests: Iterable[Request], done: Done) -> None:
         """Send all requests as batches, and wait for them; open batches of an earlier run first.
@@ -124,7 +134,7 @@ class BatchEngine(serving.ServerEngine):
         token = uuid.uuid4().hex
         keys = [request.content_key for request in part]
         file = None if self.folder is None else self.folder / f"{token}.json"
-        record = _Record(token, keys, f"/v1{wire.path(part[0])}", file=file)
+        record = _Record(token, keys, f"/v1{wire.path(part[0])}", file=file, shared=self._shared)
         record.save()
         await self._find_or_make(record, [bodies[key] for key in keys])
         return record
@@ -249,10 +259,14 @@ class BatchEngine(serving.ServerEngine):
 
     def _records(self) -> Iterator[_Record]:
         """Batches of earlier runs; the records of those without an answer go."""
+        if self.folder is not None and self._shared is not None:
+            self._shared.bring_kept(self.folder)
         for file in sorted(self.folder.glob("*.json")) if self.folder is not None else ():
-            record = _Record(**json.loads(file.read_text("utf-8")), file=file)
+            record = _Record(**json.loads(file.read_text("utf-8")), file=file, shared=self._shared)
             if record.collected and not record.keys:
                 file.unlink()
+                if self._shared is not None:
+                    self._shared.forget(file)
                 continue
             yield record
 

@@ -362,7 +362,7 @@ class JournaledEngine(Engine):
             if self._inner is None:
                 _LOG.debug("open %s", self.config.model)
                 self._inner = self.config.open()
-                self._inner.keep_in(self.journal.folder)
+                self._inner.keep_in(self.journal.folder, self._claims.segments)
             return self._inner
 
 

@@ -38,6 +38,7 @@ class BucketClaims(Claims):
         segments: of the journal.
     """
 
+    segments: Segments
     look_s = LOOK_S
     soon_s = 2.0
 

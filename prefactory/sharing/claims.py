@@ -20,6 +20,7 @@ from pathlib import Path
 from prefactory.errors import store_error
 from prefactory.folders import this_node
 from prefactory.sharing.locks import held, locked
+from prefactory.sharing.segments import Segments
 
 _SUFFIX = ".keys"
 
@@ -31,11 +32,13 @@ class Claims:
         look_s: how often at least it is looked whether others have answered what they claim.
         soon_s: calls are claimed at a time as many as are asked in so many seconds.
         later: where calls are claimed before they are wanted, if that takes long.
+        segments: of the journal, where other machines have it as well.
     """
 
     look_s = 0.5
     soon_s = 0.1
     later: Executor | None = None
+    segments: Segments | None = None
 
     def __init__(self, folder: Path) -> None:
         """Claim nothing yet.

@@ -131,6 +131,37 @@ class Segments:
             self._bucket.delete(key)
         path.unlink()
 
+    # -- what an engine keeps beside its journal -------------------------------------------------
+
+    def keep(self, file: Path) -> None:
+        """Put a small file of a folder beside the segments, which others find by `bring_kept`.
+
+        Raises:
+            StoreError: the bucket can't be written.
+        """
+        self._bucket.upload(file.read_bytes(), self._kept(file))
+
+    def forget(self, file: Path) -> None:
+        """Remove it there."""
+        self._bucket.delete(self._kept(file))
+
+    def bring_kept(self, folder: Path) -> None:
+        """Bring the files of such a folder that are not here.
+
+        Raises:
+            StoreError: the bucket can't be read.
+        """
+        for key in self._bucket.list(f"{self._place}/kept/{folder.name}"):
+            file = folder / key.rpartition("/")[2]
+            if re.fullmatch(r"[0-9a-f]{32}\.json", file.name) and not file.exists():
+                found = self._bucket.read(key)
+                if found is not None:
+                    with new_file(file) as new:
+                        new.write(found[0])
+
+    def _kept(self, file: Path) -> str:
+        return f"{self._place}/kept/{file.parent.name}/{file.name}"
+
     # -- bringing ------------------------------------------------------------------------------
 
     def fetch(self) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from prefactory.engines import batch
 from prefactory.engines.base import Completion, EngineError, Sampling
 from prefactory.engines.server import Server
 from prefactory.engines.session import Session
-from tests.helpers import user
+from prefactory.sharing import turns
+from prefactory.sharing.board import BucketClaims
+from prefactory.sharing.bucket import Bucket
+from tests.helpers import until, user
 from tests.pipelines.test_nothing_is_lost import answers_recipe
 from tests.prefactory.engines.batch_server import Batches
 
@@ -201,3 +205,33 @@ def test_kill_9_in_any_phase_pays_nothing_twice(tmp_path, phase):
         said, _ = second.communicate(timeout=60)
     assert json.loads(said) == RIGHT
     assert set(Counter(server.billed).values()) == {1}
+
+
+def test_another_machine_finds_the_batches_of_a_lost_one(tmp_path, monkeypatch):
+    pytest.importorskip("obstore", reason="NO OBSTORE: pip install -e '.[s3]'")
+    monkeypatch.setattr(turns, "BEAT_S", 0.1)
+    monkeypatch.setattr(turns, "STALE_S", 1.0)
+    monkeypatch.setattr(BucketClaims, "look_s", 0.1)
+    bucket = Bucket("memory:///")
+    questions = [[user(q)] for q in QUESTIONS]
+
+    def work(home):
+        session = Session(tmp_path / home / "journal", bucket=bucket)
+        engine = session.engine(config(server))
+        return session, lambda: engine.generate(questions, Sampling(max_tokens=20, seed=1))
+
+    with Batches(polls=10**9) as server, ThreadPoolExecutor(2) as pool:
+        lost, ask = work("one")
+        first = pool.submit(ask)
+        until(lambda: any(r[1].startswith("/batches/") for r in server.requests))
+        lost._presence._over.set()  # as a machine without power
+        there, ask = work("two")
+        second = pool.submit(ask)
+        time.sleep(0.3)
+        assert not second.done()
+        server.polls = 0
+        assert texts_of([r for (r,) in second.result(60)]) == RIGHT
+        there.close()
+        lost.close()
+        first.exception(60)
+    assert len(server.batches) == 1
