@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -209,6 +210,27 @@ def test_a_reporter_that_is_not_installed_is_one_sentence(monkeypatch):
         with pytest.raises(MissingPackageError, match=r"pip install (trackio|wandb)"):
             running.check_machine(config)
     running.check_machine(SFT(model="m", report_to="none"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb (pip install wandb)")
+def test_wandb_keeps_the_log_of_a_training_offline(tmp_path, tiny_model, version, monkeypatch):
+    """W&B's own process writes a run's file, and nothing is sent."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "log"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    (tmp_path / "log").mkdir()
+    config = SFT(model=str(tiny_model), max_steps=3, save_strategy="no", report_to="wandb", **SMALL)
+    report = train_transformer(config, DatasetRef.from_path(version), tmp_path / "m")
+    import wandb
+
+    wandb.teardown()  # ends its process, which writes
+    assert report.facts["steps"] == 3
+    (run,) = (tmp_path / "log" / "wandb").glob("offline-run-*")
+    (log,) = run.glob("run-*.wandb")
+    written = log.read_bytes()
+    assert written.count(b"train/loss") >= 3
+    assert b"max_steps" in written, "the options are in the run's configuration"
 
 
 def test_the_log_of_a_training_stays_with_its_model(tmp_path):
