@@ -1,13 +1,14 @@
 """Does each method of training find a utility that was planted, and how fast does it lose it?
 
     python -m benchmarks.recovery [--methods "dpo;more"] [--flips 0,0.1,0.2,0.3,0.4,0.5]
-        [--seeds 3] [--frontier 4] [--page docs/recovery.md]
+        [--seeds 2] [--frontier 4] [--page docs/recovery.md]
 
 Answers are six words out of twelve, and a word has a value: the utility of an answer is the sum.
 Labels (or scores, weights, signs, whatever a method reads) follow the utility, and a share of them
 is turned round. A tiny Llama that was never trained learns from 320 pairs or 160 prompts with four
 answers, and is held against 300 pairs that it did not see, with right labels. Every figure is kept
-in `--home` as soon as it is there.
+in `--results` as soon as it is there, so that a benchmark that was cut short goes on with the next
+run, and seeds and shares can be added later.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from catalog.versions import Version
 from labelers import TeacherTokens
 from labelers.pairs.reward_goal import goal_message
 from pipelines.api import Recipe, run
+from prefactory.folders import new_file
+from prefactory.identity import fingerprint
 from prefactory.measures.calibration import Floats
 from prefactory.pages.svg import el, figure, text_at
 from prefactory.tables import Shape, with_ids
@@ -55,6 +59,7 @@ from trainers import (
     SteerLM,
     Stepwise,
     TrainingReport,
+    YaPO,
     train_pal,
     train_transformer,
 )  # fmt: skip
@@ -335,11 +340,18 @@ def taught(settings: type[TransformerSettings], k: int, **options: Any) -> Calla
     return found
 
 
-def goals(kind: str, flip: float, seed: int, folder: Path) -> Found:
+def goals(kind: str, flip: float, seed: int, _: Path) -> Found:
     """Pairs under the score of either answer: with a low goal the worse answer is the right one.
 
     Measured under the goals of one kind, `high` or `low`.
     """
+    levels, asked = _learned_goals(flip, seed)
+    return levels[kind], float(np.sqrt(levels[kind] * (1 - levels[kind]) / asked))
+
+
+@cache
+def _learned_goals(flip: float, seed: int) -> tuple[dict[str, float], int]:
+    """Held-out accuracy of one training under both kinds of goals, and how many pairs each has."""
 
     def scored(n: int, share: float, start: int) -> Version:
         d = Drawn.of(n, share, start, first)
@@ -353,22 +365,23 @@ def goals(kind: str, flip: float, seed: int, folder: Path) -> Found:
         )  # fmt: skip
         return run(recipe, folder / "home")
 
-    learned, asked = scored(PAIRS, flip, seed), scored(HELD // 2, 0.0, seed + 500)
-    rows = [v.frame("goal_pairs", "train").collect() for v in (learned, asked)]
-    data = version_of(rows[0], rows[1], folder / "data", table="goal_pairs")
-    manifest = data.version.manifest.model_copy(update={"stages": learned.manifest.stages})
-    words = [goal_message({"quality": g}, (0.0, 4.0), 0) for g in range(5)] * 8
-    model = tiny_model(folder / "tiny", [" " + " ".join(WORDS), "ask 0 1 2", *words], 4, 600)
-    options = {
-        **OPTIONS, "max_length": 128, "num_train_epochs": 12, "seed": seed, "compare_answers": 0,
-    }  # fmt: skip
-    config = GoalDPO(model=str(model), beta=0.1, **options)
-    version = replace(data.version, manifest=manifest)
-    report = train_transformer(config, DatasetRef(version, "goal_pairs"), folder / "model")
-    level = report.facts[f"accuracy_{kind}"]
-    return level, float(
-        np.sqrt(level * (1 - level) / asked.manifest.tables["pairs"].splits["train"])
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        learned, asked = scored(PAIRS, flip, seed), scored(HELD // 2, 0.0, seed + 500)
+        rows = [v.frame("goal_pairs", "train").collect() for v in (learned, asked)]
+        data = version_of(rows[0], rows[1], folder / "data", table="goal_pairs")
+        manifest = data.version.manifest.model_copy(update={"stages": learned.manifest.stages})
+        words = [goal_message({"quality": g}, (0.0, 4.0), 0) for g in range(5)] * 8
+        model = tiny_model(folder / "tiny", [" " + " ".join(WORDS), "ask 0 1 2", *words], 4, 600)
+        options = {
+            **OPTIONS, "max_length": 128, "num_train_epochs": 12, "seed": seed,
+            "compare_answers": 0,
+        }  # fmt: skip
+        config = GoalDPO(model=str(model), beta=0.1, **options)
+        version = replace(data.version, manifest=manifest)
+        report = train_transformer(config, DatasetRef(version, "goal_pairs"), folder / "model")
+        levels = {kind: report.facts[f"accuracy_{kind}"] for kind in ("high", "low")}
+        return levels, asked.manifest.tables["pairs"].splits["train"]
 
 
 def _level(report: TrainingReport) -> Found:
@@ -436,6 +449,7 @@ CASES: dict[str, Case] = {
     "adpa": Case(ADPA, other=taught(ADPA, 64, gamma=5.0), least=0.7),
     "goal-dpo, high": Case(GoalDPO, other=partial(goals, "high"), least=0.8),
     "goal-dpo, low": Case(GoalDPO, other=partial(goals, "low"), least=0.55),
+    "yapo": Case(YaPO, options={"layer": 1, "learning_rate": 5e-2}),
     "pal": Case(PAL, other=people, least=0.85),
 }
 """Every method of papers, and plain DPO and rewards beside them."""
@@ -463,41 +477,53 @@ def measured(name: str, flip: float, seed: int, folder: Path) -> dict[str, float
     return {"accuracy": accuracy, "se": se, "seconds": time.monotonic() - began}
 
 
-def runs(
-    names: Sequence[str], flips: Sequence[float], seeds: int, home: Path
-) -> dict[str, dict[float, list[float]]]:
-    """Accuracies by method and share of flips, from their files where they were measured."""
-    found: dict[str, dict[float, list[float]]] = {}
-    home.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        found[name] = {}
-        for flip in flips:
-            for seed in range(seeds):
-                file = home / f"{name}-{flip:g}-{seed}.json"
-                if not file.is_file():
-                    with tempfile.TemporaryDirectory() as scratch:
-                        one = measured(name, flip, seed, Path(scratch))
-                    file.write_text(json.dumps(one))
-                    print(
-                        f"{name} {flip:g} {seed}: {one['accuracy']:.3f} in {one['seconds']:.0f} s",
-                        flush=True,
-                    )
-                accuracy = json.loads(file.read_text())["accuracy"]
-                found[name].setdefault(flip, []).append(accuracy)
+Figures = dict[str, dict[float, list[float]]]
+"""Accuracies by method and share turned round, one for each seed."""
+
+
+def setup(name: str) -> str:
+    """Digest of what a method's figures depend on, 8 hex digits."""
+    case = CASES[name]
+    return fingerprint([
+        name, case.make.__name__, dict(case.options), OPTIONS, VALUES.tolist(), GAP, LENGTH,
+        PAIRS, HELD, PROMPTS, EACH,
+    ])[:8]  # fmt: skip
+
+
+def runs(names: Sequence[str], flips: Sequence[float], seeds: int, results: Path) -> Figures:
+    """Accuracies, from the methods' files where they were measured; all of a seed first."""
+    results.mkdir(parents=True, exist_ok=True)
+    found: Figures = {name: {flip: [] for flip in flips} for name in names}
+    for seed, flip, name in product(range(seeds), flips, names):
+        file = results / f"{name}-{setup(name)}.json"
+        done = json.loads(file.read_text()) if file.is_file() else {}
+        key = f"{flip:g} turned round, seed {seed}"
+        if key not in done:
+            with tempfile.TemporaryDirectory() as scratch:
+                done[key] = one = measured(name, flip, seed, Path(scratch))
+            with new_file(file) as out:
+                out.write(json.dumps(done, indent=0).encode())
+            print(f"{name}, {key}: {one['accuracy']:.3f} in {one['seconds']:.0f} s", flush=True)
+        found[name][flip].append(done[key]["accuracy"])
     return found
 
 
 def table(found: Mapping[str, Mapping[float, Sequence[float]]]) -> list[str]:
-    """Lines of a Markdown table: the mean over the seeds."""
+    """Lines of a Markdown table: the mean over the seeds, and how far they are apart."""
     flips = list(next(iter(found.values())))
     lines = [
         "| method | " + " | ".join(f"{100 * f:g} % turned round" for f in flips) + " |",
         "|---|" + "--:|" * len(flips),
     ]
     for name, row in found.items():
-        cells = " | ".join(f"{np.mean(row[f]):.3f}" for f in flips)
+        cells = " | ".join(_cell(row[f]) for f in flips)
         lines.append(f"| `{name}` | {cells} |")
     return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    apart = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{apart}"
 
 
 def chart(found: Mapping[str, Mapping[float, Sequence[float]]]) -> Markup:
@@ -531,9 +557,9 @@ def chart(found: Mapping[str, Mapping[float, Sequence[float]]]) -> Markup:
     return Markup(str(picture).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
-def reached(steps: int, home: Path) -> list[str]:
+def reached(steps: int, results: Path) -> list[str]:
     """Lines of what RACO and weighted DPO reach on two utilities, for weights `1 / steps` apart."""
-    file = home / f"frontier-{steps}.json"
+    file = results / f"frontier-{steps}-{setup('raco')}.json"
     if not file.is_file():
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(scratch)
@@ -569,8 +595,9 @@ def page(lines: Sequence[str], frontier: Sequence[str], picture: str, command: s
         "follows the utility, and a share of it is turned round. A Llama of 0.1 million weights "
         f"that was never trained learns from {PAIRS} pairs (`more`: {PAIRS * 3 // 2}; `steerlm` "
         f"and `listwise`: {PROMPTS} prompts with {EACH} answers) and is held against {HELD} pairs "
-        "with right labels: held-out accuracy, mean over the seeds. One half is chance; that many "
-        f"pairs alone leave a standard error of up to {0.5 / HELD**0.5:.3f}, another seed more.",
+        "with right labels: held-out accuracy, mean over the seeds (± their standard deviation, "
+        "where there are several). One half is chance; that many pairs alone leave a standard "
+        f"error of up to {0.5 / HELD**0.5:.3f}, another seed more.",
         "",
         "`raco` and `mah` read two objectives (`raco` is held against their sum, `mah` with the "
         "head of the first), `more` three sources with tastes of their own beside the common one, "
@@ -581,7 +608,8 @@ def page(lines: Sequence[str], frontier: Sequence[str], picture: str, command: s
         "see random labels, and a teacher that DPO taught the utility. `adpa` has the `k` and "
         "`gamma` that were best on its first seed. `goal-dpo` reads each pair under the score of "
         "either answer, in twelve epochs, and is held against pairs under the better one's "
-        "(`high`) or the worse one's (`low`), where the worse answer is the right one.",
+        "(`high`) or the worse one's (`low`), where the worse answer is the right one. `yapo` fits "
+        "one vector on the last layer's output of a model that stays as it is.",
         "",
         *lines,
         "",
@@ -603,14 +631,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--methods", type=lambda t: t.split(";"), default=list(CASES))
     parser.add_argument("--flips", type=lambda t: [float(f) for f in t.split(",")], default=FLIPS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--home", type=Path, default=Path(".prefactory/recovery"))
-    parser.add_argument("--frontier", type=int, default=4, help="steps along an edge of weights")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).with_name("results") / "recovery",
+        help="where each method's figures are kept",
+    )  # fmt: skip
+    parser.add_argument(
+        "--frontier", type=int, default=4, help="steps along an edge; 0: no frontier"
+    )
     parser.add_argument("--page", type=Path, default=None, help="such as docs/recovery.md")
     args = parser.parse_args()
-    found = runs(args.methods, args.flips, args.seeds, args.home)
+    found = runs(args.methods, args.flips, args.seeds, args.results)
     lines = table(found)
-    frontier = reached(args.frontier, args.home)
+    frontier = reached(args.frontier, args.results) if args.frontier else []
     print("\n".join([*lines, "", *frontier]))
     if args.page is not None:
         picture = args.page.with_suffix(".svg")

@@ -12,15 +12,19 @@ from benchmarks.recovery import (
     PAIRS,
     VALUES,
     WORDS,
+    Case,
     Drawn,
     chart,
     first,
     measured,
     pairs,
+    runs,
+    setup,
     several,
     signed,
     table,
 )  # fmt: skip
+from trainers import DPO
 
 
 def utility(talk, k=0):
@@ -67,13 +71,35 @@ def test_figures_become_a_table_and_a_chart():
     assert table(found) == [
         "| method | 0 % turned round | 50 % turned round |",
         "|---|--:|--:|",
-        "| `dpo` | 0.950 | 0.450 |",
+        "| `dpo` | 0.950 ± 0.071 | 0.450 ± 0.071 |",
         "| `a<b` | 1.000 | 0.500 |",
     ]
+    assert table({"dpo": {0.2: [0.9]}})[2] == "| `dpo` | 0.900 |"
     picture = str(chart(found))
     assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert "a&lt;b" in picture
     assert picture.count("<polyline") == 2
+
+
+def test_a_figure_that_is_kept_is_not_measured_again(tmp_path, monkeypatch):
+    asked = []
+
+    def once(name, flip, seed, folder):
+        asked.append((name, flip, seed))
+        return {"accuracy": 0.5 + 0.1 * seed + flip, "se": 0.0, "seconds": 1.0}
+
+    monkeypatch.setattr("benchmarks.recovery.measured", once)
+    names = ["dpo", "goal-dpo, low"]
+    first = runs(names, [0.0, 0.2], 1, tmp_path)
+    assert asked == [(n, f, 0) for f in (0.0, 0.2) for n in names]
+    again = runs(names, [0.0, 0.2, 0.4], 2, tmp_path)
+    assert len(asked) == len(set(asked)) == 12
+    assert first["dpo"] == {0.0: [0.5], 0.2: [0.7]}
+    assert again["dpo"][0.2] == pytest.approx([0.7, 0.8])
+    assert setup("dpo") != setup("dpo, beta")
+    monkeypatch.setitem(CASES, "dpo", Case(DPO, options={"beta": 0.3}))
+    assert runs(["dpo"], [0.0], 1, tmp_path)["dpo"] == {0.0: [0.5]}
+    assert len(asked) == 13, "other options are measured anew"
 
 
 @pytest.mark.slow
