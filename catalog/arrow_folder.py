@@ -226,6 +226,9 @@ class Table:
                 if listing.is_file()
                 else sorted(path.name for path in self.folder.glob("*") if path.is_dir())
             )
+            for name in names:
+                if not (self.folder / name).is_dir():
+                    raise ValueError(f"there is no split {name!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CatalogError(f"{listing} is damaged ({error}); {_VERIFY}") from error
         return {name: tuple(sorted((self.folder / name).glob("data-*.arrow"))) for name in names}

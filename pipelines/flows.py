@@ -21,6 +21,7 @@ from pipelines.conduct.nights import Night, deploy, hook
 from pipelines.conduct.stopping import ended_in_time
 from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
+from prefactory.addresses import shown
 from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
 from prefactory.stages import FIT_ROWS, Mapper
@@ -192,7 +193,9 @@ def _check_prefect_home() -> None:
 
 def _no_server(error: Exception) -> str:
     url = PREFECT_API_URL.value()
-    hint = f"PREFECT_API_URL is {url}: start that server or unset the variable, " if url else ""
+    hint = (
+        f"PREFECT_API_URL is {shown(url)}: start that server or unset the variable, " if url else ""
+    )
     return f"no Prefect server ({error}); {hint}or run with --runner threads"
 
 

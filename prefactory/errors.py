@@ -81,6 +81,31 @@ def disk_errors(place: Path | str) -> Iterator[None]:
         raise store_error(told if full else f"{place} can't be written: {error}", error) from error
 
 
+_DISK = {errno.EROFS: "Read-only file system", errno.EIO: "Input/output error"}
+
+
+@contextmanager
+def library_errors(place: Path | str) -> Iterator[None]:
+    """Say errors of the disk under a place, whichever library met them; others stay as they are.
+
+    Raises:
+        StoreError: the disk is full, read-only or failing.
+    """
+    try:
+        yield
+    except PrefactoryError:
+        raise
+    except Exception as error:
+        failing = getattr(error, "errno", None) in _DISK or any(
+            told in str(error) for told in (*_DISK.values(), "os error 30", "os error 5)")
+        )
+        if not failing and not is_full(error):
+            raise
+        why = "free some space" if is_full(error) else "mend it"
+        told = f"the disk of {place} fails ({error}); {why} and run the same command again"
+        raise store_error(told, error) from error
+
+
 class CatalogError(PrefactoryError, ValueError):
     """A dataset version is missing, damaged, or would be overwritten."""
 

@@ -28,6 +28,8 @@ STALE_S = 3600.0
 """Age at which a temporary file (not a folder) counts as left behind, whoever made it."""
 CHECKSUMS = "checksums.json"
 """In folders that `new_folder` made: what was written into them."""
+UNFINISHED, FRONTIER = ".unfinished", ".frontier"
+"""Ends of the names of folders beside a model that hold what its training can go on from."""
 _NAME = re.compile(r"\.?.+-(?P<node>[0-9a-f]{8})-(?P<pid>\d+)-[^-]+")
 
 

@@ -113,11 +113,25 @@ class Database:
         """A connection to read with."""
         connection = self._take()
         try:
-            yield Work(connection, postgres=self.postgres)
+            with self._told():
+                yield Work(connection, postgres=self.postgres)
         except BaseException:
             self._discard(connection)
             raise
         self._give(connection)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in a sentence that the file is damaged."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:  # locked, or a mistake of ours
+                raise
+            raise DataError(
+                f"{self._where} is damaged ({error}); put a copy in its place, or save what can be "
+                f"read: sqlite3 {self._where} .recover"
+            ) from error
 
     @contextmanager
     def write(self) -> Iterator[Work]:
@@ -137,9 +151,10 @@ class Database:
     def _transaction(self, begin: str) -> Iterator[Work]:
         connection = self._take()
         try:
-            connection.execute(begin)
-            yield Work(connection, postgres=self.postgres)
-            connection.execute("commit")
+            with self._told():
+                connection.execute(begin)
+                yield Work(connection, postgres=self.postgres)
+                connection.execute("commit")
         except BaseException:
             self._discard(connection)
             raise

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from prefactory.errors import ConfigError
-from prefactory.folders import checksums_of, damaged, new_file, sync
+from prefactory.folders import UNFINISHED, checksums_of, damaged, new_file, sync
 
 _LOG = logging.getLogger(__name__)
 WHOLE = ".whole"
@@ -26,7 +26,7 @@ _WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 def checkpoints_of(model: Path) -> Path:
     """Folder of the checkpoints of a model that is not finished."""
-    return model.with_name(f"{model.name}.unfinished")
+    return model.with_name(f"{model.name}{UNFINISHED}")
 
 
 class Marks(TrainerCallback):  # type: ignore[misc]  # transformers has no types here

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +25,8 @@ from catalog.versions import (
     open_folder,
     verify,
 )
-from prefactory.errors import CatalogError, MissingPackageError, disk_errors
+from prefactory.addresses import check_address
+from prefactory.errors import CatalogError, MissingPackageError, PrefactoryError, disk_errors
 from prefactory.extras import package
 from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.recipe import NAME
@@ -49,9 +51,9 @@ def push(version: Version, to: str) -> str:
     """
     if problems := verify(version):
         raise CatalogError(f"{version.ref} is damaged and stays here: {'; '.join(problems[:3])}")
-    files, root = _place(to)
-    base = f"{root}/{version.manifest.name}/{version.manifest.version}"
-    with disk_errors(to):
+    with _reached(to), disk_errors(to):
+        files, root = _place(to)
+        base = f"{root}/{version.manifest.name}/{version.manifest.version}"
         there = _manifest_at(files, base)
         if there is not None:
             if there != version.manifest:
@@ -84,14 +86,15 @@ def pull(catalog: Catalog, source: str) -> Version:
         CatalogError: there is no version, a file is not as its manifest says, or the catalog has
             another version of that name and number.
     """
-    files, base = _place(source)
-    try:
-        data = json.loads(files.cat_file(f"{base}/manifest.json"))
-        manifest = Manifest.model_validate(data)
-    except FileNotFoundError as error:
-        raise CatalogError(f"{source} is no version: it has no manifest.json") from error
-    except ValueError as error:
-        raise CatalogError(f"the manifest of {source} is damaged: {error}") from error
+    with _reached(source):
+        files, base = _place(source)
+        try:
+            data = json.loads(files.cat_file(f"{base}/manifest.json"))
+            manifest = Manifest.model_validate(data)
+        except FileNotFoundError as error:
+            raise CatalogError(f"{source} is no version: it has no manifest.json") from error
+        except ValueError as error:
+            raise CatalogError(f"the manifest of {source} is damaged: {error}") from error
 
     def fetch(name: str, target: Path) -> bool:
         try:
@@ -101,7 +104,8 @@ def pull(catalog: Catalog, source: str) -> Version:
             return False
         return True
 
-    return bring(catalog, manifest, fetch, base)
+    with _reached(source):
+        return bring(catalog, manifest, fetch, base)
 
 
 def bring(
@@ -192,7 +196,24 @@ def _fetch(
         )
 
 
+@contextmanager
+def _reached(address: str) -> Iterator[None]:
+    """Say in a sentence what a file system says in errors of its own.
+
+    Raises:
+        CatalogError: the address can't be reached, read or written.
+    """
+    try:
+        yield
+    except PrefactoryError:
+        raise
+    except Exception as error:
+        why = (str(error) or type(error).__name__).split("\n", 1)[0]
+        raise CatalogError(f"{address} can't be reached: {why}") from error
+
+
 def _place(address: str) -> tuple[Any, str]:
+    check_address(address, "the address")
     kind = address.partition("://")[0]
     try:
         if kind in _BUCKETS and kind != address:

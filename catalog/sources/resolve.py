@@ -12,6 +12,7 @@ import fsspec
 
 from catalog.sources.archives import members, web_file
 from catalog.sources.spec import SourceFile, SourceSpec
+from prefactory.addresses import check_address
 from prefactory.errors import DataError
 
 FORMATS = {
@@ -83,7 +84,9 @@ def resolve(spec: SourceSpec, base: Path | None) -> Resolved:
 
     Raises:
         DataError: nothing is there.
+        ConfigError: its address holds a user, password or key.
     """
+    check_address(spec.path, "source", query=True)
     hub = _HUB_URL.fullmatch(spec.path)
     if hub:
         return Resolved(hub[1].split("/")[1], hub=hub[1])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.versions import default_home
 from pipelines.conduct.gpus import Pool, Pools
 from prefactory import beside
+from prefactory.addresses import shown
 from prefactory.errors import ConfigError, PrefactoryError, StoppedError
 from prefactory.extras import package
 from prefactory.folders import new_file
@@ -67,9 +68,9 @@ class Cluster:
             )  # fmt: skip
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"no Ray cluster answers at {address!r} ({_first_line(error)}); start one with "
-                "`ray start --head --port=6379` and join machines with `ray start --address=...`, "
-                f"or use --cluster {LOCAL}"
+                f"no Ray cluster answers at {shown(address)!r} ({_first_line(error)}); start one "
+                "with `ray start --head --port=6379` and join machines with `ray start "
+                f"--address=...`, or use --cluster {LOCAL}"
             ) from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray has put its own there: exit code 15

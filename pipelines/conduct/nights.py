@@ -20,6 +20,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL
 
+from prefactory.addresses import shown
 from prefactory.errors import ConfigError, StoppedError
 
 _LOG = logging.getLogger(__name__)
@@ -151,8 +152,8 @@ def _need_server(url: str) -> None:
             return  # a server that wants a key, which Prefect's client has
         why = getattr(error, "reason", error)
         raise ConfigError(
-            f"no Prefect server answers at PREFECT_API_URL={url} ({why}): start it with `prefect "
-            "server start`, or set the variable to one that runs"
+            f"no Prefect server answers at PREFECT_API_URL={shown(url)} ({why}): start it with "
+            "`prefect server start`, or set the variable to one that runs"
         ) from error
 
 

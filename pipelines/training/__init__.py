@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from pipelines.serve.running import announced
 from pipelines.settings import Settings
 from pipelines.training.places import transformer_of
 from pipelines.vectors import embedder
-from prefactory.errors import ConfigError
-from prefactory.folders import CHECKSUMS, damaged
+from prefactory.errors import ConfigError, library_errors
+from prefactory.folders import CHECKSUMS, FRONTIER, UNFINISHED, damaged
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.recipe import sentence
 from trainers.settings import (
@@ -194,7 +195,8 @@ def train(
     progress = Progress(f"{method} on {version.ref}")
     progress.begin(f"train {method}", 0, "steps")
     shown = progress.shown(live=False)  # a terminal has the trainer's own bar
-    with shown, announced(settings.home, progress, None), settings.store.in_use():
+    told = announced(settings.home, progress, None)
+    with library_errors(folder), shown, told, settings.store.in_use():
         report = _trainer(method, settings, embed or embedder(settings))(config, data, folder)
     note = easy_test(version)
     text = "\n".join([report.text(), *([f"  note     {note}"] if note else [])])
@@ -242,6 +244,8 @@ def earlier(method: str, folder: Path) -> Trained:
         raise ConfigError(f"{folder} is not whole ({error}); remove it to train again") from error
     if wrong := damaged(folder / CHECKSUMS):
         raise ConfigError(f"{folder} is damaged ({', '.join(wrong[:3])}); remove it to train again")
+    for end in (UNFINISHED, FRONTIER):  # of a training that was killed once its model was whole
+        shutil.rmtree(folder.with_name(f"{folder.name}{end}"), ignore_errors=True)
     test = (facts.get("metrics") or {}).get("test") or {}
     score = f", held-out accuracy {test['accuracy']:.3f}" if "accuracy" in test else ""
     summary = (

@@ -69,11 +69,11 @@ def model_at(name: str, settings: Settings) -> Known | None:
 
 
 def _read(folder: Path, settings: Settings) -> Known:
+    now = promoted(settings)
     try:
         facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
         data = facts["dataset"]
         test = (facts.get("metrics") or {}).get("test") or {}
-        now = promoted(settings)
         mine = [n for n, p in now.items() if _same(str(p["model"]), folder, settings)]
         return Known(
             folder, str(facts["method"]), f"{data['name']}@{data['version']}",

@@ -27,12 +27,22 @@ class Promotion:
 
 
 def promoted(settings: Settings) -> dict[str, dict[str, object]]:
-    """Name of data -> its promoted model and the evidence."""
+    """Name of data -> its promoted model and the evidence.
+
+    Raises:
+        ConfigError: the file that says so is damaged.
+    """
     file = _file(settings)
-    found: dict[str, dict[str, object]] = (
-        json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    )
-    return found
+    if not file.is_file():
+        return {}
+    try:
+        found: dict[str, dict[str, object]] = json.loads(file.read_text("utf-8"))
+        return {str(name): {**facts, "model": str(facts["model"])} for name, facts in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}): it says which models are promoted; remove it and "
+            "promote them again"
+        ) from error
 
 
 def _file(settings: Settings) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefactory.addresses import check_address
 from prefactory.errors import ConfigError, StoreError
 from prefactory.extras import package
 
@@ -34,9 +35,10 @@ class Bucket:
                 `memory:///`).
 
         Raises:
-            ConfigError: it is no such place.
+            ConfigError: it is no such place, or its address holds a key.
             MissingPackageError: obstore is not installed.
         """
+        check_address(url, "the bucket")
         self.url = url
         self._api: Any = package("obstore")
         self._errors: Any = package("obstore.exceptions")

@@ -5,10 +5,14 @@ import pickle
 
 import pytest
 
+from catalog.history.exchange import pull
 from catalog.sources import SourceSpec, open_source
+from catalog.versions import Catalog
 from pipelines.build import build, check_recipe
 from pipelines.settings import Settings
-from prefactory.errors import DataError
+from prefactory.addresses import check_address, shown
+from prefactory.errors import CatalogError, ConfigError, DataError
+from prefactory.sharing.bucket import Bucket
 from prefactory.stages import thread_mapper
 from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
@@ -40,6 +44,39 @@ def test_files_that_run_code_are_refused_by_name(tmp_path, ending):
     with pytest.raises(DataError, match="may hold pickles"):
         open_source(SourceSpec(path=str(tmp_path / f"data.{ending}")), tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIA:hidden@bucket/x", "s3://hidden@bucket/x", "ftp://me:hidden@host/x.jsonl",
+        "https://me:hidden@host/x.jsonl", "https://host/x.jsonl?X-Amz-Signature=hidden",
+        "https://host/x.jsonl?a=1&access_token=hidden", "abfs://box:hidden@a.net/x",
+    ],
+)  # fmt: skip
+def test_an_address_that_holds_a_key_is_refused_and_not_shown(tmp_path, address):
+    catalog = Catalog(tmp_path)
+    for use in (
+        lambda: open_source(SourceSpec(path=address), tmp_path), lambda: Bucket(address),
+        lambda: pull(catalog, address),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="must hold no user, password or key") as told:
+            use()
+        assert "hidden" not in str(told.value)
+    assert "hidden" not in shown(f"GET {address} failed")
+
+
+def test_addresses_without_keys_are_taken():
+    for address in ("a@b.jsonl", "s3://bucket/x", "abfs://box@a.net/x", "hf://datasets/a/b"):
+        check_address(address, "x")
+    check_address("https://host/x.jsonl?download=true", "x", query=True)
+    with pytest.raises(ConfigError):
+        check_address("s3://bucket/x?download=true", "x")
+
+
+def test_what_a_file_system_says_of_itself_is_one_sentence(tmp_path):
+    with pytest.raises(CatalogError, match="can't be reached"):
+        pull(Catalog(tmp_path), "ftp://127.0.0.1:9/x")
 
 
 def test_keys_are_in_nothing_that_a_run_leaves(tmp_path, monkeypatch, caplog, capfd):

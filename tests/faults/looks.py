@@ -30,6 +30,7 @@ PAGES = [
 
 def look(home):
     """What each says: (what, its exit code or HTTP status, its words); code None: an exception."""
+
     home = Path(home)
     os.environ["PREFACTORY_HOME"] = str(home)
     folders = sorted(p.name for p in (home / "versions" / "talks").iterdir() if p.is_dir())
@@ -38,7 +39,9 @@ def look(home):
     found = [
         (" ".join(words), *_command([word.format(**names) for word in words])) for words in COMMANDS
     ]
-    return found + [(path, *told) for path, told in _pages(home, names)]
+    found += [(path, *told) for path, told in _pages(home, names)]
+    # the pipe to the driver holds 64 kB, and what failed is said at the end
+    return [(what, code, text[-900:]) for what, code, text in found]
 
 
 def _command(words):

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from prefactory import folders
-from prefactory.errors import CatalogError, ConfigError, DiskFullError
+from prefactory.errors import (
+    CatalogError,
+    ConfigError,
+    DiskFullError,
+    StoreError,
+    library_errors,
+)
 from prefactory.folders import (
     CHECKSUMS,
     STALE_S,
@@ -184,6 +190,22 @@ def test_a_folder_on_a_full_disk_has_its_exit_code(tmp_path, monkeypatch):
     ):
         pass
     assert told.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 3),
+        (OSError(errno.EROFS, "Read-only file system"), 2),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 3),
+        (ValueError("another mistake"), None),
+    ],
+)
+def test_errors_of_the_disk_are_told_from_a_librarys_own(tmp_path, error, code):
+    kind = type(error) if code is None else StoreError
+    with pytest.raises(kind) as told, library_errors(tmp_path):
+        raise error
+    assert getattr(told.value, "exit_code", None) == code
 
 
 def test_settling_into_a_full_folder_keeps_both(tmp_path):

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from prefactory.errors import ConfigError, DataError
-from prefactory.folders import new_file
+from prefactory.folders import FRONTIER, new_file
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.measures.calibration import Floats, pairwise_accuracy
 from prefactory.pages.svg import el, figure, text_at
@@ -203,7 +203,7 @@ def by_objective(
 
 def kept_beside(model: Path) -> Path:
     """Folder of what the trainings of a frontier found, until the model is whole."""
-    return model.with_name(f"{model.name}.frontier")
+    return model.with_name(f"{model.name}{FRONTIER}")
 
 
 def explored(

@@ -16,7 +16,8 @@ import pytest
 
 from catalog.sources import SourceSpec, open_source, peek
 from catalog.sources.json_files import parse_json
-from prefactory.errors import DataError
+from catalog.sources.sheets import Extent
+from prefactory.errors import ConfigError, DataError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -341,6 +342,58 @@ def _workbook(path, sheets):
     )
 
 
+BOMBS = {
+    "a cell in the last corner": (
+        '<row r="1048576"><c r="XFD1048576" t="inlineStr"><is><t>x</t></is></c></row>', "spans more"
+    ),
+    "cells that share a long text": (
+        "<row><c t='s'><v>0</v></c></row>" * 40_000, "GB of text"
+    ),
+    "no XML": ("<row><", "no spreadsheet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_spreadsheet_that_stands_for_much_is_refused(tmp_path, kind):
+    rows, told = BOMBS[kind]
+    path = _workbook(
+        tmp_path / "p.xlsx", {"S": [("prompt", "chosen", "rejected"), ("q", "a", "b")]}
+    )
+    with zipfile.ZipFile(path) as archive:
+        files = {n: archive.read(n).decode() for n in archive.namelist()}
+    name = "xl/worksheets/s1.xml"
+    files[name] = files[name].replace("</sheetData>", f"{rows}</sheetData>")
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    long = f'<sst xmlns="{main}"><si><t>{"x" * 30_000}</t></si></sst>'
+    _zip(path, {**files, "xl/sharedStrings.xml": long})
+    assert told in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "text", "told"),
+    [(2000, 16_384, "x", "spans more"), (1_000_000, 1, "x" * 2000, "GB of text")],
+)
+def test_a_repeated_row_is_refused(rows, columns, text, told):
+    """What an ods file says in a line; LibreOffice repeats empty cells to the end of the sheet."""
+    names = ("office", "table", "text")
+    spaces = " ".join(f'xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in names)
+
+    def seen(body):
+        extent = Extent(10**9)
+        extent.feed(f"<office:document {spaces}><table:table>{body}</table:table>".encode())
+
+    seen(
+        '<table:table-row table:number-rows-repeated="1048576">'
+        '<table:table-cell table:number-columns-repeated="16384"/></table:table-row>'
+    )
+    with pytest.raises(DataError, match=told):
+        seen(
+            f'<table:table-row table:number-rows-repeated="{rows}"><table:table-cell '
+            f'table:number-columns-repeated="{columns}"><text:p>{text}</text:p>'
+            "</table:table-cell></table:table-row>"
+        )
+
+
 def test_the_first_sheet_with_a_header_is_read_and_the_others_are_named(tmp_path):
     rows = [
         ("prompt", "chosen", "rejected", "chosen_score"),
@@ -436,4 +489,6 @@ def test_what_the_web_does_not_have_is_one_sentence(web):
     assert "broke off" in refused(f"{address}/short.jsonl")
     assert "more than" in refused(f"{address}/data/x.jsonl", max_file_gb=1e-7)
     assert "can't be fetched" in refused("http://127.0.0.1:1/x.jsonl")
-    assert "can't be fetched" in refused("https://user:word@[::bad/x.jsonl")
+    with pytest.raises(ConfigError, match=r"can't be fetched") as told:
+        peek(SourceSpec(path="https://user:word@[::bad/x.jsonl"))
+    assert "word" not in str(told.value)

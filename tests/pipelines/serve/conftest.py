@@ -54,8 +54,11 @@ def filled(folder):
     model.mkdir(parents=True)
     facts = {
         "method": "reward", "config": {"model": EVIL, "epochs": 1}, "facts": {"loss": 0.25},
-        "dataset": {"name": "talks", "version": first.manifest.version, "rows": 12},
-        "metrics": {"test": {"accuracy": 0.75, "pairs": 4}},
+        "dataset": {
+            "name": "talks", "version": first.manifest.version, "rows": 12,
+            "content_digest": first.manifest.content_digest,
+        },
+        "metrics": {"test": {"accuracy": 0.75, "accuracy_se": 0.2, "pairs": 4}},
     }  # fmt: skip
     (model / "training.json").write_text(json.dumps(facts))
     (model / "report.html").write_text("<title>trained</title><script>alert(1)</script>")
