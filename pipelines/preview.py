@@ -180,7 +180,13 @@ def preview(
         def engine(config: Any) -> Engine:  # noqa: ANN401 - an engine's configuration
             return _Recorder(config, session.engine(config) if call else None, asked)
 
-        options = Options(1, 1_000_000, embedder(settings), engine, finished)
+        options = Options(
+            workers=1,
+            shard_rows=1_000_000,
+            embed=embedder(settings),
+            engine=engine,
+            on_stage=finished,
+        )
         store, mapper = Store(Path(folder)), thread_mapper(1)
         try:
             result = reading(
