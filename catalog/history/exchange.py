@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -136,20 +136,22 @@ def bring(
     with (
         disk_errors(catalog.root),
         temporary_folder(catalog.root, f".{manifest.name}") as folder,
-        temporary_folder(catalog.root, f".{manifest.name}") as damaged,
         locked(catalog.root / f".{manifest.name}.lock"),
     ):
         final = catalog.root / manifest.name / manifest.version
         there = _there(final, manifest, whole=whole) if final.exists() else None
         if there is not None:
+            sweep(catalog.root)  # of one that was killed once it was there
             return there
         for name in [*manifest.files, *UNLISTED]:
             _fetch(fetch, source, folder, name, manifest)
         if problems := verify(open_folder(folder)):
             raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}")
-        if final.exists():
-            final.rename(damaged / "version")
-        settle(folder, final)
+        with ExitStack() as stack:
+            if final.exists():
+                aside = temporary_folder(catalog.root, f".{manifest.name}")
+                final.rename(stack.enter_context(aside) / "damaged")
+            settle(folder, final)
         sweep(catalog.root)
     return open_folder(final)
 

@@ -66,6 +66,15 @@ def test_an_address_that_holds_a_key_is_refused_and_not_shown(tmp_path, address)
     assert "hidden" not in shown(f"GET {address} failed")
 
 
+def test_an_adapter_of_a_pickle_is_refused_by_name(tmp_path):
+    from trainers.evaluate.models import loader
+
+    (tmp_path / "adapter_config.json").write_text('{"task_type": "CAUSAL_LM"}')
+    (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps([]))
+    with pytest.raises(ConfigError, match="may hold pickles"):
+        loader(str(tmp_path), "CausalLM")
+
+
 def test_addresses_without_keys_are_taken():
     for address in ("a@b.jsonl", "s3://bucket/x", "abfs://box@a.net/x", "hf://datasets/a/b"):
         check_address(address, "x")

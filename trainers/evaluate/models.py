@@ -219,8 +219,17 @@ def is_reward(model: str) -> bool:
 
 
 def loader(model: str, task: str) -> Any:  # noqa: ANN401
-    """The class that loads a model for a task, an adapter with its base."""
+    """The class that loads a model for a task, an adapter with its base.
+
+    Raises:
+        ConfigError: the adapter's weights are in a file that may hold pickles.
+    """
     if (Path(model) / "adapter_config.json").is_file():
+        if not (Path(model) / "adapter_model.safetensors").is_file():
+            raise ConfigError(
+                f"{model} has no adapter_model.safetensors; weights in other files may hold "
+                "pickles, which run code when they are read, so none is opened"
+            )
         import peft
 
         return getattr(peft, f"AutoPeftModelFor{task}")
