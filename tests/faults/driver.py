@@ -130,7 +130,7 @@ def run(command):
     }
 
 
-# -- what changes a catalog, and what looks at a home ----------------------------------------------
+# -- what changes a catalog ------------------------------------------------------------------------
 
 
 def _tag(home):
@@ -191,18 +191,10 @@ def _pull(home):
     pull(Catalog(home), f"{home}/there/far/1")
 
 
-def _look(home):
-    from tests.faults.looks import look
-
-    return {"looks": look(home)}
-
-
-CHANGES = {
+VERBS = {
     "tag": _tag, "untag": _untag, "rollback": _rollback, "rm": _rm, "gc": _gc, "push": _push,
     "pull": _pull,
 }  # fmt: skip
-"""What changes a catalog."""
-VERBS = {**CHANGES, "look": _look}
 
 
 def in_a_child(command):

@@ -13,7 +13,7 @@ from pipelines.build import build, check_recipe
 from pipelines.settings import Settings
 from prefactory.stages import thread_mapper
 from prefactory.store import Store
-from tests.faults.driver import CHANGES
+from tests.faults.driver import VERBS
 from tests.faults.trials import Counts, Lab
 
 RECIPE = """\
@@ -82,6 +82,6 @@ def test_kills_of_a_tag(tmp_path, driver, template):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("verb", CHANGES)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_fault_of_every_verb(tmp_path, driver, template, verb):
     assert tried(tmp_path, driver, template, verb, FAULTS) >= 10
