@@ -424,7 +424,13 @@ def tried(name: str, engine: dict[str, Any], home: Path) -> Found:
                 return Watched(session.engine(config), found.calls)
 
             settings = Settings(home=folder / "home")
-            options = Options(1, 100, embedder(settings), watched, stages.append)
+            options = Options(
+                workers=1,
+                shard_rows=100,
+                embed=embedder(settings),
+                engine=watched,
+                on_stage=stages.append,
+            )
             result = execute(
                 recipe, open_sources(recipe), settings.store, thread_mapper(1), options
             )

@@ -127,7 +127,7 @@ class RunResult:
     objects: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Settings of a run that change no data.
 

@@ -131,7 +131,7 @@ def recipe(*steps, **head):
 def run(recipe, source, store, shard_rows=1000, workers=1, engine=None, embed=None, **more):
     sources = source if isinstance(source, list) else [source]
     store = store if isinstance(store, Store) else Store(Path(store))
-    options = Options(workers, shard_rows, engine=engine, embed=embed, **more)
+    options = Options(workers=workers, shard_rows=shard_rows, engine=engine, embed=embed, **more)
     return execute(recipe, sources, store, thread_mapper(workers), options)
 
 

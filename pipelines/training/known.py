@@ -43,7 +43,8 @@ class Known:
         """Method and accuracy."""
         if self.accuracy is None:
             return f"{self.method}, nothing held out"
-        return f"{self.method}, held-out accuracy {self.accuracy:.3f} ± {self.se:.3f}"
+        error = "" if self.se is None else f" ± {self.se:.3f}"  # of one prompt there is none
+        return f"{self.method}, held-out accuracy {self.accuracy:.3f}{error}"
 
 
 def known(settings: Settings) -> list[Known]:

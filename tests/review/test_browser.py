@@ -100,7 +100,7 @@ def test_five_pairs_by_the_keyboard(make):
         enter(page, f"http://127.0.0.1:{port}/join/{token}")
         first = page.evaluate(TASK)
         press(page, "1")
-        assert page.evaluate("document.activeElement.id") == "title"
+        page.wait_for_function("document.activeElement.id === 'title'")
         page.keyboard.press("u")
         page.wait_for_function(f"t => {TASK} === t", arg=first)
         page.keyboard.press("e")
