@@ -22,6 +22,7 @@ from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import PrefactoryError
 from prefactory.measures.calibration import Floats
+from prefactory.near.shingles import U64, finalise
 from prefactory.plan import PlannedStep
 from prefactory.preferences.arms import Select, compare, said
 from prefactory.preferences.clustered import clustered_mean, codes, hits
@@ -166,11 +167,21 @@ def sample(
         columns: the only ones that are needed beside `pair_id`, of those that there are; None gives
             all.
     """
-    ctx = Context(seed, "pays")
     ids = pl.concat(view.map(lambda table: table, columns=["pair_id"]))["pair_id"]
     if ids.len() > most:
-        ids = ids.gather(np.argsort(ctx.uniform(ids).to_numpy(), kind="stable")[:most])
+        ids = ids.gather(np.argpartition(drawn(ids, seed), most)[:most])
     return _rows_of(view, ids, columns)
+
+
+def drawn(ids: pl.Series, seed: int) -> U64:
+    """A number of each id for a draw that no order or other id changes, UInt64[n].
+
+    An id of a row is a digest, so its bits are mixed with the seed's, not hashed again: a draw of
+    thousands out of millions costs next to nothing.
+    """
+    bits = ids.str.head(16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
+    salt = np.random.default_rng([seed, 0x9A75]).integers(2**64, dtype=np.uint64)
+    return finalise(bits ^ salt)
 
 
 def final(view: View) -> pl.DataFrame:

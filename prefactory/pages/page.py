@@ -13,6 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from prefactory.pages import wording
+from prefactory.pages.compiled import Compiled
 
 BASE = Path(__file__).parent
 
@@ -33,6 +34,7 @@ def environment(
         undefined=ChainableUndefined if lenient else StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=Compiled(),
     )
     for name in ("count", "num", "percent", "plain"):
         templates.filters[name] = getattr(wording, name)

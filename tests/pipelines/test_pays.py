@@ -3,11 +3,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
 
 from pipelines.build import build, check_recipe, pays_lines
-from pipelines.pays import notes, pays, scores
+from pipelines.pays import Chain, drawn, notes, pays, sample, scores
 from pipelines.settings import Settings
 from pipelines.training import easy_test
 from prefactory.errors import DataError
@@ -171,3 +172,24 @@ def test_a_test_split_chosen_by_labels_is_said_to_be_easy(tmp_path, monkeypatch)
     monkeypatch.setitem(globals(), "RECIPE", drawn)
     version = built(tmp_path / "b", "test_fraction: 0.1")
     assert easy_test(version).startswith("filters.AgreementDraw kept pairs by their labels, in the")
+
+
+def test_what_is_looked_at_depends_on_ids_and_seed_alone(tmp_path):
+    table = made(300)[0]
+    step = {"filters.Length": {"min_words": 1}}
+    a = run(recipe(step), one_file(table), tmp_path / "a", 1000)
+    b = run(recipe(step), one_file(table.reverse()), tmp_path / "b", 7)
+    first, again = (sample(Chain.of(r).views[0], 40, 5, ()) for r in (a, b))
+    assert first.height == 40
+    assert set(first["pair_id"]) == set(again["pair_id"])
+    assert set(first["pair_id"]) != set(sample(Chain.of(a).views[0], 40, 6, ())["pair_id"])
+    assert sample(Chain.of(a).views[0], 400, 5, ()).height == 300
+
+
+def test_every_row_is_as_likely_to_be_looked_at():
+    ids = pl.Series([f"{i:016x}{0:016x}" for i in range(20_000)])
+    numbers = drawn(ids, 3) / 2.0**64
+    assert abs(numbers.mean() - 0.5) < 0.01
+    assert abs((numbers < 0.1).mean() - 0.1) < 0.01
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.03
+    assert abs(np.corrcoef(numbers, drawn(ids, 4) / 2.0**64)[0, 1]) < 0.03
