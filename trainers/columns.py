@@ -178,11 +178,19 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
 
     Args:
         columns: which columns of the rows the loss reads.
+        follow: `w` of `trainers.losses.batch_beta`, which then makes the beta of each batch in
+            training; None: beta is that of the options or the pair's own.
         options: those of TRL's trainer. The dataset must have the columns.
     """
 
-    def __init__(self, *, columns: Sequence[str] = (), **options: Any) -> None:  # noqa: ANN401
-        self.columns = tuple(columns)
+    def __init__(
+        self,
+        *,
+        columns: Sequence[str] = (),
+        follow: float | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        self.columns, self.follow = tuple(columns), follow
         super().__init__(**options)
         if self.columns:
             inner: Any = self.data_collator
@@ -220,20 +228,24 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
         )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: ANN401
-        if not self.columns:
+        if not self.columns and self.follow is None:
             return super()._compute_loss(model, inputs, return_outputs)
         ratios = self.ratios(model, inputs)
         loss = self.pair_losses(ratios, inputs).mean()
         self.note(ratios, inputs)
         return (loss, {}) if return_outputs else loss
 
-    def _beta(self, inputs: dict[str, Any]) -> Tensor | float:
+    def _beta(self, ratios: LogRatios, inputs: dict[str, Any]) -> Tensor | float:
+        base = float(self.args.beta)
+        if self.follow is not None and self.model.training:
+            seed = 1_000_003 * self.args.seed + self.state.global_step  # of a resumed run, too
+            return losses.batch_beta(base * ratios.delta, base, self.follow, seed)
         own: Tensor | None = inputs.get("beta")
-        return float(self.args.beta) if own is None else own
+        return base if own is None else own
 
     def pair_losses(self, ratios: LogRatios, inputs: dict[str, Any]) -> Tensor:
         """Loss of each pair, shape (B,)."""
-        beta = self._beta(inputs)
+        beta = self._beta(ratios, inputs)
         parts = zip(self.loss_types, self.loss_weights, strict=True)
         each = torch.stack(
             [w * losses.of_pair(name, ratios, beta, self.label_smoothing) for name, w in parts]
@@ -242,7 +254,7 @@ class ColumnsDPO(trl.DPOTrainer):  # type: ignore[misc, name-defined]  # trl has
 
     def note(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:
         """Keep what TRL logs of the implicit rewards."""
-        beta = self._beta(inputs)
+        beta = self._beta(ratios, inputs)
         gap = self.accelerator.gather((beta * ratios.delta).detach())
         kept = self._metrics["train" if self.model.training else "eval"]
         kept["rewards/margins"].append(gap.mean().item())

@@ -93,6 +93,36 @@ def of_pair(name: str, ratios: LogRatios, beta: Tensor | float, smoothing: float
     return found
 
 
+def batch_beta(
+    margins: Tensor, base: float, w: float, seed: int, share: float = 0.8, least: float = 1e-3
+) -> float:
+    """One beta for a batch, that follows the margins of its typical pairs.
+
+    What the released code of MM-RLHF (arXiv 2502.10391) does in place of its paper's formula, in
+    the manner of beta-DPO (arXiv 2407.08639): of the batch `share` are drawn without replacement by
+    the density of a normal distribution around its mean margin, and
+    `beta = base * (1 + w * (mean of those drawn - mean of all))`. That the margins are implicit
+    rewards (`base * Delta`) and that a batch is that of one device is our reading.
+
+    Args:
+        margins: of the pairs, shape (B,); no gradient goes through them.
+        base: beta where both means agree, above 0.
+        w: how much beta follows, 0 or more.
+        seed: of the draw.
+        share: of the pairs that are drawn, above 0 and at most 1; at least one pair is.
+        least: beta at least.
+    """
+    margins = margins.detach().double().cpu()
+    spread = margins.std(correction=0)
+    z = (margins - margins.mean()) / spread if spread > 0 else torch.zeros_like(margins)
+    drawn = torch.multinomial(
+        torch.exp(-0.5 * z**2).clamp(min=1e-30),
+        max(1, int(share * len(margins))),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return max(least, base * (1 + w * float(margins[drawn].mean() - margins.mean())))
+
+
 def _robust(ratios: LogRatios, beta: Tensor | float, smoothing: float) -> Tensor:
     right, wrong = logsigmoid(beta * ratios.delta), logsigmoid(-beta * ratios.delta)
     return (smoothing * wrong - (1 - smoothing) * right) / (1 - 2 * smoothing)

@@ -170,7 +170,7 @@ class DynamicBeta(Labeler):
 
     See `dynamic_beta`. The paper computes it in training, from a reward model; here it is a column,
     which a trainer may read. (The paper's released code replaces it by one value per batch made of
-    the policy's own margins; those a dataset can't know.)
+    the policy's own margins; those a dataset can't know: `prefactory train dpo batch_beta=0.1`.)
 
     A beta that rises also raises the scale of the logits, early gradients and early saturation. For
     a weight of the loss alone, `column: weight` is beta / base: 1 to 1 + w.

@@ -95,6 +95,26 @@ def test_each_pair_has_its_own_beta_and_weight(run, stock):
     assert apart(run({"beta": rising}, columns=[])[1], plain) == 0, "columns: [] does without"
 
 
+def test_a_beta_that_follows_the_batch_by_nothing_is_stock_trl(run, stock):
+    assert apart(run(batch_beta=0.0)[1], stock("sigmoid")[1]) < 1e-5
+    _, followed = run({"beta": pl.lit(0.4)}, batch_beta=5.0)
+    assert apart(followed, stock("sigmoid")[1]) > 1e-5
+    assert apart(followed, run(batch_beta=5.0)[1]) == 0, "the same draws, and no column beta"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"columns": ["beta"]}, "leave beta out of columns"),
+        ({"loss_type": "exo_pair"}, "has no form for loss exo_pair"),
+        ({"sync_ref_model": True}, "leave sync_ref_model out"),
+    ],
+)
+def test_a_beta_of_the_batch_is_refused_beside(run, options, says):
+    with pytest.raises(ConfigError, match=says):
+        run({"beta": pl.lit(0.4)}, batch_beta=0.1, **options)
+
+
 def test_pairs_of_weight_zero_teach_nothing(run):
     report, weights = run({"weight": pl.lit(0.0)})
     _, start = run({"weight": pl.lit(0.0)}, learning_rate=1e-9)

@@ -51,7 +51,7 @@ def plan_dpo(config: DPO, data: DatasetRef) -> Plan:
     kind = "" if config.losses == ("sigmoid",) else f", loss {' + '.join(config.losses)}"
     return Plan(
         method="dpo",
-        trainer=partial(ColumnsDPO, columns=columns),
+        trainer=partial(ColumnsDPO, columns=columns, follow=config.batch_beta),
         about=f"trained by direct preference optimization (arXiv 2305.18290){kind}. {REFERENCE}",
         score=implicit_reward(config.beta),
         compared=True,
@@ -63,23 +63,38 @@ def plan_dpo(config: DPO, data: DatasetRef) -> Plan:
 
 def _columns(config: DPO, data: DatasetRef) -> tuple[str, ...]:
     alone = [name for name in config.losses if name not in losses.OF_PAIR]
+    found: tuple[str, ...] = ()
+    if config.batch_beta is not None:
+        _may_follow(config, alone)
     if config.columns != "auto":
-        found = config.columns
+        found = tuple(config.columns)
         if found and alone:
             raise ConfigError(
                 f"loss {alone[0]} has no form with columns of pairs ({', '.join(found)}); those "
                 f"that have are: {', '.join(losses.OF_PAIR)}"
             )
-    elif alone or config.options().get("sync_ref_model"):
-        found = ()
-    else:
-        found = tuple(c for c in ("beta", "weight") if c in columns_for_training(data))
+    elif not alone and not config.options().get("sync_ref_model"):
+        wanted = ("beta", "weight") if config.batch_beta is None else ("weight",)
+        found = tuple(c for c in wanted if c in columns_for_training(data))
     if "beta" in found and "beta" in config.model_fields_set:
         raise ConfigError(
             f"beta={config.beta} for all pairs, or each pair's own? {data} has a column beta: "
             "leave beta out to read it, or set columns=[] to do without it"
         )
     return found
+
+
+def _may_follow(config: DPO, alone: list[str]) -> None:
+    """Refuse a beta of the batch beside what it can't go with."""
+    problem = ""
+    if alone:
+        problem = f"has no form for loss {alone[0]}; those are: {', '.join(losses.OF_PAIR)}"
+    elif "beta" in config.columns:
+        problem = "is one for all pairs of a batch: leave beta out of columns"
+    elif config.options().get("sync_ref_model"):
+        problem = "needs the reference's log-probabilities beforehand: leave sync_ref_model out"
+    if problem:
+        raise ConfigError(f"batch_beta={config.batch_beta} {problem}")
 
 
 def plan_sft(config: SFT, _: DatasetRef) -> Plan:

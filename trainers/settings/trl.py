@@ -71,6 +71,9 @@ class DPO(PolicySettings):
         columns: numbers of the pairs that the loss reads: `beta`, each pair's own (MM-RLHF, arXiv
             2502.10391), and `weight`, by which its loss is multiplied. `auto`: those that the data
             have; `[]`: none.
+        batch_beta: beta of each batch in training follows the margins of its typical pairs, by so
+            much (see `trainers.losses.batch_beta`; 0.1 in the code of MM-RLHF); a column beta is
+            not read then. None: it does not.
     """
 
     trl_options: ClassVar[str] = "DPOConfig"
@@ -80,6 +83,7 @@ class DPO(PolicySettings):
     loss_weights: tuple[float, ...] | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     columns: Literal["auto"] | tuple[Literal["beta", "weight"], ...] = "auto"
+    batch_beta: float | None = Field(None, ge=0)
 
     @property
     def losses(self) -> tuple[str, ...]:
