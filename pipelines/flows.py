@@ -21,9 +21,9 @@ from pipelines.conduct.nights import Night, deploy, hook
 from pipelines.conduct.stopping import ended_in_time
 from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
-from prefactory.addresses import shown
 from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
+from prefactory.safety.addresses import shown
 from prefactory.stages import FIT_ROWS, Mapper
 
 T = TypeVar("T")

@@ -20,7 +20,8 @@ import polars as pl
 
 from prefactory.engines.chat_form import chat_form
 from prefactory.errors import ConfigError, DataError
-from prefactory.extras import package
+from prefactory.safety.chat_templates import bound_templates
+from prefactory.safety.model_files import open_tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
 IgnoredSystem = Literal["refuse", "keep"]
@@ -93,6 +94,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, name: str) -> None:  # noqa: ANN401 - has no types
+        bound_templates()
         self.tokenizer = tokenizer
         self.name = name
 
@@ -106,9 +108,8 @@ class ChatTemplate:
         Raises:
             ConfigError: if it can't be loaded or has no chat template.
         """
-        transformers = package("transformers")
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            tokenizer = open_tokenizer(model)
         except (OSError, ValueError, ImportError) as error:
             missing = Path(model).is_absolute() and not Path(model).exists()
             why = "there is no such folder" if missing else str(error).partition("\n")[0]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, field_validator
 from prefactory.beside import recipe_folder
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
-from prefactory.sandbox import Sandbox, rendered
+from prefactory.safety.sandbox import Sandbox, rendered
 
 
 @dataclass(frozen=True)

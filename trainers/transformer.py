@@ -12,6 +12,8 @@ from transformers import AutoTokenizer, set_seed
 
 from prefactory.engines.converted import converted, is_gguf
 from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.safety.chat_templates import bound_templates
+from prefactory.safety.model_files import check_model
 from trainers.settings import Lora, TransformerSettings
 
 PACKAGES = ["accelerate", "peft", "torch", "transformers", "trl"]
@@ -78,6 +80,8 @@ def load_model(auto: Any, settings: TransformerSettings, **options: Any) -> Any:
 
 def _load(auto: Any, settings: TransformerSettings, **options: Any) -> Any:  # noqa: ANN401
     model = str(converted(settings.model)) if is_gguf(settings.model) else settings.model
+    check_model(model, trusted=settings.trust_remote_code)
+    bound_templates()
     try:
         return auto.from_pretrained(
             model,

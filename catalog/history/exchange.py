@@ -25,11 +25,11 @@ from catalog.versions import (
     open_folder,
     verify,
 )
-from prefactory.addresses import check_address
 from prefactory.errors import CatalogError, MissingPackageError, PrefactoryError, disk_errors
 from prefactory.extras import package
 from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.recipe import NAME
+from prefactory.safety.addresses import check_address
 from prefactory.sharing.locks import locked
 from prefactory.store import file_digest
 

@@ -12,8 +12,8 @@ import fsspec
 
 from catalog.sources.archives import members, web_file
 from catalog.sources.spec import SourceFile, SourceSpec
-from prefactory.addresses import check_address
 from prefactory.errors import DataError
+from prefactory.safety.addresses import check_address
 
 FORMATS = {
     "jsonl": "jsonl",

@@ -48,7 +48,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
 from prefactory.prompts import compiled
-from prefactory.sandbox import rendered
+from prefactory.safety.sandbox import rendered
 from prefactory.yamllines import line_of
 from prefactory.yamllines import load as load_yaml
 

@@ -15,6 +15,8 @@ from prefactory.errors import ConfigError
 from prefactory.extras import package
 from prefactory.images.marks import NAMED, Pictures
 from prefactory.images.media import decoded
+from prefactory.safety.chat_templates import bound_templates
+from prefactory.safety.model_files import check_model
 
 MOST_SHARE = {2: 0.8, 3: 0.7, 4: 0.6, 5: 0.6}
 """Greatest share of the picture asked about in a rejected answer, by the number of pictures: the
@@ -88,6 +90,8 @@ def _open(model: str, revision: str | None, reader: str, weights: str) -> tuple[
     where = Path(model).expanduser()
     source = str(where) if where.is_dir() else model
     common = {"revision": revision, "trust_remote_code": False}
+    check_model(where)
+    bound_templates()
     try:
         return (
             getattr(transformers, reader).from_pretrained(source, **common),

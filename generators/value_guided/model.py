@@ -22,6 +22,7 @@ from prefactory.engines.device import default_device
 from prefactory.engines.encoder import Encoder
 from prefactory.engines.transformers import Transformers
 from prefactory.errors import ConfigError, DataError
+from prefactory.safety.model_files import open_tokenizer
 
 Floats = NDArray[np.float64]
 MOST_EXPONENT = 500.0
@@ -343,13 +344,17 @@ class RewardNet:
         Raises:
             ConfigError: it can't be loaded, or has fewer heads.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         folder = Encoder(model=model, precision="fp32").folder()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self._tokenizer: Any = open_tokenizer(folder, local_files_only=True)
             net, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]

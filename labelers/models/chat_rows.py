@@ -108,13 +108,11 @@ def fitted(tokenizer: Any, row: Row, limit: int, truncate: bool) -> Row:  # noqa
 
 def _chat_text(tokenizer: Any, prompt: Messages, response: Messages) -> tuple[str, int, int] | None:  # noqa: ANN401
     """The conversation under the chat template, and where the answer starts and ends in it."""
-    from jinja2 import TemplateError
-
     asked, said = chat_form(prompt, objects=True), chat_form(response, objects=True)
     try:
         text = str(tokenizer.apply_chat_template(asked + said, tokenize=False))
         head = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-    except (TemplateError, ValueError, TypeError, KeyError):
+    except Exception:  # whatever a template raises
         return None
     end = len(head) if text.startswith(head) else _alike(text, head)
     if any(len(m) > 2 for m in response):  # calls and thoughts are written by the template's rules

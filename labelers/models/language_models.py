@@ -26,6 +26,7 @@ from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.extras import package
 from prefactory.identity import identity_of
+from prefactory.safety.model_files import open_tokenizer
 
 BUCKET = 32
 """Rows are padded to the next multiple of this many tokens."""
@@ -240,8 +241,9 @@ def _load(model: Model, kind: Kind, folder: str) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    code: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **code)
+    trusted = model.trust_remote_code
+    code: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
+    tokenizer = open_tokenizer(folder, trusted=trusted, local_files_only=True)
     if not tokenizer.is_fast:
         raise ConfigError(f"model {model.model!r} has no fast tokenizer, which scorers need")
     auto = {

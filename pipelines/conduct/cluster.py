@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from catalog.versions import default_home
 from pipelines.conduct.gpus import Pool, Pools
 from prefactory import beside
-from prefactory.addresses import shown
 from prefactory.errors import ConfigError, PrefactoryError, StoppedError
 from prefactory.extras import package
 from prefactory.folders import new_file
 from prefactory.orders import Do, Done, Order, Site, do
+from prefactory.safety.addresses import shown
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings

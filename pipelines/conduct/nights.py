@@ -20,8 +20,8 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL
 
-from prefactory.addresses import shown
 from prefactory.errors import ConfigError, StoppedError
+from prefactory.safety.addresses import shown
 
 _LOG = logging.getLogger(__name__)
 HOOK_S = 600.0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
 from prefactory.engines.base import (
     Completion,
@@ -27,6 +26,7 @@ from prefactory.engines.device import default_device
 from prefactory.engines.drawing import Drawer, Ending
 from prefactory.engines.turns import text_to_continue, without_break
 from prefactory.errors import ConfigError, StoppedError
+from prefactory.safety.model_files import open_tokenizer
 
 BUCKET = 32
 """Prompts are padded to the next multiple of this many tokens."""
@@ -177,7 +177,7 @@ class ChatModel(Engine):
                     add_generation_prompt=prompt,
                 )
             )
-        except (TemplateError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever a template raises
             return Failure("template", f"the chat template refuses the messages: {error}"[:300])
 
     def _read(self, request: Request) -> str | Failure:
@@ -326,10 +326,10 @@ def _padding_rows(drawer: Drawer, dummies: int) -> Callable[[Any, torch.Tensor],
 
 
 def _load(config: ChatSettings, folder: Path, device: torch.device) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    common: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **common)
+    trusted = config.trust_remote_code
+    tokenizer = open_tokenizer(folder, trusted=trusted, padding_side="left")
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     if not tokenizer.chat_template:
@@ -348,7 +348,7 @@ def _load(config: ChatSettings, folder: Path, device: torch.device) -> tuple[Any
         use_safetensors=True,
         # on the CPU, torch's fused attention rounds by a row's place in the batch
         attn_implementation="eager" if device.type == "cpu" else "sdpa",
-        **common,
+        trust_remote_code=trusted,
     )
     return tokenizer, model
 

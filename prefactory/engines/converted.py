@@ -67,7 +67,7 @@ def _convert(file: Path, folder: Path) -> None:
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
-    options: dict[str, Any] = {"gguf_file": file.name}
+    options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -24,6 +24,7 @@ from prefactory.engines.base import Closing
 from prefactory.engines.device import default_device
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import missing
+from prefactory.safety.model_files import open_tokenizer
 
 BUCKET = 16
 """Texts are padded to the next multiple of this many tokens."""
@@ -226,15 +227,16 @@ def _load(encoder: EncoderSettings, folder: Path, device: torch.device) -> Loade
     plain = _plain_modules(folder)
     if plain is None or encoder.trust_remote_code:
         return _load_sentence_transformers(encoder, folder, device)
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     pooling, normalize = plain
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = open_tokenizer(folder, local_files_only=True)
     model = AutoModel.from_pretrained(
         str(folder),
         dtype=_DTYPES[encoder.precision],
         use_safetensors=True,
         local_files_only=True,
+        trust_remote_code=False,
     )
     model = model.to(device).eval()
 

@@ -19,6 +19,7 @@ from prefactory.engines.device import Gpus, native_precision
 from prefactory.errors import ConfigError
 from prefactory.extras import package
 from prefactory.identity import fingerprint, identity_of
+from prefactory.safety.model_files import check_model
 
 if TYPE_CHECKING:
     from prefactory.engines.embedding import OpenEncoder
@@ -123,9 +124,12 @@ class Encoder(BaseModel):
         """Folder of the model's files, downloading them from the Hugging Face hub if need be.
 
         Raises:
-            ConfigError: there is no such model, or the hub can't be reached.
+            ConfigError: there is no such model, the hub can't be reached, or loading it would run
+                code.
         """
-        return self._local_folder() or _download(self)
+        folder = self._local_folder() or _download(self)
+        check_model(folder, trusted=self.trust_remote_code)
+        return folder
 
     def _local_folder(self) -> Path | None:
         if self.model == BUNDLED:

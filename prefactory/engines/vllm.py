@@ -32,6 +32,8 @@ from prefactory.engines.chat_form import chat_form
 from prefactory.engines.device import Gpus
 from prefactory.engines.turns import text_to_continue
 from prefactory.errors import ConfigError, MissingPackageError
+from prefactory.safety.chat_templates import bound_templates
+from prefactory.safety.model_files import check_model
 
 _CHUNK = 1024
 """Requests given to vLLM at a time: what is finished is journalled after each chunk."""
@@ -103,6 +105,8 @@ class VLLMEngine(Engine):
         self.config = config
         self.capabilities = config.capabilities
         self._lock = threading.Lock()
+        check_model(config.model, trusted=config.trust_remote_code)
+        bound_templates()
         self._vllm = _package()
         self._refusals = _refusals()
         try:

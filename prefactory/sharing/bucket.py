@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefactory.addresses import check_address
 from prefactory.errors import ConfigError, StoreError
 from prefactory.extras import package
+from prefactory.safety.addresses import check_address
 
 
 class Found(NamedTuple):

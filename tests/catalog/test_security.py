@@ -8,10 +8,11 @@ import pytest
 from catalog.history.exchange import pull
 from catalog.sources import SourceSpec, open_source
 from catalog.versions import Catalog
+from labelers.models.language_models import Model
 from pipelines.build import build, check_recipe
 from pipelines.settings import Settings
-from prefactory.addresses import check_address, shown
 from prefactory.errors import CatalogError, ConfigError, DataError
+from prefactory.safety.addresses import check_address, shown
 from prefactory.sharing.bucket import Bucket
 from prefactory.stages import thread_mapper
 from tests.prefactory.engines.mock_server import MockServer, answer, chat
@@ -73,6 +74,8 @@ def test_an_adapter_of_a_pickle_is_refused_by_name(tmp_path):
     (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps([]))
     with pytest.raises(ConfigError, match="may hold pickles"):
         loader(str(tmp_path), "CausalLM")
+    with pytest.raises(ConfigError, match="may hold pickles"):
+        Model(model=str(tmp_path)).base()
 
 
 def test_addresses_without_keys_are_taken():

@@ -16,6 +16,7 @@ from prefactory.chat_template import ChatTemplate
 from prefactory.engines.steering.vector import attach, fitted_to, load
 from prefactory.errors import ConfigError
 from prefactory.measures.calibration import Floats
+from prefactory.safety.model_files import check_model
 from prefactory.tables import SIDES
 from trainers.embedding_model import Embed, EmbeddingRewardModel
 from trainers.methods.plan import Score, implicit_reward, log_odds, mean_log_probability
@@ -222,14 +223,10 @@ def loader(model: str, task: str) -> Any:  # noqa: ANN401
     """The class that loads a model for a task, an adapter with its base.
 
     Raises:
-        ConfigError: the adapter's weights are in a file that may hold pickles.
+        ConfigError: the weights are in a file that may hold pickles.
     """
+    check_model(model)
     if (Path(model) / "adapter_config.json").is_file():
-        if not (Path(model) / "adapter_model.safetensors").is_file():
-            raise ConfigError(
-                f"{model} has no adapter_model.safetensors; weights in other files may hold "
-                "pickles, which run code when they are read, so none is opened"
-            )
         import peft
 
         return getattr(peft, f"AutoPeftModelFor{task}")

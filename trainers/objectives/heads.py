@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 from prefactory.engines.steering.heads import HEADS, merged, mixture, set_head
 from prefactory.errors import ConfigError
 from prefactory.folders import new_folder
+from prefactory.safety.model_files import check_model, open_tokenizer
 from trainers.columns import ColumnsDPO
 from trainers.losses import LogRatios
 
@@ -114,11 +115,14 @@ def plain_model(folder: Path, weights: Mapping[str, float], out: Path) -> None:
     Raises:
         ConfigError: the model has no heads, or not these; or no weight is above 0.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     head = mixture(folder, weights)
     with new_folder(out, ConfigError) as new:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        check_model(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         set_head(model, head)
         model.save_pretrained(new)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(new)
+        open_tokenizer(folder).save_pretrained(new)

@@ -14,6 +14,7 @@ from prefactory.engines.embedding import EncoderSettings, Loaded, OpenEncoder
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
 from prefactory.overrides import nearest
+from prefactory.safety.model_files import open_tokenizer
 
 _NO_LIMIT = 8192
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -44,15 +45,16 @@ class OpenClassifier(OpenEncoder):
         super().__init__(settings_of(EncoderSettings, encoder), folder)
 
     def _load(self, folder: Path, device: torch.device) -> Loaded:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         label, activation = self._wanted
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = open_tokenizer(folder, local_files_only=True)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             str(folder),
             dtype=_DTYPES[self.encoder.precision],
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
         missing = sorted(info["missing_keys"])

@@ -3,8 +3,8 @@
 import pytest
 from jinja2.sandbox import SecurityError
 
-from prefactory import sandbox
-from prefactory.sandbox import Sandbox, rendered
+from prefactory.safety import sandbox
+from prefactory.safety.sandbox import Sandbox, rendered
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,9 @@ def fill(text, **values):
         "{% set n.x = n.x * n.x %}{% endfor %}",
         "{% set x = 'a' * 9999999 %}{% for i in range(1999) %}{% set y = x[1:] %}{% endfor %}",
         "{% for i in range(1999) %}" + "fixed" * 3000 + "{% endfor %}",
+        "{{ [1]|tojson(indent=99999999) }}",
+        "{% set n = namespace(l=1) %}{% for i in range(99) %}{% set n.l = [n.l] %}{% endfor %}"
+        "{{ n.l|tojson(indent=9999) }}",
         "{% for x in [1, 1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
     ],
 )

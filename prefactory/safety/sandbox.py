@@ -1,8 +1,9 @@
-"""The sandbox of prompt texts: Jinja that can neither reach out, nor run for ever, nor fill memory.
+"""The sandbox of Jinja texts, which can neither reach out, nor run for ever, nor fill memory.
 
 Jinja's own sandbox keeps a text from attributes and calls that are not safe. Ours also counts the
 rounds of loops and the calls of macros of one rendering, weighs what every filter, test, call and
-operator is given and makes, and refuses what one of them would blow up before it does.
+operator is given and makes, and refuses what one of them would blow up before it does. Prompt texts
+of recipes are rendered in it, and chat templates of models (`chat_templates`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from math import inf
 from typing import Any, ClassVar
 
-from jinja2 import StrictUndefined, nodes
+from jinja2 import Environment, StrictUndefined, Template, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -28,6 +31,7 @@ LARGEST = 10_000_000
 list 64 beside its own; also what all expressions of one rendering write."""
 WORK = 100_000_000
 """Weight of all that the operations of one rendering are given and make, at most."""
+_TOO_LONG = "a text or list would be too long"
 _ELEMENT = 64
 WIDEST = 10_000
 """Widths and counts of filters and methods, at most."""
@@ -49,11 +53,18 @@ _PADDED = ("ljust", "rjust", "center", "zfill", "to_bytes")
 """Methods that do."""
 
 
-class _Used:
-    """What one rendering has used."""
+_OF_GIVEN = 100
+"""A chat template may work so many times on what it is given, and make a tenth of that."""
 
-    def __init__(self) -> None:
+
+class _Used:
+    """What one rendering has used, and may use."""
+
+    def __init__(self, given: int = 0) -> None:
         self.rounds = self.written = self.work = 0
+        self.most_rounds = ROUNDS + given
+        self.most_work = WORK + _OF_GIVEN * given
+        self.largest = LARGEST + _OF_GIVEN // 10 * given
 
 
 _USED: ContextVar[_Used | None] = ContextVar("used", default=None)
@@ -88,21 +99,49 @@ def _through(name: str, node: Any, *words: nodes.Expr) -> nodes.Filter:  # noqa:
     return nodes.Filter(node, name, list(words), [], None, None, lineno=node.lineno)
 
 
+class _Counted(Template):
+    """A chat template whose renderings are counted, each from 0."""
+
+    def render(self, *words: Any, **named: Any) -> str:  # noqa: ANN401 - as Jinja has it
+        """Fill it; the bounds grow with what it is given.
+
+        Raises:
+            SecurityError: it runs for too long, or makes something huge.
+        """
+        with _counting([dict(*words, **named)]):
+            return super().render(*words, **named)
+
+    def generate(self, *words: Any, **named: Any) -> Iterator[str]:  # noqa: ANN401
+        """The same in pieces."""
+        with _counting([dict(*words, **named)]):
+            yield from super().generate(*words, **named)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of prompt texts; unknown names are errors, and nothing is escaped."""
 
     intercepted_binops: ClassVar[frozenset[str]] = frozenset(["+", "*", "**", "%"])  # type: ignore[misc]
 
-    def __init__(self) -> None:
-        """Make it."""
+    def __init__(self, like: Environment | None = None) -> None:
+        """Make it.
+
+        Args:
+            like: an environment of another library, whose texts are to come out as they do there:
+                its extensions, names, filters, tests and what unknown names are.
+        """
         super().__init__(
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
+            undefined=StrictUndefined if like is None else like.undefined,
+            trim_blocks=True if like is None else like.trim_blocks,
+            lstrip_blocks=True if like is None else like.lstrip_blocks,
             autoescape=False,
             finalize=_written,
+            extensions=[] if like is None else [type(e) for e in like.extensions.values()],
         )
-        del self.globals["lipsum"]
+        if like is not None:
+            self.template_class = _Counted
+            self.globals, self.filters = {**like.globals}, {**like.filters}
+            self.tests = {**like.tests}
+        self.globals.pop("lipsum", None)
         self.filters = {name: _weighed(name, apply) for name, apply in self.filters.items()}
         self.filters |= {"_counted": _counted, "_joined": _joined}
         self.filters |= {"_compared": _compared, "_cut": _cut}
@@ -164,16 +203,22 @@ def rendered(template: Any, values: dict[str, Any]) -> str:  # noqa: ANN401 - a 
     Raises:
         SecurityError: it runs for too long, or makes something huge.
     """
-    token = _USED.set(_Used())
-    try:
+    with _counting([]):
         return str(template.render(values))
+
+
+# -- what a rendering uses -------------------------------------------------------------------------
+
+
+@contextmanager
+def _counting(given: list[Any]) -> Iterator[None]:
+    token = _USED.set(_Used(_sum(given)))
+    try:
+        yield
     except RecursionError as error:
         raise SecurityError("macros call each other without end") from error
     finally:
         _USED.reset(token)
-
-
-# -- what a rendering uses -------------------------------------------------------------------------
 
 
 def _count() -> None:
@@ -181,8 +226,8 @@ def _count() -> None:
     if used is None:
         return
     used.rounds += 1
-    if used.rounds > ROUNDS:
-        raise SecurityError(f"the text runs for more than {ROUNDS:,} rounds of its loops")
+    if used.rounds > used.most_rounds:
+        raise SecurityError(f"the text runs for more than {used.most_rounds:,} rounds of its loops")
 
 
 def _spend(weight: int) -> None:
@@ -190,7 +235,7 @@ def _spend(weight: int) -> None:
     if used is None:  # a constant, while the text is compiled
         return
     used.work += weight
-    if used.work > WORK:
+    if used.work > used.most_work:
         raise SecurityError("the text works on too much: on the same long text again and again?")
 
 
@@ -205,9 +250,14 @@ def _weigh(*values: Any) -> int:  # noqa: ANN401 - any values
     """Weight of values with all that is in them; what is in two places counts twice.
 
     Raises:
-        SecurityError: it is more than `LARGEST`.
+        SecurityError: it is more than one operation may be given or make.
     """
-    weight, waiting = 0, list(values)
+    used = _USED.get()
+    return _sum(list(values), LARGEST if used is None else used.largest)
+
+
+def _sum(waiting: list[Any], most: float = inf) -> int:
+    weight = 0
     while waiting:
         value = waiting.pop()
         weight += 1
@@ -217,13 +267,15 @@ def _weigh(*values: Any) -> int:  # noqa: ANN401 - any values
             weight += value.bit_length() // 8
         elif isinstance(value, list | tuple | set | frozenset | deque | range | dict):
             weight += _ELEMENT * len(value)
-            _check_length(weight)
+            if weight > most:
+                raise SecurityError(_TOO_LONG)
             if isinstance(value, dict):
                 waiting.extend(value.values())
             waiting.extend(value)
         elif isinstance(value, Namespace):
             waiting.append(object.__getattribute__(value, "_Namespace__attrs"))
-        _check_length(weight)
+        if weight > most:
+            raise SecurityError(_TOO_LONG)
     return weight
 
 
@@ -307,8 +359,26 @@ def _check_filter(name: str, given: list[Any]) -> None:
         _check_length((texts[0].count("\n") + 1) * width)
     elif name == "replace" and len(texts) > 2:
         _check_replaced(*texts[:3])
+    elif name == "tojson":
+        _check_json(given[0], given[1:])
     elif name == "join":
         _check_joined(texts[-1] if texts else "", next((g for g in given if _many(g)), []))
+
+
+def _check_json(value: Any, given: list[Any]) -> None:  # noqa: ANN401 - any value
+    """Refuse JSON whose indent or separators would make it much larger than the value."""
+    flat = [part for word in given for part in (word if isinstance(word, list | tuple) else [word])]
+    wide = max((len(w) if isinstance(w, str) else _size(w) for w in flat), default=0)
+    _check_length(wide * (_weigh(value) // _ELEMENT + 1) * _depth(value))
+
+
+def _depth(value: Any) -> int:  # noqa: ANN401 - any value
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = [v.values() if isinstance(v, dict) else v for v in level if _many(v)]
+        level = [v for values in inner for v in values]
+    return depth
 
 
 def _check_method(own: str | bytes | int, name: str, given: list[Any]) -> None:
@@ -354,8 +424,9 @@ def _check_format(text: str, given: list[Any], sign: str) -> None:
 
 
 def _check_length(characters: int) -> None:
-    if characters > LARGEST:
-        raise SecurityError("a text or list would be too long")
+    used = _USED.get()
+    if characters > (LARGEST if used is None else used.largest):
+        raise SecurityError(_TOO_LONG)
 
 
 def _length(value: Any) -> int:  # noqa: ANN401 - any operand
