@@ -26,6 +26,7 @@ from prefactory.engines.base import (
     Conversation,
     Done,
     Engine,
+    EngineError,
     Failure,
     Message,
     Request,
@@ -36,6 +37,12 @@ from prefactory.engines.chat_form import chat_form
 from prefactory.engines.turns import text_to_continue, without_break
 from prefactory.engines.wire import llama_cpp_cuts
 from prefactory.errors import ConfigError, StoppedError
+
+START_S = 900.0
+"""Seconds in which a model must be loaded; llama.cpp renders its chat template then."""
+TEMPLATE_S = 120.0
+"""Seconds in which the chat template must end."""
+_SLOW = f"it was not ready in {START_S:g} s; its chat template may loop: give another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +101,16 @@ class LlamaEngine(Engine):
     def _begin(self, wanted: dict[str, Any]) -> list[str]:
         assert self._process.stdin is not None  # noqa: S101 - for mypy: it is a pipe
         assert self._process.stdout is not None  # noqa: S101
+        late = threading.Timer(START_S, self._process.kill)
+        late.start()
         try:
             self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
             self._process.stdin.flush()
             said = json.loads(self._process.stdout.readline())
         except (OSError, ValueError):
-            said = {"error": self._last_words()}
+            said = {"error": self._last_words() if late.is_alive() else _SLOW}
+        finally:
+            late.cancel()
         if "error" in said:
             self.close()
             raise ConfigError(
@@ -167,7 +178,7 @@ class LlamaEngine(Engine):
     def _render(self, conversation: Sequence[Message], prompt: bool) -> str:
         asked = {"messages": chat_form(conversation), "add_generation_prompt": prompt}
         try:
-            return str(self._ask("/apply-template", asked)["prompt"])
+            return str(self._ask("/apply-template", asked, TEMPLATE_S)["prompt"])
         except _RefusedError as error:
             raise _TemplateError(str(error)) from error
 
@@ -200,11 +211,16 @@ class LlamaEngine(Engine):
         except _RefusedError as error:
             return Failure("refused", str(error))
 
-    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, path: str, body: dict[str, Any], most_s: float | None = None) -> dict[str, Any]:
         place = self._free.get()
         try:
-            status, raw = place.post(path, body)
+            status, raw = place.post(path, body, most_s)
             answer = json.loads(raw)
+        except TimeoutError as error:
+            raise EngineError(
+                f"the chat template of {self.settings.model!r} did not end in {most_s:g} s: it "
+                "loops; give another one as `chat_template`"
+            ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._gone(error) from error
         finally:
@@ -257,8 +273,10 @@ class _Place:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._socket: socket.socket | None = None
 
-    def post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self._at)
+    def post(
+        self, path: str, body: dict[str, Any], most_s: float | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*self._at, timeout=most_s)
         try:
             connection.request("POST", path, _json(body), self._headers)
             self._socket = connection.sock

