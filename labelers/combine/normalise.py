@@ -17,6 +17,7 @@ from labelers.combine.scoring import Floats
 from prefactory.context import Context
 from prefactory.errors import DataError
 from prefactory.identity import fingerprint
+from prefactory.measures import portable
 from prefactory.step import Labeler, Scope, State
 from prefactory.tables import SCORE, Shape
 
@@ -117,24 +118,33 @@ def bradley_terry_slope(margins: Floats) -> float:
     return float(_logistic(margins[:, None] / scale, won)[0]) / scale
 
 
-def _logistic(design: Floats, target: Floats) -> Floats:
-    """Logistic regression Float64[n, p] -> [n] in (0, 1) by Newton with halved steps: Float64[p].
+def _solved(matrix: Floats, right: Floats) -> Floats:
+    """Solution of a system of one or two equations, without LAPACK."""
+    if len(right) == 1:
+        return np.asarray(right / matrix[0])
+    (a, b), (c, d) = matrix
+    found = np.array([d * right[0] - b * right[1], a * right[1] - c * right[0]])
+    return np.asarray(found / (a * d - b * c))
 
-    No BLAS, whose bits depend on the cores.
+
+def _logistic(design: Floats, target: Floats) -> Floats:
+    """Logistic regression Float64[n, p] -> [n] in (0, 1), p 1 or 2, by Newton with halved steps.
+
+    No BLAS, whose bits depend on cores and processor. Returns Float64[p].
     """
     weights = np.zeros(design.shape[1])
 
     def loss(w: Floats) -> float:
         z = (design * w).sum(axis=1)
-        return float((np.logaddexp(0.0, z) - target * z).mean())
+        return float((portable.softplus(z) - target * z).mean())
 
     best = loss(weights)
     for _ in range(100):
-        p = 1 / (1 + np.exp(-(design * weights).sum(axis=1)))
+        p = portable.logistic((design * weights).sum(axis=1))
         gradient = (design * (p - target)[:, None]).mean(axis=0)
         curved = design * (p * (1 - p))[:, None]
         hessian = (curved[:, :, None] * design[:, None, :]).mean(axis=0)
-        step = np.linalg.solve(hessian + 1e-12 * np.eye(len(weights)), gradient)
+        step = _solved(hessian + 1e-12 * np.eye(len(weights)), gradient)
         size = 1.0
         while size > 1e-10 and loss(weights - size * step) > best:
             size /= 2

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prefactory.measures import portable
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Preset = Literal["helpsteer2-70b", "helpsteer2-340b"]
@@ -46,9 +48,8 @@ class Groups(NamedTuple):
 
 
 def log_sigmoid(z: Floats) -> Floats:
-    """log(1 / (1 + exp(-z))) as -log(exp(0) + exp(-z)): finite for every finite z, any shape."""
-    with np.errstate(invalid="ignore"):
-        result: Floats = -np.logaddexp(0.0, -np.asarray(z, dtype=np.float64))
+    """log(1 / (1 + exp(-z))): finite for every finite z, any shape."""
+    result: Floats = -portable.softplus(-np.asarray(z, dtype=np.float64))
     return result
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import minimize
-from scipy.special import expit, logsumexp, softmax, xlogy
+from scipy.special import logsumexp, xlogy
 from threadpoolctl import threadpool_limits
 
 from labelers.combine import scoring
@@ -20,6 +20,7 @@ from labelers.heads import ridge
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, DataError
+from prefactory.measures import portable
 from prefactory.step import Labeler, Scope, State
 from prefactory.tables import SCORE, SIDES, Shape, last_user_text
 
@@ -41,7 +42,7 @@ class Adapter(NamedTuple):
         """Weights of K objectives, Float64[n, K] with rows that sum to 1, each from its own row."""
         heads = zip(self.weights, self.intercepts, strict=True)
         logits = [ridge.predict(vectors, w, float(b)) for w, b in heads]
-        result: Floats = softmax(np.stack(logits, axis=1), axis=1)
+        result: Floats = portable.softmax(np.stack(logits, axis=1))
         return result
 
 
@@ -54,7 +55,7 @@ def softmax_weights(rewards: Floats, temperature: float = 1.0, mixing: float = 0
         mixing: e in [0, 1]; ours, against weights that collapse on one objective.
     """
     equal = mixing / rewards.shape[1]
-    result: Floats = (1 - mixing) * softmax(rewards / temperature, axis=1) + equal
+    result: Floats = (1 - mixing) * portable.softmax(rewards / temperature) + equal
     return result
 
 
@@ -125,7 +126,7 @@ def tri_factor(
     unit = (z - z.mean(axis=0)) / np.where(spread > 0, spread, math.inf)
     alike = np.maximum([[(a * b).mean() for b in unit.T] for a in unit.T], 0.0)
     np.fill_diagonal(alike, 0.0)
-    weakness = expit((goals - z.mean(axis=0)) / temperature)
+    weakness = portable.logistic((goals - z.mean(axis=0)) / temperature)
     weights = weakness * risk / (1 + alike.sum(axis=1))
     weights = weights / weights.sum()
     if previous is not None:
@@ -139,8 +140,8 @@ def soft_min(values: Floats, temperature: float = 1.0) -> Floats:
 
     Values Float64[n, K] on one scale, NaN where not scored; T > 0; returns Float64[n].
     """
-    result: Floats = -temperature * logsumexp(-values / temperature, axis=1)
-    return result + temperature * math.log(values.shape[1])
+    result: Floats = -temperature * portable.logsumexp(-values / temperature)
+    return result + temperature * portable.log(values.shape[1])
 
 
 def pareto_rank(values: Floats, groups: Ints) -> Ints:

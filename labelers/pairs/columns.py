@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from labelers.combine.scoring import Floats
 from prefactory.context import Context
 from prefactory.errors import DataError
+from prefactory.measures import portable
 from prefactory.step import Labeler, Scope, State
 from prefactory.tables import SCORE, SIDES, Shape
 
@@ -161,7 +162,7 @@ def dynamic_beta(gap: Floats, base: float = 0.1, w: float = 0.5, k: float = 0.5)
     Returns:
         Float64[n].
     """
-    result: Floats = base * (1 + w * -np.expm1(-k * np.maximum(gap, 0.0)))
+    result: Floats = base * (1 + w * -portable.expm1(-k * np.maximum(gap, 0.0)))
     return result
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from labelers.combine.scoring import Floats, Ints
 from prefactory.context import Context
+from prefactory.measures import portable
 from prefactory.step import Labeler, Scope
 from prefactory.tables import SCORE, Shape
 
@@ -27,7 +28,7 @@ def grouped_softmax(logits: Floats, groups: Ints) -> Floats:
     size = int(groups.max()) + 1 if groups.size else 0
     top = np.full(size, -np.inf)
     np.maximum.at(top, groups[there], logits[there])
-    shares = np.where(there, np.exp(np.where(there, logits - top[groups], 0.0)), 0.0)
+    shares = np.where(there, portable.exp(np.where(there, logits - top[groups], 0.0)), 0.0)
     total = np.bincount(groups, shares, size)
     return np.where(there, shares / np.where(total > 0, total, 1.0)[groups], np.nan)
 
