@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from catalog.arrow_folder import SplitWriter, to_arrow, write_dict
 from catalog.card import card
 from catalog.croissant import croissant
+from catalog.history.diff import recipe_changes
 from catalog.history.drift import drift
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
 from catalog.splits import SPLITS, Grouped, group_prompts, test_prompts
@@ -38,9 +39,10 @@ from catalog.versions import (
 from prefactory import ledger
 from prefactory.errors import CatalogError, DataError
 from prefactory.folders import settle, sweep, temporary_folder
-from prefactory.identity import differences, fingerprint
+from prefactory.identity import fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
+from prefactory.recipe import Recipe
 from prefactory.shards import Shard, View, in_order, load_prompts
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
@@ -249,33 +251,63 @@ def _existing(
     One whose files are damaged holds it no more.
     """
     head = result.recipe.head
-    explicit = catalog.root / head.name / str(head.version)
-    if head.version is not None and (explicit / "manifest.json").is_file():
-        open_folder(explicit)  # whose manifest may be damaged: that is said
+    if head.version is not None:
+        asked_for = check_number(catalog, result.recipe, result.source_identities)
+        if asked_for is not None and asked_for.manifest.content_digest != digest:
+            raise CatalogError(_refusal(asked_for, digest, payload))
+        return asked_for
     for version in catalog.versions(head.name):
-        manifest = version.manifest
-        same = manifest.content_digest == digest
-        if head.version is None and same:
-            if problems := file_problems(version):
-                _LOG.warning(
-                    "%s is damaged (%s), so the same content is published again as a new version",
-                    version.ref,
-                    "; ".join(problems[:3]),
-                )
-                continue
+        if version.manifest.content_digest != digest:
+            continue
+        if not (problems := file_problems(version)):
             return version
-        if head.version == manifest.version:
-            if same and manifest.recipe_fingerprint == fingerprint(payload):
-                return version
-            raise CatalogError(_refusal(version, digest, payload))
+        _LOG.warning(
+            "%s is damaged (%s), so the same content is published again as a new version",
+            version.ref,
+            "; ".join(problems[:3]),
+        )
     return None
 
 
+def check_number(
+    catalog: Catalog, recipe: Recipe, source_identities: list[dict[str, Any]]
+) -> Version | None:
+    """The version that a recipe names by its number, if it is there; to be asked before any work.
+
+    Args:
+        catalog: where to look.
+        recipe: whose `version`; None of a recipe that names none.
+        source_identities: of its sources, as they are now.
+
+    Raises:
+        CatalogError: the number can't be published: it was removed, its version is damaged, or
+            another recipe or other sources made it.
+    """
+    name, number = recipe.head.name, recipe.head.version
+    if number is None:
+        return None
+    if number in catalog.kept(name).removed:
+        raise CatalogError(
+            f"{name}@{number} was removed, and a number is not used again: name another `version`, "
+            "or none"
+        )
+    if (catalog.root / name / number / "manifest.json").is_file():
+        version = open_folder(catalog.root / name / number)
+    elif catalog.bucket_url is not None and number in catalog.numbers(name):
+        version = catalog.get(f"{name}@{number}")
+    else:
+        return None
+    payload = recipe.payload(source_identities)
+    if version.manifest.recipe_fingerprint != fingerprint(payload):
+        raise CatalogError(_refusal(version, version.manifest.content_digest, payload))
+    return version
+
+
 def _refusal(version: Version, digest: str, payload: dict[str, Any]) -> str:
-    changed = differences(version.manifest.payload, json.loads(json.dumps(payload)))
+    changed = recipe_changes(version.manifest.payload, json.loads(json.dumps(payload)))
     if changed:
         return (
-            f"{version.ref} exists and was made by another recipe. What changed: "
+            f"{version.ref} exists and was made by another recipe or of other files. What changed: "
             + "; ".join(changed[:8])
             + ". Published versions are immutable: give the recipe a new `version`"
         )

@@ -19,7 +19,7 @@ import polars as pl
 from fsspec.implementations.local import LocalFileSystem
 
 from catalog.manifest import Manifest
-from catalog.publish import Published, publish
+from catalog.publish import Published, check_number, publish
 from catalog.report import build as build_report
 from catalog.report.costs import dollars
 from catalog.report.costs import read as read_costs
@@ -150,6 +150,7 @@ def build(
         mapper: what runs the shards of a stage.
         on_stage: told of each stage that is done.
     """
+    check_number(settings.catalog, recipe, [source.identity() for source in sources])
     with settings.store.in_use():  # until models and reviews say themselves what they need
         outcome = _published(recipe, sources, settings, mapper, on_stage)
         outcome.review = _put_before_people(recipe, outcome.published.version, settings)

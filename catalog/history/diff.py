@@ -37,6 +37,8 @@ ROWS = {
     "reason": pl.String(),
 }
 """Columns of `TableDiff.rows`."""
+MOST_FILES = 8
+"""Files of a source that are named."""
 _IN_THE_ID = {"images", *OF_PROMPT}
 """Columns that are part of the id of a row, beside those of its texts and ids."""
 _IDS = ("chosen_id", "rejected_id")
@@ -356,9 +358,7 @@ def _kind(column: str) -> str:
 def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What is another in two payloads of manifests, a line each; steps are matched by label."""
     plain = [{k: v for k, v in p.items() if k not in ("steps", "sources")} for p in (old, new)]
-    lines = differences(plain[0], plain[1])
-    sources = [{str(s.get("name", i)): s for i, s in enumerate(p["sources"])} for p in (old, new)]
-    lines += [f"source {line}" for line in differences(sources[0], sources[1])]
+    lines = differences(plain[0], plain[1]) + _source_changes(old["sources"], new["sources"])
     steps = [{s["label"]: s for s in p["steps"]} for p in (old, new)]
     lines += [
         f"step {label}: only in the old recipe" for label in steps[0] if label not in steps[1]
@@ -366,13 +366,44 @@ def recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines += [
         f"step {label}: only in the new recipe" for label in steps[1] if label not in steps[0]
     ]
-    for label in steps[0]:
-        if label in steps[1]:
-            lines += [f"step {label}: {w}" for w in differences(steps[0][label], steps[1][label])]
+    for label, (a, b) in _in_both(*steps):
+        lines += [f"step {label}: {w}" for w in differences(a, b)]
     orders = [[label for label in s if label in steps[0] and label in steps[1]] for s in steps]
     if orders[0] != orders[1]:
         lines.append(f"order of the steps: {', '.join(orders[0])} -> {', '.join(orders[1])}")
     return lines
+
+
+def _in_both(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    return [(name, (old[name], new[name])) for name in old if name in new]
+
+
+def _source_changes(old: Sequence[Any], new: Sequence[Any]) -> list[str]:
+    """What is another in the sources, a line each; they and their files are matched by name."""
+    named = [{str(s.get("name", i)): s for i, s in enumerate(sources)} for sources in (old, new)]
+    lines: list[str] = []
+    for name, both in _in_both(*named):
+        lines += _file_changes(name, *({f["name"]: f for f in s.get("files", [])} for s in both))
+    plain = [
+        {name: {k: v for k, v in s.items() if k != "files"} for name, s in sources.items()}
+        for sources in named
+    ]
+    return lines + [f"source {line}" for line in differences(plain[0], plain[1])]
+
+
+def _file_changes(source: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Which files of a source came, went and changed, a line each of these."""
+    kinds = {
+        "new files": [name for name in new if name not in old],
+        "files that are gone": [name for name in old if name not in new],
+        "files with other content": [n for n, (a, b) in _in_both(old, new) if a != b],
+    }
+    return [f"source {source}: {what}: {_listed(names)}" for what, names in kinds.items() if names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_FILES
+    return ", ".join(names[:MOST_FILES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _causes(manifest: Manifest, columns: Sequence[str]) -> dict[str, str]:

@@ -18,10 +18,12 @@ from rich.table import Table
 from pipelines.cli.catalog import AsJson
 
 if TYPE_CHECKING:
+    from catalog.sources import OpenSource
     from pipelines.build import Outcome
     from pipelines.estimate import Estimate, Kept
     from pipelines.ping import Ping
     from pipelines.settings import Settings
+    from prefactory.recipe import Recipe
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
 Overrides = Annotated[
@@ -255,10 +257,19 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     from pipelines.build import check_recipe
 
     checked, sources, planned = check_recipe(recipe, overrides or [], whole=True)
+    _check_number(checked, sources)
     shape = sources[0].shape.value
     typer.echo(
         f"{checked.path.name} is fine: {len(sources)} source(s) of {shape}, {len(planned)} steps"
     )
+
+
+def _check_number(recipe: Recipe, sources: Sequence[OpenSource]) -> None:
+    """Refuse a `version` of a recipe that the catalog would refuse once all work is done."""
+    from catalog.publish import check_number
+    from pipelines.settings import Settings
+
+    check_number(Settings().catalog, recipe, [source.identity() for source in sources])
 
 
 def plan(
@@ -280,6 +291,7 @@ def plan(
     from prefactory.plan import describe
 
     checked, sources, planned = check_recipe(recipe, overrides or [], whole=True)
+    _check_number(checked, sources)
     rows = describe(planned)
     means = means_of(answers(Settings()), checked.name)
     estimates = estimate(planned, sources, prices, means)

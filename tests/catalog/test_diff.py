@@ -111,6 +111,21 @@ def test_steps_that_come_go_and_change_places():
     ]
 
 
+def test_files_of_a_source_are_named():
+    files = lambda **f: [{"name": n, "sha256": s} for n, s in f.items()]  # noqa: E731
+    of = lambda f: {"sources": [{"name": "s", "files": f, "layout": "hh"}], "steps": []}  # noqa: E731
+    old, new = of(files(a="1", b="1", c="1")), of(files(b="2", c="1", d="1", e="1"))
+    assert recipe_changes(old, new) == [
+        "source s: new files: d, e",
+        "source s: files that are gone: a",
+        "source s: files with other content: b",
+    ]
+    many = of(files(**{f"f{i:04}": "1" for i in range(1000)}))
+    (told,) = recipe_changes(of([]), many)
+    assert told.startswith("source s: new files: f0000, f0001")
+    assert told.endswith("f0007 and 992 more")
+
+
 def test_a_table_that_one_version_lacks_is_all_new(versions, tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": f"Question {i}?"} for i in range(3)])
     (tmp_path / "r.yaml").write_text("name: asked\nsource: {path: p.jsonl}\nsteps: []\n")

@@ -111,6 +111,29 @@ def test_rm_leaves_what_is_needed_and_never_uses_a_number_again(home):
             removal.removable(catalog, wrong, {})
 
 
+def test_a_version_that_cannot_be_published_is_refused_before_any_work(home):
+    recipe_path = home / "named.yaml"
+    recipe_path.write_text(f"version: v1\n{RECIPE % ('named', 'pairs.jsonl')}")
+
+    def run():
+        recipe, sources, _ = check_recipe(recipe_path, [])
+        return build(recipe, sources, Settings(home), thread_mapper(1)).published
+
+    assert run().new
+    assert not run().new
+    write_jsonl(home / "pairs.jsonl", hh_pairs(26))
+    objects = sorted((home / "store" / "objects").glob("*/*"))
+    with pytest.raises(CatalogError, match=r"other files.*other content: pairs\.jsonl"):
+        run()
+    assert sorted((home / "store" / "objects").glob("*/*")) == objects
+    catalog = Catalog(home)
+    removal.remove(catalog, removal.removable(catalog, "named@v1", {}))
+    with pytest.raises(CatalogError, match="was removed, and a number is not used again"):
+        run()
+    assert sorted((home / "store" / "objects").glob("*/*")) == objects
+    assert catalog.versions("named") == []
+
+
 def test_a_model_that_cannot_be_read_stops_removal(home):
     (home / "models" / "m").mkdir(parents=True)
     (home / "models" / "m" / "training.json").write_text("{")

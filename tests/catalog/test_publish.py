@@ -200,10 +200,14 @@ def test_an_explicit_version(make):
 @pytest.mark.parametrize(
     ("steps", "head", "change"),
     [
-        ([{"tests.steps.DropLong": {"limit": 12}}], {}, "steps.0.fields.limit: 20 -> 12"),
+        (
+            [{"tests.steps.DropLong": {"limit": 12}}],
+            {},
+            "step tests.steps.DropLong: fields.limit: 20 -> 12",
+        ),
         ([LIMIT], {"seed": 4}, "seed: 0 -> 4"),
         ([LIMIT], {"publish": {"test_fraction": 0.5}}, "publish.test_fraction: 0.1 -> 0.5"),
-        ([], {}, "steps: "),
+        ([], {}, "step tests.steps.DropLong: only in the old recipe"),
     ],
 )
 def test_a_version_of_another_recipe_is_refused(make, steps, head, change, tmp_path):
