@@ -538,8 +538,9 @@ class _Queue:
         if self._claims.later is not None:
             self._ahead = self._claims.later.submit(self._claimed, block)
         else:
+            found = self._claimed(block)  # first: one that fails leaves nothing to wait for
             self._ahead = Future()
-            self._ahead.set_result(self._claimed(block))
+            self._ahead.set_result(found)
         return True
 
     def _claimed(self, block: list[tuple[str, Request]]) -> _Claimed:

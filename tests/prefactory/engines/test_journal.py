@@ -199,6 +199,17 @@ def test_all_is_fsynced_before_generate_returns(tmp_path, monkeypatch):
         assert synced[-1] == segments(tmp_path)[0].stat().st_size
 
 
+def test_a_disk_that_refuses_claims_ends_the_run(tmp_path, monkeypatch):
+    def refused(self, keys):
+        raise StoreError("No space left")
+
+    with Session(tmp_path) as session:
+        session.engine(COUNTED).generate(rows("a"), Sampling())
+        monkeypatch.setattr(Claims, "take", refused)
+        with pytest.raises(StoreError, match="No space left"):  # it waited for ever
+            session.engine(COUNTED).generate(rows("b"), Sampling())
+
+
 # -- the engine behind it -----
 
 
