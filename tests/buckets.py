@@ -1,8 +1,6 @@
 """Servers of buckets over loopback: moto, and SeaweedFS as one that keeps them on a disk."""
 
-import contextlib
 import json
-import random
 import socket
 import subprocess
 import sys
@@ -12,22 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import until
+from tests.servers import free_port
 
 BIN = Path(sys.executable).parent
 URL = "s3://prefactory/runs"
-
-
-def free_port():
-    """A port that nobody has, as well as the one 10,000 above, which SeaweedFS takes for its talk.
-
-    Not of those that the system gives to connections (from 32,768 on): one could take it meanwhile.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 22_700)  # Ray's workers have those below
-        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-            return port
 
 
 def _listens(port):
@@ -74,12 +60,12 @@ def served(kind, folder):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(words(folder, port), **quiet)
     try:
-        until(lambda: _listens(port), 90)
+        until(lambda: _listens(port))
         client = boto3.client(
             "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
             aws_access_key_id="key", aws_secret_access_key="secret",
         )  # fmt: skip
-        until(lambda: _made(client), 60)
+        until(lambda: _made(client))
         yield environment
     finally:
         process.kill()

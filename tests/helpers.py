@@ -213,7 +213,7 @@ def tiny_llama(folder, heads=4):
     return tiny_model(folder, ["certainly please whatever go away"], heads)
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=200.0):
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -1,13 +1,29 @@
 """Real model servers in processes of their own."""
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.helpers import until
+
+
+def free_port():
+    """A port that nobody has, as well as the one 10,000 above, which SeaweedFS takes for its talk.
+
+    Not of those that the system gives to connections (from 32,768 on): one could take it meanwhile.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 22_700)  # Ray's workers have those below
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 @contextmanager
@@ -36,9 +52,7 @@ def vllm_serve(model, **env):
 
 @contextmanager
 def _serving(command, env, seconds):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [*command, "--port", str(port)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
@@ -46,15 +60,12 @@ def _serving(command, env, seconds):
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + seconds
-        while not _up(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, f"{command[:3]} ended"
-            assert time.monotonic() < end, f"{command[:3]} never came up"
-            time.sleep(0.3)
+        until(lambda: _up(f"http://127.0.0.1:{port}/health") or process.poll() is not None, seconds)
+        assert process.poll() is None, f"{command[:3]} ended"
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(200)
 
 
 def _up(url):

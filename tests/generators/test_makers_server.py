@@ -79,7 +79,7 @@ def both(folder, function, step, table, shard_rows):
     with MockServer(chaotic(function)) as server, Session(folder / "journal") as engines:
         about = {"engine": "server", "base_url": server.url, "model": "m", "retries": 20}
         wild = asked_run(
-            recipe(step({**about, "timeout_s": 5})),
+            recipe(step({**about, "timeout_s": 100})),
             table,
             folder / "wild",
             shard_rows,

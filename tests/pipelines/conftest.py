@@ -92,7 +92,7 @@ def warm() -> Warm:
 
 
 def command(
-    *words: str, cwd: Path, timeout: float = 200, **env: str
+    *words: str, cwd: Path, timeout: float = 500, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `prefactory` as a user does, in a process of its own.
 

@@ -52,7 +52,7 @@ def publish(folder, source, name="made", recipe=RECIPE):
 
 
 def begin(barrier, work, words):
-    barrier.wait(60)
+    barrier.wait(200)
     work(*words)
 
 
@@ -63,7 +63,7 @@ def at_once(*works):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(200)
     assert [process.exitcode for process in processes] == [0] * len(works)
 
 

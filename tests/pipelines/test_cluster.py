@@ -26,10 +26,11 @@ from prefactory.shards import Part
 from prefactory.stages import thread_mapper
 from prefactory.store import Record
 from prefactory.tables import Shape
-from tests.buckets import URL, free_port, served
+from tests.buckets import URL, served
 from tests.helpers import until
 from tests.pipelines.conftest import ANSWERED, write_jsonl
 from tests.prefactory.engines.mock_server import MockServer
+from tests.servers import free_port
 
 BIN = Path(sys.executable).parent
 STEPS = """\

@@ -48,7 +48,7 @@ def run_with(fault, folder):
     with Ill(fault) as server:
         model = {
             "engine": "server", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "m",
-            "retries": 2, "timeout_s": 2, "max_concurrency": 4,
+            "retries": 2, "timeout_s": 100, "max_concurrency": 4,
         }  # fmt: skip
         made = {
             "name": "faulty",

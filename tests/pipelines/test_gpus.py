@@ -75,7 +75,7 @@ def test_workers_are_started_as_they_are_wanted_and_kept():
     waiting = threading.Thread(target=lambda: taken.append(pool.take()))
     waiting.start()
     pool.give(second)
-    waiting.join(60)
+    waiting.join(200)
     assert taken == [second]
     assert len(ray.started) == 2
 

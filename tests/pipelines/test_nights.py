@@ -20,6 +20,7 @@ from prefactory.errors import ConfigError
 from tests.catalog.test_history import home, made, numbers  # noqa: F401 - fixtures
 from tests.pipelines.test_stopping import Counting, alive, until, write
 from tests.prefactory.engines.mock_server import MockServer
+from tests.servers import free_port
 
 
 def test_schedules_and_time_zones():
@@ -146,7 +147,7 @@ def test_the_units_are_verified(tmp_path):
         (tmp_path / path.name).write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", *map(str, tmp_path.glob("*.service"))],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -154,11 +155,7 @@ def test_the_units_are_verified(tmp_path):
 @pytest.fixture
 def api(tmp_path, monkeypatch):
     """Address of a real Prefect server with its pages."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = {
         "PREFECT_HOME": str(tmp_path / "prefect"),
@@ -184,11 +181,11 @@ def api(tmp_path, monkeypatch):
             return True
 
         try:
-            until(up, 180)
+            until(up)
             yield url
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+            process.wait(200)
 
 
 def ask(api, path, body=None):
@@ -196,11 +193,11 @@ def ask(api, path, body=None):
 
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as reply:
+    with urllib.request.urlopen(request, timeout=200) as reply:
         return json.load(reply)
 
 
-def ended(api, run_id, seconds=180):
+def ended(api, run_id, seconds=200):
     end = time.monotonic() + seconds
     while True:
         state = ask(api, f"/flow_runs/{run_id}")["state"]
@@ -238,7 +235,7 @@ def test_a_night_on_a_real_server(api, tmp_path):
             except OSError:
                 return None
 
-        until(deployment, 120)
+        until(deployment)
         made_ = deployment()
         schedule = made_["schedules"][0]["schedule"]
         assert (schedule["cron"], schedule["timezone"]) == ("0 3 1 1 *", "Europe/Berlin")
@@ -248,7 +245,7 @@ def test_a_night_on_a_real_server(api, tmp_path):
         assert "budget" in message
         spent = len(counting.calls)
         assert 0 < spent < 180
-        until(lambda: told.exists() and told.read_text() == "Failed", 30)
+        until(lambda: told.exists() and told.read_text() == "Failed")
         more = {"parameters": {"budget_usd": 100}}
         run = ask(api, f"/deployments/{made_['id']}/create_flow_run", more)
         state, message = ended(api, run["id"])
@@ -265,7 +262,7 @@ def test_a_night_on_a_real_server(api, tmp_path):
         assert "answered@" in kinds["report"]["data"]
         seen_in_browser(api.removesuffix("/api"), kinds["report"], "answered@")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 3
+        assert process.wait(200) == 3
     handed_over_to_a_worker(api, tmp_path)
     lines = (tmp_path / "log").read_text()
     assert "Traceback" not in lines
@@ -306,6 +303,6 @@ def seen_in_browser(pages, artifact, text):
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
         page = browser.new_page()
         page.goto(f"{pages}/artifacts/artifact/{artifact['id']}")
-        page.get_by_text(text).first.wait_for(timeout=60_000)
+        page.get_by_text(text).first.wait_for(timeout=200_000)
         browser.close()
     assert alive(os.getpid())

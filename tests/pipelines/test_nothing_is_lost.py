@@ -253,7 +253,7 @@ def test_two_runs_at_once_pay_once_and_publish_one_version(here, shard_rows):
         env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         words = [sys.executable, "-c", code, str(path)]
         runs = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE) for _ in range(2)]
-        said = [r.communicate(timeout=120)[0] for r in runs]
+        said = [r.communicate(timeout=200)[0] for r in runs]
     assert [r.returncode for r in runs] == [0, 0]
     assert said[0] == said[1]
     assert model.calls == 12

@@ -103,7 +103,7 @@ def test_the_first_line_comes_before_the_first_answer(here, monkeypatch, caplog)
                 told.set()
 
     def behave(body, times):
-        assert told.wait(10), "nobody said anything"
+        assert told.wait(200), "nobody said anything"
         return "ok", answer(chat(f"An answer to {body['messages'][-1]['content']}"))
 
     heard = Heard()

@@ -349,7 +349,6 @@ def test_the_flow_of_a_schedule_is_a_round(home):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_round_runs_as_a_deployment_on_a_real_server(home):
     """Served with a schedule, triggered, and completed; the review waits."""
     from prefect.settings import PREFECT_API_URL

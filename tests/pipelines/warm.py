@@ -34,7 +34,7 @@ TRAINING = ("pipelines.training.launch", "trainers.training", "trl.trainer.dpo_t
 FREE = {"CUDA_VISIBLE_DEVICES", "PREFACTORY_HOME", "PYTHONPATH"}
 """What a test may say of the environment: no import reads it; a fork sees to PYTHONPATH itself."""
 NOISE = (
-    *("KMP_", "PREFECT_LOGGING_", "PREFECT_SERVER_LOGGING_", "PYTEST_", "PYTHONPATH"),
+    *("KMP_", "PREFECT_LOGGING_", "PREFECT_SERVER_LOGGING_", "PYTEST_", "PYTHONPATH", "RAY_"),
     *("TOKENIZERS_", "TORCHINDUCTOR_", "TRANSFORMERS_", "TRL_", "_RJEM_"),
 )
 """What libraries write into the environment when this process imports them."""

@@ -49,13 +49,13 @@ def reasons(step):
 
 
 def test_two_recipes_with_modules_of_one_name_do_not_mix_up(folders):
-    before = sys.path.copy()
+    path, modules = sys.path.copy(), set(sys.modules)
     one, two = map(step_of, folders)
     assert reasons(one) == ("t1", "11")
     assert reasons(two) == ("t2", "22")
     assert reasons(one) == ("t1", "11")
-    assert sys.path == before
-    assert not {"my_steps", "words"} & set(sys.modules)
+    assert sys.path == path
+    assert not {"my_steps", "words"} & (set(sys.modules) - modules)
 
 
 def test_the_identity_of_a_step_beside_a_recipe_is_its_name_and_its_bytes(folders):

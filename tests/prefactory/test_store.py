@@ -163,7 +163,7 @@ for i in range(20):
 def test_two_processes_write_the_same_keys(tmp_path):
     args = [sys.executable, "-c", WRITER, str(tmp_path)]
     running = [subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [p.communicate(timeout=60)[1] for p in running] == [b"", b""]
+    assert [p.communicate(timeout=200)[1] for p in running] == [b"", b""]
     assert [p.returncode for p in running] == [0, 0]
     store = Store(tmp_path)
     for i in range(20):

@@ -81,7 +81,7 @@ class Client:
     def __init__(self, port, in_place=False):
         self.port, self.in_place = port, in_place
         self.cookie, self.heard, self.fields, self.page = "", [], {}, ""
-        self._open = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._open = http.client.HTTPConnection("127.0.0.1", port, timeout=200)
 
     def ask(self, method, path, form=None, **headers):
         body = None if form is None else urlencode(form, doseq=True)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import warnings
@@ -13,12 +12,7 @@ import pytest
 from prefactory.testing import pairs
 from review.settings import Settings
 from review.store import create
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.servers import free_port
 
 
 def postgres_binaries():

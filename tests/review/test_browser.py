@@ -24,12 +24,14 @@ from review.annotations import annotations_of
 from review.settings import Settings
 from review.store import create, open_review
 from tests.review.client import ROOT, Client, newcomer, process, serving
-from tests.review.conftest import free_port, some_pairs
+from tests.review.conftest import some_pairs
 from tests.review.test_app import EVIL
+from tests.servers import free_port
 
 AXE = Path(__file__).parent / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+PATIENCE_MS = 200_000
 TASK = "document.querySelector('#vote')?.dataset.task"
 READY = "(!document.querySelector('#vote') || document.activeElement.id === 'title')"
 """The next question has the focus: its keys are taken from then on."""
@@ -50,7 +52,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        opened = playwright.chromium.launch(
+            executable_path=chromium, args=QUIET, timeout=PATIENCE_MS
+        )
         yield opened
         opened.close()
 
@@ -61,6 +65,7 @@ def page_of(opened, width, scheme):
         viewport={"width": width, "height": 844}, color_scheme=scheme,
         is_mobile=narrow, has_touch=narrow,
     )  # fmt: skip
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.problems = []
     page.on("console", lambda m: page.problems.append(m.text))
@@ -81,14 +86,14 @@ def press(page, key):
     """Vote by a key, and wait for the next question or the end."""
     before = page.evaluate(TASK)
     page.keyboard.press(key)
-    page.wait_for_function(f"t => {TASK} !== t && {READY}", arg=before, timeout=60_000)
+    page.wait_for_function(f"t => {TASK} !== t && {READY}", arg=before)
 
 
 def enter(page, link):
     page.goto(link)
     page.wait_for_function("document.activeElement.matches('main button')")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#vote", timeout=60_000)
+    page.wait_for_selector("#vote")
 
 
 def test_five_pairs_by_the_keyboard(make):

@@ -19,8 +19,8 @@ import pytest
 from prefactory.testing import pairs
 from review.exchange import label_studio
 from review.exchange.files import read_votes, write_tasks
-from tests.review.conftest import free_port
 from tests.review.test_app import EVIL
+from tests.servers import free_port
 
 TOKEN = "ab" * 20
 N = 12
@@ -70,7 +70,6 @@ def ask(base, path, body=None):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 def test_a_queue_goes_to_label_studio_and_comes_back(server, tmp_path):
     table = pairs(*[(f"Question {i}? {EVIL}", f"good {i}", f"bad {i}") for i in range(N)])
     out, config = write_tasks(table, "label-studio", tmp_path / "tasks.json", 5)

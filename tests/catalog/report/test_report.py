@@ -329,8 +329,11 @@ def test_in_a_browser(tmp_path):
     quiet = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
              "--disable-background-networking --disable-component-update")  # fmt: skip
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=quiet.split())
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=quiet.split(), timeout=200_000
+        )
         page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        page.set_default_timeout(200_000)
         problems, asked = [], []
         page.on("console", lambda m: problems.append(m.text))
         page.on("pageerror", lambda e: problems.append(str(e)))

@@ -47,15 +47,14 @@ def chaotic(body, times):
         3: ("reset", None),
         4: ("cut", value),
         5: ("raw", b'{"choices": [{"ind'),
-        6: ("hang", None) if times == 1 else (kind, value),
-        7: ("late", (0.05, value)),
-        8: ("status", (503, {}, b"")),
+        6: ("late", (0.05, value)),
+        7: ("status", (503, {}, b"")),
     }.get(draw, (kind, value))
 
 
 def step(one, two, **fields):
     def server(url, name):
-        about = {"base_url": url, "model": name, "timeout_s": 2.0, "retries": 12}
+        about = {"base_url": url, "model": name, "timeout_s": 100, "retries": 20}
         return {"engine": "server", **about}
 
     models = [server(one.url, "one"), server(two.url, "two")]

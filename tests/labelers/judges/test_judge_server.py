@@ -94,7 +94,7 @@ def ran(tmp_path, behave, table, step, name="a", shard_rows=1000, **fields):
     (path, settings), *more = step.items()
     j.SEEN.clear()
     with mock_server.MockServer(behave) as server:
-        judge = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 5, **fields}
+        judge = {"engine": "server", "base_url": server.url, "model": "m", **fields}
         steps = [{path: {**settings, "judge": [judge]}}, *more]
         with engines(Settings(tmp_path / "home")) as session:
             result = j.ran(steps, table, tmp_path / name, shard_rows, session.engine)

@@ -268,7 +268,7 @@ def test_faults_of_a_server_move_no_score(monkeypatch):
 
     texts = [f"quality {i}" for i in range(12)]
     with MockServer(behave) as server:
-        config = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 2}
+        config = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 100}
         ctx, step = asking(), PromptQuality(judge=[config], per_prompt=11)
         out, _ = label(step, prompts(*texts), ctx=ctx)
         ctx.engine(step.judge[0]).close()

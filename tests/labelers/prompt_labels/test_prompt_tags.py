@@ -254,7 +254,7 @@ def test_tags_over_http_with_faults_stay_with_their_prompts(monkeypatch):
 
     texts = [f"prompt {i}" for i in range(60)]
     with MockServer(behave) as server:
-        config = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 2}
+        config = {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 100}
         step, ctx = PromptTags(tagger=config), asking()
         out = label(step, prompts(*texts), Shape.PROMPTS, ctx)
         ctx.engine(step.tagger).close()

@@ -1,7 +1,6 @@
 """Ratings out of a judge's answer: tolerant about their surroundings, strict about themselves."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given
@@ -141,8 +140,7 @@ def test_whatever_stands_around_the_json(before, after, values):
 
 
 def test_a_long_text_takes_no_long_time():
-    start = time.monotonic()
+    """In steps of a square of its length, the run would not end."""
     for text in ("{" * 1_000_000, '{"a":' * 100_000 + GOOD, "[RESULT] " * 100_000):
         with pytest.raises(ValueError, match="JSON"):
             read(text[:-1], GRADES)
-    assert time.monotonic() - start < 20

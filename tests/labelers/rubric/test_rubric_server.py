@@ -55,11 +55,12 @@ def ok(text, **extra):
 
 
 def config(server, **fields):
-    return {"engine": "server", "base_url": server.url, "model": "m", "timeout_s": 1.0, **fields}
+    return {"engine": "server", "base_url": server.url, "model": "m", **fields}
 
 
-def scores(server, table=ROWS, retries=8, **fields):
-    step = Rubric(judge=config(server, retries=retries), attributes=ATTRIBUTES, **fields)
+def scores(server, table=ROWS, retries=20, timeout_s=100.0, **fields):
+    judge = config(server, retries=retries, timeout_s=timeout_s)
+    step = Rubric(judge=judge, attributes=ATTRIBUTES, **fields)
     ctx = asking()
     try:
         out = step.label(table, ctx)
@@ -103,7 +104,7 @@ def test_every_passing_fault_is_mended_and_no_label_moves():
         return "late", (0.01 * (number(body) % 4), answer(chat(sound(body))))
 
     with MockServer(behave) as server:
-        found = scores(server)
+        found = scores(server, timeout_s=1.0)
         bodies = server.bodies
     assert len(found) == 120
     assert all(right(row, text) for text, row in found.items())
@@ -144,7 +145,7 @@ def test_what_stays_broken_is_null_with_a_reason_and_its_neighbours_are_right():
 
     table = ROWS.head(48)
     with MockServer(behave) as server:
-        found = scores(server, table, retries=1, attempts=2, details=True)
+        found = scores(server, table, retries=1, timeout_s=1.0, attempts=2, details=True)
     for text, row in found.items():
         kind = int(re.search(r"\d+", text)[0]) % 12
         if kind in LASTING:
@@ -183,7 +184,7 @@ def test_chaos_with_samples_and_a_critique_first():
         "sampling": {"temperature": 1},
     }
     with MockServer(behave) as server:
-        found = scores(server, ROWS.head(40), retries=20, **fields)
+        found = scores(server, ROWS.head(40), **fields)
     assert all(right(row, text) for text, row in found.items())
     assert all(row["valid_rubric"] == 2 for row in found.values())
     for text, row in found.items():
@@ -208,7 +209,7 @@ def test_a_server_without_schemas():
 
 
 def run(server, folder, shard_rows=1000, budget=None):
-    step = {"labelers.Rubric": {"judge": config(server, timeout_s=30), "attributes": ATTRIBUTES}}
+    step = {"labelers.Rubric": {"judge": config(server, timeout_s=100), "attributes": ATTRIBUTES}}
     with Session(folder / "journal", budget=budget) as session:
         options = Options(workers=3, shard_rows=shard_rows, engine=session.engine)
         made = recipe(step)

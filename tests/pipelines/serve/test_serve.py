@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from prefactory.engines.accounts import Accounts, Budget
 from review import people
 from review.app.guard import POLICY
 from review.store import registry
+from tests.helpers import until
 from tests.review.client import Client, serving_app
 from tests.review.test_app import Inert
 
@@ -207,10 +207,7 @@ def test_a_run_says_what_it_does_and_costs_until_it_ends(tmp_path):
     with announced(tmp_path, progress, accounts):
         progress.begin("labelers.Judge", 4, "shards")
         progress.advance(3)
-        for _ in range(400):
-            if running(tmp_path):
-                break
-            time.sleep(0.005)
+        until(lambda: running(tmp_path))
         (run,) = running(tmp_path)
         assert (run.name, run.pid, run.budget_usd) == ("nightly", os.getpid(), 2.0)
         assert not run.ended
@@ -223,11 +220,8 @@ SEEN = []
 def watching(request):
     """A judge that looks at what the runs of the home say while it is asked."""
     home = Path(os.environ["PREFACTORY_HOME"])
-    for _ in range(400):
-        if found := running(home):
-            SEEN.append(found[0])
-            break
-        time.sleep(0.005)
+    until(lambda: running(home))
+    SEEN.extend(running(home))
     return "[[A]]"
 
 

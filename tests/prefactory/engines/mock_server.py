@@ -53,16 +53,21 @@ class MockServer:
 
     def __enter__(self):
         self._thread.start()
-        self._ready.wait(10)
+        assert self._ready.wait(200), "the server never came up"
         return self
 
     def __exit__(self, *error):
         self.loop.call_soon_threadsafe(self.stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     @property
     def url(self):
         return f"{'https://localhost' if self.tls else 'http://127.0.0.1'}:{self.port}/v1"
+
+    @property
+    def left(self):
+        """Whether nobody is connected: what those who were killed had asked has ended here."""
+        return not self._tasks
 
     def _serve(self):
         asyncio.run(self.main())

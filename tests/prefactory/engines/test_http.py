@@ -24,7 +24,8 @@ def ok(body, head=b"HTTP/1.1 200 OK"):
 
 
 class Peer:
-    """Answers `replies(connection, request, body)`: bytes, seconds to wait, CLOSE, RESET."""
+    """Answers `replies(connection, request, body)`: bytes, seconds or an event to wait for, CLOSE,
+    RESET."""
 
     def __init__(self, replies, tls=None):
         self.replies, self.tls = replies, tls
@@ -62,9 +63,18 @@ class Peer:
                     if isinstance(part, bytes):
                         writer.write(part)
                         await writer.drain()
+                    elif isinstance(part, asyncio.Event):
+                        await part.wait()
                     else:
                         await asyncio.sleep(part)
                 number += 1
+
+
+async def eventually(condition):
+    """Wait until a condition holds."""
+    async with asyncio.timeout(100):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 def talk(replies, *bodies, tls=None, url=None):
@@ -76,7 +86,7 @@ def talk(replies, *bodies, tls=None, url=None):
             replies_ = []
             for body in bodies:
                 try:
-                    replies_.append(await asyncio.wait_for(client.post("/x", body), 20))
+                    replies_.append(await asyncio.wait_for(client.post("/x", body), 100))
                 except TransportError as error:
                     replies_.append(error)
             client.close()
@@ -135,7 +145,7 @@ def test_bytes_that_nobody_asked_for_close_the_connection(surplus):
         async with Peer(replies) as peer:
             client = Client(peer.url)
             first = await client.post("/x", b"0")
-            await asyncio.sleep(0.15 if len(surplus) > 1 else 0)
+            await eventually(lambda: not client._idle)
             rest = [await client.post("/x", b"%d" % i) for i in range(1, 4)]
             client.close()
             return [first, *rest], peer.connections
@@ -154,7 +164,7 @@ def test_a_connection_that_a_proxy_closes_with_408_for_being_idle_is_no_surplus(
         async with Peer(replies) as peer:
             client = Client(peer.url)
             await client.post("/x", b"0")
-            await asyncio.sleep(0.15)
+            await eventually(client._idle[0].transport.is_closing)
             rest = [await client.post("/x", b"%d" % i) for i in range(1, 4)]
             client.close()
             return rest, peer.connections
@@ -245,11 +255,11 @@ def test_answers_that_are_out_of_step_show_when_a_connection_is_asked_no_more(mo
         async with Peer(replies) as peer:
             client = Client(peer.url)
             found = [(await client.post("/x", b"%d" % i)).body for i in range(16)]
-            await asyncio.sleep(0.5)
+            await eventually(lambda: client.doubtful)
             client.close()
             return found, client.doubtful
 
-    monkeypatch.setattr(http, "RETIRED_S", (10.0, 30.0))
+    monkeypatch.setattr(http, "RETIRED_S", (100.0, 300.0))
     found, doubtful = asyncio.run(main())
     assert found == [b"re %d" % (i - (i > 4)) for i in range(16)]  # without a trial
     assert doubtful == 15
@@ -279,8 +289,8 @@ def test_bytes_that_lie_unread_in_the_kernel_close_the_connection():
             client = Client(peer.url)
             await client.post("/x", b"0")
             client._idle[0].transport.pause_reading()  # the event loop has not come to it yet
-            await asyncio.sleep(0.15)
-            reply = await asyncio.wait_for(client.post("/x", b"1"), 5)
+            await eventually(client._idle[0].stale)
+            reply = await asyncio.wait_for(client.post("/x", b"1"), 100)
             client.close()
             return reply.body, peer.connections
 
@@ -434,12 +444,12 @@ def test_a_server_that_hangs_up_at_once_is_an_error_each_time():
         async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
             client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
             connection = await client._connect()
-            await asyncio.sleep(0.05)  # the event loop tells of the end before anything is asked
-            early = asyncio.wait_for(connection.ask(b""), 5)
+            await eventually(connection.transport.is_closing)  # told of before anything is asked
+            early = asyncio.wait_for(connection.ask(b""), 100)
             asked = [client.post("/x", b"a") for _ in range(20)]
             return await asyncio.gather(early, *asked, return_exceptions=True)
 
-    early, *errors = asyncio.run(asyncio.wait_for(main(), 20))
+    early, *errors = asyncio.run(asyncio.wait_for(main(), 100))
     assert isinstance(early, http._Unanswered)
     assert {type(error) for error in errors} == {TransportError}
 
@@ -450,7 +460,7 @@ def test_a_connection_that_ended_while_idle_is_not_asked():
         async with Peer(lambda connection, *_: parts.get(connection, [ok(b"x")])) as peer:
             client = Client(peer.url)
             await client.post("/x", b"a")
-            await asyncio.sleep(0.15)
+            await eventually(client._idle[0].stale)
             await client.post("/x", b"b")
             client.close()
             return len(peer.heads)
@@ -460,15 +470,20 @@ def test_a_connection_that_ended_while_idle_is_not_asked():
 
 def test_a_request_that_was_given_up_never_gets_its_answer_read_by_another():
     async def main():
+        given_up = asyncio.Event()
+
         def replies(connection, number, body):
-            return [0.1 if body == b"slow" else 0, ok(b"re " + body)]
+            return [*([given_up] if body == b"slow" else []), ok(b"re " + body)]
 
         async with Peer(replies) as peer:
             client = Client(peer.url)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(client.post("/x", b"slow"), 0.03)
+            asked = asyncio.create_task(client.post("/x", b"slow"))
+            await eventually(lambda: peer.heads)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            given_up.set()
             replies = [await client.post("/x", b"quick") for _ in range(2)]
-            await asyncio.sleep(0.1)
             client.close()
             return bodies(replies), peer.connections
 
@@ -545,7 +560,7 @@ def test_https_to_a_server_without_it_is_no_connection():
                 await Client(f"https://localhost:{port}/v1").post("/x", b"a")
         return caught.value.sent
 
-    assert asyncio.run(asyncio.wait_for(main(), 20)) is False
+    assert asyncio.run(asyncio.wait_for(main(), 100)) is False
 
 
 def test_the_engine_over_https(authority, trusted):
@@ -599,7 +614,7 @@ def through(monkeypatch, authority, greeting, target="far.test"):
                 finally:
                     client.close()
 
-    return asyncio.run(asyncio.wait_for(main(), 20)), seen
+    return asyncio.run(asyncio.wait_for(main(), 100)), seen
 
 
 @pytest.mark.parametrize(

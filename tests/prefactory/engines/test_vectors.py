@@ -15,7 +15,7 @@ from prefactory.engines import vectors as module
 from prefactory.engines.encoder import Encoder
 from prefactory.engines.vectors import VectorStore, text_keys
 from prefactory.errors import DataError
-from tests.helpers import ROOT
+from tests.helpers import ROOT, until
 
 ENCODER = Encoder(precision="fp32", threads=1)
 DIM = 8
@@ -209,13 +209,10 @@ for start in range(1_000_000):
 def test_several_processes_and_kill_9(tmp_path):
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     processes = [subprocess.Popen(command) for _ in range(3)]
-    deadline = time.monotonic() + 60
-    while len(segments(tmp_path)) < 20 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(segments(tmp_path)) >= 20)
     for process in processes:
         process.kill()
         process.wait()
-    assert len(segments(tmp_path)) >= 20
     texts = pl.Series([f"p{i}" for i in range(200)])
     np.testing.assert_array_equal(VectorStore(tmp_path).embed(ENCODER, texts), expected(texts))
     assert len(asked()) < 200

@@ -19,7 +19,7 @@ from prefactory.engines.session import Session
 from prefactory.errors import StoppedError
 from prefactory.sharing import locks
 from prefactory.sharing.claims import Claims
-from tests.helpers import ROOT, user
+from tests.helpers import ROOT, until, user
 from tests.prefactory.engines.mock_server import MockServer
 
 KEYS = [f"{i:032x}" for i in range(9)]
@@ -155,7 +155,7 @@ def test_what_failed_there_is_asked_here(tmp_path):
     def fails(body, times):
         if times == 1:
             claimed.set()
-            go_on.wait(20)
+            go_on.wait(200)
             return "status", (400, {}, b'{"error": {"message": "no"}}')
         return "ok", {"choices": [{"index": 0, "message": {"content": "x"}}]}
 
@@ -163,7 +163,7 @@ def test_what_failed_there_is_asked_here(tmp_path):
         config = Server(base_url=server.url, model="m")
 
         def second():
-            claimed.wait(20)
+            claimed.wait(200)
             threading.Timer(0.1, go_on.set).start()
             return other.engine(config).generate(rows("a"), Sampling())
 
@@ -183,7 +183,7 @@ def test_a_closed_session_waits_for_nobody(tmp_path):
     with Session(tmp_path) as session:
         engine = session.engine(SLOW)
         engine._claims._of_others = lambda: Everything()
-        threading.Thread(target=lambda: asked.wait(20) and session.close(), daemon=True).start()
+        threading.Thread(target=lambda: asked.wait(200) and session.close(), daemon=True).start()
         with pytest.raises(StoppedError):
             engine.generate(rows("a"), Sampling())
 
@@ -213,16 +213,15 @@ def test_two_processes_that_overlap_pay_once_also_when_one_is_killed(tmp_path):
             return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, words)], cwd=ROOT)
 
         both = [begin(0, 200), begin(100, 300)]
-        assert [process.wait(120) for process in both] == [0, 0]
+        assert [process.wait(200) for process in both] == [0, 0]
         assert Counter(server.finished).total() == len(set(server.finished)) == 300
         assert [len(json.loads((tmp_path / f"out-{n}").read_text())) for n in (0, 100)] == [200] * 2
 
         before = len(server.finished)
         both = [begin(300, 600), begin(300, 600)]
-        while len(server.finished) < before + 60:
-            time.sleep(0.005)
+        until(lambda: len(server.finished) >= before + 60)
         both[0].kill()
-        assert both[1].wait(120) == 0
+        assert both[1].wait(200) == 0
         both[0].wait()
         assert len(set(server.finished)) == 600
         assert len(server.finished) <= 600 + 8  # what the killed one had in flight
