@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,13 @@ def arrow_type(dtype: pl.DataType) -> pa.DataType:
 
 def arrow_schema(table: pl.DataFrame) -> pa.Schema:
     """Arrow schema of a table; columns of pictures are `datasets.Image` in its metadata."""
-    schema = pa.schema([(name, arrow_type(dtype)) for name, dtype in table.schema.items()])
-    pictured = [name for name, dtype in table.schema.items() if is_pictures(dtype)]
+    return _arrow_schema(tuple(table.schema.items()))
+
+
+@lru_cache(64)  # a table is written in many pieces
+def _arrow_schema(columns: tuple[tuple[str, pl.DataType], ...]) -> pa.Schema:
+    schema = pa.schema([(name, arrow_type(dtype)) for name, dtype in columns])
+    pictured = [name for name, dtype in columns if is_pictures(dtype)]
     if not pictured:
         return schema
     import datasets  # a second, and only what writes or opens a folder needs it

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -50,8 +50,8 @@ from prefactory.tables import Shape, check
 
 _LOG = logging.getLogger(__name__)
 GROUP_ROWS = 65_536
-PICTURED_ROWS = 256
-"""Rows with pictures that are in memory at a time."""
+PIECE_ROWS, PICTURED_ROWS = 4096, 256
+"""Rows of a piece of which some are in memory at a time; of one with pictures."""
 ORDER = [s.value for s in (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)]
 
 
@@ -162,8 +162,7 @@ def _test_prompts(result: RunResult) -> pl.Series:
     return test_prompts(grouped, settings.test_fraction, head.seed)
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """Some rows ready to be written: of each split the Arrow table and its canonical text."""
 
     splits: dict[str, tuple[pa.Table, memoryview]]
@@ -171,9 +170,7 @@ class _Piece:
     nulls: int
 
 
-def _piece(table: pl.DataFrame, shape: Shape, test: pl.Series) -> _Piece:
-    table = check(table, shape, f"the {shape.value} to publish")
-    held_out = table["prompt_id"].is_in(test.implode())
+def _piece(table: pl.DataFrame, held_out: pl.Series) -> _Piece:
     parts = {"train": table.filter(~held_out), "test": table.filter(held_out)}
     return _Piece(
         {split: (to_arrow(rows), canonical_rows(rows)) for split, rows in parts.items()},
@@ -183,12 +180,22 @@ def _piece(table: pl.DataFrame, shape: Shape, test: pl.Series) -> _Piece:
 
 
 def _pieces(result: RunResult, view: View, test: pl.Series) -> Iterator[_Piece]:
-    """A view ready to be written, a shard at a time; with pictures, some rows at a time."""
-    if not result.images:
-        return view.map(lambda table: _piece(table, view.shape, test))
-    parts = (part for table in view.tables() for part in table.iter_slices(PICTURED_ROWS))
-    pictures = result.store.images
-    return in_order(parts, lambda part: _piece(unbind(part, pictures), view.shape, test), 2)
+    """A view ready to be written, some rows at a time."""
+    pictures = result.store.images if result.images else None
+    most = PIECE_ROWS if pictures is None else PICTURED_ROWS
+    what = f"the {view.shape.value} to publish"
+
+    def parts() -> Iterator[tuple[pl.DataFrame, pl.Series]]:
+        for table in view.tables():
+            held_out = check(table, view.shape, what)["prompt_id"].is_in(test.implode())
+            for first in range(0, max(table.height, 1), most):  # one without rows has columns
+                yield table.slice(first, most), held_out.slice(first, most)
+
+    def piece(part: tuple[pl.DataFrame, pl.Series]) -> _Piece:
+        rows, held_out = part
+        return _piece(rows if pictures is None else unbind(rows, pictures), held_out)
+
+    return in_order(parts(), piece, 2)
 
 
 def _write_table(pieces: Iterator[_Piece], shape: Shape, target: Path) -> TableRecord:

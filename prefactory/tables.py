@@ -254,17 +254,18 @@ def check(table: pl.DataFrame, shape: Shape, where: str = "table") -> pl.DataFra
     Raises:
         DataError: with every mistake that was found.
     """
+    schema = table.schema
     expected = dict(COLUMNS[shape])
-    expected |= {c: d for c, d in OPTIONAL.items() if c in table.columns}
-    expected |= {c: pl.Float64() for c in table.columns if is_score(c)}
-    spoken = [c for c in TEXTS[shape] if is_messages(table.schema.get(c))]
-    expected |= {c: table.schema[spoken[0]] for c in spoken}  # noqa: C420 - there may be none
+    expected |= {c: d for c, d in OPTIONAL.items() if c in schema}
+    expected |= {c: pl.Float64() for c in schema if is_score(c)}
+    spoken = [c for c in TEXTS[shape] if is_messages(schema.get(c))]
+    expected |= {c: schema[spoken[0]] for c in spoken}  # noqa: C420 - there may be none
     problems = [
         f"column {name!r} is missing"
-        if name not in table.columns
-        else f"column {name!r} is {table.schema[name]}, expected {dtype}"
+        if name not in schema
+        else f"column {name!r} is {schema[name]}, expected {dtype}"
         for name, dtype in expected.items()
-        if table.schema.get(name) != dtype
+        if schema.get(name) != dtype
     ]
     if not problems:
         problems = _value_problems(table, shape)
