@@ -25,7 +25,7 @@ def source_chunks(
 ) -> Iterator[Chunk]:
     """Read a file or a hub split in chunks of at most `rows` records (see `open_files.chunks`)."""
     if commit is not None:
-        return hub_chunks(file, rows, columns, spec.config, commit)
+        return hub_chunks(spec, file, rows, columns, commit)
     return chunks(file, rows, columns, spec.reading)
 
 

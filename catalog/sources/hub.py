@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from catalog.sources.arrow_files import table_chunks
 from catalog.sources.chunks import Chunk
+from catalog.sources.columnar.read import table_chunks
 from catalog.sources.spec import SourceFile, SourceSpec
 from prefactory.errors import DataError
 
@@ -37,16 +37,17 @@ def hub_splits(spec: SourceSpec, dataset: str, commit: str) -> tuple[SourceFile,
 
 
 def hub_chunks(
-    file: SourceFile, rows: int, columns: set[str] | None, config: str | None, commit: str
+    spec: SourceSpec, file: SourceFile, rows: int, columns: set[str] | None, commit: str
 ) -> Iterator[Chunk]:
     """Stream a split in chunks of at most `rows` records."""
-    loaded = _load(file.url, config, commit, file.name)
+    reading = spec.reading
+    loaded = _load(file.url, spec.config, commit, file.name)
     known = loaded.column_names
     if columns is not None and known:
         loaded = loaded.select_columns([c for c in known if c in columns])
     try:
         batches = loaded.with_format("arrow").iter(batch_size=rows)
-        yield from table_chunks(batches, rows)
+        yield from table_chunks(batches, rows, reading=reading)
     except ConnectionError as error:
         raise _unreachable(file.url, error) from error
 

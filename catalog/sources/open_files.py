@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from catalog.sources.archives import on_disk, opened, place
-from catalog.sources.arrow_files import read_ipc, read_parquet
 from catalog.sources.chunks import Chunk
+from catalog.sources.columnar.read import read_ipc, read_parquet
 from catalog.sources.csv_files import read_csv
 from catalog.sources.json_files import read_json, read_jsonl
 from catalog.sources.pieces import Pieces
@@ -107,7 +107,7 @@ def _chunks(
                 yield from read_sheet(whole, rows, reading)
             else:
                 read = read_parquet if form == "parquet" else read_ipc
-                yield from read(whole, rows, columns)
+                yield from read(whole, rows, columns, reading)
     elif form == "jsonl":
         yield from read_jsonl(raw, rows, reading)
     elif form == "json":

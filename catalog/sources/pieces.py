@@ -252,10 +252,15 @@ class Pieces:
 
     def too_long(self) -> str:
         """What to say of a line in `long`."""
-        return (
-            f"longer than {self.reading.max_record_mb:g} MB; if it is meant to be, say so with "
-            "`max_record_mb`"
-        )
+        return too_long(self.reading)
+
+
+def too_long(reading: Reading) -> str:
+    """What to say of a record that is longer than one may be."""
+    return (
+        f"longer than {reading.max_record_mb:g} MB; if it is meant to be, say so with "
+        "`max_record_mb`"
+    )
 
 
 _HIGH = re.compile(rb"[\x80-\xff]+")

@@ -114,7 +114,7 @@ def read_benchmark(
     else:
         commit = hub_revision(source.hub, None)
         files = [
-            (file, hub_chunks(file, _ROWS, None, config, commit))
+            (file, hub_chunks(spec, file, _ROWS, None, commit))
             for file in hub_splits(spec, source.hub, commit)
         ]
     texts = [row for file, parts in files for row in _texts(file, parts, path, column)]

@@ -1,0 +1,1 @@
+"""Readers of columnar files: Parquet, Arrow IPC files and streams, and what they stand for."""
