@@ -22,8 +22,9 @@ from catalog.arrow_folder import SplitWriter, to_arrow, write_dict
 from catalog.card import card
 from catalog.croissant import croissant
 from catalog.history.diff import recipe_changes
-from catalog.history.drift import drift
+from catalog.history.drift import drift, parent_of
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
+from catalog.report.drift import page as drift_page
 from catalog.splits import SPLITS, Grouped, group_prompts, test_prompts
 from catalog.versions import (
     Catalog,
@@ -444,20 +445,21 @@ def _list_files(manifest: Manifest, folder: Path, which: str = "**/*") -> None:
 
 
 def _write_drift(catalog: Catalog, manifest: Manifest, folder: Path) -> str | None:
-    """Compare a version with the newest before it, which is its parent; return that, if any."""
-    before = catalog.versions(manifest.name)
-    if not before:
+    """Compare a version with its parent, the newest before it; return that, if any."""
+    parent = parent_of(manifest, catalog)
+    if parent is None:
         return None
     try:
-        found = drift(before[-1], Version(folder, manifest))
+        found = drift(parent, Version(folder, manifest))
     except (CatalogError, OSError) as error:
-        _LOG.warning("%s can't be compared with: %s", before[-1].ref, error)
-        return before[-1].ref
+        _LOG.warning("%s can't be compared with: %s", parent.ref, error)
+        return parent.ref
     if found is not None:
         _write_json(folder / "drift.json", found.to_dict())
+        (folder / "drift.html").write_text(drift_page(found), "utf-8")
         for line in found.lines():
             _LOG.info("%s", line)
-    return before[-1].ref
+    return parent.ref
 
 
 def _provenance(

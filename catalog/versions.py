@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _DATED = re.compile(r"(?P<day>\d{4}\.\d\d\.\d\d)(?:\.(?P<count>\d+))?")
-UNLISTED = ("manifest.json", "provenance.json", "drift.json")
+UNLISTED = ("manifest.json", "provenance.json", "drift.json", "drift.html")
 """Files that the manifest does not list: itself, and what depends on the run and the versions
 before it."""
 

@@ -89,6 +89,7 @@ def curate(
     promote: bool = False,
     on_failure: str | None = None,
     on_gate: str | None = None,
+    pages: str | None = None,
 ) -> Outcome:
     """Run a recipe file and publish what it makes.
 
@@ -113,6 +114,7 @@ def curate(
             that of the version that has the tag.
         on_failure: a command that is run when the run fails, crashes or is cancelled.
         on_gate: a command that is run when a gate does not hold, or the model is not better.
+        pages: address of a `prefactory serve` of the home, for links in Prefect's pages.
 
     Returns:
         The version, its stages and models.
@@ -134,7 +136,7 @@ def curate(
         checked, sources, _ = check_recipe(Path(recipe), overrides or [])
         advance = artifacts.Advance(1 + len(checked.steps))
         outcome = build(checked, sources, settings, prefect_mapper(), advance)
-        artifacts.publish(outcome)
+        artifacts.publish(outcome, pages)
         why = gated(outcome, settings, Path(gates) if gates else None, promote=promote)
     if why:
         ref = outcome.published.version.ref
@@ -213,7 +215,7 @@ def serve(
         overrides: `key=value` words.
         settings: of each run.
         night: when, and what around it.
-        more: `gates`, `promote`, `on_failure`, `on_gate` of the flow.
+        more: `gates`, `promote`, `on_failure`, `on_gate`, `pages` of the flow.
 
     Raises:
         StoppedError: when it was stopped.

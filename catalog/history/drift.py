@@ -2,23 +2,26 @@
 
 Numbers (scores, margins, trust, agreement of judges, lengths) are compared by the distance of
 Kolmogorov and Smirnov, words (tags, sources, models, label sources) by the total variation of their
-shares. Both are between 0 (the same) and 1. A difference is called drift where it is both large
-(`LARGE`) and more than chance would make (one in a thousand such columns without any).
+shares, and what the manifests say of judges by its difference. All are between 0 (the same) and 1.
+A difference is called drift where it is both large (`LARGE`) and more than chance would make (one
+in a thousand such columns without any).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from catalog.arrow_folder import Table
+from catalog.manifest import Manifest
 from catalog.versions import Catalog, Version, version_key
-from prefactory.errors import CatalogError
 from prefactory.tables import COLUMNS, TEXTS, text_of
 
 LARGE = 0.1
@@ -26,8 +29,18 @@ LARGE = 0.1
 CHANCE = math.sqrt(-0.5 * math.log(0.001 / 2))
 """Of the distance of two samples: of n and m rows it exceeds this times sqrt((n + m) / (n m)) in
 one of a thousand cases where both come from one distribution (Smirnov 1948)."""
+ERRORS = 3.29
+"""Standard errors that a difference exceeds in one of a thousand cases by chance."""
 MOST_WORDS = 100
-"""Distinct values of a column of words; one with more is no tag."""
+"""Distinct values of a column of words; one with more, or with one for every second row, is no
+tag."""
+JUDGED = {
+    "agreement between judges (alpha)": ("between_judges", "alpha"),
+    "agreement with the label": ("label", "agreement"),
+    "same vote in each order": ("self_consistency",),
+    "votes for the first place": ("position", "first"),
+}
+"""Where a stage's `info` has what `prefactory.measures.judge_report` measured: value, se, n."""
 MAIN = ("pairs", "responses", "prompts")
 
 
@@ -36,7 +49,7 @@ class Shift:
     """One column in both versions.
 
     Attributes:
-        column: its name; `characters in X` for the length of a text.
+        column: its name; `characters in X` for the length of a text; `STEP: WHAT` of judges.
         distance: 0 to 1.
         before, after: means of numbers; None of words.
         missing_before, missing_after: shares of rows without a value.
@@ -82,7 +95,7 @@ class Drift:
         )
         moved = [s for s in self.shifts if s.drift]
         if not moved:
-            return [f"{head}, no drift in {len(self.shifts)} columns"]
+            return [f"{head}, no drift in {len(self.shifts)} comparisons"]
         return [head, *(f"  {_told(shift)}" for shift in moved)]
 
 
@@ -99,19 +112,28 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def parent_of(version: Version, catalog: Catalog) -> Version:
-    """The newest version of a dataset that is older than a version.
+def read(folder: Path) -> Drift | None:
+    """What was found when a version was published; None if nothing was, or it can't be read."""
+    try:
+        told = json.loads((folder / "drift.json").read_text("utf-8"))
+        shifts = [Shift(**s | {"most": s["most"] and tuple(s["most"])}) for s in told["shifts"]]
+        rows = (int(told["rows"][0]), int(told["rows"][1]))
+        return Drift(told["parent"], told["child"], told["table"], rows, shifts)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
 
-    Raises:
-        CatalogError: there is none.
+
+def parent_of(manifest: Manifest, catalog: Catalog) -> Version | None:
+    """The newest version of a dataset that is older than one, by its number; None: there is none.
+
+    Args:
+        manifest: of the version, which may not be in the catalog yet.
+        catalog: where the others are.
     """
-    own = version_key(version.manifest.version)
-    older = [
-        v for v in catalog.versions(version.manifest.name) if version_key(v.manifest.version) < own
-    ]
-    if not older:
-        raise CatalogError(f"{version.ref} has no version before it; name one to compare with")
-    return older[-1]
+    own = version_key(manifest.version)
+    versions = catalog.versions(manifest.name)
+    older = [v for v in versions if version_key(v.manifest.version) < own]
+    return older[-1] if older else None
 
 
 def drift(parent: Version, child: Version) -> Drift | None:
@@ -124,7 +146,8 @@ def drift(parent: Version, child: Version) -> Drift | None:
     if not both:
         return None
     before, after = parent.table(both[0]), child.table(both[0])
-    shifts = sorted(_shifts(before, after), key=lambda s: (-s.distance, s.column))
+    every = [*_shifts(before, after), *_judges(parent.manifest, child.manifest)]
+    shifts = sorted(every, key=lambda s: (-s.distance, s.column))
     rows = [sum(v.manifest.tables[both[0]].splits.values()) for v in (parent, child)]
     return Drift(parent.ref, child.ref, both[0], (rows[0], rows[1]), shifts)
 
@@ -144,6 +167,31 @@ def _shifts(before: Table, after: Table) -> Iterator[Shift]:
             shift = _words_shift(name, _column(before, name), _column(after, name))
             if shift is not None:
                 yield shift
+
+
+def _judges(before: Manifest, after: Manifest) -> Iterator[Shift]:
+    """What is measured of the judges of each step that both have."""
+    stages = {s.label: s.info for s in before.stages}
+    for stage in after.stages:
+        for what, path in JUDGED.items():
+            infos = stages.get(stage.label, {}), stage.info
+            (a, before_se), (b, after_se) = (_measured(info, path) for info in infos)
+            if a is None and b is None:
+                continue
+            distance = 0.0 if a is None or b is None else min(1.0, abs(b - a))
+            error = ERRORS * math.hypot(before_se, after_se)
+            found = distance >= LARGE and distance > error
+            missing = float(a is None), float(b is None)
+            name = f"{stage.label}: {what}"
+            yield Shift(name, round(distance, 6), a, b, *missing, drift=found)
+
+
+def _measured(info: Any, path: tuple[str, ...]) -> tuple[float | None, float]:  # noqa: ANN401
+    """A value and its standard error, of plain JSON data; None: it was not measured."""
+    for key in path:
+        info = info.get(key) if isinstance(info, dict) else None
+    told = info if isinstance(info, dict) else {}
+    return told.get("value"), float(told.get("se") or 0.0)
 
 
 _TAGS = ("source", "label_source", "model", "origin", "chosen_model", "rejected_model")
@@ -183,7 +231,7 @@ def _words_shift(name: str, before: pl.Series, after: pl.Series) -> Shift | None
         counts = flat.drop_nulls().value_counts()
         shares.append(dict(counts.select(pl.nth(0), pl.nth(1) / max(1, values.len())).rows()))
     words = sorted({*shares[0], *shares[1]})
-    if not words or len(words) > MOST_WORDS:
+    if not words or len(words) > MOST_WORDS or 2 * len(words) > before.len() + after.len():
         return None
     moved = {w: shares[1].get(w, 0.0) - shares[0].get(w, 0.0) for w in words}
     distance = min(1.0, sum(map(abs, moved.values())) / 2)

@@ -49,6 +49,10 @@ def deploy(
     on_gate: Annotated[
         str | None, typer.Option(help="Command to run when a gate does not hold.")
     ] = None,
+    pages: Annotated[
+        str | None,
+        typer.Option(help="Address of `prefactory serve`, for links in Prefect's pages."),
+    ] = None,
     work_pool: Annotated[
         str | None, typer.Option(help="Let workers of this pool run it (process, docker).")
     ] = None,
@@ -62,7 +66,17 @@ def deploy(
     from pipelines.flows import serve
     from pipelines.settings import Settings, default_workers
     from prefactory.engines.accounts import budget_of, read_prices
+    from prefactory.errors import ConfigError
+    from prefactory.safety.addresses import check_address
 
+    if image is not None and work_pool is None:
+        raise ConfigError("--image is of a pool of containers: name it with --work-pool")
+    if pages is not None:
+        check_address(pages, "--pages")
+        if not pages.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"--pages {pages!r} is no address: it begins with http:// or https://"
+            )
     checked, _, _ = check_recipe(recipe, overrides or [])
     read_prices(prices)  # a mistake in a file is said now, and not at night
     if gates is not None:
@@ -77,5 +91,5 @@ def deploy(
     serve(
         recipe.resolve(), overrides or [], settings, night,
         gates=str(gates.resolve()) if gates else None, promote=promote,
-        on_failure=on_failure, on_gate=on_gate,
+        on_failure=on_failure, on_gate=on_gate, pages=pages,
     )  # fmt: skip

@@ -62,16 +62,26 @@ def drift(
     parent: Annotated[
         str | None, typer.Argument(help="Another version than the one before it.")
     ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write an HTML page to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the distributions of a version with those of the version before it."""
     from catalog.history.drift import drift as compare
     from catalog.history.drift import parent_of
+    from catalog.report.drift import page as page_of
     from pipelines.settings import Settings
+    from prefactory.errors import CatalogError
+    from prefactory.folders import new_file
 
     catalog = Settings().catalog
     version = catalog.get(child)
-    found = compare(catalog.get(parent) if parent else parent_of(version, catalog), version)
+    before = catalog.get(parent) if parent else parent_of(version.manifest, catalog)
+    if before is None:
+        raise CatalogError(f"{version.ref} has no version before it; name one to compare with")
+    found = compare(before, version)
+    if found is not None and page is not None:
+        with new_file(page) as file:
+            file.write(page_of(found).encode())
     if found is None:
         typer.echo(f"{version.ref} has no table in common with the other version")
     elif as_json:

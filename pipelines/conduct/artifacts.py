@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -16,6 +17,7 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext
 from prefect.logging.handlers import APILogHandler
 
+from catalog.history.drift import read as read_drift
 from pipelines.build import Outcome, cost_lines, pays_lines
 from prefactory.stages import Stage
 
@@ -70,8 +72,13 @@ class Advance:
         update_progress_artifact(self._id, progress=share, description=f"{stage.label} is done")
 
 
-def publish(outcome: Outcome) -> None:
-    """Leave the numbers of a run: rows of each stage, costs, version, report and models."""
+def publish(outcome: Outcome, pages: str | None = None) -> None:
+    """Leave the numbers of a run: rows of each stage, costs, version, report and models.
+
+    Args:
+        outcome: of the run.
+        pages: address of a `prefactory serve` of the home, for links.
+    """
     version = outcome.published.version
     rows = [
         {"stage": s.label, "in": s.rows_in, "out": s.rows_out, "dropped": str(s.reasons or "")}
@@ -89,10 +96,12 @@ def publish(outcome: Outcome) -> None:
         create_table_artifact(
             key="costs", table=costs, description=f"what this run paid for {version.ref}"
         )
-    create_markdown_artifact(key="report", markdown=markdown(outcome), description=version.ref)
+    create_markdown_artifact(
+        key="report", markdown=markdown(outcome, pages), description=version.ref
+    )
 
 
-def markdown(outcome: Outcome) -> str:
+def markdown(outcome: Outcome, pages: str | None = None) -> str:
     """The numbers of a run in Markdown; what comes from data is code, and marks up nothing."""
     version = outcome.published.version
     manifest = version.manifest
@@ -110,8 +119,18 @@ def markdown(outcome: Outcome) -> str:
         for s in outcome.stages
     ]
     lines += ["", *(f"- {_code(line)}" for line in [*pays_lines(version), *cost_lines(manifest)])]
+    beside = read_drift(version.path) if outcome.published.new else None
+    lines += [f"- {_code(line)}" for line in (beside.lines() if beside else [])]
     lines += [f"- {t.method}: `{t.path}`" for t in outcome.trained]
     lines += ["", f"- dataset: `{version.path}`", f"- report: `{version.path / 'report.html'}`"]
+    if pages is not None:
+        at = f"{pages.rstrip('/')}/v/{quote(manifest.name)}/{quote(manifest.version)}"
+        own = {
+            "version": at,
+            "report": f"{at}/report",
+            **({"drift": f"{at}/drift"} if beside else {}),
+        }
+        lines += ["", " · ".join(f"[{what}]({url})" for what, url in own.items())]
     return "\n".join(lines)
 
 

@@ -145,8 +145,11 @@ def _schedule(night: Night) -> Schedule:
 def _need_server(url: str) -> None:
     """Refuse a server that does not answer, in one sentence."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):  # noqa: S310 - http
-            return
+        asked = f"{url.rstrip('/')}/health"
+        with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - http
+            if answer.read(64).strip() == b"true":
+                return
+        raise ValueError("what answers there is no API of Prefect's, which ends in /api")
     except (OSError, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
             return  # a server that wants a key, which Prefect's client has

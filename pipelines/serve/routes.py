@@ -21,6 +21,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/d/{name}"): versions.dataset,
     ("GET", _OF): versions.version,
     ("GET", f"{_OF}/report"): versions.report,
+    ("GET", f"{_OF}/drift"): versions.drift,
     ("GET", f"{_OF}/audit"): versions.audit,
     ("GET", f"{_OF}/ledger"): rows.ledger,
     ("GET", f"{_OF}/table/{{table}}"): rows.table,

@@ -8,7 +8,9 @@ from typing import Any
 
 from starlette.responses import Response
 
+from catalog.history.drift import read as read_drift
 from catalog.history.removal import parents
+from catalog.report.drift import page as drift_page
 from pipelines.serve import facts
 from pipelines.serve.running import running
 from pipelines.serve.site import MissingError, sealed, site, version_of
@@ -79,6 +81,7 @@ def version(call: Call) -> Response:
         models=[m for m in facts.models(settings.home) if m.ref == found.ref],
         reviews=[r for r in facts.reviews(settings.home) if r.source == found.ref],
         audit=facts.audit_of(settings.home, found) is not None,
+        drift=read_drift(found.path),
     )  # fmt: skip
 
 
@@ -97,6 +100,15 @@ def report(call: Call) -> Response:
             "verify` tells more."
         )
     return sealed(data, "text/html; charset=utf-8", scripts=True)
+
+
+@role("reader")
+def drift(call: Call) -> Response:
+    """How a version differs from the one before it, as it was found when it was published."""
+    found = read_drift(version_of(call).path)
+    if found is None:
+        raise MissingError("There was no version before it, or what was found can't be read.")
+    return sealed(drift_page(found).encode(), "text/html; charset=utf-8")
 
 
 @role("reader")

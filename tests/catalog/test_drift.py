@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from catalog.history.drift import drift, parent_of
+from catalog.history.drift import drift, parent_of, read
 from catalog.history.lineage import of_row
+from catalog.report.drift import page as drift_page
 from catalog.versions import Catalog, verify
 from pipelines.build import build, check_recipe
 from pipelines.needs import calls_of
 from pipelines.settings import Settings
-from prefactory.errors import CatalogError
 from prefactory.stages import thread_mapper
 from tests.pipelines.test_stopping import RECIPE, Counting
-from tests.prefactory.engines.mock_server import MockServer
+from tests.prefactory.engines.mock_server import MockServer, answer, chat
 
 
 def grow(folder, n):
@@ -55,12 +55,67 @@ def test_a_grown_source_costs_the_new_rows_and_nothing_new_costs_nothing(tmp_pat
     assert set(calls["step"]) == {"generators.Responses"}
     told = of_row(second.version, explained, calls).lines()
     assert any(line.startswith("call     mock (models): answer ") for line in told)
-    assert parent_of(second.version, Catalog(tmp_path / "home")).ref == first.version.ref
-    with pytest.raises(CatalogError, match="no version before it"):
-        parent_of(first.version, Catalog(tmp_path / "home"))
+    catalog = Catalog(tmp_path / "home")
+    assert parent_of(second.version.manifest, catalog).ref == first.version.ref
+    assert parent_of(first.version.manifest, catalog) is None
+    page = (second.version.path / "drift.html").read_text()
+    assert page == drift_page(read(second.version.path))
+    assert f"{second.version.ref} beside {first.version.ref}: pairs 12 -" in page
 
 
-def pairs(folder, name, longer, label, n=300):
+JUDGED = """\
+name: judged
+source: p.jsonl
+steps:
+  - labelers.JudgePairs:
+      form: brackets
+      judge:
+        - {engine: server, base_url: "%s", model: one}
+        - {engine: server, base_url: "%s", model: two}
+publish: {pays: false}
+"""
+
+
+def test_judges_are_compared_and_ids_are_no_tags(tmp_path):
+    """Two judges of one mind, of whom one votes against the other from some row on."""
+
+    def verdict(body, times):
+        told = body["messages"][-1]["content"]
+        good = told.index("good") < told.index("bad")
+        turned = body["model"] == "two" and "late" in told
+        return "ok", answer(chat(f"[[{'A' if good is not turned else 'B'}]]"))
+
+    def publish(n, word):
+        rows = [
+            {"prompt": f"{word} {i}?", "chosen": f"good {word} {i}", "rejected": f"bad {i}"}
+            for i in range(n)
+        ]
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        recipe, sources, _ = check_recipe(tmp_path / "r.yaml", [])
+        return build(recipe, sources, Settings(tmp_path), thread_mapper(2)).published.version
+
+    with MockServer(verdict) as server:
+        (tmp_path / "r.yaml").write_text(JUDGED % (server.url, server.url))
+        publish(40, "early")
+        told = read(publish(40, "late").path)
+    shifts = {s.column: s for s in told.shifts}
+    agreed = shifts["labelers.JudgePairs: agreement between judges (alpha)"]
+    assert (agreed.before, agreed.drift) == (1.0, True)
+    assert agreed.after < 0
+    votes = shifts["labelers.JudgePairs: agreement with the label"]
+    assert (votes.before, votes.after, votes.missing_after) == (1.0, None, 1.0)
+    assert "judge_question" not in shifts  # another id in each row
+    assert any("agreement between judges (alpha): mean 1 -> -" in line for line in told.lines())
+
+
+def test_the_parent_is_the_version_before_by_its_number(tmp_path):
+    for number, n in (("1.0", 4), ("1.1", 5), ("1.0.5", 6)):
+        version = pairs(tmp_path, "a", longer=False, label="x", n=n, more=f'version: "{number}"\n')
+    assert json.loads((version.path / "provenance.json").read_text())["parent"] == "a@1.0"
+    assert read(version.path).parent == "a@1.0"
+
+
+def pairs(folder, name, longer, label, n=300, more=""):
     rows = [
         {
             "prompt": f"Question {i}?",
@@ -73,7 +128,7 @@ def pairs(folder, name, longer, label, n=300):
     (folder / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (folder / "r.yaml").write_text(
         f"name: {name}\nsource: {{path: p.jsonl, carry: [tag_kind]}}\nsteps: []\n"
-        "publish: {pays: false}\n"
+        f"publish: {{pays: false}}\n{more}"
     )
     recipe, sources, _ = check_recipe(folder / "r.yaml", [])
     return build(recipe, sources, Settings(folder / "home"), thread_mapper(1)).published.version

@@ -7,11 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 
+from catalog.publish import Published
+from pipelines.build import Outcome
+from pipelines.cli.app import app
+from pipelines.conduct.artifacts import markdown
 from pipelines.conduct.gate import gated
 from pipelines.conduct.nights import Night, _need_server, _schedule, hook
 from pipelines.settings import Settings
@@ -35,6 +42,41 @@ def test_a_dead_api_is_one_sentence():
     with pytest.raises(ConfigError, match="no Prefect server answers at PREFECT_API_URL=") as told:
         _need_server("http://127.0.0.1:9/api")
     assert "\n" not in str(told.value)
+
+
+def test_what_is_no_api_of_prefect_is_one_sentence(tmp_path):
+    """Some other server: here of files, one of which is called `health`."""
+    (tmp_path / "health").write_text("up")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ConfigError, match="no API of Prefect's, which ends in /api") as told:
+            _need_server(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert "\n" not in str(told.value)
+
+
+def test_options_of_deploy_that_do_not_fit_are_refused(tmp_path):
+    write(tmp_path, "http://127.0.0.1:9/v1")
+    words = ["deploy", str(tmp_path / "recipe.yaml"), "--cron", "0 3 * * *"]
+    for more, told in (
+        (["--image", "x"], "--work-pool"),
+        (["--pages", "localhost:8"], "begins with http://"),
+        (["--pages", "http://user:secret@localhost"], "--pages"),
+        ([], "Prefect server"),
+    ):
+        with pytest.raises(ConfigError, match=told) as error:
+            app(words + more, standalone_mode=False)
+        assert "secret" not in str(error.value)
+
+
+def test_the_numbers_of_a_run_link_to_its_pages(home):  # noqa: F811 - the fixture
+    version = Settings(home).catalog["small"]
+    text = markdown(Outcome(Published(version, new=True), []), "http://localhost:8501/")
+    at = f"http://localhost:8501/v/small/{version.manifest.version}"
+    assert f"[version]({at}) · [report]({at}/report) · [drift]({at}/drift)" in text
+    assert "beside small@" in text
+    assert "](" not in markdown(Outcome(Published(version, new=False), []))
 
 
 def test_a_hook_is_told_and_a_failing_one_is_a_warning(tmp_path, caplog):

@@ -67,7 +67,7 @@ def test_every_page_is_reached_by_links_and_is_inert(home, olga):
         assert status in (200, 204), (path, text)
         headers = {k.lower(): v for k, v in olga.heard[-1][2].items()}
         assert headers["x-content-type-options"] == "nosniff"
-        if path.endswith(("/report", ".svg", "/audit")):
+        if path.endswith(("/report", "/drift", ".svg", "/audit")):
             assert headers["content-security-policy"].startswith("sandbox"), path
             assert "default-src 'none'" in headers["content-security-policy"]
             continue
