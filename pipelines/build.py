@@ -218,12 +218,14 @@ def _published(
     seconds: dict[str, float] = {}
 
     def report(folder: Path) -> str:
-        text, seconds["pays"] = paid.told()
-        if recipe.head.publish.pays:
-            _LOG.info("does it pay%s%6.1f s", " " * 41, seconds["pays"])
-        if text:
-            (folder / "pays.json").write_text(text, "utf-8")
-        return build_report(folder, shown)
+        def told() -> None:
+            text, seconds["pays"] = paid.told()
+            if recipe.head.publish.pays:
+                _LOG.info("does it pay%s%6.1f s", " " * 41, seconds["pays"])
+            if text:
+                (folder / "pays.json").write_text(text, "utf-8")
+
+        return build_report(folder, shown, told)
 
     try:
         with paid:

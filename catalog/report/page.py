@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ TAIL = 0.01
 """Share of lengths at each end that the end bins of a length chart take in."""
 
 
-def build(folder: Path, n_samples: int = SAMPLES) -> str:
+def build(
+    folder: Path, n_samples: int = SAMPLES, pays_made: Callable[[], None] = lambda: None
+) -> str:
     """Return the report of a version as one HTML page that loads nothing from anywhere.
 
     The same folder content gives the same text. Reads the tables batch by batch and keeps only
@@ -55,6 +58,7 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         folder: `<root>/<name>/<version>` with `manifest.json` and, where the version has them,
             `pairs/`, `responses/`, `prompts/` and `ledger.parquet`.
         n_samples: rows to read on the page, at most.
+        pays_made: returns when `pays.json` is there, if it will be; called once all else is read.
 
     Raises:
         CatalogError: if the manifest is missing or a file is damaged.
@@ -91,16 +95,17 @@ def build(folder: Path, n_samples: int = SAMPLES) -> str:
         by_luck=[*by_luck(manifest), *_rewriter(folder, trees)],
         samples=texts,
         cut=samples.cut_sentence(texts),
-        pays=_pays(folder),
         stages=steps,
         ledger_rows=int(ledger["n"].sum()),
         missing=sum(stage.missing for stage in steps),
         interval=charts.interval,
+        pays=_pays(folder, pays_made),
     )
 
 
-def _pays(folder: Path) -> dict[str, Any]:
+def _pays(folder: Path, made: Callable[[], None]) -> dict[str, Any]:
     """What the run's selection gains, and scores that serve nothing (`pays.json`), if any."""
+    made()
     path = folder / "pays.json"
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
