@@ -1,9 +1,12 @@
-"""Memory and CPU of the fits of the light chain: by one worker, beside cut by key into ranges.
+"""Memory and CPU of fits by one worker, beside cut by key into ranges, or linked run by run.
 
     python -m benchmarks.exchange [--rows 1000000] [--ranges 1,4,16] [--keep]
+    python -m benchmarks.exchange --steps filters.NearDuplicates --rows 320000 --ranges 1,4 [--keep]
 
 What the map of each step leaves of so many made pairs (ids, keys, draws, scores; no texts) lies in
 a store in shards of 16,384 rows; `labelers.Combine`, which is not cut, has two answers of each.
+`filters.NearDuplicates` has hashes of made prompts of 40 words by a Zipf law, half of them in
+threes that differ in two words.
 Each kind of order then does all its orders, one after the other, in a process of its own: its peak
 is that of the largest order, with the pages of the store that it maps (Linux only). `--keep` writes
 the figures to `benchmarks/results`, from where `benchmarks.scaling` reads them.
@@ -18,14 +21,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SHARD_ROWS = 16_384
+NEAR = "filters.NearDuplicates"
 STEPS: dict[str, dict[str, Any]] = {
     "filters.ExactDuplicates": {},
     "filters.RandomSubsample": {"fraction": 0.5},
     "labelers.Combine": {"name": "reward", "weights": {"length": 1, "repetition": 1}},
+    NEAR: {"on": "prompt"},
 }
 KINDS = ("cut", "survey", "range", "hand back")
 
@@ -57,7 +66,10 @@ def make_parts(step: str, rows: int, folder: Path) -> None:
     for i, first in enumerate(range(0, rows, SHARD_ROWS)):
         numbers = pl.int_range(first, min(first + SHARD_ROWS, rows), eager=True).alias("n")
         ids = digests(numbers.cast(pl.String)).alias("pair_id")
-        if step == "labelers.Combine":
+        if step == NEAR:
+            table = made_prompts(numbers, rows)
+            part = site.step(step).fit_shard(table, site.context(step))  # type: ignore[attr-defined]
+        elif step == "labelers.Combine":
             both = pl.concat([numbers, numbers]).sort().to_frame().with_row_index("answer")
             number = (pl.col("answer") * 7919 % 1000).cast(pl.Float64)
             part = both.select(
@@ -79,6 +91,30 @@ def make_parts(step: str, rows: int, folder: Path) -> None:
             writer.table("part", part)
 
 
+def made_prompts(numbers: pl.Series, rows: int) -> pl.DataFrame:
+    """Prompts (PROMPTS) of 40 words by a Zipf law; half of them differ in two words in threes."""
+    import numpy as np
+    import polars as pl
+
+    from prefactory.near.shingles import finalise
+    from prefactory.tables import digests
+
+    n = numbers.to_numpy().astype(np.uint64)
+    even = n % 2 == 0
+    seeds = np.where(even, n % np.uint64(rows // 6 * 2), n)
+    words = seeds[:, None] * np.uint64(40) + np.arange(40, dtype=np.uint64)
+    words[:, :2] = np.where(even, n * np.uint64(7) + np.uint64(2**40), words[:, 0])[:, None]
+    draw = (finalise(words) >> np.uint64(11)).astype(np.float64) / 2**53
+    ranks = np.floor((1 - draw) ** (-1 / 0.6)).clip(max=1e6).astype(np.int64)  # exponent 1.6
+    text = pl.Series(ranks).cast(pl.List(pl.Int64)).list.eval("w" + pl.element().cast(pl.String))
+    made = pl.DataFrame({"n": numbers, "content": text.list.join(" ")})
+    message = pl.struct(role=pl.lit("user"), content="content")
+    return made.select(
+        prompt_id=digests(numbers.cast(pl.String)), prompt=pl.concat_list(message),
+        source=pl.lit("made"), source_id=pl.lit("made"),
+    )  # fmt: skip
+
+
 def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
     """The orders of a fit by kind; of one range the order that holds all rows."""
     from prefactory.orders import Fit
@@ -91,6 +127,8 @@ def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
     if step == "labelers.Combine":
         return {}
     edges = [i * shards // ranges for i in range(ranges + 1)]
+    if step == NEAR:
+        return links_of(step, [parts[a:b] for a, b in pairwise(edges)])
     keys = {k: [f"{k[:3]}-{ranges}-{i}" for i in range(ranges)] for k in KINDS}
     asked = keys["survey"] if step == "filters.RandomSubsample" else []
     cuts, every = keys["cut"], range(ranges)
@@ -101,6 +139,27 @@ def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
         "hand back": [HandBack(keys["hand back"][i], step, keys["range"], i) for i in every],
     }
     return {kind: orders for kind, orders in made.items() if orders}
+
+
+def links_of(step: str, runs: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+    """The orders of a fit that is linked run by run."""
+    from prefactory.orders.links import Choose, Keys, Link, Places, Settle
+
+    n = len(runs)
+    keys, own, back = ([f"{kind}-{n}-{i}" for i in range(n)] for kind in ("key", "own", "set"))
+    pairs = {pair: f"two-{n}-{pair[0]}-{pair[1]}" for pair in combinations(range(n), 2)}
+    places, choice, found = f"pla-{n}", f"cho-{n}", [*own, *pairs.values()]
+    return {
+        "keys": [Keys(keys[i], step, runs[i]) for i in range(n)],
+        "places": [Places(places, step, keys)],
+        "links": [Link(own[i], step, keys, places, (i,)) for i in range(n)],
+        "links between": [
+            Link(key, step, keys, places, pair, [own[i] for i in pair])
+            for pair, key in pairs.items()
+        ],
+        "choice": [Choose(choice, step, keys, places, found)],
+        "state": [Settle(back[i], step, keys, choice, i) for i in range(n)],
+    }
 
 
 def memory_mb(what: str) -> float:
@@ -152,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--ranges", default="1,4,16")
+    parser.add_argument("--steps", default=",".join(s for s in STEPS if s != NEAR))
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--child")
     parser.add_argument("--step")
@@ -164,7 +224,7 @@ def main() -> None:
 
     def run() -> tuple[dict[str, float], dict[str, float]]:
         figures: dict[str, float] = {}
-        for step in STEPS:
+        for step in options.steps.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 figures |= measure(step, options.rows, every, Path(folder))
         return figures, {}

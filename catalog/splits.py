@@ -14,8 +14,9 @@ import polars as pl
 
 from prefactory.context import Context
 from prefactory.near.likeness import Rule
+from prefactory.near.linking import linking_edges
 from prefactory.near.minhash import banding
-from prefactory.near.pairs import clusters, linking_edges, read_rows, reduce_texts
+from prefactory.near.pairs import clusters, read_rows, reduce_texts
 from prefactory.tables import digests
 from prefactory.utf8 import change_runs
 

@@ -19,6 +19,7 @@ from prefactory.folders import sweep
 from prefactory.identity import fingerprint
 from prefactory.measures import judge_watch
 from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site, Try
+from prefactory.orders.links import Choose, Keys, Link, Places, Settle
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
@@ -35,7 +36,7 @@ from prefactory.stages import (
     source_counts,
 )
 from prefactory.step import Generator, Step
-from prefactory.step.exchange import Exchanged
+from prefactory.step.exchange import Exchanged, Linked
 from prefactory.store import Record, Store
 from prefactory.tables import Shape
 
@@ -384,10 +385,12 @@ class _Run:
         looks = self.map(f"{stage.label} (fit)", part, len(shards), stage)
         stage.objects += keys
         step = planned.placed.step
-        if isinstance(step, Exchanged) and step.exchanged():
+        if isinstance(step, Exchanged | Linked) and step.exchanged():
             sizes = [look.files["part.arrow"]["rows"] for look in looks]
             runs = in_runs(sizes, self.options.fit_rows)
             if len(runs) > 1:
+                if isinstance(step, Linked):
+                    return self._fit_by_links(step, keys, runs, stage)
                 return self._fit_by_key(step, keys, runs, stage)
         state_key = fingerprint(["state", keys])
         (record,) = self.map(
@@ -421,4 +424,34 @@ class _Run:
         records = in_all("state", lambda i: HandBack(back[i], label, ranges, i))
         stage.objects += [*cuts, *surveys, *ranges, *back]
         stage.info = dict(records[0].info["info"])
+        return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]
+
+    def _fit_by_links(
+        self, step: Linked, parts: list[str], runs: list[tuple[int, int]], stage: Stage
+    ) -> list[str]:
+        """Link runs of shards two by two, and give each what was chosen (see `orders.links`)."""
+        label, n = stage.label, len(runs)
+        keys = [fingerprint(["keys", parts[a:b]]) for a, b in runs]
+        places, choice = (fingerprint([kind, keys]) for kind in ("places", "choice"))
+        pairs = list(itertools.combinations(range(n), 2))
+        own = [fingerprint(["links", keys, i]) for i in range(n)]
+        across = [fingerprint(["links", keys, pair]) for pair in pairs]
+        back = [fingerprint(["settle", keys, i]) for i in range(n)]
+
+        def in_all(name: str, order: Callable[[int], Order], count: int) -> list[Record]:
+            return self.map(f"{label} ({name})", order, count, stage)
+
+        def between(at: int) -> Link:
+            known = [own[i] for i in pairs[at]]
+            return Link(across[at], label, keys, places, pairs[at], known)
+
+        in_all("keys", lambda i: Keys(keys[i], label, parts[slice(*runs[i])]), n)
+        in_all("places", lambda _: Places(places, label, keys), 1)
+        in_all("links", lambda i: Link(own[i], label, keys, places, (i,)), n)
+        in_all("links between", between, len(pairs))
+        found = [*own, *across]
+        (chosen,) = in_all("choice", lambda _: Choose(choice, label, keys, places, found), 1)
+        records = in_all("state", lambda i: Settle(back[i], label, keys, choice, i), n)
+        stage.objects += [*keys, places, *found, choice, *back]
+        stage.info = step.told(chosen.info["info"], [r.info["info"] for r in records])
         return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -13,9 +14,11 @@ from prefactory.context import Context
 from prefactory.images.marks import pictures_key
 from prefactory.near.choose import Choice, none_beside_kept, one_of_each_cluster, ranks
 from prefactory.near.likeness import Rule, similarity
+from prefactory.near.linking import linking_edges
 from prefactory.near.minhash import Banding, banding
-from prefactory.near.pairs import Rows, linking_edges, near_edges, read_rows, reduce_texts
+from prefactory.near.pairs import Rows, near_edges, read_rows, reduce_texts
 from prefactory.step import FittedFilter, State
+from prefactory.step.exchange import Linked, Linking
 from prefactory.tables import ROW_ID, SIDES, Shape, shape_of, text_of
 
 DROPPED = pl.Schema(
@@ -67,7 +70,7 @@ class Shingled(FittedFilter, abstract=True):
         return Rule(self.threshold, self.short, self.long)
 
 
-class NearDuplicates(Shingled):
+class NearDuplicates(Linked, Shingled):
     """Keep one of the rows whose texts are nearly the same.
 
     What is compared is set by `on`:
@@ -97,7 +100,7 @@ class NearDuplicates(Shingled):
     """
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     on: Literal["row", "prompt", "response"] = "row"
     within: Literal["prompt", "all"] | None = None
@@ -163,12 +166,10 @@ class NearDuplicates(Shingled):
 
         Returns:
             State with the table `dropped` (see `DROPPED`) and the facts `units`, `pairs` (verified
-            ones; with `linkage: cluster` those that link rows not linked before), `near_duplicate`
+            ones; with `linkage: cluster` as many as link the clusters), `near_duplicate`
             and `contradiction` (units that go), `bands`, `hashes`.
         """
-        group = "prompt_id" if self._by_prompt else None
-        group = "pictures" if "pictures" in parts.columns else group  # others are other rows
-        rows = read_rows(parts, self.banding, group)
+        rows = read_rows(parts, self.banding, self.linking(parts.columns).group)
         rank = ranks(parts["unit"], parts["score"])
         if self.linkage == "cluster":
             edges = linking_edges(rows, self.rule)
@@ -176,16 +177,35 @@ class NearDuplicates(Shingled):
         else:
             edges = near_edges(rows, self.rule)
             choice = none_beside_kept(edges, rank)
-        dropped = self._dropped(parts["unit"], rows, choice)
+        state = self._state(parts["unit"], rows, choice)
+        found = {"units": parts.height, "pairs": int(edges.left.size)}
+        return State(state.tables, self.told(found, [state.info]))
+
+    def exchanged(self) -> bool:
+        """Where a row goes only beside one that stays, a row is compared with all near ones."""
+        return self.linkage == "cluster"
+
+    def linking(self, columns: Sequence[str]) -> Linking:
+        """Of one prompt, or with the same pictures: others are other rows."""
+        group = "prompt_id" if self._by_prompt else None
+        group = "pictures" if "pictures" in columns else group
+        return Linking(self.banding, self.rule, group)
+
+    def settle(self, parts: pl.DataFrame, choice: Choice) -> State:
+        """The table `dropped` and its counts, `near_duplicate` and `contradiction`."""
+        rows = read_rows(parts.drop("bands"), self.banding)
+        return self._state(parts["unit"], rows, choice)
+
+    def told(self, linked: Mapping[str, int], infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """And the banding."""
+        cut = self.banding
+        return {**super().told(linked, infos), "bands": cut.bands, "hashes": cut.bands * cut.rows}
+
+    def _state(self, ids: pl.Series, rows: Rows, choice: Choice) -> State:
+        dropped = self._dropped(ids, rows, choice)
         reasons = dropped["reason"]
-        facts = {
-            "units": parts.height,
-            "pairs": int(edges.left.size),
-            **{r: int((reasons == r).sum()) for r in ("near_duplicate", "contradiction")},
-            "bands": self.banding.bands,
-            "hashes": self.banding.bands * self.banding.rows,
-        }
-        return State({"dropped": dropped}, facts)
+        counts = {r: int((reasons == r).sum()) for r in ("near_duplicate", "contradiction")}
+        return State({"dropped": dropped}, counts)
 
     def _dropped(self, ids: pl.Series, rows: Rows, choice: Choice) -> pl.DataFrame:
         index, near, crossed = similarity(rows.parts, choice.dropped, choice.kept, self.rule)

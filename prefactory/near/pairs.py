@@ -9,7 +9,7 @@ in a table sorted by id: no result depends on shards, threads or an order of arr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +40,6 @@ TAG = 0x9E3779B9
 """Tag of a row's second part (its answers), so that they do not meet the shingles of prompts."""
 
 
-FEW = 1024
-"""Rows of which twice as many neighbours are compared at each look at which are joined."""
 MARKS = 256
 """Places of the bits by which the likeness of two sets is bounded."""
 AT_A_TIME = 1 << 16
@@ -97,6 +95,28 @@ class Rows(NamedTuple):
     cut: Banding
     group: U64 | None = None
     marks: Marks | None = None
+
+
+class Meeting(NamedTuple):
+    """What decides which rows meet, few numbers a row.
+
+    Attributes:
+        keys: UInt32[n] of a band, by its number.
+        bands: how many there are.
+        enough: Int64[n], bands in which a row takes part .
+        group: UInt64[n] or None: only rows of one group are compared.
+    """
+
+    keys: Callable[[int], U32]
+    bands: int
+    enough: I64
+    group: U64 | None
+
+    @classmethod
+    def of(cls, rows: Rows, least: Floats) -> Meeting:
+        """Of rows, and the index that a near-duplicate of each has at least."""
+        enough = rows.cut.enough(least, MISSED)
+        return cls(lambda band: rows.keys[:, band], rows.cut.bands, enough, rows.group)
 
 
 def reduce_texts(texts: dict[str, pl.Series], shingle: int, cut: Banding) -> pl.DataFrame:
@@ -155,7 +175,8 @@ def read_rows(table: pl.DataFrame, cut: Banding, group: str | None = None) -> Ro
     """Read what `reduce_texts` made, in table order.
 
     Args:
-        table: its columns, of any number of shards.
+        table: its columns, of any number of shards; without `bands` where it is known already
+            which rows meet.
         cut: the banding that it was given.
         group: name of a column; only rows with the same value are compared.
     """
@@ -164,7 +185,10 @@ def read_rows(table: pl.DataFrame, cut: Banding, group: str | None = None) -> Ro
     numbers = None
     if group is not None:
         numbers = table[group].rank("dense").cast(pl.UInt64).to_numpy()
-    bands, sketch = table["bands"].to_numpy(), table["sketch"].to_numpy()
+    bands: U32 = np.zeros((table.height, 0), dtype=np.uint32)
+    if "bands" in table.columns:
+        bands = table["bands"].to_numpy()
+    sketch = table["sketch"].to_numpy()
     marks = _marks(parts["prompt"]) if names == ["prompt"] else None
     return Rows(parts, bands, sketch, table["digest"].to_numpy(), cut, numbers, marks)
 
@@ -181,10 +205,10 @@ def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) 
         The pairs. Of rows with equal sets each is paired with the first (with `others`: of the
         other kind), and only the first (of its kind) with rows that are not equal.
     """
-    equal_left, equal_right, first = _equal_sets(rows, others)
+    equal_left, equal_right, first = equal_sets(rows.digest, rows.group, others)
     n = rows.digest.size
-    packed = [_ordered(equal_left, equal_right, n)]
-    least = _least(rows, rule)
+    packed = [ordered(equal_left, equal_right, n)]
+    least = least_index(rows, rule)
     for left, right in _meetings(rows, np.flatnonzero(first), least):
         keep = np.ones(left.size, dtype=bool)
         if others is not None:
@@ -192,95 +216,16 @@ def near_edges(rows: Rows, rule: Rule, others: NDArray[np.bool_] | None = None) 
         if rows.group is not None:
             keep &= rows.group[left] == rows.group[right]
         left, right = left[keep], right[keep]
-        alike = _alike(rows, left, right, least)
-        packed.append(_ordered(left[alike], right[alike], n))
+        alike = may_be_near(rows, left, right, least)
+        packed.append(ordered(left[alike], right[alike], n))
     left, right = np.divmod(np.unique(np.concatenate(packed)), max(n, 1))
     index, near, _ = similarity(rows.parts, left, right, rule)
     return Edges(left[near], right[near], index[near])
 
 
-def linking_edges(rows: Rows, rule: Rule) -> Edges:
-    """Find near-duplicates enough to link every cluster that `near_edges` links, and few more.
-
-    Pairs of rows that are joined already are not looked at, so that rows with many near copies cost
-    no more than others.
-
-    Args:
-        rows: n rows.
-        rule: when two are near-duplicates.
-
-    Returns:
-        The pairs, whose connected components are those of `near_edges`.
-    """
-    n = rows.digest.size
-    left, right, first = _equal_sets(rows, None)
-    root = _joined(np.arange(n), left, right)
-    pairs, index = [_ordered(left, right, n)], [np.ones(left.size)]
-    some, least = np.flatnonzero(first), _least(rows, rule)
-    unlike: I64 = np.zeros(0, dtype=np.int64)
-    for keys, order in _orders(rows, some, least):
-        bucketed = some[order]
-        at, apart, failed, linked = _parted(root[bucketed], keys), 0, [unlike], unlike[:0]
-        while at.size and apart < WINDOW:
-            stop = apart + 1 if at.size > FEW else min(2 * apart + 1, WINDOW)
-            at, apart, left, right = _met(root, bucketed, keys, at, apart, stop)
-            sieved = _alike(rows, left, right, least)
-            met = _ordered(left[sieved], right[sieved], n)
-            met = met[~_among(met, unlike)]  # of those that the sieve lets through only
-            alike = similarity(rows.parts, met // n, met % n, rule)
-            failed.append(met[~alike.near])
-            pairs.append(met[alike.near])
-            index.append(alike.jaccard[alike.near])
-            linked = np.concatenate([linked, met[alike.near]])
-            if linked.size * WINDOW > at.size:  # else it costs more than it saves
-                root, linked = _joined(root, linked // n, linked % n), linked[:0]
-                at = np.intersect1d(at, _parted(root[bucketed], keys), assume_unique=True)
-        root = _joined(root, linked // n, linked % n)
-        if len(failed) > 1:
-            unlike = np.sort(np.concatenate(failed))
-    met, at = np.unique(np.concatenate(pairs), return_index=True)
-    return Edges(met // max(n, 1), met % max(n, 1), np.concatenate(index)[at])
-
-
-def _met(
-    root: I64, bucketed: I64, keys: U64, at: I64, apart: int, stop: int
-) -> tuple[I64, int, I64, I64]:
-    """Pairs of rows of one bucket, so far apart, that are not joined.
-
-    Args:
-        root: of each row.
-        bucketed: rows, sorted by key.
-        keys: of these.
-        at: places in `bucketed` whose bucket goes on at `apart`.
-        apart: places between two that have met already.
-        stop: places between two that shall meet now, at most.
-
-    Returns:
-        `at` and `apart` after it, and the two rows of each pair.
-    """
-    found = [np.zeros((2, 0), dtype=np.int64)]
-    while at.size and apart < stop:
-        apart += 1
-        at = at[at < bucketed.size - apart]
-        at = at[keys[at] == keys[at + apart]]
-        both = np.stack([bucketed[at], bucketed[at + apart]])
-        found.append(both[:, root[both[0]] != root[both[1]]])
-    left, right = np.concatenate(found, axis=1)
-    return at, apart, left, right
-
-
-def _ordered(left: I64, right: I64, n: int) -> I64:
+def ordered(left: I64, right: I64, n: int) -> I64:
     """Pairs of rows of n as numbers, the first row times n plus the other, Int64[m]."""
     return np.minimum(left, right) * n + np.maximum(left, right)
-
-
-def _among(keys: I64, known: I64) -> NDArray[np.bool_]:
-    """Whether keys are among sorted known ones, Bool[m]."""
-    if not known.size:
-        return np.zeros(keys.size, dtype=bool)
-    slot = np.searchsorted(known, keys)
-    there: NDArray[np.bool_] = known[np.minimum(slot, known.size - 1)] == keys
-    return there
 
 
 def clusters(edges: Edges, n: int) -> I64:
@@ -290,33 +235,13 @@ def clusters(edges: Edges, n: int) -> I64:
     return number
 
 
-def _joined(root: I64, left: I64, right: I64) -> I64:
-    """The first row of each row's component, after the components of these pairs are joined."""
-    if not left.size:
-        return root
-    heads, ends = np.unique(np.concatenate([root[left], root[right]]), return_inverse=True)
-    a, b = np.split(ends, 2)
-    number = clusters(Edges(a, b, np.ones(left.size)), heads.size)
-    first = np.arange(root.size)
-    first[heads] = heads[np.unique(number, return_index=True)[1]][number]
-    return first[root]
-
-
-def _parted(root: I64, keys: U64) -> I64:
-    """Places of sorted rows whose bucket holds more than one component."""
-    if not keys.size:
-        return np.zeros(0, dtype=np.int64)
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    is_joined = np.minimum.reduceat(root, starts) == np.maximum.reduceat(root, starts)
-    sizes = np.diff(np.append(starts, keys.size))
-    return np.flatnonzero(~np.repeat(is_joined, sizes))
-
-
-def _equal_sets(rows: Rows, others: NDArray[np.bool_] | None) -> tuple[I64, I64, NDArray[np.bool_]]:
+def equal_sets(
+    digest: U64, group: U64 | None, others: NDArray[np.bool_] | None = None
+) -> tuple[I64, I64, NDArray[np.bool_]]:
     """Pair each row with the first of equal digest, and mark the first ones (of each kind)."""
-    kind = np.zeros(rows.digest.size, dtype=bool) if others is None else others
-    group = np.zeros(rows.digest.size, dtype=np.uint64) if rows.group is None else rows.group
-    table = pl.DataFrame({"d": rows.digest, "g": group, "k": kind}).with_row_index("i")
+    kind = np.zeros(digest.size, dtype=bool) if others is None else others
+    group = np.zeros(digest.size, dtype=np.uint64) if group is None else group
+    table = pl.DataFrame({"d": digest, "g": group, "k": kind}).with_row_index("i")
     i, k = pl.col("i").cast(pl.Int64), pl.col("k")
     wanted = i.first() if others is None else i.filter(k).first()
     same = table.select(
@@ -334,11 +259,11 @@ def _equal_sets(rows: Rows, others: NDArray[np.bool_] | None) -> tuple[I64, I64,
 
 def _meetings(rows: Rows, some: I64, least: Floats) -> Iterator[tuple[I64, I64]]:
     """Yield the pairs of rows that meet, band by band (positions, in no order)."""
-    for keys, order in _orders(rows, some, least):
+    for keys, order in orders(Meeting.of(rows, least), some):
         yield from ((some[a], some[b]) for a, b in _neighbours(keys, order))
 
 
-def _orders(rows: Rows, some: I64, least: Floats) -> Iterator[tuple[U64, I64]]:
+def orders(meeting: Meeting, some: I64) -> Iterator[tuple[U64, I64]]:
     """Yield keys and rows (places in `some`) sorted by them, band by band; the group comes first.
 
     Rows of one group are next to each other there, and often no band is needed. A short row takes
@@ -346,32 +271,36 @@ def _orders(rows: Rows, some: I64, least: Floats) -> Iterator[tuple[U64, I64]]:
     """
     order = np.arange(some.size)
     group: U64 = np.zeros(some.size, dtype=np.uint64)
-    if rows.group is not None:
-        group = rows.group[some]
+    if meeting.group is not None:
+        group = meeting.group[some]
         order, keys = _sorted(group, order)
         yield keys, order
         if some.size == 0 or np.bincount(group.astype(np.int64)).max() <= WINDOW:
             return  # every two rows of a group have met
-    enough = rows.cut.enough(least[some], MISSED)
-    for band in range(rows.keys.shape[1]):
+    enough = meeting.enough[some]
+    for band in range(meeting.bands):
         order = order[enough[order] > band]
-        mixed = rows.keys[some, band] + group * np.uint64(TAG)
+        mixed = meeting.keys(band)[some] + group * np.uint64(TAG)
         order, keys = _sorted(mixed & np.uint64(0xFFFFFFFF), order)
         yield keys, order
 
 
-def _least(rows: Rows, rule: Rule) -> Floats:
+def least_index(rows: Rows, rule: Rule) -> Floats:
     """Index of all its shingles that a near-duplicate of a row has at least, Float64[n].
 
     Of two rows the shorter one tells, which has the larger.
     """
-    words = np.sum([part.words.astype(np.int64) for part in rows.parts.values()], axis=0)
-    least = rule.least(words)
+    return least_of([part.words for part in rows.parts.values()], rule, list(rows.parts))
+
+
+def least_of(words: Sequence[NDArray[np.integer]], rule: Rule, names: Sequence[str]) -> Floats:
+    """The same, from the words of each compared text and its name."""
+    least = rule.least(np.sum([own.astype(np.int64) for own in words], axis=0))
     cut = max(rule.threshold, CUT_JACCARD)
-    return least if list(rows.parts) == ["prompt"] else np.minimum(least, cut)
+    return least if list(names) == ["prompt"] else np.minimum(least, cut)
 
 
-def _alike(rows: Rows, left: I64, right: I64, of_row: Floats) -> NDArray[np.bool_]:
+def may_be_near(rows: Rows, left: I64, right: I64, of_row: Floats) -> NDArray[np.bool_]:
     """Sieve: whether two rows may be near-duplicates, by bounds and by their sketches.
 
     Of single texts the bounds of `_most` come first, which cost less and keep every near-duplicate.

@@ -3,18 +3,22 @@
 A fit that one worker holds is one `fit` of all rows. Of more rows what `fit_shard` left is cut into
 ranges of a key (`Exchanged`), each range is fitted apart, and each shard gets back what was decided
 about its rows: no worker holds them all. What is decided is the same, however many ranges there
-are. A fit that needs numbers of all rows in the order of the table reads one shard after the other
-(`Streamed`), and keeps of each what it needs.
+are. Near-duplicates have no key; their rows are linked two runs at a time (`Linked`). A fit that
+needs numbers of all rows in the order of the table reads one shard after the other (`Streamed`),
+and keeps of each what it needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from prefactory.context import Context, State
+from prefactory.near.choose import Choice
+from prefactory.near.likeness import Rule
+from prefactory.near.minhash import Banding
 
 KEY = "exchange_key"
 """Column of the key (UInt64) beside those of `fit_shard`, in what `survey` and `fit_range` get."""
@@ -77,6 +81,55 @@ class Exchanged:
     def facts(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The facts of all rows, from those of each range: counts add up."""
         return {name: sum(info[name] for info in infos) for name in infos[0]}
+
+
+class Linking(NamedTuple):
+    """What rows of a `Linked` step are linked by.
+
+    Attributes:
+        cut: banding of the columns of `prefactory.near.pairs.reduce_texts`.
+        rule: when two rows are near-duplicates.
+        group: column of what rows must have in common, if they must.
+    """
+
+    cut: Banding
+    rule: Rule
+    group: str | None = None
+
+
+class Linked:
+    """Mixin of a `FittedFilter` that keeps the best row of each cluster of near-duplicates.
+
+    Its `fit_shard` leaves `prefactory.near.pairs.reduce_texts` of a shard beside the row's id
+    (first), perhaps a `score` (Float64) and a group. Of more rows than one worker holds, runs of
+    rows are linked two by two (`prefactory.orders.links`).
+    """
+
+    def exchanged(self) -> bool:
+        """Whether the fit can be cut, with these fields."""
+        return True
+
+    def linking(self, columns: Sequence[str]) -> Linking:
+        """What rows are linked by; `columns` are those of `fit_shard`."""
+        raise NotImplementedError
+
+    def settle(self, parts: pl.DataFrame, choice: Choice) -> State:
+        """What was chosen, as state: the tables of `fit`, and the facts that are counts.
+
+        Args:
+            parts: some rows of `fit_shard`.
+            choice: positions in them: which rows go, for which others, and what links them.
+        """
+        raise NotImplementedError
+
+    def told(self, linked: Mapping[str, int], infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The facts of all rows, as those of `fit`.
+
+        Args:
+            linked: `units` and `pairs` of all rows.
+            infos: facts of `settle` of each run of rows.
+        """
+        return {**linked, **{name: sum(info[name] for info in infos) for name in infos[0]}}
 
 
 class Streamed:

@@ -15,6 +15,7 @@ from prefactory.apply import fit_parts
 from prefactory.context import Context, State
 from prefactory.errors import DataError
 from prefactory.orders import Site, do
+from prefactory.orders.links import Choose, Keys, Link, Places, Settle
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _in_order, _rows
 from prefactory.shards import in_runs
 from prefactory.step import FittedFilter, Labeler
@@ -310,7 +311,9 @@ def test_orders_are_small_and_plain():
     keys = [f"{i:032x}" for i in range(100)]
     for order in (
         Cut("k", "l", keys), Survey("k", "l", keys, 1), FitRange("k", "l", keys, 1, keys),
-        HandBack("k", "l", keys, 1),
+        HandBack("k", "l", keys, 1), Keys("k", "l", keys), Places("k", "l", keys),
+        Link("k", "l", keys, "p", (1, 2), keys[:2]), Choose("k", "l", keys, "p", keys),
+        Settle("k", "l", keys, "c", 1),
     ):  # fmt: skip
         data = pickle.dumps(order)
         assert pickle.loads(data) == order
@@ -320,3 +323,63 @@ def test_orders_are_small_and_plain():
 def test_exact_duplicates_are_still_one_step_in_recipes():
     assert ExactDuplicates().exchanged()
     assert issubclass(ExactDuplicates, FittedFilter)
+
+
+# -- near-duplicates, linked run by run -----
+
+
+def near_pairs(n, seed):
+    """Pairs of few prompts and answers with some words changed: chains, copies, contradictions."""
+    rng = random.Random(seed)
+    base = [[f"w{rng.randrange(400)}" for _ in range(12)] for _ in range(n // 6 + 1)]
+
+    def text():
+        words = list(rng.choice(base))
+        for _ in range(rng.randrange(6)):
+            words[rng.randrange(12)] = f"x{rng.randrange(400)}"
+        return " ".join(words)
+
+    rows = [(text(), text(), text()) for _ in range(n)]
+    return pairs(*rows, chosen_score_h=[rng.choice([0.1, 0.2]) for _ in rows],
+                 rejected_score_h=[0.1] * n)  # fmt: skip
+
+
+NEAR = (
+    {"on": "prompt", "short": 2, "long": 8},
+    {"on": "row", "short": 2, "long": 8, "keep_best": "h"},
+    {"on": "response", "short": 2, "long": 8},
+    {"on": "response", "within": "all", "short": 2, "long": 8},
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.integers(1, 50), st.integers(0, 10**6), st.sampled_from(NEAR), st.integers(2, 12),
+    st.integers(8, 24), st.integers(1, 3),
+)  # fmt: skip
+def test_near_duplicates_are_the_same_however_they_are_linked(n, seed, near, shard, fit, workers):
+    table = near_pairs(n, seed)
+    steps = [{"filters.NearDuplicates": near}]
+    assert outcome(steps, table, shard, fit, workers) == outcome(steps, table, 1000, 1 << 20)
+
+
+def test_near_duplicates_are_linked_in_runs(tmp_path):
+    table, steps = near_pairs(60, 3), [{"filters.NearDuplicates": NEAR[0]}]
+    made = run(recipe(*steps), one_file(table), tmp_path, 8, fit_rows=20).stages[1]
+    whole = run(recipe(*steps), one_file(table), tmp_path / "b", 8).stages[1]
+    assert made.info == whole.info
+    assert made.info["near_duplicate"] > 5
+    fit = made.made - (whole.made - 1)
+    assert fit in [3 * n + 2 + n * (n - 1) // 2 for n in (3, 4, 5)], "of so many runs"
+    again = run(recipe(*steps), one_file(table), tmp_path, 8, fit_rows=20).stages[1]
+    assert (again.made, again.reused) == (0, made.made)
+    kept = [{"filters.NearDuplicates": {**NEAR[0], "linkage": "kept"}}]
+    kept_made = run(recipe(*kept), one_file(table), tmp_path, 8, fit_rows=20).stages[1]
+    assert kept_made.made == whole.made, "rows of this linkage are compared by one worker"
+
+
+def test_links_that_the_store_has_lost(tmp_path):
+    site = site_of({"filters.NearDuplicates": {}}, tmp_path)
+    label = site.recipe.steps[0].label
+    with pytest.raises(DataError, match=r"has lost what .* linked; run again"):
+        do(Settle("s", label, ["gone"], "choice", 0), site)

@@ -10,12 +10,12 @@ from scipy.sparse.csgraph import connected_components
 
 from prefactory.near import likeness, pairs
 from prefactory.near.likeness import Rule, overlap, similarity
+from prefactory.near.linking import linking_edges
 from prefactory.near.minhash import banding
 from prefactory.near.pairs import (
     Edges,
     _sum_of_four,
     clusters,
-    linking_edges,
     near_edges,
     read_rows,
     reduce_texts,
