@@ -24,6 +24,7 @@ from pipelines.settings import Settings, default_workers
 from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
 from prefactory.safety.addresses import shown
+from prefactory.safety.terminal import cleaned, guard
 from prefactory.stages import FIT_ROWS, Mapper
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def _failed(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     if flow_run.deployment_id is None:  # `prefactory run` says it itself
         return
     why = " ".join(str(state.message or state.name).split())[:500]
-    print(f"{flow_run.name}: {str(state.name).lower()}: {why}", flush=True)  # noqa: T201
+    print(cleaned(f"{flow_run.name}: {str(state.name).lower()}: {why}"), flush=True)  # noqa: T201
     parameters = flow_run.parameters or {}
     facts = {"run": flow_run.name, "state": str(state.name), "message": why}
     hook(parameters.get("on_failure"), {**facts, "recipe": str(parameters.get("recipe", ""))})
@@ -132,6 +133,8 @@ def curate(
         fit_rows=fit_rows,
         **({"catalog_bucket": catalog} if catalog else {}),
     )
+    if runtime.deployment.id is not None:
+        guard()  # a process that Prefect began, on the terminal of `deploy` or a worker
     with artifacts.logged(), ended_in_time():
         checked, sources, _ = check_recipe(Path(recipe), overrides or [])
         advance = artifacts.Advance(1 + len(checked.steps))

@@ -31,7 +31,6 @@ from pipelines.cli import tree as tree_commands
 from pipelines.cli import values as values_commands
 from pipelines.cli import wins as wins_commands
 from pipelines.cli import worth as worth_commands
-from pipelines.cli.guard import guard
 from pipelines.cli.people import review as review_commands
 from pipelines.cli.people import serve as serve_commands
 from pipelines.cli.people import votes as votes_commands
@@ -40,6 +39,7 @@ from pipelines.cli.training import evaluate as evaluate_commands
 from pipelines.cli.training import merge as merge_commands
 from pipelines.cli.training import train as train_commands
 from pipelines.conduct.stopping import end
+from prefactory.safety.terminal import guard
 
 PACKAGES = (
     "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from pipelines.cli.source import (
     images_of,
     mapping_of,
 )
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from pipelines.judged import Cost
@@ -172,7 +174,7 @@ def audit(
         result.rows_named().write_parquet(folder / "findings.parquet")
     _keep(dataset, {"audit.json": text, "audit.html": result.page})
     if as_json:
-        sys.stdout.write(text)
+        write_json(json.loads(text))
     else:
         console = Console(highlight=False, soft_wrap=True)
         console.print(summary(result, min(console.width, 120)), markup=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 
 def register(app: typer.Typer) -> None:
@@ -48,12 +48,12 @@ def budgets(
                    "held_usd": spent.held_usd}
             for name, spent in found.items()
         }  # fmt: skip
-        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+        write_json(plain, ensure_ascii=True)
         return
     table = Table("budget", "tokens", "US dollars", "kept back for calls in flight")
     for name, spent in found.items():
         held = f"{spent.held_tokens:,} tokens, {spent.held_usd:.4f} US dollars"
-        table.add_row(name, f"{spent.tokens:,}", f"{spent.usd:.4f}", held)
+        table.add_row(escape(name), f"{spent.tokens:,}", f"{spent.usd:.4f}", held)
     console = Console(highlight=False, soft_wrap=True)
     where = bucket.url if bucket is not None else folder
     console.print(table if found else f"no budget has a name in {where}", markup=False)

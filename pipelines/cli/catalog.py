@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from prefactory.safety.terminal import write_json
 
 Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -49,7 +49,7 @@ def list_versions(as_json: AsJson = False) -> None:
             }
             for v in versions
         ] + [dict(zip(("name", "version"), ref.split("@"), strict=True)) for ref in away]
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        write_json(rows, ensure_ascii=True)
         return
     if not versions and not away:
         typer.echo(f"no versions in {catalog.root}; `prefactory run RECIPE` publishes one")
@@ -77,7 +77,7 @@ def show(ref: Ref, as_json: AsJson = False) -> None:
     version = Settings().catalog.get(ref)
     manifest = version.manifest
     if as_json:
-        sys.stdout.write(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
+        write_json(manifest.model_dump(mode="json"), ensure_ascii=True)
         return
     console = Console(highlight=False)
     console.print(f"[bold]{version.ref}[/]  {escape(manifest.description)}")
@@ -91,7 +91,9 @@ def show(ref: Ref, as_json: AsJson = False) -> None:
     table = Table("stage", "in", "out", "dropped", box=None)
     for stage in manifest.stages:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage.reasons.items())
-        table.add_row(stage.label, f"{stage.rows_in:,}", f"{stage.rows_out:,}", escape(reasons))
+        table.add_row(
+            escape(stage.label), f"{stage.rows_in:,}", f"{stage.rows_out:,}", escape(reasons)
+        )
     console.print(table)
 
 

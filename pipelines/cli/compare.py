@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.catalog import AsJson, Ref
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,7 +74,7 @@ def compare_aggregations(
         combined = not_combined(version, alone) if objectives is None else alone
         found = compare(answers, pairs, steps, alone, combined, ctx, most_pairs)
     if as_json:
-        sys.stdout.write(json.dumps(as_data(version, found), indent=2) + "\n")
+        write_json(as_data(version, found), ensure_ascii=True)
     else:
         typer.echo("\n".join(page(version, found, full)))
 

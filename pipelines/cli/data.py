@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +26,7 @@ from pipelines.cli.source import (
     meanings_of,
     source_spec,
 )
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -110,7 +110,7 @@ def _preview(opened: OpenSource, as_json: bool) -> None:
     rows = in_words(seen.rows.to_dicts())
     assert isinstance(rows, list)  # noqa: S101 - it gives back what it is given
     if as_json:
-        sys.stdout.write(json.dumps({**facts, "first": rows}, indent=2, ensure_ascii=False) + "\n")
+        write_json({**facts, "first": rows})
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"layout   [bold]{opened.layout}[/]: {opened.shape.value}")

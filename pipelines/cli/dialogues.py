@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 Data = Annotated[str, typer.Argument(help="NAME, NAME@VERSION, a file, a folder or a hub id.")]
 
@@ -31,7 +30,7 @@ def show_dialogues(data: Data, as_json: AsJson = False) -> None:
 
     found = dialogue_report(read(data))
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_json(found)
         return
     typer.echo("\n".join(_page(found)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 
 from pipelines.cli.catalog import AsJson, Ref
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.explain import Explained, Verdict
@@ -43,7 +43,7 @@ def explain(
     if as_json:
         rows = [asdict(r) for r in answer.rows]
         data = {"version": answer.ref, "found": answer.found, "rows": rows}
-        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        write_json(data)
         return
     console = Console(highlight=False, soft_wrap=True)
     for explained in answer.rows:

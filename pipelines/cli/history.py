@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.catalog import AsJson, Ref
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.history.lineage import Lineage
@@ -51,7 +50,7 @@ def diff(
     if rows is not None:
         write_rows(found, rows)
     if as_json:
-        sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
+        write_json(found.to_dict(), ensure_ascii=True)
         return
     for line in found.lines():
         typer.echo(line)
@@ -85,7 +84,7 @@ def drift(
     if found is None:
         typer.echo(f"{version.ref} has no table in common with the other version")
     elif as_json:
-        sys.stdout.write(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_json(found.to_dict())
     else:
         for line in found.lines():
             typer.echo(line)
@@ -109,7 +108,7 @@ def lineage(
         with new_file(svg) as file:
             file.write(graph.svg().encode())
     if as_json:
-        sys.stdout.write(json.dumps(graph.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_json(graph.to_dict())
         return
     for line in graph.lines():
         typer.echo(line)
@@ -139,7 +138,7 @@ def models(as_json: AsJson = False) -> None:
     found = known(Settings())
     if as_json:
         rows = [{**asdict(m), "folder": str(m.folder)} for m in found]
-        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_json(rows)
         return
     for model in found:
         mark = f"; promoted for {', '.join(model.promoted)}" if model.promoted else ""
@@ -238,7 +237,7 @@ def gc(
     going = [g for g in found if not g.why]
     if as_json:
         rows = [{"what": g.what, "name": g.name, "bytes": g.size, "why": g.why} for g in found]
-        sys.stdout.write(json.dumps({"removed": yes, "found": rows}, indent=2) + "\n")
+        write_json({"removed": yes, "found": rows}, ensure_ascii=True)
         return
     for one in found:
         if one.what == "version":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,7 +61,7 @@ def journal(
     found = wanted.of(answers(settings))
     dropped = drop_answers(settings, found) if drop else 0
     if as_json:
-        sys.stdout.write(json.dumps(_machine(found, show, dropped), indent=2) + "\n")
+        write_json(_machine(found, show, dropped), ensure_ascii=True)
     else:
         _print(found, show, drop, settings.home, where if recipe else None, wanted)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from pipelines.cli.catalog import AsJson
 from pipelines.cli.run import Overrides, RecipePath
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +42,7 @@ def preview(
     checked, sources, _ = check_recipe(recipe, overrides or [])
     seen = look(checked, sources, Settings(), rows, call)
     if as_json:
-        sys.stdout.write(json.dumps(_machine(seen), indent=2, ensure_ascii=False) + "\n")
+        write_json(_machine(seen))
     else:
         _show(seen, rows)
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource
@@ -128,7 +129,7 @@ def run(
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # libraries talk, Ray does
         outcome = _run(recipe, overrides or [], settings, runner)
     if as_json:
-        sys.stdout.write(json.dumps(_machine(outcome), indent=2) + "\n")
+        write_json(_machine(outcome), ensure_ascii=True)
     else:
         _show(outcome, time.monotonic() - started, recipe)
 
@@ -306,7 +307,7 @@ def plan(
             **({"passes": [k.__dict__ for k in local]} if local else {}),
             **({"ping": [p.__dict__ for p in pings]} if ping else {}),
         }
-        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+        write_json(data, ensure_ascii=True)
         _end(pings)
         return
     console = Console(highlight=False)
@@ -378,5 +379,5 @@ def _calls_table(
     table = Table("step", "model", counted, "tokens in", "tokens out", "US dollars", box=None)
     for e, *counts, usd in rows:
         money = f"{usd:.2f}" if usd is not None else "no price"
-        table.add_row(e.step, e.model, *(f"{n or 0:,}" for n in counts), money)
+        table.add_row(e.step, escape(e.model), *(f"{n or 0:,}" for n in counts), money)
     return table

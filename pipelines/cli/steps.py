@@ -25,6 +25,7 @@ from pipelines.cli.source import (
     meanings_of,
     source_spec,
 )
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from pipelines.steps import StepPage
@@ -51,7 +52,7 @@ def steps(
     pages = [step_page(name)] if name else [describe(cls) for cls in step_classes().values()]
     if as_json:
         data = [asdict(page) for page in pages]
-        sys.stdout.write(json.dumps(data[0] if name else data, indent=2) + "\n")
+        write_json(data[0] if name else data, ensure_ascii=True)
         return
     console = Console(highlight=False)
     if name:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipelines.cli.catalog import AsJson, Ref
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.report.trees import Kept, SearchTree
@@ -71,7 +70,7 @@ def show_tree(
             {"prompt_id": k.prompt_id, "source_id": k.source_id, **k.tree.model_dump(mode="json")}
             for k in trees
         ]
-        sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        write_json(rows, indent=1)
         return
     if html is not None:
         _write(html, page(trees, version.ref, total))
@@ -100,7 +99,7 @@ def _rewriters(refs: list[str], as_json: bool) -> None:
         gain = rewriters.difference(*(read_trees(v) for v in versions))
     if as_json:
         told = {"versions": found, "difference": gain}
-        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        write_json(told)
         return
     for name, report in found.items():
         typer.echo(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.values import ValueSystem
@@ -36,7 +35,7 @@ def list_systems(as_json: AsJson = False) -> None:
     systems = [load(name) for name in names()]
     if as_json:
         rows = [{**_head(s), "leaves": len(s.leaves)} for s in systems]
-        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_json(rows)
         return
     table = Table("name", "kind", "levels", "nodes", "title", box=None)
     for system in systems:
@@ -55,8 +54,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
     system = load(name)
     if as_json:
-        text = json.dumps(system.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        sys.stdout.write(text + "\n")
+        write_json(system.model_dump(mode="json"))
         return
     console = Console(highlight=False)
     console.print(f"[bold]{escape(system.title)}[/] ({system.system}, {system.kind})")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,7 +53,7 @@ def wins(
     by = by or (By.CHOICES if "choices" in table.columns else By.MODEL)
     found = _found(table, by)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_json(found)
         return
     typer.echo("\n".join(_page(found)))
 

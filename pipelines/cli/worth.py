@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 Data = Annotated[str, typer.Argument(help="NAME, NAME@VERSION, a file, a folder or a hub id.")]
 Seed = Annotated[int, typer.Option(help="Of samples, folds and draws.", min=0)]
@@ -78,7 +77,7 @@ def enough(
 
 def _write(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_json(found)
     else:
         typer.echo("\n".join(lines))
 

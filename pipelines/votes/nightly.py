@@ -13,6 +13,7 @@ from pipelines.conduct.nights import Night, deploy
 from pipelines.settings import Settings
 from pipelines.votes.page import loop_page, write
 from pipelines.votes.rounds import Plan, next_round
+from prefactory.safety.terminal import guard
 
 
 def run_name() -> str:
@@ -41,6 +42,8 @@ def votes_round(
     Returns:
         What became of it, in one line.
     """
+    if runtime.deployment.id is not None:
+        guard()
     settings = Settings(Path(home) if home else default_home())
     found = next_round(Path(recipe), overrides or [], Plan(**plan or {}), settings)
     if page is not None:

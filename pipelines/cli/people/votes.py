@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -260,6 +259,6 @@ def _write(path: Path, write: Any) -> None:  # noqa: ANN401 - of a path
 
 def _print(data: dict[str, Any], lines: Sequence[str], as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+        write_json(data, default=str)
     else:
         typer.echo("\n".join(lines).strip("\n"))

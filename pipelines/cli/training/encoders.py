@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 Data = Annotated[str, typer.Argument(help="NAME[@VERSION], a file or folder, with answers.")]
 Rows = Annotated[int, typer.Option(help="Prompts, with all their answers.", min=4)]
@@ -50,7 +49,7 @@ def compare(
 
     found = run(data, encoders, Settings(), out, rows, dim, seed)
     if as_json:
-        sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
+        write_json(found.as_dict(), ensure_ascii=True)
     else:
         for line in found.lines():
             typer.echo(line)
@@ -83,7 +82,7 @@ def change(
     if as_json:
         facts = {"overlap": found.overlap.as_dict(), "chance": found.chance,
                  "structure": found.structure, "least": least, "kept": kept}  # fmt: skip
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        write_json(facts, ensure_ascii=True)
     else:
         typer.echo(f"{old} -> {new}: {said(found)}")
     if not kept:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 if TYPE_CHECKING:
     from trainers.evaluate.drift import Drift
@@ -89,7 +88,7 @@ def _write(found: Evaluation | Drift, page: Path | None, as_json: bool) -> None:
     if page is not None:
         page.write_text(found.page(), encoding="utf-8")
     if as_json:
-        sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
+        write_json(found.as_dict(), ensure_ascii=True)
     else:
         typer.echo(found.text())
         if page is not None:

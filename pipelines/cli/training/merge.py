@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 On = Annotated[
     str | None,
@@ -78,7 +77,7 @@ def merge(
     }  # fmt: skip
     done = run(models, options, on, out, Settings())
     if as_json:
-        sys.stdout.write(json.dumps({"path": str(done.path), **done.facts}, indent=2) + "\n")
+        write_json({"path": str(done.path), **done.facts}, ensure_ascii=True)
     else:
         typer.echo(done.summary)
 
@@ -151,7 +150,7 @@ def frontier(
         run(words, options, on, out, Settings())
     if as_json:
         facts = {**found.as_dict(), "map": None if users is None else users.as_dict()}
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        write_json(facts, ensure_ascii=True)
         return
     for line in [*found.lines(), *([users.line()] if users is not None else [])]:
         typer.echo(line)

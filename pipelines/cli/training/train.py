@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.catalog import AsJson
+from prefactory.safety.terminal import write_json
 
 Data = Annotated[
     str | None,
@@ -173,7 +172,7 @@ def _train(
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        sys.stdout.write(json.dumps({"path": str(done.path), **done.facts}, indent=2) + "\n")
+        write_json({"path": str(done.path), **done.facts}, ensure_ascii=True)
     else:
         typer.echo(done.summary)
 
