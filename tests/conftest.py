@@ -1,4 +1,7 @@
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 from hypothesis import settings
 
@@ -14,3 +17,19 @@ settings.load_profile("calm")
 quiet_environment(verbose=False)
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side: one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+"""A file system in memory, and the bytes that must be free there: a run takes less than one GB."""
+
+
+def pytest_configure(config):
+    """Several workers write to memory where they can: they wait for a disk at every fsync."""
+    if config.getoption("numprocesses", None) and "TMPDIR" not in os.environ and _in_memory():
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+def _in_memory():
+    if not MEMORY.is_mount() or not os.access(MEMORY, os.W_OK):
+        return False
+    programs_run = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+    return programs_run and shutil.disk_usage(MEMORY).free >= ROOM

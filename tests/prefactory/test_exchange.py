@@ -66,7 +66,7 @@ SAMPLES = (
 
 @settings(max_examples=12, deadline=None)
 @given(
-    st.integers(1, 40), st.integers(0, 10**6), st.sampled_from(DUPLICATES),
+    st.integers(1, 25), st.integers(0, 10**6), st.sampled_from(DUPLICATES),
     st.sampled_from(SAMPLES), st.integers(1, 9), st.integers(1, 12), st.integers(1, 3),
 )  # fmt: skip
 def test_ranges_shards_and_workers_change_nothing(n, seed, same, sample, shard, fit, workers):

@@ -41,8 +41,10 @@ def postgres():
         subprocess.run([*user, *words], check=True, capture_output=True, cwd=folder)
 
     data = str(folder / "data")
-    run(str(binaries / "initdb"), "-D", data, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    words = ["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+    run(str(binaries / "initdb"), "-D", data, *words)
+    listens = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    options = f"-p {port} -c fsync=off {listens}"
     run(
         str(binaries / "pg_ctl"), "-D", data, "-o", options, "-w", "-l", f"{folder}/log", "start"
     )  # fmt: skip
