@@ -45,6 +45,7 @@ from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
 from prefactory.recipe import Recipe
 from prefactory.shards import Shard, View, in_order, load_prompts
+from prefactory.sharing.sealed import seal
 from prefactory.stages import RunResult, Stage
 from prefactory.store import file_digest
 from prefactory.tables import Shape, check
@@ -118,7 +119,7 @@ def publish(
             parent = _write_drift(catalog, manifest, folder)
             seconds["all"] = time.monotonic() - started
             told = _provenance(result, used, parent, seconds)
-            _write_json(folder / "provenance.json", told)
+            (folder / "provenance.json").write_bytes(seal(told, indent=2))
             return Published(_move(folder, catalog, manifest), new=True)
 
 
@@ -455,8 +456,9 @@ def _write_drift(catalog: Catalog, manifest: Manifest, folder: Path) -> str | No
         _LOG.warning("%s can't be compared with: %s", parent.ref, error)
         return parent.ref
     if found is not None:
-        _write_json(folder / "drift.json", found.to_dict())
-        (folder / "drift.html").write_text(drift_page(found), "utf-8")
+        (page := folder / "drift.html").write_text(drift_page(found), "utf-8")
+        told = {**found.to_dict(), "page": file_digest(page)}
+        (folder / "drift.json").write_bytes(seal(told, indent=2))
         for line in found.lines():
             _LOG.info("%s", line)
     return parent.ref

@@ -22,6 +22,7 @@ from catalog.explain import Explanation, explain
 from catalog.history import state
 from catalog.manifest import Manifest, TableRecord
 from catalog.splits import SPLITS
+from catalog.whole import problem_at_first, problem_of
 from prefactory import notebook
 from prefactory.errors import CatalogError
 from prefactory.identity import fingerprint
@@ -29,6 +30,7 @@ from prefactory.images.marks import is_pictures, name_of, names
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.sharing.locks import locked
+from prefactory.sharing.sealed import unseal
 from prefactory.store import file_digest
 from prefactory.tables import Shape, digests
 from prefactory.utf8 import utf8
@@ -71,8 +73,7 @@ class Version:
         `reused` answers came from the journal and cost nothing then; `priced` says whether every
         model has a price. None where the version does not say (it was published before 0.1).
         """
-        path = self.path / "provenance.json"
-        told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        told = self.told("provenance.json")
         if "models" in told:  # by model alone, until 2026-11-30
             models = list(told["models"].values())
         elif "paid" in told:
@@ -88,16 +89,51 @@ class Version:
             "priced": all(m["priced"] for m in models),
         }
 
+    def told(self, name: str) -> dict[str, Any]:
+        """What a JSON file beside the tables says, such as `provenance.json`; {} without it.
+
+        Raises:
+            CatalogError: it is damaged.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            if name in UNLISTED:
+                return unseal(path.read_bytes(), None)
+            self._check(name)
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CatalogError(
+                f"{path} is damaged ({error}): put a copy in its place, or remove it"
+            ) from error
+        return found
+
+    def _check(self, *names: str) -> None:
+        """Whether files are as they were published; each is read once by a process.
+
+        Raises:
+            CatalogError: one is not.
+        """
+        for name in names:
+            if problem := problem_at_first(self.path / name, self.manifest.files.get(name)):
+                raise CatalogError(
+                    f"{self.path / name} is damaged ({problem}); `prefactory catalog verify "
+                    f"{self.ref}` says what else is, and its recipe publishes the same content "
+                    "again as a new version"
+                )
+
     def table(self, name: str) -> Table:
         """A table by its name.
 
         Raises:
-            CatalogError: there is none; with those that there are.
+            CatalogError: there is none; with those that there are. Or a file of it is damaged.
         """
         record = self.manifest.tables.get(name)
         if record is None:
             have = ", ".join(self.manifest.tables)
             raise CatalogError(f"{self.ref} has no table {name!r}; it has: {have}")
+        self._check(*(file for file in self.manifest.files if file.startswith(f"{name}/")))
         return Table(self.path / name, Shape(record.shape))
 
     def batches(
@@ -128,6 +164,7 @@ class Version:
 
     def ledger(self) -> pl.DataFrame:
         """`row_id`, `step`, `reason` and `detail` of every row that a step dropped or failed."""
+        self._check("ledger.parquet")
         return pl.read_parquet(self.path / "ledger.parquet")
 
     @property
@@ -199,9 +236,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CatalogError(f"{path} is no dataset version: it has no manifest.json") from error
     except (ValueError, OSError) as error:
-        raise CatalogError(f"the manifest of {path} is damaged: {error}") from error
+        raise _damaged(path, error) from error
     if not isinstance(data, dict):
-        raise CatalogError(f"the manifest of {path} is damaged: it is not a JSON object")
+        raise _damaged(path, "it is not a JSON object")
     return data
 
 
@@ -212,9 +249,19 @@ def open_folder(path: Path) -> Version:
         CatalogError: if it is not one, or its manifest can't be read.
     """
     try:
-        return Version(path, Manifest.model_validate(read_manifest(path)))
+        manifest = Manifest.model_validate(read_manifest(path))
     except pydantic.ValidationError as error:
-        raise CatalogError(f"the manifest of {path} is damaged: {error}") from error
+        raise _damaged(path, error) from error
+    if manifest.digest not in ("", manifest_digest(manifest)):
+        raise _damaged(path, "it is not as it was published")
+    return Version(path, manifest)
+
+
+def _damaged(path: Path, why: object) -> CatalogError:
+    return CatalogError(
+        f"the manifest of {path} is damaged: {why}. Remove the folder, or put a copy in its place: "
+        "its recipe publishes the same content again"
+    )
 
 
 class Catalog:
@@ -431,7 +478,7 @@ class ContentDigest:
 
 def verify(version: Version) -> list[str]:
     """Check a version's files, content digests and counts; return what is wrong (nothing: [])."""
-    problems = manifest_problems(version) + file_problems(version)
+    problems = manifest_problems(version) + file_problems(version) + unlisted_problems(version)
     if problems:
         return problems
     for name, record in version.manifest.tables.items():
@@ -487,6 +534,20 @@ def manifest_problems(version: Version) -> list[str]:
     return [f"manifest.json: {problem}" for problem, holds in checks.items() if not holds]
 
 
+def unlisted_problems(version: Version) -> list[str]:
+    """What is wrong with the files that a manifest does not list, by their own digests."""
+    problems, page = [], version.path / "drift.html"
+    for name in ("provenance.json", "drift.json"):
+        try:
+            told = version.told(name)
+        except CatalogError:
+            problems.append(f"{name}: it is not as it was written")
+            continue
+        if "page" in told and (not page.is_file() or file_digest(page) != told["page"]):
+            problems.append(f"{page.name}: it is not as it was written")
+    return problems
+
+
 def file_problems(version: Version) -> list[str]:
     """What is wrong with a version's files, by their sizes and checksums (nothing: [])."""
     listed = version.manifest.files
@@ -494,14 +555,9 @@ def file_problems(version: Version) -> list[str]:
     problems = [
         f"{p.relative_to(version.path).as_posix()}: it is a link" for p in inside if p.is_symlink()
     ]
-    for name, facts in listed.items():
-        path = version.path / name
-        if not path.is_file():
-            problems.append(f"{name}: missing")
-        elif path.stat().st_size != facts["bytes"]:
-            problems.append(f"{name}: {path.stat().st_size} bytes, not {facts['bytes']}")
-        elif file_digest(path, "sha256") != facts["sha256"]:
-            problems.append(f"{name}: its sha256 does not match")
+    for name in listed:
+        if problem := problem_of(version.path / name, listed[name]):
+            problems.append(f"{name}: {problem}")
     here = {p.relative_to(version.path).as_posix() for p in version.path.rglob("*") if p.is_file()}
     problems += [f"{n}: not in the manifest" for n in sorted(here - {*listed, *UNLISTED})]
     return problems

@@ -356,12 +356,9 @@ class _Paid:
 
 def pays_lines(version: Version) -> list[str]:
     """What `pays.json` of a version says, line by line."""
-    path = version.path / "pays.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text("utf-8"))
-    selection = found["selection"]
-    return [*([selection["sentence"]] if selection else []), *found["notes"]]
+    found = version.told("pays.json")
+    selection = found.get("selection")
+    return [*([selection["sentence"]] if selection else []), *found.get("notes", ())]
 
 
 def cost_lines(manifest: Manifest) -> list[str]:

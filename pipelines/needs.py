@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from catalog.versions import Version
 from pipelines.journal import SCHEMA, answers
 from pipelines.settings import Settings
 from prefactory.errors import CatalogError, PrefactoryError, StoreError
+from prefactory.folders import read_listed
 from prefactory.sharing.objects import BucketStore
 from prefactory.store import Record
+
+_LOG = logging.getLogger(__name__)
 
 
 def needs(home: Path) -> dict[str, list[str]]:
@@ -26,10 +30,13 @@ def needs(home: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted((home / "models").glob("*/training.json")):
         try:
-            dataset = json.loads(path.read_text("utf-8"))["dataset"]
+            dataset = json.loads(read_listed(path))["dataset"]
             ref = f"{dataset['name']}@{dataset['version']}"
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} can't be read ({error}): what it needs is unknown") from error
+            raise StoreError(
+                f"{path} can't be read ({error}): what the model needs is unknown. Remove the "
+                "model, or put a copy in its place"
+            ) from error
         found.setdefault(ref, []).append(f"model {path.parent.name}")
     for path in sorted(p for p in (home / "reviews").glob("*") if p.is_dir()):
         read = _reviewed(home, path.name)
@@ -86,11 +93,11 @@ def store_of(settings: Settings, version: Version) -> Path:
         return folder
     store = settings.store
     try:
-        told = json.loads((version.path / "provenance.json").read_text("utf-8"))
-        keys = [str(key) for key in told["objects"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return folder  # of before it was told which they are
-    for key in keys:
+        told = version.told("provenance.json")
+    except CatalogError as error:
+        _LOG.warning("%s: rows that were dropped are not brought from the bucket", error)
+        return folder
+    for key in map(str, told.get("objects", ())):  # before that was told: none
         record = store.open(key)
         if isinstance(store, BucketStore) and record is not None and _has_rows(record):
             store.bring(key)

@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from prefactory.errors import DiskFullError, PrefactoryError, is_full
+from prefactory.errors import ConfigError, DiskFullError, PrefactoryError, is_full
 
 STALE_S = 3600.0
 """Age at which a temporary file (not a folder) counts as left behind, whoever made it."""
@@ -141,6 +141,49 @@ def damaged(listing: Path) -> list[str]:
         if not path.is_file() or path.stat().st_size != size or _checksum(path) != digest:
             wrong.append(name)
     return wrong
+
+
+def undamaged(folder: Path) -> Path:
+    """A folder that is whole, or lists no files; each is read once by a process.
+
+    Raises:
+        ConfigError: files of it are not as they were listed.
+    """
+    listing = folder / CHECKSUMS
+    if listing.is_file():
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        if wrong := _damaged_once(listing, tuple((p, *_stamp(p)) for p in files)):
+            raise ConfigError(
+                f"{folder} is damaged ({', '.join(wrong[:3])}); remove it to make it again, or put "
+                "a copy in its place"
+            )
+    return folder
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    now = path.stat()
+    return now.st_size, now.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _damaged_once(listing: Path, stamps: tuple[tuple[Path, int, int], ...]) -> list[str]:
+    del stamps  # which tell a file that is changed
+    return damaged(listing)
+
+
+def read_listed(path: Path) -> bytes:
+    """The bytes of a file that its folder may list.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is not as it was listed, or the list is damaged.
+    """
+    data, listing = path.read_bytes(), path.with_name(CHECKSUMS)
+    listed = json.loads(listing.read_bytes()).get(path.name) if listing.is_file() else None
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    if listed not in (None, [len(data), digest]):
+        raise ValueError("it is not as it was written")
+    return data
 
 
 def _checksum(path: Path) -> str:

@@ -9,7 +9,6 @@ object that does not match its record (truncated, edited) counts as absent and i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import threading
@@ -26,10 +25,13 @@ from prefactory.errors import StoreError, is_full, store_error
 from prefactory.folders import settle, temporary_folder
 from prefactory.images.files import ImageFiles
 from prefactory.sharing.locks import locked
+from prefactory.sharing.sealed import seal, unseal
 
 _LOG = logging.getLogger(__name__)
 OUTDATED = "outdated"
 """Name of the mark of an object that is to be made anew."""
+FACTS = ("files", "info", "images", "parts")
+"""What a record holds."""
 IN_USE = ".in_use"
 """The lock of a store: shared by runs, alone by who removes objects."""
 
@@ -49,6 +51,24 @@ class Record:
     files: Mapping[str, Mapping[str, Any]]
     info: Mapping[str, Any]
     images: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, key: str, text: bytes) -> Record:
+        """The record that `text` wrote.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        data = unseal(text, FACTS)
+        if not {"files", "info"} <= data.keys():
+            raise ValueError("it is not as it was written")
+        return cls(key, data["files"], data["info"], data.get("images", {}))
+
+    def text(self, **more: str) -> bytes:
+        """The record as it is kept; `parts` says where the files are."""
+        facts = {"files": dict(self.files), "info": dict(self.info), **more}
+        facts |= {"images": dict(self.images)} if self.images else {}
+        return seal(facts, ordered=True)
 
 
 class Writer:
@@ -183,9 +203,8 @@ class Store:
 
     def _read_record(self, key: str) -> Record | None:
         try:
-            data = json.loads((self._folder(key) / "record.json").read_text("utf-8"))
-            return Record(key, data["files"], data["info"], data.get("images", {}))
-        except (OSError, ValueError, KeyError):
+            return Record.read(key, (self._folder(key) / "record.json").read_bytes())
+        except (OSError, ValueError):
             return None
 
     def read(self, key: str, table: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -226,10 +245,8 @@ class Store:
                 self._commit(key, writer)
 
     def _commit(self, key: str, writer: Writer) -> None:
-        facts = {"files": writer.files, "info": writer.info}
-        facts |= {"images": writer.images} if writer.images else {}
-        text = json.dumps(facts, sort_keys=True)
-        (writer.folder / "record.json").write_text(text, "utf-8")
+        text = Record(key, writer.files, writer.info, writer.images).text()
+        (writer.folder / "record.json").write_bytes(text)
         final = self._folder(key)
         if final.exists() and self.open(key) is None:  # a damaged object stands in the way
             shutil.rmtree(final)
@@ -239,9 +256,8 @@ class Store:
             if self.open(key) is None:  # unless another process finished the same object first
                 raise
             return
-        data = json.loads(text)  # as it will be read back, key order and all
         with self._lock:
-            self._verified[key] = Record(key, data["files"], data["info"], dict(writer.images))
+            self._verified[key] = Record.read(key, text)  # as others will, key order and all
 
 
 @contextmanager

@@ -7,20 +7,18 @@ import polars as pl
 
 from prefactory.tables import COLUMNS, Shape
 from review.store import Review
-from review.votes import WITHDRAWN
+from review.votes import DECIDED, VOTED, WITHDRAWN, body_of
 
 SCHEMA = COLUMNS[Shape.ANNOTATIONS]
 _VOTES = (
-    "select v.id, t.row_id, p.name, p.pseudonym, p.role, v.choice, v.strength, v.first_shown, "
-    "v.at, v.ms, v.guideline, v.revision, v.informed, v.body, t.purpose, t.queue, t.stratum, "
+    "select v.*, t.row_id, p.name, p.pseudonym, p.role, t.purpose, t.queue, t.stratum, "
     "t.inclusion from vote v join task t on t.id = v.task join person p on p.id = v.person "
     "order by v.at, v.id"
 )
 _DECISIONS = (
-    "select d.nonce as id, t.row_id, p.name, p.pseudonym, 'decision' as role, d.choice, "
-    "d.strength, d.first_shown, d.at, 0 as ms, d.guideline, d.revision, 1 as informed, d.body, "
-    "t.purpose, t.queue, t.stratum, t.inclusion from decision d join task t on t.id = d.task "
-    "join person p on p.id = d.person order by d.at, d.nonce"
+    "select d.*, d.nonce as id, t.row_id, p.name, p.pseudonym, 'decision' as role, 0 as ms, "
+    "1 as informed, t.purpose, t.queue, t.stratum, t.inclusion from decision d join task t on "
+    "t.id = d.task join person p on p.id = d.person order by d.at, d.nonce"
 )
 _TEXT = {"comment": "", "flag": ""}
 
@@ -34,13 +32,17 @@ def annotations_of(review: Review, *, pseudonyms: bool = True) -> pl.DataFrame:
 
     Returns:
         Table of ANNOTATIONS (see `prefactory.tables`), in the order in which the votes came.
+
+    Raises:
+        DataError: the database is damaged.
     """
+    review.db.check()
     settings = review.settings
     with review.db.read() as work:
         rows = work.all(_VOTES) + work.all(_DECISIONS)
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA}
     for row in rows:
-        body = orjson.loads(row["body"])
+        body = body_of(row, DECIDED if row["role"] == "decision" else VOTED)
         told = {
             "vote_id": row["id"],
             "review": review.name,

@@ -18,6 +18,7 @@ from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
 
 POSTGRES = re.compile(r"postgres(ql)?://")
+_DAMAGED = re.compile(r"decode to UTF-8|malformed|no such (?!table: meta)|has no column|disk I/O")
 WAIT_S = 30
 """Seconds that a writer waits for another process that writes to the same SQLite file."""
 
@@ -120,13 +121,30 @@ class Database:
             raise
         self._give(connection)
 
+    def check(self) -> None:
+        """Look at all of a SQLite file, whose pages have no checksums; a server sees to its own.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        if self.postgres:
+            return
+        with self.read() as work:
+            found = [row["integrity_check"] for row in work.all("pragma integrity_check(1)")]
+            lost = work.all("pragma foreign_key_check")
+            if found != ["ok"] or lost:
+                why = "rows are lost" if found == ["ok"] else found[0].splitlines()[-1]
+                raise sqlite3.DatabaseError(why)
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Say in a sentence that the file is damaged."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # locked, or a mistake of ours
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            kinds = (sqlite3.DatabaseError, UnicodeDecodeError)
+            damaged = type(error) in kinds or _DAMAGED.search(str(error))
+            if not damaged:  # locked, or a mistake of ours
                 raise
             raise DataError(
                 f"{self._where} is damaged ({error}); put a copy in its place, or save what can be "
@@ -198,7 +216,10 @@ class Database:
             ):
                 connection.execute(f"pragma {pragma}")
         except sqlite3.Error as error:
-            raise DataError(f"the review {self._where} can't be opened: {error}") from error
+            raise DataError(
+                f"the review {self._where} can't be opened: {error}; if it is damaged, put a copy "
+                "in its place"
+            ) from error
         return connection
 
     def _open_postgres(self) -> Any:  # noqa: ANN401

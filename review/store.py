@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,7 @@ import orjson
 import polars as pl
 
 from prefactory.errors import ConfigError, DataError
-from prefactory.identity import differences
+from prefactory.identity import differences, fingerprint
 from prefactory.images.marks import NAMED
 from prefactory.overrides import nearest
 from review import queues, schema
@@ -25,6 +27,7 @@ from review.settings import CHANGEABLE, Settings, safe_name
 from review.tasks import payloads, questions
 
 FILE = "review.sqlite"
+_DIGEST = re.compile("[0-9a-f]{32}")
 DATABASE = "PREFACTORY_REVIEW_DB"
 """Environment variable with the URL of a PostgreSQL server; it may hold a password, and is written
 nowhere."""
@@ -114,16 +117,25 @@ class Review:
 def read_meta(work: Work, key: str) -> Any:  # noqa: ANN401
     """A fact, within a transaction."""
     value = work.value("select value from meta where key = ?", key)
-    return None if value is None else orjson.loads(value)
+    if value is None:
+        return None
+    digest, _, text = value.partition(" ")
+    if not _DIGEST.fullmatch(digest):  # of before it had one
+        digest, text = "", value
+    if digest in ("", fingerprint([key, text])):
+        with suppress(ValueError):
+            return orjson.loads(text)
+    raise DataError(f"{key!r} of the review is damaged: put a copy of its database in its place")
 
 
 def write_meta(work: Work, **facts: object) -> None:
     """Keep facts, within a transaction."""
     for key, value in facts.items():
+        text = orjson.dumps(value, default=str).decode()
         work.run(
             "insert into meta values(?, ?) on conflict(key) do update set value = excluded.value",
             key,
-            orjson.dumps(value, default=str).decode(),
+            f"{fingerprint([key, text])} {text}",
         )
 
 

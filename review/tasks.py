@@ -98,8 +98,18 @@ def packed(value: object) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """The value of `packed`."""
-    return orjson.loads(zlib.decompress(data))
+    """The value of `packed`.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return orjson.loads(zlib.decompress(data))
+    except (zlib.error, ValueError) as error:
+        raise DataError(
+            f"a question of the review is damaged ({error}): put a copy of its database in its "
+            "place"
+        ) from error
 
 
 def payloads(rows: pl.DataFrame, settings: Settings) -> Iterator[tuple[str, bytes, bytes]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from prefactory.errors import PrefactoryError
+from prefactory.errors import DataError, PrefactoryError
+from prefactory.identity import fingerprint
 from review.assignments import give_back, take_next
 from review.database import Row, Work
 from review.early import settle
@@ -18,6 +19,13 @@ from review.people import Person
 from review.settings import Settings
 from review.store import Review, clean, read_meta
 
+_ABOUT = ("row_id", "purpose", "queue", "stratum", "inclusion", "name", "pseudonym")
+DECIDED = (
+    "task", "revision", "person", "choice", "strength", "first_shown", "at", "guideline", "nonce",
+    *_ABOUT,
+)  # fmt: skip
+VOTED = (*DECIDED, "assignment", "ms", "informed")
+"""What the digest of a decision and of a vote covers, beside its body."""
 WITHDRAWN = "withdrawn"
 """Choice of the revision that an undo writes: until the next one, the person has no vote here."""
 
@@ -123,16 +131,53 @@ def keep(
         "guideline": guideline,
         "informed": held["informed"],
         "nonce": nonce,
-        "body": clean(orjson.dumps(dict(answer.body)).decode()),
     }
+    row["body"] = _sealed(work, row, VOTED, answer.body)
     _insert(work, row)
     work.run("update assignment set state = 'done' where id = ?", assignment)
     return row
 
 
-def _insert(work: Work, row: Row) -> None:
+def _sealed(work: Work, row: Row, fields: Sequence[str], body: Mapping[str, Any]) -> str:
+    """What is kept of an answer's body: the digest of all that is published of it, and JSON."""
+    text = clean(orjson.dumps(dict(body)).decode())
+    about = work.one(
+        f"select {', '.join(_ABOUT)} from task, person where task.id = ? and person.id = ?",
+        row["task"],
+        row["person"],
+    )
+    return f"{_digest(row | (about or {}), fields, text)} {text}"
+
+
+def body_of(row: Row, fields: Sequence[str] = ()) -> dict[str, Any]:
+    """The body of a vote or decision.
+
+    Args:
+        row: of it; with its task's and person's columns where it is checked.
+        fields: `VOTED` or `DECIDED`; without them it is not checked.
+
+    Raises:
+        DataError: a bit of it has changed since.
+    """
+    digest, _, text = row["body"].partition(" ")
+    if row["body"].startswith("{"):  # of before it had a digest
+        text = row["body"]
+    elif fields and digest != _digest(row, fields, text):
+        raise DataError(
+            f"the answer {row['nonce']!r} of the review is damaged, so nothing is made of its "
+            "votes: put a copy of its database in its place"
+        )
+    body: dict[str, Any] = orjson.loads(text)
+    return body
+
+
+def _digest(row: Row, fields: Sequence[str], text: str) -> str:
+    return fingerprint([*(str(row[name]) for name in fields), text])
+
+
+def _insert(work: Work, row: Row, table: str = "vote") -> None:
     work.run(
-        f"insert into vote({', '.join(row)}) values({', '.join('?' * len(row))})",
+        f"insert into {table}({', '.join(row)}) values({', '.join('?' * len(row))})",
         *row.values(),
     )
 
@@ -202,8 +247,8 @@ def _reopen(work: Work, assignment: str, settings: Settings) -> bool:
         "at": now,
         "informed": held["informed"],
         "nonce": secrets.token_urlsafe(12),
-        "body": "{}",
     }
+    withdrawn["body"] = _sealed(work, withdrawn, VOTED, {})
     _insert(work, withdrawn)
     work.run(
         "update assignment set state = 'redo', shown = ?, until = ? where id = ?",
@@ -317,11 +362,11 @@ def decide(
                 f"{last['name']} has decided this row since you opened it: {last['choice']}. "
                 "Yours was not kept; look at it again if you differ."
             )
-        work.run(
-            "insert into decision values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            task, seen + 1, person.id, answer.choice, answer.strength, int(first_shown),
-            time.time(), guideline, nonce, clean(orjson.dumps(dict(answer.body)).decode()),
-        )  # fmt: skip
-        row = work.one("select * from decision where nonce = ?", nonce)
-    assert row is not None  # noqa: S101 - it was written just now
+        row = {
+            "task": task, "revision": seen + 1, "person": person.id, "choice": answer.choice,
+            "strength": answer.strength, "first_shown": int(first_shown), "at": time.time(),
+            "guideline": guideline, "nonce": nonce,
+        }  # fmt: skip
+        row["body"] = _sealed(work, row, DECIDED, answer.body)
+        _insert(work, row, "decision")
     return row

@@ -7,7 +7,6 @@ last and after everything is durable, tells a whole one from one that a kill cut
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers import TrainerCallback
 
 from prefactory.errors import ConfigError
 from prefactory.folders import UNFINISHED, checksums_of, damaged, new_file, sync
+from prefactory.sharing.sealed import seal, unseal
 
 _LOG = logging.getLogger(__name__)
 WHOLE = ".whole"
@@ -69,16 +69,16 @@ def opened(folder: Path, identity: str) -> Path | None:
         identity: of the training: what decides its weights.
 
     Raises:
-        ConfigError: the folder has checkpoints of another training.
+        ConfigError: the folder has checkpoints of another training, or does not say of which.
     """
     run = folder / RUN
-    if run.is_file() and json.loads(run.read_text("utf-8"))["identity"] != identity:
+    if run.is_file() and _identity(run) != identity:
         raise ConfigError(
             f"{folder} has checkpoints of a training with other options, data or weights; remove "
             "it, or name another --out"
         )
     with new_file(run) as file:
-        file.write(json.dumps({"identity": identity}).encode())
+        file.write(seal({"identity": identity}))
     found = {int(p.name.rpartition("-")[2]): p for p in folder.glob("checkpoint-*") if p.is_dir()}
     marked = {step: p for step, p in found.items() if (p / WHOLE).is_file()}
     whole = {step: p for step, p in marked.items() if not damaged(p / WHOLE)}
@@ -88,6 +88,16 @@ def opened(folder: Path, identity: str) -> Path | None:
         if step not in whole:
             shutil.rmtree(path)
     return whole[max(whole)] if whole else None
+
+
+def _identity(run: Path) -> str:
+    try:
+        return str(unseal(run.read_bytes(), ["identity"])["identity"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{run} is damaged ({error}): it says which training the checkpoints are of; remove "
+            f"{run.parent} to train from the beginning"
+        ) from error
 
 
 def kept(checkpoints: Path, model: Path) -> None:

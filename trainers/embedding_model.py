@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.folders import undamaged
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
 from prefactory.spaces.hashed import Categories
@@ -169,7 +170,7 @@ class EmbeddingRewardModel:
         Raises:
             ConfigError: if the folder holds no such model, or its encoder is another one by now.
         """
-        path = Path(folder)
+        path = undamaged(Path(folder))
         try:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             tensors = load_file(path / WEIGHTS)

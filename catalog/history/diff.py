@@ -193,9 +193,8 @@ def _compared(name: str, old: Version, new: Version) -> TableDiff:
 
 
 def _ledger(version: Version, ids: pl.Series) -> pl.DataFrame:
-    path = version.path / "ledger.parquet"
-    found = pl.scan_parquet(path).select("row_id", "step", "reason")
-    return found.filter(pl.col("row_id").is_in(ids.implode())).collect().unique("row_id")
+    found = version.ledger().select("row_id", "step", "reason")
+    return found.filter(pl.col("row_id").is_in(ids.implode())).unique("row_id")
 
 
 class _NoTable:

@@ -9,7 +9,6 @@ in a thousand such columns without any).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import polars as pl
 from catalog.arrow_folder import Table
 from catalog.manifest import Manifest
 from catalog.versions import Catalog, Version, version_key
+from prefactory.sharing.sealed import unseal
 from prefactory.tables import COLUMNS, TEXTS, text_of
 
 LARGE = 0.1
@@ -115,7 +115,7 @@ def _number(value: float | None) -> str:
 def read(folder: Path) -> Drift | None:
     """What was found when a version was published; None if nothing was, or it can't be read."""
     try:
-        told = json.loads((folder / "drift.json").read_text("utf-8"))
+        told = unseal((folder / "drift.json").read_bytes(), None)
         shifts = [Shift(**s | {"most": s["most"] and tuple(s["most"])}) for s in told["shifts"]]
         rows = (int(told["rows"][0]), int(told["rows"][1]))
         return Drift(told["parent"], told["child"], told["table"], rows, shifts)

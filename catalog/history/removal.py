@@ -6,7 +6,7 @@ it was said, in a dry run.
 
 from __future__ import annotations
 
-import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from prefactory.folders import sweep, temporary_folder
 from prefactory.sharing.locks import locked
 from prefactory.store import IN_USE, Store
 
+_LOG = logging.getLogger(__name__)
 DAY_S = 86_400.0
 
 
@@ -215,10 +216,11 @@ def _loose_pictures(store: Store) -> int:
 
 def _objects(version: Version) -> set[str] | None:
     try:
-        told = json.loads((version.path / "provenance.json").read_text("utf-8"))
-        return set(told["objects"]) if "objects" in told else None
-    except (OSError, ValueError, TypeError):
+        told = version.told("provenance.json")
+    except CatalogError as error:
+        _LOG.warning("%s: all that may be its own stays", error)
         return None
+    return set(told["objects"]) if "objects" in told else None
 
 
 def _size(path: Path) -> int:

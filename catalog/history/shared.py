@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ from prefactory.folders import temporary_folder
 from prefactory.overrides import nearest
 from prefactory.recipe import NAME
 from prefactory.sharing.bucket import Bucket
+from prefactory.sharing.sealed import seal, unseal
 from prefactory.sharing.turns import in_turn
+
+_FACTS = ("at", "content_digest", "manifest_digest")
+_TOLD = ("where", "day", "needs")
 
 
 class BucketCatalog(Catalog):
@@ -155,8 +159,7 @@ class BucketCatalog(Catalog):
             "at": own, "content_digest": manifest.content_digest,
             "manifest_digest": manifest_digest(manifest),
         }  # fmt: skip
-        text = json.dumps(facts, sort_keys=True).encode()
-        if not self.bucket.create(_key(manifest.name, manifest.version), text):
+        if not self.bucket.create(_key(manifest.name, manifest.version), seal(facts)):
             for name in names:
                 self.bucket.delete(f"{own}/{name}")
             self._same(manifest)
@@ -185,9 +188,10 @@ class BucketCatalog(Catalog):
         """
         key, day = f"homes/{home}.json", datetime.now(UTC).strftime("%Y-%m-%d")
         found = self.bucket.read(key)
-        if found is None or json.loads(found[0])["needs"] != needs:
-            facts = {"where": where, "day": day, "needs": needs}
-            self.bucket.upload(json.dumps(facts).encode(), key)
+        with suppress(ValueError):  # damaged
+            if found is not None and unseal(found[0], _TOLD).get("needs") == needs:
+                return
+        self.bucket.upload(seal({"where": where, "day": day, "needs": needs}), key)
 
     def told(self) -> dict[str, list[str]]:
         """What homes have said that they need: reasons by ref.
@@ -198,7 +202,7 @@ class BucketCatalog(Catalog):
         why: dict[str, list[str]] = {}
         for key in self.bucket.list("homes"):
             try:
-                facts = json.loads((self.bucket.read(key) or (b"",))[0])
+                facts = unseal((self.bucket.read(key) or (b"",))[0], _TOLD)
                 for ref, reasons in facts["needs"].items():
                     whose = f"of {facts['where']}, as told on {facts['day']} ({key})"
                     why.setdefault(ref, []).extend(f"{reason} {whose}" for reason in reasons)
@@ -211,9 +215,9 @@ class BucketCatalog(Catalog):
 
     def manifest(self, name: str, number: str) -> Manifest | None:
         """The manifest of a version of the bucket; None if it is not there, or damaged."""
-        facts = self._record(name, number)
-        found = self.bucket.read(f"{facts['at']}/manifest.json") if facts is not None else None
         try:
+            facts = self._record(name, number)
+            found = self.bucket.read(f"{facts['at']}/manifest.json") if facts is not None else None
             return Manifest.model_validate(json.loads(found[0])) if found is not None else None
         except ValueError:
             return None
@@ -261,12 +265,14 @@ class BucketCatalog(Catalog):
         if found is None:
             return None
         try:
-            facts: dict[str, Any] = json.loads(found[0])
+            facts = unseal(found[0], _FACTS)
             if facts["at"].split("/")[:3] != ["versions", name, number]:
                 raise ValueError("it leads elsewhere")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            key = _key(name, number)
-            raise CatalogError(f"{self.bucket.url}/{key} is damaged ({error})") from error
+            raise CatalogError(
+                f"{self.bucket.url}/{_key(name, number)} is damaged ({error}): `prefactory catalog "
+                f"rm {name}@{number}` takes the version away, and the next run publishes it anew"
+            ) from error
         return facts
 
     def _brought(self, name: str, number: str, *, whole: bool = False) -> Version:
@@ -285,7 +291,10 @@ class BucketCatalog(Catalog):
         try:
             manifest = Manifest.model_validate(json.loads(found[0] if found else b""))
         except ValueError as error:
-            raise CatalogError(f"the manifest of {source} is missing or damaged") from error
+            raise CatalogError(
+                f"the manifest of {source} is missing or damaged: `prefactory catalog rm "
+                f"{name}@{number}` takes the version away, and the next run publishes it anew"
+            ) from error
         if (manifest.name, manifest.version) != (name, number):
             raise CatalogError(f"{source} is another version than {name}@{number}")
         at = facts["at"]

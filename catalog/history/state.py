@@ -7,16 +7,15 @@ Versions themselves never change.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from prefactory.errors import CatalogError, disk_errors
 from prefactory.folders import new_file
-from prefactory.identity import fingerprint
 from prefactory.sharing.locks import locked
+from prefactory.sharing.sealed import seal, unseal
 
 _LOG = logging.getLogger(__name__)
 FILE = "history.json"
@@ -65,9 +64,7 @@ def _state(path: Path) -> State:
 
 def encode(state: State) -> bytes:
     """A state as text, with its digest."""
-    data = json.loads(json.dumps(asdict(state)))
-    text = json.dumps({**data, "digest": fingerprint(data)}, indent=2, sort_keys=True)
-    return text.encode() + b"\n"
+    return seal(asdict(state), indent=2)
 
 
 def decode(text: bytes) -> State:
@@ -76,9 +73,7 @@ def decode(text: bytes) -> State:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it is damaged.
     """
-    data = json.loads(text)
-    if data.pop("digest", None) not in (None, fingerprint(data)):  # none: of before it was written
-        raise ValueError("it is not as it was written")
+    data = unseal(text, [f.name for f in fields(State)])
     return State(
         {str(k): str(v) for k, v in data["tags"].items()},
         data["head"],

@@ -13,6 +13,7 @@ from pydantic import Field
 from catalog.versions import Catalog, Version, default_home
 from prefactory.context import Context
 from prefactory.errors import CatalogError, ConfigError
+from prefactory.folders import undamaged
 from prefactory.preferences.scorer import FACTS, WEIGHTS, Scorer
 from prefactory.step import Labeler
 from prefactory.tables import SCORE, Shape
@@ -56,7 +57,7 @@ class PreferenceScore(Labeler):
         return found | {"fields": {**found["fields"], "model": self._digest()}}
 
     def _digest(self) -> str:
-        total, folder = hashlib.blake2b(digest_size=16), stack_folder(self.model)
+        total, folder = hashlib.blake2b(digest_size=16), undamaged(stack_folder(self.model))
         for name in (WEIGHTS, FACTS):
             try:
                 total.update((folder / name).read_bytes())

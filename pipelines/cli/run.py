@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -163,7 +162,6 @@ def _run(recipe: Path, overrides: list[str], settings: Settings, runner: str | N
 
 def _machine(outcome: Outcome) -> dict[str, object]:
     version = outcome.published.version
-    pays = version.path / "pays.json"
     return {
         "name": version.manifest.name,
         "version": version.manifest.version,
@@ -190,7 +188,7 @@ def _machine(outcome: Outcome) -> dict[str, object]:
         "paid": outcome.used,
         "review": outcome.review,
         "models": [{"method": t.method, "path": str(t.path)} for t in outcome.trained],
-        "pays": json.loads(pays.read_text("utf-8")) if pays.is_file() else None,
+        "pays": version.told("pays.json") or None,
     }
 
 

@@ -11,6 +11,7 @@ from catalog.versions import Version
 from pipelines.build import Outcome
 from pipelines.settings import Settings
 from pipelines.training import Trained
+from prefactory.folders import read_listed
 
 TAG = "promoted"
 
@@ -76,7 +77,7 @@ def _accuracy_of(home: Path, name: str, version: str, like: Trained) -> float | 
     found = []
     for path in (home / "models").glob(f"{name}-{version}-{like.method}-*/training.json"):
         try:
-            facts = json.loads(path.read_text("utf-8"))
+            facts = json.loads(read_listed(path))
         except (OSError, ValueError):
             continue
         if facts.get("config") == like.facts.get("config"):

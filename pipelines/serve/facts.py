@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 from catalog.versions import Version
 from pipelines.serve.charts import Trend, trend
 from pipelines.settings import Settings
-from prefactory.errors import PrefactoryError
+from prefactory.errors import CatalogError, PrefactoryError
+from prefactory.folders import read_listed
 from prefactory.recipe import NAME
 from review.assignments import open_rows
 from review.store import open_review
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,10 @@ def told_of(version: Version, tags: dict[str, str] | None = None) -> Told:
     manifest = version.manifest
     rows = {name: sum(table.splits.values()) for name, table in manifest.tables.items()}
     try:
-        provenance = json.loads((version.path / "provenance.json").read_text("utf-8"))
-        when = str(provenance["created"])[:16].replace("T", " ")
+        when = str(version.told("provenance.json").get("created", ""))[:16].replace("T", " ")
         cost = version.cost() or {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except CatalogError as error:
+        _LOG.warning("%s", error)
         when, cost = "", {}
     named = sorted(t for t, number in (tags or {}).items() if number == manifest.version)
     return Told(version, when, rows, manifest.ledger["rows"], cost, named)
@@ -118,7 +122,7 @@ def models(home: Path) -> list[Model]:
     found = []
     for path in sorted((home / "models").glob("*/training.json")):
         try:
-            facts = json.loads(path.read_text("utf-8"))
+            facts = json.loads(read_listed(path))
             data = facts["dataset"]
             test = (facts.get("metrics") or {}).get("test") or {}
             ref = f"{data['name']}@{data['version']}"

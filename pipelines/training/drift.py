@@ -19,6 +19,7 @@ from pipelines.training.panel import Panel
 from pipelines.training.places import model_of
 from prefactory.engines.base import SamplingParams
 from prefactory.errors import ConfigError, DataError
+from prefactory.folders import read_listed
 from prefactory.measures.refusals import refuses
 from prefactory.measures.value_drift import STANCES, Floats, value_drift
 from trainers.evaluate.drift import Drift, Topic
@@ -63,7 +64,7 @@ def points_of(models: Sequence[str], settings: Settings) -> list[Point]:
         return points
     folder = Path(model_of(models[0], settings))
     try:
-        facts = json.loads((folder / "training.json").read_text("utf-8"))
+        facts = json.loads(read_listed(folder / "training.json"))
         start, steps_done = str(facts["config"]["model"]), int(facts["facts"]["steps"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(

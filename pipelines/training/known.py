@@ -11,6 +11,7 @@ from catalog.history.lineage import Lineage, Node
 from pipelines.settings import Settings
 from pipelines.training.promotion import promoted
 from prefactory.errors import CatalogError, ConfigError
+from prefactory.folders import read_listed
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def model_at(name: str, settings: Settings) -> Known | None:
 def _read(folder: Path, settings: Settings) -> Known:
     now = promoted(settings)
     try:
-        facts: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+        facts: dict[str, Any] = json.loads(read_listed(folder / "training.json"))
         data = facts["dataset"]
         test = (facts.get("metrics") or {}).get("test") or {}
         mine = [n for n, p in now.items() if _same(str(p["model"]), folder, settings)]
@@ -83,7 +84,10 @@ def _read(folder: Path, settings: Settings) -> Known:
             test.get("accuracy"), test.get("accuracy_se"), tuple(mine),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder}/training.json can't be read: {error}") from error
+        raise ConfigError(
+            f"{folder}/training.json can't be read ({error}): remove the model to train it again, "
+            "or put a copy in its place"
+        ) from error
 
 
 def _same(name: str, folder: Path, settings: Settings) -> bool:

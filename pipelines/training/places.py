@@ -8,14 +8,21 @@ from pathlib import Path
 from pipelines.settings import Settings
 from prefactory.engines.converted import is_gguf
 from prefactory.errors import ConfigError
+from prefactory.folders import undamaged
 
 _HOLDS_MODEL = ("config.json", "adapter_config.json")
 
 
 def model_of(name: str, settings: Settings) -> str:
-    """Folder of a model by its name in the home; a folder or hub id stays as it is."""
+    """Folder of a model by its name in the home; a folder or hub id stays as it is.
+
+    Raises:
+        ConfigError: files of the folder are damaged.
+    """
     here = settings.home / "models" / name
-    return str(here) if here.is_dir() and not Path(name).is_dir() else name
+    place = str(here) if here.is_dir() and not Path(name).is_dir() else name
+    undamaged(Path(place))
+    return place
 
 
 def transformer_of(name: str, settings: Settings) -> str:

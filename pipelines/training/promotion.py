@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pipelines.training.evaluation import evaluate
 from prefactory.errors import ConfigError, DataError
 from prefactory.folders import new_file
 from prefactory.sharing.locks import locked
+from prefactory.sharing.sealed import seal, unseal
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def promoted(settings: Settings) -> dict[str, dict[str, object]]:
     if not file.is_file():
         return {}
     try:
-        found: dict[str, dict[str, object]] = json.loads(file.read_text("utf-8"))
+        found = unseal(file.read_bytes(), None)
         return {str(name): {**facts, "model": str(facts["model"])} for name, facts in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
@@ -97,5 +97,5 @@ def promote(
             "difference": gain, "se": error, "margin": margin, "pairs": mine.pairs,
         }  # fmt: skip
         with new_file(_file(settings)) as file:
-            file.write((json.dumps(now, indent=2, sort_keys=True) + "\n").encode())
+            file.write(seal(now, indent=2))
     return Promotion(True, f"{model} is the model of {name} now: {said}")

@@ -22,6 +22,7 @@ from prefactory.engines import serving, wire
 from prefactory.engines.base import Done, EngineError, Failure, Request, Result, storable
 from prefactory.engines.http import TransportError
 from prefactory.folders import new_file
+from prefactory.sharing.sealed import seal, unseal
 from prefactory.sharing.segments import Segments
 
 _LOG = logging.getLogger(__name__)
@@ -54,12 +55,28 @@ class _Record:
     file: Path | None = field(default=None, repr=False)
     shared: Segments | None = field(default=None, repr=False)
 
+    @classmethod
+    def read(cls, file: Path, shared: Segments | None) -> _Record:
+        """A record that was made durable.
+
+        Raises:
+            EngineError: it is damaged.
+        """
+        try:
+            told = unseal(file.read_bytes(), [f.name for f in fields(cls) if f.repr])
+            return cls(**told, file=file, shared=shared)
+        except (OSError, ValueError, TypeError) as error:
+            raise EngineError(
+                f"{file} is damaged ({error}): it says which calls a batch of the server is to "
+                "answer. Remove it to ask these anew, which is paid again"
+            ) from error
+
     def save(self) -> None:
         """Make it durable, if the engine has a folder."""
         if self.file is not None:
             names = [f.name for f in fields(self) if f.repr]
             with new_file(self.file) as file:
-                file.write(json.dumps({n: getattr(self, n) for n in names}).encode())
+                file.write(seal({n: getattr(self, n) for n in names}))
             if self.shared is not None:
                 self.shared.keep(self.file)
 
@@ -262,7 +279,7 @@ class BatchEngine(serving.ServerEngine):
         if self.folder is not None and self._shared is not None:
             self._shared.bring_kept(self.folder)
         for file in sorted(self.folder.glob("*.json")) if self.folder is not None else ():
-            record = _Record(**json.loads(file.read_text("utf-8")), file=file, shared=self._shared)
+            record = _Record.read(file, self._shared)
             if record.collected and not record.keys:
                 file.unlink()
                 if self._shared is not None:

@@ -18,6 +18,7 @@ from prefactory.engines.base import settings_of
 from prefactory.engines.device import Gpus, native_precision
 from prefactory.errors import ConfigError
 from prefactory.extras import package
+from prefactory.folders import undamaged
 from prefactory.identity import fingerprint, identity_of
 from prefactory.safety.model_files import check_model
 
@@ -136,7 +137,7 @@ class Encoder(BaseModel):
             return _bundled_folder()
         path = Path(self.model).expanduser()
         if path.is_dir():
-            return path
+            return undamaged(path)
         if path.is_absolute() or self.model.startswith((".", "~")):
             raise ConfigError(f"encoder model: there is no folder {self.model!r}")
         return None

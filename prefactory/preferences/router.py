@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.folders import undamaged
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
 from prefactory.spaces.hashed import Categories
@@ -124,7 +125,7 @@ class Router:
         Raises:
             ConfigError: the folder holds none, or its encoder is another one by now.
         """
-        path = Path(folder).expanduser()
+        path = undamaged(Path(folder).expanduser())
         try:
             facts = json.loads((path / FACTS).read_text("utf-8"))
             if (facts["format"], facts["model"]) != (FORMAT, KIND):

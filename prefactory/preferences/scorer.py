@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.folders import undamaged
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
 from prefactory.preferences.features import Answers, Embed, describe
@@ -123,7 +124,7 @@ class Scorer:
         Raises:
             ConfigError: the folder holds no such scorer, or its encoder is another one by now.
         """
-        path = Path(folder)
+        path = undamaged(Path(folder))
         try:
             facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
             if (facts["format"], facts["model"]) != (FORMAT, KIND):

@@ -9,7 +9,6 @@ is silent go to whoever wants them.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -24,6 +23,7 @@ from prefactory.errors import StoreError
 from prefactory.sharing import turns
 from prefactory.sharing.claims import Claims
 from prefactory.sharing.presence import Presence
+from prefactory.sharing.sealed import seal, unseal
 from prefactory.sharing.segments import PLACE, Segments
 
 _LOG = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class BucketClaims(Claims):
             return ours
 
     def _put(self, board: Mapping[str, Any], tag: str) -> bool:
-        text = json.dumps(board).encode()
+        text = seal(board)
         if not tag:
             return self._bucket.create(self._key, text)
         return self._bucket.replace_if(self._key, text, tag) is not None
@@ -169,7 +169,7 @@ class BucketClaims(Claims):
         if found is None:
             return {"left": 0, "owners": {}}, ""
         try:
-            board = json.loads(found[0])
+            board = unseal(found[0], ("left", "owners"))
             return {
                 "left": int(board["left"]),
                 "owners": {

@@ -6,7 +6,6 @@ yet, and the object is there. Who comes second takes the first one's.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import shutil
@@ -20,8 +19,9 @@ import polars as pl
 from prefactory.errors import StoreError
 from prefactory.folders import settle, temporary_folder
 from prefactory.sharing.bucket import Bucket
+from prefactory.sharing.sealed import unseal
 from prefactory.sharing.turns import in_turn
-from prefactory.store import OUTDATED, Record, Store, Writer, file_digest
+from prefactory.store import FACTS, OUTDATED, Record, Store, Writer, file_digest
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,11 +80,28 @@ class BucketStore(Store):
         return True
 
     def _there(self, key: str) -> Record | None:
+        found = self._read(key)
+        return None if found is None else found[0]
+
+    def _read(self, key: str) -> tuple[Record, str] | None:
+        """The bucket's record of an object, and where its files are.
+
+        Raises:
+            StoreError: it is damaged, or the bucket can't be read.
+        """
         found = self.bucket.read(_record(key))
         if found is None:
             return None
-        data = json.loads(found[0])
-        return Record(key, data["files"], data["info"], data.get("images", {}))
+        try:
+            return Record.read(key, found[0]), str(unseal(found[0], FACTS)["parts"])
+        except (ValueError, KeyError) as error:
+            raise self._wrong(key, f"the record of object {key} is damaged ({error})") from error
+
+    def _wrong(self, key: str, what: str, *more: str) -> StoreError:
+        gone = " and ".join([*more, _record(key)])
+        return StoreError(
+            f"{self.bucket.url}: {what}; delete {gone} there, and run again to rebuild it"
+        )
 
     def _forget(self, key: str) -> None:
         """Remove this machine's copy of an object."""
@@ -104,7 +121,11 @@ class BucketStore(Store):
         """All objects of the bucket, in no order."""
         for path in self.bucket.list("objects/"):
             if path.endswith("/record.json"):
-                record = self._there(path.split("/")[-2])
+                try:
+                    record = self._there(path.split("/")[-2])
+                except StoreError as error:  # whoever wants it is told
+                    _LOG.warning("%s", error)
+                    continue
                 if record is not None:
                     yield record
 
@@ -126,12 +147,7 @@ class BucketStore(Store):
             self.bucket.create(f"images/{name}", self.images.get(name))
         for name in record.files:
             self.bucket.upload(folder / name, f"{own}/{name}")
-        facts = {
-            "files": dict(record.files), "info": dict(record.info),
-            "images": dict(record.images), "parts": own,
-        }  # fmt: skip
-        text = json.dumps(facts, sort_keys=True)
-        if self.bucket.create(_record(record.key), text.encode()):
+        if self.bucket.create(_record(record.key), record.text(parts=own)):
             return True
         for name in record.files:
             self.bucket.delete(f"{own}/{name}")
@@ -143,40 +159,37 @@ class BucketStore(Store):
         Raises:
             StoreError: the bucket has none, or a damaged one.
         """
-        found = self.bucket.read(_record(key))
+        found = self._read(key)
         if found is None:
             raise StoreError(
                 f"{self.bucket.url}: there is no object {key}; run again to rebuild it"
             )
-        data = json.loads(found[0])
-        for name, size in data.get("images", {}).items():
-            self._fetch_image(name, size)
+        record, parts = found
+        for name, size in record.images.items():
+            self._fetch_image(key, name, size)
         with temporary_folder(self.root / "tmp", key[:8]) as folder:
-            for name, facts in data["files"].items():
+            for name, facts in record.files.items():
                 path = folder / name
-                there = self.bucket.download(f"{data['parts']}/{name}", path)
+                there = self.bucket.download(f"{parts}/{name}", path)
                 if not there or file_digest(path) != facts["blake2b"]:
-                    raise StoreError(
-                        f"{self.bucket.url}: {name} of object {key} is "
-                        f"{'damaged' if there else 'missing'}; delete {_record(key)} there, and "
-                        "run again to rebuild it"
-                    )
-            kept = {k: v for k, v in data.items() if v and k != "parts"} | {"info": data["info"]}
-            (folder / "record.json").write_text(json.dumps(kept, sort_keys=True), "utf-8")
+                    how = "damaged" if there else "missing"
+                    raise self._wrong(key, f"{name} of object {key} is {how}")
+            (folder / "record.json").write_bytes(record.text())
             try:
                 settle(folder, self._folder(key), mode=0o700)
             except OSError:
                 if super().open(key) is None:  # unless another thread has brought it meanwhile
                     raise
 
-    def _fetch_image(self, name: str, size: int) -> None:
+    def _fetch_image(self, key: str, name: str, size: int) -> None:
         if self.images.whole(name, size):
             return
         found = self.bucket.read(f"images/{name}")
         if found is None:
-            raise StoreError(f"{self.bucket.url}: the picture {name} is missing; run again")
+            raise self._wrong(key, f"the picture {name} of object {key} is missing")
         if self.images.put(found[0]) != name:
-            raise StoreError(f"{self.bucket.url}: the picture {name} is damaged; delete it there")
+            told = f"the picture {name} of object {key} is damaged"
+            raise self._wrong(key, told, f"images/{name}")
 
 
 def _place(key: str) -> str:

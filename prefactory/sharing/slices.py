@@ -9,7 +9,6 @@ free again.
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -20,6 +19,7 @@ from prefactory.errors import StoreError
 from prefactory.sharing import turns
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.presence import Presence, alone
+from prefactory.sharing.sealed import seal, unseal
 from prefactory.sharing.spending import SUFFIX, Decide, Spent
 
 PLACE = "budgets"
@@ -241,7 +241,7 @@ class BucketSpending:
         return told
 
     def _put(self, runs: Mapping[str, Slice], tag: str) -> bool:
-        text = json.dumps({owner: asdict(slice_) for owner, slice_ in runs.items()}).encode()
+        text = seal({"runs": {owner: asdict(slice_) for owner, slice_ in runs.items()}})
         if not tag:
             return self._bucket.create(self._key, text)
         return self._bucket.replace_if(self._key, text, tag) is not None
@@ -260,7 +260,7 @@ def read(bucket: Bucket, key: str) -> tuple[Runs, str]:
     if found is None:
         return {}, ""
     try:
-        told = json.loads(found[0])
+        told = unseal(found[0], ["runs"])["runs"]
         return {
             owner: Slice(Spent(**s["spent"]), s["tokens"], s["usd"]) for owner, s in told.items()
         }, found[1]

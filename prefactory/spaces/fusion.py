@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
+from prefactory.folders import undamaged
 from prefactory.measures.calibration import Floats
 from prefactory.spaces.sphere import karcher, unit
 
@@ -118,6 +119,7 @@ class Fusion:
         Raises:
             ConfigError: the folder holds none.
         """
+        undamaged(folder)
         try:
             config = json.loads((folder / CONFIG).read_text("utf-8"))
             tensors = load_file(folder / WEIGHTS)

@@ -7,7 +7,6 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from review import assignments, people, votes
@@ -134,7 +133,7 @@ def _before(again: Row | None, held: Row) -> dict[str, Any]:
         return {}
     first = "a" if held["first_shown"] else "b"
     letters = {"first": first, "second": "ab".replace(first, "")}
-    body = orjson.loads(again["body"])
+    body = votes.body_of(again)
     said = {"body": body, "choice": again["choice"], "ratings": {}}
     for side, given in body.get("ratings", {}).items():
         if side in letters:

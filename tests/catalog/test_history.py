@@ -137,7 +137,7 @@ def test_a_version_that_cannot_be_published_is_refused_before_any_work(home):
 def test_a_model_that_cannot_be_read_stops_removal(home):
     (home / "models" / "m").mkdir(parents=True)
     (home / "models" / "m" / "training.json").write_text("{")
-    with pytest.raises(StoreError, match="what it needs is unknown"):
+    with pytest.raises(StoreError, match="what the model needs is unknown"):
         needs(home)
 
 

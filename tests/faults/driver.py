@@ -118,7 +118,9 @@ def run(command):
     from pipelines.settings import Settings
     from prefactory.stages import thread_mapper
 
-    settings = Settings(Path(command["home"]), 2, command.get("shard_rows", 16))
+    os.environ.update(command.get("env", {}))
+    bucket = command.get("bucket")
+    settings = Settings(Path(command["home"]), 2, 16, bucket=bucket, catalog_bucket=bucket)
     recipe, sources, _ = check_recipe(Path(command["recipe"]), [])
     outcome = build(recipe, sources, settings, thread_mapper(2))
     manifest = outcome.published.version.manifest

@@ -178,9 +178,9 @@ def kinds_of_files(home):
 
 
 def flip(path, rng):
-    """Turn one bit of a file."""
+    """Turn one bit of a file, not of what fills it up."""
     data = bytearray(path.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    data[rng.choice([at for at, byte in enumerate(data) if byte] or [0])] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
 
 

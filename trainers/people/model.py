@@ -16,6 +16,7 @@ from scipy.special import softmax
 
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError
+from prefactory.folders import undamaged
 from prefactory.identity import identity_of
 from prefactory.measures.calibration import Floats
 from prefactory.preferences.ideal_points import PALBModel, PALModel, located, rowwise, shrunk
@@ -187,7 +188,7 @@ class PALReward:
         Raises:
             ConfigError: the folder holds no such model, or its encoder is another one by now.
         """
-        path = Path(folder)
+        path = undamaged(Path(folder))
         try:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             if config.get("model") != "pal" or config["format"] != FORMAT:

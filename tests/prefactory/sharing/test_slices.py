@@ -1,6 +1,5 @@
 """One budget for all machines, in a bucket: passed by none, nor by all together."""
 
-import json
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -183,7 +182,7 @@ def test_without_a_name_it_is_that_of_the_runs_at_work(memory):
     third = Node(memory, lasting=False)
     assert third.spend()
     third.leave()
-    assert json.loads(memory.read("budgets/b.budget")[0]) == {}
+    assert slices.read(memory, "budgets/b.budget")[0] == {}
 
 
 def test_a_damaged_record_is_said(memory):
