@@ -23,7 +23,8 @@ from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
 from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
-from prefactory.safety.addresses import shown
+from prefactory.safety.addresses import passwords, shown
+from prefactory.safety.masks import Masks
 from prefactory.safety.terminal import cleaned, guard
 from prefactory.stages import FIT_ROWS, Mapper
 
@@ -201,7 +202,8 @@ def _no_server(error: Exception) -> str:
     hint = (
         f"PREFECT_API_URL is {shown(url)}: start that server or unset the variable, " if url else ""
     )
-    return f"no Prefect server ({error}); {hint}or run with --runner threads"
+    told = Masks(passwords(url or "")).text(shown(str(error)))
+    return f"no Prefect server ({told}); {hint}or run with --runner threads"
 
 
 def serve(

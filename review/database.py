@@ -16,6 +16,8 @@ from typing import Any
 
 from prefactory.errors import ConfigError, DataError
 from prefactory.extras import package
+from prefactory.safety.addresses import passwords
+from prefactory.safety.masks import Masks
 
 POSTGRES = re.compile(r"postgres(ql)?://")
 _DAMAGED = re.compile(r"decode to UTF-8|malformed|no such (?!table: meta)|has no column|disk I/O")
@@ -230,5 +232,6 @@ class Database:
                 row_factory=self._driver.rows.dict_row,
                 options=f"-c search_path={self._schema}",
             )
-        except self._driver.Error as error:  # its text names host and user, not the password
-            raise DataError(f"the PostgreSQL server can't be reached: {error}") from error
+        except self._driver.Error as error:  # of an address that is none it shows a part
+            told = Masks(passwords(self._where)).text(str(error))
+            raise DataError(f"the PostgreSQL server can't be reached: {told}") from None

@@ -10,6 +10,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -144,13 +145,14 @@ def _schedule(night: Night) -> Schedule:
 
 def _need_server(url: str) -> None:
     """Refuse a server that does not answer, in one sentence."""
+    scheme, _, rest = url.rstrip("/").partition("://")
+    asked = f"{scheme}://{rest.rpartition('@')[2]}/health"  # Python sends no user and password
     try:
-        asked = f"{url.rstrip('/')}/health"
         with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - http
             if answer.read(64).strip() == b"true":
                 return
         raise ValueError("what answers there is no API of Prefect's, which ends in /api")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
             return  # a server that wants a key, which Prefect's client has
         why = getattr(error, "reason", error)

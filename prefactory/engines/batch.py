@@ -252,7 +252,7 @@ class BatchEngine(serving.ServerEngine):
             return []
         raw = await self._control("GET", f"/files/{file}/content", most=_MOST_FILE)
         found: list[tuple[str, Result]] = []
-        for line in self._clean_bytes(raw).splitlines():
+        for line in self._masks.json(raw).splitlines():
             try:
                 entry = json.loads(line)
                 found.append((str(entry["custom_id"]), self._result(entry)))
@@ -270,7 +270,7 @@ class BatchEngine(serving.ServerEngine):
             except wire.BadAnswerError as wrong:
                 return Failure("bad_answer", str(wrong), wire.billed(raw))
         if status:
-            return Failure(f"http_{status}", serving.message_of(raw))
+            return Failure(f"http_{status}", self._masks.text(serving.message_of(raw)))
         code = storable(str(error.get("code") or "no_answer"))
         return Failure(code, storable(str(error.get("message") or "the batch has no answer")))
 
@@ -333,7 +333,7 @@ class BatchEngine(serving.ServerEngine):
         except TimeoutError as error:
             raise _PassingError(f"no answer within {self.config.timeout_s:g} s") from error
         except TransportError as error:
-            raise _PassingError(self._clean(str(error))) from error
+            raise _PassingError(self._masks.text(str(error))) from error
         if 200 <= reply.status < 300:
             return reply.body
         fault = self._refused(reply, 0.0)

@@ -298,6 +298,14 @@ class Client:
             lines += [f"{k}: {v}\r\n" for k, v in _proxy_rights(self._proxy).items()]
         self._head = f"Host: {_netloc(self._at)}\r\n{''.join(lines)}".encode("latin-1")
 
+    @property
+    def secrets(self) -> list[str]:
+        """The password of the proxy, as it is and as it is sent; a proxy may say it back."""
+        if self._proxy is None or not self._proxy.password:
+            return []
+        sent = _proxy_rights(self._proxy).values()
+        return [unquote(self._proxy.password), *(value.split(" ")[-1] for value in sent)]
+
     async def post(self, path: str, body: bytes, timeout_s: float | None = None) -> Reply:
         """Send JSON; see `request`."""
         return await self.request("POST", path, body, timeout_s=timeout_s)

@@ -36,6 +36,7 @@ from prefactory.engines.base import (
 from prefactory.engines.http import Client, Reply, TransportError
 from prefactory.engines.limiter import Limiter, Slot
 from prefactory.errors import StoppedError
+from prefactory.safety.masks import Masks
 
 T = TypeVar("T")
 Finish = Callable[[bytes, Wasted], None]
@@ -48,7 +49,6 @@ _FATAL = {
     404: "the server knows no such address or model",
     405: "the address takes no requests of this kind",
 }
-_MIN_SECRET = 6
 _NUMBER = re.compile(rb'"id"\s*:\s*("[^"]*"|\d+)')
 _HABIT_RETRIES = 1
 """Attempts after the first at an answer that is whole and of another form."""
@@ -90,9 +90,8 @@ class ServerEngine(Engine):
         self.limiter = Limiter(config.max_concurrency)
         self.attempts = 0
         self._client = Client(config.base_url, headers, TRIAL)
-        words = {word for value in headers.values() for word in (value, value.split(" ")[-1])}
-        self._secrets = sorted((w for w in words if len(w) >= _MIN_SECRET), key=len, reverse=True)
-        self._short_secrets = sorted(w for w in words if 0 < len(w) < _MIN_SECRET)
+        words = [word for value in headers.values() for word in (value, value.split(" ")[-1])]
+        self._masks = Masks([*words, *self._client.secrets])
         self._answered = 0
         self._closing = False
         self._gate = threading.Lock()
@@ -282,7 +281,7 @@ class ServerEngine(Engine):
             return _Fault(Failure("timeout", f"no answer within {self.config.timeout_s:g} s"))
         except TransportError as error:
             reason = "connection" if error.sent else "unreachable"
-            return _Fault(Failure(reason, self._clean(str(error))))
+            return _Fault(Failure(reason, self._masks.text(str(error))))
         if reply.status not in (200, 201):  # 201: some gateways'
             return self._refused(reply, began)
         if self._of_another(reply):
@@ -292,7 +291,7 @@ class ServerEngine(Engine):
             odd = Failure("dialect", "llama.cpp was not told how to draw")
             return _Fault(odd, wasted=wire.billed(reply.body), again=True)
         try:
-            finish(self._clean_bytes(reply.body))
+            finish(self._masks.json(reply.body))
         except wire.BadAnswerError as error:
             failure = Failure("bad_answer", str(error))
             return _Fault(failure, wasted=wire.billed(reply.body), habit=error.habit)
@@ -339,7 +338,7 @@ class ServerEngine(Engine):
 
     def _refused(self, reply: Reply, began: float) -> _Fault:
         """Sort an answer that is no success: raise, give up, or try again."""
-        message = self._clean(message_of(reply.body))
+        message = self._masks.text(message_of(self._masks.json(reply.body)))
         spent = reply.status == 429 and b"insufficient_quota" in reply.body  # OpenAI's 402
         if spent or reply.status in _FATAL or 300 <= reply.status < 400:
             elsewhere = "the server sends us elsewhere"
@@ -387,20 +386,6 @@ class ServerEngine(Engine):
                 slot,
             )
         return failure or replies[1]
-
-    # -- secrets -------------------------------------------------------------------------------
-
-    def _clean(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        for secret in self._short_secrets:  # as words only: "a" is in every text
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-        return text
-
-    def _clean_bytes(self, raw: bytes) -> bytes:
-        for secret in self._secrets:
-            raw = raw.replace(secret.encode(), b"***")
-        return raw
 
 
 async def _drain() -> None:

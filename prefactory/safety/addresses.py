@@ -7,7 +7,7 @@ into the environment, of which no name is shown.
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from prefactory.errors import ConfigError
 
@@ -21,6 +21,14 @@ _CONTAINERS = ("abfs", "abfss", "az", "azure", "wasb", "wasbs")
 def shown(text: str) -> str:
     """A text with users, passwords and queries of its addresses as `***`."""
     return _VALUE.sub(r"\1***", _USER.sub("***@", text))
+
+
+def passwords(address: str) -> list[str]:
+    """The users' passwords and the values that stand in an address, as they do and decoded."""
+    place = re.split(r"[/?#]", address.partition("://")[2], maxsplit=1)[0]
+    user = place.rpartition("@")[0]
+    found = [user.partition(":")[2], *re.findall(r"[?&][^=&#]*=([^&#]*)", address)]
+    return [form for word in found if word for form in {word, unquote(word)}]
 
 
 def check_address(address: str, what: str, *, query: bool = False) -> None:
