@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from typing import Any
 
 import fsspec
 
+from catalog.history.hub import upload
 from catalog.manifest import Manifest
 from catalog.versions import (
     UNLISTED,
@@ -38,12 +40,16 @@ _BUCKETS = ("s3", "gs", "az")
 """Reached by obstore, whose settings come from the environment, as for `run --store`."""
 
 
-def push(version: Version, to: str) -> str:
+_HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:/(.+))?")
+
+
+def push(version: Version, to: str, *, public: bool = False) -> str:
     """Write a whole version to `TO/NAME/VERSION`; return that address.
 
     Args:
         version: which; it is verified first.
         to: a folder, `s3://bucket/prefix`, `hf://datasets/user/name`, or another address of fsspec.
+        public: whether everybody may read a repository of the hub that is made now.
 
     Raises:
         CatalogError: the version is damaged, or another is there already.
@@ -53,18 +59,31 @@ def push(version: Version, to: str) -> str:
         raise CatalogError(f"{version.ref} is damaged and stays here: {'; '.join(problems[:3])}")
     with _reached(to), disk_errors(to):
         files, root = _place(to)
-        base = f"{root}/{version.manifest.name}/{version.manifest.version}"
+        own = f"{version.manifest.name}/{version.manifest.version}"
+        base, hub = f"{root}/{own}", _HUB.fullmatch(to.rstrip("/"))
+        at = f"{to.rstrip('/')}/{own}" if "://" in to else base
         there = _manifest_at(files, base)
         if there is not None:
             if there != version.manifest:
                 raise CatalogError(f"{to} has another {version.ref} already; versions never change")
-            return base
+            return at
+        if hub is not None:
+            _to_hub(version, hub[1], hub[2], public)
+            return at
         names = [*version.manifest.files, *(n for n in reversed(UNLISTED))]
         for name in names:  # the manifest is the last of them
             if (version.path / name).is_file():
                 files.makedirs(str(PurePosixPath(f"{base}/{name}").parent), exist_ok=True)
                 files.put_file(str(version.path / name), f"{base}/{name}")
-    return base
+    return at
+
+
+def _to_hub(version: Version, repo: str, prefix: str | None, public: bool) -> None:
+    """One commit: a version whole or not at all, and one of the few that an hour may have."""
+    manifest = version.manifest
+    into = "/".join(filter(None, (prefix, manifest.name, manifest.version)))
+    message = version.ref, f"Content digest: {manifest.content_digest}"
+    upload(version.path, repo, "dataset", message, into=into, public=public)
 
 
 def _manifest_at(files: Any, base: str) -> Manifest | None:  # noqa: ANN401 - of fsspec

@@ -279,10 +279,13 @@ def push(
         ),
     ],
     public: Annotated[
-        bool, typer.Option("--public", help="Of a model: everybody may read a new repository.")
+        bool,
+        typer.Option(
+            "--public", help="Everybody may read a repository of the hub that is made now."
+        ),
     ] = False,
 ) -> None:
-    """Write a whole version elsewhere, its manifest last; or a model to the hub, in one commit."""
+    """Write a whole version elsewhere, its manifest last; to the hub, as models, in one commit."""
     from catalog.history.exchange import push as send
     from pipelines.settings import Settings
     from pipelines.training.hub import push as push_model
@@ -293,7 +296,7 @@ def push(
         typer.echo(f"{model.folder.name} is in {push_model(model, to, public)}")
         return
     version = settings.catalog.get(ref)
-    typer.echo(f"{version.ref} is in {send(version, to)}")
+    typer.echo(f"{version.ref} is in {send(version, to, public=public)}")
 
 
 def pull(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
+from catalog.history.hub import upload
 from pipelines.training.known import Known
 from prefactory.errors import CatalogError, ConfigError
 
@@ -18,8 +19,7 @@ _KEPT_HERE = ("checkpoints/*",)
 def push(model: Known, to: str, public: bool = False) -> str:
     """Upload a model's folder (but not its checkpoints) to the hub; return the commit's address.
 
-    The repository is made if it is not there, private unless `public`. The token is that of
-    `hf auth login`, or HF_TOKEN; another hub is named by HF_ENDPOINT.
+    See `catalog.history.hub.upload`.
 
     Args:
         model: which.
@@ -39,23 +39,7 @@ def push(model: Known, to: str, public: bool = False) -> str:
             f"{found[0]} may hold a pickle, which can run code where it is loaded; remove it, or "
             "save it as safetensors"
         )
-    import huggingface_hub
-
-    repo, api = match.group(1), huggingface_hub.HfApi()
+    repo = match.group(1)
     _LOG.info("pushing %s to %s", model.folder, repo)
-    try:
-        api.create_repo(repo, private=not public, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo,
-            folder_path=model.folder,
-            ignore_patterns=list(_KEPT_HERE),
-            commit_message=f"{model.method} on {model.dataset}",
-            commit_description=f"Content digest of the data: {model.digest}",
-        )
-    except (OSError, ValueError) as error:  # what huggingface_hub raises, and its transport
-        line = " ".join(str(error).split())[:300]
-        raise CatalogError(
-            f"{model.folder.name} was not pushed to {repo}: {type(error).__name__}: {line} (log in "
-            "with `hf auth login`, or set HF_TOKEN)"
-        ) from error
-    return str(done.commit_url)
+    message = f"{model.method} on {model.dataset}", f"Content digest of the data: {model.digest}"
+    return upload(model.folder, repo, "model", message, leave=_KEPT_HERE, public=public)

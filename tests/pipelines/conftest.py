@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_llama
+from tests.hub import hub  # noqa: F401 - a fixture
 from tests.pipelines.warm import Warm
 
 WORDS = [

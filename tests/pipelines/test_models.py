@@ -3,83 +3,18 @@
 import base64
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 from typer.testing import CliRunner
 
+from catalog.versions import verify
 from pipelines.api import Recipe, run
 from pipelines.cli.app import app
 from pipelines.settings import Settings
 from pipelines.training.hub import push
 from pipelines.training.known import known, lineage, model_at
 from prefactory.errors import CatalogError, ConfigError
-from tests.helpers import ROOT
-
-
-class Hub(BaseHTTPRequestHandler):
-    """What a push asks of the hub: a repository, how files go, large files, a commit."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        hub = self.server
-        hub.asked.append((self.path, self.headers.get("Authorization")))
-        if hub.refuses:
-            return self.say({"error": "no rights"}, 403)
-        if self.path == "/api/repos/create":
-            hub.created = json.loads(body)
-            return self.say({"url": f"{hub.url}/user/name", "name": "user/name", "id": "1"})
-        if "/preupload/" in self.path:
-            files = [
-                {"path": f["path"], "shouldIgnore": False,
-                 "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular"}
-                for f in json.loads(body)["files"]
-            ]  # fmt: skip
-            return self.say({"files": files})
-        if self.path.endswith("/info/lfs/objects/batch"):
-            objects = [
-                {"oid": o["oid"], "size": o["size"],
-                 "actions": {"upload": {"href": f"{hub.url}/large/{o['oid']}"}}}
-                for o in json.loads(body)["objects"]
-            ]  # fmt: skip
-            return self.say({"transfer": "basic", "objects": objects})
-        if "/commit/" in self.path:
-            hub.commits.append([json.loads(line) for line in body.splitlines()])
-            return self.say({"commitUrl": f"{hub.url}/user/name/commit/abc", "commitOid": "abc"})
-        return self.say({})
-
-    def do_PUT(self):
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.large[self.path.rpartition("/")[2]] = data
-        self.say({})
-
-    def say(self, value, code=200):
-        text = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.asked, server.commits, server.large, server.refuses = [], [], {}, False
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+from tests.hub import asking
 
 
 @pytest.fixture
@@ -153,21 +88,12 @@ def test_a_version_that_is_gone_or_another_is_said(settings, version):
         model_at("m", settings)
 
 
-def pushed(hub, *words, home):
-    env = {
-        **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_made_up", "PYTHONPATH": str(ROOT),
-        "PREFACTORY_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "pipelines.cli", "catalog", "push", *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-
-
 def test_a_model_goes_to_the_hub_in_one_commit(hub, settings, version):
     folder = model(settings, version, "first")
     checkpoint = folder / "checkpoints" / "checkpoint-2" / "model.safetensors"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"old")
-    done = pushed(hub, "first", "hf://user/name", home=settings.home)
+    done = asking(hub, "push", "first", "hf://user/name", home=settings.home)
     assert done.returncode == 0, done.stderr
     assert f"first is in {hub.url}/user/name/commit/abc" in done.stdout
     assert hub.created["name"] == "name"
@@ -187,12 +113,39 @@ def test_a_model_goes_to_the_hub_in_one_commit(hub, settings, version):
 def test_a_hub_that_refuses_is_one_sentence(hub, settings, version):
     model(settings, version, "first")
     hub.refuses = True
-    done = pushed(hub, "first", "hf://user/name", home=settings.home)
+    done = asking(hub, "push", "first", "hf://user/name", home=settings.home)
     assert done.returncode == 2
     assert "was not pushed to user/name" in done.stderr
     assert "HF_TOKEN" in done.stderr
     assert "Traceback" not in done.stderr
     assert not hub.commits
+
+
+def test_a_version_goes_to_the_hub_in_one_commit_and_comes_back(hub, settings, version, tmp_path):
+    to = "hf://datasets/user/name"
+    address = f"{to}/p/{version.manifest.version}"
+    done = asking(hub, "push", "p", to, home=settings.home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{version.ref} is in {address}\n"
+    assert (hub.created["type"], hub.created["visibility"]) == ("dataset", "private")
+    assert len(hub.commits) == 1
+    names = {str(f.relative_to(version.path)) for f in version.path.rglob("*") if f.is_file()}
+    assert set(hub.files) == {f"p/{version.manifest.version}/{name}" for name in names}
+    again = asking(hub, "push", "p", to, home=settings.home)
+    assert again.returncode == 0, again.stderr
+    assert (again.stdout, len(hub.commits)) == (done.stdout, 1)
+    came = asking(hub, "pull", address, home=tmp_path / "other")
+    assert came.returncode == 0, came.stderr
+    back = Settings(tmp_path / "other").catalog["p"]
+    assert (verify(back), back.manifest) == ([], version.manifest)
+    key = f"p/{version.manifest.version}/README.md"
+    hub.files[key] = hub.files[key].replace(b"e", b"3")
+    came = asking(hub, "pull", address, home=tmp_path / "third")
+    assert (came.returncode, "sha256 does not match" in came.stderr) == (2, True)
+    assert not Settings(tmp_path / "third").catalog.names()
+    came = asking(hub, "pull", f"{to}/p/nothing", home=tmp_path / "third")
+    assert (came.returncode, came.stderr.count("\n")) == (2, 1)
+    assert "is no version" in came.stderr
 
 
 def test_pickles_and_other_places_are_refused(settings, version):
