@@ -134,6 +134,7 @@ def bring(
     source: str,
     *,
     whole: bool = True,
+    cure: str = "",
 ) -> Version:
     """Bring a version into the catalog's folder, file by file, or find it there.
 
@@ -145,6 +146,7 @@ def bring(
         fetch: writes one of its files to a path; False if there is none.
         source: where that is, for messages.
         whole: check all files of one that is there; else that its manifest can be read.
+        cure: what to do if what comes is damaged.
 
     Raises:
         CatalogError: a file is not as the manifest says, or another version of that name and number
@@ -163,9 +165,14 @@ def bring(
             sweep(catalog.root)  # of one that was killed once it was there
             return there
         for name in [*manifest.files, *UNLISTED]:
-            _fetch(fetch, source, folder, name, manifest)
-        if problems := verify(open_folder(folder)):
-            raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}")
+            if problem := _fetch(fetch, folder, name, manifest):
+                raise CatalogError(f"{source}/{name} {problem}{cure}")
+        try:
+            problems = verify(open_folder(folder))
+        except CatalogError as error:
+            problems = [str(error)]
+        if problems:
+            raise CatalogError(f"{source} came damaged: {'; '.join(problems[:3])}{cure}")
         with ExitStack() as stack:
             if final.exists():
                 aside = temporary_folder(catalog.root, f".{manifest.name}")
@@ -199,22 +206,18 @@ def _there(final: Path, wanted: Manifest, *, whole: bool) -> Version | None:
     return None
 
 
-def _fetch(
-    fetch: Callable[[str, Path], bool], source: str, folder: Path, name: str, manifest: Manifest
-) -> None:
+def _fetch(fetch: Callable[[str, Path], bool], folder: Path, name: str, manifest: Manifest) -> str:
+    """Bring a file; what is wrong with it, if anything."""
     target = folder / name
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise CatalogError(f"the manifest names a file outside its folder: {name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     if not fetch(name, target):
-        if name in UNLISTED[1:]:
-            return
-        raise CatalogError(f"{source}/{name} is missing there")
+        return "" if name in UNLISTED[1:] else "is missing there"
     facts = manifest.files.get(name)
     if facts is not None and file_digest(target, "sha256") != facts["sha256"]:
-        raise CatalogError(
-            f"{source}/{name} is not what the manifest says (its sha256 does not match)"
-        )
+        return "is not what the manifest says (its sha256 does not match)"
+    return ""
 
 
 @contextmanager

@@ -270,8 +270,7 @@ class BucketCatalog(Catalog):
                 raise ValueError("it leads elsewhere")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CatalogError(
-                f"{self.bucket.url}/{_key(name, number)} is damaged ({error}): `prefactory catalog "
-                f"rm {name}@{number}` takes the version away, and the next run publishes it anew"
+                f"{self.bucket.url}/{_key(name, number)} is damaged ({error})" + _cure(name, number)
             ) from error
         return facts
 
@@ -292,8 +291,7 @@ class BucketCatalog(Catalog):
             manifest = Manifest.model_validate(json.loads(found[0] if found else b""))
         except ValueError as error:
             raise CatalogError(
-                f"the manifest of {source} is missing or damaged: `prefactory catalog rm "
-                f"{name}@{number}` takes the version away, and the next run publishes it anew"
+                f"the manifest of {source} is missing or damaged{_cure(name, number)}"
             ) from error
         if (manifest.name, manifest.version) != (name, number):
             raise CatalogError(f"{source} is another version than {name}@{number}")
@@ -302,7 +300,8 @@ class BucketCatalog(Catalog):
         def fetch(file: str, path: Path) -> bool:
             return self.bucket.download(f"{at}/{file}", path)
 
-        return bring(self, manifest, fetch, source, whole=whole)
+        cure = _cure(name, number)
+        return bring(self, manifest, fetch, source, whole=whole, cure=cure)
 
     def _state(self, name: str) -> tuple[state.State, str | None]:
         found = self.bucket.read(f"names/{name}.json")
@@ -315,6 +314,13 @@ class BucketCatalog(Catalog):
                 f"{self.bucket.url}/names/{name}.json is damaged ({error}); it holds tags and a "
                 "rollback: remove it to go on without these"
             ) from error
+
+
+def _cure(name: str, number: str) -> str:
+    return (
+        f": `prefactory catalog rm {name}@{number}` takes the version away, and its recipe "
+        "publishes the same content again"
+    )
 
 
 def _key(name: str, number: str) -> str:

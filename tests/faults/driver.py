@@ -7,9 +7,11 @@ something renamed or removed) under the home of the run, which Python tells its 
 modules are imported once, before the forks, so a run costs what it does and no start.
 
 A command is a line of JSON: `home`, `tally` (a file that gets the key of each answer written),
-`recipe` or `verb` (of `VERBS`), and perhaps `fault` with `at` and `kind`: `kill`, an errno by name
-for that change (`EIO`) or with `lasting` for it and all that follow (`ENOSPC`, `EROFS`), `slow`
-(seconds a change takes) or `clock` (seconds by which the clock jumps then). The answer is
+`recipe` or `verb` (of `VERBS`), perhaps `clock` (seconds by which the clock is wrong from the
+beginning), `bucket` with the `env` that leads there, and perhaps `fault` with `at` and `kind`:
+`kill`, an errno by name for that change (`EIO`) or with `lasting` for it and all that follow
+(`ENOSPC`, `EROFS`), `slow` (seconds a change takes) or `clock` (seconds by which the clock jumps
+then). The answer is
 `{"rc", "changes", "digest", "version", "new", "made", "error"}`.
 """
 
@@ -70,7 +72,7 @@ class Faults:
 
 
 def shift_clock(seconds):
-    """Let the clock of versions and provenance jump."""
+    """Let the clock jump: what Python asks it, not the times of files."""
     import datetime
 
     import catalog.publish
@@ -82,6 +84,9 @@ def shift_clock(seconds):
             return datetime.datetime.now(tz) + datetime.timedelta(seconds=seconds)
 
     catalog.publish.datetime = catalog.versions.datetime = Shifted
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + round(1e9 * seconds)
 
 
 def tally(path):
@@ -104,6 +109,8 @@ def work(command):
 
     if command.get("tally"):
         tally(command["tally"])
+    if command.get("clock"):
+        shift_clock(command["clock"])
     faults = Faults(command["home"], command.get("fault") or {})
     try:
         told = run(command) if "recipe" in command else VERBS[command["verb"]](command["home"])

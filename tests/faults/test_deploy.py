@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,47 @@ def served(folder, log):
     )  # fmt: skip
 
 
+def deployment(url):
+    try:
+        return ask(url, "/deployments/name/curate/night")
+    except OSError:
+        return None
+
+
+def triggered(url, home):
+    body = {"parameters": {"home": str(home)}}
+    return ask(url, f"/deployments/{deployment(url)['id']}/create_flow_run", body)["id"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1700)
+def test_sigterm_in_the_middle_of_a_served_run(api, tmp_path):  # noqa: F811
+    counting = Counting()
+    with MockServer(counting, latency_s=0.3) as server, (tmp_path / "log").open("w") as log:
+        write(tmp_path, server.url)
+        process = served(tmp_path, log)
+        until(lambda: deployment(api), 300)
+        triggered(api, tmp_path / "home")
+        until(lambda: len(counting.calls) >= 40, 300)
+        victims = children(process.pid)
+        assert victims
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(100)
+        took = time.monotonic() - began
+        until(lambda: not any(map(alive, victims)), 100)
+        print(f"\ndeploy: {took:.1f} s from SIGTERM to the end")  # noqa: T201
+        assert code == 3
+        process = served(tmp_path, log)
+        run = triggered(api, tmp_path / "home")
+        assert ended(api, run, 600)[0] == "COMPLETED"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) == 3
+    assert len(set(counting.calls)) == CALLS
+    assert len(counting.calls) <= CALLS + WIDTH
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1700)
 def test_kills_of_served_runs(api, tmp_path):  # noqa: F811
@@ -39,23 +81,13 @@ def test_kills_of_served_runs(api, tmp_path):  # noqa: F811
         write(tmp_path, server.url)
         process = served(tmp_path, log)
 
-        def deployment():
-            try:
-                return ask(api, "/deployments/name/curate/night")
-            except OSError:
-                return None
-
-        def trigger(home):
-            body = {"parameters": {"home": str(tmp_path / home)}}
-            return ask(api, f"/deployments/{deployment()['id']}/create_flow_run", body)["id"]
-
-        until(deployment, 200)
-        assert ended(api, trigger("calm"), 300)[0] == "COMPLETED"
+        until(lambda: deployment(api), 200)
+        assert ended(api, triggered(api, tmp_path / "calm"), 300)[0] == "COMPLETED"
         calm = Catalog(tmp_path / "calm")["answered"].manifest.content_digest
         for moment in MOMENTS:
             counting.calls.clear()
             home = f"home-{moment}"
-            run = trigger(home)
+            run = triggered(api, tmp_path / home)
             until(lambda m=moment: len(counting.calls) >= m, 300)
             victims = children(process.pid)
             assert victims
@@ -69,7 +101,7 @@ def test_kills_of_served_runs(api, tmp_path):  # noqa: F811
                 process = served(tmp_path, log)
             else:
                 assert ended(api, run, 300)[0] in ("CRASHED", "FAILED")
-            assert ended(api, trigger(home), 300)[0] == "COMPLETED"
+            assert ended(api, triggered(api, tmp_path / home), 300)[0] == "COMPLETED"
             assert len(set(counting.calls)) == CALLS
             assert len(counting.calls) <= CALLS + WIDTH
             repeated += len(counting.calls) - CALLS

@@ -65,6 +65,45 @@ def test_a_clock_that_jumps(lab, seconds):
     print(f"\nclock by {seconds} s: {len(moments)} points tried, 0 versions differing")  # noqa: T201
 
 
+DAY = 86400
+GROWING = [(8, 0), (16, -40), (24, 40), (32, -3), (40, -400)]
+"""Prompts of the source, and by how many days the clock is wrong then."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_source_that_grows_while_the_clock_jumps(lab, killed):
+    """Numbers go up, each question is asked once, and what a killed run claimed is free."""
+    source = lab.folder / "prompts.jsonl"
+    whole = source.read_text().splitlines(keepends=True)
+    asked, made = [], []
+    try:
+        for rows, days in GROWING:
+            source.write_text("".join(whole[:rows]))
+            if killed:  # with another clock than the run after it
+                kill = {"kind": "kill", "at": lab.calm["changes"] // 3}
+                ended, calls = lab.run("grown", kill, clock=-7 * days * DAY)
+                assert ended["rc"] in (0, -9)
+                asked += calls
+            again, calls = lab.run("grown", clock=days * DAY)
+            assert again["rc"] == 0, again
+            asked += calls
+            assert len(set(asked)) == 2 * rows
+            made.append(again["version"])
+            same, calls = lab.run("grown", clock=-days * DAY)
+            assert (same["new"], same["version"], calls) == (False, made[-1], [])
+        repeated = len(asked) - len(set(asked))
+        assert repeated <= (lab.width * len(GROWING) if killed else 0)
+        assert again["digest"] == lab.calm["digest"]
+        numbers = [v.manifest.version for v in Catalog(lab.folder / "grown").versions("asked")]
+        assert made == [n for n in numbers if n in made] == list(dict.fromkeys(made))
+        assert made[-1] == numbers[-1]
+    finally:
+        source.write_text("".join(whole))
+    print(f"\na source that grows, clocks that jump: {len(GROWING)} points, {repeated} repeated")  # noqa: T201
+    lab.remove("grown")
+
+
 def flipped_bits(lab, tops, each):
     """A bit of files of every kind: the next run has the same content, and says what is wrong."""
     lab.run("whole")

@@ -1,6 +1,8 @@
 """A flipped bit in what a home keeps: the right content, or a sentence that says what to do."""
 
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,19 +10,21 @@ import polars as pl
 import pytest
 
 from audit.loading import load
-from catalog.history import state
+from catalog.history import retire, state
 from catalog.history.diff import diff
 from catalog.history.everything import problems
+from catalog.history.tags import tag, untag
 from catalog.layouts import export
 from catalog.versions import Catalog
-from pipelines.needs import needs
+from pipelines.needs import needs, tell
 from pipelines.settings import Settings
 from pipelines.training import promotion
 from pipelines.training.known import known
 from prefactory.engines import batch
 from prefactory.errors import ConfigError, PrefactoryError
-from prefactory.folders import new_file, new_folder
+from prefactory.folders import checksums_of, new_file, new_folder
 from prefactory.sharing import spending
+from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.sealed import seal
 from prefactory.sharing.spending import Spent
 from prefactory.store import Store
@@ -30,8 +34,9 @@ from review.assignments import next_assignment, open_rows
 from review.settings import Settings as Asked
 from review.store import create, open_review
 from review.votes import Answer, decide, vote
+from tests.buckets import URL, served
 from tests.faults.test_catalog import published
-from tests.faults.trials import flip, seeded
+from tests.faults.trials import flip, seeded, turned
 from tests.review.conftest import some_pairs
 from trainers.base import DatasetRef
 
@@ -143,10 +148,38 @@ def a_training(folder):
     return file, lambda: (needs(home), known(Settings(home)))
 
 
+def a_checkpoint(folder):
+    from trainers import checkpoints  # which loads transformers
+
+    whole = folder / "checkpoint-2"
+    whole.mkdir(parents=True)
+    (whole / "model.safetensors").write_bytes(b"weights")
+    (whole / checkpoints.WHOLE).write_text(checksums_of(whole / checkpoints.WHOLE))
+    checkpoints.opened(folder, "f" * 32)
+    return folder / checkpoints.RUN, lambda: checkpoints.opened(folder, "f" * 32)
+
+
+def a_part_of_a_checkpoint(folder):
+    _, read = a_checkpoint(folder)
+    spare = folder.with_name("spare")
+    shutil.copytree(folder / "checkpoint-2", spare)
+    file = spare / "model.safetensors"
+
+    def again():
+        shutil.copytree(spare, folder / "checkpoint-2", dirs_exist_ok=True)
+        return read()
+
+    return file, again
+
+
 KEPT = {
     "history.json": a_history, "a budget": a_budget, "a batch": a_batch,
     "promoted.json": promotions, "record.json": an_object, "training.json": a_training,
+    "a checkpoint": a_checkpoint, "a part of a checkpoint": a_part_of_a_checkpoint,
 }  # fmt: skip
+
+
+MADE_ANEW = ("record.json", "a part of a checkpoint")
 
 
 @pytest.mark.parametrize("every", [37, pytest.param(1, marks=pytest.mark.slow)])
@@ -162,13 +195,39 @@ def test_every_bit_of_a_record(tmp_path, what, every):
         file.write_bytes(data)
         try:
             found = read()
-            assert found == calm or (found is None and what == "record.json"), (bit, found)
+            assert found == calm or (found is None and what in MADE_ANEW), (bit, found)
         except PrefactoryError as error:
             text = str(error)
             said += 1
             if file.name not in text or not any(cure in text.lower() for cure in CURES):
                 pytest.fail(text)
     told(what, len(bits), said)
+
+
+@pytest.mark.slow
+def test_flipped_bits_of_tokenised_rows(tmp_path):
+    """They are made again."""
+    import datasets
+
+    from trainers.once import _kept
+
+    rows = {"input_ids": [[1, 2, 3], [4, 5]], "labels": [[1, 0], [1]]}
+    made = []
+
+    def read():
+        return _kept(
+            tmp_path / "tokens", lambda: made.append(1) or datasets.Dataset.from_dict(rows)
+        )[:]
+
+    assert read() == rows
+    tried = 0
+    for name in sorted(p.name for p in (tmp_path / "tokens").iterdir()):
+        for seed in range(6):
+            flip(tmp_path / "tokens" / name, seeded(f"{name} {seed}"))
+            assert read() == rows, (name, seed)
+            tried += 1
+    told("tokenised rows", tried, 0)
+    assert len(made) >= tried
 
 
 # -- versions, as they are read --------------------------------------------------------------------
@@ -229,3 +288,74 @@ def test_flipped_bits_of_what_is_read_of_a_version(versions):
         path.write_bytes(whole)
     told("what is read of a version", tried, said)
     assert said >= len(files)
+
+
+# -- a bucket --------------------------------------------------------------------------------------
+
+
+def shape(key):
+    """What a key of a bucket is of: its place and name, without digests and numbers."""
+    place, _, name = key.partition("/")
+    last = name.rpartition("/")[2]
+    by_name = not re.fullmatch(r"[0-9a-f]{16,}|[0-9-]+|\d.*\.json", last)
+    return f"{place}/{last if by_name else '*'}"
+
+
+def named(key):
+    """How a sentence may name what a key of a bucket is of: it, its folder, or the object."""
+    return key, key.rpartition("/")[0], *re.findall(r"parts/(\w+)/", key)
+
+
+def cured(told, key, settings):
+    """Do what a sentence says."""
+    bucket, catalog = Bucket(settings.bucket), settings.catalog
+    if version := re.search(r"catalog rm (\S+?@\S+?)`", told):
+        untag(catalog, "asked", "good")  # which `rm` asks for
+        retire.remove(catalog, retire.removable(catalog, version[1]))
+        return
+    assert re.search(r"[Dd]elete|remove it", told), told
+    for one in {key, *re.findall(r"objects/\S+?/record\.json", told)}:
+        bucket.delete(one)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_flipped_bits_of_a_bucket(lab, tmp_path):
+    """Another machine has the right rows, or is told what to do; once that is done, it has them."""
+    tried = said = 0
+    with served("moto", tmp_path) as env:
+        os.environ.update(env)
+        url = f"{URL}/flips"
+        far = {"bucket": url, "env": env}
+        first, _ = lab.run("first", **far)
+        assert (first["rc"], first["digest"]) == (0, lab.calm["digest"])
+        settings = Settings(lab.folder / "first", bucket=url, catalog_bucket=url)
+        tag(settings.catalog, f"asked@{first['version']}", "good")
+        tell(settings)
+        bucket = Bucket(url)
+        kinds = {}
+        for key in sorted(bucket.list("")):
+            kinds.setdefault(shape(key), []).append(key)
+        whole = {key: bucket.read(key)[0] for keys in kinds.values() for key in keys}
+        for kind, keys in kinds.items():
+            key = seeded(kind).choice(keys)
+            bucket.upload(turned(whole[key], seeded(kind)), key)
+            other, asked = lab.run("other", **far)
+            if other["rc"] != 0:
+                assert other["rc"] == 2, (key, other)
+                assert any(k in other["error"] for k in named(key)), (key, other)
+                cured(other["error"], key, replace(settings, home=lab.folder / "other"))
+                lab.remove("other")
+                other, asked = lab.run("other", **far)
+                said += 1
+            assert (other["rc"], other.get("digest")) == (0, lab.calm["digest"]), (key, other)
+            assert len(asked) <= (lab.answers if kind.startswith("journal") else 0), (key, asked)
+            lab.remove("other")
+            tried += 1
+            for one in set(bucket.list("")) - whole.keys():
+                bucket.delete(one)
+            for one, data in whole.items():
+                bucket.upload(data, one)
+        lab.remove("first")
+    told("a bucket", tried, said)
+    assert tried >= 10

@@ -33,7 +33,7 @@ class Lab:
     calm: dict = field(default_factory=dict)
     whole: dict = field(default_factory=dict)
 
-    def run(self, home, fault=None):
+    def run(self, home, fault=None, **more):
         """Answer of the driver, and keys of the calls that were made."""
         if self.asked is not None:
             self.asked.clear()
@@ -42,6 +42,7 @@ class Lab:
         if self.template and not (self.folder / home).exists():
             shutil.copytree(self.template, self.folder / home)
         told = {"home": str(self.folder / home), "tally": str(tally), **self.job, "fault": fault}
+        told |= more
         self.driver.stdin.write(json.dumps(told) + "\n")
         self.driver.stdin.flush()
         line = self.driver.stdout.readline()
@@ -179,9 +180,14 @@ def kinds_of_files(home):
 
 def flip(path, rng):
     """Turn one bit of a file, not of what fills it up."""
-    data = bytearray(path.read_bytes())
+    path.write_bytes(turned(path.read_bytes(), rng))
+
+
+def turned(whole, rng):
+    """The same bytes, but for one bit."""
+    data = bytearray(whole)
     data[rng.choice([at for at, byte in enumerate(data) if byte] or [0])] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
+    return bytes(data)
 
 
 def seeded(what):

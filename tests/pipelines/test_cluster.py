@@ -295,8 +295,8 @@ def test_a_stopped_run_ends_in_time_and_goes_on(small, nodes, runner):
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
+    print(f"\n{runner} on Ray: {time.monotonic() - began:.1f} s from SIGTERM to the end")  # noqa: T201
     assert process.returncode == 3, err
-    assert time.monotonic() - began < 60
     assert finished(started(small, nodes, "stopped", runner, rows="4"))["new"]
 
 
