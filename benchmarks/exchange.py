@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,23 +143,18 @@ def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
 
 def links_of(step: str, runs: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
     """The orders of a fit that is linked run by run."""
-    from prefactory.orders.links import Choose, Keys, Link, Places, Settle
+    from prefactory.orders.links import Choose, Settle, linked_in
+    from prefactory.step.exchange import Linking
 
-    n = len(runs)
-    keys, own, back = ([f"{kind}-{n}-{i}" for i in range(n)] for kind in ("key", "own", "set"))
-    pairs = {pair: f"two-{n}-{pair[0]}-{pair[1]}" for pair in combinations(range(n), 2)}
-    places, choice, found = f"pla-{n}", f"cho-{n}", [*own, *pairs.values()]
-    return {
-        "keys": [Keys(keys[i], step, runs[i]) for i in range(n)],
-        "places": [Places(places, step, keys)],
-        "links": [Link(own[i], step, keys, places, (i,)) for i in range(n)],
-        "links between": [
-            Link(key, step, keys, places, pair, [own[i] for i in pair])
-            for pair, key in pairs.items()
-        ],
-        "choice": [Choose(choice, step, keys, places, found)],
-        "state": [Settle(back[i], step, keys, choice, i) for i in range(n)],
-    }
+    filter_ = site_of(step, Path()).step(step)
+    how = Linking(filter_.banding, filter_.rule)  # type: ignore[attr-defined]  # a `Shingled`
+    plan = linked_in(step, how, runs)
+    choice = f"choice-{len(runs)}"
+    settle = [
+        Settle(f"state-{len(runs)}-{i}", step, plan.runs, choice, i) for i in range(len(runs))
+    ]
+    ask = Choose(choice, step, plan.runs, plan.places, plan.links)
+    return {**dict(plan.batches), "choice": [ask], "state": settle}
 
 
 def memory_mb(what: str) -> float:

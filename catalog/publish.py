@@ -43,11 +43,12 @@ from prefactory.folders import settle, sweep, temporary_folder
 from prefactory.identity import fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
+from prefactory.orders import Site
 from prefactory.recipe import Recipe
 from prefactory.shards import Shard, View, in_order, load_prompts
 from prefactory.sharing.sealed import seal
 from prefactory.stages import RunResult, Stage
-from prefactory.store import file_digest
+from prefactory.store import Store, file_digest
 from prefactory.tables import Shape, check
 
 _LOG = logging.getLogger(__name__)
@@ -126,7 +127,8 @@ def publish(
 def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
-    test = _test_prompts(result)
+    with temporary_folder(folder, "groups") as spool:
+        test = _test_prompts(result, Site(result.recipe, [], Store(spool)))
 
     def write(name: str) -> TableRecord:
         return _write_table(
@@ -144,8 +146,13 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     return written
 
 
-def _test_prompts(result: RunResult) -> pl.Series:
-    """Ids of the prompts in the test split; each prompt of all tables is grouped once."""
+def _test_prompts(result: RunResult, spool: Site) -> pl.Series:
+    """Ids of the prompts in the test split; each prompt of all tables is grouped once.
+
+    Args:
+        result: of the run.
+        spool: where hashes are put that are more than `fit_rows`.
+    """
     head = result.recipe.head
     settings = head.publish
     if settings.test_fraction == 0:
@@ -161,7 +168,7 @@ def _test_prompts(result: RunResult) -> pl.Series:
         return group_prompts(prompts, settings.near_duplicates)
 
     grouped = in_order(iter(jobs.values()), group, 2)
-    return test_prompts(grouped, settings.test_fraction, head.seed)
+    return test_prompts(grouped, settings.test_fraction, head.seed, spool, result.fit_rows)
 
 
 class _Piece(NamedTuple):

@@ -6,7 +6,7 @@ Groups whose texts are near-duplicates (by `prefactory.near`, the defaults of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,10 @@ from prefactory.near.likeness import Rule
 from prefactory.near.linking import linking_edges
 from prefactory.near.minhash import banding
 from prefactory.near.pairs import clusters, read_rows, reduce_texts
+from prefactory.orders import Site
+from prefactory.orders.links import all_links, linked_in, of_places
+from prefactory.shards import in_runs
+from prefactory.step.exchange import Linking
 from prefactory.tables import digests
 from prefactory.utf8 import change_runs
 
@@ -93,22 +97,39 @@ def group_prompts(table: pl.DataFrame, near: bool) -> Grouped:
     return Grouped(prompts, _reduced(groups, known["group"]) if near and groups.len() else None)
 
 
-def test_prompts(parts: Iterable[Grouped], test_fraction: float, seed: int) -> pl.Series:
+def test_prompts(
+    parts: Iterable[Grouped], test_fraction: float, seed: int, spool: Site, most: int
+) -> pl.Series:
     """Ids of the prompts in the test split, by the same draw as `with_split`.
 
     Args:
         parts: the prompts of all tables; ids and groups may repeat.
         test_fraction: share of the groups in the test split.
         seed: of the draw.
+        spool: its store takes the hashes if they are of more groups than `most`.
+        most: groups whose hashes are held at a time, about; the split does not depend on it.
     """
-    every = list(parts)
-    if not every:
+    prompts, held, lying = list[pl.DataFrame](), list[pl.DataFrame](), list[int]()
+    for part in parts:
+        prompts.append(part.prompts)
+        held += [] if part.hashes is None else [part.hashes]
+        if lying or sum(table.height for table in held) > most:
+            for table in held:
+                with spool.store.write(_lies(len(lying))) as writer:
+                    writer.table("part", table)
+                lying.append(table.height)
+            held = []
+    if not prompts:
         return pl.Series("prompt_id", [], dtype=pl.String)
-    prompts = pl.concat([part.prompts for part in every]).unique("prompt_id")
-    hashes = [part.hashes for part in every if part.hashes is not None]
-    near = cluster_groups(hashes, test_fraction) if hashes else None
-    drawn = _drawn(prompts["group"].unique(), test_fraction, seed, near)
-    return prompts.join(drawn.filter("test"), left_on="group", right_on="key", how="semi")[
+    every = pl.concat(prompts).unique("prompt_id")
+    groups = every["group"].unique()
+    near = None
+    if lying:
+        near = _clusters(_linked_groups(spool, lying, most), test_fraction, groups.len())
+    elif held:
+        near = cluster_groups(held, test_fraction)
+    drawn = _drawn(groups, test_fraction, seed, near)
+    return every.join(drawn.filter("test"), left_on="group", right_on="key", how="semi")[
         "prompt_id"
     ]
 
@@ -124,12 +145,43 @@ def cluster_groups(parts: Iterable[pl.DataFrame], test_fraction: float) -> pl.Da
         The clusters of more than one group (see `CLUSTERS`), sorted by group.
     """
     table = near_groups(parts)
-    most = max(2.0, LARGE * test_fraction * table.height)
+    return _clusters(table, test_fraction, table.height)
+
+
+def _clusters(table: pl.DataFrame, test_fraction: float, groups: int) -> pl.DataFrame:
+    """The same, of groups with number and size of their cluster; so many there are in all."""
+    most = max(2.0, LARGE * test_fraction * groups)
     return (
         table.filter(pl.col("size") > 1)
         .with_columns(cluster=pl.col("group").min().over("number"), large=pl.col("size") > most)
         .select(list(CLUSTERS))
     )
+
+
+def _lies(number: int) -> str:
+    return f"groups-{number:06d}"
+
+
+def _linked_groups(spool: Site, sizes: Sequence[int], most: int) -> pl.DataFrame:
+    """As `near_groups`, of the hashes that lie in a store, without groups that are near to none.
+
+    Args:
+        spool: its store has them.
+        sizes: rows of each table.
+        most: rows of a run, two of which are held at a time.
+    """
+    keys = [_lies(i) for i in range(len(sizes))]
+    how = Linking(banding(THRESHOLD, RECALL), Rule(THRESHOLD))
+    plan = linked_in("splits", how, [keys[a:b] for a, b in in_runs(sizes, most)])
+    for _, orders in plan.batches:
+        for order in orders:
+            order.make(spool)
+    linked = all_links(spool.store, [plan.places, *plan.links])
+    rows = np.unique(np.concatenate([linked.left, linked.right]))
+    told = of_places(spool.store, plan.places, plan.runs, rows)
+    number = clusters(linked.placed(rows).edges, rows.size)
+    groups = pl.DataFrame({"group": told["id"], "number": number}).unique("group").sort("group")
+    return groups.with_columns(size=pl.len().over("number"))
 
 
 def near_groups(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:

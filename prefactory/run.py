@@ -19,7 +19,7 @@ from prefactory.folders import sweep
 from prefactory.identity import fingerprint
 from prefactory.measures import judge_watch
 from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site, Try
-from prefactory.orders.links import Choose, Keys, Link, Places, Settle
+from prefactory.orders.links import Choose, Settle, linked_in
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
@@ -86,8 +86,9 @@ def execute(
         views.pop(Shape.RESPONSES, None)
     counts = run.source_counts
     return RunResult(
-        recipe, views, run.stages, run.identities, counts, store, before, images, run.used
-    )
+        recipe, views, run.stages, run.identities, counts, store, before, images, run.used,
+        options.fit_rows,
+    )  # fmt: skip
 
 
 def _new_prompts(step: Step) -> bool:
@@ -431,27 +432,16 @@ class _Run:
     ) -> list[str]:
         """Link runs of shards two by two, and give each what was chosen (see `orders.links`)."""
         label, n = stage.label, len(runs)
-        keys = [fingerprint(["keys", parts[a:b]]) for a, b in runs]
-        places, choice = (fingerprint([kind, keys]) for kind in ("places", "choice"))
-        pairs = list(itertools.combinations(range(n), 2))
-        own = [fingerprint(["links", keys, i]) for i in range(n)]
-        across = [fingerprint(["links", keys, pair]) for pair in pairs]
-        back = [fingerprint(["settle", keys, i]) for i in range(n)]
-
-        def in_all(name: str, order: Callable[[int], Order], count: int) -> list[Record]:
-            return self.map(f"{label} ({name})", order, count, stage)
-
-        def between(at: int) -> Link:
-            known = [own[i] for i in pairs[at]]
-            return Link(across[at], label, keys, places, pairs[at], known)
-
-        in_all("keys", lambda i: Keys(keys[i], label, parts[slice(*runs[i])]), n)
-        in_all("places", lambda _: Places(places, label, keys), 1)
-        in_all("links", lambda i: Link(own[i], label, keys, places, (i,)), n)
-        in_all("links between", between, len(pairs))
-        found = [*own, *across]
-        (chosen,) = in_all("choice", lambda _: Choose(choice, label, keys, places, found), 1)
-        records = in_all("state", lambda i: Settle(back[i], label, keys, choice, i), n)
-        stage.objects += [*keys, places, *found, choice, *back]
-        stage.info = step.told(chosen.info["info"], [r.info["info"] for r in records])
+        how = step.linking(self.store.read(parts[0], "part").columns)
+        linking = linked_in(label, how, [parts[a:b] for a, b in runs])
+        choice = fingerprint(["choice", linking.runs])
+        back = [fingerprint(["settle", choice, i]) for i in range(n)]
+        ask: list[Order] = [Choose(choice, label, linking.runs, linking.places, linking.links)]
+        settle: list[Order] = [Settle(back[i], label, linking.runs, choice, i) for i in range(n)]
+        records: dict[str, list[Record]] = {}
+        for name, orders in [*linking.batches, ("choice", ask), ("state", settle)]:
+            records[name] = self.map(f"{label} ({name})", orders.__getitem__, len(orders), stage)
+        stage.objects += [*linking.objects, choice, *back]
+        chosen = records["choice"][0].info["info"]
+        stage.info = step.told(chosen, [r.info["info"] for r in records["state"]])
         return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]

@@ -114,6 +114,7 @@ class RunResult:
         before: each step with the table that it got.
         images: its prompts may have pictures, whose names stand in their marks.
         objects: keys of everything in the store that it was made from.
+        fit_rows: rows that are held at a time, about (see `Options`).
     """
 
     recipe: Recipe
@@ -125,6 +126,7 @@ class RunResult:
     before: list[tuple[PlannedStep, View]] = field(default_factory=list)
     images: bool = False
     objects: set[str] = field(default_factory=set)
+    fit_rows: int = FIT_ROWS
 
 
 @dataclass(frozen=True, kw_only=True)

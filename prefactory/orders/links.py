@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import combinations
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
 
 from prefactory.errors import DataError
+from prefactory.identity import fingerprint
 from prefactory.near.choose import Choice, one_of_each_cluster, ranks
 from prefactory.near.linking import Links, bands_of, forest, links, links_of
 from prefactory.near.pairs import MISSED, Meeting, equal_sets, least_of, read_rows
 from prefactory.near.shingles import I64, U32, U64
-from prefactory.orders import Site, written
-from prefactory.step.exchange import Linked
+from prefactory.orders import Order, Site, written
+from prefactory.step.exchange import Linked, Linking
 from prefactory.store import Store
 
 
@@ -36,12 +38,13 @@ class Keys:
 
     key: str
     label: str
+    how: Linking
     parts: Sequence[str]
 
     def make(self, site: Site) -> None:
         """Write `id`, `digest`, `enough`, perhaps `score` and `group`, and a column a band."""
         rows = _parts(site.store, self.parts)
-        how = _step(site, self.label).linking(rows.columns)
+        how = self.how
         names = [c.removeprefix("set_") for c in rows.columns if c.startswith("set_")]
         words = [rows[f"words_{name}"].to_numpy() for name in names]
         enough = how.cut.enough(least_of(words, how.rule, names), MISSED)
@@ -69,6 +72,7 @@ class Places:
 
     key: str
     label: str
+    how: Linking
     runs: Sequence[str]
 
     def make(self, site: Site) -> None:
@@ -76,7 +80,7 @@ class Places:
 
         Rows are numbered run by run; `Link` reads its runs' slices.
         """
-        cut = _step(site, self.label).linking(()).cut
+        cut = self.how.cut
 
         def column(name: str) -> pl.Series:
             return pl.concat([site.store.read(k, "keys", [name]) for k in self.runs]).to_series()
@@ -119,6 +123,7 @@ class Link:
 
     key: str
     label: str
+    how: Linking
     runs: Sequence[str]
     places: str
     of: tuple[int, ...]
@@ -133,15 +138,14 @@ class Link:
         place = pl.concat([store.read(self.places, "place")[a:b] for a, b in spans]).to_series()
         order = place.arg_sort()
         own, here = order.arg_sort().to_numpy().astype(np.int64), place.gather(order).to_numpy()
-        how = _step(site, self.label).linking(table.columns)
-        rows = read_rows(table.drop("bands")[order], how.cut)
+        rows = read_rows(table.drop("bands")[order], self.how.cut)
         known = forest([_links(store, key).placed(here) for key in self.known])
         side = None
         if self.known:
             side = order.to_numpy() >= spans[0][1] - spans[0][0]
         met = _met(store, self.places, spans, info["bands"], own)
         stride = max(1, sum(info["rows"]) // max(1, here.size))
-        found = links(rows, how.rule, met, known, side, stride)
+        found = links(rows, self.how.rule, met, known, side, stride)
         kept = forest([known, found])
         if side is not None:
             kept = kept.some(side[kept.left] != side[kept.right])
@@ -171,9 +175,10 @@ class Choose:
         store = site.store
         linked = all_links(store, [self.places, *self.links])
         rows = np.unique(np.concatenate([linked.left, linked.right]))
-        number, scores = _of_places(store, self.places, self.runs, rows)
-        choice = one_of_each_cluster(linked.placed(rows).edges, ranks(pl.Series(rows), scores))
-        table = pl.DataFrame({n: number[v] for n, v in choice._asdict().items()})
+        told = of_places(store, self.places, self.runs, rows)
+        rank = ranks(told["place"], told["score"] if "score" in told.columns else None)
+        choice = one_of_each_cluster(linked.placed(rows).edges, rank)
+        table = pl.DataFrame({n: told["number"].gather(v) for n, v in choice._asdict().items()})
         with store.write(self.key) as writer:
             writer.table("choice", table.sort("dropped"))
             writer.info["info"] = {
@@ -200,7 +205,7 @@ class Settle:
 
     def make(self, site: Site) -> None:
         """Write the decisions, and what is counted of them."""
-        store, step = site.store, _step(site, self.label)
+        store, step = site.store, cast("Linked", site.step(self.label))
         starts = np.concatenate([[0], np.cumsum(_sizes(store, self.runs, self.label))])
         chosen = store.read(self.choice, "choice")
         dropped = chosen["dropped"].to_numpy()
@@ -220,16 +225,61 @@ class Settle:
             writer.info["info"] = dict(state.info)
 
 
+class Plan(NamedTuple):
+    """The orders that link runs of rows.
+
+    Attributes:
+        batches: what each kind is called, and its orders; one kind after the other.
+        runs: keys of the `Keys` of all runs.
+        places: key of the `Places`.
+        links: keys of the links of all runs and of every two of them.
+    """
+
+    batches: list[tuple[str, list[Order]]]
+    runs: list[str]
+    places: str
+    links: list[str]
+
+    @property
+    def objects(self) -> list[str]:
+        """Keys of what they make."""
+        return [*self.runs, self.places, *self.links]
+
+
+def linked_in(label: str, how: Linking, runs: Sequence[Sequence[str]]) -> Plan:
+    """Plan the orders that link runs of rows.
+
+    Args:
+        label: of the stage.
+        how: what rows are linked by.
+        runs: keys of the looks at the shards of each run.
+    """
+    keys = [fingerprint(["keys", parts]) for parts in runs]
+    places = fingerprint(["places", keys])
+    alone = [fingerprint(["links", keys, i]) for i in range(len(runs))]
+    pairs = list(combinations(range(len(runs)), 2))
+    both = [fingerprint(["links", keys, pair]) for pair in pairs]
+    batches: list[tuple[str, list[Order]]] = [
+        ("keys", [Keys(k, label, how, parts) for k, parts in zip(keys, runs, strict=True)]),
+        ("places", [Places(places, label, how, keys)]),
+        ("links", [Link(k, label, how, keys, places, (i,)) for i, k in enumerate(alone)]),
+        (
+            "links between",
+            [
+                Link(k, label, how, keys, places, (i, j), [alone[i], alone[j]])
+                for k, (i, j) in zip(both, pairs, strict=True)
+            ],
+        ),
+    ]
+    return Plan(batches, keys, places, [*alone, *both])
+
+
 def all_links(store: Store, keys: Sequence[str]) -> Links:
     """The forest of all links that are written, read one after the other."""
     linked = forest([])
     for key in keys:
         linked = forest([linked, _links(store, key)])
     return linked
-
-
-def _step(site: Site, label: str) -> Linked:
-    return cast("Linked", site.step(label))
 
 
 def _info(store: Store, key: str, label: str) -> Mapping[str, Any]:
@@ -274,22 +324,23 @@ def _met(
         yield own[np.concatenate(rows)[order]], place[order]
 
 
-def _of_places(
-    store: Store, places: str, runs: Sequence[str], rows: I64
-) -> tuple[I64, pl.Series | None]:
-    """Numbers and scores (Float64, if there are any) of rows that are told by place, ascending."""
-    number, score = np.zeros(rows.size, dtype=np.int64), np.full(rows.size, np.nan)
-    every, first, scored = store.read(places, "place").to_series(), 0, False
+def of_places(store: Store, places: str, runs: Sequence[str], rows: I64) -> pl.DataFrame:
+    """`place`, `number`, `id` and perhaps `score` of rows that are told by place, by place."""
+    every, first = store.read(places, "place").to_series(), 0
+    pieces = []
     for run in runs:
         table = store.read(run, "keys")
+        table = table.select([c for c in ("id", "score") if c in table.columns])
         at = every[first : first + table.height].to_numpy()
-        slot = np.minimum(np.searchsorted(rows, at), max(rows.size - 1, 0))
-        here = np.flatnonzero(rows[slot] == at) if rows.size else slot[:0]
-        number[slot[here]] = first + here
-        if scored := "score" in table.columns:
-            score[slot[here]] = table["score"].gather(here).fill_null(np.nan).to_numpy()
+        here = np.flatnonzero(np.isin(at, rows, assume_unique=True))
+        pieces.append(
+            table[here].with_columns(
+                place=pl.Series(at[here], dtype=pl.Int64),
+                number=pl.Series(here + first, dtype=pl.Int64),
+            )
+        )
         first += table.height
-    return number, pl.Series(score) if scored else None
+    return pl.concat(pieces).sort("place")
 
 
 def _parts(store: Store, keys: Sequence[str]) -> pl.DataFrame:

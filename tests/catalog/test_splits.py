@@ -1,11 +1,17 @@
 import itertools
+import random
+import tempfile
+from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.splits import cluster_groups, group_key, reduce_prompts, with_split
+from catalog.splits import cluster_groups, group_key, group_prompts, reduce_prompts, with_split
+from catalog.splits import test_prompts as cut_prompts
+from prefactory.orders import Site
+from prefactory.store import Store
 from tests.helpers import assistant, content, messages, prompts, system, user
 
 
@@ -136,3 +142,27 @@ def test_no_groups():
     assert cluster_groups([], 0.1).height == 0
     assert near(prompts()).height == 0
     assert with_split(prompts(), 0.1, 0, near(prompts())).height == 0
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 10**6), st.integers(1, 30), st.integers(4, 30))
+def test_groups_whose_hashes_lie_on_the_disk_are_cut_alike(n, seed, size, most):
+    rng = random.Random(seed)
+    kinds = [[f"{k}{i}" for i in range(20)] for k in "abcdefg"]
+    texts = [" ".join([*rng.choice(kinds), rng.choice(["", "Yes", "yes!"])]) for _ in range(n)]
+    texts = [changed(t, *rng.sample(range(20), rng.randrange(5))) for t in texts]
+    table = prompts(*texts, *[f"question number {i} about {i * 7}" for i in range(9)])
+    table = table.sample(fraction=1.0, shuffle=True, seed=seed)  # a group in several pieces
+
+    def test(most):
+        pieces = [group_prompts(p, near=True) for p in table.iter_slices(size)]
+        with tempfile.TemporaryDirectory() as folder:
+            ids = cut_prompts(pieces, 0.3, seed, Site(None, [], Store(Path(folder))), most)
+            lie = any(Path(folder).rglob("part.arrow"))
+        return ids.sort().to_list(), lie
+
+    whole, cut = test(1000), test(most)
+    assert cut[0] == whole[0]
+    assert not whole[1]
+    assert cut[1] == (sum(group_prompts(p, near=True).hashes.height for p in
+                          table.iter_slices(size)) > most)  # fmt: skip

@@ -53,6 +53,14 @@ def with_a_step_beside(folder):
     return recipe
 
 
+def with_near_copies(recipe):
+    line = (
+        '  - filters.NearDuplicates: {"on": prompt, words: 1, threshold: 0.6, short: 0, long: 0}\n'
+    )
+    recipe.write_text(recipe.read_text().replace("  - filters.Margin", line + "  - filters.Margin"))
+    return recipe
+
+
 def outcome(recipe, settings):
     checked, sources, _ = check_recipe(recipe, [])
     return build(checked, sources, settings, thread_mapper(settings.workers))
@@ -102,16 +110,17 @@ def test_orders_done_elsewhere_give_the_same_bytes(small, elsewhere):
     assert not again.published.new
 
 
-def test_fits_cut_by_key_elsewhere_give_the_same_bytes(small, elsewhere):
-    recipe = small / "recipe.yaml"
+def test_fits_cut_elsewhere_give_the_same_bytes(small, elsewhere):
+    recipe = with_near_copies(small / "recipe.yaml")
     here = outcome(recipe, Settings(small / "here", workers=2, shard_rows=50))
     there = outcome(recipe, replace(elsewhere.settings, fit_rows=60))
     digests = [o.published.version.manifest.content_digest for o in (here, there)]
     assert digests[0] == digests[1]
     whole, cut = ({s.label: s for s in o.stages} for o in (here, there))
-    label = "filters.ExactDuplicates"
-    assert cut[label].made > whole[label].made + 6
-    assert cut[label].info == whole[label].info
+    for label in ("filters.ExactDuplicates", "filters.NearDuplicates"):
+        assert cut[label].made > whole[label].made + 6
+        assert cut[label].info == whole[label].info
+    assert whole[label].info["near_duplicate"]
 
 
 def test_what_is_paid_elsewhere_is_counted_here(tmp_path, elsewhere):
@@ -251,9 +260,10 @@ def finished(process):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("runner", ["threads", "prefect"])
 def test_three_nodes_one_killed_in_the_middle(small, nodes, runner):
-    recipe = with_a_step_beside(small)
+    recipe = with_near_copies(with_a_step_beside(small))
     here = outcome(recipe, Settings(small / "here", workers=2, shard_rows=10))
-    process = started(small, nodes, "there", runner)
+    in_runs = ("--fit-rows", "60")
+    process = started(small, nodes, "there", runner, more=in_runs)
     label = "filters.Rule"
     until(lambda: _objects(small / "there") > _objects(small / "here") // 2, 600)
     os.kill(nodes.raylet(b"n3"), signal.SIGKILL)
@@ -262,7 +272,7 @@ def test_three_nodes_one_killed_in_the_middle(small, nodes, runner):
     assert made["content_digest"] == here.published.version.manifest.content_digest
     stage = next(s for s in made["stages"] if s["label"] == label)
     assert stage["made"] + stage["reused"] > 10
-    again = finished(started(small, nodes, "there", runner))
+    again = finished(started(small, nodes, "there", runner, more=in_runs))
     assert sum(s["made"] for s in again["stages"]) == 0
 
 

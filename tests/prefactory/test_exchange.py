@@ -14,16 +14,19 @@ from labelers.combine.combine import Combine
 from prefactory.apply import fit_parts
 from prefactory.context import Context, State
 from prefactory.errors import DataError
+from prefactory.near.likeness import Rule
+from prefactory.near.minhash import Banding
 from prefactory.orders import Site, do
 from prefactory.orders.links import Choose, Keys, Link, Places, Settle
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _in_order, _rows
 from prefactory.shards import in_runs
 from prefactory.step import FittedFilter, Labeler
-from prefactory.step.exchange import KEY, Exchanged, Streamed, of_digests
+from prefactory.step.exchange import KEY, Exchanged, Linking, Streamed, of_digests
 from prefactory.store import Store
 from prefactory.tables import Shape, digests
 from tests.helpers import digest, everything, ledger_of, one_file, pairs, recipe, responses, run
 
+HOW = Linking(Banding(69, 3), Rule(0.35))
 WORDS = ("yes", "no", "Yes ", "a longer answer", "another")
 
 
@@ -311,8 +314,8 @@ def test_orders_are_small_and_plain():
     keys = [f"{i:032x}" for i in range(100)]
     for order in (
         Cut("k", "l", keys), Survey("k", "l", keys, 1), FitRange("k", "l", keys, 1, keys),
-        HandBack("k", "l", keys, 1), Keys("k", "l", keys), Places("k", "l", keys),
-        Link("k", "l", keys, "p", (1, 2), keys[:2]), Choose("k", "l", keys, "p", keys),
+        HandBack("k", "l", keys, 1), Keys("k", "l", HOW, keys), Places("k", "l", HOW, keys),
+        Link("k", "l", HOW, keys, "p", (1, 2), keys[:2]), Choose("k", "l", keys, "p", keys),
         Settle("k", "l", keys, "c", 1),
     ):  # fmt: skip
         data = pickle.dumps(order)
