@@ -7,6 +7,7 @@ of it. Without that a bad server's readable answers would stay for ever.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -19,12 +20,12 @@ import polars as pl
 from pipelines.settings import Settings
 from prefactory.engines import calls
 from prefactory.engines.journal import Journal, drop, in_use
-from prefactory.errors import StoreError
 from prefactory.folders import new_file
 from prefactory.identity import fingerprint
 from prefactory.sharing.presence import alone
 from prefactory.sharing.segments import PLACE, Segments
 
+_LOG = logging.getLogger(__name__)
 SCHEMA: dict[str, pl.DataType] = {
     "engine": pl.String(),
     "key": pl.String(),
@@ -110,11 +111,18 @@ def bring(settings: Settings) -> dict[str, Segments]:
 
 
 def _of_engine(file: Path) -> list[dict[str, Any]]:
-    try:
-        identity = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file} can't be read ({error})") from error
     name = file.parent.name
+    try:
+        identity = json.loads(file.read_bytes())
+        if fingerprint(identity) != name:
+            raise ValueError("it is not as it was written")
+    except (OSError, ValueError, TypeError) as error:
+        _LOG.warning(
+            "%s is damaged (%s), so its model is called %s; remove it: the next run that asks the "
+            "model writes it anew",
+            *(file, error, name),
+        )
+        identity = {}
     journal = Journal(file.parents[1], name, identity)
     try:
         found, doubts = {}, {}

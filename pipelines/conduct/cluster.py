@@ -8,6 +8,7 @@ see, or by a bucket. What a lost node had finished is there; the rest Ray gives 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -213,7 +214,7 @@ class Place:
 def proof_of(home: Path) -> tuple[Path, str]:
     """A file by which a worker knows the home, made once."""
     path = home / "store" / "home.id"
-    if not path.is_file():
+    if not path.is_file() or not re.fullmatch(rb"[0-9a-f]{32}", path.read_bytes()):  # or damaged
         with new_file(path) as file:
             file.write(secrets.token_hex(16).encode())
     return path, path.read_text("utf-8")

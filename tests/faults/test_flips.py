@@ -16,13 +16,17 @@ from catalog.history.everything import problems
 from catalog.history.tags import tag, untag
 from catalog.layouts import export
 from catalog.versions import Catalog
+from pipelines.conduct import cluster
+from pipelines.journal import answers
 from pipelines.needs import needs, tell
 from pipelines.settings import Settings
 from pipelines.training import promotion
 from pipelines.training.known import known
 from prefactory.engines import batch
+from prefactory.engines.journal import Journal
 from prefactory.errors import ConfigError, PrefactoryError
 from prefactory.folders import checksums_of, new_file, new_folder
+from prefactory.identity import fingerprint
 from prefactory.sharing import spending
 from prefactory.sharing.bucket import Bucket
 from prefactory.sharing.sealed import seal
@@ -172,10 +176,26 @@ def a_part_of_a_checkpoint(folder):
     return file, again
 
 
+def an_engine(folder):
+    """It only names the model, which is called by the engine's key then."""
+    identity = {"engine": "server", "model": "m", "template": None}
+    journal = Journal(folder / "journal", fingerprint(identity), identity)
+    journal.put("a" * 32, {"text": "yes"})
+    journal.close()
+    file = next(folder.rglob("engine.json"))
+    return file, lambda: answers(Settings(folder)).drop("model").rows()
+
+
+def a_proof(folder):
+    file, _ = cluster.proof_of(folder)
+    return file, lambda: len(cluster.proof_of(folder)[1])
+
+
 KEPT = {
     "history.json": a_history, "a budget": a_budget, "a batch": a_batch,
     "promoted.json": promotions, "record.json": an_object, "training.json": a_training,
-    "a checkpoint": a_checkpoint, "a part of a checkpoint": a_part_of_a_checkpoint,
+    "engine.json": an_engine, "home.id": a_proof, "a checkpoint": a_checkpoint,
+    "a part of a checkpoint": a_part_of_a_checkpoint,
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from prefactory.folders import FRONTIER, new_file
 from prefactory.identity import fingerprint, identity_fields
 from prefactory.measures.calibration import Floats, pairwise_accuracy
 from prefactory.pages.svg import el, figure, text_at
+from prefactory.sharing.sealed import seal, unseal
 from trainers.base import DatasetRef, table
 from trainers.processes import processes
 
@@ -206,6 +206,14 @@ def kept_beside(model: Path) -> Path:
     return model.with_name(f"{model.name}{FRONTIER}")
 
 
+def _kept(file: Path, names: Sequence[str]) -> dict[str, float] | None:
+    """Accuracies that a training of before came to; None if there is none, or they are damaged."""
+    try:
+        return unseal(file.read_bytes(), names)
+    except (OSError, ValueError):
+        return None
+
+
 def explored(
     config: Any,  # noqa: ANN401 - settings.RACO
     names: Sequence[str],
@@ -250,12 +258,12 @@ def explored(
             one = config.model_copy(update=changed)
             made_from = [identity_fields(one), list(names), data.digest, data.table]
             file = kept / f"{fingerprint(made_from)[:16]}.json"
-            if not file.is_file():
+            accuracy = _kept(file, names)
+            if accuracy is None:
                 with tempfile.TemporaryDirectory(dir=kept) as scratch:
-                    found = by_objective(train(one, data, Path(scratch) / "m"), data, columns)
+                    accuracy = by_objective(train(one, data, Path(scratch) / "m"), data, columns)
                 with new_file(file) as out:
-                    out.write(json.dumps(found).encode())
-            accuracy = json.loads(file.read_text("utf-8"))
+                    out.write(seal(accuracy))
             if any(math.isnan(v) for v in accuracy.values()):
                 raise DataError("an objective is tied on every held-out pair: no frontier")
             points.append(Point(arm, dict(zip(names, choice, strict=True)), accuracy))
