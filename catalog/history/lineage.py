@@ -2,13 +2,14 @@
 
 A graph of boxes in layers: sources and parents first, then the stages, the version, and what was
 made of that. Of a row: its record, what each stage did with it, the calls whose answers stand in
-it, and the votes on it.
+it, and the votes of judges (a call each) and people on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 from markupsafe import Markup
@@ -17,6 +18,7 @@ from catalog.explain import Explained
 from catalog.history.removal import parents
 from catalog.versions import Catalog, Version
 from prefactory.pages.svg import el, text_at
+from prefactory.tables import Shape
 
 WIDE, HIGH, GAP_X, GAP_Y, CHARS = 250, 44, 46, 14, 38
 STYLE = (
@@ -177,7 +179,7 @@ def of_row(
     graph = Lineage()
     begin = graph.add(Node("record", row.source or "not known"))
     last: tuple[int, ...] = (begin,)
-    asked = calls.to_dicts()
+    asked, judged = calls.to_dicts(), _judged(version, row)
     made = [r for r in row.relatives if r.relation != "named by"]
     parent_nodes = [graph.add(Node("row", f"{r.relation} {r.row_id[:12]}", r.fate)) for r in made]
     for verdict in row.verdicts:
@@ -188,6 +190,7 @@ def of_row(
             graph.add(Node("call", f"{c['model']} ({c['role']})", f"answer {c['key'][:16]}"))
             for c in calls_here
         ]
+        own += [graph.add(vote) for vote in judged.get(verdict.stage, ())]
         why = ": ".join(w for w in (verdict.verdict, verdict.reason, verdict.detail) if w)
         more = parent_nodes if verdict.verdict == "made" else []
         last = (graph.add(Node("stage", verdict.stage, why), *last, *more, *own),)
@@ -203,6 +206,43 @@ def of_row(
         if relative.relation == "named by":
             graph.add(Node("row", relative.row_id[:12], relative.fate), own_place)
     return graph
+
+
+def _judged(version: Version, row: Explained) -> dict[str, list[Node]]:
+    """The judges' votes that a published pair carries, by the stage that asked for them."""
+    table = version.manifest.tables.get(row.shape)
+    columns = {} if table is None else table.columns
+    asked = {
+        s.label: (f"{s.info['name']}_", s.info["models"])
+        for s in version.manifest.stages
+        if "models" in s.info and f"{s.info.get('name')}_votes" in columns
+    }
+    if row.shape != Shape.PAIRS.value or not asked:
+        return {}
+    rows = version.frame(row.shape).filter(pl.col("pair_id") == row.row_id).collect()
+    return {
+        label: [_vote(vote, pair, pair[f"{own}answers"], models) for vote in pair[f"{own}votes"]]
+        for pair in rows.to_dicts()
+        for label, (own, models) in asked.items()
+        if pair[f"{own}votes"]
+    }
+
+
+def _vote(
+    vote: Mapping[str, Any], pair: Mapping[str, Any], answers: int, models: Sequence[str]
+) -> Node:
+    """One vote; of two answers the one that it names is told by its side."""
+    said, judge = vote["answer"], vote["judge"]
+    sides = sorted(("chosen", "rejected"), key=lambda side: str(pair[f"{side}_id"]))
+    if vote["fault"] is not None or said is None:
+        what = str(vote["fault"])
+    elif said < 0:
+        what = "tie"
+    else:
+        what = sides[said] if answers == len(sides) else f"answer {said + 1} of {answers}"
+    place = "" if vote["place"] is None else f", shown in place {vote['place'] + 1}"
+    name = models[judge] if judge < len(models) else f"judge {judge}"
+    return Node("vote", f"{name}: {what}", f"order {vote['round'] + 1}{place}")
 
 
 def _votes(version: Version, row_id: str) -> pl.DataFrame:

@@ -97,7 +97,8 @@ def test_judges_are_compared_and_ids_are_no_tags(tmp_path):
     with MockServer(verdict) as server:
         (tmp_path / "r.yaml").write_text(JUDGED % (server.url, server.url))
         publish(40, "early")
-        told = read(publish(40, "late").path)
+        late = publish(40, "late")
+    told = read(late.path)
     shifts = {s.column: s for s in told.shifts}
     agreed = shifts["labelers.JudgePairs: agreement between judges (alpha)"]
     assert (agreed.before, agreed.drift) == (1.0, True)
@@ -105,6 +106,13 @@ def test_judges_are_compared_and_ids_are_no_tags(tmp_path):
     votes = shifts["labelers.JudgePairs: agreement with the label"]
     assert (votes.before, votes.after, votes.missing_after) == (1.0, None, 1.0)
     assert "judge_question" not in shifts  # another id in each row
+    (row,) = late.explain("p.jsonl:1").rows
+    lines = of_row(late, row, calls_of(Settings(tmp_path), row)).lines()
+    votes = sorted(line.partition(": order ")[0] for line in lines if line.startswith("vote"))
+    assert votes == ["vote     one: chosen"] * 2 + ["vote     two: rejected"] * 2
+    assert sum("shown in place 1" in line for line in lines) == 2
+    (stage,) = (line for line in lines if line.startswith("stage    labelers.JudgePairs"))
+    assert stage.count("one: chosen") == 2
     assert any("agreement between judges (alpha): mean 1 -> -" in line for line in told.lines())
 
 
