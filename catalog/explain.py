@@ -300,7 +300,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _names_parents(column: str) -> bool:
-    """Whether a column that a generator adds names parents."""
+    """Whether a column names other rows."""
     return column.endswith(("_from", "_id", "_ids"))
 
 
@@ -329,7 +329,8 @@ def _parents(row: dict[str, Any], shape: Shape | None) -> dict[str, str]:
         return {}
     own = (row.get(ROW_ID[shape]), row.get("prompt_id"))
     relations: dict[str, str] = {}
-    for name, value in row.items():
+    named = ((n, v) for n, v in row.items() if _names_parents(n))
+    for name, value in named:  # other columns hold marks of their own, such as `judge_question`
         for row_id in value if isinstance(value, list) else [value]:
             is_id = isinstance(row_id, str) and re.fullmatch("[0-9a-f]{32}", row_id)
             if is_id and row_id not in own:

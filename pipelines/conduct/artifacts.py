@@ -147,8 +147,10 @@ def line(outcome: Outcome) -> str:
     """How a run ended, in one line."""
     version = outcome.published.version
     rows = ", ".join(f"{n} {sum(t.splits.values()):,}" for n, t in version.manifest.tables.items())
-    usd = sum(u["usd"] for u in outcome.used if u["priced"])
     calls = sum(u["calls"] for u in outcome.used)
+    paid = f"{sum(u['usd'] for u in outcome.used):.4f} US dollars"
+    if not all(u["priced"] for u in outcome.used if u["calls"]):
+        paid = "price unknown"
     models = "".join(f"; {t.method}: {t.path.name}" for t in outcome.trained)
     state = "published" if outcome.published.new else "nothing new"
-    return f"{version.ref} {state}: {rows}; {calls:,} calls, {usd:.4f} US dollars{models}"
+    return f"{version.ref} {state}: {rows}; {calls:,} calls, {paid}{models}"

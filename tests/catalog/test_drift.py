@@ -107,6 +107,7 @@ def test_judges_are_compared_and_ids_are_no_tags(tmp_path):
     assert (votes.before, votes.after, votes.missing_after) == (1.0, None, 1.0)
     assert "judge_question" not in shifts  # another id in each row
     (row,) = late.explain("p.jsonl:1").rows
+    assert {r.relation for r in row.relatives} == {"chosen", "rejected"}
     lines = of_row(late, row, calls_of(Settings(tmp_path), row)).lines()
     votes = sorted(line.partition(": order ")[0] for line in lines if line.startswith("vote"))
     assert votes == ["vote     one: chosen"] * 2 + ["vote     two: rejected"] * 2

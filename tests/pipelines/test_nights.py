@@ -18,7 +18,7 @@ import pytest
 from catalog.publish import Published
 from pipelines.build import Outcome
 from pipelines.cli.app import app
-from pipelines.conduct.artifacts import markdown
+from pipelines.conduct.artifacts import line, markdown
 from pipelines.conduct.gate import gated
 from pipelines.conduct.nights import Night, _need_server, _schedule, hook
 from pipelines.settings import Settings
@@ -77,6 +77,15 @@ def test_the_numbers_of_a_run_link_to_its_pages(home):  # noqa: F811 - the fixtu
     assert f"[version]({at}) · [report]({at}/report) · [drift]({at}/drift)" in text
     assert "beside small@" in text
     assert "](" not in markdown(Outcome(Published(version, new=False), []))
+
+
+def test_the_line_of_a_run_says_where_a_price_is_not_known(home):  # noqa: F811 - the fixture
+    published = Published(Settings(home).catalog["small"], new=False)
+    paid = {"calls": 3, "usd": 0.25, "priced": True}
+    assert line(Outcome(published, [], [paid])).endswith("; 3 calls, 0.2500 US dollars")
+    unknown = {"calls": 2, "usd": 0.0, "priced": False}
+    assert line(Outcome(published, [], [paid, unknown])).endswith("; 5 calls, price unknown")
+    assert line(Outcome(published, [])).endswith("; 0 calls, 0.0000 US dollars")
 
 
 def test_a_hook_is_told_and_a_failing_one_is_a_warning(tmp_path, caplog):
