@@ -99,9 +99,10 @@ def test_a_batch_that_unpacks_to_far_more_is_refused_before_it_is_unpacked(monke
     table = pa.table({"prompt": ["x" * 1000] * 20_000})
     monkeypatch.setattr(read, "LARGE", 10_000_000)
     for packed in ("zstd", "lz4"):
-        data = arrow(table, compression=packed)
-        with pytest.raises(DataError, match="a batch of it unpacks to"):
-            list(chunks_of(data))
+        data = arrow(table, file=False, compression=packed)
+        for found in (data, arrow(table, compression=packed)):
+            with pytest.raises(DataError, match="a batch of it unpacks to"):
+                list(chunks_of(found))
         assert sum(chunk.size for chunk in chunks_of(data[: len(data) // 2])) <= 1
     with pytest.raises(DataError, match="a row group of it unpacks to"):
         list(chunks_of(parquet(table, use_dictionary=False, compression="zstd")))
@@ -115,10 +116,20 @@ def test_a_list_of_billions_of_nothing_is_refused(monkeypatch):
         list(chunks_of(parquet(pa.table({"turns": lists}))))
 
 
-def test_what_a_stream_unpacks_to_is_told_without_unpacking():
+def test_files_of_polars_are_weighed_too(monkeypatch):
+    data = io.BytesIO()
+    pl.DataFrame({"prompt": ["x" * 1000] * 20_000}).write_ipc(data, compression="zstd")
+    assert sum(chunk.size for chunk in chunks_of(data.getvalue())) == 20_000
+    monkeypatch.setattr(read, "LARGE", 10_000_000)
+    with pytest.raises(DataError, match="a batch of it unpacks to"):
+        list(chunks_of(data.getvalue()))
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_what_messages_unpack_to_is_told_without_unpacking(file):
     table = pa.table({"a": ["x" * 1000] * 5000, "b": shared("y" * 999, 5000), "c": range(5000)})
     for packed in (None, "zstd", "lz4"):
-        data = io.BytesIO(arrow(table, file=False, compression=packed))
+        data = io.BytesIO(arrow(table, file=file, compression=packed))
         sizes = [size for _, size in unpacked_sizes(data)]
         assert sum(sizes) == pytest.approx(5000 * 1000 + 5000 * 4 + 999 + 5000 * 12, rel=0.05)
 
