@@ -15,6 +15,7 @@ Polars' and Arrow's pools start with their first work, so in the fork.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -161,6 +162,7 @@ def _serve(path: str) -> None:
         late = TRAINING if "train" in asked["words"] else ()
         for module in (*late, *(EMBEDDING if Path(asked["embeds"]).exists() else ())):
             __import__(module)
+        gc.freeze()  # a fork looks at what it has made itself
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
