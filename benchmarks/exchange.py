@@ -105,7 +105,7 @@ def made_prompts(numbers: pl.Series, rows: int) -> pl.DataFrame:
     words = seeds[:, None] * np.uint64(40) + np.arange(40, dtype=np.uint64)
     words[:, :2] = np.where(even, n * np.uint64(7) + np.uint64(2**40), words[:, 0])[:, None]
     draw = (finalise(words) >> np.uint64(11)).astype(np.float64) / 2**53
-    ranks = np.floor((1 - draw) ** (-1 / 0.6)).clip(max=1e6).astype(np.int64)  # exponent 1.6
+    ranks = np.floor((1 - draw) ** (-1 / 0.2)).clip(max=1e6).astype(np.int64)  # exponent 1.2
     text = pl.Series(ranks).cast(pl.List(pl.Int64)).list.eval("w" + pl.element().cast(pl.String))
     made = pl.DataFrame({"n": numbers, "content": text.list.join(" ")})
     message = pl.struct(role=pl.lit("user"), content="content")

@@ -17,6 +17,7 @@ import heapq
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ DRIVER = "publish and report"
 """What the driver does alone. What a selection pays is worked out beside it, on 5,000 rows."""
 SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 WORKERS = (2, 16, 128, 1024)
+NEAR_ROWS = 327_680
 FIT_ROWS = 1 << 20
 """Rows from which on a fit is cut by key, and of a range."""
 ORDER_BYTES = 1_500
@@ -154,6 +156,34 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def orders_table(figures: Mapping[str, float]) -> list[str]:
+    """What each kind of order of `benchmarks.exchange` took."""
+    lines = ["| orders | MB, at most | CPU s, all |", "|---|--:|--:|"]
+    for name, value in figures.items():
+        if name.endswith(", MB"):
+            order = name.removesuffix(", MB")
+            step, of, kind = order.split(", ")
+            shown = "all rows in one" if kind == "fit" else f"{kind}, of {of.split()[-1]} runs"
+            lines.append(f"| `{step}`: {shown} | {value:.0f} | {figures[f'{order}, CPU s']:.2f} |")
+    return lines
+
+
+def near_table(result: Mapping[str, Any]) -> list[str]:
+    """The part of the page on near-duplicates, which are linked two runs at a time."""
+    machine = result["machine"]
+    return [
+        "",
+        "## Near-duplicates",
+        "",
+        f"`filters.NearDuplicates` on {NEAR_ROWS:,} made prompts of 40 words "
+        f"({result['time'][:10]}, commit {result['commit']}, {machine['cores']} cores of "
+        f"{machine['processor']}, load {machine['load']}), by one order, and linked two runs of "
+        "rows at a time:",
+        "",
+        *orders_table(result["figures"]),
+    ]
+
+
 def fits_table(result: Mapping[str, Any]) -> list[str]:
     """The part of the page on dataset-wide steps."""
     fits, machine = of_fits(result), result["machine"]
@@ -165,18 +195,7 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
         f"{machine['cores']} cores of {machine['processor']}, load {machine['load']}) on a million "
         "rows, memory with the pages that are mapped:",
         "",
-        "| orders | MB, at most | CPU s, all |",
-        "|---|--:|--:|",
-    ]
-    for name, value in result["figures"].items():
-        if name.endswith(", MB"):
-            order = name.removesuffix(", MB")
-            seconds = result["figures"][f"{order}, CPU s"]
-            step, of, kind = order.split(", ")
-            ranges = of.split()[-1]
-            shown = "all rows in one" if kind == "fit" else f"{kind}, {ranges} of each"
-            lines.append(f"| `{step}`: {shown} | {value:.0f} | {seconds:.2f} |")
-    lines += [
+        *orders_table(result["figures"]),
         "",
         f"Those that are cut, in ranges of {FIT_ROWS:,} rows, by simulation, and the one that "
         "reads shard by shard and keeps its numbers:",
@@ -202,8 +221,16 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
-    """The page of docs, from a result of `benchmarks.chain` and one of `benchmarks.exchange`."""
+def page(
+    result: Mapping[str, Any], exchanged: Mapping[str, Any], near: Mapping[str, Any] | None = None
+) -> str:
+    """The page of docs.
+
+    Args:
+        result: of `benchmarks.chain`.
+        exchanged: of `benchmarks.exchange`.
+        near: the same, of `filters.NearDuplicates`, if one is kept.
+    """
     steps, alone = measured(result)
     fits = of_fits(exchanged)
     weather, machine = Weather(), result["machine"]
@@ -250,7 +277,7 @@ def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
                 f"| {rows:,} | {shards:,} | {workers:,} | {span(calm)} | {span(bad)} | "
                 f"{ideal / workers / bad:.2f} | {span(driver)} | {kept:.1f} MB |"
             )
-    lines += ["", *fits_table(exchanged)]
+    lines += ["", *fits_table(exchanged), *(near_table(near) if near else [])]
     lines += [
         "",
         "## What this says",
@@ -261,8 +288,9 @@ def page(result: Mapping[str, Any], exchanged: Mapping[str, Any]) -> str:
         "answers, and no ids. Publishing does not divide: from some tens of workers on "
         "the driver decides, because splits, digests and the files of a version are made on one "
         "machine, in passes over the rows. Its memory is bounded by the column that it looks at "
-        "(see [performance.md](performance.md)), which a billion rows pass. Publish such a run in "
-        "parts (a version for each source or month).",
+        "(see [performance.md](performance.md)), which a billion rows pass; near copies of prompts "
+        "are looked for as by `filters.NearDuplicates`, two runs of shards at a time. Publish such "
+        "a run in parts (a version for each source or month).",
         "",
         "What else does not divide: the other dataset-wide steps ([cluster.md](how-to/cluster.md) "
         "says which, and what a row takes there). A source is exchanged in one round, each shard "
@@ -280,7 +308,10 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=None)
     args = parser.parse_args()
     exchanged = newest("exchange", "filters.ExactDuplicates, 1000000 rows in 1, fit, MB")
-    read = [json.loads(path.read_text("utf-8")) for path in (args.result or newest(), exchanged)]
+    paths = [args.result or newest(), exchanged]
+    with suppress(SystemExit):  # it is measured apart, and perhaps not yet
+        paths.append(newest("exchange", f"filters.NearDuplicates, {NEAR_ROWS} rows in 1, fit, MB"))
+    read = [json.loads(path.read_text("utf-8")) for path in paths]
     text = page(*read)
     if args.page is None:
         print(text)

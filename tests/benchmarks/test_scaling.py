@@ -34,7 +34,16 @@ def test_the_page_tells_what_was_measured(monkeypatch):
     assert {"source", "filters.Quality", "labelers.R3"} <= set(steps)
     made = scaling.newest("exchange", "filters.ExactDuplicates, 1000000 rows in 1, fit, MB")
     exchanged = json.loads(made.read_text("utf-8"))
-    text = page(result, exchanged)
+    figures = {
+        "filters.NearDuplicates, 300 rows in 1, fit, MB": 7.0,
+        "filters.NearDuplicates, 300 rows in 1, fit, CPU s": 2.0,
+        "filters.NearDuplicates, 300 rows in 4, links between, MB": 3.0,
+        "filters.NearDuplicates, 300 rows in 4, links between, CPU s": 4.5,
+    }
+    text = page(result, exchanged, {**exchanged, "figures": figures})
+    assert "| `filters.NearDuplicates`: all rows in one | 7 | 2.00 |" in text
+    assert "| `filters.NearDuplicates`: links between, of 4 runs | 3 | 4.50 |" in text
+    assert "## Near-duplicates" not in page(result, exchanged)
     assert result["commit"] in text
     assert exchanged["commit"] in text
     assert "1,000,000,000" in text
