@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import IO
 
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, get_current_settings, temporary_settings
 
 from prefactory.errors import ConfigError
 
@@ -31,6 +32,11 @@ LIMIT_S = 300.0
 FIRST_LINE_S, EVERY_S = 5.0, 20.0
 """Seconds until it is said that the server is waited for, and between two such lines."""
 _URL = "PREFECT_API_URL"
+_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
+_HALF_MADE = re.compile(
+    r"sqlite3.*(already exists|no such table|no such column|duplicate column|malformed|"
+    r"not a database)|Can't locate revision"
+)
 _PROGRAM = """
 import os, socket, sys, threading
 def end_with_parent():
@@ -46,6 +52,7 @@ _ITSELF = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",  # into a file that is read where it does not start
 }
 
 
@@ -114,11 +121,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -
     while not _answers(url):
         waited = time.monotonic() - began
         if process.poll() is not None or waited > LIMIT_S:
-            raise ConfigError(
-                f"no Prefect server (it {'ended' if process.poll() is not None else 'is silent'} "
-                f"after {waited:.0f} s{_last_words(log)}); run with --runner threads, or start one "
-                "with `prefect server start` and set PREFECT_API_URL"
-            )
+            raise ConfigError(_no_server(process.poll() is not None, waited, log))
         if waited >= told:
             _LOG.info("Prefect's server is starting, %.0f s (--runner threads needs none)", waited)
             told += EVERY_S
@@ -133,10 +136,29 @@ def _answers(url: str) -> bool:
     return False
 
 
+def _no_server(ended: bool, waited: float, log: IO[bytes]) -> str:
+    """Why there is no server, in a sentence with a cure."""
+    words = _last_words(log)
+    if _HALF_MADE.search(words):
+        return (
+            f"Prefect's server can't use its database {PREFECT_HOME.value() / 'prefect.db'} "
+            f"({words}), as where its making was interrupted: move the file away (it holds what "
+            "Prefect noted of past runs, nothing of ours), set PREFECT_HOME to another folder, or "
+            "run with --runner threads"
+        )
+    return (
+        f"no Prefect server (it {'ended' if ended else 'is silent'} after {waited:.0f} s"
+        f"{words and f'; its last words: {words}'}); run with --runner threads, or start one with "
+        "`prefect server start` and set PREFECT_API_URL"
+    )
+
+
 def _last_words(log: IO[bytes]) -> str:
+    """The last error that a server named, or else its last line."""
     log.seek(0)
     lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return f"; its last words: {lines[-1][:300]}" if lines else ""
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or [""])[-1].strip()[:300]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,10 @@
 """SIGTERM, Ctrl-C and `kill -9`: exit code 3 within seconds, nothing left running, resumable."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -142,6 +144,28 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(monkeypatch):
         temporary.temporary_server(),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_database_that_was_made_by_half_is_told_with_its_cure(tmp_path):
+    """Prefect's own, whose first migration was killed; under the command, which is quiet."""
+    (tmp_path / "prefect").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database:
+        database.execute("create table flow (id integer)")
+        database.commit()
+    (tmp_path / "p.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
+    (tmp_path / "r.yaml").write_text("name: r\nsource: p.jsonl\nsteps: []\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "prefactory"), "run", "r.yaml"],
+        cwd=tmp_path, env={**env, "PREFECT_HOME": str(tmp_path / "prefect")},
+        capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "table flow already exists" in done.stderr
+    assert f"{tmp_path / 'prefect' / 'prefect.db'}" in done.stderr
+    assert "move the file away" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_slow_server_is_waited_for_with_a_line(monkeypatch, caplog):
