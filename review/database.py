@@ -217,7 +217,7 @@ class Database:
                 "foreign_keys=ON",
             ):
                 connection.execute(f"pragma {pragma}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # what it quotes may be damaged
             raise DataError(
                 f"the review {self._where} can't be opened: {error}; if it is damaged, put a copy "
                 "in its place"

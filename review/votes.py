@@ -172,7 +172,7 @@ def body_of(row: Row, fields: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _digest(row: Row, fields: Sequence[str], text: str) -> str:
-    return fingerprint([*(str(row[name]) for name in fields), text])
+    return fingerprint([*(str(row.get(name)) for name in fields), text])
 
 
 def _insert(work: Work, row: Row, table: str = "vote") -> None:
