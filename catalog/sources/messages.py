@@ -85,7 +85,7 @@ def is_messages(value: object) -> bool:
 
 def looks_written(text: str) -> bool:
     """Tell whether a text begins as messages do that were written as text."""
-    return _LIST.match(text) is not None
+    return _LIST.match(text.lstrip()) is not None  # two runs of space side by side are squared
 
 
 def from_written(text: str) -> Any:  # noqa: ANN401 - JSON value, or the text

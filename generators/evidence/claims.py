@@ -40,7 +40,7 @@ _SHORT = re.compile(
 )
 """Words before a stop that ends no sentence."""
 _END = re.compile(
-    r"[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d)]*"
+    r"(?<![.!?\u2026])[.!?\u2026]++[\"'\u2019\u201d\u00bb)\]*_]*+(?=\s)|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d)]*"
 )
 _TOKEN = re.compile(r"[^\s(\[\"']*$")
 _BULLET = re.compile(r"\s*(?:[-*+\u2022]|\d{1,3}[.)])\s+|\s+")
@@ -48,7 +48,7 @@ _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.MULTILINE 
 _NO_CLAIM = re.compile(r"\s*(?:\||#{1,6}\s|(?: {4}|\t)\S)")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*")
-_CITATION = re.compile(r"\s*\[\d{1,3}(?:\s*,\s*\d{1,3})*\]")
+_CITATION = re.compile(r"(?<!\s)\s*+\[\d{1,3}(?:\s*+,\s*+\d{1,3})*+\]")
 
 
 def claim_spans(text: str) -> list[Span]:

@@ -12,21 +12,22 @@ MARK = "[...]"
 """What stands for one or more words that were blacked out."""
 
 _SENTENCE = re.compile(
-    r"""\s*\S.*?(?:[.!?]+["')\]*_]*(?=\s|$)|[\u3002\uff01\uff1f]+["')\u300d\u300f]*|\n|$)\s*""",
+    r"""\s*+\S(?:[.!?]++["')\]*_]*+(?=\s|$)|.*?(?:(?<![.!?])[.!?]++["')\]*_]*+(?=\s|$)"""
+    r"""|[\u3002\uff01\uff1f]+["')\u300d\u300f]*|\n|$))\s*""",
     re.S,
 )
 _UNSPACED = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff60"
     r"\u3000-\u303f"
 )
-_PIECE = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
+_PIECE = re.compile(rf"(?<!\s)\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
 _YES_NO = re.compile(r"(\W*)(yes|no)(\W*)", re.I)
 _OPPOSITE = {"yes": "no", "no": "yes", "Yes": "No", "No": "Yes", "YES": "NO", "NO": "YES"}
 
 
 def sentences(text: str) -> list[str]:
     """Cut a text after its sentences and lines; joined, they are the text."""
-    parts = _SENTENCE.findall(text)
+    parts = [] if text.isspace() else _SENTENCE.findall(text)
     return parts if "".join(parts) == text else [text] if text else []
 
 

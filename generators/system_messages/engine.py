@@ -22,7 +22,7 @@ PREFERENCES_TOKENS, MESSAGE_TOKENS = 700, 350
 MOST_WORDS = 200
 _PLACEHOLDER = re.compile(r"<[^<>]*>")
 """Where our form says what shall stand there."""
-_LIST = re.compile(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s")
+_LIST = re.compile(r"(?m)^[^\S\n]*+(?:[-*\u2022]|\d+[.)])\s")
 _FENCE = re.compile(r"(?s)^\s*```(?:json)?\s*(.*?)\s*```\s*$")
 
 

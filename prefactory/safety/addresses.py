@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from prefactory.errors import ConfigError
 
 _USER = re.compile(r"(?<=://)[^/@\s'\"]*@")
-_VALUE = re.compile(r"([?&][^=&#\s]+=)[^&#\s'\"]*")
+_VALUE = re.compile(r"([?&][^=&#\s?]++=)[^&#\s'\"]*")
 _SECRET = re.compile(r"key|token|secret|sig|passw|pwd|auth|cred|session", re.IGNORECASE)
 _CONTAINERS = ("abfs", "abfss", "az", "azure", "wasb", "wasbs")
 """Schemes in which what stands before the `@` is a container."""

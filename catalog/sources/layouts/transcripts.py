@@ -18,7 +18,7 @@ from catalog.sources.layouts.conversations import (
 from catalog.sources.layouts.names import TASK
 from prefactory.tables import Shape
 
-_MARK = re.compile(r"(?:^|\n\s*\n)(?:## )?Human:")
+_MARK = re.compile(r"(?:^|\n[^\S\n]*+\n)(?:## )?Human:")
 _BEGINS = re.compile(r"\s*(?:## )?(?:Human|Assistant):")
 _TURNS = "a transcript needs turns that start with a blank line and 'Human:' or 'Assistant:'"
 MODELS = (Field("chosen_model", required=False), Field("rejected_model", required=False))
