@@ -21,11 +21,11 @@ from pipelines.conduct.nights import Night, deploy, hook
 from pipelines.conduct.stopping import ended_in_time
 from pipelines.conduct.temporary_server import temporary_server
 from pipelines.settings import Settings, default_workers
+from pipelines.terminal import cleaned, guard
 from prefactory.engines.accounts import budget_of
 from prefactory.errors import ConfigError
 from prefactory.safety.addresses import passwords, shown
 from prefactory.safety.masks import Masks
-from prefactory.safety.terminal import cleaned, guard
 from prefactory.stages import FIT_ROWS, Mapper
 
 T = TypeVar("T")

@@ -39,7 +39,7 @@ from pipelines.cli.training import evaluate as evaluate_commands
 from pipelines.cli.training import merge as merge_commands
 from pipelines.cli.training import train as train_commands
 from pipelines.conduct.stopping import end
-from prefactory.safety.terminal import guard
+from pipelines.terminal import guard
 
 PACKAGES = (
     "prefactory", "catalog", "generators", "filters", "labelers", "trainers", "audit",

@@ -25,7 +25,7 @@ from pipelines.cli.source import (
     images_of,
     mapping_of,
 )
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     from pipelines.judged import Cost

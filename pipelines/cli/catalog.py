@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 Ref = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a version folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -26,7 +26,7 @@ from pipelines.cli.source import (
     meanings_of,
     source_spec,
 )
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.sources import OpenSource

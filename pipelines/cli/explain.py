@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from pipelines.cli.catalog import AsJson, Ref
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.explain import Explained, Verdict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.catalog import AsJson, Ref
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.history.lineage import Lineage

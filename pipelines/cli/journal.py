@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.catalog import AsJson
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     import polars as pl

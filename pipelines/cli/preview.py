@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipelines.cli.catalog import AsJson
 from pipelines.cli.run import Overrides, RecipePath
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     import polars as pl

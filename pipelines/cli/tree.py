@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipelines.cli.catalog import AsJson, Ref
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.report.trees import Kept, SearchTree

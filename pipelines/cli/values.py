@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from pipelines.cli.catalog import AsJson
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 if TYPE_CHECKING:
     from catalog.values import ValueSystem

@@ -11,9 +11,9 @@ from prefect import flow, runtime
 from catalog.versions import default_home
 from pipelines.conduct.nights import Night, deploy
 from pipelines.settings import Settings
+from pipelines.terminal import guard
 from pipelines.votes.page import loop_page, write
 from pipelines.votes.rounds import Plan, next_round
-from prefactory.safety.terminal import guard
 
 
 def run_name() -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.catalog import AsJson
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 Data = Annotated[str, typer.Argument(help="NAME[@VERSION], a file or folder, with answers.")]
 Rows = Annotated[int, typer.Option(help="Prompts, with all their answers.", min=4)]

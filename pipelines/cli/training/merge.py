@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.cli.catalog import AsJson
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 On = Annotated[
     str | None,

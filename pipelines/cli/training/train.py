@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.catalog import AsJson
-from prefactory.safety.terminal import write_json
+from pipelines.terminal import write_json
 
 Data = Annotated[
     str | None,

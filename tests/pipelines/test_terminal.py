@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from prefactory.safety import terminal
-from prefactory.safety.terminal import SHOWN, Guarded, cleaned, write_json
+from pipelines import terminal
+from pipelines.terminal import SHOWN, Guarded, cleaned, write_json
 
 HOSTILE = (
     "a\x1b[2J\x1b]0;title\x07b\x1b[1A\x9b2Jc\x7f\x08\rd\x1b[31mred\x1b]8;;http://evil\x1b\\"
