@@ -25,6 +25,9 @@ from prefactory.errors import ConfigError, StoppedError
 from prefactory.safety.addresses import shown
 
 _LOG = logging.getLogger(__name__)
+ROOT = Path(__file__).parents[2]
+SERVED = "pipelines/pool/served.py"
+"""The file that workers of a pool load, under `ROOT`."""
 HOOK_S = 600.0
 """How long a hook may take."""
 
@@ -99,16 +102,11 @@ def _hand_over(
     schedule: Schedule,
     limit: ConcurrencyLimitConfig | None,
 ) -> None:
-    import inspect
-
-    file = Path(inspect.getfile(job.fn))
     environment = {k: os.environ[k] for k in ("PREFECT_API_URL",) if k in os.environ}
     options: dict[str, Any] = {"job_variables": {"env": environment}}
     if night.image is not None:
         options |= {"image": night.image, "build": False, "push": False}
-    stored: Any = job.from_source(
-        source=str(file.parents[1]), entrypoint=f"{file.parent.name}/{file.name}:{job.fn.__name__}"
-    )
+    stored: Any = job.from_source(source=str(ROOT), entrypoint=f"{SERVED}:{job.fn.__name__}")
     stored.deploy(
         name=night.name,
         work_pool_name=night.work_pool,

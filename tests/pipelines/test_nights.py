@@ -305,8 +305,9 @@ def test_a_night_on_a_real_server(api, tmp_path):
         assert len(counting.calls) <= 180 + 8
         named = ask(api, f"/flow_runs/{run['id']}")["name"]
         assert named.startswith("recipe 20")
-        logs = ask(api, "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-        assert any("labelers.Pairs" in line["message"] for line in logs)
+        own = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
+        logs = lambda: [entry["message"] for entry in ask(api, "/logs/filter", own)]  # noqa: E731
+        until(lambda: any("labelers.Pairs" in message for message in logs()), 60)  # sent by and by
         wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
         kinds = {a["key"]: a for a in ask(api, "/artifacts/filter", wanted)}
         assert {"report", "stages", "costs", "progress"} <= set(kinds)

@@ -1,0 +1,1 @@
+"""What workers of a pool load, in a folder of its own."""
