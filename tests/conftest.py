@@ -18,7 +18,7 @@ settings.load_profile("calm")
 
 # As the command sets it: a test that calls it in this process changes no variable for those after
 # it, nor for the commands of tests/pipelines/warm.py.
-quiet_environment(verbose=False)
+quiet_environment(verbose=True)
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side: one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -38,8 +38,9 @@ def pytest_collection_finish():
     gc.enable()
 
 
-def pytest_runtest_teardown():
-    """What a command in this process lets our packages say is not said in the tests after it."""
+def pytest_runtest_setup():
+    """How much is logged is as at the start, whatever a command or Prefect's import has set."""
+    logging.getLogger().setLevel(logging.WARNING)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.NOTSET)
 
