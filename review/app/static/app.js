@@ -59,7 +59,11 @@ document.addEventListener("htmx:after:swap", () => {
     again();
     if (edit) { delete edit.dataset.new; edit.focus(); }
   }
+  for (const key of early.splice(0)) {
+    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  }
 });
+const early = [];  // keys that came between the new question and its buttons' first use
 let last = byId("vote")?.dataset.task;
 
 const open = (id, inside) => {
@@ -95,6 +99,11 @@ document.addEventListener("keydown", (event) => {
   if (byId("keys")?.open) return;
   if (event.key === "Escape" && inField(event.target)) { event.target.blur(); return; }
   if (inField(event.target)) return;
+  if (document.querySelector(".htmx-added")) {  // new buttons do nothing yet
+    early.push(event.key);
+    event.preventDefault();
+    return;
+  }
   if (event.key === "Enter" && event.target.closest?.("button, a, summary")) return;
   const done = () => event.preventDefault();
   if (/^[1-9]$/.test(event.key) && digit(event.key)) return done();
