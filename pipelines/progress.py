@@ -74,8 +74,7 @@ class Progress:
             pace = (used.calls + used.failures) / seconds
             parts = [
                 f"{_of(answered, calls)} calls",
-                f"{pace:.1f} a second",
-                *_left(calls - answered, pace),
+                *([f"{pace:.1f} a second", *_left(calls - answered, pace)] if seconds > 1 else []),
                 f"{used.prompt_tokens + used.completion_tokens:,} tokens",
                 *([f"{used.usd:.4f} US dollars"] if used.usd else []),
                 *([f"{used.reused:,} from the journal"] if used.reused else []),

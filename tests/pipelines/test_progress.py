@@ -39,6 +39,7 @@ def test_a_step_of_calls_says_how_many_of_how_many_how_fast_how_dear_and_how_lon
     shown = Progress()
     shown.begin("step (fit)", 4, "shards", calls=40, rows=20)
     assert shown.line(accounts(0)) == "step (fit): 0 of 40 calls, 0 of 4 shards, 20 rows, 0 s"
+    assert "a second" not in shown.line(accounts(8))  # of the phase before: no pace yet
     clock[0] += 5.0
     assert shown.line(accounts(8, 2)) == (
         "step (fit): 10 of 40 calls, 2.0 a second, about 15 s left, 960 tokens, 0.0128 US dollars, "
