@@ -45,6 +45,7 @@ class Presence:
         self._jobs: list[Callable[[], None]] = []
         self._over, self._wake = threading.Event(), threading.Event()
         self._beats = 0
+        self._beat_at = self._steady_since = self.now()
         self._beat()
         seen, since = "", time.monotonic()
         while (found := bucket.read(_ALONE)) is not None:
@@ -92,6 +93,14 @@ class Presence:
                 self._seen[owner] = tag, now
         return found
 
+    def now(self) -> float:
+        """Seconds on this machine's clock, which goes on while it sleeps (where there is such)."""
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+    def steady(self, since: float) -> bool:
+        """Whether nobody can have taken this process for gone since then, by `now`."""
+        return since >= self._steady_since and self.now() - self._beat_at < turns.STALE_S / 2
+
     def close(self) -> None:
         """Leave."""
         self._over.set()
@@ -102,8 +111,12 @@ class Presence:
             self.bucket.delete(_key(self.owner))
 
     def _beat(self) -> None:
+        began = self.now()
         self._beats += 1
         self.bucket.upload(f"{self.owner} {self._beats}".encode(), _key(self.owner))
+        if self.now() - self._beat_at > turns.STALE_S / 2:
+            self._steady_since = self.now()
+        self._beat_at = began
 
     def _keep_beating(self) -> None:
         while not self._over.wait(turns.BEAT_S):

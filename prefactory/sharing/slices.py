@@ -3,8 +3,7 @@
 A call must not wait for the bucket. So a process keeps back more than its calls in flight need: a
 slice, about what it spends in a few seconds and no more than a share of what is left, which it
 spends without asking. Who finds no room gives back its own. Of a process that is silent for too
-long counts what it has told: what it has used and what it had in flight; the rest of its slice is
-free again.
+long all of its slice counts: it may have spent it before it died, or be only slow, and go on.
 """
 
 from __future__ import annotations
@@ -78,12 +77,11 @@ class BucketSpending:
         self._mine = Spent()
         self._told = Slice()
         self._size, self._sliced_at = Spent(), time.monotonic()
-        self._used_at = self._told_at = time.monotonic()
+        self._used_at = time.monotonic()
+        self._told_at = presence.now()
 
         def joined(runs: Runs) -> Slice:
-            self._without_gone(runs)
-            if not lasting and not runs.keys() - {""}:
-                runs.clear()
+            self._begin_anew(runs)
             return Slice()
 
         self._tell(joined)
@@ -101,8 +99,6 @@ class BucketSpending:
             def asked(runs: Runs) -> Slice:
                 nonlocal decided
                 decided, mine = decide(self._others(runs))
-                if not decided and self._without_gone(runs):
-                    decided, mine = decide(self._others(runs))
                 return self._sliced(runs, mine) if decided else Slice(mine)
 
             told = self._grown(self._tell(asked))
@@ -129,17 +125,17 @@ class BucketSpending:
         self._presence.no_more(self._now_and_then)
 
         def left(runs: Runs) -> None:
-            self._without_gone(runs)
             runs.pop(self._presence.owner, None)
-            _add(runs, self._mine)
-            if not self._lasting and not runs.keys() - {""}:
-                runs.clear()
+            runs[""] = Slice(runs.get("", Slice()).spent + self._mine.ended())
+            self._begin_anew(runs)
 
         with self._asking:
             self._tell(left)
 
     def _within(self, decide: Decide) -> bool:
         with self._lock:
+            if not self._presence.steady(self._told_at):  # its slice may be gone
+                return False
             mine = self._told.whole.ended()
             tokens, usd = self._limit  # as if others had all but what is told as this one's
             others = Spent(
@@ -166,9 +162,10 @@ class BucketSpending:
         """Take the next slice before it is wanted, tell what was used, give back what is not."""
         with self._asking:
             with self._lock:
-                mine, low, before = self._mine, self._is_low(), time.monotonic() - turns.BEAT_S
-                idle = not (mine.held_tokens or mine.held_usd) and self._used_at < before
-                late = self._told_at < before
+                mine, low = self._mine, self._is_low()
+                unused = time.monotonic() - self._used_at > turns.BEAT_S
+                idle = unused and not (mine.held_tokens or mine.held_usd)
+                late = self._presence.now() - self._told_at > turns.BEAT_S
             if idle and self._told != Slice(mine):
                 self._give_back()
             elif low:
@@ -208,12 +205,11 @@ class BucketSpending:
     def _others(self, runs: Runs) -> Spent:
         return sum((s.whole for o, s in runs.items() if o != self._presence.owner), Spent())
 
-    def _without_gone(self, runs: Runs) -> bool:
-        """Count what those who are gone have told as used; whether there were any."""
-        gone = self._presence.gone(runs.keys() - {"", self._presence.owner})
-        for owner in gone:
-            _add(runs, runs.pop(owner).spent)
-        return bool(gone)
+    def _begin_anew(self, runs: Runs) -> None:
+        """Forget those of before, where a record does not last and all of them are gone."""
+        others = runs.keys() - {"", self._presence.owner}
+        if not self._lasting and self._presence.gone(others) == others:
+            runs.clear()
 
     # -- the record ----------------------------------------------------------------------------
 
@@ -221,17 +217,24 @@ class BucketSpending:
         """Change the record, and tell in it what is this process's; without that, it has left."""
         wait = 0.01
         while True:
+            began = self._presence.now()
             runs, tag = self._read()
             before = dict(runs)
+            if self._presence.owner not in runs:  # begun anew by others, who took it for gone
+                with self._lock:
+                    self._told = Slice(self._mine)
             told = changed(runs)
             if told is not None:
                 runs[self._presence.owner] = told
-            if runs == before or self._put(runs, tag):
+            if runs == before:
+                began = self._told_at  # only who puts can tell that nobody else is about to
+                break
+            if self._put(runs, tag):
                 break
             time.sleep(random.uniform(0, wait))  # noqa: S311 - no secret
             wait = min(2 * wait, 1.0)
         with self._lock:
-            self._told_at = time.monotonic()
+            self._told_at = began
             self._told = told or Slice()
             return self._told
 
@@ -292,10 +295,6 @@ def drop(bucket: Bucket, name: str) -> None:
         raise StoreError(f"no budget {name!r} in {bucket.url}; `prefactory budgets` lists them")
     with alone(bucket):
         bucket.delete(f"{PLACE}/{name}{SUFFIX}")
-
-
-def _add(runs: Runs, spent: Spent) -> None:
-    runs[""] = Slice(runs.get("", Slice()).spent + spent.ended())
 
 
 def _rest(told: Slice, mine: Spent) -> Slice:
