@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.history import state
-from catalog.versions import Catalog, Version
+from catalog.versions import Catalog, Version, open_folder
 from prefactory.errors import CatalogError, StoreError, disk_errors
 from prefactory.folders import sweep, temporary_folder
+from prefactory.recipe import NAME
 from prefactory.sharing.locks import locked
 from prefactory.store import IN_USE, Store
 
@@ -70,11 +71,33 @@ def needed(catalog: Catalog, more: Mapping[str, list[str]]) -> dict[str, list[st
     return why
 
 
+def _all_told(catalog: Catalog, but: str = "") -> None:
+    """Whether it is known what the versions here, but perhaps one, were made from.
+
+    Raises:
+        CatalogError: the manifest of one can't be read.
+    """
+    for name in catalog.names():
+        for path in sorted((catalog.root / name).glob("*")):
+            ref = f"{name}@{path.name}"
+            if ref == but or not NAME.fullmatch(path.name) or not path.is_dir():
+                continue
+            try:
+                open_folder(path)
+            except CatalogError as error:
+                raise CatalogError(
+                    f"nothing goes: what {ref} needs is unknown, as {path / 'manifest.json'} can't "
+                    f"be read. Put a copy in its place, or remove the folder {path}: its recipe "
+                    "publishes the same content again"
+                ) from error
+
+
 def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes:
     """What `rm` of a version would take, and what speaks against it.
 
     Raises:
-        CatalogError: no such version in the catalog. One whose manifest is damaged is there.
+        CatalogError: no such version in the catalog, or another one's manifest can't be read. A
+            version whose own manifest is damaged is there.
     """
     name, _, number = ref.partition("@")
     path = catalog.root / name / number
@@ -85,6 +108,7 @@ def removable(catalog: Catalog, ref: str, more: Mapping[str, list[str]]) -> Goes
     if number in ("", ".", "..") or "/" in ref or not (path / "manifest.json").is_file():
         catalog.get(ref)  # which says what there is
         raise CatalogError(f"{ref} is not in the catalog {catalog.root}")
+    _all_told(catalog, but=ref)
     return Goes("version", ref, path, _size(path), tuple(needed(catalog, more).get(ref, ())))
 
 
@@ -154,7 +178,11 @@ def garbage(
 
     Returns:
         Everything that may go, and the old versions that something needs.
+
+    Raises:
+        CatalogError: the manifest of a version can't be read, so that its needs are unknown.
     """
+    _all_told(catalog)
     why = needed(catalog, more)
     old = []
     if keep is not None:

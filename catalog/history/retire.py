@@ -97,17 +97,25 @@ def _why(catalog: BucketCatalog, ref: str, manifest: Manifest | None) -> list[st
     for other_name in catalog.names():
         for other in catalog.numbers(other_name):
             made = f"{other_name}@{other}"
-            if made != ref and own & _read(catalog, other_name, other):
+            if made == ref:
+                continue
+            read = _read(catalog, other_name, other)
+            if read is None:
+                why.append(
+                    f"what {made} was made from is unknown, as its manifest can't be read: put a "
+                    f"copy in its place, or `prefactory catalog rm {made}` first"
+                )
+            elif own & read:
                 why.append(f"{made} was made from it")
     return why + catalog.told().get(ref, [])
 
 
-def _read(catalog: BucketCatalog, name: str, number: str) -> set[str]:
-    """Digests of the files that a version was made from."""
+def _read(catalog: BucketCatalog, name: str, number: str) -> set[str] | None:
+    """Digests of the files that a version was made from; None if that can't be read."""
     manifest = catalog.manifest(name, number)
     try:  # what is not in the bucket is here alone
         manifest = manifest or catalog.get(f"{name}@{number}").manifest
     except CatalogError as error:
         _LOG.warning("skipped: %s", error)
-        return set()
+        return None
     return {str(f.get("sha256")) for s in manifest.sources for f in s.get("files", [])} - {"None"}

@@ -218,9 +218,11 @@ class BucketCatalog(Catalog):
         try:
             facts = self._record(name, number)
             found = self.bucket.read(f"{facts['at']}/manifest.json") if facts is not None else None
-            return Manifest.model_validate(json.loads(found[0])) if found is not None else None
+            manifest = Manifest.model_validate(json.loads(found[0])) if found is not None else None
         except ValueError:
             return None
+        whole = manifest and facts and facts["manifest_digest"] == manifest_digest(manifest)
+        return manifest if whole else None
 
     def objects(self, name: str, number: str) -> list[str]:
         """Keys of the intermediate results that a version was made from.

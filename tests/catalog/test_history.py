@@ -187,6 +187,35 @@ def test_gc_takes_what_no_version_names_and_nothing_young(home):
     assert not again.new
 
 
+@pytest.mark.parametrize("damage", [lambda p: p.write_text("{"), lambda p: p.unlink()])
+def test_a_manifest_that_cannot_be_read_stops_removal(home, damage):
+    """Its objects can be made again; the versions that it was made from perhaps not."""
+    settings = Settings(home)
+    first, second, _ = numbers(home)
+    child = Catalog(home)["child"]
+    damage(child.path / "manifest.json")
+    told = (
+        f"nothing goes: what {child.ref} needs is unknown.*copy in its place, or remove the folder"
+    )
+    for keep in (None, 1):
+        with pytest.raises(CatalogError, match=told):
+            removal.garbage(settings.catalog, settings.store, {}, keep=keep, days=-1)
+    with pytest.raises(CatalogError, match=told):
+        removal.removable(settings.catalog, f"small@{first}", {})
+    shutil.rmtree(child.path)
+    found = removal.garbage(settings.catalog, settings.store, {}, keep=1, days=-1)
+    assert {g.name for g in found if g.what == "version"} == {f"small@{first}", f"small@{second}"}
+    assert any(g.what == "object" for g in found)
+
+
+def test_a_damaged_version_can_be_removed(home):
+    catalog = Catalog(home)
+    _, second, _ = numbers(home)
+    (catalog.root / "small" / second / "manifest.json").write_text("{")
+    removal.remove(catalog, removal.removable(catalog, f"small@{second}", {}))
+    assert second not in catalog.numbers("small")
+
+
 def test_a_version_that_does_not_say_what_it_needs_keeps_what_is_older(home):
     settings = Settings(home)
     for version in settings.catalog:

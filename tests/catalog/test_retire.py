@@ -140,6 +140,25 @@ def test_what_is_needed_stays(machines):
             one.rm(wrong)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda m: b"{", lambda m: m.replace(b'"sha256": "', b'"sha256": "0')]
+)
+def test_what_a_damaged_version_may_need_stays(machines, bucket, damage):
+    """Until that is removed: nobody knows what it was made from."""
+    one, two = machines
+    first = one.publish(20).version
+    child = two.publish(name="child", source=first.path / "pairs" / "train").version
+    (key,) = (k for k in bucket.list("") if "/child/" in k and k.endswith("manifest.json"))
+    bucket.upload(damage(bucket.read(key)[0]), key)
+    with pytest.raises(
+        CatalogError, match=f"what {child.ref} was made from is unknown.* rm child@"
+    ):
+        one.rm(first.ref)
+    two.rm(child.ref)
+    one.rm(first.ref)
+    assert one.catalog.numbers("small") == []
+
+
 def test_a_training_that_begins_meanwhile_finds_it_removed_or_keeps_it(machines, monkeypatch):
     one, two = machines
     ref = one.publish().version.ref
