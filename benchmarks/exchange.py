@@ -2,11 +2,12 @@
 
     python -m benchmarks.exchange [--rows 1000000] [--ranges 1,4,16] [--keep]
     python -m benchmarks.exchange --steps filters.NearDuplicates --rows 320000 --ranges 1,4 [--keep]
+    python -m benchmarks.exchange --steps labelers.RidgeHeads --rows 131072 --ranges 1,4 [--keep]
 
 What the map of each step leaves of so many made pairs (ids, keys, draws, scores; no texts) lies in
 a store in shards of 16,384 rows; `labelers.Combine`, which is not cut, has two answers of each.
 `filters.NearDuplicates` has hashes of made prompts of 40 words by a Zipf law, half of them in
-threes that differ in two words.
+threes that differ in two words. `labelers.RidgeHeads` has random features of 768 numbers.
 Each kind of order then does all its orders, one after the other, in a process of its own: its peak
 is that of the largest order, with the pages of the store that it maps (Linux only). `--keep` writes
 the figures to `benchmarks/results`, from where `benchmarks.scaling` reads them.
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 16_384
 NEAR = "filters.NearDuplicates"
+RIDGE = "labelers.RidgeHeads"
 STEPS: dict[str, dict[str, Any]] = {
     "filters.ExactDuplicates": {},
     "filters.RandomSubsample": {"fraction": 0.5},
     "labelers.Combine": {"name": "reward", "weights": {"length": 1, "repetition": 1}},
     NEAR: {"on": "prompt"},
+    RIDGE: {"objectives": ["made"]},
 }
 KINDS = ("cut", "survey", "range", "hand back")
 
@@ -69,6 +72,8 @@ def make_parts(step: str, rows: int, folder: Path) -> None:
         if step == NEAR:
             table = made_prompts(numbers, rows)
             part = site.step(step).fit_shard(table, site.context(step))  # type: ignore[attr-defined]
+        elif step == RIDGE:
+            part = made_features(numbers)
         elif step == "labelers.Combine":
             both = pl.concat([numbers, numbers]).sort().to_frame().with_row_index("answer")
             number = (pl.col("answer") * 7919 % 1000).cast(pl.Float64)
@@ -115,6 +120,24 @@ def made_prompts(numbers: pl.Series, rows: int) -> pl.DataFrame:
     )  # fmt: skip
 
 
+def made_features(numbers: pl.Series) -> pl.DataFrame:
+    """What `labelers.RidgeHeads` keeps of answers: 768 random numbers, the first is the target."""
+    import numpy as np
+    import polars as pl
+
+    from prefactory.tables import digests
+
+    x = np.random.default_rng(int(numbers[0])).normal(size=(numbers.len(), 768)).astype(np.float32)
+    return pl.DataFrame(
+        {
+            "row_id": digests(numbers.cast(pl.String)),
+            "prompt_id": numbers.cast(pl.String).str.zfill(32),
+            "features": pl.Series(x, dtype=pl.Array(pl.Float32, 768)),
+            "target_made": x[:, 0].astype(np.float64),
+        }
+    )
+
+
 def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
     """The orders of a fit by kind; of one range the order that holds all rows."""
     from prefactory.orders import Fit
@@ -129,6 +152,8 @@ def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
     edges = [i * shards // ranges for i in range(ranges + 1)]
     if step == NEAR:
         return links_of(step, [parts[a:b] for a, b in pairwise(edges)])
+    if step == RIDGE:
+        return rounds_of(step, [parts[a:b] for a, b in pairwise(edges)])
     keys = {k: [f"{k[:3]}-{ranges}-{i}" for i in range(ranges)] for k in KINDS}
     asked = keys["survey"] if step == "filters.RandomSubsample" else []
     cuts, every = keys["cut"], range(ranges)
@@ -139,6 +164,19 @@ def orders_of(step: str, rows: int, ranges: int) -> dict[str, list[Any]]:
         "hand back": [HandBack(keys["hand back"][i], step, keys["range"], i) for i in every],
     }
     return {kind: orders for kind, orders in made.items() if orders}
+
+
+def rounds_of(step: str, runs: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+    """The orders of a fit in two rounds over runs of rows."""
+    from prefactory.orders.rounds import Conclude, Look
+
+    n, made, known = len(runs), dict[str, list[Any]](), ""
+    for look, state in (("survey", "plan"), ("sums", "heads")):
+        keys = [f"{look}-{n}-{i}" for i in range(n)]
+        made[look] = [Look(k, step, run, known) for k, run in zip(keys, runs, strict=True)]
+        made[state] = [Conclude(f"{state}-{n}", step, keys, known)]
+        known = f"{state}-{n}"
+    return made
 
 
 def links_of(step: str, runs: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
@@ -206,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--ranges", default="1,4,16")
-    parser.add_argument("--steps", default=",".join(s for s in STEPS if s != NEAR))
+    parser.add_argument("--steps", default=",".join(s for s in STEPS if s not in (NEAR, RIDGE)))
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--child")
     parser.add_argument("--step")

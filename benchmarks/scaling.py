@@ -33,6 +33,7 @@ DRIVER = "publish and report"
 SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 WORKERS = (2, 16, 128, 1024)
 NEAR_ROWS = 327_680
+RIDGE_ROWS = 131_072
 FIT_ROWS = 1 << 20
 """Rows from which on a fit is cut by key, and of a range."""
 ORDER_BYTES = 1_500
@@ -168,17 +169,31 @@ def orders_table(figures: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def near_table(result: Mapping[str, Any]) -> list[str]:
-    """The part of the page on near-duplicates, which are linked two runs at a time."""
+APART = {
+    f"filters.NearDuplicates, {NEAR_ROWS} rows in 1, fit, MB": (
+        "## Near-duplicates",
+        f"`filters.NearDuplicates` on {NEAR_ROWS:,} made prompts of 40 words",
+        "by one order, and linked two runs of rows at a time:",
+    ),
+    f"labelers.RidgeHeads, {RIDGE_ROWS} rows in 1, fit, MB": (
+        "## Heads",
+        f"`labelers.RidgeHeads` on {RIDGE_ROWS:,} answers of 768 features (0.4 GB)",
+        "by one order, and in rounds over runs of rows, whose sums have the same bits:",
+    ),
+}
+"""What is measured apart: the figure that tells its result; heading, what it was, and how."""
+
+
+def apart_table(figure: str, result: Mapping[str, Any]) -> list[str]:
+    """The part of the page on a step that is measured apart."""
     machine = result["machine"]
+    heading, what, how = APART[figure]
     return [
         "",
-        "## Near-duplicates",
+        heading,
         "",
-        f"`filters.NearDuplicates` on {NEAR_ROWS:,} made prompts of 40 words "
-        f"({result['time'][:10]}, commit {result['commit']}, {machine['cores']} cores of "
-        f"{machine['processor']}, load {machine['load']}), by one order, and linked two runs of "
-        "rows at a time:",
+        f"{what} ({result['time'][:10]}, commit {result['commit']}, {machine['cores']} cores of "
+        f"{machine['processor']}, load {machine['load']}), {how}",
         "",
         *orders_table(result["figures"]),
     ]
@@ -222,14 +237,16 @@ def fits_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def page(
-    result: Mapping[str, Any], exchanged: Mapping[str, Any], near: Mapping[str, Any] | None = None
+    result: Mapping[str, Any],
+    exchanged: Mapping[str, Any],
+    apart: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The page of docs.
 
     Args:
         result: of `benchmarks.chain`.
         exchanged: of `benchmarks.exchange`.
-        near: the same, of `filters.NearDuplicates`, if one is kept.
+        apart: the same, of steps that are measured apart, by the figures of `APART`.
     """
     steps, alone = measured(result)
     fits = of_fits(exchanged)
@@ -277,13 +294,16 @@ def page(
                 f"| {rows:,} | {shards:,} | {workers:,} | {span(calm)} | {span(bad)} | "
                 f"{ideal / workers / bad:.2f} | {span(driver)} | {kept:.1f} MB |"
             )
-    lines += ["", *fits_table(exchanged), *(near_table(near) if near else [])]
+    lines += ["", *fits_table(exchanged)]
+    for figure, found in (apart or {}).items():
+        lines += apart_table(figure, found)
     lines += [
         "",
         "## What this says",
         "",
-        "Steps divide, and of those that look at all rows the two that are cut by key: no worker "
-        "holds more than a range, the driver an order and a record of each (about "
+        "Steps divide, and of those that look at all rows the ones that are cut by key, linked or "
+        "summed in rounds: no worker holds more than a range or two runs of rows and a few numbers "
+        "of each other one, the driver an order and a record of each (about "
         f"{ORDER_BYTES / 1000:.1f} kB). `labelers.Combine` has one worker with the scores of all "
         "answers, and no ids. Publishing does not divide: from some tens of workers on "
         "the driver decides, because splits, digests and the files of a version are made on one "
@@ -308,11 +328,12 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=None)
     args = parser.parse_args()
     exchanged = newest("exchange", "filters.ExactDuplicates, 1000000 rows in 1, fit, MB")
-    paths = [args.result or newest(), exchanged]
-    with suppress(SystemExit):  # it is measured apart, and perhaps not yet
-        paths.append(newest("exchange", f"filters.NearDuplicates, {NEAR_ROWS} rows in 1, fit, MB"))
-    read = [json.loads(path.read_text("utf-8")) for path in paths]
-    text = page(*read)
+    apart = {}
+    for figure in APART:
+        with suppress(SystemExit):  # it is perhaps not measured yet
+            apart[figure] = json.loads(newest("exchange", figure).read_text("utf-8"))
+    paths = args.result or newest(), exchanged
+    text = page(*(json.loads(path.read_text("utf-8")) for path in paths), apart)
     if args.page is None:
         print(text)
     else:

@@ -21,6 +21,7 @@ from prefactory.measures import judge_watch
 from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site, Try
 from prefactory.orders.links import Choose, Settle, linked_in
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
+from prefactory.orders.rounds import Conclude, Look
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import MANY_PARTS, Delta, Part, Shard, View, cut, in_runs, list_parts
@@ -36,7 +37,7 @@ from prefactory.stages import (
     source_counts,
 )
 from prefactory.step import Generator, Step
-from prefactory.step.exchange import Exchanged, Linked
+from prefactory.step.exchange import Exchanged, Linked, Rounds
 from prefactory.store import Record, Store
 from prefactory.tables import Shape
 
@@ -376,7 +377,7 @@ class _Run:
         """Fit a dataset step: a map over shards, then a reduce; the key of each shard's state.
 
         The reduce is one order on all rows sorted by id, or where they are too many for one
-        worker, and the step can be cut, an order for each range of keys.
+        worker, and the step can be cut, orders for runs or ranges of them.
         """
         keys = [self._latest(fingerprint(["fit", base, s.key]), stage.label) for s in shards]
 
@@ -386,13 +387,14 @@ class _Run:
         looks = self.map(f"{stage.label} (fit)", part, len(shards), stage)
         stage.objects += keys
         step = planned.placed.step
-        if isinstance(step, Exchanged | Linked) and step.exchanged():
-            sizes = [look.files["part.arrow"]["rows"] for look in looks]
-            runs = in_runs(sizes, self.options.fit_rows)
-            if len(runs) > 1:
-                if isinstance(step, Linked):
-                    return self._fit_by_links(step, keys, runs, stage)
-                return self._fit_by_key(step, keys, runs, stage)
+        sizes = [look.files["part.arrow"]["rows"] for look in looks]
+        runs = in_runs(sizes, self.options.fit_rows)
+        if len(runs) > 1 and isinstance(step, Exchanged | Linked | Rounds) and step.exchanged():
+            if isinstance(step, Rounds):
+                return self._fit_in_rounds(keys, runs, stage)
+            if isinstance(step, Linked):
+                return self._fit_by_links(step, keys, runs, stage)
+            return self._fit_by_key(step, keys, runs, stage)
         state_key = fingerprint(["state", keys])
         (record,) = self.map(
             f"{stage.label} (state)", lambda _: Fit(state_key, stage.label, keys), 1, stage
@@ -426,6 +428,26 @@ class _Run:
         stage.objects += [*cuts, *surveys, *ranges, *back]
         stage.info = dict(records[0].info["info"])
         return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]
+
+    def _fit_in_rounds(
+        self, parts: list[str], runs: list[tuple[int, int]], stage: Stage
+    ) -> list[str]:
+        """Look at each run of shards and conclude, round by round (see `orders.rounds`)."""
+        label, known, last = stage.label, "", False
+        while not last:
+            before = known
+            looks = [fingerprint(["look", parts[a:b], before]) for a, b in runs]
+            known = fingerprint(["conclude", looks])
+            orders: list[Order] = [
+                Look(key, label, parts[a:b], before)
+                for key, (a, b) in zip(looks, runs, strict=True)
+            ]
+            self.map(f"{label} (looks)", orders.__getitem__, len(orders), stage)
+            end = Conclude(known, label, looks, before)
+            (record,) = self.map(f"{label} (state)", [end].__getitem__, 1, stage)
+            stage.objects += [*looks, known]
+            stage.info, last = dict(record.info["info"]), record.info["last"]
+        return [known] * len(parts)
 
     def _fit_by_links(
         self, step: Linked, parts: list[str], runs: list[tuple[int, int]], stage: Stage

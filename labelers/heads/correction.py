@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -16,15 +17,19 @@ from labelers.heads import directional, ridge
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, DataError
+from prefactory.measures import exact
 from prefactory.step import Labeler, Scope, State
+from prefactory.step.exchange import Concluded, Rounds
 from prefactory.tables import SCORE, Shape, last_user_text, text_of
 
 Name = Annotated[str, Field(min_length=1)]
 _OWN = {"debias": {"objective", "nuisance", "alpha"}, "d2align": {"policy", "omega", "penalty"}}
+_LARGE = ("answer", "target", "states", "cause")
+"""Whose largest values set the grids of sums: embeddings, scores, and both less prompts' means."""
 _CHUNK = 4096
 
 
-class DirectionalCorrection(Labeler):
+class DirectionalCorrection(Rounds, Labeler):
     """Add `score_<name>`, an embedding's reward that no longer follows one direction.
 
     - `debias`: an objective less what a nuisance, such as length, moves in it. With h the embedding
@@ -63,6 +68,7 @@ class DirectionalCorrection(Labeler):
 
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES,)
     scope: ClassVar[Scope] = "dataset"
+    version: ClassVar[int] = 2
 
     name: Name
     method: Literal["debias", "d2align"] = "debias"
@@ -104,6 +110,10 @@ class DirectionalCorrection(Labeler):
         scores = [pl.when(c.is_finite()).then(c) for c in columns_of]
         return table.select("response_id", "prompt_id", "model", *scores).hstack(columns)
 
+    def exchanged(self) -> bool:
+        """`debias` needs sums; `d2align` looks at all answers in every step of its optimiser."""
+        return self.method == "debias"
+
     def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
         """Learn the direction.
 
@@ -114,36 +124,81 @@ class DirectionalCorrection(Labeler):
         Raises:
             DataError: there is no answer to learn from.
         """
-        rows = parts.sort("prompt_id", "response_id").unique(
-            "response_id", keep="first", maintain_order=True
-        )
+        if self.method == "debias":
+            return super().fit(parts, ctx)
         with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
-            return self._fit_debias(rows) if self.method == "debias" else self._fit_d2align(rows)
+            return self._fit_d2align(_distinct(parts))
 
-    def _fit_debias(self, rows: pl.DataFrame) -> State:
-        scores = list(self.needs(Shape.RESPONSES))
-        rows = rows.drop_nulls(scores)
-        if not rows.height:
-            raise DataError(
-                f"labelers.DirectionalCorrection: no answer has both {self.objective!r} and "
-                f"{self.nuisance!r}"
-            )
+    def look(self, parts: pl.DataFrame, known: State | None, ctx: Context) -> State:
+        """Largest values of a run of rows, then its sums, then those of the correlations."""
+        rows = _distinct(parts).drop_nulls(list(self.needs(Shape.RESPONSES)))
         hidden = rows["answer"].to_numpy()
-        target, nuisance = (rows[c].to_numpy() for c in scores)
+        target, nuisance = (rows[c].to_numpy() for c in self.needs(Shape.RESPONSES))
         groups = rows["prompt_id"].rle_id().cast(pl.Int64).to_numpy()
-        b = directional.bias_direction(hidden, nuisance, groups)
-        stats = ridge.moments(hidden, target[:, None])
-        weights = ridge.solve(stats, np.array([self.alpha])).weights[0, :, 0]
+        if known is not None and "direction" in known.tables:
+            learned = known.tables["direction"]
+            b, mean = learned["direction"].to_numpy(), learned["mean"].to_numpy()
+            after = target - known.info["slope"] * _along(hidden, b, mean)
+            found = {"before": target, "after": after}
+            return State(info={k: _moved(v, nuisance, groups) for k, v in found.items()})
+        states, cause = directional.within_prompts(hidden, nuisance, groups)
+        if known is None:
+            columns = (hidden, target[:, None], states, cause[:, None])
+            large = {k: ridge.largest(v).tolist() for k, v in zip(_LARGE, columns, strict=True)}
+            return State(info={"n": rows.height, "raw": exact.terms(nuisance**2), **large})
+        answer, goal, state, why = (exact.grid(np.array(known.info[k])) for k in _LARGE)
+        sums = ridge.sums(hidden, target[:, None], ridge.Grid(answer, goal))
+        cross = exact.total(
+            exact.products(exact.on_grid(states[rows], state), exact.slices(cause[rows, None], why))
+            for rows in exact.pieces(len(states))
+        )
+        tables = {k: pl.DataFrame({"high": v.high.ravel(), "low": v.low.ravel()})
+                  for k, v in (("sums", sums), ("cross", cross))}  # fmt: skip
+        return State(tables, {"spread": exact.terms(cause**2)})
+
+    def conclude(self, looks: Sequence[State], known: State | None, ctx: Context) -> Concluded:
+        """Grids for the sums, then the direction, then the correlations."""
+        if known is None:
+            answers = sum(look.info["n"] for look in looks)
+            if not answers:
+                raise DataError(
+                    f"labelers.DirectionalCorrection: no answer has both {self.objective!r} and "
+                    f"{self.nuisance!r}"
+                )
+            large = {k: np.max([look.info[k] for look in looks], axis=0).tolist() for k in _LARGE}
+            raw = _fsum(look.info["raw"] for look in looks)
+            return Concluded(State(info={"answers": answers, "raw": raw, **large}), last=False)
+        if "direction" not in known.tables:
+            return Concluded(self._learned(looks, known), last=False)
+        info = {k: v for k, v in known.info.items() if k in ("answers", "slope")}
+        for key in ("before", "after"):
+            xx, yy, xy = (_fsum(look.info[key][i] for look in looks) for i in range(3))
+            info[key] = xy / math.sqrt(xx * yy) if xx * yy > 0 else None
+        return Concluded(State(known.tables, info), last=True)
+
+    def _learned(self, looks: Sequence[State], known: State) -> State:
+        """The direction, the mean answer, and the slope of the head along the direction."""
+        answer, goal, state, why = (exact.grid(np.array(known.info[k])) for k in _LARGE)
+        d = len(answer)
+        sums, cross = (
+            exact.total(
+                exact.Whole(
+                    *(look.tables[k][h].to_numpy().reshape(shape) for h in exact.Whole._fields)
+                )
+                for look in looks
+            )
+            for k, shape in (("sums", (d + 3, d + 3)), ("cross", (d, 2)))
+        )
+        stats = ridge.moments_of(sums, ridge.Grid(answer, goal))
+        moved = cross.floats() * np.array([why[0], math.ldexp(why[0], -exact.BITS)])
+        spread = _fsum(look.info["spread"] for look in looks)
+        along = moved.sum(axis=1) * state
+        b = directional.bias_direction(along, spread, known.info["raw"])
+        with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
+            weights = ridge.solve(stats, np.array([self.alpha])).weights[0, :, 0]
+        table = pl.DataFrame({"direction": b, "mean": stats.x / stats.n})
         slope = float((weights * b).sum())
-        mean = hidden.mean(axis=0, dtype=np.float64)
-        after = target - slope * _along(hidden, b, mean)
-        info = {
-            "answers": rows.height,
-            "slope": slope,
-            "before": _within(target, nuisance, groups),
-            "after": _within(after, nuisance, groups),
-        }
-        return State({"direction": pl.DataFrame({"direction": b, "mean": mean})}, info)
+        return State({"direction": table}, {"answers": known.info["answers"], "slope": slope})
 
     def _fit_d2align(self, rows: pl.DataFrame) -> State:
         own = rows if self.policy is None else rows.filter(pl.col("model") == self.policy)
@@ -199,11 +254,17 @@ def _along(vectors: NDArray[np.float32], b: Floats, mean: Floats) -> Floats:
     return out
 
 
-def _within(scores: Floats, nuisance: Floats, groups: Ints) -> float | None:
-    """Correlation of two columns after each prompt's means are taken off; null without spread."""
-    both = np.column_stack([scores, nuisance])
-    counts = np.bincount(groups)
-    sums = np.stack([np.bincount(groups, column) for column in both.T], axis=1)
-    x, y = (both - (sums / counts[:, None])[groups]).T
-    spread = float((x**2).sum()) * float((y**2).sum())
-    return float((x * y).sum()) / math.sqrt(spread) if spread > 0 else None
+def _distinct(parts: pl.DataFrame) -> pl.DataFrame:
+    """Each answer once, by prompt."""
+    rows = parts.sort("prompt_id", "response_id")
+    return rows.unique("response_id", keep="first", maintain_order=True)
+
+
+def _moved(scores: Floats, nuisance: Floats, groups: Ints) -> list[list[float]]:
+    """Squares and product of two columns less each prompt's means, as `exact.terms`."""
+    x, y = directional.within_prompts(scores[:, None], nuisance, groups)
+    return [exact.terms(v) for v in (x[:, 0] ** 2, y**2, x[:, 0] * y)]
+
+
+def _fsum(pieces: Iterable[Sequence[float]]) -> float:
+    return math.fsum(x for piece in pieces for x in piece)

@@ -91,27 +91,35 @@ def learn_direction(
     return result
 
 
-def bias_direction(hidden: Vectors, nuisance: Vectors, groups: Ints) -> Floats:
-    """Unit direction along which hidden states move with a nuisance (length, format) in a prompt.
-
-    Least squares of the states on the nuisance, both less their mean of the prompt.
+def within_prompts(hidden: Vectors, nuisance: Vectors, groups: Ints) -> tuple[Floats, Floats]:
+    """Hidden states and nuisance less their mean of the prompt: Float64[n, d], Float64[n].
 
     Args:
         hidden: [n, d].
         nuisance: [n], no NaN.
         groups: prompt number 0 .. G - 1, Int64[n].
+    """
+    columns = np.column_stack([np.asarray(hidden, np.float64), nuisance])
+    centred = columns - scoring.grouped(columns, groups).mean[groups]
+    return centred[:, :-1], centred[:, -1]
+
+
+def bias_direction(cross: Floats, spread: float, raw: float) -> Floats:
+    """Unit direction along which hidden states move with a nuisance (length, format) in a prompt.
+
+    Least squares of the states on the nuisance, both of `within_prompts`.
+
+    Args:
+        cross: sum of the states times the nuisance, Float64[d].
+        spread: sum of the squared nuisance.
+        raw: the same, of the nuisance as it was.
 
     Returns:
         Float64[d]; 0 where the nuisance does not vary within any prompt.
     """
-    columns = np.column_stack([np.asarray(hidden, np.float64), nuisance])
-    centred = columns - scoring.grouped(columns, groups).mean[groups]
-    states, cause = centred[:, :-1], centred[:, -1:]
-    spread = float((cause**2).sum())
-    if spread <= 1e-12 * float((columns[:, -1] ** 2).sum()):
-        return np.zeros(states.shape[1])
-    slope: Floats = (states * cause).sum(axis=0) / spread
-    return unit(slope)
+    if spread <= 1e-12 * raw:
+        return np.zeros_like(cross)
+    return unit(cross / spread)
 
 
 def without_direction(hidden: Vectors, direction: Vectors) -> Floats:

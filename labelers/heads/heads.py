@@ -8,29 +8,44 @@ Bradley-Terry model, which the source does not do.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 from pydantic import Field, field_validator
 from threadpoolctl import threadpool_limits
 
-from labelers.heads import ridge
-from labelers.heads.ridge import Floats
+from labelers.heads.in_rounds import (
+    ALL,
+    Head,
+    Plan,
+    Rows,
+    answers,
+    differences,
+    draws,
+    judged,
+    notes,
+    planned,
+    said,
+    scored,
+    survey,
+)
 from prefactory.context import Context
 from prefactory.engines.encoder import Encoder
 from prefactory.errors import ConfigError, DataError
 from prefactory.step import Labeler, Scope, State
+from prefactory.step.exchange import Concluded, Rounds
 from prefactory.tables import SCORE, SIDES, Shape, last_user_text, text_of
 
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 LABEL = "label"
 """Objective that, on pairs, is learned from which answer was chosen."""
 
-_ALL = -1  # the "fold" of the model that saw every labelled row
+_LISTS = {name: pl.List(pl.Float64()) for name in ("cuts", "spread", "features", "middles")}
 
 
-class RidgeHeads(Labeler):
+class RidgeHeads(Rounds, Labeler):
     """Learn one linear head per objective and score every response with it.
 
     Features are [e(response), e(last user message) * e(response)], standardised. Each head is
@@ -44,7 +59,12 @@ class RidgeHeads(Labeler):
     answers to the same prompt; a gap of 1 is what the head aims at.
 
     Scores are cross-fitted: all answers to a prompt with a labelled row come from the fold's model
-    that did not see that prompt, so they compare; other prompts get the model of all rows.
+    that did not see that prompt, so they compare; other prompts get the model of all rows. A
+    prompt's fold follows from a draw by seed and id.
+
+    The fit is rounds over runs of rows with exact sums (`prefactory.measures.exact`), for which
+    features keep 22 bits below the largest of their column: no worker holds more than `--fit-rows`
+    rows, and the heads are the same to the bit.
 
     Attributes:
         objectives: existing scores to learn; "label" on pairs is which answer was chosen.
@@ -62,7 +82,7 @@ class RidgeHeads(Labeler):
     shapes: ClassVar[tuple[Shape, ...]] = (Shape.RESPONSES, Shape.PAIRS)
     scope: ClassVar[Scope] = "dataset"
     learns_labels: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     objectives: tuple[str, ...] = Field(min_length=1)
     prefix: str = Field(default="ridge", min_length=1)
@@ -111,53 +131,102 @@ class RidgeHeads(Labeler):
             parts.append(rows.insert_column(2, vectors))
         return pl.concat(parts)
 
-    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
-        """Fit all heads.
+    def look(self, parts: pl.DataFrame, known: State | None, ctx: Context) -> State:
+        """A survey of a run of rows, then its sums by fold, then its held-out signs of "label"."""
+        tables: dict[str, pl.DataFrame] = {}
+        facts: dict[str, Any] = {}
+        with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
+            for i, objective in enumerate(self.objectives):
+                rows = self._rows(parts, objective)
+                if known is None:
+                    tables[f"draws_{i}"], facts[objective] = survey(rows, ctx)
+                elif "weights" not in known.tables:
+                    found = said(rows, _plan(known, objective), ctx)
+                    tables |= {f"{name}_{i}": table for name, table in found.items()}
+                elif objective == LABEL:
+                    models = _models(known, objective)
+                    facts[LABEL] = judged(rows, _plan(known, objective), models, ctx)
+        return State(tables, facts)
+
+    def conclude(self, looks: Sequence[State], known: State | None, ctx: Context) -> Concluded:
+        """Plan the folds, then fit all heads, then count what "label" gets right.
 
         Returns:
-            tables `weights` (objective, fold or -1 for all rows, intercept, weights) and `folds`
-            (prompt_id, `fold_<objective>`); info by objective: n (answers; "label" on pairs:
-            pairs), prompts, folds, alpha, cv_mse by alpha, r2 (cross-validated, against the mean;
-            "label" on pairs: against no opinion), for "label" the held-out accuracy, and notes,
-            sentences on what makes the head doubtful.
+            in the end tables `weights` (objective, fold or -1 for all rows, intercept, weights) and
+            `plans` (objective, `cuts` of the draws that decide a prompt's fold, ...); info by
+            objective: n (answers; "label" on pairs: pairs), prompts, folds, alpha, cv_mse by alpha,
+            r2 (cross-validated, against the mean; "label" on pairs: against no opinion), for
+            "label" the held-out accuracy, and notes, sentences on what makes the head doubtful.
 
         Raises:
             DataError: an objective has no scored row.
         """
+        if known is None:
+            plans = [self._planned(looks, i) for i in range(len(self.objectives))]
+            table = pl.DataFrame([p._asdict() for p in plans], schema_overrides=_LISTS)
+            table = table.insert_column(0, pl.Series("objective", self.objectives))
+            return Concluded(State({"plans": table}), last=False)
+        if "weights" not in known.tables:
+            return self._fitted(looks, known)
+        counts = [look.info[LABEL] for look in looks]
+        right, of = (sum(each) for each in zip(*counts, strict=True))
+        facts = {**known.info[LABEL], "accuracy": right / of if of else None}
+        facts["notes"] = notes(facts, self.alphas, of)
+        return Concluded(State(known.tables, {**known.info, LABEL: facts}), last=True)
+
+    def _planned(self, looks: Sequence[State], place: int) -> Plan:
+        objective = self.objectives[place]
+        facts = [look.info[objective] for look in looks]
+        if not any(fact["n"] for fact in facts):
+            raise DataError(
+                f"labelers.RidgeHeads: no row has a finite score of {objective!r} to learn from"
+            )
+        drawn = [look.tables[f"draws_{place}"]["draw"].to_numpy() for look in looks]
+        return planned(np.concatenate(drawn), facts, self.folds)
+
+    def _fitted(self, looks: Sequence[State], known: State) -> Concluded:
         weights, info = [], {}
-        folds = parts.select("prompt_id").unique().sort("prompt_id")
-        for objective in self.objectives:
-            by_pair = objective == LABEL and "pair_id" in parts.columns
-            rows = _differences(parts) if by_pair else _answers(parts, f"target_{objective}")
-            if not len(rows.targets):
-                raise DataError(
-                    f"labelers.RidgeHeads: no row has a finite score of {objective!r} to learn from"
-                )
-            assigned = self._assign(rows.prompts, ctx)
-            head = _Head(self, rows, assigned)
-            with threadpool_limits(1, user_api="blas"):  # bits must not depend on the cores
-                table, facts = head.fit(classify=objective == LABEL)
-            weights.append(table.insert_column(0, pl.Series("objective", [objective] * len(table))))
-            info[objective] = facts
-            fold = assigned.rename({"fold": f"fold_{objective}"})
-            folds = folds.join(fold, on="prompt_id", how="left", maintain_order="left")
-        return State({"weights": pl.concat(weights), "folds": folds}, info)
+        for i, objective in enumerate(self.objectives):
+            kinds = ("counts", "sums", "rows", "middles")
+            tables = [{k: look.tables[f"{k}_{i}"] for k in kinds if f"{k}_{i}" in look.tables}
+                      for look in looks]  # fmt: skip
+            plan = _plan(known, objective)
+            with threadpool_limits(1, user_api="blas"):
+                models, facts = Head(plan, self.alphas, tables).models()
+            if objective == LABEL:
+                facts["accuracy"] = None
+            weights.append(models.select(pl.lit(objective).alias("objective"), pl.all()))
+            info[objective] = {**facts, "notes": notes(facts, self.alphas, 0)}
+        tried = LABEL in self.objectives and bool(info[LABEL]["folds"])
+        state = State({"weights": pl.concat(weights), "plans": known.tables["plans"]}, info)
+        return Concluded(state, last=not tried)
 
     def label(self, table: pl.DataFrame, ctx: Context) -> pl.DataFrame:
-        """Score every answer of a table with the fitted heads."""
-        models, folds = ctx.fitted.tables["weights"], ctx.fitted.tables["folds"]
-        known = table.select("prompt_id").join(
-            folds, on="prompt_id", how="left", maintain_order="left"
-        )
+        """Score every answer of a table with the fitted heads; all rows of a prompt are in it."""
         columns = {}
-        for prefix in _sides(Shape.PAIRS if "pair_id" in table.columns else Shape.RESPONSES):
+        sides = _sides(_shape(table))
+        folds = {o: self._folds(table, o, ctx) for o in self.objectives}
+        for prefix in sides:
             features = self._features(table, prefix, ctx)
             for objective in self.objectives:
-                heads = models.filter(pl.col("objective") == objective)
-                fold = known[f"fold_{objective}"] if self.cross_fit else None
+                models = _models(ctx.fitted, objective)
                 column = f"{prefix}{SCORE}{self.prefix}_{objective}"
-                columns[column] = _scored(features, heads, fold)
+                columns[column] = scored(features, models, folds[objective])
         return pl.DataFrame(columns, schema=self.adds(_shape(table)))
+
+    def _folds(self, table: pl.DataFrame, objective: str, ctx: Context) -> np.ndarray:
+        """The fold of each row's prompt, `ALL` where no row of it has a target."""
+        drawn = draws(table["prompt_id"], ctx)
+        if not self.cross_fit:
+            return np.full(drawn.size, ALL)
+        there = [self._target(objective, side).is_not_null() for side in _sides(_shape(table))]
+        known = table.select(pl.any_horizontal(there).any().over("prompt_id")).to_series()
+        return np.where(known.to_numpy(), _plan(ctx.fitted, objective).fold(drawn), ALL)
+
+    def _rows(self, parts: pl.DataFrame, objective: str) -> Rows:
+        if objective == LABEL and "pair_id" in parts.columns:
+            return differences(parts, f"target_{LABEL}")
+        return answers(parts, f"target_{objective}")
 
     def _features(self, table: pl.DataFrame, prefix: str, ctx: Context) -> np.ndarray:
         """[e(response), e(last user message) * e(response)]: Float32[n, 2d]."""
@@ -175,186 +244,14 @@ class RidgeHeads(Labeler):
         score = pl.col(f"{prefix}{SCORE}{objective}")
         return pl.when(score.is_finite()).then(score)
 
-    def _assign(self, prompt_ids: pl.Series, ctx: Context) -> pl.DataFrame:
-        """`prompt_id` and `fold` (Int64) of the labelled prompts; folds differ by one at most.
 
-        A single prompt can't be left out: its fold is null and the model of all rows scores it.
-        """
-        prompts = prompt_ids.unique().sort()
-        count = min(self.folds, prompts.len())
-        order = np.lexsort((np.arange(prompts.len()), ctx.uniform(prompts, "fold").to_numpy()))
-        fold = np.empty(prompts.len(), np.int64)
-        fold[order] = np.arange(prompts.len()) % count
-        folds = pl.Series("fold", fold if count > 1 else [None], dtype=pl.Int64)
-        return pl.DataFrame({"prompt_id": prompts, "fold": folds})
+def _plan(state: State, objective: str) -> Plan:
+    row = state.tables["plans"].row(by_predicate=pl.col("objective") == objective, named=True)
+    return Plan(**{**{name: row[name] for name in Plan._fields}, "spread": tuple(row["spread"])})
 
 
-class _Rows(NamedTuple):
-    """What one head is fitted on.
-
-    Attributes:
-        features: Float32[n, h]; of pairs the difference, chosen minus rejected.
-        targets: Float64[n]; of pairs 1.
-        prompts: prompt ids, length n.
-        middles: of pairs the mean features of both answers, Float32[n, h].
-    """
-
-    features: np.ndarray
-    targets: Floats
-    prompts: pl.Series
-    middles: np.ndarray | None = None
-
-
-def _answers(parts: pl.DataFrame, target: str) -> _Rows:
-    """Every distinct answer with a target; of several targets the mean."""
-    known = parts.filter(pl.col(target).is_not_null()).sort("row_id", target)
-    groups = known.group_by("row_id", maintain_order=True)
-    data = groups.agg(pl.col("prompt_id", "features").first(), pl.col(target).mean())
-    return _Rows(data["features"].to_numpy(), data[target].to_numpy(), data["prompt_id"])
-
-
-def _differences(parts: pl.DataFrame) -> _Rows:
-    """Every pair, chosen minus rejected."""
-    rows = parts.sort("pair_id")
-    chosen, rejected = (rows.filter(pl.col(f"target_{LABEL}") == side) for side in (1, 0))
-    a, b = chosen["features"].to_numpy(), rejected["features"].to_numpy()
-    return _Rows(a - b, np.ones(len(a)), chosen["prompt_id"], (a + b) / np.float32(2))
-
-
-class _Head:
-    """The fit of one objective on some rows, with the folds of their prompts."""
-
-    def __init__(self, step: RidgeHeads, rows: _Rows, assigned: pl.DataFrame) -> None:
-        self.alphas = np.sort(np.asarray(step.alphas, np.float64))
-        self.features, self.targets, prompts, self.middles = rows
-        joined = pl.DataFrame({"prompt_id": prompts}).join(
-            assigned, on="prompt_id", how="left", maintain_order="left"
-        )
-        self.fold = joined["fold"].fill_null(_ALL).to_numpy()
-        self.folds = [int(f) for f in np.unique(self.fold) if f != _ALL]
-        self.prompts = assigned.height
-
-    @property
-    def by_pair(self) -> bool:
-        return self.middles is not None
-
-    def fit(self, classify: bool) -> tuple[pl.DataFrame, dict[str, Any]]:
-        """Return the models (fold, intercept, weights) and the facts for the report."""
-        paths, errors = self._paths()
-        mse = errors.sum(0) / len(self.targets) if self.folds else None
-        best = len(self.alphas) - 1
-        if mse is not None:  # of equal errors the largest penalty
-            best -= int(np.argmin(mse[::-1]))
-        models = {
-            fold: (p.weights[best, :, 0], float(p.intercepts[best, 0])) for fold, p in paths.items()
-        }
-        constant = not self.features.any() if self.by_pair else bool(np.ptp(self.targets) == 0)
-        if constant:
-            zero = np.zeros(self.features.shape[1])
-            level = 0.0 if self.by_pair else float(self.targets[0])
-            models = dict.fromkeys(models, (zero, level))
-        variance = 1.0 if self.by_pair else float(np.var(self.targets))
-        facts: dict[str, Any] = {
-            "n": len(self.targets),
-            "prompts": self.prompts,
-            "folds": len(self.folds),
-            "alpha": float(self.alphas[best]),
-            "constant": constant,
-            "cv_mse": {}
-            if mse is None
-            else {str(a): float(mse[i]) for i, a in enumerate(self.alphas)},
-            "r2": None if mse is None or constant else 1 - float(mse[best]) / variance,
-        }
-        judged = 0
-        if classify:
-            facts["accuracy"], judged = self._accuracy(models)
-        facts["notes"] = self._notes(facts, best, judged)
-        if self.middles is not None:
-            seen = {f: self.middles[(self.fold != f) | (f == _ALL)] for f in models}
-            models = {fold: (w, _level(seen[fold], w)) for fold, (w, _) in models.items()}
-        table = pl.DataFrame(
-            {
-                "fold": list(models),
-                "intercept": [b for _, b in models.values()],
-                "weights": pl.Series(
-                    np.stack([w for w, _ in models.values()]),
-                    dtype=pl.Array(pl.Float64, self.features.shape[1]),
-                ),
-            },
-            schema_overrides={"fold": pl.Int64},
-        )
-        return table, facts
-
-    def _paths(self) -> tuple[dict[int, ridge.Path], Floats]:
-        """Solutions by left-out fold (-1: none), and squared errors Float64[folds, A] on it."""
-        y = self.targets[:, None]
-        errors = np.zeros((len(self.folds), len(self.alphas)))
-        centred = not self.by_pair
-        if len(y) <= self.features.shape[1]:
-            paths = {_ALL: ridge.solve_dual(self.features, y, self.alphas, centred)}
-            for i, fold in enumerate(self.folds):
-                out = self.fold == fold
-                paths[fold] = ridge.solve_dual(self.features[~out], y[~out], self.alphas, centred)
-                errors[i] = self._row_errors(out, paths[fold])
-            return paths, errors
-        stats = {f: ridge.moments(self.features[at], y[at]) for f, at in self._members()}
-        if self.by_pair:
-            stats = {f: ridge.symmetric(s) for f, s in stats.items()}
-        paths = {_ALL: ridge.solve(ridge.total(list(stats.values())), self.alphas)}
-        for i, fold in enumerate(self.folds):
-            others = [s for f, s in stats.items() if f != fold]
-            paths[fold] = ridge.solve(ridge.total(others), self.alphas)
-            errors[i] = ridge.squared_error(stats[fold], paths[fold])[:, 0]
-        return paths, errors
-
-    def _members(self) -> list[tuple[int, np.ndarray]]:
-        return [(f, self.fold == f) for f in (self.folds or [_ALL])]
-
-    def _row_errors(self, rows: np.ndarray, path: ridge.Path) -> Floats:
-        fitted = self.features[rows].astype(np.float64) @ path.weights[:, :, 0].T
-        errors: Floats = ((fitted + path.intercepts[:, 0] - self.targets[rows, None]) ** 2).sum(0)
-        return errors
-
-    def _accuracy(self, models: dict[int, tuple[Floats, float]]) -> tuple[float | None, int]:
-        """Share of right sides, each scored by a model that left it out, and of how many.
-
-        Of pairs the sign of the gap counts, no gap as half; of answers the side of 0.5.
-        """
-        right, total = 0.0, 0
-        middle = 0.0 if self.by_pair else 0.5
-        for fold, at in self._members():
-            scores = ridge.predict(self.features[at], *models[fold]) - middle
-            clear = self.targets[at] != middle
-            same = np.sign(scores) == np.sign(self.targets[at] - middle)
-            right += float((same + 0.5 * (scores == 0))[clear].sum())
-            total += int(clear.sum())
-        return (right / total, total) if total and self.folds else (None, 0)
-
-    def _notes(self, facts: dict[str, Any], best: int, judged: int) -> list[str]:
-        """What makes the head doubtful, in sentences."""
-        if facts["constant"]:
-            return ["There is no difference to learn: every answer gets the same score."]
-        if not self.folds:
-            return ["One prompt allows no cross-validation: the largest alpha was taken."]
-        notes = []
-        last = len(self.alphas) - 1
-        if last and best in (0, last):
-            side = "largest" if best else "smallest"
-            notes.append(f"The chosen alpha, {facts['alpha']:g}, is the {side} of the grid.")
-        if facts["r2"] <= 0:
-            notes.append(f"The head explains nothing of held-out rows (r2 {facts['r2']:.3f}).")
-        accuracy = facts.get("accuracy")
-        if accuracy is not None and accuracy <= 0.5 + 0.5 / judged**0.5:
-            notes.append(
-                f"The held-out accuracy, {accuracy:.3f} on {judged}, is no better than chance "
-                "by one standard error."
-            )
-        return notes
-
-
-def _level(middles: np.ndarray, weights: Floats) -> float:
-    """Intercept of a head on pairs: the mean answer of the pairs that it saw scores 0."""
-    return 0.0 - float((middles.mean(0, dtype=np.float64) * weights).sum())
+def _models(state: State, objective: str) -> pl.DataFrame:
+    return state.tables["weights"].filter(pl.col("objective") == objective)
 
 
 def _sides(shape: Shape) -> tuple[str, ...]:
@@ -363,14 +260,3 @@ def _sides(shape: Shape) -> tuple[str, ...]:
 
 def _shape(table: pl.DataFrame) -> Shape:
     return Shape.PAIRS if "pair_id" in table.columns else Shape.RESPONSES
-
-
-def _scored(features: np.ndarray, heads: pl.DataFrame, fold: pl.Series | None) -> Floats:
-    """Scores Float64[n], by the head of each row's fold (null or no fold: of all rows)."""
-    wanted = np.full(len(features), _ALL) if fold is None else fold.fill_null(_ALL).to_numpy()
-    scores = np.empty(len(features))
-    weights = heads["weights"].to_numpy()
-    for i, number in enumerate(heads["fold"].to_list()):
-        rows = np.flatnonzero(wanted == number)
-        scores[rows] = ridge.predict(features[rows], weights[i], float(heads["intercept"][i]))
-    return scores

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prefactory.measures import exact
+
 Floats = NDArray[np.float64]
 
 _CHUNK = 4096
@@ -30,7 +32,7 @@ class Path(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Sums over rows that decide a ridge solution; the moments of two sets of rows add up.
+    """Sums over rows that decide a ridge solution.
 
     Attributes:
         n: number of rows.
@@ -49,21 +51,60 @@ class Moments(NamedTuple):
     yy: Floats
 
 
+class Grid(NamedTuple):
+    """Steps of the grids that rows are put on before they are summed (`measures.exact`).
+
+    Attributes:
+        x: Float64[h], of features.
+        y: Float64[M], of targets, which are kept in two slices.
+    """
+
+    x: Floats
+    y: Floats
+
+
+def sums(features: NDArray[np.float32], targets: Floats, grid: Grid) -> exact.Whole:
+    """All sums behind the moments of rows, which add up to the bit: [h + 1 + 2M, h + 1 + 2M].
+
+    Args:
+        features: [n, h].
+        targets: [n, M], without NaN.
+        grid: for the largest values of all rows, of these and others.
+    """
+
+    def columns(rows: slice) -> Floats:
+        x, y = exact.on_grid(features[rows], grid.x), exact.slices(targets[rows], grid.y)
+        return np.concatenate([x, np.ones((len(x), 1)), y], axis=1)
+
+    return exact.total(
+        exact.products(block, block) for block in map(columns, exact.pieces(len(features)))
+    )
+
+
+def moments_of(summed: exact.Whole, grid: Grid) -> Moments:
+    """The moments that `sums` on a grid stand for."""
+    h, m = len(grid.x), len(grid.y)
+    scale = np.concatenate([grid.x, [1.0], grid.y, np.ldexp(grid.y, -exact.BITS)])
+    products = summed.floats() * np.outer(scale, scale)
+    coarse, fine = np.arange(h + 1, h + 1 + m), np.arange(h + 1 + m, h + 1 + 2 * m)
+    with_y = products[:, coarse] + products[:, fine]
+    squares = [products[a, b] for a, b in ((coarse, coarse), (coarse, fine), (fine, fine))]
+    return Moments(
+        float(products[h, h]), products[:h, h], with_y[h], products[:h, :h], with_y[:h],
+        squares[0] + 2 * squares[1] + squares[2],
+    )  # fmt: skip
+
+
 def moments(features: NDArray[np.float32], targets: Floats) -> Moments:
-    """Moments of rows: features [n, h], targets [n, M] without NaN; in float64, by chunks."""
-    h, m = features.shape[1], targets.shape[1]
-    xx, xy, x = np.zeros((h, h)), np.zeros((h, m)), np.zeros(h)
-    for start in range(0, len(features), _CHUNK):
-        block = features[start : start + _CHUNK].astype(np.float64)
-        xx += block.T @ block
-        xy += block.T @ targets[start : start + _CHUNK]
-        x += block.sum(0)
-    return Moments(float(len(features)), x, targets.sum(0), xx, xy, (targets**2).sum(0))
+    """Moments of rows: features [n, h], targets [n, M] without NaN."""
+    grid = Grid(exact.grid(largest(features)), exact.grid(largest(targets)))
+    return moments_of(sums(features, targets, grid), grid)
 
 
-def total(parts: list[Moments]) -> Moments:
-    """Moments of all rows of some disjoint sets (at least one)."""
-    return Moments(*(sum(values[1:], values[0]) for values in zip(*parts, strict=True)))
+def largest(columns: NDArray[np.floating]) -> Floats:
+    """Largest absolute value of each column, 0 without rows: [n, c] -> Float64[c]."""
+    above, below = columns.max(axis=0, initial=0), columns.min(axis=0, initial=0)
+    return np.asarray(np.maximum(above, -below), np.float64)
 
 
 def symmetric(stats: Moments) -> Moments:

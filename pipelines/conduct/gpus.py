@@ -16,8 +16,9 @@ from typing import Any
 from prefactory.errors import ConfigError
 from prefactory.orders import Apply, Fit, FitShard, Order, Site, Try
 from prefactory.orders.ranges import FitRange
+from prefactory.orders.rounds import Conclude, Look
 
-WITH_ENGINES = (Try, FitShard, Fit, FitRange, Apply)
+WITH_ENGINES = (Try, FitShard, Fit, FitRange, Look, Conclude, Apply)
 """Orders in which a step may open its models."""
 _LOOK_S = 5.0
 """How often who waits for a worker looks whether nodes have come or gone."""

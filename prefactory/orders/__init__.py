@@ -81,13 +81,21 @@ class Site:
         """What a step's `fit` learned; the last one that was asked for is kept."""
         with self._lock:
             if key not in self._states:
-                record = self.store.open(key)
-                if record is None:
-                    raise DataError(f"the store has lost what a step learned: {key}; run again")
-                names = [PurePath(n).stem for n in record.files if PurePath(n).stem != calls.TABLE]
-                tables = {name: self.store.read(key, name) for name in names}
-                self._states = {key: State(tables, record.info["info"])}
+                self._states = {key: read_state(self.store, key)}
             return self._states[key]
+
+
+def read_state(store: Store, key: str) -> State:
+    """What a step learned, its tables mapped into memory.
+
+    Raises:
+        DataError: the store has no such object.
+    """
+    record = store.open(key)
+    if record is None:
+        raise DataError(f"the store has lost what a step learned: {key}; run again")
+    names = [PurePath(n).stem for n in record.files if PurePath(n).stem != calls.TABLE]
+    return State({name: store.read(key, name) for name in names}, record.info["info"])
 
 
 class Order(Protocol):

@@ -3,7 +3,8 @@
 A fit that one worker holds is one `fit` of all rows. Of more rows what `fit_shard` left is cut into
 ranges of a key (`Exchanged`), each range is fitted apart, and each shard gets back what was decided
 about its rows: no worker holds them all. What is decided is the same, however many ranges there
-are. Near-duplicates have no key; their rows are linked two runs at a time (`Linked`). A fit that
+are. Near-duplicates have no key; their rows are linked two runs at a time (`Linked`). A fit of sums
+over all rows takes rounds in which each run of rows says something small (`Rounds`). A fit that
 needs numbers of all rows in the order of the table reads one shard after the other (`Streamed`),
 and keeps of each what it needs.
 """
@@ -130,6 +131,61 @@ class Linked:
             infos: facts of `settle` of each run of rows.
         """
         return {**linked, **{name: sum(info[name] for info in infos) for name in infos[0]}}
+
+
+class Rounds:
+    """Mixin of a dataset step whose fit goes over all rows in rounds: `class X(Rounds, Labeler)`.
+
+    In a round every run of rows is looked at for itself, and one conclusion is drawn of what these
+    looks left. How rows are cut into runs must not show: a look leaves sums of
+    `prefactory.measures.exact`, extremes, counts, or a few numbers of each row.
+    """
+
+    def exchanged(self) -> bool:
+        """Whether the fit can be cut, with these fields."""
+        return True
+
+    def look(self, parts: pl.DataFrame, known: State | None, ctx: Context) -> State:
+        """What a run of rows says in this round: small tables and facts.
+
+        Args:
+            parts: what `fit_shard` left of them, sorted by id. All rows of a prompt are in one run.
+            known: the conclusion of the round before; None in the first.
+            ctx: as of `fit`.
+        """
+        raise NotImplementedError
+
+    def conclude(self, looks: Sequence[State], known: State | None, ctx: Context) -> Concluded:
+        """The conclusion of a round.
+
+        Args:
+            looks: of all runs, in the order of the table; the tables are mapped into memory.
+            known: the conclusion of the round before.
+            ctx: as of `fit`.
+        """
+        raise NotImplementedError
+
+    def fit(self, parts: pl.DataFrame, ctx: Context) -> State:
+        """The same, of all rows as one run."""
+        return in_rounds(self, [parts], ctx)
+
+
+class Concluded(NamedTuple):
+    """The conclusion of a round, and whether it is what `fit` returns."""
+
+    state: State
+    last: bool
+
+
+def in_rounds(step: Rounds, runs: Sequence[pl.DataFrame], ctx: Context) -> State:
+    """Fit a step to runs of rows, in memory."""
+    known: State | None = None
+    last = False
+    while not last:
+        looks = [step.look(parts, known, ctx) for parts in runs]
+        known, last = step.conclude(looks, known, ctx)
+    assert known is not None  # noqa: S101 - there was a round
+    return known
 
 
 class Streamed:

@@ -11,7 +11,7 @@ from prefactory.apply import columns_needed, fit, fit_shard
 from prefactory.context import Context
 from prefactory.errors import PrefactoryError
 from prefactory.step import Step, step_name
-from prefactory.step.exchange import KEY, Exchanged
+from prefactory.step.exchange import KEY, Exchanged, Rounds, in_rounds
 from prefactory.tables import (
     COLUMNS,
     MESSAGES,
@@ -149,8 +149,10 @@ class _Check:
         yield from self.same(shards, f"to shards of one {unit.removesuffix('_id')} each")
 
     def ranges(self) -> Iterator[str]:
-        """A fit that can be cut by key decides the same of its ranges as of all rows at once."""
+        """A fit that can be cut decides the same of its ranges or runs as of all rows at once."""
         step, ctx = self.step, self.ctx
+        if isinstance(step, Rounds) and step.exchanged():
+            yield from self.runs(step)
         if not isinstance(step, Exchanged) or not step.exchanged():
             return
         parts = fit_shard(step, ctx.step, self.table, self.shape, ctx)
@@ -168,6 +170,18 @@ class _Check:
                 yield f"fitted in two ranges of keys, its table {name!r} differs: {text}"
         if step.facts([state.info for state in states]) != dict(whole.info):
             yield "fitted in two ranges of keys, its facts differ"
+
+    def runs(self, step: Rounds) -> Iterator[str]:
+        """A fit in rounds concludes the same of a run for each prompt as of one run."""
+        prompts = self.table.partition_by("prompt_id", maintain_order=True)
+        looks = [fit_shard(self.step, self.ctx.step, t, self.shape, self.ctx) for t in prompts]
+        looks = [rows.sort(rows.columns[0], maintain_order=True) for rows in looks]
+        states = [in_rounds(step, runs, self.ctx) for runs in ([pl.concat(looks)], looks)]
+        for name, table in states[0].tables.items():
+            if text := difference(table, states[1].tables[name]):
+                yield f"fitted in runs of rows, its table {name!r} differs: {text}"
+        if states[0].info != states[1].info:
+            yield "fitted in runs of rows, its facts differ"
 
     def needs(self) -> Iterator[str]:
         """Other columns than those of the shape and of `needs` must not be read."""

@@ -1,8 +1,10 @@
 """Fits cut by key: the same rows, reasons, details and facts however many ranges there are."""
 
+import hashlib
 import random
 import tempfile
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -19,9 +21,18 @@ from prefactory.near.minhash import Banding
 from prefactory.orders import Site, do
 from prefactory.orders.links import Choose, Keys, Link, Places, Settle
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _in_order, _rows
+from prefactory.orders.rounds import Conclude, Look
 from prefactory.shards import in_runs
 from prefactory.step import FittedFilter, Labeler
-from prefactory.step.exchange import KEY, Exchanged, Linking, Streamed, of_digests
+from prefactory.step.exchange import (
+    KEY,
+    Concluded,
+    Exchanged,
+    Linking,
+    Rounds,
+    Streamed,
+    of_digests,
+)
 from prefactory.store import Store
 from prefactory.tables import Shape, digests
 from tests.helpers import digest, everything, ledger_of, one_file, pairs, recipe, responses, run
@@ -38,12 +49,12 @@ def some_pairs(n, seed):
     return pairs(*rows, chosen_score_h=[rng.random() for _ in rows], rejected_score_h=[0.5] * n)
 
 
-def outcome(steps, table, shard_rows, fit_rows, workers=1):
+def outcome(steps, table, shard_rows, fit_rows, workers=1, embed=None):
     with tempfile.TemporaryDirectory() as folder:
         try:
             made = run(
                 recipe(*steps, seed=3), one_file(table), folder, shard_rows, workers,
-                fit_rows=fit_rows,
+                fit_rows=fit_rows, embed=embed,
             )  # fmt: skip
         except DataError as error:  # no row is left
             return str(error)
@@ -212,6 +223,119 @@ def batches(items, size):
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
+# -- fits in rounds -----
+
+
+def embed(encoder, texts):
+    """Float32[n, 5] by the text alone."""
+    seeds = [int.from_bytes(hashlib.blake2b(t.encode(), digest_size=8).digest()) for t in texts]
+    rows = [np.random.default_rng(seed).normal(size=5) for seed in seeds]
+    return np.asarray(rows, np.float32).reshape(-1, 5)
+
+
+def scored_pairs(n, seed):
+    rng = random.Random(seed)
+    rows = [(f"q{rng.randrange(n // 2 + 1)}", f"a {i}", f"b {rng.randrange(n)}") for i in range(n)]
+    scores = {
+        f"{side}_score_{name}": [
+            None if rng.random() < 0.2 else rng.gauss(3, 2 * at + 1) for _ in rows
+        ]
+        for side in ("chosen", "rejected")
+        for at, name in enumerate(("h", "length"))
+    }
+    return pairs(*rows, **scores)
+
+
+HEADS = ({"labelers.RidgeHeads": {"objectives": ["h", "label"], "folds": 3}},)
+FEW_FEATURES = {"labelers.DirectionalCorrection": {"name": "fair", "objective": "h",
+                                                   "nuisance": "length"}}  # fmt: skip
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.sampled_from([2, 5, 30]), st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 40),
+    st.integers(1, 3),
+)  # fmt: skip
+def test_heads_are_the_same_to_the_bit_however_rows_are_cut(n, seed, shard, fit, workers):
+    table, steps = scored_pairs(n, seed), [*HEADS, FEW_FEATURES]
+    whole = outcome(steps, table, 1000, 1 << 20, embed=embed)
+    assert outcome(steps, table, shard, fit, workers, embed=embed) == whole
+
+
+def in_rounds(folder, store=Store, **cut):
+    return run(recipe(*HEADS), one_file(scored_pairs(40, 5)), store(folder), 8, embed=embed, **cut)
+
+
+def test_rounds_have_orders_of_runs_of_rows(tmp_path):
+    stages = [in_rounds(tmp_path / "a").stages[1], in_rounds(tmp_path / "b", fit_rows=30).stages[1]]
+    assert stages[0].info == stages[1].info
+    shards = (stages[0].made - 1) // 2
+    runs, rest = divmod(stages[1].made - 2 * shards, 3)  # three rounds, each with one conclusion
+    assert (runs - 1 > 2, rest) == (True, 0)
+    again = in_rounds(tmp_path / "b", fit_rows=30).stages[1]
+    assert (again.made, again.reused) == (0, stages[1].made)
+
+
+class Crash(BaseException):
+    """The power went."""
+
+
+@pytest.mark.slow
+def test_a_crash_in_any_round_is_resumed(tmp_path):
+    whole = digest(in_rounds(tmp_path / "whole"))
+    total = sum(s.made for s in in_rounds(tmp_path / "cut", fit_rows=30).stages)
+    for k in range(total // 3, total, 2):
+
+        class Brittle(Store):
+            left = k
+
+            def _commit(self, key, writer):
+                if not self.left:
+                    raise Crash
+                self.left -= 1
+                super()._commit(key, writer)
+
+        root = tmp_path / str(k)
+        with pytest.raises(Crash):
+            in_rounds(root, Brittle, fit_rows=30)
+        again = in_rounds(root, fit_rows=30)
+        assert digest(again) == whole
+        assert sum(s.made for s in again.stages) == total - k
+
+
+class Unsure(Rounds, Labeler):
+    """A labeler whose rounds return something else than they should."""
+
+    shapes = (Shape.PAIRS,)
+    scope = "dataset"
+    fault: str = ""
+
+    def adds(self, shape):
+        return {"x": pl.Int64()}
+
+    def fit_shard(self, table, ctx):
+        return table.select("pair_id")
+
+    def look(self, parts, known, ctx):
+        return {} if self.fault == "look" else State(info={"rows": parts.height})
+
+    def conclude(self, looks, known, ctx):
+        state = State(info={"rows": sum(look.info["rows"] for look in looks)})
+        return state if self.fault == "conclude" else Concluded(state, last=True)
+
+    def label(self, table, ctx):
+        return table.select(
+            x=pl.lit(ctx.fitted.info["rows"], dtype=pl.Int64).repeat_by(1).explode()
+        )
+
+
+@pytest.mark.parametrize("fault", ["look", "conclude"])
+def test_a_round_that_returns_something_else_is_named(tmp_path, fault):
+    steps = [{"tests.prefactory.test_exchange.Unsure": {"fault": fault}}]
+    with pytest.raises(DataError, match=rf"Unsure.{fault} must return a `"):
+        run(recipe(*steps), one_file(some_pairs(20, 1)), tmp_path, 4, fit_rows=5)
+
+
 # -- the orders, one by one -----
 
 
@@ -316,7 +440,7 @@ def test_orders_are_small_and_plain():
         Cut("k", "l", keys), Survey("k", "l", keys, 1), FitRange("k", "l", keys, 1, keys),
         HandBack("k", "l", keys, 1), Keys("k", "l", HOW, keys), Places("k", "l", HOW, keys),
         Link("k", "l", HOW, keys, "p", (1, 2), keys[:2]), Choose("k", "l", keys, "p", keys),
-        Settle("k", "l", keys, "c", 1),
+        Settle("k", "l", keys, "c", 1), Look("k", "l", keys, "c"), Conclude("k", "l", keys, "c"),
     ):  # fmt: skip
         data = pickle.dumps(order)
         assert pickle.loads(data) == order

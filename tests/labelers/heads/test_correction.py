@@ -11,6 +11,7 @@ from labelers import DirectionalCorrection
 from labelers.heads.directional import guided_reward
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
+from prefactory.step.exchange import in_rounds
 from prefactory.tables import Shape, canonical_order
 from tests.helpers import content, responses
 
@@ -81,6 +82,19 @@ def test_pairs_that_differ_in_length_alone_score_alike():
         for moved in (0.0, 3.0)
     )
     assert long == pytest.approx(short, abs=0.3)  # 6 apart before
+
+
+def test_the_bytes_do_not_depend_on_the_runs_of_rows():
+    table = answers(120).with_columns(
+        score_length=pl.when(pl.int_range(pl.len()) % 5 > 0).then("score_length")
+    )
+    whole = in_rounds(STEP, [STEP.fit_shard(table, CTX)], CTX)
+    prompts = table.partition_by("prompt_id", maintain_order=True)
+    for size in (1, 7):
+        runs = [pl.concat(prompts[i : i + size]) for i in range(0, len(prompts), size)]
+        cut = in_rounds(STEP, [STEP.fit_shard(r, CTX) for r in [*runs, table.clear()]], CTX)
+        assert cut.info == whole.info
+        assert cut.tables["direction"].equals(whole.tables["direction"])
 
 
 def test_missing_scores_stay_missing():

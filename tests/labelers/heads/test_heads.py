@@ -14,6 +14,8 @@ from labelers.heads import ridge
 from labelers.heads.heads import RidgeHeads
 from prefactory.context import Context
 from prefactory.errors import ConfigError, DataError
+from prefactory.measures import exact
+from prefactory.step.exchange import in_rounds
 from prefactory.tables import Shape, canonical_order, with_ids
 
 DIM = 4
@@ -109,14 +111,22 @@ def test_training_error_never_decreases_with_the_penalty():
     errors = ridge.squared_error(stats, path)
     assert (np.diff(errors, axis=0) >= -1e-9).all()
     fitted = x.astype(float) @ path.weights[2, :, 0] + path.intercepts[2, 0]
-    np.testing.assert_allclose(errors[2, 0], ((fitted - y[:, 0]) ** 2).sum(), rtol=1e-8)
+    # features and targets were put on a grid of 22 and 44 bits
+    np.testing.assert_allclose(errors[2, 0], ((fitted - y[:, 0]) ** 2).sum(), rtol=1e-6)
 
 
-def test_moments_add_up():
-    x, y = problem(50, 6)
-    parts = ridge.total([ridge.moments(x[:20], y[:20]), ridge.moments(x[20:], y[20:])])
+def test_moments_add_up_to_the_bit_and_are_those_of_the_rows():
+    x, y = problem(9000, 6)
+    grid = ridge.Grid(exact.grid(ridge.largest(x)), exact.grid(ridge.largest(y)))
+    cuts = [(0, 0), (0, 20), (20, 4500), (4500, 9000)]
+    summed = exact.total(ridge.sums(x[a:b], y[a:b], grid) for a, b in reversed(cuts))
+    parts = ridge.moments_of(summed, grid)
     for a, b in zip(parts, ridge.moments(x, y), strict=True):
-        np.testing.assert_allclose(a, b)
+        assert np.array_equal(a, b)
+    z = x.astype(np.float64)
+    plain = ridge.Moments(9000, z.sum(0), y.sum(0), z.T @ z, z.T @ y, (y**2).sum(0))
+    for a, b in zip(parts, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_a_constant_feature_has_no_weight():
@@ -160,19 +170,17 @@ def test_scores_come_from_a_model_that_did_not_see_the_prompt():
     table = responses(score=lambda text: noise.normal())
     step = RidgeHeads(objectives=("good",), alphas=(0.001,))
     state, out = fitted(step, [table])
-    folds = state.tables["folds"]
     prompt = table["prompt_id"][0]
-    fold = folds.filter(pl.col("prompt_id") == prompt)["fold_good"].item()
-    others = table.join(folds, on="prompt_id").filter(pl.col("fold_good") != fold)
-    x = others.select("response_id").height
-    assert x == 24 * 4
+    folds = pl.Series(step._folds(table, "good", Context(CTX.seed, CTX.step, state)))
+    assert sorted(folds.value_counts()["count"]) == [6 * 4] * 5
     # changing this prompt's own scores changes none of its predictions
     changed = table.with_columns(
         score_good=pl.when(pl.col("prompt_id") == prompt).then(99.0).otherwise("score_good")
     )
     _, again = fitted(step, [changed])
     mine = table["prompt_id"] == prompt
-    assert out.filter(mine).equals(again.filter(mine))
+    # (but for the grid of all targets, 44 bits below the largest)
+    np.testing.assert_allclose(out.filter(mine), again.filter(mine), rtol=1e-9)
     assert not out.filter(~mine).equals(again.filter(~mine))
     _, plain = fitted(step.model_copy(update={"cross_fit": False}), [table])
     error = ((out["score_ridge_good"] - table["score_good"]) ** 2).mean()
@@ -237,6 +245,35 @@ def test_bytes_do_not_depend_on_shards_or_order(prompts):
     assert got.equals(expected)
     assert all(other.tables[k].equals(state.tables[k]) for k in state.tables)
     assert other.info == state.info
+
+
+@pytest.mark.parametrize("prompts", [1, 3, 30])
+def test_bytes_do_not_depend_on_the_runs_of_rows(prompts):
+    scored = pl.int_range(pl.len()) % 7 > 0
+    table = responses(prompts).with_columns(
+        score_good=pl.when(pl.col("prompt_id") < "b").then("score_good"),
+        score_other=pl.when(scored).then(pl.col("score_good") * 1e6 - 3),
+    )
+    if table["score_good"].null_count() == table.height:
+        table = table.with_columns(score_good=pl.lit(1.0))
+    runs_are_all_the_same(RidgeHeads(objectives=("good", "other"), folds=3), table, CTX)
+
+
+@pytest.mark.parametrize("count", [1, 7, 90])
+def test_bytes_of_pairs_do_not_depend_on_the_runs_of_rows(count):
+    table, ctx = offset_pairs(count, 0.3)
+    runs_are_all_the_same(RidgeHeads(objectives=("label",)), table, ctx)
+
+
+def runs_are_all_the_same(step, table, ctx):
+    whole = in_rounds(step, [step.fit_shard(table, ctx)], ctx)
+    prompts = table.sort("prompt_id").partition_by("prompt_id", maintain_order=True)
+    for size in (1, 4, 11):
+        runs = [pl.concat(prompts[i : i + size]) for i in range(0, len(prompts), size)]
+        parts = [step.fit_shard(run, ctx) for run in [*runs, table.clear()]]
+        cut = in_rounds(step, parts, ctx)
+        assert cut.info == whole.info
+        assert all(cut.tables[k].equals(t) for k, t in whole.tables.items())
 
 
 QUALITY = {"good": 3.0, "bad": -3.0}
