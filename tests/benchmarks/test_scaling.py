@@ -40,7 +40,10 @@ def test_the_page_tells_what_was_measured(monkeypatch):
         "filters.NearDuplicates, 300 rows in 4, links between, MB": 3.0,
         "filters.NearDuplicates, 300 rows in 4, links between, CPU s": 4.5,
     }
-    text = page(result, exchanged, {**exchanged, "figures": figures})
+    (near, ridge) = scaling.APART
+    text = page(result, exchanged, {near: {**exchanged, "figures": figures}})
+    assert "## Heads" not in text
+    assert "## Heads" in page(result, exchanged, {ridge: {**exchanged, "figures": {}}})
     assert "| `filters.NearDuplicates`: all rows in one | 7 | 2.00 |" in text
     assert "| `filters.NearDuplicates`: links between, of 4 runs | 3 | 4.50 |" in text
     assert "## Near-duplicates" not in page(result, exchanged)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from filters.duplicates.exact import ExactDuplicates
 from filters.selection.subsample import RandomSubsample
 from labelers.combine.combine import Combine
+from labelers.heads.heads import RidgeHeads
 from prefactory.apply import fit_parts
 from prefactory.context import Context, State
 from prefactory.errors import DataError
@@ -266,12 +267,21 @@ def in_rounds(folder, store=Store, **cut):
     return run(recipe(*HEADS), one_file(scored_pairs(40, 5)), store(folder), 8, embed=embed, **cut)
 
 
-def test_rounds_have_orders_of_runs_of_rows(tmp_path):
+def test_rounds_have_orders_of_runs_of_rows(tmp_path, monkeypatch):
+    held, look = [], RidgeHeads.look
+
+    def counted(self, parts, known, ctx):
+        held.append(parts.height)
+        return look(self, parts, known, ctx)
+
+    monkeypatch.setattr(RidgeHeads, "look", counted)
     stages = [in_rounds(tmp_path / "a").stages[1], in_rounds(tmp_path / "b", fit_rows=30).stages[1]]
     assert stages[0].info == stages[1].info
     shards = (stages[0].made - 1) // 2
     runs, rest = divmod(stages[1].made - 2 * shards, 3)  # three rounds, each with one conclusion
     assert (runs - 1 > 2, rest) == (True, 0)
+    assert held[:3] == [sum(held[3:]) // 3] * 3, "whole, and in runs, in three rounds"
+    assert max(held[3:]) <= 30
     again = in_rounds(tmp_path / "b", fit_rows=30).stages[1]
     assert (again.made, again.reused) == (0, stages[1].made)
 
