@@ -39,8 +39,7 @@ def test_products_are_those_of_whole_numbers_in_any_pieces(n, seed):
     true = left.astype(object).T @ right.astype(object)
     cuts = sorted([0, n, *rng.integers(0, n + 1, 3)])
     parts = [
-        exact.products(left[a:b].astype(float), right[a:b].astype(float))
-        for a, b in pairwise(cuts)
+        exact.products(left[a:b].astype(float), right[a:b].astype(float)) for a, b in pairwise(cuts)
     ]
     summed = exact.total(parts)
     for i, row in enumerate(true):
