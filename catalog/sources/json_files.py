@@ -27,7 +27,12 @@ MAX_DEPTH = 50
 _BETWEEN = re.compile(r"[\s,]*")
 _START = re.compile(rf'\s*(?:\{{[^\[]*?"(?:{"|".join(WRAPPERS)})"\s*:\s*)?\[')
 _NEW_LINE = re.compile(r",[^\S\n]*(\n[^\S\n]*)(?=\{)")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+("?)|[\[\]{}]', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+_BEHIND = 65536
+"""Characters before an element, at most: the parser counts the lines before each error."""
+_MOST_STARTS = 100
+"""Ways in which elements may begin a line, of one window, beyond which broken ones have no end."""
 
 
 def parse_json(text: bytes, stated: bool = False) -> tuple[Any, str | None]:
@@ -272,6 +277,9 @@ class _Elements:
         self._at = 0
         self._whole = False
         self._between = ""
+        self._gone = 0
+        self._line: tuple[float, str] = (-1, "")
+        self._starts: dict[str, float] = {}
         self.problem = ""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -291,15 +299,29 @@ class _Elements:
                 return
             yield self._text[self._at : end].encode("utf-8", "surrogateescape")
             self._at = end
+            if end > _BEHIND:
+                self._drop()
         self.problem = "the array does not end"
 
-    def _more(self) -> bool:
-        """Read on; what lies behind is let go."""
-        piece = next(self._stream, None)
-        self._whole = piece is None
-        more = self._decoder.decode(piece or b"", final=self._whole)
-        self._text, self._at = self._text[self._at :] + more, 0
+    def _more(self, characters: int = 0) -> bool:
+        """Read on, until so many are there; what lies behind is let go."""
+        self._drop()
+        parts, size = [self._text], len(self._text)
+        while True:
+            piece = next(self._stream, None)
+            self._whole = piece is None
+            parts.append(self._decoder.decode(piece or b"", final=self._whole))
+            size += len(parts[-1])
+            if self._whole or size >= characters:
+                break
+        self._text = "".join(parts)
+        self._line = (-1, "")
+        self._starts.clear()
         return not self._whole
+
+    def _drop(self) -> None:
+        """Let go of what lies behind."""
+        self._text, self._gone, self._at = self._text[self._at :], self._gone + self._at, 0
 
     def _skip(self) -> bool:
         """Go to the next element or the end of the array; false at the end of the text."""
@@ -329,32 +351,48 @@ class _Elements:
             else:
                 if end < len(self._text) or self._whole:
                     return end
-            if len(self._text) - self._at > self._pieces.reading.record_bytes:
+            held, most = len(self._text) - self._at, self._pieces.reading.record_bytes
+            if held > most:
                 self.problem = self._pieces.too_long()
                 return None
-            self._more()
+            self._more(min(2 * held, most))  # doubled, or long elements take their square
 
     def _next_line(self) -> int | None:
         """The end of a broken element by the place where the next one begins a line as it did.
 
         No text of JSON holds a line feed as such.
         """
-        if self._between == "" and (first := _NEW_LINE.search(self._text, self._at)):
-            self._between = first[1]  # the first element stands beside the bracket
+        here = self._gone + self._at
+        if self._between == "":  # the first element stands beside the bracket
+            if self._line[0] < here:
+                first = _NEW_LINE.search(self._text, self._at)
+                self._line = (self._gone + first.start(), first[1]) if first else (math.inf, "")
+            self._between = self._line[1]
         if "\n" not in self._between:
             return None
         start = "\n" + self._between.rpartition("\n")[2] + "{"
-        end = self._text.find(start, self._at)
-        return end if end > 0 else None
+        end = self._starts.get(start, -1)
+        if end < here and (start in self._starts or len(self._starts) < _MOST_STARTS):
+            found = self._text.find(start, self._at)
+            end = self._starts[start] = self._gone + found if found >= 0 else math.inf
+        return int(end) - self._gone if here <= end < math.inf else None
 
     def _balanced(self) -> int | None:
         """The end of a broken element by its brackets."""
         depth = 0
-        for token in _TOKEN.finditer(self._text, self._at):
+        for token in self._tokens():
             depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
             if depth == 0:
                 return token.end() if token[0] in "}]" else None
         return None
+
+    def _tokens(self) -> Iterator[re.Match[str]]:
+        """The texts and brackets from here on. Behind a quote that is not closed, none is."""
+        for token in _TOKEN.finditer(self._text, self._at):
+            if token[1] == "":
+                yield from _BRACKET.finditer(self._text, token.start() + 1)
+                return
+            yield token
 
 
 def _by_element(pieces: Pieces, stream: Iterator[bytes], rows: int) -> Iterator[Chunk]:

@@ -7,6 +7,7 @@ before anything is unpacked, and batches before they are used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import IO, Any
 
 import numpy as np
@@ -26,6 +27,11 @@ LARGE = 1_000_000_000
 """Bytes that one batch or row group may unpack to, however small it is packed."""
 _RATIO = 100
 """What is larger may be so many times what it is packed."""
+_AT_ONCE = 4 * MAX_CHUNK_BYTES
+"""Bytes that the rows read at once may stand for."""
+_FEW = 500
+"""A column of which not even so many rows may be read at once is read as a dictionary."""
+_BUFFER = 65536
 _FALLS_APART = "save it with smaller record batches or row groups, or unpacked"
 
 
@@ -44,11 +50,12 @@ def read_parquet(
         DataError: it stands for far more than it holds.
     """
     reading = reading or Reading()
-    about = pq.ParquetFile(raw)
+    about = _parquet(raw)
     names = [n for n in about.schema_arrow.names if columns is None or n in columns]
-    shared, step = _places(about, {*names}, rows, reading)
+    asked, step = _places(about, {*names}, rows, reading)
+    shared, step = _dictionaries(raw, asked, step)
     raw.seek(0)
-    file = pq.ParquetFile(raw, read_dictionary=shared)
+    file = _parquet(raw, read_dictionary=shared)
     binary = _binary(file.schema_arrow, names)
     sample = file.iter_batches(batch_size=min(step, SAMPLE_ROWS), columns=binary)
     texts = _texts(next(sample, None) if binary else None)
@@ -56,10 +63,16 @@ def read_parquet(
     yield from table_chunks(batches, rows, about.schema_arrow, texts, reading)
 
 
-def _places(about: Any, names: set[str], rows: int, reading: Reading) -> tuple[list[str], int]:  # noqa: ANN401
-    """Columns to be read as dictionaries, by path, and how many rows to read at once.
+def _parquet(raw: IO[bytes], **options: Any) -> Any:  # noqa: ANN401 - pyarrow is untyped
+    """Open a file whose types of Arrow extensions are read as what they are stored as."""
+    return pq.ParquetFile(raw, arrow_extensions_enabled=False, **options)
 
-    The values of a column in a dictionary may be as long as all that the column holds, each.
+
+def _places(about: Any, names: set[str], rows: int, reading: Reading) -> tuple[set[str], int]:  # noqa: ANN401
+    """Columns of texts that may stand for far more than they hold, by path, and rows to read.
+
+    The values of a column in a dictionary may be as long as all that the column holds, each. What
+    the file says of its encodings is not asked.
     """
     groups = [about.metadata.row_group(i) for i in range(about.metadata.num_row_groups)]
     shared: set[str] = set()
@@ -67,24 +80,55 @@ def _places(about: Any, names: set[str], rows: int, reading: Reading) -> tuple[l
     total = 0
     for group in groups:
         held = [group.column(i) for i in range(group.num_columns)]
-        held = [c for c in held if c.path_in_schema.partition(".")[0] in names]
+        held = [c for c in held if _path_begins(c.path_in_schema) & names]
         size = sum(c.total_uncompressed_size for c in held)
         if size > LARGE and size > _RATIO * sum(c.total_compressed_size for c in held):
             raise DataError(f"a row group of it unpacks to {size / 1e9:.1f} GB; {_FALLS_APART}")
         total += size
         _check_total(total, reading)
-        step = min(step, max(1, MAX_CHUNK_BYTES * 4 * group.num_rows // max(size, 1)))
+        step = min(step, max(1, _AT_ONCE * group.num_rows // max(size, 1)))
         shared |= {
             c.path_in_schema
             for c in held
             if c.physical_type == "BYTE_ARRAY"
-            and any("DICTIONARY" in e for e in c.encodings)
             and c.total_uncompressed_size * min(rows, c.num_values) > MAX_CHUNK_BYTES
         }
         odd = [c for c in held if c.num_values * 8 > max(LARGE, 8 * _RATIO * group.num_rows)]
         if any(c.num_values > _RATIO * c.total_uncompressed_size for c in odd):
             raise DataError("its lists stand for billions of values in a few bytes")
+    return shared, step
+
+
+def _path_begins(path: str) -> set[str]:
+    """The names that the column of a path may have; a name may have dots of its own."""
+    parts = path.split(".")
+    return {".".join(parts[: i + 1]) for i in range(len(parts))}
+
+
+def _dictionaries(raw: IO[bytes], asked: set[str], step: int) -> tuple[list[str], int]:
+    """Columns of those `asked` to be read as dictionaries, and how many rows to read at once.
+
+    Read so, a text that many rows share stays one, but all texts of a row group are held. So a
+    column in which so many rows as long as its longest shared text are few bytes is read plainly.
+    """
+    flat = sorted(path for path in asked if "." not in path)
+    file = _parquet(raw, read_dictionary=flat, buffer_size=_BUFFER)
+    shared = {*asked} - {*flat}  # a row's list may have any number of them
+    for group in range(file.num_row_groups if flat else 0):
+        for first in islice(file.iter_batches(1, [group], flat), 1):
+            for path in flat:
+                longest = _longest(first.column(path))
+                if longest is None or _AT_ONCE // longest < _FEW:
+                    shared.add(path)
+                else:
+                    step = min(step, _AT_ONCE // longest)
     return sorted(shared), step
+
+
+def _longest(column: Any) -> int | None:  # noqa: ANN401 - pyarrow is untyped
+    """Weight of the longest value of a dictionary; None if a column is none, as of decimals."""
+    known = getattr(column, "dictionary", None)
+    return None if known is None else int(weights(known).max(initial=1))
 
 
 def _check_total(total: int, reading: Reading) -> None:

@@ -79,6 +79,31 @@ def test_a_text_in_a_message_that_many_rows_share_is_too():
         assert 0 < texts.str.len_bytes().sum() <= MAX_CHUNK_BYTES
 
 
+def most_held(data):
+    """Bytes that Arrow holds at most while the first chunks are read."""
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        assert sum(chunk.size for chunk in islice(chunks_of(data), 2))
+    finally:
+        pa.set_memory_pool(before)
+    return pool.max_memory()
+
+
+@pytest.mark.parametrize("name", ["prompt", "prompt.text"])
+def test_a_text_that_many_rows_share_is_never_decoded_for_all_of_them(name):
+    data = parquet(pa.table({name: shared(LONG, 20_000)}), store_schema=False)
+    assert most_held(data) < 500_000_000  # 16,384 rows of it are 3.2 GB
+    longer = parquet(pa.table({name: shared(5 * LONG, 20_000)}), store_schema=False)
+    assert most_held(longer) < 200_000_000
+
+
+def test_texts_that_no_row_shares_are_not_kept_in_a_dictionary():
+    texts = [f"{i:02000d}" for i in range(20_000)]
+    plain, coded = (parquet(pa.table({"t": texts}), use_dictionary=d) for d in (False, True))
+    assert most_held(coded) < 1.2 * most_held(plain)
+
+
 @pytest.mark.parametrize("write", [parquet, arrow])
 def test_a_record_that_is_too_long_is_rejected(write):
     texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1, 0], pa.int32()), ["short", LONG])

@@ -1,7 +1,10 @@
 """Patterns over texts of the data end: 200,000 characters that made them work for hours."""
 
+import io
+
 import pytest
 
+from catalog.sources.json_files import read_json
 from catalog.sources.layouts.transcripts import _MARK
 from catalog.sources.messages import looks_written
 from generators.evidence import claims
@@ -23,6 +26,23 @@ def test_they_end(unit):
     assert "".join(sentences(text)) == text
     assert text.startswith("".join(pieces(text)))
     assert shown(text) == text
+
+
+@pytest.mark.parametrize("begin", ['{"a": "', '{"a" x "', '{"a" x ', '{"a": '])
+@pytest.mark.parametrize("unit", ['\\"', '"\\', '"', "[ ", '{"a":', "x\n{"])
+def test_an_array_that_never_closes_is_read_to_its_end_once(begin, unit):
+    text = "[" + begin + unit * (N // len(unit))
+    (chunk,) = read_json(io.BytesIO(text.encode()), 10**6)
+    assert not chunk.records
+    assert {*chunk.rejects.reasons} == {"malformed"}
+
+
+@pytest.mark.parametrize("between", [",", ",\n", ", \n\t"])
+def test_an_array_of_nothing_but_broken_elements_names_each(between):
+    n = N // 10
+    text = "[" + between.join([*['{"a" x}'] * n, '{"a": 1}']) + "]"
+    (chunk,) = read_json(io.BytesIO(text.encode()), 10**6)
+    assert (chunk.records, chunk.rejects.lines) == ([{"a": 1}], list(range(1, n + 1)))
 
 
 def test_they_find_what_they_did():
