@@ -38,14 +38,15 @@ from catalog.versions import (
     table_digest,
 )
 from prefactory import ledger
+from prefactory.ahead import in_order
 from prefactory.errors import CatalogError, DataError
-from prefactory.folders import settle, sweep, temporary_folder
+from prefactory.folders import settle, sweep, sync, temporary_folder
 from prefactory.identity import fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
 from prefactory.orders import Site
 from prefactory.recipe import Recipe
-from prefactory.shards import Shard, View, in_order, load_prompts
+from prefactory.shards import Shard, View, load_prompts
 from prefactory.sharing.sealed import seal
 from prefactory.stages import RunResult, Stage
 from prefactory.store import Store, file_digest
@@ -53,7 +54,7 @@ from prefactory.tables import Shape, check
 
 _LOG = logging.getLogger(__name__)
 GROUP_ROWS = 65_536
-PIECE_ROWS, PICTURED_ROWS = 4096, 256
+PIECE_ROWS, PICTURED_ROWS = 8192, 256
 """Rows of a piece of which some are in memory at a time; of one with pictures."""
 ORDER = [s.value for s in (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)]
 
@@ -445,6 +446,7 @@ def _list_files(manifest: Manifest, folder: Path, which: str = "**/*") -> None:
 
     def facts(name: str) -> dict[str, Any]:
         path = paths[name]
+        sync(path)  # here, while the page is made: the last step waits for the disk otherwise
         return {"bytes": path.stat().st_size, "sha256": file_digest(path, "sha256")}
 
     with ThreadPoolExecutor(2) as pool:

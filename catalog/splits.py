@@ -46,14 +46,14 @@ def group_key(prompt: pl.Expr) -> pl.Expr:
         pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content")
     )
     first = users.list.first().fill_null("")
-    first = first.map_batches(_compatible, return_dtype=pl.String, is_elementwise=True)
-    text = first.str.to_lowercase()
+    return first.map_batches(_folded, return_dtype=pl.String, is_elementwise=True)
+
+
+def _folded(texts: pl.Series) -> pl.Series:
+    """As columns, not as an expression: that would work out the same three times."""
+    text = change_runs(texts, lambda runs: runs.str.normalize("NFKC")).str.to_lowercase()
     folded = text.str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
-    return pl.when(folded != "").then(folded).otherwise(text)
-
-
-def _compatible(texts: pl.Series) -> pl.Series:
-    return change_runs(texts, lambda runs: runs.str.normalize("NFKC"))
+    return folded.zip_with(folded != "", text)
 
 
 def reduce_prompts(table: pl.DataFrame) -> pl.DataFrame:

@@ -139,7 +139,7 @@ class Version:
     def batches(
         self, table: str, split: str, columns: list[str] | None = None
     ) -> Iterator[pl.DataFrame]:
-        """Yield a table's rows of a split, a record batch at a time."""
+        """Yield a table's rows of a split, a piece at a time (see `Table.batches`)."""
         return self.table(table).batches(columns, split)
 
     def pairs(self, split: str = "train", table: str = "pairs") -> Dataset:

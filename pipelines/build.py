@@ -9,8 +9,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from catalog.versions import Version
 from pipelines.engines import engines
 from pipelines.failed import write as write_failed
 from pipelines.journal import Wanted, answers, drop_answers
-from pipelines.pays import notes, pays, scores
+from pipelines.pays import MOST, Looked, chooses, ends, looks_early, notes, pays, scores
 from pipelines.progress import Progress
 from pipelines.settings import Settings
 from pipelines.training import METHODS, Trained, train
@@ -44,7 +45,9 @@ from prefactory.errors import (
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe, Sections, load
 from prefactory.run import execute
+from prefactory.shards import View
 from prefactory.stages import Mapper, Options, RunResult, Stage, common_schema
+from prefactory.tables import Shape
 from review.settings import Settings as ReviewSettings
 from review.settings import safe_name
 
@@ -185,6 +188,7 @@ def _published(
     on_stage: Callable[[Stage], None],
 ) -> Outcome:
     progress, stages = Progress(recipe.head.name), list[Stage]()
+    paid = _Paid(recipe, settings)
     fresh = _ask_anew(recipe, settings)
 
     def finished(stage: Stage) -> None:
@@ -200,6 +204,7 @@ def _published(
             embed=embedder(settings),
             engine=session.engine,
             on_stage=finished,
+            on_step=paid.step,
             fresh=fresh,
             usd=session.accounts.usd,
             begin=progress.begin,
@@ -213,8 +218,6 @@ def _published(
             raise _unpublished(error, recipe, stages, settings) from error
         used = session.accounts.by_step()
     shown = recipe.head.publish.report_rows
-    paid = _Paid(result, settings)
-
     seconds: dict[str, float] = {}
 
     def report(folder: Path) -> str:
@@ -228,7 +231,7 @@ def _published(
         return build_report(folder, shown, told)
 
     try:
-        with paid:
+        with paid.of(result):
             published = publish(result, settings.catalog, report, used, seconds)
     except DataError as error:
         raise _unpublished(error, recipe, stages, settings) from error
@@ -319,34 +322,52 @@ def doubt_lines(stages: Sequence[Stage], recipe: Path) -> list[str]:
 class _Paid:
     """What the run's selection gains, and its idle scores: worked out while tables are written.
 
-    If the run made nothing new, its version is likely there, and nothing is worked out before it is
-    asked for.
+    What does not depend on the selection is looked at as soon as its first step is done. If the run
+    made nothing new, its version is likely there, and nothing is worked out before it is asked for.
     """
 
-    def __init__(self, result: RunResult, settings: Settings) -> None:
-        self._result, self._settings = result, settings
+    def __init__(self, recipe: Recipe, settings: Settings) -> None:
+        self._recipe, self._settings = recipe, settings
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="pays")
+        self._result: RunResult
+        self._waits = recipe.head.publish.pays and looks_early(p.step for p in recipe.steps)
+        self._looked: Future[Looked] | None = None
         self._early: Future[tuple[str, float]] | None = None
 
-    def __enter__(self) -> None:
-        made = any(stage.made for stage in self._result.stages)
-        if made and self._result.recipe.head.publish.pays:
-            self._early = self._pool.submit(self._found)
+    def step(self, planned: PlannedStep, view: View, stage: Stage) -> None:
+        """Look at the pairs that the first step that chose had, if it has just chosen."""
+        if not self._waits or planned.shape != Shape.PAIRS:
+            return
+        chosen, other = chooses(planned, stage), ends(planned)
+        self._waits = not (chosen or other)
+        if chosen and not other and stage.made:
+            self._looked = self._pool.submit(Looked.at, view, MOST, self._recipe.head.seed)
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    @contextmanager
+    def of(self, result: RunResult) -> Iterator[None]:
+        """Work it out beside the block, if the run made something."""
+        self._result = result
+        if self._recipe.head.publish.pays and any(stage.made for stage in result.stages):
+            self._early = self._pool.submit(self._found)
+        try:
+            yield
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def told(self) -> tuple[str, float]:
         """The text of `pays.json`, empty if there is nothing to say, and how long it took."""
-        if not self._result.recipe.head.publish.pays:
+        if not self._recipe.head.publish.pays:
             return "", 0.0
         return self._found() if self._early is None else self._early.result()
 
     def _found(self) -> tuple[str, float]:
         started = time.monotonic()
+        looked = None if self._looked is None else self._looked.result()
         told = scores(self._result)
         found = {
-            "selection": pays(self._result, embedder(self._settings), known(self._settings)),
+            "selection": pays(
+                self._result, embedder(self._settings), known(self._settings), looked
+            ),
             "scores": told,
             "notes": notes(told),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from prefactory.measures.calibration import Floats
 from prefactory.near.shingles import U64, finalise
 from prefactory.plan import PlannedStep
 from prefactory.preferences.arms import Select, compare, said
-from prefactory.preferences.clustered import clustered_mean, codes, hits
+from prefactory.preferences.clustered import Ints, clustered_mean, codes, hits
 from prefactory.preferences.damage import damage, only_damage
 from prefactory.preferences.features import Embed, describe_pairs
 from prefactory.preferences.stack import Differences
@@ -62,10 +62,9 @@ class Chain:
         steps: list[tuple[PlannedStep, Stage]] = []
         views: list[View] = []
         for planned, view in result.before:
-            step = planned.placed.step
             if planned.shape != Shape.PAIRS:
                 continue
-            if isinstance(step, Generator) and TURNED not in step.parents:
+            if ends(planned):
                 return cls(steps, [*views, view])
             steps.append((planned, stages[planned.placed.label]))
             views.append(view)
@@ -75,9 +74,7 @@ class Chain:
     def first_choice(self) -> int | None:
         """The first step that drops or turns pairs."""
         for i, (planned, stage) in enumerate(self.steps):
-            if not isinstance(planned.placed.step, Labeler) and (
-                stage.rows_out < stage.rows_in or isinstance(planned.placed.step, Generator)
-            ):
+            if chooses(planned, stage):
                 return i
         return None
 
@@ -97,13 +94,75 @@ class Chain:
         return any("engine" in model for _, s in self.steps[start:] for model in s.models)
 
 
-def pays(result: RunResult, embed: Embed | None, known: Known) -> dict[str, Any] | None:
+def chooses(planned: PlannedStep, stage: Stage) -> bool:
+    """Whether a step on pairs dropped or turned some."""
+    step = planned.placed.step
+    fewer = stage.rows_out < stage.rows_in
+    return not isinstance(step, Labeler) and (fewer or isinstance(step, Generator))
+
+
+def ends(planned: PlannedStep) -> bool:
+    """Whether a step on pairs makes other pairs of them."""
+    step = planned.placed.step
+    return isinstance(step, Generator) and TURNED not in step.parents
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is known of the pairs that a selection chose from, whatever it chose.
+
+    Attributes:
+        view: the table that they are from.
+        pairs: some of it.
+        data: their differences, which the heads see, and `features`, what these are of.
+        clusters: of near-duplicate prompts, Int64[n].
+        clean: pairs without damage that text alone shows, Bool[n].
+    """
+
+    view: View
+    pairs: pl.DataFrame
+    data: Differences
+    features: str
+    clusters: Ints
+    clean: np.ndarray
+
+    @classmethod
+    def at(
+        cls,
+        view: View,
+        most: int,
+        seed: int,
+        encoder: Encoder | None = None,
+        embed: Embed | None = None,
+        known: Known = lambda *_: False,
+    ) -> Looked:
+        """Look at `most` pairs of a view at most; see `pays` for the others."""
+        rows = sample(view, most, seed)
+        data, features = differences(rows, encoder, embed, known)
+        return cls(view, rows, data, features, codes(prompt_clusters(rows)), undamaged(rows))
+
+
+def looks_early(steps: Iterable[Step]) -> bool:
+    """Whether the pairs that a selection chooses from can be looked at before the run is done.
+
+    Not where a step learns from labels, which takes other pairs, or has vectors made: whether a
+    text has one must not depend on the moment.
+    """
+    steps = list(steps)
+    return not any(step.learns_labels for step in steps) and not _encoders(steps)
+
+
+def pays(
+    result: RunResult, embed: Embed | None, known: Known, looked: Looked | None = None
+) -> dict[str, Any] | None:
     """Compare the pairs that a run kept with all and with as many random ones.
 
     Args:
         result: a finished run.
         embed: of steps that are fitted again; their texts have vectors already.
         known: tells whether texts have vectors: none are computed here.
+        looked: what was seen of the pairs while the run went on; looked at again if it is of
+            others.
 
     Returns:
         Plain data for `pays.json`, with a `sentence`; None if the run selects no pairs, or has too
@@ -118,39 +177,35 @@ def pays(result: RunResult, embed: Embed | None, known: Known) -> dict[str, Any]
     nested = learned is None or again
     seed = result.recipe.head.seed
     before = chain.views[min(start, learned) if again and learned is not None else start]
-    rows = sample(before, MOST_REFITTED if again else MOST, seed)
-    select: Select = _Fixed(rows["pair_id"], final(chain.views[-1]))
-    features = differences(rows, next(iter(_encoders(result)), None), embed, known)
+    steps = [planned.placed.step for planned, _ in result.before]
+    if looked is None or looked.view != before or again:
+        encoder = next(iter(_encoders(steps)), None)
+        most = MOST_REFITTED if again else MOST
+        looked = Looked.at(before, most, seed, encoder, embed, known)
     if again and learned is not None:
         try:
-            refit = _Refit(chain, learned, rows, seed, embed)
-            return _report(rows, refit, features, seed, nested=True)
+            refit = _Refit(chain, learned, looked.pairs, seed, embed)
+            return _report(looked, refit, seed, nested=True)
         except PrefactoryError:  # too few rows to learn from in a fold
             nested = False
-    return _report(rows, select, features, seed, nested=nested)
+    select = _Fixed(looked.pairs["pair_id"], final(chain.views[-1]))
+    return _report(looked, select, seed, nested=nested)
 
 
-def _report(
-    rows: pl.DataFrame,
-    select: Select,
-    features: tuple[Differences, str],
-    seed: int,
-    *,
-    nested: bool,
-) -> dict[str, Any] | None:
-    data, kind = features
-    clusters = codes(prompt_clusters(rows))
-    refitted = isinstance(select, _Refit)
-    partitions = max(1, min(5, 1000 // max(rows.height, 1))) if refitted else 5
-    gains = compare(data, clusters, select, undamaged(rows), seed=seed, partitions=partitions)
+def _report(looked: Looked, select: Select, seed: int, *, nested: bool) -> dict[str, Any] | None:
+    refitted, n = isinstance(select, _Refit), looked.pairs.height
+    partitions = max(1, min(5, 1000 // max(n, 1))) if refitted else 5
+    gains = compare(
+        looked.data, looked.clusters, select, looked.clean, seed=seed, partitions=partitions
+    )
     if gains is None:
         return None
     return {
         "sentence": said(gains, nested),
         "nested": nested,
         "refitted": refitted,
-        "features": kind,
-        "pairs": rows.height,
+        "features": looked.features,
+        "pairs": n,
         **gains.as_dict(),
     }
 
@@ -286,8 +341,7 @@ def undamaged(rows: pl.DataFrame) -> np.ndarray:
     return clean
 
 
-def _encoders(result: RunResult) -> list[Encoder]:
-    steps = [planned.placed.step for planned, _ in result.before]
+def _encoders(steps: Iterable[Step]) -> list[Encoder]:
     fields = [getattr(s, n) for s in steps if s.opens_engines() for n in type(s).model_fields]
     return [field for field in fields if isinstance(field, Encoder)]
 

@@ -78,6 +78,7 @@ def execute(
             views.setdefault(shape, View(store, shape, tuple(table), shape))
         before.append((step, View(store, shape, tuple(table), shape)))
         table = run.step(step, table)
+        options.on_step(*before[-1], run.stages[-1])
         shape = step.out_shape
         name = beside or (shape.value if name in set(Shape) else name)
     views[name] = View(store, shape, tuple(table), shape)

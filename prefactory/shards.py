@@ -8,15 +8,15 @@ canonical order, so the number of shards changes nothing but the cut.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, cast
+from functools import lru_cache
+from typing import Literal, TypeVar
 
 import polars as pl
 
 from prefactory import ledger
+from prefactory.ahead import in_order
 from prefactory.identity import fingerprint
 from prefactory.preferences.draws import count_draws
 from prefactory.store import Store
@@ -32,7 +32,6 @@ from prefactory.tables import (
     unpair,
 )
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -95,16 +94,16 @@ def load(
         rows = store.read(key, name)
         return rows.select(c for c in rows.columns if columns is None or c in {row_id, *columns})
 
-    table = read(shard.base, "rows")
-    ids = table[row_id]
-    stays = pl.repeat(value=True, n=ids.len(), eager=True)
+    dropped: tuple[str, ...] = ()
     arrived: list[tuple[pl.DataFrame, pl.Series]] = []
     for delta in shard.deltas:
         if delta.kind == "columns":
-            arrived.append((read(delta.key, "columns"), stays))
+            stay = _stays(store, shard.base, row_id, dropped)
+            arrived.append((read(delta.key, "columns"), stay))
         elif not delta.empty:
-            lost = store.read(delta.key, "ledger", ["row_id"])["row_id"]
-            stays = stays & ~ids.is_in(lost.implode())
+            dropped = (*dropped, delta.key)
+    stays = _stays(store, shard.base, row_id, dropped)
+    table = read(shard.base, "rows")
     table = table.filter(stays)
     for new, before in arrived:
         if new.height == before.sum():
@@ -116,40 +115,21 @@ def load(
     return table
 
 
+@lru_cache(512)  # each step and each part of publishing asks again: some kilobytes a shard
+def _stays(store: Store, base: str, row_id: str, dropped: tuple[str, ...]) -> pl.Series:
+    """Which rows of a base object are left after some deltas that drop, Boolean[n]."""
+    ids = store.read(base, "rows", [row_id])[row_id]
+    if not dropped:
+        return pl.repeat(value=True, n=ids.len(), eager=True)
+    lost = store.read(dropped[-1], "ledger", ["row_id"])["row_id"]
+    return _stays(store, base, row_id, dropped[:-1]) & ~ids.is_in(lost.implode())
+
+
 def load_prompts(store: Store, shard: Shard, shape: Shape) -> pl.DataFrame:
     """`prompt_id` and `prompt` of a shard, each distinct id once: reads nothing else."""
     table = load(store, shard, shape, ("prompt_id", "prompt"))
     table = table.unique("prompt_id", keep="first", maintain_order=True)
     return table.select("prompt_id", "prompt")
-
-
-_END = object()
-
-
-def in_order(items: Iterator[T], work: Callable[[T], R], ahead: int) -> Iterator[R]:
-    """`map(work, items)` in threads, in order.
-
-    Args:
-        items: drawn in a thread as well, one at a time.
-        work: what is done with each.
-        ahead: results that are made before they are asked for; the bound on memory. 0: no threads.
-    """
-    if ahead < 1:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(ahead + 1)
-    waiting: deque[Future[R]] = deque()
-    try:
-        drawn = pool.submit(next, items, _END)
-        while (item := drawn.result()) is not _END:
-            waiting.append(pool.submit(work, cast("T", item)))
-            drawn = pool.submit(next, items, _END)
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ class Options:
         embed: `(encoder, texts) -> Float32[N, d]`.
         engine: `(engine config) -> Engine`.
         on_stage: called after each stage.
+        on_step: called after each step, with the table that it got.
         fresh: labels of steps whose outputs are made anew, whatever the store has.
         begin: told what begins: label, parts, `shards`, calls of models at most, rows.
         advance: told that a part of it is done.
@@ -155,6 +156,7 @@ class Options:
     embed: Callable[[Any, pl.Series], np.ndarray] | None = None
     engine: Callable[[Any], Any] | None = None
     on_stage: Callable[[Stage], None] = lambda stage: None
+    on_step: Callable[[PlannedStep, View, Stage], None] = lambda *_: None
     fresh: frozenset[str] = frozenset()
     begin: Callable[[str, int, str, int, int], object] = lambda *_: None
     advance: Callable[[], object] = lambda: None

@@ -113,7 +113,7 @@ def file_digest(path: Path, algorithm: str = "blake2b") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-@dataclass
+@dataclass(eq=False)
 class Store:
     """Objects under `root/objects`, pictures under `root/images`, temporary ones under `root/tmp`.
 

@@ -36,10 +36,10 @@ from catalog.sources.pictures.read import (
 from catalog.sources.questions import BESIDE, files_beside, read_answers, read_questions
 from catalog.sources.resolve import resolve
 from catalog.sources.spec import LEDGER, Block, SourceFile, SourceSpec
+from prefactory.ahead import in_order
 from prefactory.errors import DataError
 from prefactory.images.marks import MARK
 from prefactory.preferences.draws import one_draw
-from prefactory.shards import in_order
 from prefactory.tables import LABEL_SOURCES, SIDES, Shape, stacked
 
 READER_VERSION = 2

@@ -213,22 +213,18 @@ class _Linker:
         Returns:
             `at` and `ahead` after it, and Int64[3, m].
         """
-        gap = ends.take(ahead) - ends.take(at)
-        within = gap <= WINDOW
-        at, ahead, gap = at[within], ahead[within], gap[within]
-        now = np.flatnonzero(gap <= stop)
-        found = [np.zeros((3, 0), dtype=np.int64)]
-        while now.size:
-            left, right = bucketed.take(at[now]), bucketed.take(ahead[now])
-            new = self.root.take(left) != self.root.take(right)
-            if self.side is not None:
-                new &= self.side.take(left) != self.side.take(right)
-            found.append(np.stack([left[new], right[new], gap[now][new]]))
-            ahead[now] += 1
-            now = now[gap[now] < stop]
-            gap[now] = ends.take(ahead[now]) - ends.take(at[now])
-            now = now[gap[now] <= stop]
-        return at, ahead, np.concatenate(found, axis=1)
+        past = ends.searchsorted(ends.take(at) + stop, side="right")
+        count = past - ahead
+        left, first = np.repeat(at, count), np.repeat(past - np.cumsum(count), count)
+        right = first + np.arange(first.size)
+        rows, others = bucketed.take(left), bucketed.take(right)
+        new = self.root.take(rows) != self.root.take(others)
+        if self.side is not None:
+            new &= self.side.take(rows) != self.side.take(others)
+        new = np.flatnonzero(new)
+        gap = ends.take(right[new]) - ends.take(left[new])
+        within = ends.take(past) - ends.take(at) <= WINDOW
+        return at[within], past[within], np.stack([rows[new], others[new], gap])
 
     def _compare(self, met: NDArray[np.int64], turn: int, failed: list[I64]) -> None:
         """Keep those that are near; those that only seemed so are not compared again."""

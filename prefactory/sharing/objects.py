@@ -26,7 +26,7 @@ from prefactory.store import FACTS, OUTDATED, Record, Store, Writer, file_digest
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class BucketStore(Store):
     """Objects in a bucket, and copies of those that were asked for under `root`.
 

@@ -106,7 +106,8 @@ def test_files_and_batches_have_a_fixed_number_of_rows(tmp_path, tiny_files):
     info = write(tmp_path, [TABLE])
     names = [f"data-{i:05d}-of-00003.arrow" for i in range(3)]
     assert sorted(contents(tmp_path)) == [*names, "dataset_info.json", "state.json"]
-    assert [b.height for b in Table(tmp_path, Shape.PAIRS).batches()] == [7] * 7 + [1]
+    files = [pa.ipc.open_stream((tmp_path / "train" / name).read_bytes()) for name in names]
+    assert [batch.num_rows for file in files for batch in file] == [7] * 7 + [1]
     assert info == {
         "num_examples": 50,
         "num_bytes": sum((tmp_path / "train" / n).stat().st_size for n in names),
@@ -159,3 +160,18 @@ def test_a_split_is_never_written_over(tmp_path):
     write(tmp_path, [TABLE])
     with pytest.raises(FileExistsError):
         write(tmp_path, [TABLE])
+
+
+@pytest.mark.parametrize("rows", [7, 14, 1000])
+@pytest.mark.parametrize("split", [None, "train", "test"])
+def test_rows_are_read_some_batches_at_a_time_and_unchanged(
+    tmp_path, tiny_files, monkeypatch, rows, split
+):
+    monkeypatch.setattr(arrow_folder, "READ_ROWS", rows)
+    write(tmp_path, [TABLE])
+    write(tmp_path, [TABLE.reverse()], "test")
+    write_dict(tmp_path, ["train", "test"])
+    read = list(Table(tmp_path, Shape.PAIRS).batches(["pair_id", "margin"], split))
+    assert max(batch.height for batch in read) == min(rows, 21)  # no piece spans two files
+    wanted = {None: [TABLE, TABLE.reverse()], "train": [TABLE], "test": [TABLE.reverse()]}[split]
+    assert pl.concat(read).equals(pl.concat(wanted).select("pair_id", "margin"))

@@ -2,13 +2,16 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import polars as pl
 import pytest
 
+from filters import AgreementDraw, Length
+from labelers import R3
 from pipelines.build import build, check_recipe, pays_lines
-from pipelines.pays import Chain, drawn, notes, pays, sample, scores
+from pipelines.pays import Chain, Looked, drawn, looks_early, notes, pays, sample, scores
 from pipelines.settings import Settings
 from pipelines.training import easy_test
 from prefactory.errors import DataError
@@ -127,6 +130,28 @@ def built(home, publish, key="paid"):
     settings = Settings(home)
     checked, sources, _ = check_recipe(home / "recipe.yaml", [])
     return build(checked, sources, settings, thread_mapper(2)).published.version
+
+
+def test_what_no_choice_changes_is_looked_at_while_the_run_goes_on(tmp_path, monkeypatch):
+    looks, at = list[str](), Looked.at
+
+    def noted(view, *args):
+        looks.append(threading.current_thread().name)
+        return at(view, *args)
+
+    monkeypatch.setattr(Looked, "at", noted)
+    early = built(tmp_path / "early", "test_fraction: 0.1")
+    assert [name.startswith("pays") for name in looks] == [True]  # once, and not again at the end
+    monkeypatch.setattr("pipelines.build.looks_early", lambda steps: False)
+    late = built(tmp_path / "late", "test_fraction: 0.1")
+    assert len(looks) == 2
+    assert late.told("pays.json") == early.told("pays.json") != {}
+
+
+def test_nothing_is_looked_at_early_that_depends_on_what_comes():
+    assert looks_early([Length(min_words=1)])
+    assert not looks_early([Length(min_words=1), AgreementDraw(vectors=False)])  # learns
+    assert not looks_early([R3(objectives=["relevance"])])  # has vectors made
 
 
 def test_a_version_holds_the_comparison_and_its_report_opens_with_it(tmp_path):
