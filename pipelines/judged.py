@@ -23,6 +23,7 @@ from prefactory.engines.base import Completion, Done, Engine, EngineConfig, Requ
 from prefactory.errors import ConfigError, DataError, StoppedError
 from prefactory.images.marks import is_named
 from prefactory.recipe import sentence
+from prefactory.sharing.spending import money
 
 if TYPE_CHECKING:
     from prefactory.engines.session import JournaledEngine
@@ -220,7 +221,7 @@ def _within(cost: Cost, accounts: Accounts) -> None:
     over = []
     if budget.tokens is not None and tokens + others.tokens > budget.tokens:
         over.append(f"{tokens:,} tokens at most, {budget.tokens - others.tokens:,} allowed")
-    if budget.usd is not None and usd + others.usd > budget.usd:
+    if budget.usd is not None and money(usd + others.usd) > budget.usd:
         over.append(f"{usd:.4f} US dollars at most, {budget.usd - others.usd:g} allowed")
     if over:
         raise StoppedError(

@@ -25,6 +25,7 @@ from prefactory.orders.rounds import Conclude, Look
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import MANY_PARTS, Delta, Part, Shard, View, cut, in_runs, list_parts
+from prefactory.sharing.spending import money
 from prefactory.stages import (
     Mapper,
     Options,
@@ -318,7 +319,7 @@ class _Run:
             counts = row["prompt_tokens"], row["completion_tokens"]
             usd = self.options.usd(row["model"], *counts, row.pop("metered"))
             share = row.pop("price_share")
-            row["usd"] = None if usd is None else round(usd * share, 9)
+            row["usd"] = None if usd is None else money(usd * share)
         return sums
 
     def _latest(self, key: str, label: str = "") -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefactory import yamllines
 from prefactory.engines.base import NOBODY, NOTHING, Completion, Purpose, Request, Result, Wasted
 from prefactory.errors import ConfigError, StoppedError
-from prefactory.sharing.spending import Decide, Purse, Spent
+from prefactory.sharing.spending import Decide, Purse, Spent, money
 from prefactory.tables import message_text
 
 _LOG = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class Accounts:
         with self._changed:
             kept = self._seen.setdefault((model, purpose), _Seen()).expected(*most)
             hold.tokens = sum(kept)
-            hold.usd = self.prices.get(model, Price()).usd(*kept) * share
+            hold.usd = money(self.prices.get(model, Price()).usd(*kept) * share)
 
             def decide(others: Spent) -> tuple[bool, Spent]:
                 room, own = self._fits(hold.tokens, hold.usd, others), self._spent()
@@ -265,7 +265,7 @@ class Accounts:
             if not self._decided(decide):
                 return None
             self._held_tokens += hold.tokens
-            self._held_usd += hold.usd
+            self._held_usd = money(self._held_usd + hold.usd)
             self._holds += 1
             return hold
 
@@ -288,8 +288,7 @@ class Accounts:
         with self._changed:
             self._held_tokens -= hold.tokens
             self._holds -= 1
-            # a sum of differences would leave a trace, and other runs wait for whoever holds one
-            self._held_usd = self._held_usd - hold.usd if self._holds else 0.0
+            self._held_usd = money(self._held_usd - hold.usd)
             usage = self._of(hold.model, hold.purpose, metered=False)
             prompt = completion = 0
             if isinstance(result, Completion):
@@ -353,7 +352,8 @@ class Accounts:
             return
         usage.prompt_tokens += prompt
         usage.completion_tokens += completion
-        usage.usd += self.prices.get(hold.model, Price()).usd(prompt, completion) * hold.share
+        cost = self.prices.get(hold.model, Price()).usd(prompt, completion) * hold.share
+        usage.usd = money(usage.usd + money(cost))
         if not self.free:
             most = hold.most
             seen = self._seen.setdefault((hold.model, hold.purpose), _Seen())
@@ -455,6 +455,7 @@ class Accounts:
                 usage = self._of(row["model"], purpose, metered=not row["priced"])
                 for name in _SUMS:
                     setattr(usage, name, getattr(usage, name) + row[name])
+                usage.usd = money(usage.usd)
 
     def of_step(self, step: str) -> Usage:
         """All that one step used."""
@@ -493,7 +494,7 @@ class Accounts:
         spent = (self._spent() + others).ended()
         limit = self.budget
         return (limit.tokens is None or spent.tokens + tokens <= limit.tokens) and (
-            limit.usd is None or spent.usd + usd <= limit.usd + 1e-12
+            limit.usd is None or money(spent.usd + usd) <= limit.usd
         )
 
 
@@ -503,4 +504,5 @@ def _sum(parts: Iterable[Usage]) -> Usage:
         whole.priced = whole.priced and usage.priced
         for name in _SUMS:
             setattr(whole, name, getattr(whole, name) + getattr(usage, name))
+    whole.usd = money(whole.usd)
     return whole

@@ -25,14 +25,24 @@ SUFFIX = ".budget"
 """Of the records of budgets with a name."""
 
 
+def money(usd: float) -> float:
+    """US dollars to the billionth: sums of such are exact, in whatever order, up to millions."""
+    return round(usd, 9)
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Tokens and US dollars: used, and kept back for calls in flight."""
+    """Tokens and US dollars (as `money`): used, and kept back for calls in flight."""
 
     tokens: int = 0
     usd: float = 0.0
     held_tokens: int = 0
     held_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Take what the sum of two floats is off by from the dollars."""
+        object.__setattr__(self, "usd", money(self.usd))
+        object.__setattr__(self, "held_usd", money(self.held_usd))
 
     def __add__(self, other: Spent) -> Spent:
         """Both together."""

@@ -41,6 +41,19 @@ def leave(some):
     some.spending.close()
 
 
+@pytest.mark.parametrize(("limit", "cost"), [(90.0, 0.03), (30.0, 0.01), (0.3, 0.0001)])
+def test_a_budget_is_spent_to_the_last_call(limit, cost):
+    """Sums of dollars are exact: 3,000 calls fit, and not one more."""
+    some = Accounts({"m": Price(0.0, 1e6 * cost)}, Budget(usd=limit))
+    request = Request([user("q")], Sampling(max_tokens=1))
+    made = 0
+    while (hold := some.admit("m", request)) is not None:
+        some.settle(hold, Completion("x", "stop", 0, 1))
+        made += 1
+    assert made == 3000
+    assert some.total().usd == limit
+
+
 def test_what_one_spends_the_other_has_not(tmp_path):
     path = tmp_path / "b"
     one, other = accounts(path), accounts(path)
@@ -52,7 +65,7 @@ def test_what_one_spends_the_other_has_not(tmp_path):
     leave(one)
     leave(other)
     third = accounts(path, usd=1.3)
-    assert third.elsewhere() == Spent(100, pytest.approx(1.0))
+    assert third.elsewhere() == Spent(100, 1.0)
     assert [spend(third) for _ in range(2)] == [True, False]
     leave(third)
     assert sum(s.tokens for s in read(path).values()) == 120
