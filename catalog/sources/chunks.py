@@ -34,12 +34,13 @@ class Chunk:
 
     Attributes:
         records: parsed objects, or None where `table` holds the records as columns.
-        table: columns as the file types them (Parquet, Arrow, hub).
+        table: columns as the file types them (Parquet, Arrow, hub; JSON lines of texts).
         lines: 1-based line or record number of each record.
         repairs: line number -> reason, of records that were mended while parsing.
         rejects: records that could not be parsed.
         notes: (line, reason, detail) of what is odd about the file as a whole.
         texts_only: values are texts, whatever they mean (csv).
+        padded: nulls in values of the table stand where there is none.
     """
 
     lines: list[int]
@@ -49,6 +50,7 @@ class Chunk:
     rejects: Rejects = field(default_factory=Rejects)
     notes: list[tuple[int, str, str]] = field(default_factory=list)
     texts_only: bool = False
+    padded: bool = True
 
     def note_encoding(self, encoding: str | None, line: int) -> None:
         """Note, once a file and at its first record, that it was decoded."""
@@ -80,4 +82,5 @@ class Chunk:
             ),
             notes=self.notes,
             texts_only=self.texts_only,
+            padded=self.padded,
         )

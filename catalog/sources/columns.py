@@ -102,7 +102,7 @@ def typed(chunk: Chunk, file: str, fields: tuple[Field, ...], binding: Binding) 
                 values = [from_text(field.kind, v, field.required) for v in values]
             column, bad = _from_values(values, field)
         else:
-            column, bad = _from_table(chunk.table, path, field)
+            column, bad = _from_table(chunk, path, field)
         columns.append(column.alias(field.name))
         place = f"{field.name} ({'.'.join(path or ())})"
         if bad is not None and field.costs_value:
@@ -411,9 +411,8 @@ _BY_VALUE = (*(Kind.SIGN, Kind.HISTORY, Kind.MATERIAL, Kind.PLAIN, Kind.ANSWERS,
 """Kinds that are read value by value from columns, too."""
 
 
-def _from_table(
-    table: pl.DataFrame | None, path: Path, field: Field
-) -> tuple[pl.Series, pl.Series | None]:
+def _from_table(chunk: Chunk, path: Path, field: Field) -> tuple[pl.Series, pl.Series | None]:
+    table = chunk.table
     assert table is not None  # noqa: S101 - a chunk has records or a table
     if path[0] not in table.columns:
         return pl.Series([None] * table.height, dtype=field.column_dtype), None
@@ -424,9 +423,9 @@ def _from_table(
             return pl.Series([None] * table.height, dtype=field.column_dtype), None
         column = inner
     if field.kind in CONVERSATIONS:
-        return _conversations_in(column, field.kind)
+        return _conversations_in(column, field.kind, chunk.padded)
     if field.kind == Kind.TOOLS:
-        return _texts_read(column.to_list(), partial(read_tools, padded=True))
+        return _texts_read(column.to_list(), partial(read_tools, padded=chunk.padded))
     if field.kind in _BY_VALUE and column.dtype != pl.Null:
         return _from_values(column.to_list(), field)
     want = field.column_dtype
@@ -441,7 +440,9 @@ def _from_table(
     return column.alias("c").to_frame().select(expression.cast(want)).to_series(), None
 
 
-def _conversations_in(column: pl.Series, kind: Kind) -> tuple[pl.Series, pl.Series | None]:
+def _conversations_in(
+    column: pl.Series, kind: Kind, padded: bool
+) -> tuple[pl.Series, pl.Series | None]:
     """Conversations of a typed column; columns of a role and a content go through at once."""
     dtype = column.dtype
     if kind in SPEAKER and conform(pl.col("c"), dtype, pl.String()) is not None:
@@ -455,7 +456,7 @@ def _conversations_in(column: pl.Series, kind: Kind) -> tuple[pl.Series, pl.Seri
             return plain, None
     if dtype != pl.Null and not isinstance(dtype, pl.List | pl.Array | pl.Struct | pl.String):
         return pl.Series([None] * len(column), dtype=MESSAGES), column.is_not_null()
-    return _conversations(column.to_list(), kind, padded=True)
+    return _conversations(column.to_list(), kind, padded=padded)
 
 
 def _said_keys(column: pl.Series, message: pl.Struct) -> tuple[str, str] | None:

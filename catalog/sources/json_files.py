@@ -6,11 +6,15 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterator
-from itertools import chain
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
+from itertools import accumulate, chain
 from typing import IO, Any
 
 import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.json as pa_json
 
 from catalog.sources.chunks import MAX_CHUNK_BYTES, Chunk
 from catalog.sources.pieces import Pieces, decoded
@@ -105,32 +109,96 @@ def mended(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
-def read_jsonl(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Iterator[Chunk]:
+def read_jsonl(
+    raw: IO[bytes],
+    rows: int,
+    reading: Reading | None = None,
+    columns: Collection[str] | None = None,
+) -> Iterator[Chunk]:
     """Read one object per line; blank lines are no records.
 
     Args:
         raw: an open, seekable binary file.
         rows: records per chunk, fewer if their texts are very long.
         reading: encoding and bounds.
+        columns: the top-level columns that are needed, once they are known: chunks of objects of
+            texts alone are tables then.
     """
     pieces = Pieces(raw, reading)
     stated = pieces.reading.encoding is not None
-    chunk, size = Chunk(lines=[], records=[]), 0
-    for number, lines in pieces.lines():
-        chunk.note_encoding(pieces.encoding, number)
-        for line, text in enumerate(lines, number):
-            if size >= MAX_CHUNK_BYTES or chunk.size >= rows:
-                yield chunk
-                chunk, size = Chunk(lines=[], records=[]), 0
-            size += len(text)
-            if text or line not in pieces.long:
-                _enter(chunk, line, text, stated)
-            else:
-                chunk.rejects.add(line, "too_long", pieces.too_long())
+    noted = False
+    for number, lines in _runs(pieces, rows):
+        table = _texts(lines) if columns and lines else None
+        if table is not None:
+            numbers = list(range(number, number + len(lines)))
+            chunk = Chunk(lines=numbers, table=table, padded=False)
+        else:
+            chunk = Chunk(lines=[], records=[])
+            for line, text in enumerate(lines, number):
+                if text or line not in pieces.long:
+                    _enter(chunk, line, text, stated)
+                else:
+                    chunk.rejects.add(line, "too_long", pieces.too_long())
         if pieces.cut is not None and not lines:
             chunk.rejects.add(number, "truncated_file", pieces.cut)
-    if chunk.size:
-        yield chunk
+        if chunk.size:
+            chunk.note_encoding(None if noted else pieces.encoding, 1)
+            noted = True
+            yield chunk
+
+
+def _runs(pieces: Pieces, rows: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines that make a chunk, with the number of the first; without any, if the file was cut."""
+    first, run, size = 1, list[bytes](), 0
+    for number, lines in pieces.lines():
+        at = 0
+        while at < len(lines):
+            some = lines[at : at + rows - len(run)]
+            sizes = list(accumulate(map(len, some), initial=size))
+            some = some[: bisect_left(sizes, MAX_CHUNK_BYTES, 1)]
+            first = first if run else number + at
+            run += some
+            at, size = at + len(some), sizes[len(some)]
+            if len(run) >= rows or size >= MAX_CHUNK_BYTES:
+                yield first, run
+                run, size = [], 0
+        if not lines:
+            if run:
+                yield first, run
+            yield number, []
+            return
+    if run:
+        yield first, run
+
+
+def _texts(lines: list[bytes]) -> pl.DataFrame | None:
+    """Lines that all are objects of texts and nulls under the keys of the first, as columns.
+
+    Arrow reads what `orjson` does and makes no Python object of it. None where it finds anything
+    else, by which one line at a time is told what is wrong with it. A line that begins and ends
+    with braces ends in no object of another line, so as many objects as lines are one in each.
+    """
+    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        return None
+    try:
+        first = orjson.loads(lines[0])
+        if not first or not all(v is None or type(v) is str for v in first.values()):
+            return None
+        text = b"\n".join(lines)
+        table = pa_json.read_json(
+            pa.BufferReader(text),
+            pa_json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+            pa_json.ParseOptions(
+                explicit_schema=pa.schema([(name, pa.string()) for name in first]),
+                unexpected_field_behavior="error",
+            ),
+        )
+        table.validate(full=True)  # it does not look whether texts are UTF-8
+    except (orjson.JSONDecodeError, pa.ArrowException, UnicodeError):
+        return None
+    frame = pl.from_arrow(table)
+    whole = isinstance(frame, pl.DataFrame) and frame.height == len(lines)
+    return frame if whole else None  # type: ignore[return-value]
 
 
 def _enter(chunk: Chunk, line: int, text: bytes, stated: bool) -> None:
@@ -175,7 +243,12 @@ def _deeper(value: Any, depth: int) -> bool:  # noqa: ANN401 - a list or an obje
     return False
 
 
-def read_json(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Iterator[Chunk]:
+def read_json(
+    raw: IO[bytes],
+    rows: int,
+    reading: Reading | None = None,
+    columns: Collection[str] | None = None,
+) -> Iterator[Chunk]:
     """Read a `.json` file: an array of records, an object that wraps one, or JSON lines.
 
     JSON lines under this name are streamed. An array of at most `WHOLE_BYTES` is read whole; a
@@ -185,9 +258,10 @@ def read_json(raw: IO[bytes], rows: int, reading: Reading | None = None) -> Iter
         raw: an open, seekable binary file.
         rows: records per chunk.
         reading: encoding and bounds.
+        columns: see `read_jsonl`.
     """
     if _holds_lines(raw, reading):
-        yield from read_jsonl(raw, rows, reading)
+        yield from read_jsonl(raw, rows, reading, columns)
         return
     pieces = Pieces(raw, reading)
     parts: list[bytes] = []

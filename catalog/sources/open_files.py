@@ -109,9 +109,9 @@ def _chunks(
                 read = read_parquet if form == "parquet" else read_ipc
                 yield from read(whole, rows, columns, reading)
     elif form == "jsonl":
-        yield from read_jsonl(raw, rows, reading)
+        yield from read_jsonl(raw, rows, reading, columns)
     elif form == "json":
-        yield from read_json(raw, rows, reading)
+        yield from read_json(raw, rows, reading, columns)
     elif form in ("csv", "tsv"):
         yield from read_csv(raw, rows, "\t" if form == "tsv" else ",", reading)
     else:

@@ -196,7 +196,8 @@ class OpenSource:
         """
         records, lines = chunk.records, chunk.lines
         if records is None:
-            table, lines = filled_rows(chunk, self.account.names - known)
+            assert chunk.table is not None  # noqa: S101 - a chunk has records or a table
+            table, lines = filled_rows(chunk, {*chunk.table.columns} - known)
             records = table.to_dicts()
         new = filled_columns(records, known)
         if not new:
