@@ -78,6 +78,7 @@ def publish(
     report: Callable[[Path], str] | None = None,
     used: Sequence[Mapping[str, Any]] = (),
     seconds: dict[str, float] | None = None,
+    beside: Callable[[], object] = lambda: None,
 ) -> Published:
     """Publish the tables of a run as a version.
 
@@ -88,6 +89,7 @@ def publish(
         used: what this run paid for, by step, role and model: calls, tokens and US dollars.
         seconds: what is known of the time that parts of publishing take, by name, once the report
             is made; `tables`, `documents` and `all` are added.
+        beside: called once, when what is left is work for one core for a while.
 
     Raises:
         CatalogError: if the recipe's explicit version exists with other content or another recipe.
@@ -105,7 +107,7 @@ def publish(
     catalog.root.mkdir(parents=True, exist_ok=True)
     sweep(catalog.root)
     with temporary_folder(catalog.root, f".{head.name}") as folder:
-        tables = _write_tables(result, folder) | _write_annotations(result, folder)
+        tables = _write_tables(result, folder, beside) | _write_annotations(result, folder)
         digest = content_digest(tables)
         seconds["tables"] = time.monotonic() - started
         with catalog.publishing(head.name, digest, head.version):
@@ -125,11 +127,13 @@ def publish(
             return Published(_move(folder, catalog, manifest), new=True)
 
 
-def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
+def _write_tables(
+    result: RunResult, folder: Path, beside: Callable[[], object]
+) -> dict[str, TableRecord]:
     names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
     with temporary_folder(folder, "groups") as spool:
-        test = _test_prompts(result, Site(result.recipe, [], Store(spool)))
+        test = _test_prompts(result, Site(result.recipe, [], Store(spool)), beside)
 
     def write(name: str) -> TableRecord:
         return _write_table(
@@ -147,16 +151,18 @@ def _write_tables(result: RunResult, folder: Path) -> dict[str, TableRecord]:
     return written
 
 
-def _test_prompts(result: RunResult, spool: Site) -> pl.Series:
+def _test_prompts(result: RunResult, spool: Site, beside: Callable[[], object]) -> pl.Series:
     """Ids of the prompts in the test split; each prompt of all tables is grouped once.
 
     Args:
         result: of the run.
         spool: where hashes are put that are more than `fit_rows`.
+        beside: called when all are grouped.
     """
     head = result.recipe.head
     settings = head.publish
     if settings.test_fraction == 0:
+        beside()
         return pl.Series("prompt_id", [], dtype=pl.String)
     jobs = {
         (shard.base, *(d.key for d in shard.deltas if d.kind == "drop")): (view, shard)
@@ -168,8 +174,11 @@ def _test_prompts(result: RunResult, spool: Site) -> pl.Series:
         prompts = load_prompts(result.store, job[1], job[0].stored)
         return group_prompts(prompts, settings.near_duplicates)
 
-    grouped = in_order(iter(jobs.values()), group, 2)
-    return test_prompts(grouped, settings.test_fraction, head.seed, spool, result.fit_rows)
+    def grouped() -> Iterator[Grouped]:
+        yield from in_order(iter(jobs.values()), group, 2)
+        beside()
+
+    return test_prompts(grouped(), settings.test_fraction, head.seed, spool, result.fit_rows)
 
 
 class _Piece(NamedTuple):

@@ -232,7 +232,7 @@ def _published(
 
     try:
         with paid.of(result):
-            published = publish(result, settings.catalog, report, used, seconds)
+            published = publish(result, settings.catalog, report, used, seconds, paid.begin)
     except DataError as error:
         raise _unpublished(error, recipe, stages, settings) from error
     except OSError as error:
@@ -343,12 +343,15 @@ class _Paid:
         if chosen and not other and stage.made:
             self._looked = self._pool.submit(Looked.at, view, MOST, self._recipe.head.seed)
 
+    def begin(self) -> None:
+        """Work it out beside what follows, if the run made something."""
+        if self._recipe.head.publish.pays and any(stage.made for stage in self._result.stages):
+            self._early = self._pool.submit(self._found)
+
     @contextmanager
     def of(self, result: RunResult) -> Iterator[None]:
-        """Work it out beside the block, if the run made something."""
+        """The run that a block publishes."""
         self._result = result
-        if self._recipe.head.publish.pays and any(stage.made for stage in result.stages):
-            self._early = self._pool.submit(self._found)
         try:
             yield
         finally:
