@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from prefactory.ahead import in_order
 from prefactory.near.likeness import Floats, Rule, similarity
 from prefactory.near.pairs import (
     WINDOW,
@@ -131,7 +132,7 @@ def links(
         Pairs with all that belong to the forest of these rows and are not known, and some more.
     """
     work = _Linker(rows, rule, side, known, stride)
-    for band, (bucketed, place) in enumerate(bands):
+    for band, (bucketed, place) in enumerate(in_order(iter(bands), tuple, 2)):
         work.band(band, bucketed, place)
     found = [_NONE, *work.found]
     return Links(*(np.concatenate(column) for column in zip(*found, strict=True)))
