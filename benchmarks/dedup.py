@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -207,17 +209,28 @@ def tree_mb(root: int) -> float:
     return total / 1024
 
 
-def measure(command: list[str], log: Path) -> tuple[float, float]:
-    """Run a command; wall seconds and peak memory in MB."""
+def measure(command: list[str], log: Path, most_s: float = math.inf) -> tuple[float, float]:
+    """Run a command; wall seconds and peak memory in MB.
+
+    One that takes `most_s` or more is ended, with all that it started.
+    """
     peak = 0.0
     started = time.monotonic()
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            peak = max(peak, tree_mb(process.pid))
-            time.sleep(0.1)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            while process.poll() is None and time.monotonic() - started < most_s:
+                peak = max(peak, tree_mb(process.pid))
+                time.sleep(0.1)
+        finally:
+            ended = process.returncode is not None
+            if not ended:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     seconds = time.monotonic() - started
-    if process.returncode:
+    if ended and process.returncode:
         raise RuntimeError(f"{command} failed:\n{log.read_text()[-2000:]}")
     return seconds, peak
 

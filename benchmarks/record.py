@@ -2,10 +2,11 @@
 
     python -m benchmarks.record [--only chain,files,audit,dedup,embedding,selection,engine]
         [--sizes 10000,50000] [--data FOLDER]
-        [--peers PYTHON] [--selection-peers PYTHON] [--distilabel PYTHON]
+        [--peers PYTHON] [--selection-peers PYTHON] [--distilabel PYTHON] [--limit SECONDS]
 
 `chain` is a run beside plain Polars and, in their environments (`benchmarks.dedup` says which; of
-distilabel: distilabel, requests, pillow), beside datatrove, data-juicer and distilabel. `files` are
+distilabel: distilabel, requests, pillow), beside datatrove, data-juicer and distilabel; one that
+takes longer than `--limit` is ended, and that is what is kept of it. `files` are
 import, publish and export beside `datasets`, `embedding` is beside sentence-transformers. `dedup`
 and `selection` are beside the peers of an environment of theirs, without one alone.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -42,7 +44,10 @@ Figures = dict[str, float]
 
 
 def run_chain(
-    sizes: Sequence[int], peers: Path | None = None, distilabel: Path | None = None
+    sizes: Sequence[int],
+    peers: Path | None = None,
+    distilabel: Path | None = None,
+    limit: float = math.inf,
 ) -> tuple[Figures, Figures]:
     """The light chain beside plain Polars, with near copies of each prompt and with none.
 
@@ -66,21 +71,31 @@ def run_chain(
             beside |= {f"{name}, {stage}, wall s": s for stage, s in ours["stages"].items()}
             for peer, python in others.items():
                 if python is not None and not distinct:
-                    seconds, peak = peer_chain(peer, python, path)
+                    seconds, peak = peer_chain(peer, python, path, limit)
+                    beside[f"{name}, {peer}, peak MB"] = peak
+                    if seconds is None:
+                        beside[f"{name}, {peer}, not ended after s"] = limit
+                        continue
                     compared[f"{name}, times {peer}'s time"] = ours["seconds"] / seconds
                     beside[f"{name}, {peer}, wall s"] = seconds
-                    beside[f"{name}, {peer}, peak MB"] = peak
     return compared, beside
 
 
-def peer_chain(peer: str, python: Path, path: Path) -> tuple[float, float]:
-    """Wall seconds of another project's chain from its import on, and peak memory in MB."""
+def peer_chain(
+    peer: str, python: Path, path: Path, limit: float = math.inf
+) -> tuple[float | None, float]:
+    """Wall seconds of another project's chain from its import on, and peak memory in MB.
+
+    No seconds if it had not ended after so many.
+    """
     script = "chain_distilabel.py" if peer == "distilabel" else "chain.py"
     name = [] if peer == "distilabel" else [peer]
     with tempfile.TemporaryDirectory() as out:
         log = Path(out) / "log"
         command = [str(python), str(PEERS / script), *name, str(path), out]
-        peak = dedup.measure(command, log)[1]
+        took, peak = dedup.measure(command, log, limit)
+        if took >= limit:
+            return None, peak
         told = [line for line in log.read_text().splitlines() if line.startswith('{"seconds"')]
         return float(json.loads(told[-1])["seconds"]), peak
 
@@ -264,6 +279,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="Python of an environment with dedup's peers")
     parser.add_argument("--distilabel", type=Path, help="Python of one with distilabel")
     parser.add_argument("--selection-peers", type=Path, help="the same of selection's peers")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds of a peer's chain")
     options = parser.parse_args()
     if options.data:
         chain.SHARED = audit.SHARED = dedup.SHARED = options.data.resolve()
@@ -273,8 +289,12 @@ def main() -> None:
         if name not in NO_DATA and not chain.SHARED.is_dir():
             print(f"\n{name} is LEFT OUT: its data are not in {chain.SHARED} (--data)")
             continue
-        more: dict[str, dict[str, Path | None]] = {
-            "chain": {"peers": options.peers, "distilabel": options.distilabel},
+        more: dict[str, dict[str, Any]] = {
+            "chain": {
+                "peers": options.peers,
+                "distilabel": options.distilabel,
+                "limit": options.limit,
+            },
             "dedup": {"peers": options.peers},
             "selection": {"peers": options.selection_peers},
         }

@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from benchmarks import files, record
+from benchmarks import dedup, files, record
 from benchmarks.record import last, slower
+from prefactory import folders
 
 HERE = {"processor": "p", "cores": 2, "python": "3.11", "load": 0.1}
 
@@ -82,3 +85,18 @@ def test_a_ratio_is_ours_over_theirs(monkeypatch):
     for contest in ("import", "publish", "export"):
         assert compared[f"{contest} of 10 pairs, times the CPU of datasets"] == 3.0
         assert beside[f"{contest} of 10 pairs, datasets, wall s"] == 1.0
+
+
+def test_a_peer_that_does_not_end_is_ended_with_what_it_started(tmp_path, monkeypatch):
+    script = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
+    took, _ = dedup.measure(["bash", "-c", script], tmp_path / "log", 1.0)
+    assert took < 300
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(200):
+        if not folders.alive(pid) or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("its child goes on")
+    monkeypatch.setattr(record.dedup, "measure", lambda *_: (9.0, 70.0))
+    assert record.peer_chain("datatrove", Path("python"), tmp_path, 9.0) == (None, 70.0)
