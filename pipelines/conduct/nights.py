@@ -102,10 +102,10 @@ def _hand_over(
     schedule: Schedule,
     limit: ConcurrencyLimitConfig | None,
 ) -> None:
-    environment = {k: os.environ[k] for k in ("PREFECT_API_URL",) if k in os.environ}
-    options: dict[str, Any] = {"job_variables": {"env": environment}}
+    # no variable is handed over, for all who see the deployment see it: a worker tells its own
+    options: dict[str, Any] = {}
     if night.image is not None:
-        options |= {"image": night.image, "build": False, "push": False}
+        options = {"image": night.image, "build": False, "push": False}
     stored: Any = job.from_source(source=str(ROOT), entrypoint=f"{SERVED}:{job.fn.__name__}")
     stored.deploy(
         name=night.name,

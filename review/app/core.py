@@ -177,7 +177,8 @@ class App:
                 return call.refuse(f"Only an {need} can open this page.", 403)
             if request.method == "POST":
                 mark = people.form_mark(self.review, person.session)
-                if not secrets.compare_digest(str(form.get("mark", "")), mark):
+                given = str(form.get("mark", "")).encode("utf-8", "replace")
+                if not secrets.compare_digest(given, mark.encode()):
                     return call.refuse("This form is too old; load the page again.", 403)
         try:
             return handler(call)

@@ -6,7 +6,6 @@ import functools
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -42,7 +41,8 @@ class _TooLargeError(Exception):
 async def _form(request: Request) -> dict[str, Any]:
     """The fields of a form; files are refused."""
     size = request.headers.get("content-length", "")
-    if not size.isdecimal() or int(size) > guard.MOST_BODY:
+    unsaid = not size.isdecimal() or "transfer-encoding" in request.headers
+    if unsaid or int(size) > guard.MOST_BODY:
         raise _TooLargeError
     form: dict[str, Any] = {}
     async with request.form(max_files=0, max_fields=500, max_part_size=guard.MOST_BODY) as data:
@@ -91,7 +91,7 @@ class _Guarded:
         if self.app.hosts is not None and guard.host_of(host) not in self.app.hosts:
             return "this server is not asked under that name"
         origin = request.headers.get("origin")
-        if request.method == "POST" and origin and urlsplit(origin).netloc.lower() != host.lower():
+        if request.method == "POST" and origin and guard.place_of(origin) != host.lower():
             return "this form comes from another site"
         return None
 
@@ -147,8 +147,17 @@ def serve(
             if self.started:
                 ready()
 
-    config = uvicorn.Config(
-        app, workers=1, access_log=False, server_header=False,
-        log_level="warning", lifespan="off",
+    Server(settings_of(app)).run([listener])
+
+
+def settings_of(app: Any) -> Any:  # noqa: ANN401 - uvicorn is imported when it is needed
+    """How uvicorn serves an ASGI app."""
+    import uvicorn
+
+    from review.app.connections import MOST_HEAD, PATIENCE_S, Connection
+
+    return uvicorn.Config(
+        app, workers=1, access_log=False, server_header=False, log_level="warning",
+        lifespan="off", http=Connection, ws="none", h11_max_incomplete_event_size=MOST_HEAD,
+        timeout_keep_alive=int(PATIENCE_S),
     )  # fmt: skip
-    Server(config).run([listener])

@@ -329,14 +329,16 @@ def handed_over_to_a_worker(api, folder):
     script = Path(sys.executable).parent
     env = {**os.environ, "PREFACTORY_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     words = ("deploy", "recipe.yaml", "--cron", "0 3 1 1 *", "--name", "pooled")
+    secret = {"PREFECT_API_URL": api.replace("//", "//me:hunter2sesame@")}
     done = subprocess.run(
         [str(script / "prefactory"), *words, "--work-pool", "nights"],
-        cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=200,
+        cwd=folder, env={**env, **secret}, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "prefect worker start --pool nights" in done.stderr
     made_ = ask(api, "/deployments/name/curate/pooled")
     assert made_["work_pool_name"] == "nights"
+    assert "sesame" not in json.dumps(made_) + done.stderr + done.stdout
     run = ask(api, f"/deployments/{made_['id']}/create_flow_run", {})
     with (folder / "worker.log").open("w") as log:
         worker = subprocess.run(

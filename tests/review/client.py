@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import uvicorn
 
 from review import people
-from review.app.server import create_app
+from review.app.server import create_app, settings_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,8 +33,7 @@ def serving_app(app):
     """An app in a thread of this process; its port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(settings_of(app))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:
