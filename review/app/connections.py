@@ -1,7 +1,7 @@
 """What a connection may take: bytes before a request is told, time, and its like from an address.
 
-The server asks nobody who sends: whoever can reach it could fill its memory with one endless header,
-or take all its connections and say nothing.
+Nobody is asked who he is before that: whoever can reach the server could fill its memory with one
+endless header, or take all its connections and say nothing.
 """
 
 from __future__ import annotations
