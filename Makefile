@@ -22,7 +22,7 @@ test: $(VENV)/ready
 
 # Kills, full and failing disks, clocks, flipped bits: every moment, with its counts; some half an hour.
 test-faults: $(VENV)/ready
-	$(BIN)/python -m pytest -s tests/faults
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --hypothesis-profile=deep

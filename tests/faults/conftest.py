@@ -3,11 +3,12 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.faults.trials import Lab
+from tests.faults.trials import TRIED, Lab, Tried, table
 from tests.prefactory.engines.mock_server import MockServer
 
 ASKING = """\
@@ -40,6 +41,27 @@ train:
       compare_answers: 0, max_length: 64, bf16: false}
 """
 SAMPLES = 2
+
+
+def pytest_sessionfinish(session):
+    """A worker tells what it tried."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = [asdict(one) for one in TRIED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Take over what a worker tried."""
+    for one in getattr(node, "workeroutput", {}).get("tried", ()):
+        Tried(**one)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What came of all that was tried."""
+    if TRIED:
+        terminalreporter.section("faults")
+        for line in table():
+            terminalreporter.write_line(line)
 
 
 class Answering:

@@ -4,7 +4,8 @@
 
 A moment is the number of a change to the file system (a file opened for writing, a folder made,
 something renamed or removed) under the home of the run, which Python tells its audit hooks. The
-modules are imported once, before the forks, so a run costs what it does and no start.
+modules, and what a run imports beside them, are imported once, before the next fork, so a run
+costs what it does and no start.
 
 A command is a line of JSON: `home`, `tally` (a file that gets the key of each answer written),
 `recipe` or `verb` (of `VERBS`), perhaps `clock` (seconds by which the clock is wrong from the
@@ -23,6 +24,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -208,6 +210,7 @@ VERBS = {
 
 def in_a_child(command):
     """The answer of a child, or how it ended."""
+    known = set(sys.modules)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -215,9 +218,9 @@ def in_a_child(command):
         os.setpgid(0, 0)
         try:
             answer = work(command)
+            answer["imported"] = [name for name in sys.modules if name not in known]
         except BaseException as error:  # a bug of ours, which the test shows
-            traceback.print_exc()
-            answer = {"rc": 1, "error": f"{type(error).__name__}: {error}"}
+            answer = {"rc": 1, "error": "".join(traceback.format_exception(error))}
         os.write(write, json.dumps(answer).encode())
         os._exit(0)
     os.close(write)
@@ -226,7 +229,11 @@ def in_a_child(command):
         os.close(read)
         return {"rc": -os.WTERMSIG(status)}
     with os.fdopen(read, "rb") as told:
-        return json.loads(os.read(told.fileno(), 1 << 20))
+        answer = json.loads(os.read(told.fileno(), 1 << 20))
+    for name in answer.pop("imported", ()):
+        with suppress(Exception):
+            importlib.import_module(name)
+    return answer
 
 
 def main():

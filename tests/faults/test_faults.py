@@ -8,15 +8,15 @@ import shutil
 import pytest
 
 from catalog.versions import Catalog, verify
-from tests.faults.trials import failing, flip, kills, kinds_of_files, seeded
+from tests.faults.trials import Tried, failing, flip, kills, kinds_of_files, seeded
 
 
 def test_a_sample_of_kills(lab):
-    assert kills(lab, "a recipe that asks a server", lab.moments(4)[1:3]) >= 1
+    assert kills(lab, "a server", lab.moments(4)[1:3]) >= 1
 
 
 def test_a_sample_of_full_disks(lab):
-    assert failing(lab, "a recipe that asks a server", "ENOSPC", 2, lasting=True) >= 1
+    assert failing(lab, "a server", "ENOSPC", 2, lasting=True) >= 1
 
 
 def test_the_driver_tells_what_happened(lab):
@@ -31,7 +31,7 @@ def test_the_driver_tells_what_happened(lab):
 @pytest.mark.parametrize("part", range(3))
 def test_kills(lab, part):
     """120 moments over the whole run, in three parts."""
-    assert kills(lab, f"a server, part {part + 1}", lab.moments(120)[part::3]) >= 35
+    assert kills(lab, f"a server: part {part + 1}", lab.moments(120)[part::3]) >= 35
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_a_slow_file_system(lab):
     slow, asked = lab.run("slow", {"kind": "slow", "seconds": 0.02})
     assert (slow["rc"], slow["digest"], len(asked)) == (0, lab.calm["digest"], lab.answers)
     assert lab.files("slow") == lab.whole
-    print("\nslow: 1 point tried, 0 rows lost, 0 calls repeated, 0 versions differing")  # noqa: T201
+    Tried("a slow disk, a server", 1).say()
     lab.remove("slow")
 
 
@@ -55,14 +55,15 @@ def test_a_slow_file_system(lab):
 @pytest.mark.parametrize("seconds", [-40 * 86400, 40 * 86400])
 def test_a_clock_that_jumps(lab, seconds):
     """The content is that of before, and the number of the next version never goes back."""
-    moments = lab.moments(5)
-    for at in moments:
+    tried = Tried("a clock that jumps, a server")
+    for at in lab.moments(5):
         jumped, _ = lab.run("clock", {"kind": "clock", "at": at, "seconds": seconds})
         assert (jumped["rc"], jumped["digest"]) == (0, lab.calm["digest"])
         again, asked = lab.run("clock")
         assert (again["new"], asked) == (False, [])
+        tried.points += 1
         lab.remove("clock")
-    print(f"\nclock by {seconds} s: {len(moments)} points tried, 0 versions differing")  # noqa: T201
+    tried.say()
 
 
 DAY = 86400
@@ -100,7 +101,7 @@ def test_a_source_that_grows_while_the_clock_jumps(lab, killed):
         assert made[-1] == numbers[-1]
     finally:
         source.write_text("".join(whole))
-    print(f"\na source that grows, clocks that jump: {len(GROWING)} points, {repeated} repeated")  # noqa: T201
+    Tried("a source that grows while clocks jump", len(GROWING), repeated=repeated).say()
     lab.remove("grown")
 
 
@@ -125,7 +126,7 @@ def flipped_bits(lab, tops, each):
             lab.remove("flipped")
             tried += 1
     lab.remove("whole")
-    print(f"\nflipped bits in {'/'.join(tops)}: {tried} points tried, 0 versions differing")  # noqa: T201
+    Tried(f"flipped bits, {'/'.join(tops)} of a run", tried).say()
     return tried
 
 

