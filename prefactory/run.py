@@ -21,7 +21,7 @@ from prefactory.measures import judge_watch
 from prefactory.orders import Apply, Do, Done, Exchange, Fit, FitShard, Order, ReadFile, Site, Try
 from prefactory.orders.links import Choose, Settle, linked_in
 from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey
-from prefactory.orders.rounds import Conclude, Look
+from prefactory.orders.rounds import Conclude, HandOut, Look
 from prefactory.plan import PlannedStep, plan
 from prefactory.recipe import Recipe
 from prefactory.shards import MANY_PARTS, Delta, Part, Shard, View, cut, in_runs, list_parts
@@ -37,7 +37,7 @@ from prefactory.stages import (
     file_identity,
     source_counts,
 )
-from prefactory.step import Generator, Step
+from prefactory.step import FittedFilter, Generator, Step
 from prefactory.step.exchange import Exchanged, Linked, Rounds
 from prefactory.store import Record, Store
 from prefactory.tables import Shape
@@ -393,7 +393,9 @@ class _Run:
         runs = in_runs(sizes, self.options.fit_rows)
         if len(runs) > 1 and isinstance(step, Exchanged | Linked | Rounds) and step.exchanged():
             if isinstance(step, Rounds):
-                return self._fit_in_rounds(keys, runs, stage)
+                return self._fit_in_rounds(
+                    step, keys, runs, [sum(sizes[a:b]) for a, b in runs], stage
+                )
             if isinstance(step, Linked):
                 return self._fit_by_links(step, keys, runs, stage)
             return self._fit_by_key(step, keys, runs, stage)
@@ -432,7 +434,12 @@ class _Run:
         return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]
 
     def _fit_in_rounds(
-        self, parts: list[str], runs: list[tuple[int, int]], stage: Stage
+        self,
+        step: Step,
+        parts: list[str],
+        runs: list[tuple[int, int]],
+        sizes: list[int],
+        stage: Stage,
     ) -> list[str]:
         """Look at each run of shards and conclude, round by round (see `orders.rounds`)."""
         label, known, last = stage.label, "", False
@@ -449,7 +456,16 @@ class _Run:
             (record,) = self.map(f"{label} (state)", [end].__getitem__, 1, stage)
             stage.objects += [*looks, known]
             stage.info, last = dict(record.info["info"]), record.info["last"]
-        return [known] * len(parts)
+        if not isinstance(step, FittedFilter):
+            return [known] * len(parts)
+        first = [0, *itertools.accumulate(sizes)]
+        back = [fingerprint(["hand out", known, i]) for i in range(len(runs))]
+        hand: list[Order] = [
+            HandOut(back[i], label, known, first[i], sizes[i]) for i in range(len(runs))
+        ]
+        self.map(f"{label} (hand out)", hand.__getitem__, len(hand), stage)
+        stage.objects += back
+        return [key for key, (a, b) in zip(back, runs, strict=True) for _ in range(a, b)]
 
     def _fit_by_links(
         self, step: Linked, parts: list[str], runs: list[tuple[int, int]], stage: Stage

@@ -54,14 +54,15 @@ def total(parts: Iterable[Whole]) -> Whole:
     return Whole(high, low)
 
 
-def grid(most: Floats) -> Floats:
-    """Step of each column's grid, a power of two: no multiple of it is above 2**22 in size.
+def grid(most: Floats, bits: int = BITS) -> Floats:
+    """Step of each column's grid, a power of two: no multiple of it is above 2**bits in size.
 
     Args:
         most: largest absolute value of each column; a step of 1 where that is 0.
+        bits: that are kept.
     """
     exponent = np.frexp(np.asarray(most, np.float64))[1]
-    return np.where(most > 0, np.ldexp(1.0, exponent - BITS), 1.0)
+    return np.where(np.asarray(most) > 0, np.ldexp(1.0, exponent - bits), 1.0)
 
 
 def on_grid(values: NDArray[np.floating], step: Floats) -> Floats:
@@ -100,6 +101,26 @@ def products(left: Floats, right: Floats) -> Whole:
         high += held >> _LOW
         low += held & ((1 << _LOW) - 1)
     return Whole(high, low)
+
+
+def mapped(rows: NDArray[np.floating], matrix: Floats, most: float) -> Floats:
+    """Rows times a matrix, each row by itself: [n, d], [d, k] -> Float64[n, k].
+
+    Args:
+        rows: n of any number.
+        matrix: whose columns have grids of their own.
+        most: what no absolute value in any rows exceeds.
+    """
+    bits = min(BITS, (53 - len(matrix).bit_length()) // 2)
+    across, down = grid(np.array(most), bits), grid(np.abs(matrix).max(axis=0, initial=0), bits)
+    rows = np.asarray(rows, np.float64)
+    coarse, whole = on_grid(rows, across), on_grid(matrix, down)
+    fine, rest = (
+        on_grid(values - found * step, np.ldexp(step, -bits))
+        for values, found, step in ((rows, coarse, across), (matrix, whole, down))
+    )
+    small = np.ldexp(coarse @ rest + fine @ whole, -bits)  # each is exact
+    return (coarse @ whole + small) * (across * down)
 
 
 def terms(values: Floats) -> list[float]:

@@ -48,7 +48,7 @@ class Cut:
             )
         rows = rows.with_columns(keys.alias(KEY)).sort(KEY, maintain_order=True)
         with site.store.write(self.key) as writer:
-            writer.table("cut", _in_order(rows))
+            writer.table("cut", in_order(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _rows(store: Store, cuts: Sequence[str], place: int) -> pl.DataFrame:
     return rows.sort(rows.columns[0], maintain_order=True)
 
 
-def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
+def in_order(rows: pl.DataFrame) -> pl.DataFrame:
     """The same table with the bytes of its texts in the order of its rows.
 
     Sorted texts are views into bytes that lie as they lay before, so that a slice of the file would
@@ -183,4 +183,4 @@ def _with_runs(decided: pl.DataFrame, rows: pl.DataFrame, label: str) -> pl.Data
         raise DataError(
             f"{label}.fit_range decided about {unknown} units that its range does not have"
         )
-    return _in_order(found.sort(RUN, maintain_order=True))
+    return in_order(found.sort(RUN, maintain_order=True))

@@ -1,6 +1,7 @@
 """Orders of a fit in rounds: a look at each run of rows, and one conclusion of all looks.
 
-`Look` holds a run of rows, `Conclude` what all looks left, which are sums and counts.
+`Look` holds a run of rows, `Conclude` what all looks left, which are sums, counts and a few numbers
+of each row. What a filter decided about the rows of a run `HandOut` gives back to it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import polars as pl
 from prefactory.context import State
 from prefactory.errors import DataError
 from prefactory.orders import Site, read_state, written
+from prefactory.orders.ranges import in_order
+from prefactory.step import FittedFilter
 from prefactory.step.exchange import Concluded, Rounds
 
 
@@ -70,6 +73,30 @@ class Conclude:
             for name, table in found.state.tables.items():
                 writer.table(name, table)
             writer.info |= {"info": dict(found.state.info), "last": found.last}
+
+
+@dataclass(frozen=True, slots=True)
+class HandOut:
+    """What a filter concluded about the rows of a run: their step's state.
+
+    Attributes:
+        concluded: key of the last conclusion.
+        first, rows: where the run's rows are among all that it decided about.
+    """
+
+    key: str
+    label: str
+    concluded: str
+    first: int
+    rows: int
+
+    def make(self, site: Site) -> None:
+        """Write the decisions, and the facts of all rows."""
+        state = read_state(site.store, self.concluded)
+        name = cast("FittedFilter", site.step(self.label)).decided
+        with site.store.write(self.key) as writer:
+            writer.table(name, in_order(state.tables[name].slice(self.first, self.rows)))
+            writer.info["info"] = dict(state.info)
 
 
 def _step(site: Site, label: str) -> Rounds:

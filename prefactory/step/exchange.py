@@ -138,7 +138,9 @@ class Rounds:
 
     In a round every run of rows is looked at for itself, and one conclusion is drawn of what these
     looks left. How rows are cut into runs must not show: a look leaves sums of
-    `prefactory.measures.exact`, extremes, counts, or a few numbers of each row.
+    `prefactory.measures.exact`, extremes, counts, or a few numbers of each row. Of a `FittedFilter`
+    the last conclusion decides about every row that it was given, run by run, in their order: each
+    run gets back its own.
     """
 
     def exchanged(self) -> bool:

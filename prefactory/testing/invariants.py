@@ -10,7 +10,7 @@ import polars as pl
 from prefactory.apply import columns_needed, fit, fit_shard
 from prefactory.context import Context
 from prefactory.errors import PrefactoryError
-from prefactory.step import Step, step_name
+from prefactory.step import FittedFilter, Step, step_name
 from prefactory.step.exchange import KEY, Exchanged, Rounds, in_rounds
 from prefactory.tables import (
     COLUMNS,
@@ -177,8 +177,12 @@ class _Check:
         looks = [fit_shard(self.step, self.ctx.step, t, self.shape, self.ctx) for t in prompts]
         looks = [rows.sort(rows.columns[0], maintain_order=True) for rows in looks]
         states = [in_rounds(step, runs, self.ctx) for runs in ([pl.concat(looks)], looks)]
-        for name, table in states[0].tables.items():
-            if text := difference(table, states[1].tables[name]):
+        for name in states[0].tables:
+            decided = isinstance(self.step, FittedFilter) and name == self.step.decided
+            both = [state.tables[name] for state in states]
+            if decided:  # in the order of the runs
+                both = [rows.sort(rows.columns[0]) for rows in both]
+            if text := difference(*both):
                 yield f"fitted in runs of rows, its table {name!r} differs: {text}"
         if states[0].info != states[1].info:
             yield "fitted in runs of rows, its facts differ"

@@ -21,8 +21,8 @@ from prefactory.near.likeness import Rule
 from prefactory.near.minhash import Banding
 from prefactory.orders import Site, do
 from prefactory.orders.links import Choose, Keys, Link, Places, Settle
-from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _in_order, _rows
-from prefactory.orders.rounds import Conclude, Look
+from prefactory.orders.ranges import Cut, FitRange, HandBack, Survey, _rows, in_order
+from prefactory.orders.rounds import Conclude, HandOut, Look
 from prefactory.shards import in_runs
 from prefactory.step import FittedFilter, Labeler
 from prefactory.step.exchange import (
@@ -244,7 +244,8 @@ def scored_pairs(n, seed):
         for side in ("chosen", "rejected")
         for at, name in enumerate(("h", "length"))
     }
-    return pairs(*rows, **scores)
+    table = pairs(*rows, **scores)
+    return table.with_columns(pl.col(list(scores)).cast(pl.Float64))
 
 
 HEADS = ({"labelers.RidgeHeads": {"objectives": ["h", "label"], "folds": 3}},)
@@ -259,6 +260,27 @@ FEW_FEATURES = {"labelers.DirectionalCorrection": {"name": "fair", "objective": 
 )  # fmt: skip
 def test_heads_are_the_same_to_the_bit_however_rows_are_cut(n, seed, shard, fit, workers):
     table, steps = scored_pairs(n, seed), [*HEADS, FEW_FEATURES]
+    whole = outcome(steps, table, 1000, 1 << 20, embed=embed)
+    assert outcome(steps, table, shard, fit, workers, embed=embed) == whole
+
+
+SELECTED = (
+    {"rows": 7, "dims": 2, "sample": 25, "restarts": 1},
+    {"fraction": 0.3, "quotas": "component", "trim": 0.1, "init": "labels", "restarts": 1},
+    {"tokens": 60, "select": "sample", "mode": "pointwise_normalised", "restarts": 1},
+    {"rows": 9, "group_by": "source", "covariance": "diag", "sample": 12, "restarts": 1},
+)
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    st.sampled_from([1, 4, 30]), st.integers(0, 10**6), st.sampled_from(SELECTED),
+    st.integers(1, 9), st.integers(2, 30), st.integers(1, 3),
+)  # fmt: skip
+def test_a_selection_is_the_same_to_the_bit_however_rows_are_cut(
+    n, seed, fields, shard, fit, workers
+):
+    table, steps = scored_pairs(n, seed), [{"filters.ISA": fields}]
     whole = outcome(steps, table, 1000, 1 << 20, embed=embed)
     assert outcome(steps, table, shard, fit, workers, embed=embed) == whole
 
@@ -396,7 +418,7 @@ def test_texts_are_laid_in_the_order_of_the_rows_and_nothing_else_changes():
         }
     )
     for rows in (table[::-2], table.clear()):
-        laid = _in_order(rows)
+        laid = in_order(rows)
         assert laid.schema == rows.schema
         assert laid.equals(rows)
 
@@ -451,6 +473,7 @@ def test_orders_are_small_and_plain():
         HandBack("k", "l", keys, 1), Keys("k", "l", HOW, keys), Places("k", "l", HOW, keys),
         Link("k", "l", HOW, keys, "p", (1, 2), keys[:2]), Choose("k", "l", keys, "p", keys),
         Settle("k", "l", keys, "c", 1), Look("k", "l", keys, "c"), Conclude("k", "l", keys, "c"),
+        HandOut("k", "l", "c", 10, 20),
     ):  # fmt: skip
         data = pickle.dumps(order)
         assert pickle.loads(data) == order
