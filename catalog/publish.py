@@ -25,7 +25,7 @@ from catalog.history.diff import recipe_changes
 from catalog.history.drift import drift, parent_of
 from catalog.manifest import Manifest, StageRecord, TableRecord, software
 from catalog.report.drift import page as drift_page
-from catalog.splits import SPLITS, Grouped, group_prompts, test_prompts
+from catalog.splits import SPLITS, Grouped, Linked, group_prompts, test_prompts
 from catalog.versions import (
     Catalog,
     ContentDigest,
@@ -44,12 +44,11 @@ from prefactory.folders import settle, sweep, sync, temporary_folder
 from prefactory.identity import fingerprint
 from prefactory.images.marks import unbind
 from prefactory.measures import judge_watch
-from prefactory.orders import Site
 from prefactory.recipe import Recipe
 from prefactory.shards import Shard, View, load_prompts
 from prefactory.sharing.sealed import seal
 from prefactory.stages import RunResult, Stage
-from prefactory.store import Store, file_digest
+from prefactory.store import file_digest
 from prefactory.tables import Shape, check
 
 _LOG = logging.getLogger(__name__)
@@ -132,8 +131,7 @@ def _write_tables(
 ) -> dict[str, TableRecord]:
     names = sorted(result.views, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
-    with temporary_folder(folder, "groups") as spool:
-        test = _test_prompts(result, Site(result.recipe, [], Store(spool)), beside)
+    test = _test_prompts(result, beside)
 
     def write(name: str) -> TableRecord:
         return _write_table(
@@ -151,12 +149,11 @@ def _write_tables(
     return written
 
 
-def _test_prompts(result: RunResult, spool: Site, beside: Callable[[], object]) -> pl.Series:
+def _test_prompts(result: RunResult, beside: Callable[[], object]) -> pl.Series:
     """Ids of the prompts in the test split; each prompt of all tables is grouped once.
 
     Args:
         result: of the run.
-        spool: where hashes are put that are more than `fit_rows`.
         beside: called when all are grouped.
     """
     head = result.recipe.head
@@ -170,15 +167,17 @@ def _test_prompts(result: RunResult, spool: Site, beside: Callable[[], object]) 
         for shard in view.shards
     }
 
-    def group(job: tuple[View, Shard]) -> Grouped:
-        prompts = load_prompts(result.store, job[1], job[0].stored)
-        return group_prompts(prompts, settings.near_duplicates)
+    def group(job: tuple[tuple[str, ...], tuple[View, Shard]]) -> Grouped:
+        rows, (view, shard) = job
+        prompts = load_prompts(result.store, shard, view.stored)
+        return group_prompts(prompts, settings.near_duplicates, rows)
 
     def grouped() -> Iterator[Grouped]:
-        yield from in_order(iter(jobs.values()), group, 2)
+        yield from in_order(iter(jobs.items()), group, 2)
         beside()
 
-    return test_prompts(grouped(), settings.test_fraction, head.seed, spool, result.fit_rows)
+    linked = Linked(result.store, result.make, result.fit_rows)
+    return test_prompts(grouped(), settings.test_fraction, head.seed, linked)
 
 
 class _Piece(NamedTuple):

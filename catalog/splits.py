@@ -6,21 +6,23 @@ Groups whose texts are near-duplicates (by `prefactory.near`, the defaults of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from prefactory.context import Context
+from prefactory.identity import fingerprint
 from prefactory.near.likeness import Rule
 from prefactory.near.linking import linking_edges
 from prefactory.near.minhash import banding
 from prefactory.near.pairs import clusters, read_rows, reduce_texts
-from prefactory.orders import Site
+from prefactory.orders import Order
 from prefactory.orders.links import all_links, linked_in, of_places
 from prefactory.shards import in_runs
 from prefactory.step.exchange import Linking
+from prefactory.store import Store
 from prefactory.tables import digests
 from prefactory.utf8 import change_runs
 
@@ -77,28 +79,46 @@ class Grouped(NamedTuple):
     Attributes:
         prompts: `prompt_id` and `group` (digest of the group's text), each id once.
         hashes: of the groups, as of `reduce_prompts`; None where they are not compared.
+        key: of the hashes, where they lie in a store.
     """
 
     prompts: pl.DataFrame
     hashes: pl.DataFrame | None
+    key: str
 
 
-def group_prompts(table: pl.DataFrame, near: bool) -> Grouped:
+def group_prompts(table: pl.DataFrame, near: bool, of: object) -> Grouped:
     """Group the prompts of a table, and reduce the groups to hashes if they are compared.
 
     Args:
         table: `prompt_id` and `prompt`, each id once.
         near: whether near-duplicates among the groups will be looked for.
+        of: plain data that tells the table from others.
     """
     texts = table.select("prompt_id", text=group_key(pl.col("prompt")))
     groups = texts["text"].unique()
     known = pl.DataFrame({"text": groups, "group": digests(groups)})
     prompts = texts.join(known, on="text", how="left").select("prompt_id", "group")
-    return Grouped(prompts, _reduced(groups, known["group"]) if near and groups.len() else None)
+    hashes = _reduced(groups, known["group"]) if near and groups.len() else None
+    return Grouped(prompts, hashes, fingerprint(["groups", 1, THRESHOLD, RECALL, SHINGLE, of]))
+
+
+class Linked(NamedTuple):
+    """Where groups are linked whose hashes are too many to be held.
+
+    Attributes:
+        store: of the run; it takes the hashes.
+        make: has orders of it done (their kind, and they).
+        most: groups whose hashes are held at a time, about; the split does not depend on it.
+    """
+
+    store: Store
+    make: Callable[[str, Sequence[Order]], object]
+    most: int
 
 
 def test_prompts(
-    parts: Iterable[Grouped], test_fraction: float, seed: int, spool: Site, most: int
+    parts: Iterable[Grouped], test_fraction: float, seed: int, linked: Linked
 ) -> pl.Series:
     """Ids of the prompts in the test split, by the same draw as `with_split`.
 
@@ -106,18 +126,16 @@ def test_prompts(
         parts: the prompts of all tables; ids and groups may repeat.
         test_fraction: share of the groups in the test split.
         seed: of the draw.
-        spool: its store takes the hashes if they are of more groups than `most`.
-        most: groups whose hashes are held at a time, about; the split does not depend on it.
+        linked: how groups are linked if there are more than its `most`.
     """
-    prompts, held, lying = list[pl.DataFrame](), list[pl.DataFrame](), list[int]()
+    prompts, held, lying = list[pl.DataFrame](), list[Grouped](), dict[str, int]()
     for part in parts:
         prompts.append(part.prompts)
-        held += [] if part.hashes is None else [part.hashes]
-        if lying or sum(table.height for table in held) > most:
-            for table in held:
-                with spool.store.write(_lies(len(lying))) as writer:
-                    writer.table("part", table)
-                lying.append(table.height)
+        held += [] if part.hashes is None else [part._replace(prompts=part.prompts[:0])]
+        if lying or sum(_groups(each) for each in held) > linked.most:
+            for each in held:
+                _put(each, linked.store)
+                lying[each.key] = _groups(each)
             held = []
     if not prompts:
         return pl.Series("prompt_id", [], dtype=pl.String)
@@ -125,9 +143,10 @@ def test_prompts(
     groups = every["group"].unique()
     near = None
     if lying:
-        near = _clusters(_linked_groups(spool, lying, most), test_fraction, groups.len())
+        near = _clusters(_linked_groups(linked, lying), test_fraction, groups.len())
     elif held:
-        near = cluster_groups(held, test_fraction)
+        found = [each.hashes for each in held if each.hashes is not None]
+        near = cluster_groups(found, test_fraction)
     drawn = _drawn(groups, test_fraction, seed, near)
     return every.join(drawn.filter("test"), left_on="group", right_on="key", how="semi")[
         "prompt_id"
@@ -158,28 +177,37 @@ def _clusters(table: pl.DataFrame, test_fraction: float, groups: int) -> pl.Data
     )
 
 
-def _lies(number: int) -> str:
-    return f"groups-{number:06d}"
+def _groups(part: Grouped) -> int:
+    return 0 if part.hashes is None else part.hashes.height
 
 
-def _linked_groups(spool: Site, sizes: Sequence[int], most: int) -> pl.DataFrame:
+def _put(part: Grouped, store: Store) -> None:
+    """Put hashes into a store, if it has them not yet."""
+    if store.open(part.key) is not None or part.hashes is None:
+        return
+    with store.claim(part.key):
+        if store.open(part.key) is None:  # perhaps another run has put them meanwhile
+            with store.write(part.key) as writer:
+                writer.table("part", part.hashes)
+
+
+def _linked_groups(linked: Linked, lying: Mapping[str, int]) -> pl.DataFrame:
     """As `near_groups`, of the hashes that lie in a store, without groups that are near to none.
 
     Args:
-        spool: its store has them.
-        sizes: rows of each table.
-        most: rows of a run, two of which are held at a time.
+        linked: where, and by whom.
+        lying: keys of the hashes, and of how many groups they are.
     """
-    keys = [_lies(i) for i in range(len(sizes))]
+    keys, store = list(lying), linked.store
     how = Linking(banding(THRESHOLD, RECALL), Rule(THRESHOLD))
-    plan = linked_in("splits", how, [keys[a:b] for a, b in in_runs(sizes, most)])
-    for _, orders in plan.batches:
-        for order in orders:
-            order.make(spool)
-    linked = all_links(spool.store, [plan.places, *plan.links])
-    rows = np.unique(np.concatenate([linked.left, linked.right]))
-    told = of_places(spool.store, plan.places, plan.runs, rows)
-    number = clusters(linked.placed(rows).edges, rows.size)
+    runs = in_runs(list(lying.values()), linked.most)
+    plan = linked_in("splits", how, [keys[a:b] for a, b in runs])
+    for kind, orders in plan.batches:
+        linked.make(f"splits ({kind})", orders)
+    found = all_links(store, [plan.places, *plan.links])
+    rows = np.unique(np.concatenate([found.left, found.right]))
+    told = of_places(store, plan.places, plan.runs, rows)
+    number = clusters(found.placed(rows).edges, rows.size)
     groups = pl.DataFrame({"group": told["id"], "number": number}).unique("group").sort("group")
     return groups.with_columns(size=pl.len().over("number"))
 

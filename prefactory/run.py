@@ -90,7 +90,7 @@ def execute(
     counts = run.source_counts
     return RunResult(
         recipe, views, run.stages, run.identities, counts, store, before, images, run.used,
-        options.fit_rows,
+        options.fit_rows, run.more,
     )  # fmt: skip
 
 
@@ -151,6 +151,16 @@ class _Run:
         for done in every:
             self.options.paid(done.paid)
         return [done.record for done in every]
+
+    def more(self, name: str, orders: Sequence[Order]) -> None:
+        """Have orders done that belong to no stage: what publishing asks for."""
+        self.options.begin(name, len(orders), "parts", 0, 0)
+
+        def done(i: int) -> None:
+            self.do(orders[i])
+            self.options.advance()
+
+        self.mapper(name, done, len(orders))
 
     def finish(self, stage: Stage, started: float) -> None:
         """Check the accounts of a stage and keep it."""

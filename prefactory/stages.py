@@ -115,6 +115,7 @@ class RunResult:
         images: its prompts may have pictures, whose names stand in their marks.
         objects: keys of everything in the store that it was made from.
         fit_rows: rows that are held at a time, about (see `Options`).
+        make: has more orders done by the run's workers: what they are for, and they.
     """
 
     recipe: Recipe
@@ -127,6 +128,7 @@ class RunResult:
     images: bool = False
     objects: set[str] = field(default_factory=set)
     fit_rows: int = FIT_ROWS
+    make: Callable[[str, Sequence[Any]], object] = lambda *_: None
 
 
 @dataclass(frozen=True, kw_only=True)

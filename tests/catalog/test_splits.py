@@ -1,6 +1,7 @@
 import itertools
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -8,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.splits import cluster_groups, group_key, group_prompts, reduce_prompts, with_split
+from catalog.splits import (
+    Linked,
+    cluster_groups,
+    group_key,
+    group_prompts,
+    reduce_prompts,
+    with_split,
+)
 from catalog.splits import test_prompts as cut_prompts
-from prefactory.orders import Site
+from prefactory.orders import Site, do
 from prefactory.store import Store
 from tests.helpers import assistant, content, messages, prompts, system, user
 
@@ -155,14 +163,23 @@ def test_groups_whose_hashes_lie_on_the_disk_are_cut_alike(n, seed, size, most):
     table = table.sample(fraction=1.0, shuffle=True, seed=seed)  # a group in several pieces
 
     def test(most):
-        pieces = [group_prompts(p, near=True) for p in table.iter_slices(size)]
+        pieces = [group_prompts(p, near=True, of=i) for i, p in enumerate(table.iter_slices(size))]
         with tempfile.TemporaryDirectory() as folder:
-            ids = cut_prompts(pieces, 0.3, seed, Site(None, [], Store(Path(folder))), most)
+            site = Site(None, [], Store(Path(folder)))
+            with ThreadPoolExecutor(3) as pool:
+
+                def make(name, orders):
+                    rng.shuffle(orders)
+                    list(pool.map(lambda order: do(order, site), orders))
+
+                linked = Linked(site.store, make, most)
+                ids = cut_prompts(pieces, 0.3, seed, linked).sort()
+                assert cut_prompts(pieces, 0.3, seed, linked).sort().equals(ids)
             lie = any(Path(folder).rglob("part.arrow"))
-        return ids.sort().to_list(), lie
+        return ids.to_list(), lie
 
     whole, cut = test(1000), test(most)
     assert cut[0] == whole[0]
     assert not whole[1]
-    assert cut[1] == (sum(group_prompts(p, near=True).hashes.height for p in
+    assert cut[1] == (sum(group_prompts(p, near=True, of=0).hashes.height for p in
                           table.iter_slices(size)) > most)  # fmt: skip

@@ -71,6 +71,7 @@ class OtherProcesses:
 
     def __init__(self, settings, monkeypatch):
         self.settings = settings
+        self.done = []
         self.pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
         monkeypatch.setattr(cluster, "Cluster", lambda address: self)
 
@@ -81,6 +82,7 @@ class OtherProcesses:
             def done(order):
                 found = self.pool.submit(work, place, pickle.loads(pickle.dumps(order))).result()
                 site.store.accept(found.record)
+                self.done.append(order)
                 return found
 
             return done
@@ -121,6 +123,9 @@ def test_fits_cut_elsewhere_give_the_same_bytes(small, elsewhere):
         assert cut[label].made > whole[label].made + 6
         assert cut[label].info == whole[label].info
     assert whole[label].info["near_duplicate"]
+    split = [type(order).__name__ for order in elsewhere.done if order.label == "splits"]
+    assert split.count("Places") == 1, "the splits' links, too, are found by workers"
+    assert split.count("Link") > 2
 
 
 def test_what_is_paid_elsewhere_is_counted_here(tmp_path, elsewhere):
