@@ -309,7 +309,7 @@ def page(
         "the driver decides, because splits, digests and the files of a version are made on one "
         "machine, in passes over the rows. Its memory is bounded by the column that it looks at "
         "(see [performance.md](performance.md)), which a billion rows pass; near copies of prompts "
-        "are looked for as by `filters.NearDuplicates`, two runs of shards at a time. Publish such "
+        "are looked for by the workers, as by `filters.NearDuplicates`. Publish such "
         "a run in parts (a version for each source or month).",
         "",
         "What else does not divide: the other dataset-wide steps ([cluster.md](how-to/cluster.md) "

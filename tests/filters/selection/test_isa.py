@@ -232,6 +232,24 @@ def test_few_vectors_are_projected():
     assert info["dims"] == [4, 2]
 
 
+def test_a_mixture_of_a_draw_is_nearly_as_likely_as_that_of_all():
+    rng = np.random.default_rng(4)
+    many = np.concatenate([rng.normal(0, 1, (1800, 3)), rng.normal([4, 1, 0], 0.5, (1200, 3))])
+    table = responses(many)
+    step = step_of(dims=3, restarts=1, rows=300)
+    whole = fitted(step, table)
+    assert whole.info["fitted"] == 3000
+    parameters = 2 * (3 + 6) + 1
+    for sample in (300, 1000):
+        few = fitted(step.model_copy(update={"sample": sample}), table)
+        assert few.info["fitted"] == sample
+        assert few.info["answers"] == 3000
+        below = whole.tables["rows"]["loglik"].mean() - few.tables["rows"]["loglik"].mean()
+        assert -1e-3 < below < 3 * parameters / (2 * sample)
+        both = (whole.tables["rows"]["selected"] & few.tables["rows"]["selected"]).sum()
+        assert both > 0.8 * 300
+
+
 def test_wrong_fields_are_refused():
     with pytest.raises(ValidationError, match="n_components must be 2"):
         ISA(rows=1, init="labels", n_components=3)
