@@ -122,13 +122,13 @@ def read_jsonl(
         rows: records per chunk, fewer if their texts are very long.
         reading: encoding and bounds.
         columns: the top-level columns that are needed, once they are known: chunks of objects of
-            texts alone are tables then.
+            texts and messages of two texts are tables then.
     """
     pieces = Pieces(raw, reading)
     stated = pieces.reading.encoding is not None
     noted = False
     for number, lines in _runs(pieces, rows):
-        table = _texts(lines) if columns and lines else None
+        table = _columns(lines) if columns and lines else None
         if table is not None:
             numbers = list(range(number, number + len(lines)))
             chunk = Chunk(lines=numbers, table=table, padded=False)
@@ -171,34 +171,62 @@ def _runs(pieces: Pieces, rows: int) -> Iterator[tuple[int, list[bytes]]]:
         yield first, run
 
 
-def _texts(lines: list[bytes]) -> pl.DataFrame | None:
-    """Lines that all are objects of texts and nulls under the keys of the first, as columns.
+_SAID = (("role", "content"), ("from", "value"))
+"""The keys of messages of two texts."""
 
-    Arrow reads what `orjson` does and makes no Python object of it. None where it finds anything
-    else, by which one line at a time is told what is wrong with it. A line that begins and ends
-    with braces ends in no object of another line, so as many objects as lines are one in each.
+
+def _columns(lines: list[bytes]) -> pl.DataFrame | None:
+    """Lines that all are objects of texts, messages of two texts, and nulls, as columns.
+
+    Arrow reads what `orjson` does and makes no Python object of it, by the types of the first line.
+    None where it finds anything else, by which one line at a time is told what is wrong with it. A
+    line that begins and ends with braces ends in no object of another line, so as many objects as
+    lines are one in each.
     """
     if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
         return None
     try:
         first = orjson.loads(lines[0])
-        if not first or not all(v is None or type(v) is str for v in first.values()):
-            return None
+        schema = pa.schema([(name, _type_of(value)) for name, value in first.items()])
         text = b"\n".join(lines)
         table = pa_json.read_json(
             pa.BufferReader(text),
             pa_json.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            pa_json.ParseOptions(
-                explicit_schema=pa.schema([(name, pa.string()) for name in first]),
-                unexpected_field_behavior="error",
-            ),
+            pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
         )
         table.validate(full=True)  # it does not look whether texts are UTF-8
-    except (orjson.JSONDecodeError, pa.ArrowException, UnicodeError):
+    except (ValueError, TypeError, pa.ArrowException):
         return None
     frame = pl.from_arrow(table)
-    whole = isinstance(frame, pl.DataFrame) and frame.height == len(lines)
-    return frame if whole else None  # type: ignore[return-value]
+    if not isinstance(frame, pl.DataFrame) or frame.height != len(lines):
+        return None
+    lists = [column for column in frame if column.dtype == pl.List]
+    return None if any(map(_lacks, lists)) else frame
+
+
+def _type_of(value: Any) -> pa.DataType:  # noqa: ANN401 - any JSON value
+    """Arrow type of the values that one of them stands for.
+
+    Raises:
+        TypeError: they are neither texts nor messages of two texts.
+    """
+    if value is None or type(value) is str:
+        return pa.string()
+    for keys in _SAID:
+        if (
+            type(value) is list
+            and value
+            and all(type(m) is dict and {*m} == {*keys} for m in value)
+        ):
+            return pa.list_(pa.struct([(key, pa.string()) for key in keys]))
+    raise TypeError("neither texts nor messages")
+
+
+def _lacks(messages: pl.Series) -> bool:
+    """Whether a message, its role or its content is not there."""
+    flat = messages.explode(empty_as_null=False, keep_nulls=False)
+    parts = flat.struct.unnest().get_columns()
+    return any(part.null_count() > 0 for part in (flat, *parts))
 
 
 def _enter(chunk: Chunk, line: int, text: bytes, stated: bool) -> None:

@@ -1,6 +1,7 @@
-"""JSON lines of texts alone are read as columns; nothing else about them may change."""
+"""JSON lines of texts and messages are read as columns; nothing else about them may change."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import example, given, settings
@@ -24,6 +25,19 @@ def pair(n, **more):
     return {"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No.", **more}
 
 
+def said(n, *more, keys=("role", "content"), answer=None, **others):
+    def message(role, content):
+        return dict(zip(keys, (role, content), strict=True))
+
+    asked = message("user" if keys[0] == "role" else "human", f"What is {n}?")
+    speaker = "assistant" if keys[0] == "role" else "gpt"
+    sides = {"chosen": f"It is {n}.", "rejected": "No."}
+    return {
+        **{side: [asked, *more, message(speaker, text)] for side, text in sides.items()},
+        **others,
+    }
+
+
 def line(record):
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
@@ -39,6 +53,24 @@ WRITTEN = json.dumps(
         {"role": "tool", "content": "1"},
     ]
 )
+ODD_CHATS = [
+    b"{}", line(said(1)) + line(said(2)), line(said(3, chosen=None)), line(said(3, chosen=[])),
+    line(said(3, chosen="a text")), line(said(3, late=[{"role": "user", "content": "x"}])),
+    line(said(3, late="a text")), line(said(3, chosen={"role": "user", "content": "x"})),
+    line(said(3, {"role": "user"})), line(said(3, {"content": "x"})), line(said(3, {})),
+    line(said(3, {"role": "user", "content": None})), line(said(3, None)), line(said(3, [])),
+    line(said(3, {"role": None, "content": "x"})), line(said(3, {"role": 1, "content": "x"})),
+    line(said(3, {"role": "user", "content": ["x"]})),
+    line(said(3, {"role": "user", "content": [{"type": "text", "text": "x"}]})),
+    line(said(3, {"role": "user", "content": "x", "name": "y"})),
+    line(said(3, {"content": "x", "role": "system"})),
+    line(said(3, {"role": "system", "content": " "})), line(said(3, {"role": "?", "content": ""})),
+    line(said(3, {"role": "Assistant ", "content": "x"})),
+    line(said(3, {"role": "tool", "content": ""})),
+    line(said(4, keys=("from", "value"))), line(pair(5)),
+    line(said(3, {"role": "user", "content": "\ud800"})),
+    line(said(3)).replace(b"What", b"Wh\xff\xfet"), line(said(3)).replace(b"What", b"Wh\xe9t"),
+]  # fmt: skip
 ODD = [
     b"", b"   ", b"{}", b"[]", b"null", b'"a text"', b"{", b"}", b'{"chosen": "x"',
     line(pair(7)) + b"\r", line(pair(8)) + line(pair(9)), line(pair(7)) + b",",
@@ -59,6 +91,9 @@ ODD = [
     b'{"prompt": "p", "chosen": "a"\n,"rejected": "c"}',
     b'{"prompt": "p", "chosen": ' + b"[" * 3000 + b"]" * 3000 + b', "rejected": "c"}',
 ]  # fmt: skip
+CHATS = st.lists(
+    st.one_of(st.sampled_from(ODD_CHATS), st.integers(0, 9).map(lambda n: line(said(n))))
+)
 LINES = st.lists(st.one_of(st.sampled_from(ODD), st.integers(0, 9).map(lambda n: line(pair(n)))))
 
 
@@ -83,17 +118,17 @@ def told(path, block_rows=16384, **spec):
 
 def both(path, **how):
     """What is read as columns, and line by line; and how many chunks were columns."""
-    texts, columns = json_files._texts, []
+    as_columns, columns = json_files._columns, []
 
     def noted(lines):
-        table = texts(lines)
+        table = as_columns(lines)
         columns.append(table is not None)
         return table
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_files, "_texts", noted)
+        patch.setattr(json_files, "_columns", noted)
         fast = told(path, **how)
-        patch.setattr(json_files, "_texts", lambda lines: None)
+        patch.setattr(json_files, "_columns", lambda lines: None)
         return fast, told(path, **how), sum(columns)
 
 
@@ -108,7 +143,21 @@ def test_columns_and_lines_give_the_same(tmp_path_factory, lines, rows, end):
     assert fast == slow
 
 
-@pytest.mark.parametrize("record", [hh, pair])
+@settings(max_examples=60, deadline=None)
+@given(
+    CHATS, st.sampled_from([2, 5, 16384]), st.sampled_from([("role", "content"), ("from", "value")])
+)
+@example([line(said(1)), *ODD_CHATS, line(said(2))], 16384, ("role", "content"))
+@example([line(said(1)), *ODD_CHATS, line(said(2))], 2, ("role", "content"))
+@example([line(said(1)), *ODD_CHATS, line(said(2))], 1, ("from", "value"))
+def test_columns_and_lines_of_messages_give_the_same(tmp_path_factory, lines, rows, keys):
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    path.write_bytes(b"\n".join([line(said(0, keys=keys)), *lines]))
+    fast, slow, _ = both(path, block_rows=rows)
+    assert fast == slow
+
+
+@pytest.mark.parametrize("record", [hh, pair, said, partial(said, keys=("from", "value"))])
 def test_plain_pairs_are_read_as_columns(tmp_path, record):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(line(record(n)) for n in range(50)))
