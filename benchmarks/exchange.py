@@ -191,7 +191,7 @@ def links_of(step: str, runs: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
     settle = [
         Settle(f"state-{len(runs)}-{i}", step, plan.runs, choice, i) for i in range(len(runs))
     ]
-    ask = Choose(choice, step, plan.runs, plan.places, plan.links)
+    ask = Choose(choice, step, how, plan.runs, plan.places, plan.links)
     return {**dict(plan.batches), "choice": [ask], "state": settle}
 
 

@@ -401,13 +401,13 @@ class _Run:
         step = planned.placed.step
         sizes = [look.files["part.arrow"]["rows"] for look in looks]
         runs = in_runs(sizes, self.options.fit_rows)
-        if len(runs) > 1 and isinstance(step, Exchanged | Linked | Rounds) and step.exchanged():
+        if len(runs) > 1 and isinstance(step, Linked):
+            return self._fit_by_links(step, keys, runs, stage)
+        if len(runs) > 1 and isinstance(step, Exchanged | Rounds) and step.exchanged():
             if isinstance(step, Rounds):
                 return self._fit_in_rounds(
                     step, keys, runs, [sum(sizes[a:b]) for a, b in runs], stage
                 )
-            if isinstance(step, Linked):
-                return self._fit_by_links(step, keys, runs, stage)
             return self._fit_by_key(step, keys, runs, stage)
         state_key = fingerprint(["state", keys])
         (record,) = self.map(
@@ -486,7 +486,7 @@ class _Run:
         linking = linked_in(label, how, [parts[a:b] for a, b in runs])
         choice = fingerprint(["choice", linking.runs])
         back = [fingerprint(["settle", choice, i]) for i in range(n)]
-        ask: list[Order] = [Choose(choice, label, linking.runs, linking.places, linking.links)]
+        ask: list[Order] = [Choose(choice, label, how, linking.runs, linking.places, linking.links)]
         settle: list[Order] = [Settle(back[i], label, linking.runs, choice, i) for i in range(n)]
         records: dict[str, list[Record]] = {}
         for name, orders in [*linking.batches, ("choice", ask), ("state", settle)]:

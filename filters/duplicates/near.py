@@ -181,15 +181,11 @@ class NearDuplicates(Linked, Shingled):
         found = {"units": parts.height, "pairs": int(edges.left.size)}
         return State(state.tables, self.told(found, [state.info]))
 
-    def exchanged(self) -> bool:
-        """Where a row goes only beside one that stays, a row is compared with all near ones."""
-        return self.linkage == "cluster"
-
     def linking(self, columns: Sequence[str]) -> Linking:
         """Of one prompt, or with the same pictures: others are other rows."""
         group = "prompt_id" if self._by_prompt else None
         group = "pictures" if "pictures" in columns else group
-        return Linking(self.banding, self.rule, group)
+        return Linking(self.banding, self.rule, group, self.linkage == "kept")
 
     def settle(self, parts: pl.DataFrame, choice: Choice) -> State:
         """The table `dropped` and its counts, `near_duplicate` and `contradiction`."""

@@ -5,7 +5,8 @@ in its order. Of the near-duplicates among all rows the links are the smallest f
 by the rows themselves): there is one, so it does not depend on who compares what. A pair whose rows
 earlier turns have joined can't be in it, and is not looked at, so that rows with many near copies
 cost no more than others. For the same reason the forest of all rows is that of the forests of every
-two runs of rows: runs are compared two by two, and no worker holds more.
+two runs of rows: runs are compared two by two, and no worker holds more. Who needs all links, not
+those that join clusters, has them the same way (`every_link`).
 """
 
 from __future__ import annotations
@@ -136,6 +137,42 @@ def links(
         work.band(band, bucketed, place)
     found = [_NONE, *work.found]
     return Links(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def every_link(
+    rows: Rows,
+    rule: Rule,
+    bands: Iterable[tuple[I64, I64]],
+    side: NDArray[np.bool_] | None = None,
+) -> Links:
+    """All near-duplicates among rows that meet, but those with equal sets.
+
+    Args:
+        rows: n rows.
+        rule: when two are near-duplicates.
+        bands: of each band the rows that meet others, and their places (see `bands_of`).
+        side: Bool[n]; if given, only pairs of a row that is one and a row that is not.
+
+    Returns:
+        Each pair once, sorted by both rows; their turn is that of none (1).
+    """
+    least, n = least_index(rows, rule), max(1, rows.digest.size)
+    packed: I64 = np.zeros(0, dtype=np.int64)
+    for bucketed, place in bands:
+        found, at = [packed], np.arange(place.size)
+        for ahead in range(1, WINDOW + 1):
+            at = at[at < place.size - ahead]
+            at = at[place[at + ahead] - place[at] <= WINDOW]
+            left, right = bucketed[at], bucketed[at + ahead]
+            if side is not None:
+                apart = side[left] != side[right]
+                left, right = left[apart], right[apart]
+            alike = may_be_near(rows, left, right, least)
+            found.append(ordered(left[alike], right[alike], n))
+        packed = np.unique(np.concatenate(found))
+    left, right = np.divmod(packed, n)
+    index, near, _ = similarity(rows.parts, left, right, rule)
+    return links_of(left[near], right[near], index[near], 1)
 
 
 def forest(pieces: Sequence[Links]) -> Links:

@@ -2,9 +2,9 @@
 
 `Keys` lays the band keys of a run of shards out by band; `Places` reads one band of all runs at a
 time, a few numbers a row, and says which rows meet; `Link` compares the rows of a run, or of two
-runs with each other, and keeps what links them; `Choose` makes one forest of it, and `Settle` says
-of a run what that means for its rows. `Link` and `Settle` hold two runs of rows, `Places` and
-`Choose` a few numbers of each row.
+runs with each other, and keeps what links them; `Choose` decides by all links, and `Settle` says
+of a run what that means for its rows. `Link` and `Settle` hold two runs of rows, `Places` a few
+numbers of each row, `Choose` of each link.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import polars as pl
 
 from prefactory.errors import DataError
 from prefactory.identity import fingerprint
-from prefactory.near.choose import Choice, one_of_each_cluster, ranks
-from prefactory.near.linking import Links, bands_of, forest, links, links_of
+from prefactory.near.choose import Choice, none_beside_kept, one_of_each_cluster, ranks
+from prefactory.near.linking import Links, bands_of, every_link, forest, links, links_of
 from prefactory.near.pairs import MISSED, Meeting, equal_sets, least_of, read_rows
 from prefactory.near.shingles import I64, U32, U64
 from prefactory.orders import Order, Site, written
@@ -118,7 +118,7 @@ class Link:
         runs: keys of the `Keys` of all runs.
         places: key of the `Places`.
         of: which run, or which two.
-        known: keys of the links of each of the two.
+        known: keys of the links of each of the two, where only those that join clusters are kept.
     """
 
     key: str
@@ -139,16 +139,18 @@ class Link:
         order = place.arg_sort()
         own, here = order.arg_sort().to_numpy().astype(np.int64), place.gather(order).to_numpy()
         rows = read_rows(table.drop("bands")[order], self.how.cut)
-        known = forest([_links(store, key).placed(here) for key in self.known])
         side = None
-        if self.known:
+        if len(self.of) > 1:
             side = order.to_numpy() >= spans[0][1] - spans[0][0]
         met = _met(store, self.places, spans, info["bands"], own)
-        stride = max(1, sum(info["rows"]) // max(1, here.size))
-        found = links(rows, self.how.rule, met, known, side, stride)
-        kept = forest([known, found])
-        if side is not None:
-            kept = kept.some(side[kept.left] != side[kept.right])
+        if self.how.every:
+            kept = every_link(rows, self.how.rule, met, side)
+        else:
+            known = forest([_links(store, key).placed(here) for key in self.known])
+            stride = max(1, sum(info["rows"]) // max(1, here.size))
+            kept = forest([known, links(rows, self.how.rule, met, known, side, stride)])
+            if side is not None:
+                kept = kept.some(side[kept.left] != side[kept.right])
         kept = kept._replace(left=here[kept.left], right=here[kept.right])
         with site.store.write(self.key) as writer:
             writer.table("links", _table(kept))
@@ -159,6 +161,7 @@ class Choose:
     """Which rows of all runs go, and for which other ones.
 
     Attributes:
+        how: what rows are linked by.
         runs: keys of the `Keys` of all runs.
         places: key of the `Places`.
         links: keys of the links of all runs and of every two of them.
@@ -166,6 +169,7 @@ class Choose:
 
     key: str
     label: str
+    how: Linking
     runs: Sequence[str]
     places: str
     links: Sequence[str]
@@ -173,11 +177,13 @@ class Choose:
     def make(self, site: Site) -> None:
         """Write the rows that go, by number, those that stay for them, and what links them."""
         store = site.store
-        linked = all_links(store, [self.places, *self.links])
+        of = [self.places, *self.links]
+        linked = together(store, of) if self.how.every else all_links(store, of)
         rows = np.unique(np.concatenate([linked.left, linked.right]))
         told = of_places(store, self.places, self.runs, rows)
         rank = ranks(told["place"], told["score"] if "score" in told.columns else None)
-        choice = one_of_each_cluster(linked.placed(rows).edges, rank)
+        choose = none_beside_kept if self.how.every else one_of_each_cluster
+        choice = choose(linked.placed(rows).edges, rank)
         table = pl.DataFrame({n: told["number"].gather(v) for n, v in choice._asdict().items()})
         with store.write(self.key) as writer:
             writer.table("choice", table.sort("dropped"))
@@ -266,7 +272,7 @@ def linked_in(label: str, how: Linking, runs: Sequence[Sequence[str]]) -> Plan:
         (
             "links between",
             [
-                Link(k, label, how, keys, places, (i, j), [alone[i], alone[j]])
+                Link(k, label, how, keys, places, (i, j), () if how.every else (alone[i], alone[j]))
                 for k, (i, j) in zip(both, pairs, strict=True)
             ],
         ),
@@ -280,6 +286,12 @@ def all_links(store: Store, keys: Sequence[str]) -> Links:
     for key in keys:
         linked = forest([linked, _links(store, key)])
     return linked
+
+
+def together(store: Store, keys: Sequence[str]) -> Links:
+    """All links that are written, which no two have in common."""
+    every = zip(*(_links(store, key) for key in keys), strict=True)
+    return Links(*(np.concatenate(column) for column in every))
 
 
 def _info(store: Store, key: str, label: str) -> Mapping[str, Any]:

@@ -91,24 +91,23 @@ class Linking(NamedTuple):
         cut: banding of the columns of `prefactory.near.pairs.reduce_texts`.
         rule: when two rows are near-duplicates.
         group: column of what rows must have in common, if they must.
+        every: whether rows go only beside one that stays, so that every link is needed; else one
+            row of each cluster stays, and links that join clusters are enough.
     """
 
     cut: Banding
     rule: Rule
     group: str | None = None
+    every: bool = False
 
 
 class Linked:
-    """Mixin of a `FittedFilter` that keeps the best row of each cluster of near-duplicates.
+    """Mixin of a `FittedFilter` that keeps the best one of near-duplicates (see `Linking`).
 
     Its `fit_shard` leaves `prefactory.near.pairs.reduce_texts` of a shard beside the row's id
     (first), perhaps a `score` (Float64) and a group. Of more rows than one worker holds, runs of
     rows are linked two by two (`prefactory.orders.links`).
     """
-
-    def exchanged(self) -> bool:
-        """Whether the fit can be cut, with these fields."""
-        return True
 
     def linking(self, columns: Sequence[str]) -> Linking:
         """What rows are linked by; `columns` are those of `fit_shard`."""

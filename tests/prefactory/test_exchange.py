@@ -471,7 +471,7 @@ def test_orders_are_small_and_plain():
     for order in (
         Cut("k", "l", keys), Survey("k", "l", keys, 1), FitRange("k", "l", keys, 1, keys),
         HandBack("k", "l", keys, 1), Keys("k", "l", HOW, keys), Places("k", "l", HOW, keys),
-        Link("k", "l", HOW, keys, "p", (1, 2), keys[:2]), Choose("k", "l", keys, "p", keys),
+        Link("k", "l", HOW, keys, "p", (1, 2), keys[:2]), Choose("k", "l", HOW, keys, "p", keys),
         Settle("k", "l", keys, "c", 1), Look("k", "l", keys, "c"), Conclude("k", "l", keys, "c"),
         HandOut("k", "l", "c", 10, 20),
     ):  # fmt: skip
@@ -509,10 +509,12 @@ NEAR = (
     {"on": "row", "short": 2, "long": 8, "keep_best": "h"},
     {"on": "response", "short": 2, "long": 8},
     {"on": "response", "within": "all", "short": 2, "long": 8},
+    {"on": "prompt", "short": 2, "long": 8, "linkage": "kept"},
+    {"on": "row", "short": 2, "long": 8, "keep_best": "h", "linkage": "kept"},
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.integers(1, 50), st.integers(0, 10**6), st.sampled_from(NEAR), st.integers(2, 12),
     st.integers(8, 24), st.integers(1, 3),
@@ -533,9 +535,17 @@ def test_near_duplicates_are_linked_in_runs(tmp_path):
     assert fit in [3 * n + 2 + n * (n - 1) // 2 for n in (3, 4, 5)], "of so many runs"
     again = run(recipe(*steps), one_file(table), tmp_path, 8, fit_rows=20).stages[1]
     assert (again.made, again.reused) == (0, made.made)
-    kept = [{"filters.NearDuplicates": {**NEAR[0], "linkage": "kept"}}]
-    kept_made = run(recipe(*kept), one_file(table), tmp_path, 8, fit_rows=20).stages[1]
-    assert kept_made.made == whole.made, "rows of this linkage are compared by one worker"
+
+
+def test_rows_beside_kept_ones_go_however_rows_are_cut(tmp_path):
+    table, steps = near_pairs(60, 3), [{"filters.NearDuplicates": NEAR[-2]}]
+    whole = run(recipe(*steps), one_file(table), tmp_path / "a", 8)
+    cut = run(recipe(*steps), one_file(table), tmp_path / "b", 8, fit_rows=20)
+    assert digest(cut) == digest(whole)
+    assert cut.stages[1].info == whole.stages[1].info
+    assert cut.stages[1].made > whole.stages[1].made
+    clusters = run(recipe({"filters.NearDuplicates": NEAR[0]}), one_file(table), tmp_path / "c", 8)
+    assert clusters.stages[1].rows_out < cut.stages[1].rows_out, "chains lose all but one"
 
 
 def test_links_that_the_store_has_lost(tmp_path):

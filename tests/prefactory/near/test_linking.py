@@ -11,9 +11,23 @@ from hypothesis import strategies as st
 
 from prefactory.near import linking, pairs
 from prefactory.near.likeness import Rule
-from prefactory.near.linking import bands_of, forest, linking_edges, links, links_of
+from prefactory.near.linking import (
+    bands_of,
+    every_link,
+    forest,
+    linking_edges,
+    links,
+    links_of,
+)
 from prefactory.near.minhash import banding
-from prefactory.near.pairs import Meeting, equal_sets, least_index, read_rows, reduce_texts
+from prefactory.near.pairs import (
+    Meeting,
+    equal_sets,
+    least_index,
+    near_edges,
+    read_rows,
+    reduce_texts,
+)
 
 CUT = banding(0.35, 0.95)
 RULE = Rule(0.35, 2, 8)
@@ -32,21 +46,45 @@ def some_texts(n, seed):
     return pl.Series(texts, dtype=pl.String)
 
 
-def cut_forest(table, group, run):
-    """The forest of rows that are compared run by run (numbers of runs), and two runs at a time."""
+def met_in(table, group, run):
+    """Links of equal sets; and what says of some runs their rows, and which of them meet."""
     rows = read_rows(table, CUT, group)
     left, right, first = equal_sets(rows.digest, rows.group)
     meeting = Meeting.of(rows, least_index(rows, RULE))
     bands = list(bands_of(meeting, np.flatnonzero(first)))
-    found = [links_of(left, right, np.ones(left.size), 0)]
 
-    def of(runs, known=None):
+    def of(runs):
         here = np.flatnonzero(np.isin(run, runs))
-        met = [
+        return here, [
             (np.searchsorted(here, some[mine]), place[mine])
             for some, place in bands
             for mine in [np.isin(some, here)]
         ]
+
+    return links_of(left, right, np.ones(left.size), 0), of
+
+
+def cut_links(table, group, run):
+    """Every link of rows that are compared run by run, and two runs at a time."""
+    equal, met_of = met_in(table, group, run)
+    found, numbers = [equal], np.unique(run).tolist()
+    for runs in [*([i] for i in numbers), *itertools.combinations(numbers, 2)]:
+        here, met = met_of(runs)
+        side = run[here] == runs[0] if len(runs) > 1 else None
+        own = every_link(read_rows(table[here].drop("bands"), CUT), RULE, met, side)
+        found.append(own._replace(left=here[own.left], right=here[own.right]))
+    every = [np.concatenate(column) for column in zip(*found, strict=True)]
+    order = np.lexsort((every[1], every[0]))
+    return [column[order] for column in every[:3]]
+
+
+def cut_forest(table, group, run):
+    """The forest of rows that are compared run by run (numbers of runs), and two runs at a time."""
+    equal, met_of = met_in(table, group, run)
+    found = [equal]
+
+    def of(runs, known=None):
+        here, met = met_of(runs)
         side = None if known is None else run[here] == runs[0]
         known = None if known is None else forest(known).placed(here)
         own = links(read_rows(table[here].drop("bands"), CUT), RULE, met, known, side)
@@ -89,6 +127,23 @@ def test_runs_change_no_link(n, seed, runs, few, groups):
     finally:
         linking.FEW = kept
     for one, other in zip(whole, pieces, strict=True):
+        assert one.tolist() == other.tolist()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    n=st.integers(0, 90), seed=st.integers(0, 10**6), runs=st.integers(1, 5),
+    groups=st.sampled_from([None, 1, 3]),
+)  # fmt: skip
+@pytest.mark.usefixtures("window")
+def test_every_link_is_found_in_runs(n, seed, runs, groups):
+    table = reduce_texts({"prompt": some_texts(n, seed)}, 2, CUT)
+    rng = np.random.default_rng(seed)
+    group = None if groups is None else "group"
+    if groups is not None:
+        table = table.with_columns(group=pl.Series(rng.integers(groups, size=n).astype(str)))
+    whole = near_edges(read_rows(table, CUT, group), RULE)
+    for one, other in zip(whole, cut_links(table, group, rng.integers(runs, size=n)), strict=True):
         assert one.tolist() == other.tolist()
 
 
