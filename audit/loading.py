@@ -213,7 +213,8 @@ def _splits(names: list[str]) -> dict[str, str]:
 def _card_license(dataset: str, opened: OpenSource) -> str | None:
     """Licence in the front matter of the README.md beside the data (a Hugging Face card)."""
     import fsspec
-    import yaml
+
+    from prefactory import yamllines
 
     if opened.commit is not None:
         url = f"hf://datasets/{opened.files[0].url}@{opened.commit}/README.md"
@@ -224,11 +225,12 @@ def _card_license(dataset: str, opened: OpenSource) -> str | None:
     try:
         with fsspec.open(url, "rt", encoding="utf-8") as file:
             text = file.read(100_000)
-        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        front = yamllines.load(text.split("---")[1], url)[0] if text.startswith("---") else {}
         stated = front.get("license")
     except Exception:  # no card, no network, no YAML: then no licence is stated
         return None
-    return ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+    words = stated if isinstance(stated, list) else [stated]
+    return ", ".join(word for word in words if isinstance(word, str)) or None
 
 
 class _Sampler:

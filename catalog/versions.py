@@ -235,11 +235,29 @@ def read_manifest(path: Path) -> dict[str, Any]:
         data = json.loads((path / "manifest.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CatalogError(f"{path} is no dataset version: it has no manifest.json") from error
+    except RecursionError as error:
+        raise _damaged(path, "it is nested too deep") from error
     except (ValueError, OSError) as error:
         raise _damaged(path, error) from error
     if not isinstance(data, dict):
         raise _damaged(path, "it is not a JSON object")
     return data
+
+
+def manifest_of(told: bytes | dict[str, Any]) -> Manifest:
+    """The manifest that JSON tells, as it stands or parsed.
+
+    Raises:
+        ValueError: it is none; the text names one field and what is wrong with it.
+    """
+    try:
+        return Manifest.model_validate(json.loads(told) if isinstance(told, bytes) else told)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{place}: {first['msg']}") from error
 
 
 def open_folder(path: Path) -> Version:
@@ -249,8 +267,8 @@ def open_folder(path: Path) -> Version:
         CatalogError: if it is not one, or its manifest can't be read.
     """
     try:
-        manifest = Manifest.model_validate(read_manifest(path))
-    except pydantic.ValidationError as error:
+        manifest = manifest_of(read_manifest(path))
+    except ValueError as error:
         raise _damaged(path, error) from error
     if manifest.digest not in ("", manifest_digest(manifest)):
         raise _damaged(path, "it is not as it was published")

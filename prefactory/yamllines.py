@@ -19,6 +19,8 @@ Path = tuple[str | int, ...]
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
 """Values of a document once its aliases are written out: a few lines can stand for billions."""
+MAX_CHARACTERS = 10_000_000
+"""Of a document; so many take this parser some 20 seconds."""
 MAX_DIGITS = 1000
 ADVICE = {
     r"found character '\\t'": "a tab; indent with spaces",
@@ -47,9 +49,14 @@ def load(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     Raises:
         ConfigError: for a syntax error, a duplicate key, an unsafe tag, a value that is not what it
             looks like (a date of month 13, a whole number beyond 64 bits), or a document that is
-            too deep or stands for too many values, with the line.
+            too long or deep or stands for too many values, with the line.
     """
     lines: dict[Path, int] = {}
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(
+            f"{name}: {len(text):,} characters are more than the {MAX_CHARACTERS:,} that are read; "
+            "does it hold what belongs into a file of data?"
+        )
     try:
         loader = YAML(typ="safe", pure=True)
         loader.max_depth = 2 * MAX_DEPTH  # thousands of brackets would take seconds to be read

@@ -6,7 +6,6 @@ or not at all. What comes back is checked file by file before it has its name.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from catalog.versions import (
     Catalog,
     Version,
     file_problems,
+    manifest_of,
     manifest_problems,
     open_folder,
     verify,
@@ -36,6 +36,8 @@ from prefactory.sharing.locks import locked
 from prefactory.store import file_digest
 
 _LOG = logging.getLogger(__name__)
+_MOST_MANIFEST = 100_000_000
+"""Bytes of a manifest, and of what it does not list; it is read before it can be checked."""
 _BUCKETS = ("s3", "gs", "az")
 """Reached by obstore, whose settings come from the environment, as for `run --store`."""
 
@@ -89,7 +91,7 @@ def _to_hub(version: Version, repo: str, prefix: str | None, public: bool) -> No
 def _manifest_at(files: Any, base: str) -> Manifest | None:  # noqa: ANN401 - of fsspec
     """The manifest of a version there; one that is damaged, or was cut off, counts as absent."""
     try:
-        return Manifest.model_validate(json.loads(files.cat_file(f"{base}/manifest.json")))
+        return manifest_of(files.cat_file(f"{base}/manifest.json"))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -108,8 +110,9 @@ def pull(catalog: Catalog, source: str) -> Version:
     with _reached(source):
         files, base = _place(source)
         try:
-            data = json.loads(files.cat_file(f"{base}/manifest.json"))
-            manifest = Manifest.model_validate(data)
+            if (files.size(f"{base}/manifest.json") or 0) > _MOST_MANIFEST:
+                raise ValueError(f"it has more than {_MOST_MANIFEST // 10**6} MB")
+            manifest = manifest_of(files.cat_file(f"{base}/manifest.json"))
         except FileNotFoundError as error:
             raise CatalogError(f"{source} is no version: it has no manifest.json") from error
         except ValueError as error:
@@ -117,6 +120,8 @@ def pull(catalog: Catalog, source: str) -> Version:
 
     def fetch(name: str, target: Path) -> bool:
         try:
+            if (size := files.size(f"{base}/{name}") or 0) > _most(manifest, name):
+                raise CatalogError(f"{source}/{name} has {size:,} bytes, more than it may have")
             files.get_file(f"{base}/{name}", str(target))
         except FileNotFoundError:
             target.unlink(missing_ok=True)
@@ -125,6 +130,12 @@ def pull(catalog: Catalog, source: str) -> Version:
 
     with _reached(source):
         return bring(catalog, manifest, fetch, base)
+
+
+def _most(manifest: Manifest, name: str) -> int:
+    """Bytes that a file of a version may have: what is fetched is not looked at before."""
+    size = manifest.files.get(name, {}).get("bytes")
+    return size if isinstance(size, int) else _MOST_MANIFEST
 
 
 def bring(
@@ -215,7 +226,7 @@ def _fetch(fetch: Callable[[str, Path], bool], folder: Path, name: str, manifest
     if not fetch(name, target):
         return "" if name in UNLISTED[1:] else "is missing there"
     facts = manifest.files.get(name)
-    if facts is not None and file_digest(target, "sha256") != facts["sha256"]:
+    if facts is not None and file_digest(target, "sha256") != facts.get("sha256"):
         return "is not what the manifest says (its sha256 does not match)"
     return ""
 

@@ -18,7 +18,7 @@ from typing import Any
 from catalog.history import state
 from catalog.history.exchange import bring
 from catalog.manifest import Manifest
-from catalog.versions import UNLISTED, Catalog, Version, manifest_digest, version_key
+from catalog.versions import UNLISTED, Catalog, Version, manifest_digest, manifest_of, version_key
 from prefactory.errors import CatalogError
 from prefactory.folders import temporary_folder
 from prefactory.overrides import nearest
@@ -218,7 +218,7 @@ class BucketCatalog(Catalog):
         try:
             facts = self._record(name, number)
             found = self.bucket.read(f"{facts['at']}/manifest.json") if facts is not None else None
-            manifest = Manifest.model_validate(json.loads(found[0])) if found is not None else None
+            manifest = manifest_of(found[0]) if found is not None else None
         except ValueError:
             return None
         whole = manifest and facts and facts["manifest_digest"] == manifest_digest(manifest)
@@ -290,7 +290,7 @@ class BucketCatalog(Catalog):
         source = f"{self.bucket.url}/{facts['at']}"
         found = self.bucket.read(f"{facts['at']}/manifest.json")
         try:
-            manifest = Manifest.model_validate(json.loads(found[0] if found else b""))
+            manifest = manifest_of(found[0] if found else b"")
         except ValueError as error:
             raise CatalogError(
                 f"the manifest of {source} is missing or damaged{_cure(name, number)}"

@@ -47,6 +47,14 @@ def test_splits_of_a_folder_and_the_licence_of_its_card(tmp_path, catalog):
     found = load(str(tmp_path / "d"), catalog)
     assert found.table["split"].value_counts().sort("split").rows() == [("test", 5), ("train", 20)]
     assert found.intake.license == "mit, apache-2.0"
+    aliases = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    for front in (
+        f"a0: &a0 mit\n{aliases}license: *a11",
+        "license: " + "[" * 9000,
+        "license: {a: b}",
+    ):
+        (tmp_path / "d" / "README.md").write_text(f"---\n{front}\n---\n# d\n")
+        assert load(str(tmp_path / "d"), catalog).intake.license is None, front[:60]
     leak = audit(found.table, NO_EMBEDDING, found.intake).finding("leakage")
     assert leak.metrics["prompts"].value == 1.0
 

@@ -11,7 +11,7 @@ import pytest
 from catalog.history import exchange, lineage, removal, state, tags
 from catalog.history.everything import problems
 from catalog.history.tags import rollback, tag, untag
-from catalog.versions import Catalog, verify
+from catalog.versions import Catalog, open_folder, verify
 from pipelines.build import build, check_recipe
 from pipelines.needs import needs
 from pipelines.settings import Settings
@@ -260,6 +260,19 @@ def test_what_comes_damaged_does_not_come(home, tmp_path):
     manifest.write_text(json.dumps(data))
     with pytest.raises(CatalogError, match="outside its folder"):
         exchange.pull(other, base)
+    del data["files"]["../../../evil"]
+    data["files"]["ledger.parquet"] = {"bytes": 3}
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(CatalogError, match=r"ledger.parquet has .* bytes, more than it may have"):
+        exchange.pull(other, base)
+    for text in ("[" * 100_000, "[]", '{"name": 1}', '{"n": ' + "9" * 5000 + "}"):
+        manifest.write_text(text)
+        with pytest.raises(CatalogError, match=r"the manifest of .* is damaged: ") as told:
+            exchange.pull(other, base)
+        assert "\n" not in str(told.value)
+        with pytest.raises(CatalogError, match=r"the manifest of .* is damaged: "):
+            open_folder(manifest.parent)
+    manifest.write_text(json.dumps(data))
     assert not other.names()
     with pytest.raises(CatalogError, match="another small@"):
         exchange.push(catalog["small"], str(tmp_path / "away"))

@@ -62,6 +62,7 @@ BOMB = 'x0: &x0 ["lol", "lol", "lol", "lol", "lol", "lol", "lol", "lol", "lol"]\
         ("a: &a {b: *a}\n", "an alias hold itself"),
         (BOMB, f"stand for more than {MAX_VALUES:,} values"),
         ("a: \x07b\n", "unacceptable character"),
+        ("a: " + "b" * 10_000_000, "10,000,003 characters are more than"),
     ],
 )
 def test_a_hostile_value_is_one_sentence(text, problem):
