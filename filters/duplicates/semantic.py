@@ -21,10 +21,19 @@ from prefactory.near.polarity import FEATURES, Polarity, SameScore, polarity
 from prefactory.near.shingles import I64
 from prefactory.near.vectors import Vectors, load_faiss, unit32
 from prefactory.step import FittedFilter, State
-from prefactory.tables import ROW_ID, SIDES, Shape, question_and_answer, shape_of, text_of
+from prefactory.step.exchange import Exchanged, of_digests
+from prefactory.tables import (
+    ROW_ID,
+    SIDES,
+    Shape,
+    digests,
+    question_and_answer,
+    shape_of,
+    text_of,
+)
 
 
-class SemanticDuplicates(FittedFilter):
+class SemanticDuplicates(Exchanged, FittedFilter):
     """Drop rows whose sentence vector has a cosine of `threshold` or more with that of a kept row.
 
     Rows are taken best first (by the score of `keep_best`, of pairs the margin, of prompts the best
@@ -175,6 +184,14 @@ class SemanticDuplicates(FittedFilter):
         ).with_columns(detail=pl.format("kept {}, cosine {}", "kept", "cosine"))
         facts = {"units": parts.height, "semantic_duplicate": int(losers.size)}
         return State({"dropped": dropped.drop("cosine")}, facts)
+
+    def exchanged(self) -> bool:
+        """Where rows are compared with those of their prompt alone (`ivf` depends on all rows)."""
+        return self._by_prompt and self.index == "exact"
+
+    def keys(self, parts: pl.DataFrame, ctx: Context) -> pl.Series:
+        """The digest of the prompt."""
+        return of_digests(digests(parts["prompt_id"]))
 
     def _allowed(self, parts: pl.DataFrame, sides: int) -> Allowed:
         allowed = EVERY_PAIR

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters.duplicates.exact import ExactDuplicates
+from filters.duplicates.semantic import SemanticDuplicates
 from filters.selection.subsample import RandomSubsample
 from labelers.combine.combine import Combine
 from labelers.heads.heads import RidgeHeads
@@ -262,6 +263,18 @@ def test_heads_are_the_same_to_the_bit_however_rows_are_cut(n, seed, shard, fit,
     table, steps = scored_pairs(n, seed), [*HEADS, FEW_FEATURES]
     whole = outcome(steps, table, 1000, 1 << 20, embed=embed)
     assert outcome(steps, table, shard, fit, workers, embed=embed) == whole
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 20))
+def test_duplicates_by_meaning_within_prompts_are_the_same_in_ranges(n, seed, shard, fit):
+    table = scored_pairs(n, seed)
+    step = {"on": "response", "threshold": 0.2, "keep_best": "h", "polarity_words": 0}
+    steps = [{"filters.SemanticDuplicates": step}]
+    whole = outcome(steps, table, 1000, 1 << 20, embed=embed)
+    assert outcome(steps, table, shard, fit, embed=embed) == whole
+    assert SemanticDuplicates(**step).exchanged()
+    assert not SemanticDuplicates(on="row").exchanged()
 
 
 SELECTED = (
