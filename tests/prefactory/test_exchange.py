@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from filters.duplicates.exact import ExactDuplicates
 from filters.duplicates.semantic import SemanticDuplicates
+from filters.selection.isa import ISA
 from filters.selection.subsample import RandomSubsample
 from labelers.combine.combine import Combine
 from labelers.heads.heads import RidgeHeads
@@ -296,6 +297,24 @@ def test_a_selection_is_the_same_to_the_bit_however_rows_are_cut(
     table, steps = scored_pairs(n, seed), [{"filters.ISA": fields}]
     whole = outcome(steps, table, 1000, 1 << 20, embed=embed)
     assert outcome(steps, table, shard, fit, workers, embed=embed) == whole
+
+
+def test_no_look_of_a_selection_holds_more_rows_than_it_may(tmp_path, monkeypatch):
+    held, look = [], ISA.look
+
+    def counted(self, parts, known, ctx):
+        held.append(parts.height)
+        return look(self, parts, known, ctx)
+
+    monkeypatch.setattr(ISA, "look", counted)
+    made = run(
+        recipe({"filters.ISA": SELECTED[0]}), one_file(scored_pairs(40, 5)), Store(tmp_path), 8,
+        embed=embed, fit_rows=20,
+    )  # fmt: skip
+    assert len(held) > 6
+    assert max(held) <= 20
+    assert sum(held) == 3 * made.stages[1].rows_in, "three rounds"
+    assert made.stages[1].info["fitted"] == 25
 
 
 def in_rounds(folder, store=Store, **cut):
