@@ -90,6 +90,7 @@ def driven(folder, *modules):
                 **os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2",
                 "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
                 "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false",
+                "TMPDIR": str(folder),  # libraries leave folders there when they are killed
             },
             cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
