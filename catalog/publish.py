@@ -53,7 +53,7 @@ from prefactory.tables import Shape, check
 
 _LOG = logging.getLogger(__name__)
 GROUP_ROWS = 65_536
-PIECE_ROWS, PICTURED_ROWS = 8192, 256
+PIECE_ROWS, PICTURED_ROWS = 4096, 256
 """Rows of a piece of which some are in memory at a time; of one with pictures."""
 ORDER = [s.value for s in (Shape.PROMPTS, Shape.RESPONSES, Shape.PAIRS)]
 
@@ -138,8 +138,7 @@ def _write_tables(
             _pieces(result, result.views[name], test), result.views[name].shape, folder / name
         )
 
-    with ThreadPoolExecutor(2) as pool:
-        written = dict(zip(names, pool.map(write, names), strict=True))
+    written = {name: write(name) for name in names}  # one by one: two hold twice the pieces
     empty = [name for name, record in written.items() if not sum(record.splits.values())]
     if empty or not written:
         raise DataError(
@@ -213,7 +212,7 @@ def _pieces(result: RunResult, view: View, test: pl.Series) -> Iterator[_Piece]:
         rows, held_out = part
         return _piece(rows if pictures is None else unbind(rows, pictures), held_out)
 
-    return in_order(parts(), piece, 2)
+    return in_order(parts(), piece, 3)
 
 
 def _write_table(pieces: Iterator[_Piece], shape: Shape, target: Path) -> TableRecord:

@@ -6,7 +6,7 @@ Groups whose texts are near-duplicates (by `prefactory.near`, the defaults of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -145,8 +145,7 @@ def test_prompts(
     if lying:
         near = _clusters(_linked_groups(linked, lying), test_fraction, groups.len())
     elif held:
-        found = [each.hashes for each in held if each.hashes is not None]
-        near = cluster_groups(found, test_fraction)
+        near = cluster_groups(_let_go(held), test_fraction)
     drawn = _drawn(groups, test_fraction, seed, near)
     return every.join(drawn.filter("test"), left_on="group", right_on="key", how="semi")[
         "prompt_id"
@@ -175,6 +174,13 @@ def _clusters(table: pl.DataFrame, test_fraction: float, groups: int) -> pl.Data
         .with_columns(cluster=pl.col("group").min().over("number"), large=pl.col("size") > most)
         .select(list(CLUSTERS))
     )
+
+
+def _let_go(held: list[Grouped]) -> Iterator[pl.DataFrame]:
+    """The hashes of groups, which are held no longer: two copies of them are too many."""
+    while held:
+        if (hashes := held.pop(0).hashes) is not None:
+            yield hashes
 
 
 def _groups(part: Grouped) -> int:
@@ -225,7 +231,10 @@ def near_groups(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     frames = list(parts)
     if not frames:
         return pl.DataFrame(schema={"group": pl.String, "number": pl.Int64, "size": pl.Int64})
-    groups = pl.concat(frames).unique("group").sort("group")
+    groups = pl.concat(frames, rechunk=True)
+    frames.clear()
+    once = groups["group"].is_first_distinct().arg_true()
+    groups = groups[once.gather(groups["group"].gather(once).arg_sort())]
     rows = read_rows(groups, banding(THRESHOLD, RECALL))
     number = clusters(linking_edges(rows, Rule(THRESHOLD)), groups.height)
     size = np.bincount(number, minlength=1)[number]
