@@ -208,6 +208,17 @@ def test_a_manifest_that_cannot_be_read_stops_removal(home, damage):
     assert any(g.what == "object" for g in found)
 
 
+def test_a_version_that_is_a_link_goes_without_what_it_leads_to(home, tmp_path):
+    catalog = Catalog(home)
+    _, second, _ = numbers(home)
+    own, elsewhere = catalog.root / "small" / second, tmp_path / "elsewhere"
+    own.rename(elsewhere)
+    own.symlink_to(elsewhere)
+    removal.remove(catalog, removal.removable(catalog, f"small@{second}", {}))
+    assert not own.is_symlink()
+    assert (elsewhere / "manifest.json").is_file()
+
+
 def test_a_damaged_version_can_be_removed(home):
     catalog = Catalog(home)
     _, second, _ = numbers(home)

@@ -72,7 +72,7 @@ def _places(about: Any, names: set[str], rows: int, reading: Reading) -> tuple[s
     """Columns of texts that may stand for far more than they hold, by path, and rows to read.
 
     The values of a column in a dictionary may be as long as all that the column holds, each. What
-    the file says of its encodings is not asked.
+    the file says of its encodings is believed of lists alone, which are not looked at again.
     """
     groups = [about.metadata.row_group(i) for i in range(about.metadata.num_row_groups)]
     shared: set[str] = set()
@@ -91,6 +91,7 @@ def _places(about: Any, names: set[str], rows: int, reading: Reading) -> tuple[s
             c.path_in_schema
             for c in held
             if c.physical_type == "BYTE_ARRAY"
+            and ("." not in c.path_in_schema or any("DICTIONARY" in e for e in c.encodings))
             and c.total_uncompressed_size * min(rows, c.num_values) > MAX_CHUNK_BYTES
         }
         odd = [c for c in held if c.num_values * 8 > max(LARGE, 8 * _RATIO * group.num_rows)]
