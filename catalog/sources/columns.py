@@ -228,7 +228,7 @@ def _convert(
     fits = is_number if read is _number else lambda v: read(v) is not None
     bad = [v is not None and not fits(v) for v in values]
     out = [None if v is None or b else read(v) for v, b in zip(values, bad, strict=True)]
-    return _finite(pl.Series(out, dtype=pl.Float64)), pl.Series(bad)
+    return _finite(pl.Series(out, dtype=pl.Float64)), pl.Series(bad, dtype=pl.Boolean)
 
 
 def _finite(numbers: pl.Series) -> pl.Series:
@@ -348,7 +348,7 @@ def _strict(values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, pl.Series
     except _MISFIT:
         bad = [not _fits(value, dtype) for value in values]
     out = [None if b else v for v, b in zip(values, bad, strict=True)]
-    return _series(out, dtype), pl.Series(bad)
+    return _series(out, dtype), pl.Series(bad, dtype=pl.Boolean)
 
 
 def _fits(value: Any, dtype: pl.DataType) -> bool:  # noqa: ANN401 - any JSON value
