@@ -120,7 +120,8 @@ def compare(
         judged: rows to judge on, such as those without damage.
         pool: rows of the arm `all`, of which the random ones are drawn too; by default every row.
         seed: of the folds and the random arm.
-        partitions: draws of the folds; the random arm has `SEEDS` draws in any case.
+        partitions: draws of the folds; the random arm has `SEEDS` draws in any case, at least one
+            of each.
 
     Returns:
         The gains; None with fewer than two clusters, or where nothing is kept or judged.
@@ -142,6 +143,7 @@ def _compare(
     (judged, pool), n = rows, len(data)
     found = {arm: np.zeros((partitions, n)) for arm in ("all", "kept", "random")}
     differ, shares = np.zeros((partitions, n)), []
+    draws = -(-SEEDS // partitions)
     for s in range(partitions):
         fold = cluster_folds(clusters, seed + s)
         for k in np.unique(fold[fold != NONE]):
@@ -153,7 +155,8 @@ def _compare(
             kept = margins_of(z, penalty, signs, held)
             found["all"][s, held], found["kept"][s, held] = hits(every), hits(kept)
             differ[s, held] = (every > 0) != (kept > 0)
-            found["random"][s, held] = _random(z, penalty, (known, signs, held), seed + s)
+            rows_of_fold = (known, signs, held)
+            found["random"][s, held] = _random(z, penalty, rows_of_fold, seed + s, draws)
     there = judged & (cluster_folds(clusters, seed) != NONE)
     if not there.any() or not sum(shares):
         return None
@@ -169,17 +172,19 @@ def _compare(
     )
 
 
-def _random(z: Floats, penalty: Floats, rows: tuple[Bools, Signs, Bools], seed: int) -> Floats:
-    """Hits of random rows, as many as are kept; mean of the draws that make `SEEDS` in all."""
+def _random(
+    z: Floats, penalty: Floats, rows: tuple[Bools, Signs, Bools], seed: int, draws: int
+) -> Floats:
+    """Hits of random rows, as many as are kept; mean of some draws."""
     train, signs, held = rows
     places, count = np.flatnonzero(train), int((signs != 0).sum())
     total = np.zeros(int(held.sum()))
-    for draw in range(SEEDS):
+    for draw in range(draws):
         rng = np.random.default_rng([seed, draw, len(places), count])
         picked = np.zeros(len(z))
         picked[rng.permutation(places)[:count]] = 1.0
         total += hits(margins_of(z, penalty, picked, held))
-    return total / SEEDS
+    return total / draws
 
 
 def margins_of(z: Floats, penalty: Floats, signs: Signs, held: Bools) -> Floats:
