@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,12 +134,9 @@ def _write_tables(
 
     test = _test_prompts(result, beside)
 
-    def write(name: str) -> TableRecord:
-        return _write_table(
-            _pieces(result, result.views[name], test), result.views[name].shape, folder / name
-        )
-
-    written = {name: write(name) for name in names}  # one by one: two hold twice the pieces
+    written = dict[str, TableRecord]()
+    for name, pieces in groupby(_pieces(result, names, test), lambda piece: piece.table):
+        written[name] = _write_table(pieces, result.views[name].shape, folder / name)
     empty = [name for name, record in written.items() if not sum(record.splits.values())]
     if empty or not written:
         raise DataError(
@@ -180,37 +178,41 @@ def _test_prompts(result: RunResult, beside: Callable[[], object]) -> pl.Series:
 
 
 class _Piece(NamedTuple):
-    """Some rows ready to be written: of each split the Arrow table and its canonical text."""
+    """Some rows of a table, ready to be written: of each split the Arrow rows and their text."""
 
+    table: str
     splits: dict[str, tuple[pa.Table, memoryview]]
     columns: dict[str, str]
     nulls: int
 
 
-def _piece(table: pl.DataFrame, held_out: pl.Series) -> _Piece:
+def _piece(name: str, table: pl.DataFrame, held_out: pl.Series) -> _Piece:
     parts = {"train": table.filter(~held_out), "test": table.filter(held_out)}
     return _Piece(
+        name,
         {split: (to_arrow(rows), canonical_rows(rows)) for split, rows in parts.items()},
         {name: str(dtype) for name, dtype in table.schema.items()},
         table["margin"].null_count() if "margin" in table.columns else 0,
     )
 
 
-def _pieces(result: RunResult, view: View, test: pl.Series) -> Iterator[_Piece]:
-    """A view ready to be written, some rows at a time."""
+def _pieces(result: RunResult, names: Sequence[str], test: pl.Series) -> Iterator[_Piece]:
+    """The tables of a run ready to be written, one after the other, some rows at a time."""
     pictures = result.store.images if result.images else None
     most = PIECE_ROWS if pictures is None else PICTURED_ROWS
-    what = f"the {view.shape.value} to publish"
 
-    def parts() -> Iterator[tuple[pl.DataFrame, pl.Series]]:
-        for table in view.tables():
-            held_out = check(table, view.shape, what)["prompt_id"].is_in(test.implode())
-            for first in range(0, max(table.height, 1), most):  # one without rows has columns
-                yield table.slice(first, most), held_out.slice(first, most)
+    def parts() -> Iterator[tuple[str, pl.DataFrame, pl.Series]]:
+        for name in names:
+            view = result.views[name]
+            what = f"the {view.shape.value} to publish"
+            for table in view.tables():
+                held_out = check(table, view.shape, what)["prompt_id"].is_in(test.implode())
+                for first in range(0, max(table.height, 1), most):  # one without rows has columns
+                    yield name, table.slice(first, most), held_out.slice(first, most)
 
-    def piece(part: tuple[pl.DataFrame, pl.Series]) -> _Piece:
-        rows, held_out = part
-        return _piece(rows if pictures is None else unbind(rows, pictures), held_out)
+    def piece(part: tuple[str, pl.DataFrame, pl.Series]) -> _Piece:
+        name, rows, held_out = part
+        return _piece(name, rows if pictures is None else unbind(rows, pictures), held_out)
 
     return in_order(parts(), piece, 3)
 
