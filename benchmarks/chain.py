@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000,50000,160000")
     parser.add_argument("--distinct", action="store_true", help="no near copies of prompts")
     parser.add_argument("--embeddings", action="store_true", help="R3 with relevance, and ISA")
-    parser.add_argument("--child")
+    parser.add_argument("--child", choices=("chain", "embeddings", "polars", "steps"))
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     if options.child:

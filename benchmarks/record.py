@@ -135,7 +135,10 @@ def run_files(sizes: Sequence[int]) -> tuple[Figures, Figures]:
         for rows in sizes:
             path = chain.make_data(Path(folder), rows, distinct=True)
             for contest in files.CONTESTS:
-                ours, theirs = (files.child(f"{s} {contest}", path) for s in ("ours", "theirs"))
+                ours, theirs = (
+                    files.child(f"{side} {contest}", path, "benchmarks.files")
+                    for side in ("ours", "theirs")
+                )
                 name = f"{contest} of {rows} pairs"
                 compared[f"{name}, CPU s"] = ours["cpu_s"]
                 compared[f"{name}, times the CPU of datasets"] = ours["cpu_s"] / theirs["cpu_s"]

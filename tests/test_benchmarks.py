@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -79,7 +80,11 @@ def test_a_ratio_is_ours_over_theirs(monkeypatch):
     monkeypatch.setattr(
         record.files,
         "child",
-        lambda name, _: {"cpu_s": took[name.split()[0]], "seconds": 1.0, "peak_mb": 5.0},
+        lambda name, _, module: {
+            "cpu_s": took[name.split()[0]] if module == "benchmarks.files" else 0.0,
+            "seconds": 1.0,
+            "peak_mb": 5.0,
+        },
     )
     compared, beside = record.run_files([10])
     for contest in ("import", "publish", "export"):
@@ -100,3 +105,8 @@ def test_a_peer_that_does_not_end_is_ended_with_what_it_started(tmp_path, monkey
         pytest.fail("its child goes on")
     monkeypatch.setattr(record.dedup, "measure", lambda *_: (9.0, 70.0))
     assert record.peer_chain("datatrove", Path("python"), tmp_path, 9.0) == (None, 70.0)
+
+
+def test_a_contest_of_another_benchmark_is_no_chain(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError):
+        record.chain.child("ours import", tmp_path)
