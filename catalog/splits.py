@@ -231,10 +231,13 @@ def near_groups(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     frames = list(parts)
     if not frames:
         return pl.DataFrame(schema={"group": pl.String, "number": pl.Int64, "size": pl.Int64})
-    groups = pl.concat(frames, rechunk=True)
-    frames.clear()
-    once = groups["group"].is_first_distinct().arg_true()
-    groups = groups[once.gather(groups["group"].gather(once).arg_sort())]
+    keys = pl.concat([frame["group"] for frame in frames])
+    once = keys.is_first_distinct().arg_true()
+    at, columns = once.gather(keys.gather(once).arg_sort()), list[pl.Series]()
+    for name in frames[0].columns:  # one by one: no two copies of all hashes
+        columns.append(pl.concat([frame[name] for frame in frames]).gather(at))
+        frames = [frame.drop(name) for frame in frames]
+    groups = pl.DataFrame(columns)
     rows = read_rows(groups, banding(THRESHOLD, RECALL))
     number = clusters(linking_edges(rows, Rule(THRESHOLD)), groups.height)
     size = np.bincount(number, minlength=1)[number]

@@ -188,7 +188,8 @@ def pays(
             return _report(looked, refit, seed, nested=True)
         except PrefactoryError:  # too few rows to learn from in a fold
             nested = False
-    select = _Fixed(looked.pairs["pair_id"], final(chain.views[-1]))
+    ids = looked.pairs["pair_id"]
+    select = _Fixed(ids, final(chain.views[-1], ids))
     return _report(looked, select, seed, nested=nested)
 
 
@@ -222,10 +223,17 @@ def sample(
         columns: the only ones that are needed beside `pair_id`, of those that there are; None gives
             all.
     """
-    ids = pl.concat(view.map(lambda table: table, columns=["pair_id"]))["pair_id"]
-    if ids.len() > most:
-        ids = ids.gather(np.argpartition(drawn(ids, seed), most)[:most])
+    ids = pl.Series("pair_id", [], dtype=pl.String)
+    for some in view.map(lambda table: _least(table["pair_id"], most, seed), columns=["pair_id"]):
+        ids = _least(pl.concat([ids, some]), most, seed)  # never the ids of all rows
     return _rows_of(view, ids, columns)
+
+
+def _least(ids: pl.Series, most: int, seed: int) -> pl.Series:
+    """The ids of the least draws, as many as there may be, in no order."""
+    if ids.len() <= most:
+        return ids
+    return ids.gather(np.argpartition(drawn(ids, seed), most)[:most])
 
 
 def drawn(ids: pl.Series, seed: int) -> U64:
@@ -239,9 +247,11 @@ def drawn(ids: pl.Series, seed: int) -> U64:
     return finalise(bits ^ salt)
 
 
-def final(view: View) -> pl.DataFrame:
-    """Ids of the pairs of a view, as they were before any was turned round, and their sign."""
-    return pl.concat(view.map(signs_of, columns=["pair_id", TURNED]))
+def final(view: View, ids: pl.Series) -> pl.DataFrame:
+    """Those of some ids that are pairs of a view, as they were before any was turned round."""
+    wanted = pl.col("pair_id").is_in(ids.implode())
+    found = view.map(lambda table: signs_of(table).filter(wanted), columns=["pair_id", TURNED])
+    return pl.concat(found)
 
 
 def signs_of(table: pl.DataFrame) -> pl.DataFrame:
