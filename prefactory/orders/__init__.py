@@ -85,6 +85,13 @@ class Site:
             return self._states[key]
 
 
+def put_state(writer: Writer, state: State) -> None:
+    """Write the tables of a state, and its facts, as `read_state` reads them."""
+    for name, table in state.tables.items():
+        writer.table(name, table)
+    writer.info["info"] = dict(state.info)
+
+
 def read_state(store: Store, key: str) -> State:
     """What a step learned, its tables mapped into memory.
 
@@ -303,10 +310,7 @@ class Fit:
         """Write the tables of the state, and its facts."""
         parts = (site.store.read(k, "part") for k in self.parts)
         with written(site, self.key, site.context(self.label)) as (writer, ctx):
-            state = fit_parts(site.step(self.label), self.label, parts, ctx)
-            for name, table in state.tables.items():
-                writer.table(name, table)
-            writer.info["info"] = dict(state.info)
+            put_state(writer, fit_parts(site.step(self.label), self.label, parts, ctx))
 
 
 @dataclass(frozen=True, slots=True)

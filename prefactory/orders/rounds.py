@@ -14,7 +14,7 @@ import polars as pl
 
 from prefactory.context import State
 from prefactory.errors import DataError
-from prefactory.orders import Site, read_state, written
+from prefactory.orders import Site, put_state, read_state, written
 from prefactory.orders.ranges import in_order
 from prefactory.step import FittedFilter
 from prefactory.step.exchange import Concluded, Rounds
@@ -43,9 +43,7 @@ class Look:
             said = _step(site, self.label).look(rows, known, ctx)
             if not isinstance(said, State):
                 raise DataError(f"{self.label}.look must return a `State`")
-            for name, table in said.tables.items():
-                writer.table(name, table)
-            writer.info["info"] = dict(said.info)
+            put_state(writer, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +68,8 @@ class Conclude:
             found = _step(site, self.label).conclude(looks, known, ctx)
             if not isinstance(found, Concluded):
                 raise DataError(f"{self.label}.conclude must return a `Concluded`")
-            for name, table in found.state.tables.items():
-                writer.table(name, table)
-            writer.info |= {"info": dict(found.state.info), "last": found.last}
+            put_state(writer, found.state)
+            writer.info["last"] = found.last
 
 
 @dataclass(frozen=True, slots=True)
